@@ -1,0 +1,213 @@
+"""The Adapter: one immutable value for what every format says of a LoRA adapter.
+
+It knows nothing of files, bases or engines. Orientation is canonical: A is [r, in], B is [out, r],
+so that a linear layer computes ``y = W x + scale * B (A x)``. Module names are Hugging Face module
+paths (``model.layers.0.self_attn.q_proj``). ``scale`` is the effective scale: whatever alpha, rank
+and rsLoRA a trainer used is already in it (Hu et al. 2021; Kalajdzievski 2023 for alpha / sqrt(r)).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.errors import AdapterError
+
+Array = npt.NDArray[Any]
+
+
+class Site(StrEnum):
+    """Where a delta acts. An embedding matrix may be used twice when it is tied to the head."""
+
+    LINEAR = "linear"  # any linear layer, an untied lm_head included
+    INPUT = "input"  # the embedding lookup only
+    OUTPUT = "output"  # the vocabulary projection only
+    BOTH = "both"  # a tied matrix, at both its uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Delta:
+    """A low-rank change of one weight matrix.
+
+    a: [r, in], b: [out, r], any float dtype (bfloat16 through ml_dtypes); for mixture-of-experts
+    weights both carry a leading expert axis, a: [experts, r, in], b: [experts, out, r].
+    At site INPUT or BOTH the module is an embedding: in = vocabulary, out = hidden size, and the
+    row of token t changes by ``scale * b @ a[:, t]``.
+    """
+
+    module: str
+    a: Array
+    b: Array
+    scale: float
+    site: Site = Site.LINEAR
+    alpha: float | None = None  # display only; `scale` is what counts
+
+    def __post_init__(self) -> None:
+        if self.a.ndim not in (2, 3) or self.b.ndim != self.a.ndim:
+            raise AdapterError(
+                f"{self.module}: A and B must both be 2-D (3-D for experts), "
+                f"found A {list(self.a.shape)} and B {list(self.b.shape)}"
+            )
+        if self.a.shape[-2] != self.b.shape[-1] or self.a.shape[:-2] != self.b.shape[:-2]:
+            raise AdapterError(
+                f"{self.module}: A {list(self.a.shape)} and B {list(self.b.shape)} "
+                "disagree on the rank: A is [r, in], B is [out, r]"
+            )
+        if not math.isfinite(self.scale):
+            raise AdapterError(f"{self.module}: scale must be finite, found {self.scale}")
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[-2])
+
+    @property
+    def in_features(self) -> int:
+        return int(self.a.shape[-1])
+
+    @property
+    def out_features(self) -> int:
+        return int(self.b.shape[-2])
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies a delta within one adapter."""
+        return (self.module, self.site.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replacement:
+    """A parameter that the adapter replaces: whole, or only the rows named in `rows` [n].
+
+    Replacements do not scale: they hold while the adapter is active at any scale but 0.
+    """
+
+    name: str  # parameter path, such as "model.norm.weight"
+    value: Array
+    rows: Array | None = None
+
+    @property
+    def kind(self) -> str:
+        return "replacement" if self.rows is None else "replaced rows"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Magnitude:
+    """DoRA's magnitude of one module, [out] (for an embedding [hidden]); Liu et al. 2024."""
+
+    module: str
+    value: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precondition:
+    """What the adapter says of the base it was trained on."""
+
+    name: str | None = None  # a repository id or path, as its trainer wrote it
+    fingerprint: str | None = None  # `Base.fingerprint` where a tool recorded it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapter:
+    """An immutable adapter. Two adapters are equal when their digests are.
+
+    Raises AdapterError where two parts claim the same module.
+    """
+
+    deltas: tuple[Delta, ...] = ()
+    replacements: tuple[Replacement, ...] = ()
+    magnitudes: tuple[Magnitude, ...] = ()
+    invocation_tokens: tuple[int, ...] = ()  # aLoRA: act only from this sequence on
+    precondition: Precondition = Precondition()
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # free, never used for arithmetic
+    _digest: list[str] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "deltas", tuple(sorted(self.deltas, key=lambda d: d.key)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        claims = Counter(f"delta of {d.module} at {d.site}" for d in self.deltas)
+        claims.update(f"{r.kind} of {r.name}" for r in self.replacements)
+        claims.update(f"magnitude of {m.module}" for m in self.magnitudes)
+        twice = sorted(name for name, count in claims.items() if count > 1)
+        if twice:
+            raise AdapterError("the adapter holds a part more than once", items=twice)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adapter) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical content (float32 values, names, scales); computed once.
+
+        It does not depend on the file format, the stored dtype, or the metadata.
+        """
+        if not self._digest:
+            self._digest.append(_digest(self))
+        return self._digest[0]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(d.module for d in self.deltas))
+
+    @property
+    def max_rank(self) -> int:
+        return max((d.rank for d in self.deltas), default=0)
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(array.size) for _, array in self.arrays())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(array.nbytes) for _, array in self.arrays())
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Every array with the name to report it by."""
+        for d in self.deltas:
+            yield f"{d.module}.A", d.a
+            yield f"{d.module}.B", d.b
+        for r in self.replacements:
+            yield r.name, r.value
+        for m in self.magnitudes:
+            yield f"{m.module}.magnitude", m.value
+
+    def non_finite(self) -> list[str]:
+        """Names of the arrays that hold NaN or infinity."""
+        return [name for name, array in self.arrays() if not _finite(array)]
+
+
+def _finite(array: Array) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(array).all())
+
+
+def _digest(adapter: Adapter) -> str:
+    state = hashlib.sha256()
+
+    def put(tag: str, *arrays: Array) -> None:
+        state.update(tag.encode() + b"\0")
+        for array in arrays:
+            state.update(str(array.shape).encode() + b"\0")
+            state.update(np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8).data)
+
+    for d in adapter.deltas:
+        put(f"delta {d.module} {d.site} {float(d.scale).hex()}", d.a, d.b)
+    for r in sorted(adapter.replacements, key=lambda r: (r.name, r.kind)):
+        put(f"replace {r.name}", r.value)
+        if r.rows is not None:
+            state.update(np.ascontiguousarray(r.rows, dtype="<i8").tobytes())
+    for m in sorted(adapter.magnitudes, key=lambda m: m.module):
+        put(f"magnitude {m.module}", m.value)
+    state.update(repr(adapter.invocation_tokens).encode())
+    return state.hexdigest()

@@ -1,0 +1,65 @@
+"""Where lorakit keeps what it can make again: built graphs and fingerprints.
+
+The folder is `$LORAKIT_CACHE`, else the platform's cache folder. Every write is atomic (a temporary
+name in the same folder, then a rename), and a cache that cannot be written is never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger("lorakit")
+
+
+def cache_root() -> Path:
+    """The cache folder; it may not exist yet."""
+    if chosen := os.environ.get("LORAKIT_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lorakit"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/lorakit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises OSError and leaves nothing behind."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class Memo:
+    """Small strings remembered on disk by key, in one subfolder of the cache."""
+
+    def __init__(self, kind: str) -> None:
+        self._folder = cache_root() / kind
+
+    def get(self, key: str, compute: Callable[[], str]) -> str:
+        path = self._folder / hashlib.sha256(key.encode()).hexdigest()
+        try:
+            return path.read_text(encoding="ascii")
+        except (OSError, ValueError):
+            pass
+        value = compute()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, value.encode("ascii"))
+        except OSError as error:
+            log.info("cannot remember %s in the cache: %s", self._folder.name, error)
+        return value

@@ -1,0 +1,113 @@
+"""The narrow waist: what an engine can do for the runtime above it.
+
+An engine turns rows of tokens into logits. A row names a sequence, its new tokens, and the adapters
+with their scales that act on those tokens. Sampling, stopping, scheduling, prefix reuse and
+threads are above: every method here is called from one thread, the one that owns the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter
+
+Logits = npt.NDArray[np.float32]
+Quantization = Literal["none", "fp16", "int8", "int4"]
+AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What a user may choose of an engine. `None` lets the engine decide."""
+
+    quantize: Quantization = "none"
+    threads: int | None = None  # compute threads; None = physical cores
+    context: int | None = None  # tokens per sequence; None = the model's own limit, at most 8192
+    max_batch: int = 16  # sequences that decode together
+    cached_sequences: int = 8  # idle sequences kept for prefix reuse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What this engine can do, so that the layers above need not ask which engine it is."""
+
+    engine: str  # "onnx", "llama", "torch", "fake"
+    vocabulary: int
+    context: int  # most tokens in one sequence
+    max_batch: int  # most rows in one forward
+    max_sequences: int  # most sequences open at once, idle ones included
+    mixed_batch: bool  # rows with different adapters run in one step, not one after another
+    prefill_chunk: int  # how many new tokens of one row are a good step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence's part in a step.
+
+    tokens: int64 [n], n >= 1, appended to the sequence's KV cache.
+    adapters: act on these tokens only; what the cache already holds stays as it was computed.
+    logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary].
+    """
+
+    sequence: int
+    tokens: npt.NDArray[np.int64]
+    adapters: AdapterSet = ()
+    logits: Literal["last", "all", "none"] = "last"
+
+
+class Engine(Protocol):
+    """A model that is loaded and can run.
+
+    Errors: CapabilityError for an adapter of a kind that the engine cannot apply at run time,
+    MismatchError for one that does not fit the base, ContextFullError where a row would outgrow
+    `capabilities.context`, EngineError for a native failure. Any of them leaves the engine and
+    all its sequences as they were before the call.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def attach(self, adapter: Adapter) -> int:
+        """Make an adapter available; returns its handle. Costs about the adapter's own bytes."""
+        ...
+
+    def detach(self, handle: int) -> None:
+        """Free an adapter. No later row may name it."""
+        ...
+
+    def open_sequence(self) -> int:
+        """A new, empty sequence."""
+        ...
+
+    def length(self, sequence: int) -> int:
+        """How many tokens the sequence's KV cache holds."""
+        ...
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        ...
+
+    def fork(self, sequence: int, length: int) -> int:
+        """A new sequence with a copy of the first `length` tokens."""
+        ...
+
+    def close_sequence(self, sequence: int) -> None:
+        """Forget a sequence."""
+        ...
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        """Run one step: float32 logits for each row, in order (see Row.logits).
+
+        At most `capabilities.max_batch` rows, each of another sequence. The arrays belong to the
+        caller until the next call of forward.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything. Calling it twice does no harm."""
+        ...

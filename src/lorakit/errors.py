@@ -1,0 +1,131 @@
+"""Every error that lorakit raises on purpose.
+
+    LorakitError
+    ├── SourceError            source_not_found, source_unsupported
+    ├── FormatError            format_invalid: a file is broken, or says what cannot be read
+    │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express
+    ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing
+    ├── AdapterError
+    │   ├── MismatchError      adapter_mismatch: the adapter does not fit the base
+    │   ├── NameTakenError     name_taken
+    │   └── UnknownAdapterError  adapter_unknown
+    ├── ParameterError         parameter_invalid: an argument of the caller's (also a ValueError)
+    ├── EngineError            engine_failed
+    │   ├── MissingExtraError  extra_missing (also an ImportError)
+    │   ├── CapabilityError    capability_missing: this engine cannot do that
+    │   └── ContextFullError   context_full
+    ├── RequestError
+    │   ├── QueueFullError     queue_full
+    │   ├── CancelledError     cancelled
+    │   └── DeadlineError      deadline_exceeded (also a TimeoutError)
+    └── ClosedError            closed: used after close or unload
+
+`code` is stable and meant for programs; the message is for people and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LorakitError(Exception):
+    """Base of the tree.
+
+    `code` names the kind of failure, `items` lists every single fault found (one line each),
+    `hint` says what the user can do next.
+    """
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        items: Sequence[str] = (),
+        hint: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.items = tuple(items)
+        self.hint = hint
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  - {item}" for item in self.items)]
+        if self.hint:
+            lines.append(f"  hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class SourceError(LorakitError):
+    code = "source_not_found"
+
+
+class FormatError(LorakitError):
+    code = "format_invalid"
+
+
+class UnsupportedError(FormatError):
+    code = "format_unsupported"
+
+
+class BaseModelError(LorakitError):
+    code = "base_invalid"
+
+
+class AdapterError(LorakitError):
+    code = "adapter_invalid"
+
+
+class MismatchError(AdapterError):
+    code = "adapter_mismatch"
+
+
+class NameTakenError(AdapterError):
+    code = "name_taken"
+
+
+class UnknownAdapterError(AdapterError):
+    code = "adapter_unknown"
+
+
+class ParameterError(LorakitError, ValueError):
+    code = "parameter_invalid"
+
+
+class EngineError(LorakitError):
+    code = "engine_failed"
+
+
+class MissingExtraError(EngineError, ImportError):
+    code = "extra_missing"
+
+
+class CapabilityError(EngineError):
+    code = "capability_missing"
+
+
+class ContextFullError(EngineError):
+    code = "context_full"
+
+
+class RequestError(LorakitError):
+    code = "request_failed"
+
+
+class QueueFullError(RequestError):
+    code = "queue_full"
+
+
+class CancelledError(RequestError):
+    code = "cancelled"
+
+
+class DeadlineError(RequestError, TimeoutError):
+    code = "deadline_exceeded"
+
+
+class ClosedError(LorakitError):
+    code = "closed"
