@@ -1,0 +1,119 @@
+"""A tiny deterministic engine for testing the layers above engines.
+
+It is no language model: its logits are a hash of everything that a real engine's logits depend on,
+the tokens and the adapters that acted on each of them. A stale or mixed-up KV cache therefore
+changes its output, which is what a test of a scheduler wants to see.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lorakit.adapter import Adapter
+from lorakit.engines.protocol import AdapterSet, Capabilities, Engine, Logits, Row
+from lorakit.errors import ContextFullError, EngineError
+
+_MASK = (1 << 64) - 1
+_MULTIPLIER = 6364136223846793005  # Knuth's MMIX linear congruential generator
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeEngine(Engine):
+    """Deterministic logits without weights.
+
+    `before_step` sees the rows of each step first and may raise, to test failures; `steps` records
+    the rows of every step that ran.
+    """
+
+    vocabulary: int = 64
+    context: int = 256
+    max_batch: int = 4
+    max_sequences: int = 8
+    prefill_chunk: int = 16
+    step_seconds: float = 0.0
+    before_step: Callable[[Sequence[Row]], None] | None = None
+    steps: list[list[Row]] = field(default_factory=list)
+    closed: bool = False
+    _adapters: dict[int, str] = field(default_factory=dict)
+    _states: dict[int, list[int]] = field(default_factory=dict)
+    _handles: int = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            engine="fake",
+            vocabulary=self.vocabulary,
+            context=self.context,
+            max_batch=self.max_batch,
+            max_sequences=self.max_sequences,
+            mixed_batch=True,
+            prefill_chunk=self.prefill_chunk,
+        )
+
+    def attach(self, adapter: Adapter) -> int:
+        self._handles += 1
+        self._adapters[self._handles] = adapter.digest
+        return self._handles
+
+    def detach(self, handle: int) -> None:
+        del self._adapters[handle]
+
+    def open_sequence(self) -> int:
+        if len(self._states) >= self.max_sequences:
+            raise EngineError(f"all {self.max_sequences} sequences are open")
+        self._handles += 1
+        self._states[self._handles] = [0]
+        return self._handles
+
+    def length(self, sequence: int) -> int:
+        return len(self._states[sequence]) - 1
+
+    def truncate(self, sequence: int, length: int) -> None:
+        del self._states[sequence][length + 1 :]
+
+    def fork(self, sequence: int, length: int) -> int:
+        copy = self.open_sequence()
+        self._states[copy] = self._states[sequence][: length + 1]
+        return copy
+
+    def close_sequence(self, sequence: int) -> None:
+        del self._states[sequence]
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        if self.before_step:
+            self.before_step(rows)
+        if len(rows) > self.max_batch or len({row.sequence for row in rows}) < len(rows):
+            raise EngineError("too many rows, or one sequence twice")
+        for row in rows:
+            if self.length(row.sequence) + len(row.tokens) > self.context:
+                raise ContextFullError(f"sequence {row.sequence} would outgrow {self.context}")
+        if self.step_seconds:
+            time.sleep(self.step_seconds)
+        self.steps.append(list(rows))
+        return [self._run(row) for row in rows]
+
+    def close(self) -> None:
+        self.closed = True
+        self._states.clear()
+        self._adapters.clear()
+
+    def _run(self, row: Row) -> Logits:
+        states = self._states[row.sequence]
+        salt = self._salt(row.adapters)
+        begin = len(states)
+        for token in row.tokens.tolist():
+            states.append(((states[-1] ^ salt) * _MULTIPLIER + token + 1) & _MASK)
+        wanted = {"none": [], "last": states[-1:], "all": states[begin:]}[row.logits]
+        logits = np.empty((len(wanted), self.vocabulary), np.float32)
+        for at, state in enumerate(wanted):
+            logits[at] = np.random.Generator(np.random.PCG64(state)).standard_normal(
+                self.vocabulary, dtype=np.float32
+            )
+        return logits
+
+    def _salt(self, adapters: AdapterSet) -> int:
+        return hash(tuple((self._adapters[handle], scale) for handle, scale in adapters)) & _MASK

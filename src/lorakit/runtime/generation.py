@@ -1,0 +1,235 @@
+"""One request in flight: what passes between the thread that generates and the one that reads.
+
+The engine thread emits chunks and an outcome; readers, threads or coroutines, wait for the same
+events. Generation runs at most `lookahead` chunks ahead of its reader (None: as fast as it can),
+so that a scale changed between two pieces of a stream acts on the very next token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from lorakit.engines.protocol import AdapterSet
+from lorakit.errors import CancelledError, LorakitError
+from lorakit.runtime.sampling import Choice, SamplingParams
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A finished generation. `str()` of it is its text.
+
+    tokens: every sampled token, the one that stopped it included, with log probabilities where
+    they were asked for. cached_tokens: how many prompt tokens came from the prefix cache.
+    adapters: (name, scale) in force at the end. Times are seconds from submission.
+    """
+
+    text: str
+    tokens: tuple[Choice, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    adapters: tuple[tuple[str, float], ...]
+    first_token_seconds: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Generation:
+    """The shared state of a request. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        prompt: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        adapters: AdapterSet | None = None,
+        deadline: float | None = None,
+        lookahead: int | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.params = params
+        self.adapters = adapters  # None: the model's active set, followed live
+        self.deadline = deadline  # on the clock of time.monotonic
+        self.submitted = time.monotonic()
+        self.cancelled = False
+        self.wake: Callable[[], None] = lambda: None  # set by the engine thread
+        self._lookahead = lookahead
+        self._condition = threading.Condition()
+        self._unread: deque[str] = deque()
+        self._wanted = 0  # readers that wait for a piece
+        self._outcome: Completion | LorakitError | None = None
+        self._wakers: list[Callable[[], object]] = []
+
+    # The engine thread's side.
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the next token may be computed now."""
+        if self._lookahead is None:
+            return True
+        return len(self._unread) < max(self._lookahead, 1 if self._wanted else 0)
+
+    def emit(self, text: str) -> None:
+        with self._condition:
+            self._unread.append(text)
+            self._notify()
+
+    def finish(self, outcome: Completion | LorakitError) -> None:
+        with self._condition:
+            if self._outcome is None:
+                self._outcome = outcome
+                self._notify()
+
+    def _notify(self) -> None:
+        self._condition.notify_all()
+        wakers, self._wakers = self._wakers, []
+        for waker in wakers:
+            waker()
+
+    # The readers' side.
+
+    @property
+    def done(self) -> bool:
+        return self._outcome is not None
+
+    def cancel(self) -> None:
+        """Stop before the next token; the outcome is a CancelledError unless it was done."""
+        self.cancelled = True
+        self.wake()
+
+    def next_piece(self) -> str | None:
+        """The next piece of text, waiting for it; None at the end. Raises what went wrong."""
+        with self._condition:
+            if self._ready():
+                return self._take()
+            self._wanted += 1
+        try:
+            self.wake()
+            with self._condition:
+                self._condition.wait_for(self._ready)
+                return self._take()
+        finally:
+            with self._condition:
+                self._wanted -= 1
+
+    async def anext_piece(self) -> str | None:
+        """next_piece for coroutines."""
+        with self._condition:
+            self._wanted += 1
+        try:
+            while True:
+                with self._condition:
+                    if self._ready():
+                        return self._take()
+                    arrived = self._waker()
+                self.wake()
+                await arrived
+        finally:
+            with self._condition:
+                self._wanted -= 1
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""
+        self._run_free()
+        with self._condition:
+            if not self._condition.wait_for(lambda: self.done, timeout):
+                raise TimeoutError(f"the generation did not finish within {timeout} seconds")
+            return self._completion()
+
+    async def aresult(self) -> Completion:
+        """result for coroutines."""
+        self._run_free()
+        while True:
+            with self._condition:
+                if self.done:
+                    return self._completion()
+                arrived = self._waker()
+            await arrived
+
+    def _run_free(self) -> None:
+        self._lookahead = None
+        self.wake()
+
+    def _ready(self) -> bool:
+        return bool(self._unread) or self.done
+
+    def _take(self) -> str | None:
+        if self._unread:
+            return self._unread.popleft()
+        if isinstance(self._outcome, CancelledError) and self.cancelled:
+            return None
+        self._completion()
+        return None
+
+    def _completion(self) -> Completion:
+        if isinstance(self._outcome, Completion):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+    def _waker(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[None] = loop.create_future()
+
+        def arrive() -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        self._wakers.append(lambda: loop.call_soon_threadsafe(arrive))
+        return arrived
+
+
+class Stream:
+    """What a caller of `stream` holds: an iterator of text, sync or async.
+
+    Dropping or closing it cancels the generation; `result()` waits for the Completion.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        piece = self._generation.next_piece()
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> str:
+        piece = await self._generation.anext_piece()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    def cancel(self) -> None:
+        """Stop within one token; iteration then ends and `result` raises CancelledError."""
+        self._generation.cancel()
+
+    close = cancel
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """The Completion, waiting for the end. Raises what went wrong."""
+        return self._generation.result(timeout)
+
+    async def aresult(self) -> Completion:
+        """`result` for coroutines."""
+        return await self._generation.aresult()
+
+    def __del__(self) -> None:
+        if not self._generation.done:
+            self._generation.cancel()

@@ -1,0 +1,146 @@
+"""A request as the scheduler sees it: its tokens, its place in a KV cache, its text so far."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+
+from lorakit.engines.protocol import AdapterSet, Logits, Row
+from lorakit.errors import CancelledError, DeadlineError, LorakitError
+from lorakit.runtime.generation import Completion, FinishReason, Generation
+from lorakit.runtime.prefix import Key, Prefix
+from lorakit.runtime.sampling import Choice, Sampler
+from lorakit.runtime.stopping import StopText
+
+
+class TextDecoder(Protocol):
+    """Turns tokens into text piece by piece; never splits a character."""
+
+    def step(self, token: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+class Job:
+    """One admitted or waiting request. Lives on the engine thread.
+
+    `tokens` is prompt plus output; the first `computed` of them are in the KV cache of `sequence`.
+    The first `pure` of those were computed under `key`; more of them only if the adapters of the
+    sequence were changed in between, which makes the rest useless to anyone else.
+    """
+
+    def __init__(self, generation: Generation, decoder: TextDecoder, stops: frozenset[int]) -> None:
+        self.generation = generation
+        self.tokens = list(generation.prompt)
+        self.sequence: int | None = None
+        self.computed = 0
+        self.cached = 0
+        self.adapters: AdapterSet = ()
+        self.key: Key = ()
+        self.output: list[Choice] = []
+        self._pure: int | None = None  # None: all that is computed
+        self._sampler = Sampler(generation.params, generation.prompt)
+        self._decoder = decoder
+        self._stop_tokens = stops
+        self._stop_text = StopText(generation.params.stop)
+        self._text: list[str] = []
+        self._first_token = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether it follows the model's active set."""
+        return self.generation.adapters is None
+
+    @property
+    def prefix(self) -> Prefix:
+        """What its sequence can offer to others."""
+        assert self.sequence is not None
+        pure = self.computed if self._pure is None else self._pure
+        tokens = np.asarray(self.tokens[:pure], np.int64)
+        return Prefix(sequence=self.sequence, key=self.key, tokens=tokens)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not in the KV cache yet; the last of them yields the next token."""
+        return len(self.tokens) - self.computed
+
+    def begin(self, sequence: int, cached: int, adapters: AdapterSet, key: Key) -> None:
+        self.sequence, self.computed, self.cached = sequence, cached, cached
+        self.adapters, self.key = adapters, key
+
+    def switch(self, adapters: AdapterSet, key: Key) -> None:
+        """Go on with other adapters, earlier tokens keeping their KV."""
+        self.adapters = adapters
+        if self.computed == 0:
+            self.key, self._pure = key, None
+        elif self._pure is None:
+            self._pure = self.computed
+
+    def restart(self) -> None:
+        """The KV cache was dropped: compute all tokens again."""
+        self.computed, self._pure = 0, None
+
+    def row(self, chunk: int) -> Row:
+        assert self.sequence is not None
+        end = min(self.computed + chunk, len(self.tokens))
+        return Row(
+            sequence=self.sequence,
+            tokens=np.asarray(self.tokens[self.computed : end], np.int64),
+            adapters=self.adapters,
+            logits="last" if end == len(self.tokens) else "none",
+        )
+
+    def interrupted(self, now: float) -> LorakitError | None:
+        """Why it must end before its next token, if it must."""
+        if self.generation.cancelled:
+            return CancelledError("the generation was cancelled")
+        if self.generation.deadline is not None and now >= self.generation.deadline:
+            return DeadlineError(
+                f"the deadline passed after {len(self.output)} of at most "
+                f"{self.generation.params.max_tokens} tokens",
+                hint="allow more time, ask for fewer tokens, or lower the load",
+            )
+        return None
+
+    def absorb(self, row: Row, logits: Logits, context: int) -> FinishReason | None:
+        """Account for a step that ran: sample, emit text, and say whether it is finished."""
+        self.computed += len(row.tokens)
+        if row.logits == "none":
+            return None
+        choice = self._sampler.choose(logits[-1])
+        self.output.append(choice)
+        self._first_token = self._first_token or time.monotonic()
+        if choice.token in self._stop_tokens:
+            self._emit(self._stop_text.push(self._decoder.flush()) + self._stop_text.flush())
+            return "stop"
+        self.tokens.append(choice.token)
+        self._emit(self._stop_text.push(self._decoder.step(choice.token)))
+        if self._stop_text.stopped:
+            return "stop"
+        if len(self.output) >= self.generation.params.max_tokens or len(self.tokens) > context:
+            self._emit(self._stop_text.push(self._decoder.flush()) + self._stop_text.flush())
+            return "stop" if self._stop_text.stopped else "length"
+        return None
+
+    def completion(
+        self, reason: FinishReason, adapters: tuple[tuple[str, float], ...]
+    ) -> Completion:
+        now = time.monotonic()
+        submitted = self.generation.submitted
+        return Completion(
+            text="".join(self._text),
+            tokens=tuple(self.output),
+            finish_reason=reason,
+            prompt_tokens=len(self.generation.prompt),
+            cached_tokens=self.cached,
+            adapters=adapters,
+            first_token_seconds=(self._first_token or now) - submitted,
+            seconds=now - submitted,
+        )
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._text.append(text)
+            self.generation.emit(text)

@@ -1,0 +1,93 @@
+"""Idle sequences kept for their KV cache, found again by what was computed in them.
+
+KV belongs to (adapter digests and scales, tokens): nothing is reused across different keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.engines.protocol import Engine
+
+Key = tuple[tuple[str, float], ...]  # (adapter digest, scale), in order of application
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prefix:
+    """A sequence whose cache holds `tokens`, all computed under `key`."""
+
+    sequence: int
+    key: Key
+    tokens: Tokens
+
+    def common(self, key: Key, tokens: Tokens) -> int:
+        """How many leading tokens can serve a sequence of `tokens` under `key`."""
+        if key != self.key:
+            return 0
+        n = min(len(self.tokens), len(tokens))
+        differs = np.flatnonzero(self.tokens[:n] != tokens[:n])
+        return int(differs[0]) if len(differs) else n
+
+
+class PrefixCache:
+    """Idle sequences of one engine, least recently used first."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._idle: list[Prefix] = []
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def put(self, prefix: Prefix) -> None:
+        """Keep a sequence that is no longer used; shorter copies of it are dropped."""
+        for other in [
+            p for p in self._idle if p.common(prefix.key, prefix.tokens) == len(p.tokens)
+        ]:
+            self._drop(other)
+        self._idle.append(prefix)
+
+    def evict(self) -> bool:
+        """Close the least recently used sequence; False where there is none."""
+        if self._idle:
+            self._drop(self._idle[0])
+            return True
+        return False
+
+    def clear(self) -> None:
+        while self.evict():
+            pass
+
+    def acquire(
+        self, key: Key, tokens: Tokens, busy: Sequence[Prefix], room: int
+    ) -> tuple[int, int]:
+        """A sequence for `tokens`, and how many of them its cache already holds.
+
+        An idle sequence that is wholly a prefix is taken over; one that shares only its beginning,
+        or is `busy`, is forked. `room` is how many sequences the engine can still open.
+        """
+        limit = tokens[:-1]  # the last token must run, for its logits
+        best, common = None, 0
+        for prefix in [*busy, *self._idle]:
+            if (shared := prefix.common(key, limit)) >= max(common, 1):
+                best, common = prefix, shared
+        if best in self._idle and (common == len(best.tokens) or not room):
+            self._idle.remove(best)
+            self._engine.truncate(best.sequence, common)
+            return best.sequence, common
+        if not room:
+            self.evict()
+        if best is None:
+            return self._engine.open_sequence(), 0
+        if best in self._idle:  # used just now
+            self._idle.append(self._idle.pop(self._idle.index(best)))
+        return self._engine.fork(best.sequence, common), common
+
+    def _drop(self, prefix: Prefix) -> None:
+        self._idle.remove(prefix)
+        self._engine.close_sequence(prefix.sequence)

@@ -1,0 +1,228 @@
+"""Continuous batching: which rows run in the next step, and what becomes of their logits.
+
+It runs on the thread that owns the engine and knows no threads itself. A step is: end what was
+cancelled or is overdue, admit who waits (first come, first served), plan the rows, run, sample.
+Decoding rows run together; one joining row computes a chunk of its prompt beside them, so that a
+long prompt never stalls the others for long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from lorakit.adapter import Adapter
+from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
+from lorakit.errors import ContextFullError, EngineError, LorakitError
+from lorakit.runtime.generation import Completion
+from lorakit.runtime.job import Job
+from lorakit.runtime.prefix import Key, Prefix, PrefixCache
+
+KvPolicy = Literal["keep", "recompute"]
+
+
+class Scheduler:
+    """The rows of one engine. Every method belongs to the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.active: AdapterSet = ()
+        self.names: dict[int, str] = {}  # handle -> the name it was loaded under
+        self._digests: dict[int, str] = {}
+        self._retired: set[int] = set()
+        self._prefixes = PrefixCache(engine)
+        self._capabilities = engine.capabilities
+
+    # Adapters.
+
+    def attach(self, name: str, adapter: Adapter) -> int:
+        handle = self.engine.attach(adapter)
+        self.names[handle], self._digests[handle] = name, adapter.digest
+        return handle
+
+    def retire(self, handle: int) -> None:
+        """Free an adapter as soon as no request uses it."""
+        self._retired.add(handle)
+        self._free_retired()
+
+    def activate(self, adapters: AdapterSet, policy: KvPolicy) -> None:
+        """Replace the active set; requests that follow it change with their next token."""
+        self.active = adapters
+        key = self._key(adapters)
+        for job in self.running:
+            if job.live and job.adapters != adapters:
+                if policy == "recompute" and job.sequence is not None:
+                    self.engine.truncate(job.sequence, 0)
+                    job.restart()
+                job.switch(adapters, key)
+        self._free_retired()
+
+    # Requests.
+
+    def add(self, job: Job) -> None:
+        if job.generation.params.max_tokens == 0:
+            job.generation.finish(job.completion("length", self._named(self._wanted(job))))
+        else:
+            self.waiting.append(job)
+
+    def step(self) -> bool:
+        """Run one step; False when there was nothing to run."""
+        self._reap()
+        self._admit()
+        jobs = self._plan()
+        if jobs:
+            self._run(jobs)
+        return bool(jobs)
+
+    def next_deadline(self) -> float | None:
+        """When the next request is overdue, on the clock of time.monotonic."""
+        deadlines = [job.generation.deadline for job in [*self.running, *self.waiting]]
+        return min((d for d in deadlines if d is not None), default=None)
+
+    def fail_all(self, error: LorakitError) -> None:
+        for job in [*self.running, *self.waiting]:
+            job.generation.finish(error)
+        self.running.clear()
+        self.waiting.clear()
+
+    def logits(self, tokens: Sequence[int], adapters: AdapterSet) -> Logits:
+        """Logits of every position, float32 [tokens, vocabulary], from a cold sequence."""
+        if not self._room() and not self._prefixes.evict():
+            raise EngineError("every sequence of the engine is in use")
+        ids = np.asarray(tokens, np.int64)
+        chunk = self._capabilities.prefill_chunk
+        sequence = self.engine.open_sequence()
+        try:
+            parts = [
+                self.engine.forward(
+                    [Row(sequence=sequence, tokens=part, adapters=adapters, logits="all")]
+                )[0].copy()
+                for part in np.split(ids, range(chunk, len(ids), chunk))
+            ]
+        finally:
+            self.engine.close_sequence(sequence)
+        return np.concatenate(parts)
+
+    # One step.
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for job in [*self.running, *self.waiting]:
+            if error := job.interrupted(now):
+                self._end(job, error)
+
+    def _admit(self) -> None:
+        ready = sum(job.generation.wants_more for job in self.running)
+        while self.waiting and ready < self._capabilities.max_batch:
+            if not self._room() and not len(self._prefixes):
+                return
+            job = self.waiting.popleft()
+            adapters = self._wanted(job)
+            key = self._key(adapters)
+            busy = [other.prefix for other in self.running]
+            tokens = np.asarray(job.tokens, np.int64)
+            sequence, cached = self._prefixes.acquire(key, tokens, busy, self._room())
+            job.begin(sequence, cached, adapters, key)
+            self.running.append(job)
+            ready += 1
+
+    def _plan(self) -> list[Job]:
+        """The jobs of the next step: all that decode, and the first of those that join."""
+        ready = [job for job in self.running if job.generation.wants_more]
+        joining = [job for job in ready if job.pending > 1][:1]
+        decoding = [job for job in ready if job.pending == 1]
+        return (joining + decoding)[: self._capabilities.max_batch]
+
+    def _run(self, jobs: list[Job]) -> None:
+        rows = [job.row(self._capabilities.prefill_chunk) for job in jobs]
+        try:
+            results = self.engine.forward(rows)
+        except LorakitError as error:
+            self._isolate(jobs, rows, error)
+            return
+        for job, row, logits in zip(jobs, rows, results, strict=True):
+            self._absorb(job, row, logits)
+        if len(self.running) > self._capabilities.max_batch:  # whoever ran goes to the back
+            self.running.sort(key=lambda job: job in jobs)
+
+    def _isolate(self, jobs: list[Job], rows: list[Row], error: LorakitError) -> None:
+        """A step failed as a whole: run its rows one by one, and fail only the culprits."""
+        for job, row in zip(jobs, rows, strict=True):
+            try:
+                logits = self.engine.forward([row])[0] if len(rows) > 1 else None
+            except LorakitError as culprit:
+                logits, error = None, culprit
+            if logits is None:
+                self._end(job, error)
+            else:
+                self._absorb(job, row, logits)
+
+    def _absorb(self, job: Job, row: Row, logits: Logits) -> None:
+        try:
+            reason = job.absorb(row, logits, self._capabilities.context)
+        except LorakitError as error:
+            self._end(job, error)
+            return
+        if reason:
+            self._end(job, job.completion(reason, self._named(job.adapters)))
+
+    def _end(self, job: Job, outcome: Completion | LorakitError) -> None:
+        """Take a job off the engine, keep its KV for others, then tell whoever waits."""
+        if job.sequence is None:
+            self.waiting.remove(job)
+        else:
+            self.running.remove(job)
+            self._release(job.prefix)
+        self._free_retired()
+        job.generation.finish(outcome)
+
+    def _release(self, prefix: Prefix) -> None:
+        if len(prefix.tokens):
+            self.engine.truncate(prefix.sequence, len(prefix.tokens))
+            self._prefixes.put(prefix)
+        else:
+            self.engine.close_sequence(prefix.sequence)
+
+    # Small things.
+
+    def _room(self) -> int:
+        used = len(self.running) + len(self._prefixes)
+        return self._capabilities.max_sequences - used
+
+    def _wanted(self, job: Job) -> AdapterSet:
+        return self.active if job.live else job.generation.adapters or ()
+
+    def _key(self, adapters: AdapterSet) -> Key:
+        return tuple((self._digests[handle], scale) for handle, scale in adapters)
+
+    def _named(self, adapters: AdapterSet) -> tuple[tuple[str, float], ...]:
+        return tuple((self.names[handle], scale) for handle, scale in adapters)
+
+    def _free_retired(self) -> None:
+        if not self._retired:
+            return
+        jobs = [*self.running, *self.waiting]
+        used = {handle for job in jobs for handle, _ in (*job.adapters, *self._wanted(job))}
+        for handle in self._retired - used - {handle for handle, _ in self.active}:
+            self.engine.detach(handle)
+            self._retired.discard(handle)
+            del self.names[handle], self._digests[handle]
+
+
+def check_prompt(prompt: Sequence[int], context: int, vocabulary: int) -> None:
+    """Refuse what no engine can run. Raises ContextFullError or EngineError."""
+    if len(prompt) >= context:
+        raise ContextFullError(
+            f"the prompt has {len(prompt)} tokens; the context holds {context}, "
+            "at least one of them for the answer",
+            hint="shorten the prompt, or open the model with a larger context",
+        )
+    outside = sorted({token for token in prompt if not 0 <= token < vocabulary})
+    if outside:
+        raise EngineError(f"token ids must be in [0, {vocabulary}), found {outside[:5]}")
