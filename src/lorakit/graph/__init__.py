@@ -1,0 +1,17 @@
+"""Base -> ONNX: our own graph of a decoder, built without torch, LoRA tensors as its inputs."""
+
+from lorakit.graph.decoder import VERSION, GraphOptions, build
+from lorakit.graph.lora import HEAD, LoraTarget, targets
+from lorakit.graph.weights import Built, FileStore, MemoryStore
+
+__all__ = [
+    "HEAD",
+    "VERSION",
+    "Built",
+    "FileStore",
+    "GraphOptions",
+    "LoraTarget",
+    "MemoryStore",
+    "build",
+    "targets",
+]

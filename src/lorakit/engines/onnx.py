@@ -1,0 +1,261 @@
+"""The default engine: our own graph of the base on ONNX Runtime, on the CPU.
+
+A step embeds the rows' tokens from the mapped checkpoint, makes the LoRA rows and the KV slots
+ready, and runs the graph: once for all rows with a single new token, and once for each row with
+more. What a row gets never depends on its batch mates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter
+from lorakit.base import Base
+from lorakit.check import require_fit
+from lorakit.engines.kv import KVCache
+from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row
+from lorakit.engines.rows import Attached, Slabs, effective
+from lorakit.engines.session import Step, open_session
+from lorakit.errors import (
+    CapabilityError,
+    ClosedError,
+    ContextFullError,
+    EngineError,
+    ParameterError,
+)
+from lorakit.graph import GraphOptions, MemoryStore, build, targets
+
+MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
+MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
+PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
+
+
+class OnnxEngine:
+    """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
+
+    def __init__(self, base: Base, options: EngineOptions, session: Any) -> None:
+        decoder = base.decoder
+        self._base = base
+        self._session = session
+        self._embedding = base.tensor("model.embed_tokens.weight")
+        scaled = decoder.architecture.scaled_embedding
+        self._embedding_scale = np.float32(math.sqrt(decoder.hidden) if scaled else 1.0)
+        self._capabilities = Capabilities(
+            engine="onnx",
+            vocabulary=decoder.vocabulary,
+            context=min(options.context or MAX_CONTEXT, decoder.context),
+            max_batch=options.max_batch,
+            max_sequences=options.max_batch + options.cached_sequences,
+            mixed_batch=True,
+            prefill_chunk=PREFILL_CHUNK,
+        )
+        self._kv = KVCache(
+            decoder, slots=self._capabilities.max_sequences, context=self._capabilities.context
+        )
+        self._slabs = Slabs(targets(decoder))
+        self._attached: dict[int, Attached] = {}
+        self._handles = itertools.count(1)
+        self._steps: dict[tuple[int, int], Step] = {}  # bound decode steps, by (batch, kept)
+
+    @classmethod
+    def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
+        """Build the base's graph, or find it in the cache, and load it.
+
+        Raises EngineError where onnxruntime refuses it.
+        """
+        store = MemoryStore()
+        model = build(base, GraphOptions(context=min(MAX_CONTEXT, base.decoder.context)), store)
+        session = open_session(model, threads=options.threads, initializers=store.arrays)
+        return cls(base, options, session)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def attach(self, adapter: Adapter) -> int:
+        self._require_open()
+        _require_applicable(adapter)
+        require_fit(adapter, self._base.decoder)
+        handle = next(self._handles)
+        self._attached[handle] = Attached.of(adapter)
+        return handle
+
+    def detach(self, handle: int) -> None:
+        self._require_open()
+        self._require_attached(handle)
+        del self._attached[handle]
+        self._slabs.drop(handle)
+        self._steps.clear()  # they hold the slabs that were bound
+
+    def open_sequence(self) -> int:
+        self._require_open()
+        return self._kv.open()
+
+    def length(self, sequence: int) -> int:
+        self._require_open()
+        return self._kv.length(sequence)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        self._require_open()
+        self._kv.truncate(sequence, length)
+
+    def fork(self, sequence: int, length: int) -> int:
+        self._require_open()
+        return self._kv.fork(sequence, length)
+
+    def close_sequence(self, sequence: int) -> None:
+        self._require_open()
+        self._kv.close(sequence)
+
+    def close(self) -> None:
+        self._steps.clear()
+        self._attached.clear()
+        self._kv.free()
+        self._slabs = Slabs({})
+        self._session = None
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        self._require_open()
+        self._check(rows)
+        if not rows:
+            return []
+        self._kv.reserve(max(self._kv.length(row.sequence) + len(row.tokens) for row in rows))
+        logits: dict[int, Logits] = {}
+        single = [row for row in rows if len(row.tokens) == 1]
+        if single:
+            logits |= self._decode(single)
+        for row in rows:
+            if len(row.tokens) > 1:
+                logits[row.sequence] = self._prefill(row)
+        for row in rows:  # only now, so that a failure above leaves every sequence as it was
+            self._kv.advance(row.sequence, len(row.tokens))
+        return [logits[row.sequence] for row in rows]
+
+    def _decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """One new token for each of several rows, in one run."""
+        first, order = self._kv.arrange([row.sequence for row in rows])
+        seated = [rows[index] for index in order]
+        kept = 1 if any(row.logits != "none" for row in rows) else 0
+        step = self._steps.get((len(rows), kept))
+        if step is None:
+            step = self._steps[len(rows), kept] = self._new_step(len(rows), 1, kept)
+        for at, row in enumerate(seated):
+            step.hidden[at] = self._embed(row.tokens, effective(row.adapters))
+            step.lengths[at] = self._kv.length(row.sequence)
+        self._run(step, first, [effective(row.adapters) for row in seated])
+        return {
+            row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
+            for at, row in enumerate(seated)
+        }
+
+    def _prefill(self, row: Row) -> Logits:
+        """Many new tokens of one row, in chunks; logits are computed only where asked for."""
+        first, _ = self._kv.arrange([row.sequence])
+        held = effective(row.adapters)
+        length = self._kv.length(row.sequence)
+        parts = []
+        for begin, end in _chunks(len(row.tokens)):
+            keep = _kept(row, begin, end)
+            step = self._new_step(1, end - begin, len(keep))
+            step.hidden[0] = self._embed(row.tokens[begin:end], held)
+            step.lengths[0] = length + end - 1
+            step.keep[:] = keep
+            self._run(step, first, [held])
+            parts.append(step.logits[0])
+        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+
+    def _new_step(self, batch: int, new: int, kept: int) -> Step:
+        decoder = self._base.decoder
+        return Step(
+            self._session,
+            batch=batch,
+            new=new,
+            kept=kept,
+            hidden=decoder.hidden,
+            vocabulary=decoder.vocabulary,
+        )
+
+    def _run(self, step: Step, first: int, sets: Sequence[AdapterSet]) -> None:
+        step.total[...] = step.lengths.max() + 1
+        step.bind_cache(self._kv.buffers, first, self._kv.generation)
+        step.bind_lora(*self._slabs.fill(sets, self._attached))
+        step.run()
+
+    def _embed(self, tokens: npt.NDArray[np.int64], held: AdapterSet) -> npt.NDArray[np.float32]:
+        """Hidden states [n, hidden] of tokens, with the adapters' changes of the embedding."""
+        hidden = self._embedding[tokens].astype(np.float32, copy=False)
+        for handle, scale in held:
+            factors = self._attached[handle].embedding
+            if factors is not None:
+                low = factors.a[:, tokens].T.astype(np.float32)
+                b = factors.b.T.astype(np.float32, copy=False)
+                hidden = hidden + (low @ b) * np.float32(scale * factors.scale)
+        scaled: npt.NDArray[np.float32] = hidden * self._embedding_scale
+        return scaled
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        """Refuse what cannot run before anything is touched."""
+        limit = self._capabilities
+        if len(rows) > limit.max_batch:
+            raise EngineError(f"{len(rows)} rows in one step; max_batch is {limit.max_batch}")
+        if len({row.sequence for row in rows}) < len(rows):
+            raise EngineError("a step names one sequence twice")
+        for row in rows:
+            if row.tokens.ndim != 1 or not len(row.tokens):
+                raise ParameterError("a row needs a 1-D array of at least one token")
+            if int(row.tokens.min()) < 0 or int(row.tokens.max()) >= limit.vocabulary:
+                raise ParameterError(f"token ids must be below {limit.vocabulary} and not negative")
+            total = self._kv.length(row.sequence) + len(row.tokens)
+            if total > limit.context:
+                raise ContextFullError(
+                    f"a sequence would hold {total} tokens; the context is {limit.context}"
+                )
+            for handle, scale in row.adapters:
+                self._require_attached(handle)
+                if not math.isfinite(scale):
+                    raise ParameterError(f"a scale must be finite, found {scale}")
+
+    def _require_open(self) -> None:
+        if self._session is None:
+            raise ClosedError("the engine is closed")
+
+    def _require_attached(self, handle: int) -> None:
+        if handle not in self._attached:
+            raise EngineError(f"no adapter is attached with handle {handle}")
+
+
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, count, MAX_NEW):
+        yield begin, min(begin + MAX_NEW, count)
+
+
+def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:
+    """Which positions of a chunk get logits."""
+    if row.logits == "all":
+        return np.arange(end - begin)
+    if row.logits == "last" and end == len(row.tokens):
+        return np.array([end - begin - 1])
+    return np.zeros(0, np.int64)
+
+
+def _require_applicable(adapter: Adapter) -> None:
+    """Refuse what a graph with low-rank inputs cannot do at run time."""
+    items = [f"{m.module}: DoRA magnitude" for m in adapter.magnitudes]
+    items += [f"{r.name}: {r.kind}" for r in adapter.replacements]
+    items += [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
+    if adapter.invocation_tokens:
+        items.append("aLoRA invocation tokens: the adapter acts on a part of the text only")
+    if adapter.non_finite():
+        items += [f"{name}: NaN or infinity" for name in adapter.non_finite()]
+    if items:
+        raise CapabilityError(
+            "the ONNX engine cannot apply this adapter at run time",
+            items=items,
+            hint="merge the adapter into the base and open the merged model",
+        )

@@ -1,0 +1,192 @@
+"""LoRA rows: the tensors that the graph's LoRA inputs read, one slice per row of a batch.
+
+A row's adapters stand side by side along the rank, each with its scale folded into its part of B.
+Rows that all use the same adapters share one slice. A slice is written when a row's adapters
+change and not before; a change of scales rewrites B alone. It knows nothing of onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.engines.protocol import AdapterSet
+from lorakit.graph import HEAD, LoraTarget
+
+SINGLE_SLABS = 2  # one for a batch that shares its adapters, one for a row that joins
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """A delta as the graph wants it: y + scale * (x a.T) b.T with a [rank, in], b [out, rank]."""
+
+    a: Array
+    b: Array
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """An adapter that an engine holds: what the graph applies, and what the embedding does."""
+
+    linears: Mapping[str, Factors]  # by module
+    embedding: Factors | None  # a [rank, vocabulary], b [hidden, rank]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Attached:
+        linears = dict(filter(None, map(_linear, adapter.deltas)))
+        inputs = [d for d in adapter.deltas if d.site in (Site.INPUT, Site.BOTH)]
+        embedding = Factors(a=inputs[0].a, b=inputs[0].b, scale=inputs[0].scale) if inputs else None
+        return cls(linears=linears, embedding=embedding)
+
+
+def _linear(delta: Delta) -> tuple[str, Factors] | None:
+    """Where the graph applies a delta. A tied matrix W + s B A acts on the head transposed."""
+    if delta.site is Site.INPUT:
+        return None
+    if delta.site is Site.BOTH:
+        return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
+    module = HEAD if delta.site is Site.OUTPUT else delta.module
+    return module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
+
+
+@dataclass(slots=True)
+class Slab:
+    """The LoRA inputs of one step: for each module A [rows, in, rank] and B [rows, rank, out].
+
+    It may have room for more rows than a step has; a step reads the first ones. `generation` rises
+    whenever an array moves in memory.
+    """
+
+    targets: Mapping[str, LoraTarget]
+    arrays: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    generation: int = 0
+    _sets: list[AdapterSet] = field(default_factory=list)  # what each row holds now
+
+    def write(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
+        """Make the first rows hold these adapter sets, writing only what differs."""
+        if self._sets[: len(sets)] == list(sets):
+            return
+        self._fit(sets, attached)
+        for row, new in enumerate(sets):
+            if (old := self._sets[row]) != new:
+                self._sets[row] = ()  # should writing fail half-way, it is written again
+                self._write_row(row, new, attached, scales_only=_handles(old) == _handles(new))
+                self._sets[row] = new
+
+    def holds(self, handle: int) -> bool:
+        return any(handle in _handles(held) for held in self._sets)
+
+    def same_adapters(self, held: AdapterSet) -> bool:
+        """Whether the first row differs from this set by scales at most."""
+        return _handles(self._sets[0]) == _handles(held) if self._sets else False
+
+    def _fit(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
+        """Allocate anew where rows or ranks outgrow the arrays, or need less than half of them."""
+        ranks = {
+            module: max(
+                sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
+                for held in sets
+            )
+            for module in self.targets
+        }
+        if len(sets) <= len(self._sets):
+            have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}
+            fits = all(have[module] >= rank for module, rank in ranks.items())
+            if fits and 2 * sum(ranks.values()) >= sum(have.values()):
+                return
+        rows = 1 << (len(sets) - 1).bit_length()
+        self.arrays = {
+            module: (
+                np.zeros((rows, target.in_features, ranks[module]), np.float32),
+                np.zeros((rows, ranks[module], target.out_features), np.float32),
+            )
+            for module, target in self.targets.items()
+        }
+        self._sets = [()] * rows
+        self.generation += 1
+
+    def _write_row(
+        self, row: int, held: AdapterSet, attached: Mapping[int, Attached], scales_only: bool
+    ) -> None:
+        for module, (a, b) in self.arrays.items():
+            begin = 0
+            for factors, scale in _parts(module, held, attached):
+                end = begin + factors.a.shape[0]
+                if not scales_only:
+                    a[row, :, begin:end] = factors.a.T
+                np.multiply(
+                    factors.b.T,
+                    np.float32(scale * factors.scale),
+                    out=b[row, begin:end],
+                    dtype=np.float32,
+                )
+                begin = end
+            a[row, :, begin:] = 0
+            b[row, begin:] = 0
+
+
+def _parts(
+    module: str, held: AdapterSet, attached: Mapping[int, Attached]
+) -> list[tuple[Factors, float]]:
+    """The factors of a module in one row, in order of application."""
+    found = ((attached[handle].linears.get(module), scale) for handle, scale in held)
+    return [(factors, scale) for factors, scale in found if factors is not None]
+
+
+def _handles(held: AdapterSet) -> list[int]:
+    return [handle for handle, _ in held]
+
+
+@dataclass(slots=True)
+class Slabs:
+    """The slabs of an engine: one for mixed batches, a few single-row ones, and the base's."""
+
+    targets: Mapping[str, LoraTarget]
+    _single: list[Slab] = field(default_factory=list)  # most recently used last
+    _mixed: Slab = field(init=False)
+    _base: Slab = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._mixed = Slab(self.targets)
+        self._base = Slab(self.targets)
+        self._base.write([()], {})
+
+    def fill(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> tuple[Slab, int]:
+        """A slab that holds these sets, and how many of its rows to bind: 1 where all are equal."""
+        if any(held != sets[0] for held in sets):
+            self._mixed.write(sets, attached)
+            return self._mixed, len(sets)
+        if not sets[0]:
+            return self._base, 1
+        slab = self._choose(sets[0])
+        slab.write(sets[:1], attached)
+        return slab, 1
+
+    def drop(self, handle: int) -> None:
+        """Free what a detached adapter occupies."""
+        self._single = [slab for slab in self._single if not slab.holds(handle)]
+        if self._mixed.holds(handle):
+            self._mixed = Slab(self.targets)
+
+    def _choose(self, held: AdapterSet) -> Slab:
+        """The single-row slab nearest to a set: with its adapters, else new, else the oldest."""
+        same = [slab for slab in self._single if slab.same_adapters(held)]
+        if same:
+            slab = same[-1]
+        elif len(self._single) < SINGLE_SLABS:
+            slab = Slab(self.targets)
+        else:
+            slab = self._single[0]
+        self._single = [other for other in self._single if other is not slab] + [slab]
+        return slab
+
+
+def effective(held: AdapterSet) -> AdapterSet:
+    """The adapters that act at all: scale 0 is the base."""
+    return tuple((handle, float(scale)) for handle, scale in held if scale != 0)

@@ -1,0 +1,138 @@
+"""The boundary to onnxruntime: sessions, bound steps, and its errors as ours.
+
+onnxruntime is imported here and nowhere else, when the first session opens, with its telemetry
+switched off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Array
+from lorakit.errors import EngineError, MissingExtraError
+
+Floats = npt.NDArray[np.float32]
+
+
+def onnxruntime() -> ModuleType:
+    """The onnxruntime module. Raises MissingExtraError where it is not installed."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise MissingExtraError(
+            f"onnxruntime cannot be imported: {error}", hint="pip install onnxruntime"
+        ) from error
+    return module
+
+
+@contextmanager
+def native_errors(doing: str) -> Iterator[None]:
+    """Whatever onnxruntime raises inside becomes an EngineError."""
+    try:
+        yield
+    except Exception as error:
+        native = type(error).__module__.startswith("onnxruntime")
+        if not native and not isinstance(error, (RuntimeError, ValueError, MemoryError)):
+            raise
+        raise EngineError(f"onnxruntime failed while {doing}: {error}") from error
+
+
+def open_session(
+    model: str | bytes, *, threads: int | None, initializers: Mapping[str, Array] | None = None
+) -> Any:
+    """An InferenceSession on the CPU from a path, or from bytes with its weights in memory.
+
+    The arrays in `initializers` are used in place; keep them alive as long as the session.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with native_errors("opening the model"):
+        if initializers:
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
+            options.add_external_initializers(list(initializers), values)
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@dataclass(slots=True)
+class Binding:
+    """Named numpy arrays bound to a session: inputs and outputs are read and written in place."""
+
+    session: Any
+    _io: Any = field(init=False)
+    _alive: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._io = self.session.io_binding()
+
+    def input(self, name: str, array: Array) -> None:
+        self._alive[name] = array
+        address = array.__array_interface__["data"][0]
+        self._io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, address)
+
+    def output(self, name: str, array: Array) -> None:
+        self._alive[name] = array
+        address = array.__array_interface__["data"][0]
+        self._io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
+
+    def run(self) -> None:
+        with native_errors("running a step"):
+            self.session.run_with_iobinding(self._io)
+
+
+class Step:
+    """A bound step of one shape: its small tensors are written in place before each run.
+
+    hidden float32 [batch, new, hidden], keep int64 [kept], logits float32 [batch, kept, vocabulary].
+    """
+
+    def __init__(
+        self, session: Any, *, batch: int, new: int, kept: int, hidden: int, vocabulary: int
+    ) -> None:
+        self.hidden = np.zeros((batch, new, hidden), np.float32)
+        self.lengths = np.zeros(batch, np.int32)
+        self.total = np.zeros((), np.int32)
+        self.keep = np.zeros(kept, np.int64)
+        self.logits = np.zeros((batch, kept, vocabulary), np.float32)
+        self.run_seconds = 0.0
+        self._binding = Binding(session)
+        self._bound: dict[str, Any] = {}
+        for name in ("hidden", "lengths", "total", "keep"):
+            self._binding.input(name, getattr(self, name))
+        self._binding.output("logits", self.logits)
+
+    def bind_cache(self, buffers: Sequence[Floats], first: int, stamp: int) -> None:
+        """Point past and present of every layer at the same slots of the KV cache."""
+        if self._bound.get("cache") == (first, stamp):
+            return
+        for index, buffer in enumerate(buffers):
+            name = f"{index // 2}.{'value' if index % 2 else 'key'}"
+            view = buffer[first : first + len(self.lengths)]
+            self._binding.input(f"past.{name}", view)
+            self._binding.output(f"present.{name}", view)
+        self._bound["cache"] = (first, stamp)
+
+    def bind_lora(self, slab: Any, rows: int) -> None:
+        """Point every LoRA input at the first `rows` rows of a slab."""
+        if self._bound.get("lora") == (slab, slab.generation, rows):
+            return
+        for module, (a, b) in slab.arrays.items():
+            target = slab.targets[module]
+            self._binding.input(target.a, a[:rows])
+            self._binding.input(target.b, b[:rows])
+        self._bound["lora"] = (slab, slab.generation, rows)
+
+    def run(self) -> None:
+        self._binding.run()

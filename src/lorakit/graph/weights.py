@@ -1,0 +1,88 @@
+"""Where a graph's weights go while it is built: into one file beside it, or into memory.
+
+One tensor at a time passes through here, so building needs about one tensor of memory. Both stores
+give ONNX external data; what they differ in is who holds the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from lorakit.adapter import Array
+
+ALIGNMENT = 4096  # bytes: lets onnxruntime map tensors straight from the file
+INLINE = 1024  # bytes: smaller tensors live in the graph itself
+WEIGHTS_FILE = "weights.bin"
+ONNX_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.float16): TensorProto.FLOAT16,
+    np.dtype(ml_dtypes.bfloat16): TensorProto.BFLOAT16,
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
+}
+
+
+class Store(Protocol):
+    """Takes tensors and says where their bytes are."""
+
+    def put(self, name: str, array: Array) -> tuple[int, int]:
+        """Keep a tensor; returns its offset and length in bytes."""
+        ...
+
+
+class FileStore:
+    """Appends tensors to `folder/weights.bin`. Raises OSError where the disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / WEIGHTS_FILE).open("wb")
+
+    def put(self, name: str, array: Array) -> tuple[int, int]:
+        self._file.seek(-self._file.tell() % ALIGNMENT, 1)
+        offset = self._file.tell()
+        self._file.write(array.reshape(-1).view(np.uint8).data)
+        return offset, array.nbytes
+
+    def close(self) -> None:
+        self._file.flush()
+        self._file.close()
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """Keeps tensors as arrays by name, for opening a session without a disk."""
+
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def put(self, name: str, array: Array) -> tuple[int, int]:
+        self.arrays[name] = array
+        return 0, array.nbytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A finished graph: the serialized model, its weights being in the store it was built into."""
+
+    model: bytes
+
+
+def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
+    """A tensor as an initializer: small ones inline, the rest as external data in the store."""
+    array = np.ascontiguousarray(array)
+    proto = onnx.TensorProto(name=name, data_type=ONNX_TYPES[array.dtype], dims=array.shape)
+    if array.nbytes <= INLINE:
+        proto.raw_data = array.tobytes()
+        return proto
+    offset, length = store.put(name, array)
+    proto.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+        proto.external_data.add(key=key, value=str(value))
+    return proto

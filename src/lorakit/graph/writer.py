@@ -1,0 +1,82 @@
+"""A small ONNX graph under construction: nodes, constants, inputs and outputs by name.
+
+It knows ONNX and nothing of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from lorakit.adapter import Array
+from lorakit.graph.weights import Store, to_proto
+
+OPSET = 18
+IR_VERSION = 9
+CONTRIB = "com.microsoft"  # onnxruntime's own operators
+Shape = Sequence[int | str]
+
+
+class Writer:
+    """Collects a graph. Every method that adds a node returns the name of its output."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def output(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
+        self._outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def weight(self, name: str, array: Array) -> str:
+        """A constant tensor; the same name twice is the same tensor."""
+        if name not in self._initializers:
+            self._initializers[name] = to_proto(name, array, self._store)
+        return name
+
+    def shape(self, *dims: int) -> str:
+        """An int64 constant, named after its value so that equal ones are one."""
+        return self.weight("shape." + "_".join(map(str, dims)), np.array(dims, np.int64))
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        name: str,
+        *,
+        domain: str = "",
+        outputs: Sequence[str] = (),
+        **attributes: Any,
+    ) -> str:
+        """Add a node called `name`; its first output has that name unless `outputs` says more."""
+        produced = list(outputs) or [name]
+        self._nodes.append(
+            helper.make_node(op, list(inputs), produced, name=name, domain=domain, **attributes)
+        )
+        return produced[0]
+
+    def finish(self) -> bytes:
+        """The serialized model."""
+        graph = helper.make_graph(
+            self._nodes,
+            "lorakit",
+            self._inputs,
+            self._outputs,
+            initializer=list(self._initializers.values()),
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="lorakit")
+        model.ir_version = IR_VERSION
+        content: bytes = model.SerializeToString()
+        return content
