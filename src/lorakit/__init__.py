@@ -1,3 +1,51 @@
-"""lorakit: LoRA adapters for language models, where the user is."""
+"""lorakit: LoRA adapters for language models, where the user is.
+
+Importing this is inert and cheap: what it offers is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorakit.adapter import Adapter as Adapter
+    from lorakit.base import Base as Base
+    from lorakit.engines.protocol import EngineOptions as EngineOptions
+    from lorakit.errors import LorakitError as LorakitError
+    from lorakit.formats import read_adapter as read_adapter
+    from lorakit.loaded import AdapterInfo as AdapterInfo
+    from lorakit.loaded import LoadedAdapter as LoadedAdapter
+    from lorakit.model import Model as Model
+    from lorakit.model import Request as Request
+    from lorakit.model import open as open
+    from lorakit.runtime.generation import Completion as Completion
+    from lorakit.runtime.sampling import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "lorakit.adapter",
+    "AdapterInfo": "lorakit.loaded",
+    "Base": "lorakit.base",
+    "Completion": "lorakit.runtime.generation",
+    "EngineOptions": "lorakit.engines.protocol",
+    "LoadedAdapter": "lorakit.loaded",
+    "LorakitError": "lorakit.errors",
+    "Model": "lorakit.model",
+    "Request": "lorakit.model",
+    "SamplingParams": "lorakit.runtime.sampling",
+    "open": "lorakit.model",
+    "read_adapter": "lorakit.formats",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  # names of the table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,34 @@ class SamplingParams:
         if faults:
             raise ParameterError("invalid sampling parameters", items=faults)
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
+
+class SamplingOptions(TypedDict, total=False):
+    """The same parameters as keyword arguments."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+    logprobs: int | None
+    stop: str | Sequence[str]
+    stop_tokens: Sequence[int]
+    ignore_eos: bool
+
+
+def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
+    """SamplingParams with some of them replaced. Raises ParameterError, for unknown names too."""
+    known = {field.name for field in fields(SamplingParams)}
+    if unknown := sorted(set(options) - known):
+        raise ParameterError(
+            f"unknown sampling parameters: {', '.join(unknown)}",
+            hint=f"known: {', '.join(sorted(known))}",
+        )
+    return replace(given or SamplingParams(), **options)  # type: ignore[arg-type]  # normalised there
 
 
 def _strings(value: Any) -> tuple[str, ...]:

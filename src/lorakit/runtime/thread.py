@@ -56,12 +56,10 @@ class EngineThread:
             self._condition.notify_all()
         return future
 
-    def submit(self, job: Job, *, wait: bool = False) -> Generation:
-        """Queue a request. With `wait`, wait for room; else QueueFullError where there is none."""
+    def submit(self, job: Job) -> Generation:
+        """Queue a request. Raises QueueFullError where there is no room."""
         job.generation.wake = self.poke
         with self._condition:
-            if wait:
-                self._condition.wait_for(lambda: self._closing or self._waiting < self._max_queue)
             self._require_open()
             if self._waiting >= self._max_queue:
                 raise QueueFullError(
@@ -72,6 +70,11 @@ class EngineThread:
             self._inbox.append(job)
             self._condition.notify_all()
         return job.generation
+
+    def wait_for_room(self) -> None:
+        """Wait until the queue has room (somebody else may take it first)."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._closing or self._waiting < self._max_queue)
 
     def poke(self) -> None:
         """Look again: a reader wants more, or a request was cancelled."""

@@ -1,0 +1,234 @@
+"""The adapters of an open model: which are loaded, which are active, and at what scale.
+
+State changes are made under one lock and handed to the engine's thread in the same order, so that
+what a caller reads is what the engine will do from the next token on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from numbers import Real
+
+from lorakit.adapter import Adapter
+from lorakit.engines.protocol import AdapterSet
+from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.runtime.scheduler import KvPolicy
+from lorakit.runtime.thread import EngineThread
+
+Scales = Mapping[str, float] | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterInfo:
+    """What there is to know of a loaded adapter. `scale` is None while it is not active."""
+
+    name: str
+    source: str
+    scale: float | None
+    rank: int
+    modules: int
+    parameters: int
+    nbytes: int
+    digest: str
+
+    @property
+    def active(self) -> bool:
+        return self.scale is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    handle: int
+    adapter: Adapter
+    source: str
+
+
+class AdapterTable:
+    """Loaded and active adapters of one engine thread. Every method is thread-safe."""
+
+    def __init__(self, thread: EngineThread) -> None:
+        self.lock = threading.RLock()
+        self._thread = thread
+        self._loaded: dict[str, _Loaded] = {}
+        self._reserved: set[str] = set()
+        self._active: dict[str, float] = {}
+
+    def reserve(self, name: str) -> None:
+        """Claim a name while its adapter is still loading. Raises NameTakenError."""
+        with self.lock:
+            if not name or not isinstance(name, str):
+                raise ParameterError(f"an adapter's name must be a non-empty string, not {name!r}")
+            if name in self._loaded or name in self._reserved:
+                raise NameTakenError(
+                    f"an adapter named {name!r} is loaded already",
+                    hint="unload it first, or load this one under another name",
+                )
+            self._reserved.add(name)
+
+    def release(self, name: str) -> None:
+        """Give up a reserved name whose adapter did not load."""
+        with self.lock:
+            self._reserved.discard(name)
+
+    def load(self, name: str, adapter: Adapter, source: str) -> None:
+        """Attach an adapter under a reserved name; waits for the engine."""
+        handle = self._thread.call(lambda scheduler: scheduler.attach(name, adapter)).result()
+        with self.lock:
+            self._reserved.discard(name)
+            self._loaded[name] = _Loaded(handle=handle, adapter=adapter, source=source)
+
+    def unload(self, name: str) -> Future[None]:
+        """Forget an adapter; its memory goes when the last running request that uses it ends."""
+        with self.lock:
+            handle = self._find(name).handle
+            if name in self._active:
+                self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
+            del self._loaded[name]
+            return self._thread.call(lambda scheduler: scheduler.retire(handle))
+
+    def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
+        """Make exactly these adapters active, in this order."""
+        if policy not in ("keep", "recompute"):
+            raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
+        with self.lock:
+            adapters = self.resolve(scales)
+            self._active = as_scales(scales)
+            return self._thread.call(lambda scheduler: scheduler.activate(adapters, policy))
+
+    def rescale(self, name: str, scale: float | None, policy: KvPolicy) -> Future[None]:
+        """Add an adapter to the active set, change its scale there, or (None) take it out."""
+        with self.lock:
+            self._find(name)
+            scales = {**self._active, name: scale} if scale is not None else dict(self._active)
+            if scale is None:
+                scales.pop(name, None)
+            return self.activate({k: s for k, s in scales.items() if s is not None}, policy)
+
+    def resolve(self, scales: Scales) -> AdapterSet:
+        """Handles and scales for the engine; an adapter at scale 0 is left out."""
+        with self.lock:
+            pairs = as_scales(scales).items()
+            return tuple((self._find(name).handle, scale) for name, scale in pairs if scale != 0.0)
+
+    def scale(self, name: str) -> float | None:
+        with self.lock:
+            self._find(name)
+            return self._active.get(name)
+
+    def info(self, name: str) -> AdapterInfo:
+        with self.lock:
+            self._find(name)
+            return self._info(name)
+
+    def all_info(self) -> tuple[AdapterInfo, ...]:
+        """All loaded adapters: the active ones in their order, then the rest."""
+        with self.lock:
+            rest = [name for name in self._loaded if name not in self._active]
+            return tuple(self._info(name) for name in [*self._active, *rest])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._loaded
+
+    def _info(self, name: str) -> AdapterInfo:
+        loaded = self._loaded[name]
+        adapter = loaded.adapter
+        return AdapterInfo(
+            name=name,
+            source=loaded.source,
+            scale=self._active.get(name),
+            rank=adapter.max_rank,
+            modules=len(adapter.modules),
+            parameters=adapter.parameters,
+            nbytes=adapter.nbytes,
+            digest=adapter.digest,
+        )
+
+    def _find(self, name: str) -> _Loaded:
+        if self._thread.closed:
+            raise ClosedError("the model is closed", hint="open it again")
+        if name not in self._loaded:
+            names = ", ".join(sorted(self._loaded)) or "none"
+            raise UnknownAdapterError(
+                f"no adapter named {name!r} is loaded", hint=f"loaded adapters: {names}"
+            )
+        return self._loaded[name]
+
+
+class LoadedAdapter:
+    """A user's handle to a loaded adapter.
+
+    Methods wait for the engine, one step at most; their `a...` twins await instead. After `unload`
+    (or the model's close) every one of them raises.
+    """
+
+    def __init__(self, table: AdapterTable, name: str) -> None:
+        self._table = table
+        self.name = name
+
+    def apply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+        """Make the adapter active at a scale, beside those that are active already.
+
+        scale multiplies the adapter's own effective scale; any finite number, 0 is off. It acts
+        from the next token on, in running generations too: `kv` says whether these keep the KV of
+        earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
+        """
+        self._table.rescale(self.name, scale, kv).result()
+
+    async def aapply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+        """`apply` for coroutines."""
+        await asyncio.wrap_future(self._table.rescale(self.name, scale, kv))
+
+    @property
+    def scale(self) -> float | None:
+        """The scale at which it is active; None while it is not. Setting it is `apply`."""
+        return self._table.scale(self.name)
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        self.apply(scale)
+
+    @property
+    def info(self) -> AdapterInfo:
+        """Rank, sizes, digest, source and scale."""
+        return self._table.info(self.name)
+
+    def remove(self, *, kv: KvPolicy = "keep") -> None:
+        """Take it out of the active set; it stays loaded."""
+        self._table.rescale(self.name, None, kv).result()
+
+    async def aremove(self, *, kv: KvPolicy = "keep") -> None:
+        """`remove` for coroutines."""
+        await asyncio.wrap_future(self._table.rescale(self.name, None, kv))
+
+    def unload(self) -> None:
+        """Free it. Requests that already run with it end first; new ones cannot name it."""
+        self._table.unload(self.name).result()
+
+    async def aunload(self) -> None:
+        """`unload` for coroutines."""
+        await asyncio.wrap_future(self._table.unload(self.name))
+
+    def __repr__(self) -> str:
+        return f"LoadedAdapter({self.name!r})"
+
+
+def as_scales(scales: Scales) -> dict[str, float]:
+    """{"a": 0.7} or ["a"] (scale 1) as a dict of finite floats. Raises ParameterError."""
+    if isinstance(scales, str):
+        scales = [scales]
+    pairs = scales.items() if isinstance(scales, Mapping) else [(name, 1.0) for name in scales]
+    result: dict[str, float] = {}
+    for name, scale in pairs:
+        if name in result:
+            raise ParameterError(f"adapter {name!r} is named twice")
+        if isinstance(scale, bool) or not isinstance(scale, Real):
+            raise ParameterError(f"the scale of {name!r} must be a number, not {scale!r}")
+        if not math.isfinite(scale):
+            raise ParameterError(f"the scale of {name!r} must be finite, not {scale}")
+        result[name] = float(scale)
+    return result

@@ -1,0 +1,402 @@
+"""`open` and `Model`: a base model that is ready to generate, with adapters that come and go.
+
+A call here becomes a Generation, waits its turn in the scheduler, runs as a row of the engine and
+comes back as text. What happens in between is in runtime/scheduler.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, overload
+
+from lorakit.adapter import Adapter
+from lorakit.base import Base
+from lorakit.check import require_fit
+from lorakit.engines import open_engine
+from lorakit.engines.protocol import (
+    Capabilities,
+    Engine,
+    EngineOptions,
+    Logits,
+    Quantization,
+)
+from lorakit.errors import ParameterError, QueueFullError
+from lorakit.formats import read_adapter
+from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
+from lorakit.runtime.generation import Completion, Generation, Stream
+from lorakit.runtime.job import Job
+from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.scheduler import KvPolicy, check_prompt
+from lorakit.runtime.thread import EngineThread
+from lorakit.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+AdapterRef = str | os.PathLike[str] | Adapter
+MAX_QUEUE = 256
+
+
+class EngineKeywords(TypedDict, total=False):
+    """EngineOptions as keyword arguments of `open`."""
+
+    quantize: Quantization
+    threads: int | None
+    context: int | None
+    max_batch: int
+    cached_sequences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One entry of `Model.batch`: a prompt with its own adapters and sampling."""
+
+    prompt: Prompt
+    adapters: Scales | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+def open(
+    base: str | os.PathLike[str],
+    *,
+    engine: str = "onnx",
+    max_queue: int = MAX_QUEUE,
+    **options: Unpack[EngineKeywords],
+) -> Model:
+    """Open a base model folder and return a Model; close it, or use it as a context manager.
+
+    base: a Hugging Face folder (config.json, safetensors, tokenizer.json).
+    engine: "onnx" (ONNX Runtime, the default).
+    max_queue: how many requests may wait before QueueFullError.
+    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences).
+    Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError.
+    """
+    known = [option.name for option in fields(EngineOptions)]
+    if unknown := sorted(set(options) - set(known)):
+        raise ParameterError(
+            f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
+        )
+    opened = Base.open(base)
+    tokenizer = Tokenizer.open(opened.path)
+    return Model(
+        opened,
+        tokenizer,
+        partial(open_engine, engine, opened, EngineOptions(**options)),
+        max_queue=max_queue,
+    )
+
+
+class Model:
+    """An open base model. Every method may be called from any thread.
+
+    `adapters=` of a request names the adapters for that request alone ({} for the plain base); left
+    out, the request follows the model's active set, changes in mid-generation included.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        tokenizer: Tokenizer,
+        make_engine: partial[Engine],
+        *,
+        max_queue: int = MAX_QUEUE,
+    ) -> None:
+        self.base = base
+        self.tokenizer = tokenizer
+        self._thread = EngineThread(make_engine, max_queue=max_queue)
+        self._table = AdapterTable(self._thread)
+        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
+        self._finalizer = weakref.finalize(self, _shut_down, self._thread, self._loaders)
+        self.capabilities: Capabilities = self._thread.call(
+            lambda scheduler: scheduler.engine.capabilities
+        ).result()
+
+    # Adapters.
+
+    @overload
+    def load_adapter(
+        self, adapter: AdapterRef, name: str | None = None, *, wait: Literal[True] = True
+    ) -> LoadedAdapter: ...
+    @overload
+    def load_adapter(
+        self, adapter: AdapterRef, name: str | None = None, *, wait: Literal[False]
+    ) -> Future[LoadedAdapter]: ...
+    def load_adapter(
+        self, adapter: AdapterRef, name: str | None = None, *, wait: bool = True
+    ) -> LoadedAdapter | Future[LoadedAdapter]:
+        """Read an adapter, check it against the base and make it available; it is not active yet.
+
+        adapter: a path (any format that lorakit reads) or an Adapter. name: how to call it; by
+        default the last part of the path. With wait=False a Future comes back at once and
+        generation goes on meanwhile.
+        Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError, ClosedError
+        and leaves the model as it was.
+        """
+        name = name or _default_name(adapter)
+        self._table.reserve(name)
+        if wait:
+            return self._load(adapter, name)
+        try:
+            return self._loaders.submit(self._load, adapter, name)
+        except RuntimeError:  # shut down: let the closed thread say so
+            return _done(partial(self._load, adapter, name))
+
+    async def aload_adapter(self, adapter: AdapterRef, name: str | None = None) -> LoadedAdapter:
+        """`load_adapter` for coroutines."""
+        return await asyncio.wrap_future(self.load_adapter(adapter, name, wait=False))
+
+    def apply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
+        """Make exactly these adapters active, all at once: {"a": 0.7, "b": 0.3}.
+
+        Scales multiply the adapters' own effective scales; 0 is off. Running generations that
+        follow the active set change with their next token; `kv` says whether the KV of their
+        earlier tokens is kept or recomputed.
+        Raises ParameterError, UnknownAdapterError, ClosedError, and then changes nothing.
+        """
+        self._table.activate(adapters, kv).result()
+
+    async def aapply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
+        """`apply` for coroutines."""
+        await asyncio.wrap_future(self._table.activate(adapters, kv))
+
+    def clear_adapters(self, *, kv: KvPolicy = "keep") -> None:
+        """Back to the plain base; the adapters stay loaded."""
+        self.apply({}, kv=kv)
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All loaded adapters: the active ones in their order, then the rest."""
+        return self._table.all_info()
+
+    def find(self, name: str) -> LoadedAdapter | None:
+        """The loaded adapter of that name, if there is one."""
+        return LoadedAdapter(self._table, name) if name in self._table else None
+
+    # Generation.
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Completion:
+        """Continue a prompt (text, or token ids as they are) and wait for the whole of it.
+
+        sampling and options (see SamplingParams) say how; timeout is a deadline in seconds.
+        Raises ContextFullError (prompt too long), ParameterError, UnknownAdapterError,
+        QueueFullError, DeadlineError, EngineError, ClosedError.
+        """
+        params = sampling_params(sampling, options)
+        generation = self._submit(self._encode(prompt), params, adapters, timeout)
+        try:
+            return generation.result()
+        except BaseException:  # Ctrl-C too: nothing goes on behind the caller's back
+            generation.cancel()
+            raise
+
+    async def acomplete(
+        self,
+        prompt: Prompt,
+        *,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Completion:
+        """`complete` for coroutines; cancelling the task cancels the generation."""
+        params = sampling_params(sampling, options)
+        generation = self._submit(self._encode(prompt), params, adapters, timeout)
+        try:
+            return await generation.aresult()
+        except BaseException:
+            generation.cancel()
+            raise
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> Stream:
+        """Continue a prompt piece by piece: `for piece in ...` or `async for piece in ...`.
+
+        A piece never splits a character. With lookahead 0 the next token is computed when it is
+        asked for, so a scale changed between two pieces acts on the next one; n lets generation
+        run n pieces ahead of the reader, None as fast as it can. Errors as of `complete`.
+        """
+        params = sampling_params(sampling, options)
+        ids = self._encode(prompt)
+        return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead))
+
+    def batch(
+        self, requests: Iterable[Request], *, timeout: float | None = None
+    ) -> list[Completion]:
+        """Run requests together, each with its own adapters; results in their order.
+
+        If one of them fails the others are cancelled and its error is raised.
+        """
+        generations: list[Generation] = []
+        try:
+            for request in requests:
+                ids = self._encode(request.prompt)
+                generations.append(
+                    self._submit(ids, request.sampling, request.adapters, timeout, wait=True)
+                )
+            return [generation.result() for generation in generations]
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+
+    async def abatch(
+        self, requests: Iterable[Request], *, timeout: float | None = None
+    ) -> list[Completion]:
+        """`batch` for coroutines."""
+        room = asyncio.Semaphore(self.capabilities.max_batch)
+
+        async def run(request: Request) -> Completion:
+            async with room:
+                return await self.acomplete(
+                    request.prompt,
+                    adapters=request.adapters,
+                    sampling=request.sampling,
+                    timeout=timeout,
+                )
+
+        tasks = [asyncio.ensure_future(run(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            raise
+
+    def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
+        """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
+        ids = self._encode(prompt)
+        if not ids:
+            raise ParameterError("the prompt holds no tokens")
+        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary)
+        with self._table.lock:
+            chosen = None if adapters is None else self._table.resolve(adapters)
+            future = self._thread.call(
+                lambda scheduler: scheduler.logits(
+                    ids, scheduler.active if chosen is None else chosen
+                )
+            )
+        return future.result()
+
+    # Life and death.
+
+    @property
+    def closed(self) -> bool:
+        return self._thread.closed
+
+    def close(self) -> None:
+        """End running requests with ClosedError and free everything. Twice does no harm."""
+        self._finalizer()
+
+    async def aclose(self) -> None:
+        """`close` for coroutines."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Model:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    # The way in.
+
+    def _load(self, reference: AdapterRef, name: str) -> LoadedAdapter:
+        try:
+            if isinstance(reference, Adapter):
+                adapter, source = reference, "memory"
+            else:
+                adapter, source = read_adapter(Path(reference)), os.fspath(reference)
+            require_fit(adapter, self.base.decoder)
+            self._table.load(name, adapter, source)
+        except BaseException:
+            self._table.release(name)
+            raise
+        return LoadedAdapter(self._table, name)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, special=True)
+        return [int(token) for token in prompt]
+
+    def _submit(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        adapters: Scales | None,
+        timeout: float | None,
+        *,
+        lookahead: int | None = None,
+        wait: bool = False,
+    ) -> Generation:
+        if not ids:
+            raise ParameterError("the prompt holds no tokens")
+        if timeout is not None and not timeout > 0:
+            raise ParameterError(f"timeout must be above 0 seconds, found {timeout}")
+        check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary)
+        stops = frozenset(params.stop_tokens) | (
+            frozenset() if params.ignore_eos else frozenset(self.tokenizer.eos_ids)
+        )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if wait:
+                self._thread.wait_for_room()
+            try:
+                with self._table.lock:  # nothing may be unloaded between naming and queueing it
+                    generation = Generation(
+                        tuple(ids),
+                        params,
+                        adapters=None if adapters is None else self._table.resolve(adapters),
+                        deadline=deadline,
+                        lookahead=lookahead,
+                    )
+                    return self._thread.submit(Job(generation, self.tokenizer.stream(), stops))
+            except QueueFullError:
+                if not wait:
+                    raise
+
+
+def _shut_down(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
+    thread.close()
+    loaders.shutdown(wait=False, cancel_futures=True)
+
+
+def _default_name(adapter: AdapterRef) -> str:
+    if isinstance(adapter, Adapter):
+        raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
+    return Path(adapter).expanduser().resolve().name
+
+
+def _done(load: partial[LoadedAdapter]) -> Future[LoadedAdapter]:
+    future: Future[LoadedAdapter] = Future()
+    try:
+        future.set_result(load())
+    except Exception as error:
+        future.set_exception(error)
+    return future

@@ -1,0 +1,165 @@
+"""The sampler against brute force over the whole distribution."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.errors import EngineError, ParameterError
+from lorakit.runtime.sampling import (
+    Sampler,
+    SamplingOptions,
+    SamplingParams,
+    sampling_params,
+)
+
+
+def logits(seed: int = 0, size: int = 50) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=size).astype(np.float32) * 3
+
+
+def expected_distribution(values: np.ndarray, params: SamplingParams) -> np.ndarray:
+    """Temperature, top-k, top-p, min-p, each spelled out over all tokens."""
+    p = np.exp((values.astype(np.float64) - values.max()) / params.temperature)
+    order = sorted(range(len(p)), key=lambda t: (-p[t], t))
+    if params.top_k:
+        order = order[: params.top_k]
+    kept = dict.fromkeys(order)
+    total, mass = sum(p[t] for t in kept), 0.0
+    nucleus = []
+    for token in order:
+        if mass >= params.top_p * total:
+            break
+        nucleus.append(token)
+        mass += p[token]
+    kept = [t for t in nucleus if p[t] >= params.min_p * p[nucleus[0]]]
+    result = np.zeros(len(p))
+    result[kept] = p[kept]
+    return result / result.sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.2, 3),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.05, 1),
+    min_p=st.floats(0, 0.5),
+)
+def test_candidates_are_those_of_the_definition(seed, temperature, top_k, top_p, min_p):
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    values = logits(seed)
+    tokens, weights = Sampler(params, [])._candidates(values)
+    ours = np.zeros(len(values))
+    ours[tokens] = weights / weights.sum()
+    np.testing.assert_allclose(ours, expected_distribution(values, params), atol=1e-9)
+
+
+def test_draws_follow_the_distribution():
+    params = SamplingParams(temperature=1.3, top_p=0.9, seed=7)
+    values = logits(3, 12)
+    sampler = Sampler(params, [])
+    counts = np.bincount([sampler.choose(values).token for _ in range(20_000)], minlength=12)
+    expected = expected_distribution(values, params)
+    assert np.abs(counts / 20_000 - expected).max() < 0.015
+    assert not counts[expected == 0].any()
+
+
+def test_a_seed_repeats_and_another_does_not():
+    def run(seed):
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), [])
+        return [sampler.choose(logits(i)).token for i in range(30)]
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_greedy_is_the_default_and_takes_the_first_of_equals():
+    assert Sampler(SamplingParams(), []).choose(np.float32([1, 5, 5, 2])).token == 1
+
+
+def test_top_k_of_equals_takes_the_smaller_ids():
+    sampler = Sampler(SamplingParams(temperature=1, top_k=2), [])
+    tokens, _ = sampler._candidates(np.float32([1, 3, 3, 3, 0]))
+    assert tokens.tolist() == [1, 2]
+
+
+def test_repetition_penalty_counts_prompt_and_output_once():
+    sampler = Sampler(SamplingParams(repetition_penalty=2.0), [0])
+    assert sampler.choose(np.float32([4, 3, -1])).token == 1  # 4 / 2 < 3
+    assert sampler.choose(np.float32([4, 3, -1])).token == 0  # 3 / 2 < 4 / 2
+    assert sampler.choose(np.float32([-1, -1, -1.5])).token == 2  # -1 * 2 < -1.5
+
+
+def test_presence_and_frequency_penalties_count_output_only():
+    presence = Sampler(SamplingParams(presence_penalty=1.0), [0, 0, 0])
+    assert [presence.choose(np.float32([2, 1.5])).token for _ in range(3)] == [0, 1, 0]
+    frequency = Sampler(SamplingParams(frequency_penalty=0.4), [0])
+    assert [frequency.choose(np.float32([2, 1.5])).token for _ in range(4)] == [0, 0, 1, 0]
+
+
+def test_logits_are_left_as_they_are():
+    values = logits()
+    before = values.copy()
+    Sampler(SamplingParams(repetition_penalty=3.0, presence_penalty=1.0), [1, 2]).choose(values)
+    np.testing.assert_array_equal(values, before)
+
+
+def test_logprobs_are_of_the_models_own_distribution():
+    values = logits()
+    choice = Sampler(SamplingParams(logprobs=3, temperature=0.1, repetition_penalty=2), [1]).choose(
+        values
+    )
+    own = values - np.log(np.exp(values.astype(np.float64)).sum())
+    assert choice.logprob == pytest.approx(own[choice.token], abs=1e-5)
+    assert [t for t, _ in choice.top] == np.argsort(-own)[:3].tolist()
+    assert Sampler(SamplingParams(logprobs=0), []).choose(values).top == ()
+
+
+def test_non_finite_logits_are_an_error():
+    for bad in (np.float32([0, np.nan, 1]), np.full(3, -np.inf, np.float32)):
+        with pytest.raises(EngineError):
+            Sampler(SamplingParams(), []).choose(bad)
+
+
+def test_minus_infinity_rules_a_token_out():
+    sampler = Sampler(SamplingParams(temperature=5.0, seed=0), [])
+    assert {sampler.choose(np.float32([0, -np.inf, 0])).token for _ in range(50)} == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", -1),
+        ("max_tokens", 1.5),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("min_p", 2),
+        ("top_k", -1),
+        ("repetition_penalty", 0),
+        ("presence_penalty", float("inf")),
+        ("seed", -4),
+        ("logprobs", -1),
+        ("stop", ("",)),
+        ("stop_tokens", (-1,)),
+    ],
+)
+def test_invalid_parameters_name_themselves(name, value):
+    with pytest.raises(ParameterError, match=name):
+        SamplingParams(**{name: value})
+
+
+def test_all_faults_are_reported_at_once():
+    with pytest.raises(ParameterError) as caught:
+        SamplingParams(top_p=3, min_p=-1)
+    assert len(caught.value.items) == 2
+
+
+def test_keyword_options_name_every_parameter_and_no_other():
+    assert set(SamplingOptions.__annotations__) == set(SamplingParams.__dataclass_fields__)
+    assert sampling_params(SamplingParams(top_k=3), {"seed": 4, "stop": "x"}) == SamplingParams(
+        top_k=3, seed=4, stop=("x",)
+    )
+    with pytest.raises(ParameterError, match="temprature"):
+        sampling_params(None, {"temprature": 1})

@@ -1,0 +1,281 @@
+"""The scheduler on the fake engine, whose logits give away any stale or mixed-up KV cache."""
+
+import time
+
+import numpy as np
+import pytest
+
+from lorakit.adapter import Adapter, Delta
+from lorakit.engines.fake import FakeEngine
+from lorakit.errors import CancelledError, ContextFullError, DeadlineError, EngineError
+from lorakit.runtime.generation import Generation
+from lorakit.runtime.job import Job
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.scheduler import Scheduler, check_prompt
+
+
+class Numbers:
+    """Shows token ids as text."""
+
+    def step(self, token):
+        return f"{token} "
+
+    def flush(self):
+        return ""
+
+
+def adapter(seed):
+    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
+    return Adapter(deltas=(Delta(module="m", a=a, b=a.T.copy(), scale=1.0),))
+
+
+def request(
+    scheduler, prompt, adapters=None, *, stops=(), lookahead=None, deadline=None, **options
+):
+    generation = Generation(
+        tuple(prompt),
+        SamplingParams(**{"max_tokens": 8, **options}),
+        adapters=adapters,
+        lookahead=lookahead,
+        deadline=deadline,
+    )
+    scheduler.add(Job(generation, Numbers(), frozenset(stops)))
+    return generation
+
+
+def drain(scheduler):
+    while scheduler.step():
+        pass
+
+
+def text(prompt, adapters=(), **options):
+    """What a cold engine says, with `adapters` given as (seed, scale)."""
+    scheduler = Scheduler(FakeEngine())
+    chosen = tuple((scheduler.attach(str(seed), adapter(seed)), scale) for seed, scale in adapters)
+    generation = request(scheduler, prompt, chosen, **options)
+    drain(scheduler)
+    return generation.result().text
+
+
+@pytest.fixture
+def scheduler():
+    return Scheduler(FakeEngine())
+
+
+def test_rows_of_a_batch_equal_cold_runs(scheduler):
+    prompts = [[i, *range(i)] for i in range(1, 12)]
+    generations = [request(scheduler, prompt) for prompt in prompts]
+    drain(scheduler)
+    assert [g.result().text for g in generations] == [text(prompt) for prompt in prompts]
+
+
+def test_a_long_prompt_joins_in_chunks_while_others_decode(scheduler):
+    first = request(scheduler, [1], max_tokens=20)
+    scheduler.step()
+    second = request(scheduler, list(range(50)))
+    drain(scheduler)
+    mixed = [rows for rows in scheduler.engine.steps if len(rows) == 2 and len(rows[0].tokens) > 1]
+    assert [len(rows[0].tokens) for rows in mixed] == [16, 16, 16, 2]
+    assert first.result().text == text([1], max_tokens=20)
+    assert second.result().text == text(list(range(50)))
+
+
+def test_interleaved_prompts_and_adapters_equal_cold_runs(scheduler):
+    handles = {seed: scheduler.attach(str(seed), adapter(seed)) for seed in (1, 2, 3)}
+    random = np.random.default_rng(0)
+    cases = []
+    for _ in range(60):
+        prompt = [5] * int(random.integers(1, 6)) + random.integers(0, 3, 4).tolist()
+        chosen = [(int(s), float(random.choice([1.0, 0.5]))) for s in random.permutation([1, 2, 3])]
+        cases.append((prompt, chosen[: random.integers(0, 3)]))
+    generations = [
+        request(scheduler, prompt, tuple((handles[seed], scale) for seed, scale in chosen))
+        for prompt, chosen in cases
+    ]
+    drain(scheduler)
+    for generation, (prompt, chosen) in zip(generations, cases, strict=True):
+        assert generation.result().text == text(prompt, chosen)
+    assert any(generation.result().cached_tokens for generation in generations)
+
+
+def test_prefix_reuse_takes_over_forks_and_never_crosses_keys(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    prompt = list(range(20))
+    first = request(scheduler, prompt)
+    drain(scheduler)
+    whole = prompt + [choice.token for choice in first.result().tokens]
+    longer = request(scheduler, [*whole, 3])  # continues the conversation
+    drain(scheduler)
+    sibling = request(scheduler, [*prompt[:10], 9, 9])  # shares its beginning
+    other = request(scheduler, prompt, ((handle, 1.0),))  # same tokens, other adapters
+    drain(scheduler)
+    assert longer.result().cached_tokens == len(whole) - 1
+    assert sibling.result().cached_tokens == 10
+    assert other.result().cached_tokens == 0
+    assert other.result().text == text(prompt, [(1, 1.0)])
+    assert longer.result().text == text([*whole, 3])
+
+
+def test_the_same_prompt_again_runs_only_its_last_token(scheduler):
+    prompt = list(range(20))
+    request(scheduler, prompt)
+    drain(scheduler)
+    again = request(scheduler, prompt)
+    drain(scheduler)
+    assert again.result().cached_tokens == 19
+    assert again.result().text == text(prompt)
+
+
+def test_running_requests_share_their_prefix(scheduler):
+    prompt = list(range(12))
+    request(scheduler, [*prompt, 1], max_tokens=30)
+    for _ in range(3):
+        scheduler.step()
+    second = request(scheduler, [*prompt, 2])
+    drain(scheduler)
+    assert second.result().cached_tokens == 12
+    assert second.result().text == text([*prompt, 2])
+
+
+def test_idle_sequences_are_evicted_when_the_engine_is_full(scheduler):
+    for i in range(40):
+        request(scheduler, [i % 60, i // 2, 7])
+    drain(scheduler)
+    assert len(scheduler.engine._states) <= scheduler.engine.max_sequences
+
+
+def test_a_change_of_the_active_set_keeps_kv_or_recomputes_it(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    for policy, same_as_cold in (("keep", False), ("recompute", True)):
+        scheduler.activate((), "keep")
+        generation = request(scheduler, [1, 2, 3], max_tokens=10)
+        for _ in range(5):
+            scheduler.step()
+        scheduler.activate(((handle, 0.5),), policy)
+        drain(scheduler)
+        tokens = [choice.token for choice in generation.result().tokens]
+        cold = text([1, 2, 3, *tokens[:5]], [(1, 0.5)], max_tokens=5)
+        assert ("".join(f"{t} " for t in tokens[5:]) == cold) is same_as_cold
+        assert generation.result().adapters == (("a", 0.5),)
+
+
+def test_kv_of_a_changed_sequence_is_reused_only_up_to_the_change(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    generation = request(scheduler, [1, 2, 3], max_tokens=10)
+    for _ in range(4):
+        scheduler.step()
+    scheduler.activate(((handle, 1.0),), "keep")
+    drain(scheduler)
+    tokens = [1, 2, 3, *(choice.token for choice in generation.result().tokens)]
+    explicit = request(scheduler, tokens, ())
+    drain(scheduler)
+    assert explicit.result().cached_tokens == 6  # the prompt and three tokens ran as the base
+    assert explicit.result().text == text(tokens)
+
+
+def test_explicit_adapters_ignore_the_active_set(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    generation = request(scheduler, [1, 2], ())
+    scheduler.step()
+    scheduler.activate(((handle, 1.0),), "recompute")
+    drain(scheduler)
+    assert generation.result().text == text([1, 2])
+
+
+def test_a_retired_adapter_is_freed_after_its_last_request(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    generation = request(scheduler, [1, 2], ((handle, 1.0),))
+    scheduler.retire(handle)
+    scheduler.step()
+    assert handle in scheduler.engine._adapters
+    drain(scheduler)
+    assert generation.result().text == text([1, 2], [(1, 1.0)])
+    assert generation.result().adapters == (("a", 1.0),)
+    assert handle not in scheduler.engine._adapters
+
+
+def test_stop_tokens_strings_and_lengths(scheduler):
+    whole = text([4, 4], max_tokens=6).split()
+    by_token = request(scheduler, [4, 4], stops={int(whole[3])})
+    by_text = request(scheduler, [4, 4], stop=f"{whole[2]} {whole[3]}")
+    by_length = request(scheduler, [4, 4], max_tokens=3)
+    nothing = request(scheduler, [4, 4], max_tokens=0)
+    drain(scheduler)
+    assert (by_token.result().text.split(), by_token.result().finish_reason) == (whole[:3], "stop")
+    assert (by_text.result().text.split(), by_text.result().finish_reason) == (whole[:2], "stop")
+    assert (by_length.result().text.split(), by_length.result().finish_reason) == (
+        whole[:3],
+        "length",
+    )
+    assert (nothing.result().text, nothing.result().finish_reason) == ("", "length")
+
+
+def test_the_end_of_the_context_ends_a_generation(scheduler):
+    generation = request(scheduler, [1] * 250, max_tokens=100)
+    drain(scheduler)
+    assert generation.result().finish_reason == "length"
+    assert len(generation.result().tokens) == 256 - 250 + 1
+
+
+def test_prompts_that_cannot_run_are_refused():
+    with pytest.raises(ContextFullError, match="256"):
+        check_prompt([1] * 256, 256, 64)
+    with pytest.raises(EngineError, match="64"):
+        check_prompt([1, 64], 256, 64)
+
+
+def test_cancelled_and_overdue_requests_end_before_their_next_token(scheduler):
+    cancelled = request(scheduler, [1])
+    overdue = request(scheduler, [2], deadline=time.monotonic() + 0.005)
+    waiting = [request(scheduler, [3], deadline=time.monotonic() - 1) for _ in range(5)]
+    scheduler.step()
+    cancelled.cancel()
+    time.sleep(0.01)
+    scheduler.step()
+    for generation, error in [(cancelled, CancelledError), (overdue, DeadlineError)]:
+        with pytest.raises(error):
+            generation.result()
+    for generation in waiting:
+        with pytest.raises(DeadlineError):
+            generation.result()
+    assert not scheduler.running
+
+
+def test_a_failing_row_fails_alone(scheduler):
+    def fail(rows):
+        if any(9 in row.tokens for row in rows):
+            raise EngineError("a nine")
+
+    good = request(scheduler, [1, 2])
+    bad = request(scheduler, [9, 9])
+    scheduler.engine.before_step = fail
+    drain(scheduler)
+    with pytest.raises(EngineError, match="a nine"):
+        bad.result()
+    good.result()
+
+
+def test_paused_streams_leave_their_places_to_others(scheduler):
+    streams = [request(scheduler, [i], lookahead=1, max_tokens=5) for i in range(4)]
+    drain(scheduler)
+    assert all(not stream.done for stream in streams)
+    busy = [request(scheduler, [i, i]) for i in range(6)]
+    drain(scheduler)
+    assert [g.result().text for g in busy] == [text([i, i]) for i in range(6)]
+    for i, stream in enumerate(streams):
+        pieces = []
+        while not stream.done or stream._unread:
+            pieces.append(stream.next_piece())
+            drain(scheduler)
+        assert "".join(pieces) == text([i], max_tokens=5)
+
+
+def test_logits_of_all_positions_come_from_a_cold_sequence(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    request(scheduler, list(range(40)))
+    drain(scheduler)
+    ours = scheduler.logits(range(40), ((handle, 1.0),))
+    cold = Scheduler(FakeEngine())
+    other = cold.attach("b", adapter(1))
+    np.testing.assert_array_equal(ours, cold.logits(range(40), ((other, 1.0),)))
+    assert ours.shape == (40, 64)
