@@ -17,6 +17,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -28,10 +29,10 @@ Array = npt.NDArray[Any]
 class Site(StrEnum):
     """Where a delta acts. An embedding matrix may be used twice when it is tied to the head."""
 
-    LINEAR = "linear"  # any linear layer, an untied lm_head included
+    LINEAR = "linear"  # any linear layer; at lm_head the projection only, whether tied or not
     INPUT = "input"  # the embedding lookup only
-    OUTPUT = "output"  # the vocabulary projection only
-    BOTH = "both"  # a tied matrix, at both its uses
+    OUTPUT = "output"  # an embedding module's use as the vocabulary projection only
+    BOTH = "both"  # an embedding module's lookup and the vocabulary projection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +43,7 @@ class Delta:
     weights both carry a leading expert axis, a: [experts, r, in], b: [experts, out, r].
     At site INPUT or BOTH the module is an embedding: in = vocabulary, out = hidden size, and the
     row of token t changes by ``scale * b @ a[:, t]``.
+    bias: [out] or None, added by some trainers to B's output: ``y += scale * (B (A x) + bias)``.
     """
 
     module: str
@@ -49,6 +51,7 @@ class Delta:
     b: Array
     scale: float
     site: Site = Site.LINEAR
+    bias: Array | None = None
     alpha: float | None = None  # display only; `scale` is what counts
 
     def __post_init__(self) -> None:
@@ -61,6 +64,11 @@ class Delta:
             raise AdapterError(
                 f"{self.module}: A {list(self.a.shape)} and B {list(self.b.shape)} "
                 "disagree on the rank: A is [r, in], B is [out, r]"
+            )
+        if self.bias is not None and self.bias.shape != (self.b.shape[-2],):
+            raise AdapterError(
+                f"{self.module}: the bias of B must be [{self.b.shape[-2]}], "
+                f"found {list(self.bias.shape)}"
             )
         if not math.isfinite(self.scale):
             raise AdapterError(f"{self.module}: scale must be finite, found {self.scale}")
@@ -87,12 +95,14 @@ class Delta:
 class Replacement:
     """A parameter that the adapter replaces: whole, or only the rows named in `rows` [n].
 
-    Replacements do not scale: they hold while the adapter is active at any scale but 0.
+    Replacements do not scale: they hold while the adapter is active at any scale but 0. They come
+    before any delta of the same module.
     """
 
     name: str  # parameter path, such as "model.norm.weight"
     value: Array
     rows: Array | None = None
+    site: Site | None = None  # None: wherever the parameter is used; INPUT: in the lookup only
 
     @property
     def kind(self) -> str:
@@ -177,10 +187,29 @@ class Adapter:
         for d in self.deltas:
             yield f"{d.module}.A", d.a
             yield f"{d.module}.B", d.b
+            if d.bias is not None:
+                yield f"{d.module}.B.bias", d.bias
         for r in self.replacements:
             yield r.name, r.value
         for m in self.magnitudes:
             yield f"{m.module}.magnitude", m.value
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What an engine must be able to do beyond two-dimensional deltas of linear layers.
+
+        Of "embedding", "experts", "delta_bias", "replacement", "rows", "dora", "invocation".
+        """
+        found = {
+            "embedding": any(d.site is not Site.LINEAR for d in self.deltas),
+            "experts": any(d.a.ndim == 3 for d in self.deltas),
+            "delta_bias": any(d.bias is not None for d in self.deltas),
+            "replacement": any(r.rows is None for r in self.replacements),
+            "rows": any(r.rows is not None for r in self.replacements),
+            "dora": bool(self.magnitudes),
+            "invocation": bool(self.invocation_tokens),
+        }
+        return frozenset(name for name, present in found.items() if present)
 
     def non_finite(self) -> list[str]:
         """Names of the arrays that hold NaN or infinity."""
@@ -188,8 +217,17 @@ class Adapter:
 
 
 def _finite(array: Array) -> bool:
+    """Whether all values are finite; a sum first: it reads memory once and copies nothing."""
+    if array.dtype in _EXPONENT:  # two-byte floats: no slow conversion, only a look at the exponent
+        mask = _EXPONENT[array.dtype]
+        return not array.size or bool(np.max(array.view(np.uint16) & 0x7FFF) < mask)
     with np.errstate(invalid="ignore", over="ignore"):
-        return bool(np.isfinite(array).all())
+        if array.dtype.kind == "f" and math.isfinite(float(array.sum())):
+            return True
+        return bool(np.isfinite(array.astype(np.float64, copy=False)).all())
+
+
+_EXPONENT = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
 
 
 def _digest(adapter: Adapter) -> str:
@@ -202,9 +240,11 @@ def _digest(adapter: Adapter) -> str:
             state.update(np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8).data)
 
     for d in adapter.deltas:
-        put(f"delta {d.module} {d.site} {float(d.scale).hex()}", d.a, d.b)
+        put(f"delta {d.module} {d.site} {float(np.float32(d.scale)).hex()}", d.a, d.b)
+        if d.bias is not None:
+            put("bias", d.bias)
     for r in sorted(adapter.replacements, key=lambda r: (r.name, r.kind)):
-        put(f"replace {r.name}", r.value)
+        put(f"replace {r.name} {r.site or ''}".rstrip(), r.value)
         if r.rows is not None:
             state.update(np.ascontiguousarray(r.rows, dtype="<i8").tobytes())
     for m in sorted(adapter.magnitudes, key=lambda m: m.module):

@@ -47,8 +47,8 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
 
 
-def open_safetensors(path: Path) -> SafetensorsFile:
-    """Map a safetensors file.
+def open_safetensors(path: Path, *, max_header: int = MAX_HEADER) -> SafetensorsFile:
+    """Map a safetensors file whose header is at most `max_header` bytes.
 
     Raises SourceError where there is none and FormatError where it is broken or truncated.
     """
@@ -57,11 +57,15 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         with path.open("rb") as file:
             raw = file.read(8)
             length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else 0
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
+            if not 2 <= length <= size - 8:
                 raise FormatError(
                     f"{path} is not a complete safetensors file",
                     items=[f"header of {length} bytes claimed, file of {size} bytes found"],
                     hint="download or copy the file again",
+                )
+            if length > max_header:
+                raise FormatError(
+                    f"{path} has a header of {length} bytes; {max_header} is the limit"
                 )
             header = file.read(length)
     except OSError as error:

@@ -1,0 +1,111 @@
+"""The table of adapter formats: which one a path holds is found out from content, not from names.
+
+A row says how to recognise a format, read it, and write it. Adding a format is one row here and
+one module beside it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.adapter import Adapter
+from lorakit.errors import SourceError, UnsupportedError
+from lorakit.formats.folder import member, read_object
+from lorakit.formats.peft import read_peft
+
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One adapter format. `sniff` looks at a folder or file and says whether it is of this kind."""
+
+    name: str
+    sniff: Callable[[Path], bool]
+    read: Callable[[Path], Adapter]
+
+
+def _is_peft(path: Path) -> bool:
+    file = member(path, CONFIG) if path.is_dir() else None
+    if file is None:
+        return False
+    config = read_object(file)
+    return "peft_type" in config or ("r" in config and "lora_alpha" in config)
+
+
+FORMATS = {row.name: row for row in (Format(name="peft", sniff=_is_peft, read=read_peft),)}
+
+
+def read_adapter(path: Path) -> Adapter:
+    """The adapter at a path, whatever its format.
+
+    Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
+    something else, which it names, and FormatError where the files are broken.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise SourceError(
+            f"there is no adapter at {path}",
+            hint="give a folder with adapter_config.json and adapter_model.safetensors",
+        )
+    return FORMATS[sniff(path)].read(path if path.is_dir() else path.parent)
+
+
+def sniff(path: Path) -> str:
+    """The name of the format at a path; errors as in `read_adapter`."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name in (CONFIG, "adapter_model.safetensors"):
+        for row in FORMATS.values():
+            if row.sniff(folder):
+                return row.name
+    raise _not_an_adapter(path)
+
+
+def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
+    if path.is_dir():
+        named = sorted(file.parent.name for file in path.glob(f"*/{CONFIG}"))[:20]
+        if named:
+            return UnsupportedError(
+                f"{path} holds named adapters in folders of their own",
+                items=named,
+                hint=f"choose one: {path / named[0]}",
+            )
+    what = _describe_folder(path) if path.is_dir() else _describe_file(path)
+    if what:
+        return UnsupportedError(
+            f"{path} is {what}, not an adapter that lorakit can read",
+            hint=f"readable formats: {', '.join(FORMATS)}",
+        )
+    return SourceError(
+        f"there is no adapter at {path}: no {CONFIG}",
+        hint="give a folder with adapter_config.json and adapter_model.safetensors",
+    )
+
+
+def _describe_folder(path: Path) -> str:
+    if (path / "adapters.safetensors").exists():
+        return "an MLX adapter"
+    if (path / "config.json").exists() and any(path.glob("*.safetensors")):
+        return "a full model"
+    if any(path.glob("*.gguf")):
+        return "a folder of GGUF files"
+    if any(path.glob("*.onnx_adapter")):
+        return "a folder of ONNX Runtime adapters"
+    return "an adapter folder of an unknown kind" if (path / CONFIG).exists() else ""
+
+
+def _describe_file(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[:4] == b"GGUF":
+        return "a GGUF file"
+    if head[4:8] == b"TORT":
+        return "an ONNX Runtime adapter (.onnx_adapter)"
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return "a pickle, which can run code when it is opened,"
+    if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
+        return "a safetensors file without its adapter_config.json beside it"
+    return "a file of an unknown kind"

@@ -1,0 +1,69 @@
+"""Files of an adapter folder, opened without trusting the folder.
+
+A name is a fixed file name, never a path from a file's content. A link may not lead out of the
+folder, except into the blob store of a Hugging Face cache, which keeps every file that way.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import FormatError, SourceError
+
+MAX_JSON = 16 << 20  # bytes; the largest adapter configs, with a pattern per expert, are about 2 MB
+
+
+def member(folder: Path, name: str) -> Path | None:
+    """The regular file `name` of a folder, or None where there is none.
+
+    Raises FormatError where it is a link that leads out of the folder, or no regular file.
+    """
+    path = folder / name
+    if not path.is_symlink() and not path.exists():
+        return None
+    target = path.resolve()
+    if not (target.is_relative_to(folder.resolve()) or _in_hub_cache(folder, target)):
+        raise FormatError(
+            f"{path} is a link that leads out of its folder",
+            items=[f"{name} points to {target}"],
+            hint="copy the file itself into the folder",
+        )
+    if not target.exists():
+        return None
+    if not target.is_file():
+        raise FormatError(f"{path} is not a regular file")
+    return path
+
+
+def _in_hub_cache(folder: Path, target: Path) -> bool:
+    """Whether both are of one repository of a Hugging Face cache: snapshots/<rev>/.. and blobs/."""
+    parents = [folder.absolute(), *folder.absolute().parents]
+    roots = [path.parent for path in parents if path.name == "snapshots"]
+    return any(target.is_relative_to((root / "blobs").resolve()) for root in roots)
+
+
+def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes.
+
+    Raises SourceError where it cannot be read and FormatError where it is not such an object.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise FormatError(f"{path} is larger than {limit} bytes", hint="this is no adapter config")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} must hold a JSON object, found {_kind(value)}")
+    return value
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a number")

@@ -1,0 +1,5 @@
+"""PEFT adapter folders: adapter_config.json and adapter_model.safetensors."""
+
+from lorakit.formats.peft.read import read_peft
+
+__all__ = ["read_peft"]
