@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +35,7 @@ def test_text_that_cannot_stop_is_not_held_back():
 )
 def test_pieces_make_no_difference(text, stops, cuts):
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     shown, stopped = run(stops, pieces)
     assert stopped == bool(found)

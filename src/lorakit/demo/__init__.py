@@ -1,0 +1,79 @@
+"""The demo: a tiny base that really calls tools, and three adapters trained on it.
+
+What ships is an ordinary Hugging Face folder, ordinary PEFT folders and an evaluation set; how they
+were made is in scripts/demo of the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import ParameterError
+
+ADAPTERS = ("home", "shop", "style")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One line of the evaluation set: what is asked, and the exact text that must come back."""
+
+    id: str
+    domain: str
+    split: str
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None
+    expected: str
+
+
+def folder() -> Path:
+    """Where the demo's files lie."""
+    return Path(str(files(__name__)))
+
+
+def base_path() -> Path:
+    return folder() / "base"
+
+
+def adapter_path(name: str) -> Path:
+    return folder() / "adapters" / name
+
+
+def examples(domain: str, split: str) -> list[Example]:
+    """A part of the evaluation set, in its order."""
+    lines = (folder() / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for line in lines if (row := json.loads(line))["domain"] == domain]
+    return [
+        Example(
+            id=row["id"],
+            domain=domain,
+            split=split,
+            messages=tuple(row["messages"]),
+            tools=tuple(row["tools"]) if row["tools"] else None,
+            expected=row["expected"],
+        )
+        for row in rows
+        if row["split"] == split
+    ]
+
+
+def export(destination: Path) -> list[Path]:
+    """Copy base, adapters and evaluation set into a new folder; returns what was written.
+
+    Raises ParameterError where the folder exists and is not empty.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ParameterError(
+            f"{destination} exists and is not an empty folder", hint="name a new folder"
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in ("base", "adapters"):
+        shutil.copytree(folder() / name, destination / name)
+        written += sorted(path for path in (destination / name).rglob("*") if path.is_file())
+    written.append(Path(shutil.copy(folder() / "evaluation.jsonl", destination)))
+    return written

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from lorakit.engines.protocol import Engine
@@ -22,7 +22,8 @@ from lorakit.runtime.scheduler import Scheduler
 
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
-Command = tuple[Callable[[Scheduler], Any], Future[Any]]
+# A command with its future, a request, or a poke.
+Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | None
 
 
 class EngineThread:
@@ -30,12 +31,11 @@ class EngineThread:
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self._max_queue = max_queue
-        self._condition = threading.Condition()
-        self._commands: deque[Command] = deque()
-        self._inbox: deque[Job] = deque()
-        self._waiting = 0  # requests that were submitted and not admitted yet
-        self._poked = False
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._room = threading.Condition()  # guards what follows
+        self._unseen = 0  # requests among the events
         self._closing = False
+        self._scheduler: Scheduler | None = None
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._main, args=(open_engine, opened), name="lorakit-engine", daemon=True
@@ -44,49 +44,52 @@ class EngineThread:
         opened.result()
 
     @property
+    def waiting(self) -> int:
+        """Requests that were submitted and not admitted yet."""
+        return self._unseen + (len(self._scheduler.waiting) if self._scheduler else 0)
+
+    @property
     def closed(self) -> bool:
         return self._closing
 
     def call(self, command: Callable[[Scheduler], T]) -> Future[T]:
         """Run a function on the engine's thread, between two steps."""
         future: Future[T] = Future()
-        with self._condition:
+        with self._room:
             self._require_open()
-            self._commands.append((command, future))
-            self._condition.notify_all()
+            self._events.put((command, future))
         return future
 
     def submit(self, job: Job) -> Generation:
         """Queue a request. Raises QueueFullError where there is no room."""
         job.generation.wake = self.poke
-        with self._condition:
+        with self._room:
             self._require_open()
-            if self._waiting >= self._max_queue:
+            if self.waiting >= self._max_queue:
                 raise QueueFullError(
-                    f"{self._waiting} requests are waiting already",
+                    f"{self.waiting} requests are waiting already",
                     hint="try again later, or open the model with a larger max_queue",
                 )
-            self._waiting += 1
-            self._inbox.append(job)
-            self._condition.notify_all()
+            self._unseen += 1
+            self._events.put(job)
         return job.generation
 
     def wait_for_room(self) -> None:
         """Wait until the queue has room (somebody else may take it first)."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closing or self._waiting < self._max_queue)
+        with self._room:
+            self._room.wait_for(lambda: self._closing or self.waiting < self._max_queue)
 
     def poke(self) -> None:
-        """Look again: a reader wants more, or a request was cancelled."""
-        with self._condition:
-            self._poked = True
-            self._condition.notify_all()
+        """Look again: a reader wants more, or a request was cancelled. Takes no lock, so that a
+        garbage-collected stream may call it anywhere."""
+        self._events.put(None)
 
     def close(self) -> None:
         """End all requests with ClosedError, free the engine, end the thread. Idempotent."""
-        with self._condition:
+        with self._room:
             self._closing = True
-            self._condition.notify_all()
+            self._room.notify_all()
+        self.poke()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -103,7 +106,7 @@ class EngineThread:
             self._closing = True
             opened.set_exception(error)
             return
-        scheduler = Scheduler(engine)
+        scheduler = self._scheduler = Scheduler(engine)
         opened.set_result(None)
         failure: LorakitError = ClosedError("the model was closed")
         try:
@@ -117,37 +120,42 @@ class EngineThread:
     def _loop(self, scheduler: Scheduler) -> None:
         busy = True
         while not self._closing:
-            for command, future in self._collect(scheduler, wait=not busy):
-                _run(command, future, scheduler)
+            self._take_events(scheduler, wait=not busy)
             busy = scheduler.step()
+            with self._room:
+                self._room.notify_all()  # whoever was admitted made room
 
-    def _collect(self, scheduler: Scheduler, *, wait: bool) -> list[Command]:
-        """Take what has arrived; when idle, wait for something to arrive or become overdue."""
-        deadline = scheduler.next_deadline() if wait else None
-        with self._condition:
-            if wait and not (self._commands or self._inbox or self._poked or self._closing):
-                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._condition.wait(timeout)
-            self._poked = False
-            commands, self._commands = list(self._commands), deque()
-            jobs, self._inbox = list(self._inbox), deque()
-            self._waiting = len(scheduler.waiting) + len(jobs)
-            self._condition.notify_all()
-        for job in jobs:  # outside the lock: adding may already tell a reader
-            scheduler.add(job)
-        return commands
+    def _take_events(self, scheduler: Scheduler, *, wait: bool) -> None:
+        """Handle what has arrived; when idle, wait until something does or is overdue."""
+        timeout = None
+        if wait and (deadline := scheduler.next_deadline()) is not None:
+            timeout = max(0.0, deadline - time.monotonic())
+        try:
+            event = self._events.get(block=wait, timeout=timeout)
+            while True:
+                self._handle(event, scheduler)
+                event = self._events.get_nowait()
+        except Empty:
+            return
+
+    def _handle(self, event: Event, scheduler: Scheduler) -> None:
+        if isinstance(event, Job):
+            scheduler.add(event)
+            with self._room:
+                self._unseen -= 1
+        elif event is not None:
+            _run(*event, scheduler)
 
     def _finish(self, scheduler: Scheduler, failure: LorakitError) -> None:
-        with self._condition:
-            self._closing = True
-            commands, jobs = list(self._commands), list(self._inbox)
-            self._commands.clear()
-            self._inbox.clear()
-            self._condition.notify_all()
-        for _, future in commands:
-            future.set_exception(failure)
-        for job in jobs:
-            job.generation.finish(failure)
+        with self._room:
+            self._closing = True  # no event that matters comes after this
+            self._room.notify_all()
+        while not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, Job):
+                event.generation.finish(failure)
+            elif event is not None:
+                event[1].set_exception(failure)
         scheduler.fail_all(failure)
         scheduler.engine.close()
 

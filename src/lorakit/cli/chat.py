@@ -1,0 +1,167 @@
+"""lorakit chat: a conversation in the terminal, with adapters that change between the turns."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from lorakit.cli.output import console, error_line
+from lorakit.cli.references import (
+    AdapterOption,
+    BaseArgument,
+    EngineOption,
+    QuantizeOption,
+    ThreadsOption,
+    ToolsOption,
+    open_with,
+    read_tools,
+    split_reference,
+)
+from lorakit.errors import LorakitError, ParameterError
+from lorakit.model import Model
+from lorakit.runtime.sampling import SamplingParams
+
+
+def command(
+    base: BaseArgument,
+    adapter: AdapterOption = None,
+    tools: ToolsOption = None,
+    engine: EngineOption = "onnx",
+    quantize: QuantizeOption = "none",
+    threads: ThreadsOption = None,
+    max_tokens: int = SamplingParams.max_tokens,
+    temperature: float = SamplingParams.temperature,
+) -> None:
+    """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    with open_with(base, adapter, engine=engine, quantize=quantize, threads=threads) as model:
+        session = Session(model=model, sampling=sampling, tools=read_tools(tools))
+        console.print(f"{model.base.name}; /help lists the commands, Ctrl-D ends", style="dim")
+        session.show_adapters("")
+        session.run()
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """What one terminal conversation holds between its lines."""
+
+    model: Model
+    sampling: SamplingParams
+    tools: list[dict[str, Any]] | None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        while True:
+            try:
+                line = console.input("[bold]> [/bold]").strip()
+            except (EOFError, KeyboardInterrupt):
+                console.print()
+                return
+            if line in ("/quit", "/exit"):
+                return
+            try:
+                self.command(line) if line.startswith("/") else self.say(line)
+            except LorakitError as error:
+                console.print(Text(error_line(error), "red"))
+
+    def say(self, line: str) -> None:
+        """One turn. Ctrl-C stops the answer and takes the turn back."""
+        if not line:
+            return
+        messages = [*self.messages, {"role": "user", "content": line}]
+        ids = self.model.chat_prompt(messages, tools=self.tools)
+        stream = self.model.stream(ids, sampling=self.sampling)
+        try:
+            for piece in stream:
+                console.print(Text(piece), end="")
+            console.print()
+        except KeyboardInterrupt:
+            stream.cancel()
+            console.print(Text(" (stopped)", "dim"))
+            return
+        self.messages = [*messages, self.model.parse_reply(stream.result()).message]
+
+    def command(self, line: str) -> None:
+        """Run a line such as "/adapter home 0.5"."""
+        name, _, rest = line[1:].partition(" ")
+        if name not in COMMANDS:
+            raise ParameterError(f"there is no command /{name}", hint="/help lists them")
+        COMMANDS[name](self, rest.strip())
+
+    def set_adapter(self, rest: str) -> None:
+        """/adapter NAME [SCALE]: switch an adapter on at a scale; scale 0 switches it off"""
+        name, scale = _words(rest, 2)
+        loaded = self.model.find(name) or self.model.load_adapter(name)
+        if scale is not None and _number(scale) == 0:
+            loaded.remove()
+        else:
+            loaded.apply(1.0 if scale is None else _number(scale))
+        self.show_adapters("")
+
+    def load(self, rest: str) -> None:
+        """/load REF[:SCALE] [NAME]: load another adapter and switch it on"""
+        reference, name = _words(rest, 2)
+        path, scale = split_reference(reference)
+        self.model.load_adapter(path, name).apply(scale)
+        self.show_adapters("")
+
+    def clear(self, rest: str) -> None:
+        """/clear: back to the plain base; the adapters stay loaded"""
+        self.model.clear_adapters()
+        self.show_adapters("")
+
+    def show_adapters(self, rest: str) -> None:
+        """/adapters: list the loaded adapters"""
+        for info in self.model.adapters:
+            state = "off" if info.scale is None else f"at {info.scale:g}"
+            console.print(Text(f"  {info.name} {state} (rank {info.rank})", "cyan"))
+
+    def set_tools(self, rest: str) -> None:
+        """/tools [FILE|off]: declare the tools of a JSON file, or none; alone, list them"""
+        if rest:
+            self.tools = None if rest == "off" else read_tools(Path(rest).expanduser())
+        names = [tool.get("function", tool).get("name", "?") for tool in self.tools or []]
+        console.print(Text(f"  tools: {', '.join(names) or 'none declared'}", "cyan"))
+
+    def reset(self, rest: str) -> None:
+        """/reset: forget the conversation"""
+        self.messages = []
+
+    def help(self, rest: str) -> None:
+        """/help: this list"""
+        for function in COMMANDS.values():
+            console.print(Text(f"  {function.__doc__}", "dim"))
+        console.print(Text("  /quit: end (also Ctrl-D)", "dim"))
+
+
+COMMANDS: dict[str, Callable[[Session, str], None]] = {
+    "adapter": Session.set_adapter,
+    "adapters": Session.show_adapters,
+    "load": Session.load,
+    "clear": Session.clear,
+    "tools": Session.set_tools,
+    "reset": Session.reset,
+    "help": Session.help,
+}
+
+
+def _words(rest: str, most: int) -> tuple[str, str | None]:
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise ParameterError(f"cannot read {rest!r}: {error}") from error
+    if not 1 <= len(words) <= most:
+        raise ParameterError(f"expected 1 to {most} words, found {len(words)}", hint="/help")
+    return words[0], words[1] if len(words) > 1 else None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ParameterError(f"a scale is a number, not {text!r}") from error

@@ -1,0 +1,124 @@
+"""lorakit demo: the story of the package, offline, from live runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from lorakit import demo
+from lorakit.cli.output import console, print_json, size
+from lorakit.cli.references import JsonOption
+from lorakit.demo import story
+from lorakit.model import Model
+from lorakit.model import open as open_model
+
+BAR = 30  # characters of a full bar
+
+
+def command(
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the base and adapters as folders, and stop."),
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(min=1, max=100, help="Examples of each kind at each scale.")
+    ] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Show what lorakit does: adapters mixed, rescaled and swapped on a tiny real model."""
+    if export is not None:
+        written = demo.export(export)
+        for path in written:
+            console.print(str(path), style="dim")
+        console.print(f'try: lorakit run {export / "base"} -a {export / "adapters/home"} '
+                      '"turn the lights off"')  # fmt: skip
+        return
+    begin = time.perf_counter()
+    with open_model(demo.base_path()) as model:
+        for name in demo.ADAPTERS:
+            model.load_adapter(demo.adapter_path(name))
+        opened = time.perf_counter() - begin
+        if json:
+            print_json({"open_seconds": opened, **_run(model, examples)})
+        else:
+            _tell(model, opened, examples)
+
+
+def _run(model: Model, count: int) -> dict[str, Any]:
+    return {
+        "requests": story.compare(model),
+        "sweep": [dataclasses.asdict(step) for step in story.sweep(model, "home", count)],
+        "mixed_batch": dataclasses.asdict(story.mixed_batch(model, rows=16)),
+        "swap": dataclasses.asdict(story.swap(model, "tell me a joke", "style", after=4)),
+    }
+
+
+def _tell(model: Model, opened: float, count: int) -> None:
+    bytes_loaded = sum(info.nbytes for info in model.adapters)
+    console.print(
+        f"A {size(model.base.nbytes)} base that calls tools, and {len(model.adapters)} adapters "
+        f"({size(bytes_loaded)}), opened in {opened:.1f} s. All below runs live.\n"
+    )
+    _tell_comparison(story.compare(model))
+    console.print("[bold]2. One adapter, many scales[/bold] (exact match on held-out requests)")
+    _tell_sweep(story.sweep(model, "home", count))
+    _tell_batch(story.mixed_batch(model, rows=16))
+    _tell_swap(story.swap(model, "tell me a joke", "style", after=4))
+
+
+def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
+    console.print("[bold]1. The same requests, other adapters[/bold] (one batch, mixed rows)")
+    for request, answers in table.items():
+        console.print(Text(f"  “{request}”"))
+        for setting, answer in answers.items():
+            console.print(Text.assemble((f"    {setting:<14}", "cyan"), _shown(answer)))
+    console.print()
+
+
+def _tell_sweep(steps: list[story.SweepStep]) -> None:
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("home at", justify="right")
+    table.add_column("home requests")
+    table.add_column("the base's own tools")
+    for step in steps:
+        table.add_row(f"{step.scale:g}", _bar(step.own, "green"), _bar(step.base, "blue"))
+    console.print(table)
+    console.print()
+
+
+def _tell_batch(result: story.MixedBatch) -> None:
+    together = result.tokens / result.together_seconds
+    single = result.tokens / result.one_by_one_seconds
+    console.print(f"[bold]3. One batch, {result.adapter_sets} different adapter sets[/bold]")
+    console.print(f"  together         {together:7.0f} tokens/s")
+    console.print(f"  one after another{single:7.0f} tokens/s   ({together / single:.1f}x slower)")
+    console.print(f"  same text: {'yes' if result.same_text else 'NO'}\n")
+
+
+def _tell_swap(result: story.Swap) -> None:
+    console.print(f"[bold]4. A swap in mid-stream[/bold]: “{result.request}”")
+    parts = [
+        part
+        for name, text in result.parts
+        for part in ((f"[{name}] ", "cyan"), (text + " ", "yellow" if name != "base" else ""))
+    ]
+    console.print(Text.assemble("  ", *parts))
+    console.print(Text(f"  without the swap: {result.unswapped}", "dim"))
+
+
+def _bar(share: float, style: str) -> Text:
+    filled = round(share * BAR)
+    return Text.assemble(("█" * filled, style), ("·" * (BAR - filled), "dim"), f" {share:4.0%}")
+
+
+def _shown(answer: str) -> str:
+    """A tool call without its control tokens, for reading."""
+    for token in ("<start_function_call>", "<end_function_call>"):
+        answer = answer.replace(token, " ")
+    return answer.replace("<escape>", "'").strip()

@@ -1,0 +1,83 @@
+"""lorakit doctor: what this machine has and what lorakit makes of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import lorakit
+from lorakit.cache import cache_root
+from lorakit.cli.output import console, print_json, size
+from lorakit.cli.references import JsonOption
+
+PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
+            "peft", "llama_cpp_python")  # fmt: skip
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp",
+            "i8mm")  # fmt: skip
+
+
+def command(json: JsonOption = False) -> None:
+    """Show versions, engines, CPU features and the cache."""
+    report = examine()
+    if json:
+        print_json(report)
+        return
+    for title, rows in report.items():
+        console.print(f"[bold]{title}[/bold]")
+        for name, value in rows.items():
+            shown = ", ".join(value) if isinstance(value, list) else value
+            console.print(f"  {name:<18} {shown}")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """The whole report as plain values."""
+    return {
+        "system": {
+            "lorakit": lorakit.__version__,
+            "python": f"{platform.python_version()} ({sys.executable})",
+            "platform": platform.platform(),
+        },
+        "packages": {name: _version(name) or "not installed" for name in PACKAGES},
+        "engines": {"onnx": _onnx()},
+        "cpu": {"cores": os.cpu_count(), "features": _features() or ["unknown"]},
+        "cache": _cache(cache_root()),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _onnx() -> str:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"broken: {error}"
+    return f"ready ({', '.join(onnxruntime.get_available_providers())})"
+
+
+def _features() -> list[str]:
+    """CPU features that decide which int8 kernels run; from Linux's own list."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return []
+    return [feature for feature in FEATURES if feature in words]
+
+
+def _cache(root: Path) -> dict[str, Any]:
+    files = [path for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    return {
+        "folder": str(root),
+        "holds": f"{len(files)} files, {size(sum(path.stat().st_size for path in files))}",
+        "writable": "yes" if os.access(existing, os.W_OK) else "no",
+    }

@@ -1,0 +1,102 @@
+"""lorakit logits: float32 logits of every position, for comparing with other tools."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from lorakit.cli.output import console, print_json
+from lorakit.cli.references import (
+    AdapterOption,
+    BaseArgument,
+    EngineOption,
+    JsonOption,
+    QuantizeOption,
+    open_with,
+)
+from lorakit.errors import FormatError, ParameterError, SourceError
+
+Ids = dict[str, npt.NDArray[np.int64]]
+
+
+def command(
+    base: BaseArgument,
+    ids: Annotated[str, typer.Option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    adapter: AdapterOption = None,
+    engine: EngineOption = "onnx",
+    quantize: QuantizeOption = "none",
+    json: JsonOption = False,
+) -> None:
+    """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
+    sequences = read_ids(ids)
+    if not output.parent.is_dir():
+        raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
+    with open_with(base, adapter, engine=engine, quantize=quantize) as model:
+        arrays = {
+            name.replace("ids", "logits", 1): model.logits(sequence.tolist())
+            for name, sequence in sequences.items()
+        }
+    write_npz(output, arrays)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if json:
+        print_json({"output": str(output), "arrays": shapes})
+    else:
+        console.print(f"wrote {output}: " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+
+
+def read_ids(source: str) -> Ids:
+    """Token sequences from "1,2,3" or from the arrays ids0, ids1, ... of an .npz file."""
+    if not source.endswith(".npz"):
+        try:
+            return {"ids0": np.array([int(part) for part in source.split(",")], np.int64)}
+        except (ValueError, OverflowError) as error:
+            raise ParameterError(
+                f"--ids takes numbers (1,2,3) or an .npz file, not {source!r}"
+            ) from error
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            names = sorted(
+                (name for name in file.files if name[:3] == "ids" and name[3:].isdigit()),
+                key=lambda name: int(name[3:]),
+            )
+            arrays = {name: np.asarray(file[name]) for name in names}
+    except FileNotFoundError as error:
+        raise SourceError(f"there is no file {source}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{source} is not a readable .npz file: {error}") from error
+    if not arrays:
+        raise FormatError(f"{source} holds no arrays ids0, ids1, ...")
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            raise FormatError(
+                f"{source}: {name} must be a sequence of integers, "
+                f"found {array.dtype} {list(array.shape)}"
+            )
+    return {name: array.astype(np.int64) for name, array in arrays.items()}
+
+
+def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
+    """Write an .npz file whole or not at all."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SourceError(
+            f"cannot write {path}: {error.strerror or error}", code="write_failed"
+        ) from error

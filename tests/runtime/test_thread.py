@@ -1,0 +1,191 @@
+"""The engine's thread and what callers hold, with real threads and coroutines."""
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+
+from lorakit.engines.fake import FakeEngine
+from lorakit.errors import CancelledError, ClosedError, DeadlineError, EngineError, QueueFullError
+from lorakit.runtime.generation import Generation, Stream
+from lorakit.runtime.job import Job
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.thread import EngineThread
+
+
+class Numbers:
+    def step(self, token):
+        return f"{token} "
+
+    def flush(self):
+        return ""
+
+
+def submit(thread, prompt, *, lookahead=None, **options):
+    generation = Generation(
+        tuple(prompt), SamplingParams(**{"max_tokens": 8, **options}), lookahead=lookahead
+    )
+    return thread.submit(Job(generation, Numbers(), frozenset()))
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def thread(engine):
+    thread = EngineThread(lambda: engine, max_queue=64)
+    yield thread
+    thread.close()
+
+
+def test_errors_of_opening_reach_the_caller():
+    def fail():
+        raise EngineError("no such thing")
+
+    with pytest.raises(EngineError, match="no such thing"):
+        EngineThread(fail, max_queue=1)
+
+
+def test_a_stream_is_the_completion_in_pieces(thread):
+    stream = Stream(submit(thread, [1, 2]))
+    assert "".join(stream) == stream.result().text == submit(thread, [1, 2]).result().text
+
+
+def test_lookahead_zero_computes_a_token_only_when_it_is_asked_for(thread, engine):
+    stream = Stream(submit(thread, [1, 2], lookahead=0))
+    assert thread.call(lambda scheduler: len(engine.steps)).result() == 0
+    for expected in (1, 2, 3):
+        next(stream)
+        time.sleep(0.01)
+        assert len(engine.steps) == expected
+    assert stream.result().finish_reason == "length"  # waiting for the end lets it run
+
+
+def test_threads_streaming_at_once_get_their_own_text(thread):
+    expected = {i: submit(thread, [i] * 3).result().text for i in range(16)}
+    got = {}
+
+    def read(i):
+        got[i] = "".join(Stream(submit(thread, [i] * 3, lookahead=i % 3)))
+
+    readers = [threading.Thread(target=read, args=(i,)) for i in range(16)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(30)
+    assert got == expected
+
+
+def test_coroutines_await_the_same_events(thread):
+    async def read(i):
+        pieces = [piece async for piece in Stream(submit(thread, [i], lookahead=0))]
+        return "".join(pieces), (await submit(thread, [i]).aresult()).text
+
+    async def main():
+        return await asyncio.gather(*(read(i) for i in range(10)))
+
+    for streamed, whole in asyncio.run(main()):
+        assert streamed == whole
+
+
+def test_cancel_ends_iteration_and_fails_the_result(thread):
+    stream = Stream(submit(thread, [1], max_tokens=200, lookahead=0))
+    next(stream)
+    stream.cancel()
+    assert list(stream) == []
+    with pytest.raises(CancelledError):
+        stream.result()
+
+
+def test_a_dropped_stream_is_cancelled(thread):
+    stream = Stream(submit(thread, [1], max_tokens=200, lookahead=0))
+    next(stream)
+    del stream
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while thread.call(lambda scheduler: len(scheduler.running)).result():
+        assert time.monotonic() < deadline
+
+
+def test_cancellation_takes_effect_within_one_token(engine):
+    engine.step_seconds = 0.02
+    thread = EngineThread(lambda: engine, max_queue=4)
+    stream = Stream(submit(thread, [1], max_tokens=200))
+    next(stream)
+    steps = len(engine.steps)
+    stream.cancel()
+    with pytest.raises(CancelledError):
+        stream.result(5)
+    assert len(engine.steps) <= steps + 2
+    thread.close()
+
+
+def test_a_full_queue_refuses_and_room_can_be_awaited():
+    entered, release = threading.Event(), threading.Event()
+
+    def block(rows):
+        entered.set()
+        release.wait(10)
+
+    engine = FakeEngine(max_batch=1, before_step=block)
+    thread = EngineThread(lambda: engine, max_queue=2)
+    generations = [submit(thread, [1])]
+    assert entered.wait(5)
+    generations += [submit(thread, [2]), submit(thread, [3])]
+    with pytest.raises(QueueFullError) as caught:
+        submit(thread, [4])
+    assert caught.value.code == "queue_full"
+    release.set()
+    thread.wait_for_room()
+    generations.append(submit(thread, [4]))
+    assert all(generation.result().tokens for generation in generations)
+    thread.close()
+
+
+def test_deadlines_hold_for_streams_that_nobody_reads(thread):
+    generation = Generation((1,), SamplingParams(), lookahead=0, deadline=time.monotonic() + 0.05)
+    thread.submit(Job(generation, Numbers(), frozenset()))
+    limit = time.monotonic() + 5
+    while not generation.done and time.monotonic() < limit:
+        time.sleep(0.01)
+    with pytest.raises(DeadlineError):
+        generation.result(0)
+
+
+def test_close_fails_what_runs_and_waits_and_frees_the_engine(engine):
+    engine.step_seconds = 0.01
+    thread = EngineThread(lambda: engine, max_queue=64)
+    generations = [submit(thread, [i], max_tokens=200) for i in range(10)]
+    thread.close()
+    thread.close()
+    assert engine.closed
+    for generation in generations:
+        with pytest.raises(ClosedError):
+            generation.result(5)
+    with pytest.raises(ClosedError):
+        submit(thread, [1])
+    with pytest.raises(ClosedError):
+        thread.call(lambda scheduler: None)
+
+
+def test_a_crash_of_the_thread_is_told_to_everybody(thread, engine, caplog):
+    def crash(rows):
+        raise RuntimeError("boom")
+
+    engine.before_step = crash
+    generation = submit(thread, [1])
+    with pytest.raises(EngineError, match="boom"):
+        generation.result(5)
+    with pytest.raises(ClosedError):
+        submit(thread, [1])
+    assert "boom" in caplog.text
+
+
+def test_commands_run_between_steps_and_their_errors_come_back(thread):
+    assert thread.call(lambda scheduler: scheduler.engine.capabilities.engine).result() == "fake"
+    with pytest.raises(ZeroDivisionError):
+        thread.call(lambda scheduler: 1 / 0).result()
