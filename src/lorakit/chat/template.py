@@ -1,0 +1,200 @@
+"""ChatTemplate: a model's own Jinja template, which turns messages into a prompt.
+
+It gives templates what transformers gives them (trim_blocks, lstrip_blocks, loop controls,
+raise_exception, strftime_now, tojson without HTML escaping, the generation tag), in the bounded
+sandbox: a template is an untrusted program. It does not tokenize; a rendered prompt holds the
+beginning-of-text token where the template writes one, so encode it with `special=False`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jinja2
+
+from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
+from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
+from lorakit.errors import BaseModelError, FormatError, ParameterError
+from lorakit.tokenizer import read_bounded, read_optional, read_special_tokens
+
+MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
+MAX_PROMPT = 16 << 20  # characters
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChatTemplate:
+    """Compiled templates by name, most often "default" alone. Safe to share between threads.
+
+    sources: the templates' text. special_tokens: given to the template, as {"bos_token": "<bos>"}.
+    Raises FormatError for a template that is not valid Jinja, BaseModelError (code
+    template_missing) for no template.
+    """
+
+    sources: Mapping[str, str]
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    _compiled: Mapping[str, jinja2.Template] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise BaseModelError(
+                "this model has no chat template",
+                code="template_missing",
+                hint="use complete() with a prompt of your own, or add a chat_template.jinja",
+            )
+        environment = BoundedEnvironment()
+        compiled = {name: _compile(environment, name, text) for name, text in self.sources.items()}
+        object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
+        object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
+        object.__setattr__(self, "_compiled", compiled)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> ChatTemplate:
+        """Read a model folder's template: chat_template.jinja, chat_templates/*.jinja, or the
+        chat_template of tokenizer_config.json (a string, or a list of named ones).
+
+        Raises BaseModelError (code template_missing) where there is none, FormatError where one
+        is broken.
+        """
+        path = Path(folder)
+        sources = _read_files(path) or _read_config(path / "tokenizer_config.json")
+        return cls(sources=sources, special_tokens=read_special_tokens(path))
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt for a conversation.
+
+        variables: what else this template reads, such as enable_thinking=False.
+        Raises ParameterError for messages that are not well formed, or that the template refuses
+        (with its own words), and FormatError for a template that outgrows its limits or does what
+        the sandbox forbids.
+        """
+        taken = sorted(_RESERVED & variables.keys())
+        if taken:
+            raise ParameterError("these variables have parameters of their own", items=taken)
+        prepared_tools = prepare_tools(tools)
+        context = {
+            "documents": None,
+            **self.special_tokens,
+            **prepare_variables(variables),
+            "messages": prepare_messages(messages),
+            "tools": prepared_tools,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return _run(self._choose(prepared_tools is not None), context)
+
+    def source(self, tools: bool = False) -> str:
+        """The text of the template that is used with or without tools."""
+        return self.sources[self._name(tools)]
+
+    def _choose(self, tools: bool) -> jinja2.Template:
+        return self._compiled[self._name(tools)]
+
+    def _name(self, tools: bool) -> str:
+        for name in ("tool_use", "default") if tools else ("default",):
+            if name in self.sources:
+                return name
+        if len(self.sources) == 1:
+            return next(iter(self.sources))
+        raise BaseModelError(
+            "this model has several chat templates and none is the default",
+            code="template_missing",
+            items=sorted(self.sources),
+        )
+
+
+def _run(template: jinja2.Template, context: dict[str, Any]) -> str:
+    pieces: list[str] = []
+    size = 0
+    try:
+        with budgeted():
+            for piece in template.generate(context):
+                size += len(piece)
+                if size > MAX_PROMPT:
+                    raise LimitError(f"a prompt of more than {MAX_PROMPT} characters")
+                pieces.append(piece)
+    except RefusalError as error:
+        raise ParameterError(
+            f"the model's chat template refused the messages: {error.message}"
+        ) from error
+    except LimitError as error:
+        raise FormatError(
+            f"the chat template exceeded its limits: {error}",
+            hint="the conversation may be too long; or the template may be broken or hostile",
+        ) from error
+    except jinja2.exceptions.SecurityError as error:
+        raise FormatError(f"the chat template does what is forbidden: {error}") from error
+    except Exception as error:  # a template is a program: it may fail in any way
+        raise ParameterError(
+            f"the model's chat template could not render these messages: {_described(error)}",
+            hint="the template may expect other roles, content or tool fields",
+        ) from error
+    return "".join(pieces)
+
+
+def _compile(environment: BoundedEnvironment, name: str, source: str) -> jinja2.Template:
+    if len(source) > MAX_SOURCE:
+        raise FormatError(f"the chat template {name} is longer than {MAX_SOURCE} characters")
+    try:
+        with budgeted():
+            return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise FormatError(
+            f"the chat template {name} is not valid Jinja: line {error.lineno}: {error.message}"
+        ) from error
+    except Exception as error:  # nesting too deep for Python's own compiler, and the like
+        raise FormatError(
+            f"the chat template {name} cannot be compiled: {_described(error)}"
+        ) from error
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((folder / "chat_templates").glob("*.jinja"))}
+    return {name: _read_text(file) for name, file in files.items() if file.is_file()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bounded(path, MAX_SOURCE).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text") from error
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    value = read_optional(path).get("chat_template")
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    fault = FormatError(
+        f"{path}: chat_template must be a string or a list of objects with name and template"
+    )
+    if not isinstance(value, list):
+        raise fault
+    named: dict[str, str] = {}
+    for entry in value:
+        name, text = _named(entry)
+        if name is None or text is None or name in named:
+            raise fault
+        named[name] = text
+    return named
+
+
+def _named(entry: Any) -> tuple[str | None, str | None]:
+    pair = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
+    return pair if all(isinstance(text, str) for text in pair) else (None, None)
