@@ -102,7 +102,15 @@ class Replacement:
     name: str  # parameter path, such as "model.norm.weight"
     value: Array
     rows: Array | None = None
-    site: Site | None = None  # None: wherever the parameter is used; INPUT: in the lookup only
+    site: Site | None = None  # None: wherever the parameter is used, so at both uses of a tied one
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            return
+        if self.rows.ndim != 1 or self.rows.dtype.kind not in "iu" or self.value.ndim != 2:
+            raise AdapterError(f"{self.name}: replaced rows need token ids [n] and values [n, dim]")
+        if len(self.rows) != len(self.value) or (np.diff(self.rows) <= 0).any():
+            raise AdapterError(f"{self.name}: replaced rows need one increasing id for each value")
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,7 @@
 """Where lorakit keeps what it can make again: built graphs and fingerprints.
 
-The folder is `$LORAKIT_CACHE`, else the platform's cache folder. Every write is atomic (a temporary
-name in the same folder, then a rename), and a cache that cannot be written is never an error.
+The folder is `$LORAKIT_CACHE`, else the platform's cache folder. Every write is atomic, and a cache
+that cannot be written is never an error.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from lorakit.atomic import write_atomic
 
 log = logging.getLogger("lorakit")
 
@@ -26,22 +27,6 @@ def cache_root() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library/Caches/lorakit"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError and leaves nothing behind."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Memo:

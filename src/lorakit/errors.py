@@ -2,10 +2,11 @@
 
     LorakitError
     ├── SourceError            source_not_found, source_unsupported
+    ├── WriteError             write_failed: the disk is full, or the place cannot be written
     ├── FormatError            format_invalid: a file is broken, or says what cannot be read
     │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express
     ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing
-    ├── AdapterError
+    ├── AdapterError           adapter_invalid: parts that contradict each other
     │   ├── MismatchError      adapter_mismatch: the adapter does not fit the base
     │   ├── NameTakenError     name_taken
     │   └── UnknownAdapterError  adapter_unknown
@@ -14,7 +15,7 @@
     │   ├── MissingExtraError  extra_missing (also an ImportError)
     │   ├── CapabilityError    capability_missing: this engine cannot do that
     │   └── ContextFullError   context_full
-    ├── RequestError
+    ├── RequestError           request_failed
     │   ├── QueueFullError     queue_full
     │   ├── CancelledError     cancelled
     │   └── DeadlineError      deadline_exceeded (also a TimeoutError)
@@ -61,6 +62,10 @@ class LorakitError(Exception):
 
 class SourceError(LorakitError):
     code = "source_not_found"
+
+
+class WriteError(LorakitError):
+    code = "write_failed"
 
 
 class FormatError(LorakitError):

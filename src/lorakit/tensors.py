@@ -1,7 +1,8 @@
-"""Safetensors files as lazily mapped arrays: nothing is read before it is touched.
+"""Safetensors files: read as lazily mapped arrays, written the same way every time.
 
 The safetensors library itself validates a file (header, overlaps, holes, bounds) before we map it;
-mapping is ours because the library's numpy reader copies each tensor that it hands out.
+mapping is ours because the library's numpy reader copies each tensor that it hands out. Writing is
+ours because the library's own header is in another order from run to run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -101,3 +102,39 @@ def _view(path: Path, name: str, entry: Mapping[str, Any], data: Array) -> Array
     if raw.ctypes.data % dtype.itemsize:
         raw = raw.copy()  # unaligned data is legal in the format and rare
     return raw.view(dtype).reshape(shape)
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors in the safetensors format: equal arguments give equal bytes.
+
+    Data is ordered by alignment, then name, one tensor in memory at a time. Raises FormatError for
+    a dtype that the format lacks.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in order:
+        array = tensors[name]
+        header[name] = {
+            "dtype": _dtype_name(name, array),
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for name in order:
+        file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+
+
+def _dtype_name(name: str, array: Array) -> str:
+    found = _NAMES.get(array.dtype)
+    if found is None:
+        raise FormatError(f"{name}: safetensors cannot hold the dtype {array.dtype}")
+    return found
+
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.formats.folder import member, read_object
-from lorakit.formats.peft import read_peft
+from lorakit.formats.peft import read_peft, write_peft
 
 CONFIG = "adapter_config.json"
 
@@ -26,6 +26,7 @@ class Format:
     name: str
     sniff: Callable[[Path], bool]
     read: Callable[[Path], Adapter]
+    write: Callable[[Adapter, Path], None]
 
 
 def _is_peft(path: Path) -> bool:
@@ -36,7 +37,10 @@ def _is_peft(path: Path) -> bool:
     return "peft_type" in config or ("r" in config and "lora_alpha" in config)
 
 
-FORMATS = {row.name: row for row in (Format(name="peft", sniff=_is_peft, read=read_peft),)}
+FORMATS = {
+    row.name: row
+    for row in (Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),)
+}
 
 
 def read_adapter(path: Path) -> Adapter:

@@ -1,5 +1,6 @@
 """PEFT adapter folders: adapter_config.json and adapter_model.safetensors."""
 
 from lorakit.formats.peft.read import read_peft
+from lorakit.formats.peft.write import write_peft
 
-__all__ = ["read_peft"]
+__all__ = ["read_peft", "write_peft"]

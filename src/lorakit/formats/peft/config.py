@@ -131,7 +131,7 @@ class Resolver:
     def targeted(self, module: str) -> bool:
         """Whether PEFT would put a LoRA layer on this module, going by its name."""
         config = self._config
-        if self._excluded(module) or any(saved.fullmatch(module) for saved in self._saved):
+        if self._excluded(module) or self.saved(module):
             return False
         if config.target_modules is None or config.target_modules == "all-linear":
             return True  # chosen by architecture when it was trained: the tensors say what
@@ -140,6 +140,10 @@ class Resolver:
         if not _names(config.target_modules, module):
             return False
         return config.layers is None or self._layer(module) in config.layers
+
+    def saved(self, module: str) -> bool:
+        """Whether PEFT keeps a trained copy of this module (modules_to_save)."""
+        return any(saved.fullmatch(module) for saved in self._saved)
 
     def _excluded(self, module: str) -> bool:
         if self._exclude is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
+FINGERPRINT = "lorakit.base_fingerprint"  # in the weights' metadata, written by lorakit
 MAX_HEADER = 16 << 20  # bytes: about 100,000 tensors, three times the largest expert adapters
 MAX_NAME = 512
 SHOWN = 20  # faults named in one error
@@ -66,23 +68,34 @@ def read_peft(path: Path) -> Adapter:
     contradict each other: every fault listed) and UnsupportedError (beyond an Adapter).
     """
     raw = read_object(_config_file(path))
-    config = parse(raw)
-    file = open_safetensors(_weights_file(path), max_header=MAX_HEADER)
-    parts = _sort(file.tensors)
+    weights = _weights_file(path)
+    parse(raw)  # a config that is refused is the better reason than weights that are broken
+    file = open_safetensors(weights, max_header=MAX_HEADER)
+    return assemble(raw, file.tensors, file.metadata, where=str(path))
+
+
+def assemble(
+    raw: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    metadata: Mapping[str, str],
+    *,
+    where: str,
+) -> Adapter:
+    """The adapter that a config and tensors describe; errors as in `read_peft`."""
+    parts = _sort(tensors)
     try:
-        adapter = _build(config, parts)
+        adapter = _build(parse(raw), parts, metadata.get(FINGERPRINT))
     except PatternError as error:
         raise UnsupportedError(
-            f"{path / CONFIG}: a pattern for module names cannot be used: {error}"
+            f"{where}: {CONFIG} has a pattern for module names that cannot be used: {error}"
         ) from error
-    if parts.faults:
+    if adapter is None:
         more = len(parts.faults) - SHOWN
         raise FormatError(
-            f"the PEFT adapter in {path} does not agree with itself",
+            f"the PEFT adapter in {where} does not agree with itself",
             items=parts.faults[:SHOWN] + ([f"and {more} more"] if more > 0 else []),
-            hint="save it again with PEFT's save_pretrained, or report it if PEFT did write it",
+            hint="save it again with PEFT's save_pretrained",
         )
-    assert adapter is not None
     return adapter
 
 
@@ -169,12 +182,13 @@ def _fault(kind: str, module: str, array: Array) -> str:
     return ""
 
 
-def _build(config: LoraConfig, parts: _Parts) -> Adapter | None:
+def _build(config: LoraConfig, parts: _Parts, fingerprint: str | None) -> Adapter | None:
     resolver = Resolver(config)
     linear = _pairs(parts, "a", "b", Site.LINEAR, resolver)
     embedding = _pairs(parts, "embedding a", "embedding b", Site.INPUT, resolver)
     _check_targets(resolver, [*linear, *embedding], parts)
-    replacements = [*_replacements(config, parts), *_rows(config, parts)]
+    _check_rows([*linear, *embedding], parts)
+    replacements = [*_replacements(config, resolver, parts), *_rows(config, parts)]
     magnitudes = [Magnitude(module=m, value=v) for m, v in parts.of("magnitude").items()]
     _check_dora(config, {d.module for d in (*linear, *embedding)}, magnitudes, parts)
     if not (linear or embedding or replacements or parts.faults):
@@ -187,7 +201,7 @@ def _build(config: LoraConfig, parts: _Parts) -> Adapter | None:
             replacements=tuple(replacements),
             magnitudes=tuple(magnitudes),
             invocation_tokens=config.invocation_tokens,
-            precondition=Precondition(name=_base_name(config)),
+            precondition=Precondition(name=_base_name(config), fingerprint=fingerprint),
             metadata={"format": "peft", "peft": dict(config.raw)},
         )
     except LorakitError as error:
@@ -213,6 +227,8 @@ def _pairs(parts: _Parts, a: str, b: str, site: Site, resolver: Resolver) -> lis
             )
             continue
         bias = biases.get(module) if site is Site.LINEAR else None
+        if bias is not None and not np.any(bias):
+            bias = None  # PEFT gives every layer one where any layer has one
         if bias is not None and bias.shape != bottoms[module].shape[:1]:
             parts.faults.append(f"{module}: the bias of lora_B is {list(bias.shape)}")
             continue
@@ -251,36 +267,45 @@ def _check_dora(
         parts.faults += [f"{m}: use_dora = true, but it has no magnitude" for m in lack]
 
 
-def _replacements(config: LoraConfig, parts: _Parts) -> list[Replacement]:
-    """Full tensors. A base layer is one parameter wherever it is used; a saved module is a copy
-    of the module, so that a saved embedding does not reach a tied head."""
+def _replacements(config: LoraConfig, resolver: Resolver, parts: _Parts) -> list[Replacement]:
+    """Full tensors. A saved module is a copy of the module, so that a saved embedding does not
+    reach a tied head; everything else is assigned to the parameter itself, wherever it is used."""
     tied = bool(config.raw.get("ensure_weight_tying"))
     found = []
     for kind in ("base weight", "base bias", "saved weight", "saved bias"):
         for module, value in parts.of(kind).items():
-            lookup = module.endswith("embed_tokens") and kind == "saved weight" and not tied
+            copied = kind.startswith("saved") and (tied or resolver.saved(module))
+            site = _COPIES.get(module.rpartition(".")[2]) if copied else None
             name = f"{module}.{kind.rpartition(' ')[2]}"
-            site = Site.INPUT if lookup else None
             found.append(Replacement(name=name, value=value, site=site))
     return found
+
+
+_COPIES = {"embed_tokens": Site.INPUT, "lm_head": Site.OUTPUT}
 
 
 def _rows(config: LoraConfig, parts: _Parts) -> list[Replacement]:
     found = []
     for module, value in parts.of("rows").items():
-        owner = module.removesuffix(".base_layer")
-        named = [ids for name, ids in config.token_indices.items() if _same(owner, name)]
+        named = [ids for name, ids in config.token_indices.items() if _same(module, name)]
         if len(named) != 1 or len(named[0]) != len(value) or len(set(named[0])) != len(value):
             listed = ", ".join(f"{k}: {len(v)} ids" for k, v in config.token_indices.items())
             parts.faults.append(
-                f"{owner}: {len(value)} replaced rows, but trainable_token_indices has "
+                f"{module}: {len(value)} replaced rows, but trainable_token_indices has "
                 f"{listed or 'nothing'}; each row needs one id"
             )
             continue
-        order = np.argsort(np.asarray(named[0], np.int64))
-        rows = np.asarray(named[0], np.int64)[order]
-        found.append(Replacement(name=f"{owner}.weight", value=value[order], rows=rows))
+        rows = np.asarray(named[0], np.int64)
+        order = np.argsort(rows)
+        in_order = bool((order == np.arange(len(order))).all())
+        value = value if in_order else value[order]
+        found.append(Replacement(name=f"{module}.weight", value=value, rows=rows[order]))
     return found
+
+
+def _check_rows(deltas: list[Delta], parts: _Parts) -> None:
+    both = sorted({delta.module for delta in deltas} & parts.of("rows").keys())
+    parts.faults += [f"{module}: replaced rows and LoRA on one module" for module in both]
 
 
 def _same(module: str, name: str) -> bool:
