@@ -1,0 +1,276 @@
+"""Does an adapter fit a base? Every mismatch at once, each with what to do about it.
+
+It compares names, shapes and values; it knows nothing of formats or engines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
+from lorakit.architectures import Decoder, ModuleShape
+from lorakit.base import Base
+from lorakit.errors import MismatchError
+
+SHOWN = 20  # mismatches named in one error; `check` returns all
+HEAD = "lm_head"
+_LAYER = re.compile(r"\.layers\.(\d{1,9})\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One thing that does not fit. A warning does not keep the adapter from being used."""
+
+    item: str
+    expected: str
+    found: str
+    advice: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        advice = f" ({self.advice})" if self.advice else ""
+        return f"{self.item}: expected {self.expected}, found {self.found}{advice}"
+
+
+def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
+    """All mismatches between an adapter and a base, errors first; empty where it fits.
+
+    With a Base, its name and fingerprint are compared with what the adapter asks for too. Reads
+    every value of the adapter once, and the base's weights only for a recorded fingerprint.
+    """
+    decoder = base.decoder if isinstance(base, Base) else base
+    modules, adapted = decoder.modules(), frozenset(adapter.modules)
+    found = list(_deltas(adapter, decoder))
+    for magnitude in adapter.magnitudes:
+        found += _magnitude(magnitude, adapted, modules)
+    parameters = decoder.parameters()
+    for replacement in adapter.replacements:
+        found += _replacement(replacement, parameters, decoder)
+    found += [
+        Mismatch(item=name, expected="finite values", found="NaN or infinity", advice=_DIVERGED)
+        for name in adapter.non_finite()
+    ]
+    found += _tokens(adapter, decoder)
+    if isinstance(base, Base):
+        found += _precondition(adapter, base)
+    return tuple(sorted(found, key=lambda mismatch: mismatch.severity == "warning"))
+
+
+def require_fit(adapter: Adapter, base: Decoder | Base) -> None:
+    """Raise MismatchError with every error that `check` finds; warnings pass."""
+    errors = [mismatch for mismatch in check(adapter, base) if mismatch.severity == "error"]
+    if not errors:
+        return
+    more = len(errors) - SHOWN
+    decoder = base.decoder if isinstance(base, Base) else base
+    raise MismatchError(
+        f"the adapter does not fit the base ({decoder.architecture.model_type}, "
+        f"{len(decoder.layers)} layers, hidden size {decoder.hidden})",
+        items=[str(error) for error in errors[:SHOWN]] + ([f"and {more} more"] if more > 0 else []),
+        hint="open the base that the adapter was trained on"
+        + (f": {adapter.precondition.name}" if adapter.precondition.name else ""),
+    )
+
+
+def without_unchanged(adapter: Adapter, base: Base) -> Adapter:
+    """The adapter without the replacements that hold just what the base holds.
+
+    PEFT stores the whole embedding beside a delta of it, changed or not; an engine that cannot
+    replace a parameter can then apply the rest. Compared in the base's own dtype.
+    """
+    kept = tuple(r for r in adapter.replacements if not _unchanged(r, base))
+    same = len(kept) == len(adapter.replacements)
+    return adapter if same else replace(adapter, replacements=kept)
+
+
+def _unchanged(replacement: Replacement, base: Base) -> bool:
+    tied_head = replacement.name == f"{HEAD}.weight" and base.decoder.tied
+    if replacement.name not in base.tensors and not tied_head:
+        return False
+    own = base.tensor(replacement.name)
+    rows = replacement.rows
+    if rows is not None:
+        if rows.size == 0 or rows[0] < 0 or rows[-1] >= len(own):
+            return False
+        own = own[rows]
+    value = replacement.value
+    return own.shape == value.shape and bool(np.array_equal(own, value.astype(own.dtype)))
+
+
+_DIVERGED = "the training diverged, or the file is damaged"
+
+
+def _deltas(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:
+    modules = decoder.modules()
+    missing = [delta for delta in adapter.deltas if delta.module not in modules]
+    if missing and len(missing) == len(adapter.deltas):
+        yield Mismatch(
+            item="architecture",
+            expected=f"modules of {decoder.architecture.model_type}, such as {_example(modules)}",
+            found=f"none of them, but such as {missing[0].module}",
+            advice=_prefix_advice(missing[0].module),
+        )
+        return
+    for delta in missing:
+        yield Mismatch(
+            item=delta.module,
+            expected=_expected_module(delta.module, decoder),
+            found=f"a delta of rank {delta.rank}",
+            advice="the adapter was trained on another base",
+        )
+    for delta in adapter.deltas:
+        if delta.module in modules:
+            yield from _delta(delta, modules[delta.module], decoder)
+
+
+def _example(modules: Mapping[str, ModuleShape]) -> str:
+    return next(name for name, shape in modules.items() if not shape.embedding)
+
+
+def _expected_module(module: str, decoder: Decoder) -> str:
+    layer = _LAYER.search(module)
+    if layer and int(layer[1]) >= len(decoder.layers):
+        return f"one of the base's {len(decoder.layers)} layers"
+    return f"a module of {decoder.architecture.model_type}"
+
+
+def _prefix_advice(module: str) -> str:
+    if ".language_model." in module:
+        return "the adapter was trained on a multimodal model that contains this base's kind"
+    return "the adapter was trained on another kind of model"
+
+
+def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Mismatch]:
+    if delta.a.ndim == 3:
+        yield Mismatch(
+            item=delta.module,
+            expected="one weight matrix",
+            found=f"deltas of {len(delta.a)} experts",
+            advice="the adapter was trained on a mixture-of-experts model",
+        )
+    allowed = {Site.INPUT, Site.OUTPUT, Site.BOTH} if shape.embedding else {Site.LINEAR}
+    if delta.module == HEAD:
+        allowed = {Site.LINEAR, Site.OUTPUT}
+    if delta.site not in allowed:
+        yield Mismatch(
+            item=delta.module,
+            expected=f"a delta at site {' or '.join(sorted(allowed))}",
+            found=f"site {delta.site}",
+        )
+    want = (shape.out_features, shape.in_features)
+    if delta.site is Site.OUTPUT and shape.embedding:
+        want = (shape.in_features, shape.out_features)
+    if (delta.out_features, delta.in_features) != want:
+        yield Mismatch(
+            item=delta.module,
+            expected=f"a delta of {list(want)} (out, in)",
+            found=str([delta.out_features, delta.in_features]),
+            advice=_shape_advice(shape),
+        )
+    if delta.site is Site.BOTH and not decoder.tied:
+        yield Mismatch(
+            item=delta.module,
+            expected="a base with tied embeddings",
+            found="one with a head of its own",
+            advice="the delta acts on both",
+            severity="warning",
+        )
+
+
+def _shape_advice(shape: ModuleShape) -> str:
+    if shape.embedding:
+        return "was the vocabulary extended when the adapter was trained?"
+    return "the adapter was trained on a base of another size"
+
+
+def _magnitude(
+    magnitude: Magnitude, adapted: frozenset[str], modules: Mapping[str, ModuleShape]
+) -> Iterator[Mismatch]:
+    if magnitude.module not in adapted:
+        yield Mismatch(
+            item=f"{magnitude.module}.magnitude",
+            expected="a delta of the same module",
+            found="none",
+            advice="the file lacks a part of its DoRA layer",
+        )
+    shape = modules.get(magnitude.module)
+    if shape is not None and magnitude.value.shape != (shape.out_features,):
+        yield Mismatch(
+            item=f"{magnitude.module}.magnitude",
+            expected=str([shape.out_features]),
+            found=str(list(magnitude.value.shape)),
+        )
+
+
+def _replacement(
+    replacement: Replacement, parameters: Mapping[str, tuple[int, ...]], decoder: Decoder
+) -> Iterator[Mismatch]:
+    name = "model.embed_tokens.weight" if _is_tied_head(replacement, decoder) else replacement.name
+    found = f"{list(replacement.value.shape)}"
+    if name not in parameters:
+        yield Mismatch(
+            item=replacement.name,
+            expected=f"a parameter of {decoder.architecture.model_type}",
+            found=f"a {replacement.kind} of {found}",
+            advice="the adapter was trained on another base, or brings a head of its own",
+        )
+        return
+    want, rows = parameters[name], replacement.rows
+    if rows is None:
+        if replacement.value.shape != want:
+            yield Mismatch(item=replacement.name, expected=str(list(want)), found=found)
+        return
+    if len(want) != 2 or replacement.value.shape[1:] != want[1:]:
+        yield Mismatch(item=replacement.name, expected=f"rows of {list(want)}", found=found)
+    elif rows.size and (rows[0] < 0 or rows[-1] >= want[0]):
+        yield Mismatch(
+            item=replacement.name,
+            expected=f"row numbers below {want[0]}",
+            found=str(int(rows[-1] if rows[0] >= 0 else rows[0])),
+            advice="was the vocabulary extended when the adapter was trained?",
+        )
+
+
+def _is_tied_head(replacement: Replacement, decoder: Decoder) -> bool:
+    return replacement.name == f"{HEAD}.weight" and decoder.tied
+
+
+def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:
+    beyond = [token for token in adapter.invocation_tokens if not 0 <= token < decoder.vocabulary]
+    if beyond:
+        yield Mismatch(
+            item="invocation tokens",
+            expected=f"token ids below {decoder.vocabulary}",
+            found=str(beyond[:8]),
+            advice="the adapter was trained with another tokenizer",
+        )
+
+
+def _precondition(adapter: Adapter, base: Base) -> Iterator[Mismatch]:
+    """Names differ for honest reasons (a local copy, a renamed folder), so these are warnings."""
+    asked = adapter.precondition
+    if asked.fingerprint is not None and asked.fingerprint != base.fingerprint:
+        yield Mismatch(
+            item="base fingerprint",
+            expected=asked.fingerprint[:16],
+            found=base.fingerprint[:16],
+            advice="other weights, or the same in another dtype",
+            severity="warning",
+        )
+    elif asked.fingerprint is None and asked.name and _plain(asked.name) != _plain(base.name):
+        yield Mismatch(
+            item="base name",
+            expected=asked.name,
+            found=base.name,
+            advice="make sure that it is the same model",
+            severity="warning",
+        )
+
+
+def _plain(name: str) -> str:
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].casefold()
