@@ -18,10 +18,18 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit
+from lorakit.engines.graphs import open_graph
 from lorakit.engines.kv import KVCache
-from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row
+from lorakit.engines.protocol import (
+    AdapterSet,
+    Capabilities,
+    EngineOptions,
+    Logits,
+    Quantization,
+    Row,
+)
 from lorakit.engines.rows import Attached, Slabs, effective
-from lorakit.engines.session import Step, open_session
+from lorakit.engines.session import Step, signed_kernel_exact
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -29,10 +37,16 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
-from lorakit.graph import GraphOptions, MemoryStore, build, targets
+from lorakit.graph import GraphOptions, targets
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
+FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
+    "none": ("float32", "float32"),
+    "fp16": ("float16", "float16"),
+    "int8": ("rowwise8", "rowwise8"),
+    "int4": ("block4", "block8"),
+}
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
 
@@ -69,10 +83,7 @@ class OnnxEngine:
 
         Raises EngineError where onnxruntime refuses it.
         """
-        store = MemoryStore()
-        model = build(base, GraphOptions(context=min(MAX_CONTEXT, base.decoder.context)), store)
-        session = open_session(model, threads=options.threads, initializers=store.arrays)
-        return cls(base, options, session)
+        return cls(base, options, open_graph(base, _graph(base, options), threads=options.threads))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -230,6 +241,15 @@ class OnnxEngine:
             raise EngineError(f"no adapter is attached with handle {handle}")
 
 
+def _graph(base: Base, options: EngineOptions) -> GraphOptions:
+    """Which graph serves these options on this machine."""
+    linear, head = FORMS[options.quantize]
+    if "rowwise8" in (linear, head) and not signed_kernel_exact():
+        linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
+    context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)
+    return GraphOptions(linear=linear, head=head, context=context)
+
+
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
     for begin in range(0, count, MAX_NEW):
         yield begin, min(begin + MAX_NEW, count)
@@ -249,10 +269,9 @@ def _require_applicable(adapter: Adapter) -> None:
     items = [f"{m.module}: DoRA magnitude" for m in adapter.magnitudes]
     items += [f"{r.name}: {r.kind}" for r in adapter.replacements]
     items += [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
+    items += [f"{d.module}: bias beside B" for d in adapter.deltas if d.bias is not None]
     if adapter.invocation_tokens:
-        items.append("aLoRA invocation tokens: the adapter acts on a part of the text only")
-    if adapter.non_finite():
-        items += [f"{name}: NaN or infinity" for name in adapter.non_finite()]
+        items.append("invocation tokens (aLoRA): the adapter acts on a part of the text only")
     if items:
         raise CapabilityError(
             "the ONNX engine cannot apply this adapter at run time",

@@ -46,16 +46,15 @@ class Attached:
 
 
 def _linear(delta: Delta) -> tuple[str, Factors] | None:
-    """Where the graph applies a delta. A tied matrix W + s B A acts on the head transposed."""
+    """Where the graph applies a delta. An embedding's W + s B A acts on the head transposed."""
     if delta.site is Site.INPUT:
         return None
-    if delta.site is Site.BOTH:
-        return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
-    module = HEAD if delta.site is Site.OUTPUT else delta.module
-    return module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
+    if delta.site is Site.LINEAR or delta.module == HEAD:
+        return delta.module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
+    return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slab:
     """The LoRA inputs of one step: for each module A [rows, in, rank] and B [rows, rank, out].
 
@@ -157,7 +156,9 @@ class Slabs:
         self._base = Slab(self.targets)
         self._base.write([()], {})
 
-    def fill(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> tuple[Slab, int]:
+    def fill(
+        self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]
+    ) -> tuple[Slab, int]:
         """A slab that holds these sets, and how many of its rows to bind: 1 where all are equal."""
         if any(held != sets[0] for held in sets):
             self._mixed.write(sets, attached)

@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
 from lorakit.errors import EngineError, MissingExtraError
@@ -22,7 +23,7 @@ from lorakit.errors import EngineError, MissingExtraError
 Floats = npt.NDArray[np.float32]
 
 
-def onnxruntime() -> ModuleType:
+def onnxruntime() -> Any:
     """The onnxruntime module. Raises MissingExtraError where it is not installed."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
@@ -66,6 +67,23 @@ def open_session(
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@cache
+def signed_kernel_exact() -> bool:
+    """Whether uint8 x int8 products are exact on this CPU.
+
+    x86 without VNNI adds pairs of them in 16 bits, which saturates; tried with the largest values.
+    """
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [4, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [4, 32])
+    weight = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "w")
+    graph = helper.make_graph(nodes, "probe", [x], [y], initializer=[weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    session = open_session(model.SerializeToString(), threads=1)
+    (result,) = session.run(None, {"x": np.full((4, 64), 255, np.uint8)})
+    return bool((result == 255 * 127 * 64).all())
+
+
 @dataclass(slots=True)
 class Binding:
     """Named numpy arrays bound to a session: inputs and outputs are read and written in place."""
@@ -95,7 +113,8 @@ class Binding:
 class Step:
     """A bound step of one shape: its small tensors are written in place before each run.
 
-    hidden float32 [batch, new, hidden], keep int64 [kept], logits float32 [batch, kept, vocabulary].
+    hidden float32 [batch, new, hidden], keep int64 [kept], lengths int32 [batch], total int32 [],
+    logits float32 [batch, kept, vocabulary].
     """
 
     def __init__(
@@ -106,7 +125,6 @@ class Step:
         self.total = np.zeros((), np.int32)
         self.keep = np.zeros(kept, np.int64)
         self.logits = np.zeros((batch, kept, vocabulary), np.float32)
-        self.run_seconds = 0.0
         self._binding = Binding(session)
         self._bound: dict[str, Any] = {}
         for name in ("hidden", "lengths", "total", "keep"):

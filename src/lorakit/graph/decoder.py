@@ -27,7 +27,7 @@ from lorakit.graph.lora import HEAD, LoraTarget, lora, targets
 from lorakit.graph.quantize import FORMS, Form
 from lorakit.graph.rope import tables
 from lorakit.graph.weights import Store
-from lorakit.graph.writer import CONTRIB, Writer
+from lorakit.graph.writer import CONTRIB, Shape, Writer
 
 VERSION = 1  # raise it whenever a graph built before would no longer fit the engine
 
@@ -102,7 +102,7 @@ class _Builder:
         if d.architecture.qk_norm:
             query = self.head_norm(f"{at}.q_norm", query, d.heads)
             key = self.head_norm(f"{at}.k_norm", key, d.kv_heads)
-        cache = ["batch", d.kv_heads, "capacity", d.head_dim]
+        cache: Shape = ["batch", d.kv_heads, "capacity", d.head_dim]
         past = [w.input(f"past.{index}.{part}", cache) for part in ("key", "value")]
         present = [w.output(f"present.{index}.{part}", cache) for part in ("key", "value")]
         attended = w.node(

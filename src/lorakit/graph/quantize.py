@@ -1,20 +1,25 @@
 """A linear layer's weight in each of its forms, and the nodes that multiply by it.
 
 Every form takes x float32 [batch, new, in] and gives float32 [batch, new, out]. Weights come as
-the checkpoint has them, [out, in].
+the checkpoint has them, [out, in]. Where activations are quantised too, each row of x has a scale
+of its own, so that no request depends on its batch mates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from lorakit.adapter import Array
-from lorakit.graph.writer import Writer
+from lorakit.graph.writer import CONTRIB, Writer
 
 Form = Callable[[Writer, str, str, Array], str]  # (writer, module, x, weight) -> y
+Floats = npt.NDArray[np.float32]
+BLOCK_BYTES = 64 << 20  # float32 bytes of a weight that are in work at a time
 
 
 def float32(writer: Writer, module: str, x: str, weight: Array) -> str:
@@ -30,8 +35,126 @@ def float16(writer: Writer, module: str, x: str, weight: Array) -> str:
     return writer.node("MatMul", [x, wide], f"{module}.xW")
 
 
+def rowwise_int8(
+    writer: Writer, module: str, x: str, weight: Array, *, unsigned: bool = False
+) -> str:
+    """8-bit weights with a scale per output, 8-bit activations with a scale per row.
+
+    `unsigned` stores weights with a zero point of 128: for CPUs whose signed kernel saturates.
+    """
+    values, scales = _int8_columns(weight)
+    zero = np.array(128 if unsigned else 0, np.uint8 if unsigned else np.int8)
+    if unsigned:
+        values = (values.view(np.uint8) ^ np.uint8(0x80)).view(np.uint8)
+    quantized, row_scale = _quantize_rows(writer, x)
+    inputs = [
+        quantized,
+        writer.weight(f"{module}.weight.q8", values),
+        writer.weight("one", np.array(1, np.float32)),
+        writer.weight(f"{module}.weight.scale", scales),
+        writer.weight("zero.u8", np.array(128, np.uint8)),
+        writer.weight(f"zero.weight.{zero.dtype}", zero),
+    ]
+    y = writer.node("MatMulIntegerToFloat", inputs, f"{module}.xW.unit", domain=CONTRIB)
+    return writer.node("Mul", [y, row_scale], f"{module}.xW")
+
+
+def blockwise(writer: Writer, module: str, x: str, weight: Array, *, bits: int, block: int) -> str:
+    """4- or 8-bit weights with a scale per `block` inputs, computed with 8-bit activations.
+
+    A weight whose inputs do not divide into blocks stays in float32.
+    """
+    outputs, inputs = weight.shape
+    if inputs % block:
+        return float32(writer, module, x, weight)
+    values, scales = _blocks(weight, bits, block)
+    return writer.node(
+        "MatMulNBits",
+        [
+            x,
+            writer.weight(f"{module}.weight.q{bits}", values),
+            writer.weight(f"{module}.weight.scale", scales),
+        ],
+        f"{module}.xW",
+        domain=CONTRIB,
+        K=inputs,
+        N=outputs,
+        bits=bits,
+        block_size=block,
+        accuracy_level=4,
+    )
+
+
+FORMS: dict[str, Form] = {
+    "float32": float32,
+    "float16": float16,
+    "rowwise8": rowwise_int8,
+    "rowwise8_unsigned": partial(rowwise_int8, unsigned=True),
+    "block8": partial(blockwise, bits=8, block=32),
+    "block8_128": partial(blockwise, bits=8, block=128),
+    "block4": partial(blockwise, bits=4, block=32),
+}
+
+
+def _quantize_rows(writer: Writer, x: str) -> tuple[str, str]:
+    """x as uint8 around 128, and each row's scale; made once for all linears that read x."""
+    quantized, scale = f"{x}.q8", f"{x}.scale"
+    if writer.has(quantized):
+        return quantized, scale
+    last = writer.shape(2)  # -1 makes onnxruntime 1.31 return a wrong shape for no rows
+    size = writer.node("ReduceMax", [writer.node("Abs", [x], f"{x}.abs"), last], f"{x}.max")
+    floor = writer.weight("scale.floor", np.array(1e-30, np.float32))  # a row of zeros stays zeros
+    size = writer.node("Max", [size, floor], f"{x}.size")
+    writer.node("Mul", [size, writer.weight("1/127", np.array(1 / 127, np.float32))], scale)
+    unit = writer.node("Div", [x, scale], f"{x}.unit")
+    one, zero = (
+        writer.weight("one", np.array(1, np.float32)),
+        writer.weight("zero.u8", np.array(128, np.uint8)),
+    )
+    return writer.node("QuantizeLinear", [unit, one, zero], quantized), scale
+
+
 def _transposed(weight: Array, dtype: type[np.generic]) -> Array:
-    return np.ascontiguousarray(weight.astype(dtype, copy=False).T)
+    """[in, out] in a dtype, converted in parts so that little beside the result is in memory."""
+    result = np.empty(weight.shape[::-1], dtype)
+    for rows in _parts(weight):
+        result[:, rows] = weight[rows].T
+    return result
 
 
-FORMS: dict[str, Form] = {"float32": float32, "float16": float16}
+def _int8_columns(weight: Array) -> tuple[npt.NDArray[np.int8], Floats]:
+    """int8 [in, out] and scales [out]: symmetric, the largest value of an output at 127."""
+    values = np.empty(weight.shape[::-1], np.int8)
+    scales = np.empty(len(weight), np.float32)
+    for rows in _parts(weight):
+        part = weight[rows].astype(np.float32)
+        largest = np.maximum(np.abs(part).max(axis=1), np.float32(1e-30))
+        scales[rows] = largest / 127
+        values[:, rows] = np.rint(part / scales[rows, None]).astype(np.int8).T
+    return values, scales
+
+
+def _blocks(weight: Array, bits: int, block: int) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """uint8 [out, blocks, bytes] and scales [out, blocks], symmetric around 2 ** (bits - 1).
+
+    The value of largest magnitude in a block is put at the end of the range that is one longer.
+    """
+    outputs, inputs = weight.shape
+    middle = 1 << (bits - 1)
+    values = np.empty((outputs, inputs // block, block * bits // 8), np.uint8)
+    scales = np.empty((outputs, inputs // block), np.float32)
+    for rows in _parts(weight):
+        part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
+        at = np.abs(part).argmax(axis=2, keepdims=True)
+        scale = np.take_along_axis(part, at, axis=2) / np.float32(-middle)
+        safe = np.where(scale == 0, np.float32(1), scale)
+        codes = np.clip(np.rint(part / safe) + middle, 0, 2 * middle - 1).astype(np.uint8)
+        values[rows] = codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
+        scales[rows] = scale[..., 0]
+    return values, scales
+
+
+def _parts(weight: Array) -> Iterator[slice]:
+    step = max(1, BLOCK_BYTES // (4 * weight.shape[1]))
+    for begin in range(0, len(weight), step):
+        yield slice(begin, begin + step)

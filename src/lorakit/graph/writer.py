@@ -30,6 +30,11 @@ class Writer:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._produced: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """Whether a node produces this tensor already."""
+        return name in self._produced
 
     def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
@@ -61,6 +66,7 @@ class Writer:
     ) -> str:
         """Add a node called `name`; its first output has that name unless `outputs` says more."""
         produced = list(outputs) or [name]
+        self._produced.update(produced)
         self._nodes.append(
             helper.make_node(op, list(inputs), produced, name=name, domain=domain, **attributes)
         )

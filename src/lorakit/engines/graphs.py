@@ -1,0 +1,85 @@
+"""Built graphs on disk: find a base's graph in the cache, or build it, and open a session on it.
+
+An entry is a folder that appears by one rename, so it is whole or absent, however many processes
+build it at once. A cache that cannot be written costs a warning and the graph is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lorakit.base import Base
+from lorakit.cache import cache_root
+from lorakit.engines.session import open_session
+from lorakit.errors import EngineError
+from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
+
+log = logging.getLogger("lorakit")
+MODEL, MANIFEST = "model.onnx", "manifest.json"
+
+
+def open_graph(base: Base, options: GraphOptions, *, threads: int | None) -> Any:
+    """A session on the base's graph. Raises EngineError where onnxruntime refuses it."""
+    folder = cache_root() / "graphs" / _key(base, options)
+    try:
+        if not _whole(folder):
+            _build(base, options, folder)
+        return open_session(str(folder / MODEL), threads=threads)
+    except (OSError, EngineError) as error:
+        log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
+    store = MemoryStore()
+    model = build(base, options, store)
+    return open_session(model, threads=threads, initializers=store.arrays)
+
+
+def _key(base: Base, options: GraphOptions) -> str:
+    parts = {"base": base.fingerprint, "version": VERSION, **asdict(options)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether an entry is there and every file has the size that was written."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(sizes) and all(
+            (folder / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _build(base: Base, options: GraphOptions, folder: Path) -> None:
+    """Build into a temporary folder beside the entry, then rename. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        store = FileStore(temporary)
+        try:
+            model = build(base, options, store)
+        finally:
+            store.close()
+        (temporary / MODEL).write_bytes(model)
+        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
+        (temporary / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
+        temporary.chmod(0o755)
+        _publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    """Put a built entry in its place, unless another process was first; a broken one is removed."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if _whole(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
