@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lorakit.loaded import AdapterInfo as AdapterInfo
     from lorakit.loaded import LoadedAdapter as LoadedAdapter
     from lorakit.model import Model as Model
-    from lorakit.model import Request as Request
     from lorakit.model import open as open
+    from lorakit.requests import Request as Request
     from lorakit.runtime.generation import Completion as Completion
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
 
@@ -33,12 +33,12 @@ _HOMES = {
     "LoadedAdapter": "lorakit.loaded",
     "LorakitError": "lorakit.errors",
     "Model": "lorakit.model",
-    "Request": "lorakit.model",
+    "Request": "lorakit.requests",
     "SamplingParams": "lorakit.runtime.sampling",
     "open": "lorakit.model",
     "read_adapter": "lorakit.formats",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  # names of the table
+__all__ = [*_HOMES, "__version__"]  # names of the table
 
 
 def __getattr__(name: str) -> Any:

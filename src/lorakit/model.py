@@ -10,15 +10,17 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from lorakit.adapter import Adapter
 from lorakit.base import Base
+from lorakit.chat.dialogue import Dialogue
+from lorakit.chat.messages import Message
 from lorakit.check import require_fit
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import (
@@ -31,6 +33,7 @@ from lorakit.engines.protocol import (
 from lorakit.errors import ParameterError, QueueFullError
 from lorakit.formats import read_adapter
 from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
+from lorakit.requests import ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
@@ -38,7 +41,6 @@ from lorakit.runtime.scheduler import KvPolicy, check_prompt
 from lorakit.runtime.thread import EngineThread
 from lorakit.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
 AdapterRef = str | os.PathLike[str] | Adapter
 MAX_QUEUE = 256
 
@@ -51,15 +53,6 @@ class EngineKeywords(TypedDict, total=False):
     context: int | None
     max_batch: int
     cached_sequences: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One entry of `Model.batch`: a prompt with its own adapters and sampling."""
-
-    prompt: Prompt
-    adapters: Scales | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
 
 
 def open(
@@ -109,6 +102,7 @@ class Model:
     ) -> None:
         self.base = base
         self.tokenizer = tokenizer
+        self._dialogue = Dialogue(base.path, tokenizer)
         self._thread = EngineThread(make_engine, max_queue=max_queue)
         self._table = AdapterTable(self._thread)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
@@ -196,7 +190,7 @@ class Model:
         QueueFullError, DeadlineError, EngineError, ClosedError.
         """
         params = sampling_params(sampling, options)
-        generation = self._submit(self._encode(prompt), params, adapters, timeout)
+        generation = self._submit(self.encode(prompt), params, adapters, timeout)
         try:
             return generation.result()
         except BaseException:  # Ctrl-C too: nothing goes on behind the caller's back
@@ -214,7 +208,7 @@ class Model:
     ) -> Completion:
         """`complete` for coroutines; cancelling the task cancels the generation."""
         params = sampling_params(sampling, options)
-        generation = self._submit(self._encode(prompt), params, adapters, timeout)
+        generation = self._submit(self.encode(prompt), params, adapters, timeout)
         try:
             return await generation.aresult()
         except BaseException:
@@ -238,7 +232,7 @@ class Model:
         run n pieces ahead of the reader, None as fast as it can. Errors as of `complete`.
         """
         params = sampling_params(sampling, options)
-        ids = self._encode(prompt)
+        ids = self.encode(prompt)
         return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead))
 
     def batch(
@@ -251,7 +245,7 @@ class Model:
         generations: list[Generation] = []
         try:
             for request in requests:
-                ids = self._encode(request.prompt)
+                ids = self.encode(request.prompt)
                 generations.append(
                     self._submit(ids, request.sampling, request.adapters, timeout, wait=True)
                 )
@@ -284,9 +278,65 @@ class Model:
                 task.cancel()
             raise
 
+    # Conversations.
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> ChatReply:
+        """Answer a conversation through the model's own chat template.
+
+        messages and tools have OpenAI's shapes. The answer's tool calls are parsed; append
+        `reply.message` to go on. Errors as of `complete`, and BaseModelError (template_missing).
+        """
+        ids = self.chat_prompt(messages, tools=tools)
+        return self.parse_reply(
+            self.complete(ids, adapters=adapters, sampling=sampling, timeout=timeout, **options)
+        )
+
+    async def achat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> ChatReply:
+        """`chat` for coroutines."""
+        ids = self.chat_prompt(messages, tools=tools)
+        return self.parse_reply(
+            await self.acomplete(
+                ids, adapters=adapters, sampling=sampling, timeout=timeout, **options
+            )
+        )
+
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """The token ids of a conversation, ready for the model's answer."""
+        return self._dialogue.prompt(messages, tools)
+
+    def parse_reply(self, completion: Completion) -> ChatReply:
+        """Find the tool calls in an answer."""
+        return ChatReply(parsed=self._dialogue.parse(completion.text), completion=completion)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text as `complete` runs it; ids are passed on as they are."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, special=True)
+        return [int(token) for token in prompt]
+
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
-        ids = self._encode(prompt)
+        ids = self.encode(prompt)
         if not ids:
             raise ParameterError("the prompt holds no tokens")
         check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary)
@@ -340,11 +390,6 @@ class Model:
             raise
         return LoadedAdapter(self._table, name)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, special=True)
-        return [int(token) for token in prompt]
-
     def _submit(
         self,
         ids: Sequence[int],
@@ -360,9 +405,9 @@ class Model:
         if timeout is not None and not timeout > 0:
             raise ParameterError(f"timeout must be above 0 seconds, found {timeout}")
         check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary)
-        stops = frozenset(params.stop_tokens) | (
-            frozenset() if params.ignore_eos else frozenset(self.tokenizer.eos_ids)
-        )
+        stops = frozenset(params.stop_tokens)
+        if not params.ignore_eos:
+            stops |= self._dialogue.stop_tokens
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if wait:

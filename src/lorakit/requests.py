@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorakit.chat.tools import ToolCall
+from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
 from lorakit.loaded import Scales
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
@@ -26,31 +25,29 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """An answer in a conversation. `str()` of it is its text.
+    """An answer in a conversation, taken apart. `str()` of it is its text."""
 
-    text: what is left beside the tool calls. malformed: what looked like a tool call and could not
-    be read, each with its reason; it is in the text as well.
-    """
-
-    text: str
-    tool_calls: tuple[ToolCall, ...]
-    malformed: tuple[str, ...]
+    parsed: ParsedReply
     completion: Completion
+
+    @property
+    def text(self) -> str:
+        """What the model said beside its tool calls."""
+        return self.parsed.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.parsed.tool_calls
+
+    @property
+    def malformed(self) -> tuple[Malformed, ...]:
+        """What began like a tool call and could not be read, each with the reason."""
+        return self.parsed.malformed
 
     @property
     def message(self) -> dict[str, Any]:
         """The answer as a message to append to the conversation (OpenAI's shape)."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.text}
-        if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-                }
-                for call in self.tool_calls
-            ]
-        return message
+        return self.parsed.to_message()
 
     def __str__(self) -> str:
         return self.text

@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 
 import lorakit
-from lorakit.cli import chat, check, demo, doctor, inspect, logits, run
+from lorakit.cli import chat as chat
+from lorakit.cli import check as check
+from lorakit.cli import demo as demo
+from lorakit.cli import doctor as doctor
+from lorakit.cli import inspect as inspect
+from lorakit.cli import logits as logits
+from lorakit.cli import run as run
 from lorakit.cli.output import error_json, error_line, print_json
 from lorakit.errors import LorakitError
 

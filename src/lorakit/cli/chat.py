@@ -26,6 +26,8 @@ from lorakit.errors import LorakitError, ParameterError
 from lorakit.model import Model
 from lorakit.runtime.sampling import SamplingParams
 
+DEFAULTS = SamplingParams()
+
 
 def command(
     base: BaseArgument,
@@ -34,8 +36,8 @@ def command(
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
-    max_tokens: int = SamplingParams.max_tokens,
-    temperature: float = SamplingParams.temperature,
+    max_tokens: int = DEFAULTS.max_tokens,
+    temperature: float = DEFAULTS.temperature,
 ) -> None:
     """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from lorakit.atomic import write_atomic
 from lorakit.cli.output import console, print_json
 from lorakit.cli.references import (
     AdapterOption,
@@ -85,17 +84,7 @@ def read_ids(source: str) -> Ids:
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
     """Write an .npz file whole or not at all."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     except OSError as error:
         raise SourceError(
             f"cannot write {path}: {error.strerror or error}", code="write_failed"

@@ -23,6 +23,8 @@ from lorakit.model import Model
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
 
+DEFAULTS = SamplingParams()
+
 
 def command(
     base: BaseArgument,
@@ -35,11 +37,11 @@ def command(
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
-    max_tokens: int = SamplingParams.max_tokens,
-    temperature: float = SamplingParams.temperature,
-    top_k: int = SamplingParams.top_k,
-    top_p: float = SamplingParams.top_p,
-    seed: int | None = SamplingParams.seed,
+    max_tokens: int = DEFAULTS.max_tokens,
+    temperature: float = DEFAULTS.temperature,
+    top_k: int = DEFAULTS.top_k,
+    top_p: float = DEFAULTS.top_p,
+    seed: int | None = DEFAULTS.seed,
     json: JsonOption = False,
 ) -> None:
     """Answer one prompt with a base and any number of adapters."""
@@ -66,7 +68,7 @@ def _print(model: Model, completion: Completion, raw: bool) -> None:
     print_json(
         {
             "text": completion.text if reply is None else reply.text,
-            "tool_calls": [] if reply is None else reply.message.get("tool_calls", []),
+            "tool_calls": [call.to_openai() for call in reply.tool_calls] if reply else [],
             "finish_reason": completion.finish_reason,
             "adapters": dict(completion.adapters),
             "usage": {

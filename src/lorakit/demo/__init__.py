@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import ParameterError
+from lorakit.atomic import new_folder
+from lorakit.errors import ParameterError, SourceError
 
 ADAPTERS = ("home", "shop", "style")
 
@@ -64,16 +65,18 @@ def examples(domain: str, split: str) -> list[Example]:
 def export(destination: Path) -> list[Path]:
     """Copy base, adapters and evaluation set into a new folder; returns what was written.
 
-    Raises ParameterError where the folder exists and is not empty.
+    Raises ParameterError where the folder exists and is not empty, SourceError where it cannot be
+    written; then nothing is left behind.
     """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ParameterError(
-            f"{destination} exists and is not an empty folder", hint="name a new folder"
-        )
-    destination.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in ("base", "adapters"):
-        shutil.copytree(folder() / name, destination / name)
-        written += sorted(path for path in (destination / name).rglob("*") if path.is_file())
-    written.append(Path(shutil.copy(folder() / "evaluation.jsonl", destination)))
-    return written
+    try:
+        with new_folder(destination) as temporary:
+            for name in ("base", "adapters"):
+                shutil.copytree(folder() / name, temporary / name)
+            shutil.copy(folder() / "evaluation.jsonl", temporary)
+    except FileExistsError as error:
+        raise ParameterError(str(error), hint="name a new folder") from error
+    except OSError as error:
+        raise SourceError(
+            f"cannot write {destination}: {error.strerror or error}", code="write_failed"
+        ) from error
+    return sorted(path for path in destination.rglob("*") if path.is_file())

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.demo import Example, examples
-from lorakit.model import Model, Request
+from lorakit.model import Model
+from lorakit.requests import Request
 from lorakit.runtime.sampling import SamplingParams
 
 Scales = Mapping[str, float]

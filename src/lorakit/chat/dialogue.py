@@ -1,0 +1,56 @@
+"""Dialogue: a model's chat template and tool format together, from messages to tokens and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lorakit.chat.calls import ParsedReply
+from lorakit.chat.messages import Message
+from lorakit.chat.template import ChatTemplate
+from lorakit.chat.tools import ToolFormat, detect_format
+from lorakit.errors import BaseModelError
+from lorakit.tokenizer import Tokenizer
+
+
+class Dialogue:
+    """How one model holds a conversation. The template is read when it is first needed, so that a
+    model without one can still complete text."""
+
+    def __init__(self, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+        self._folder = Path(folder)
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """Raises BaseModelError (template_missing) or FormatError."""
+        return ChatTemplate.open(self._folder)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes tool calls; None where no known format is recognised."""
+        try:
+            source = self.template.source(tools=True)
+        except BaseModelError:
+            source = None
+        return detect_format(source, self._tokenizer.token_id)
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer: the model's own, and those of its tool format."""
+        names = self.tool_format.stops if self.tool_format else ()
+        ids = (self._tokenizer.token_id(name) for name in names)
+        return frozenset(self._tokenizer.eos_ids) | {token for token in ids if token is not None}
+
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation up to where the model answers."""
+        return self._tokenizer.encode(self.template.render(messages, tools), special=False)
+
+    def parse(self, text: str) -> ParsedReply:
+        """An answer taken apart; all text where the model has no known tool format."""
+        return self.tool_format.parse(text) if self.tool_format else ParsedReply(text=text)

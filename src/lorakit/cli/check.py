@@ -1,0 +1,34 @@
+"""lorakit check: does an adapter fit a base?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from lorakit.base import Base
+from lorakit.check import check
+from lorakit.cli.output import console, print_json
+from lorakit.cli.references import JsonOption
+from lorakit.formats import read_adapter
+
+
+def command(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
+    base: Annotated[str, typer.Option("--base", "-b", help="The base model folder.")],
+    json: JsonOption = False,
+) -> None:
+    """List every mismatch between an adapter and a base; exits 1 if there is an error."""
+    found = check(read_adapter(Path(adapter)), Base.open(base))
+    errors = sum(mismatch.severity == "error" for mismatch in found)
+    if json:
+        print_json({"fits": not errors, "mismatches": [asdict(mismatch) for mismatch in found]})
+    else:
+        for mismatch in found:
+            style = "red" if mismatch.severity == "error" else "yellow"
+            console.print(Text.assemble((f"{mismatch.severity}: ", style), str(mismatch)))
+        console.print("it fits" if not errors else f"it does not fit: {errors} errors")
+    raise typer.Exit(1 if errors else 0)
