@@ -1,0 +1,299 @@
+"""FunctionGemma's tool format, and Gemma 4's, which is the same grammar with other delimiters.
+
+    <start_function_call>call:NAME{key:<escape>text<escape>,n:1.5,ok:true,list:[1,2],o:{k:null}}
+    <end_function_call>                                           (all on one line in real output)
+
+Strings stand between two escape delimiters and may hold anything else; keys, numbers, booleans
+and null are bare; keys are sorted without regard to case, as the models' templates do it with
+Jinja's dictsort. Published pages disagree about spaces, so the parser takes spaces between all
+parts, keys between escapes, and `None` for null (what a template prints for it).
+
+Sources: the FunctionGemma model card and template; Gemma 4's delimiters as in its chat template.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, function_of, number_calls
+from lorakit.errors import ParameterError
+
+MAX_DEPTH = 64
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NAME = re.compile(r"[^\s{}\[\]:,<>]+")
+_KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
+_CONSTANTS = {"true": True, "false": False, "null": None, "None": None}
+_CONSTANTS |= {"True": True, "False": False}
+
+
+class _Broken(Exception):  # noqa: N818 - a jump within the parser, never seen outside
+    """A call does not follow the grammar."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmaFormat:
+    """The grammar with its delimiters as data."""
+
+    name: str
+    declaration: tuple[str, str]
+    call: tuple[str, str]
+    response: tuple[str, str]
+    escape: str
+    turn_end: str
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        return (self.call[0],)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.response[0], self.turn_end)
+
+    def render_declaration(self, tool: Mapping[str, Any]) -> str:
+        function = function_of(tool)
+        body = f"description:{self._string(str(function.get('description') or ''))}"
+        if function.get("parameters"):
+            body += f",parameters:{self._schema(function['parameters'])}"
+        return f"{self.declaration[0]}declaration:{function['name']}{{{body}}}{self.declaration[1]}"
+
+    def render_call(self, call: ToolCall) -> str:
+        if not _NAME.fullmatch(call.name):
+            raise ParameterError(f"{self.name} cannot name a function {call.name!r}")
+        return f"{self.call[0]}call:{call.name}{self._value(call.arguments)}{self.call[1]}"
+
+    def render_response(self, name: str, content: Any) -> str:
+        body = content if isinstance(content, Mapping) else {"value": content}
+        return f"{self.response[0]}response:{name}{self._value(body)}{self.response[1]}"
+
+    def parse(self, reply: str) -> ParsedReply:
+        calls: list[tuple[str, dict[str, Any]]] = []
+        malformed: list[Malformed] = []
+        words: list[str] = []
+        position = 0
+        while (start := reply.find(self.call[0], position)) >= 0:
+            words.append(reply[position:start])
+            try:
+                position, call = _Parser(self, reply).call(start + len(self.call[0]))
+                calls.append(call)
+            except _Broken as error:
+                position = self._end_of_broken(reply, start, error.position)
+                broken = Malformed(text=reply[start:position], reason=str(error), position=start)
+                malformed.append(broken)
+        words.append(reply[position:])
+        text = "".join(words)
+        if calls or malformed:
+            text = self._without_stop(text)
+        return ParsedReply(text=text, tool_calls=number_calls(calls), malformed=tuple(malformed))
+
+    def _end_of_broken(self, reply: str, start: int, failed: int) -> int:
+        """Where a malformed call ends: after its closing tag, else before the next call."""
+        after = max(failed, start + len(self.call[0]))
+        following = reply.find(self.call[0], after)
+        limit = len(reply) if following < 0 else following
+        close = reply.find(self.call[1], after, limit)
+        return limit if close < 0 else close + len(self.call[1])
+
+    def _without_stop(self, text: str) -> str:
+        """Words around calls, without white space and a trailing stop token."""
+        text = text.strip()
+        for stop in self.stops:
+            text = text.removesuffix(stop).rstrip()
+        return text
+
+    def _string(self, text: str) -> str:
+        if self.escape in text:
+            raise ParameterError(
+                f"{self.name} cannot say a string that holds {self.escape}: {text!r:.80}"
+            )
+        return f"{self.escape}{text}{self.escape}"
+
+    def _key(self, key: object) -> str:
+        if not isinstance(key, str):
+            raise ParameterError(f"{self.name}: keys must be strings, found {key!r:.80}")
+        return key if _KEY.fullmatch(key) else self._string(key)
+
+    def _value(self, value: Any, depth: int = 0) -> str:
+        if depth > MAX_DEPTH:
+            raise ParameterError(f"{self.name}: nested deeper than {MAX_DEPTH} levels")
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, str):
+            return self._string(value)
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            return repr(value)
+        if isinstance(value, Mapping):
+            items = sorted(value.items(), key=lambda item: str(item[0]).lower())
+            parts = (f"{self._key(key)}:{self._value(item, depth + 1)}" for key, item in items)
+            return "{" + ",".join(parts) + "}"
+        if isinstance(value, list | tuple):
+            return "[" + ",".join(self._value(item, depth + 1) for item in value) + "]"
+        raise ParameterError(f"{self.name} cannot say {value!r:.80}")
+
+    def _schema(self, schema: Mapping[str, Any], depth: int = 0) -> str:
+        """A JSON schema: types in upper case, empty `required` left out, the rest as it is."""
+        if depth > MAX_DEPTH:
+            raise ParameterError(f"{self.name}: a schema deeper than {MAX_DEPTH} levels")
+        parts = []
+        for key, item in sorted(schema.items(), key=lambda pair: pair[0].lower()):
+            if key == "required" and not item:
+                continue
+            parts.append(f"{self._key(key)}:{self._schema_item(key, item, depth)}")
+        return "{" + ",".join(parts) + "}"
+
+    def _schema_item(self, key: str, item: Any, depth: int) -> str:
+        if key == "properties" and isinstance(item, Mapping):
+            pairs = sorted(item.items(), key=lambda pair: str(pair[0]).lower())
+            parts = (f"{self._key(name)}:{self._schema(s, depth + 1)}" for name, s in pairs)
+            return "{" + ",".join(parts) + "}"
+        if key == "items" and isinstance(item, Mapping):
+            return self._schema(item, depth + 1)
+        if key == "type":
+            kinds = item.upper() if isinstance(item, str) else _upper_types(item)
+            return self._value(kinds, depth + 1)
+        return self._value(item, depth + 1)
+
+
+def _upper_types(kinds: Any) -> list[str]:
+    return [str(kind).upper() for kind in kinds if kind != "null"]
+
+
+class _Parser:
+    """Recursive descent over one reply; every character is looked at once."""
+
+    def __init__(self, format: GemmaFormat, text: str) -> None:
+        self.format = format
+        self.text = text
+
+    def call(self, position: int) -> tuple[int, tuple[str, dict[str, Any]]]:
+        """The call whose opening tag ends at `position`; returns where it ends."""
+        position = self._skip(position)
+        position = self._expect(position, "call", "expected 'call:' and a name")
+        position = self._expect(self._skip(position), ":", "expected 'call:' and a name")
+        position = self._skip(position)
+        name = _NAME.match(self.text, position)
+        if not name:
+            raise _Broken(position, "the function has no name")
+        position = self._skip(name.end())
+        if not self.text.startswith("{", position):
+            raise _Broken(position, "expected '{' after the function's name")
+        position, arguments = self._object(position, 0)
+        return self._close(position), (name[0], arguments)
+
+    def _close(self, position: int) -> int:
+        """After the arguments: the closing tag, or what may follow where generation stopped."""
+        position = self._skip(position)
+        opening, closing = self.format.call
+        if self.text.startswith(closing, position):
+            return position + len(closing)
+        ends = (opening, *self.format.stops)
+        if position == len(self.text) or self.text.startswith(ends, position):
+            return position
+        raise _Broken(position, f"expected {closing} after the arguments")
+
+    def _value(self, position: int, depth: int) -> tuple[int, Any]:
+        if depth > MAX_DEPTH:
+            raise _Broken(position, f"nested deeper than {MAX_DEPTH} levels")
+        if self.text.startswith(self.format.escape, position):
+            return self._string(position)
+        if self.text.startswith("{", position):
+            return self._object(position, depth)
+        if self.text.startswith("[", position):
+            return self._array(position, depth)
+        return self._bare(position)
+
+    def _string(self, position: int) -> tuple[int, str]:
+        begin = position + len(self.format.escape)
+        end = self.text.find(self.format.escape, begin)
+        if end < 0:
+            raise _Broken(len(self.text), f"a string lacks its closing {self.format.escape}")
+        return end + len(self.format.escape), self.text[begin:end]
+
+    def _bare(self, position: int) -> tuple[int, Any]:
+        word = _WORD.match(self.text, position)
+        if not word:
+            raise _Broken(position, "expected a value")
+        if word[0] in _CONSTANTS:
+            return word.end(), _CONSTANTS[word[0]]
+        number = _NUMBER.fullmatch(word[0])
+        if not number:
+            reason = f"{word[0][:40]!r} is no number; a string stands between {self.format.escape}"
+            raise _Broken(word.end(), reason)
+        try:
+            value = float(word[0]) if number[1] or number[2] else int(word[0])
+        except ValueError as error:  # Python's limit on digits
+            raise _Broken(word.end(), "a number with too many digits") from error
+        if isinstance(value, float) and math.isinf(value):
+            raise _Broken(word.end(), f"the number {word[0][:40]} is too large")
+        return word.end(), value
+
+    def _array(self, position: int, depth: int) -> tuple[int, list[Any]]:
+        items: list[Any] = []
+        position = self._skip(position + 1)
+        while not self.text.startswith("]", position):
+            if items:
+                position = self._skip(self._expect(position, ",", "expected ',' or ']'"))
+            position, item = self._value(position, depth + 1)
+            items.append(item)
+            position = self._skip(position)
+        return position + 1, items
+
+    def _object(self, position: int, depth: int) -> tuple[int, dict[str, Any]]:
+        found: dict[str, Any] = {}
+        position = self._skip(position + 1)
+        while not self.text.startswith("}", position):
+            if found:
+                position = self._skip(self._expect(position, ",", "expected ',' or '}'"))
+            position, key = self._object_key(position)
+            if key in found:
+                raise _Broken(position, f"the key {key[:40]!r} occurs twice")
+            position = self._expect(self._skip(position), ":", "expected ':' after a key")
+            position, found[key] = self._value(self._skip(position), depth + 1)
+            position = self._skip(position)
+        return position + 1, found
+
+    def _object_key(self, position: int) -> tuple[int, str]:
+        if self.text.startswith(self.format.escape, position):
+            return self._string(position)
+        key = _KEY.match(self.text, position)
+        if not key:
+            raise _Broken(position, "expected a key")
+        return key.end(), key[0]
+
+    def _skip(self, position: int) -> int:
+        space = _SPACE.match(self.text, position)
+        return space.end() if space else position
+
+    def _expect(self, position: int, token: str, reason: str) -> int:
+        if not self.text.startswith(token, position):
+            raise _Broken(position, reason)
+        return position + len(token)
+
+
+FUNCTIONGEMMA = GemmaFormat(
+    name="functiongemma",
+    declaration=("<start_function_declaration>", "<end_function_declaration>"),
+    call=("<start_function_call>", "<end_function_call>"),
+    response=("<start_function_response>", "<end_function_response>"),
+    escape="<escape>",
+    turn_end="<end_of_turn>",
+)
+GEMMA4 = GemmaFormat(
+    name="gemma4",
+    declaration=("<|tool>", "<tool|>"),
+    call=("<|tool_call>", "<tool_call|>"),
+    response=("<|tool_response>", "<tool_response|>"),
+    escape='<|"|>',
+    turn_end="<turn|>",
+)
