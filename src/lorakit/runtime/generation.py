@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,10 +66,12 @@ class Generation:
         self.wake: Callable[[], None] = lambda: None  # set by the engine thread
         self._lookahead = lookahead
         self._condition = threading.Condition()
+        self._done = threading.Event()
         self._unread: deque[str] = deque()
         self._wanted = 0  # readers that wait for a piece
         self._outcome: Completion | LorakitError | None = None
-        self._wakers: list[Callable[[], object]] = []
+        self._piece_wakers: list[Callable[[], object]] = []
+        self._done_wakers: list[Callable[[], object]] = []
 
     # The engine thread's side.
 
@@ -88,13 +91,13 @@ class Generation:
         with self._condition:
             if self._outcome is None:
                 self._outcome = outcome
+                self._done.set()
                 self._notify()
+                _wake(self._done_wakers)
 
     def _notify(self) -> None:
         self._condition.notify_all()
-        wakers, self._wakers = self._wakers, []
-        for waker in wakers:
-            waker()
+        _wake(self._piece_wakers)
 
     # The readers' side.
 
@@ -131,7 +134,7 @@ class Generation:
                 with self._condition:
                     if self._ready():
                         return self._take()
-                    arrived = self._waker()
+                    arrived = _arrival(self._piece_wakers)
                 self.wake()
                 await arrived
         finally:
@@ -141,10 +144,9 @@ class Generation:
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""
         self._run_free()
-        with self._condition:
-            if not self._condition.wait_for(lambda: self.done, timeout):
-                raise TimeoutError(f"the generation did not finish within {timeout} seconds")
-            return self._completion()
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the generation did not finish within {timeout} seconds")
+        return self._completion()
 
     async def aresult(self) -> Completion:
         """result for coroutines."""
@@ -153,7 +155,7 @@ class Generation:
             with self._condition:
                 if self.done:
                     return self._completion()
-                arrived = self._waker()
+                arrived = _arrival(self._done_wakers)
             await arrived
 
     def _run_free(self) -> None:
@@ -177,16 +179,25 @@ class Generation:
         assert self._outcome is not None
         raise self._outcome
 
-    def _waker(self) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Future[None] = loop.create_future()
 
-        def arrive() -> None:
-            if not arrived.done():
-                arrived.set_result(None)
+def _arrival(wakers: list[Callable[[], object]]) -> asyncio.Future[None]:
+    """A future of the running loop that is done when `wakers` are called, from any thread."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
 
-        self._wakers.append(lambda: loop.call_soon_threadsafe(arrive))
-        return arrived
+    def arrive() -> None:
+        if not arrived.done():
+            arrived.set_result(None)
+
+    wakers.append(lambda: loop.call_soon_threadsafe(arrive))
+    return arrived
+
+
+def _wake(wakers: list[Callable[[], object]]) -> None:
+    """Call and forget them. A loop that was closed meanwhile has nobody left to wake."""
+    while wakers:
+        with suppress(RuntimeError):
+            wakers.pop()()
 
 
 class Stream:

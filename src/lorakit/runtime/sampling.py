@@ -170,23 +170,23 @@ class Sampler:
         return int(tokens[np.searchsorted(total, self._random.random() * total[-1], side="right")])
 
     def _candidates(self, logits: Logits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Tokens that may be drawn, best first, with unnormalised probabilities (float64)."""
+        """Tokens that may be drawn, with unnormalised probabilities (float64, the best has 1)."""
         params = self._params
-        floor = logits.max() - params.temperature * NEGLIGIBLE
-        tokens = np.flatnonzero(logits >= floor)
+        best = logits.max()
+        tokens = np.flatnonzero(logits >= best - params.temperature * NEGLIGIBLE)
         if 0 < params.top_k < len(tokens):
             tokens = _largest(logits, tokens, params.top_k)
         values = logits[tokens].astype(np.float64)
-        order = np.argsort(-values, kind="stable")
-        tokens, values = tokens[order], values[order]
-        probabilities = np.exp((values - values[0]) / params.temperature)
+        probabilities = np.exp((values - values.max()) / params.temperature)
         if params.top_p < 1.0:
+            order = np.argsort(-probabilities, kind="stable")
+            tokens, probabilities = tokens[order], probabilities[order]
             before = np.cumsum(probabilities) - probabilities
             keep = int(np.count_nonzero(before < params.top_p * probabilities.sum()))
             tokens, probabilities = tokens[:keep], probabilities[:keep]
         if params.min_p > 0.0:
-            keep = int(np.count_nonzero(probabilities >= params.min_p))
-            tokens, probabilities = tokens[:keep], probabilities[:keep]
+            likely = probabilities >= params.min_p
+            tokens, probabilities = tokens[likely], probabilities[likely]
         return tokens, probabilities
 
 
