@@ -1,8 +1,8 @@
 """What lorakit knows of each model family: one row per `model_type` of a Hugging Face config.
 
 `describe(config)` turns a config into a `Decoder`: plain numbers from which the graph builder, the
-checker and the converters work. Nothing here reads weights. Shapes and defaults were read in the
-configuration classes of transformers 5.
+checker and the converters work. Nothing here reads weights. Shapes and defaults, which hold where
+a config lacks a field, were read in the configuration and model classes of transformers 5.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any, Literal
 from lorakit.errors import BaseModelError
 
 Config = Mapping[str, Any]
+MAX_LAYERS = 4096
+RopeKind = Literal["default", "linear", "llama3"]
+ROPE_KINDS: dict[str, RopeKind] = {"default": "default", "linear": "linear", "llama3": "llama3"}
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -28,7 +31,7 @@ class Rope:
     """Rotary embedding of a layer: inverse frequencies follow from these (see graph.rope)."""
 
     theta: float
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: RopeKind = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -60,12 +63,17 @@ class Architecture:
     scaled_embedding: bool = False  # embeddings times sqrt(hidden size)
     qk_norm: bool = False  # RMS norm of each head's query and key before RoPE
     sandwich_norms: bool = False  # norms after attention and MLP as well as before
-    qkv_bias: bool = False
+    qkv_bias: bool = False  # always, whatever the config says
+    bias_keys: frozenset[str] = frozenset()  # of attention_bias, mlp_bias: those that it reads
+    softcaps: bool = False  # reads the *_logit_softcapping fields
     activation_key: str = "hidden_act"
     default_activation: str = "silu"
+    default_context: int
     default_head_dim: int | None = None  # None: hidden size over heads
+    default_kv_heads: int | None = None  # None: as many as heads
+    default_query_scalar: int | None = None  # None: the head dimension, whatever the config says
     tied_by_default: bool = False
-    layers: Callable[[Config, int], tuple[Layer, ...]]
+    layers: Callable[[Fields, int], tuple[Layer, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,136 +157,206 @@ def describe(config: Config) -> Decoder:
     for a config that lacks a number or asks for what the row cannot do.
     """
     model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise BaseModelError(
-            f"the architecture {model_type!r} is not supported",
+            f"the architecture {model_type!r:.80} is not supported",
             code="architecture_unknown",
             hint=f"supported model types: {', '.join(sorted(ARCHITECTURES))}",
         )
-    row = ARCHITECTURES[str(model_type)]
-    count = _positive(config, "num_hidden_layers")
-    heads = _positive(config, "num_attention_heads")
-    hidden = _positive(config, "hidden_size")
-    kv_heads = _positive(config, "num_key_value_heads", heads)
-    head_dim = _positive(config, "head_dim", row.default_head_dim or hidden // heads)
+    row, fields = ARCHITECTURES[model_type], Fields(config)
+    _refuse(config, row)
+    count = fields.whole("num_hidden_layers", limit=MAX_LAYERS)
+    heads = fields.whole("num_attention_heads")
+    hidden = fields.whole("hidden_size")
+    kv_heads = heads
+    if config.get("num_key_value_heads", row.default_kv_heads) is not None:
+        kv_heads = fields.whole("num_key_value_heads", row.default_kv_heads)
+    head_dim = fields.whole("head_dim", row.default_head_dim or hidden // heads)
     if heads % kv_heads:
         raise BaseModelError(f"config.json: {heads} heads do not divide into {kv_heads} KV heads")
-    activation = str(config.get(row.activation_key) or row.default_activation)
-    if activation not in ACTIVATIONS:
-        raise BaseModelError(
-            f"config.json: activation {activation!r} is not supported",
-            hint=f"supported: {', '.join(ACTIVATIONS)}",
-        )
-    for key in ("attn_logit_softcapping", "use_bidirectional_attention"):
-        if config.get(key):
-            raise BaseModelError(f"config.json: {key} = {config[key]} is not supported")
-    query_scalar = float(config.get("query_pre_attn_scalar") or row.default_head_dim or head_dim)
-    bias = bool(config.get("attention_bias", row.qkv_bias))
-    softcap = config.get("final_logit_softcapping")
+    scalar = float(head_dim)
+    if row.default_query_scalar is not None:
+        scalar = fields.number("query_pre_attn_scalar", row.default_query_scalar)
+    biases = {key for key in row.bias_keys if fields.flag(key, False)}
     return Decoder(
         architecture=row,
         hidden=hidden,
-        intermediate=_positive(config, "intermediate_size"),
+        intermediate=fields.whole("intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocabulary=_positive(config, "vocab_size"),
-        context=_positive(config, "max_position_embeddings"),
-        eps=float(config.get("rms_norm_eps", 1e-6)),
-        attention_scale=query_scalar**-0.5,
-        activation=ACTIVATIONS[activation],
-        qkv_bias=bias or row.qkv_bias,
-        output_bias=bias and not row.qkv_bias,
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        tied=bool(config.get("tie_word_embeddings", row.tied_by_default)),
-        logit_softcap=float(softcap) if softcap else None,
-        layers=row.layers(config, count),
+        vocabulary=fields.whole("vocab_size"),
+        context=fields.whole("max_position_embeddings", row.default_context),
+        eps=fields.number("rms_norm_eps", 1e-6),
+        attention_scale=scalar**-0.5,
+        activation=_activation(fields, row),
+        qkv_bias=row.qkv_bias or "attention_bias" in biases,
+        output_bias="attention_bias" in biases,
+        mlp_bias="mlp_bias" in biases,
+        tied=fields.flag("tie_word_embeddings", row.tied_by_default),
+        logit_softcap=_softcap(fields, row),
+        layers=row.layers(fields, count),
     )
 
 
-def _positive(config: Config, key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-        raise BaseModelError(f"config.json: {key} must be a positive integer, found {value!r}")
-    return value
+def _refuse(config: Config, row: Architecture) -> None:
+    """What a config may ask for and the row cannot do."""
+    keys = ["use_bidirectional_attention", "quantization_config"]
+    if row.softcaps:
+        keys.append("attn_logit_softcapping")
+    asked = [f"{key} = {config[key]!r:.80}" for key in keys if config.get(key)]
+    if asked:
+        raise BaseModelError("config.json asks for what lorakit cannot do", items=asked)
 
 
-def _rope(config: Config, kind: str = "", *, theta: float = 10000.0) -> Rope:
-    """Both spellings: transformers 5 `rope_parameters`, before that `rope_theta`/`rope_scaling`."""
-    parameters = config.get("rope_parameters") or {}
-    parameters = parameters.get(kind, parameters) if kind else parameters
-    if not parameters:
-        scaling = config.get("rope_scaling") or {}
-        parameters = {"rope_theta": config.get("rope_theta", theta), **scaling}
-    name = parameters.get("rope_type", parameters.get("type", "default"))
-    if name not in ("default", "linear", "llama3"):
-        raise BaseModelError(f"config.json: RoPE scaling {name!r} is not supported")
-    if float(parameters.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise BaseModelError("config.json: partial_rotary_factor is not supported")
-    return Rope(
-        theta=float(parameters.get("rope_theta", theta)),
-        kind=name,
-        factor=float(parameters.get("factor", 1.0)),
-        low_freq_factor=float(parameters.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(parameters.get("high_freq_factor", 4.0)),
-        original_context=int(parameters.get("original_max_position_embeddings", 8192)),
-    )
-
-
-def _gemma3_layers(config: Config, count: int) -> tuple[Layer, ...]:
-    kinds = config.get("layer_types")
-    if kinds is None:
-        period = int(
-            config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
+def _activation(fields: Fields, row: Architecture) -> str:
+    name = fields.config.get(row.activation_key) or row.default_activation
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise BaseModelError(
+            f"config.json: the activation {name!r:.80} is not supported",
+            hint=f"supported: {', '.join(ACTIVATIONS)}",
         )
+    return ACTIVATIONS[name]
+
+
+def _softcap(fields: Fields, row: Architecture) -> float | None:
+    if not row.softcaps or not fields.config.get("final_logit_softcapping"):
+        return None
+    return fields.number("final_logit_softcapping", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Typed access to a config that nobody has checked; `where` is what errors call it."""
+
+    config: Config
+    where: str = "config.json"
+
+    def whole(self, key: str, default: int | None = None, *, limit: int = 1 << 31) -> int:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
+            raise BaseModelError(
+                f"{self.where}: {key} must be a whole number from 1 to {limit}, found {value!r:.80}"
+            )
+        return value
+
+    def number(self, key: str, default: float | None) -> float:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
+            raise BaseModelError(
+                f"{self.where}: {key} must be a positive number, found {value!r:.80}"
+            )
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise BaseModelError(f"{self.where}: {key} must be true or false, found {value!r:.80}")
+        return value
+
+    def table(self, key: str) -> Config:
+        value = self.config.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise BaseModelError(f"{self.where}: {key} must be an object, found {value!r:.80}")
+        return value or {}
+
+
+def _rope(fields: Fields) -> Rope:
+    """Both spellings: transformers 5 `rope_parameters`, before that `rope_theta`/`rope_scaling`."""
+    parameters = fields.table("rope_scaling") or fields.table("rope_parameters")
+    if fields.number("partial_rotary_factor", 1.0) != 1.0:
+        raise BaseModelError("config.json: partial_rotary_factor is not supported")
+    return _rope_of(fields, parameters, fields.number("rope_theta", 10000.0))
+
+
+def _rope_of(fields: Fields, parameters: Config, theta: float) -> Rope:
+    name = parameters.get("rope_type") or parameters.get("type") or "default"
+    if not isinstance(name, str) or name not in ROPE_KINDS:
+        raise BaseModelError(f"config.json: RoPE scaling {name!r:.80} is not supported")
+    own = Fields(parameters, "config.json: RoPE")
+    if own.number("partial_rotary_factor", 1.0) != 1.0:
+        raise BaseModelError("config.json: partial_rotary_factor is not supported")
+    scaled = name != "default"
+    return Rope(
+        theta=own.number("rope_theta", theta),
+        kind=ROPE_KINDS[name],
+        factor=own.number("factor", None) if scaled else 1.0,
+        low_freq_factor=own.number("low_freq_factor", 1.0),
+        high_freq_factor=own.number("high_freq_factor", 4.0),
+        original_context=own.whole(
+            "original_max_position_embeddings",
+            fields.whole("max_position_embeddings", 8192),
+        ),
+    )
+
+
+def _gemma3_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
+    """Scaling, where there is any, belongs to the global layers."""
+    by_kind = fields.table("rope_parameters")
+    nested = Fields(by_kind, "config.json: rope_parameters")
+    full = {**nested.table("full_attention"), **fields.table("rope_scaling")}
+    window = fields.whole("sliding_window", 4096)
+    theta, local_theta = (
+        fields.number("rope_theta", 1e6),
+        fields.number("rope_local_base_freq", 10000.0),
+    )
+    local = _rope_of(fields, nested.table("sliding_attention"), local_theta)
+    layers = {
+        "full_attention": Layer(window=None, rope=_rope_of(fields, full, theta)),
+        "sliding_attention": Layer(window=window, rope=local),
+    }
+    kinds = fields.config.get("layer_types")
+    if kinds is None:
+        period = fields.whole("sliding_window_pattern", 6)
         kinds = [
             "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(count)
         ]
-    if "rope_parameters" in config:
-        full = _rope(config, "full_attention", theta=1e6)
-        local = _rope(config, "sliding_attention")
-    else:
-        full = _rope(config, theta=1e6)
-        local = Rope(theta=float(config.get("rope_local_base_freq", 10000.0)))
-    window = int(config.get("sliding_window") or 4096)
-    by_kind = {
-        "full_attention": Layer(window=None, rope=full),
-        "sliding_attention": Layer(window=window, rope=local),
-    }
-    return _layers_by_kind(kinds, by_kind, count)
+    return _layers_by_kind(kinds, layers, count)
 
 
 def _layers_by_kind(kinds: Any, by_kind: Mapping[str, Layer], count: int) -> tuple[Layer, ...]:
-    if len(kinds) != count or not set(kinds) <= set(by_kind):
+    known = isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)
+    if not known or len(kinds) != count or not set(kinds) <= set(by_kind):
         raise BaseModelError(
             f"config.json: layer_types must name one of {sorted(by_kind)} for each of the "
-            f"{count} layers, found {list(kinds)[:8]}"
+            f"{count} layers, found {kinds!r:.80}"
         )
     return tuple(by_kind[kind] for kind in kinds)
 
 
-def _llama_layers(config: Config, count: int) -> tuple[Layer, ...]:
-    return (Layer(window=None, rope=_rope(config)),) * count
+def _llama_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
+    return (Layer(window=None, rope=_rope(fields)),) * count
 
 
-def _mistral_layers(config: Config, count: int) -> tuple[Layer, ...]:
-    window = config.get("sliding_window")
-    return (Layer(window=int(window) if window else None, rope=_rope(config)),) * count
+def _mistral_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
+    """A window of 4096 where the config says nothing, none where it says null."""
+    unlimited = fields.config.get("sliding_window", 4096) is None
+    window = None if unlimited else fields.whole("sliding_window", 4096)
+    return (Layer(window=window, rope=_rope(fields)),) * count
 
 
-def _qwen_layers(config: Config, count: int) -> tuple[Layer, ...]:
-    rope = _rope(config)
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    by_kind = {
-        "full_attention": Layer(window=None, rope=rope),
-        "sliding_attention": Layer(window=int(window) if window else None, rope=rope),
-    }
-    kinds = config.get("layer_types")
+def _qwen_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
+    rope = _rope(fields)
+    window = None
+    if fields.flag("use_sliding_window", False):
+        unlimited = fields.config.get("sliding_window", 4096) is None
+        window = None if unlimited else fields.whole("sliding_window", 4096)
+    by_kind = {"full_attention": Layer(window=None, rope=rope)}
+    if window is not None:
+        by_kind["sliding_attention"] = Layer(window=window, rope=rope)
+    kinds = fields.config.get("layer_types")
     if kinds is None:
-        full = int(config.get("max_window_layers", 28)) if window else count
-        kinds = ["full_attention"] * min(full, count) + ["sliding_attention"] * max(0, count - full)
+        full = count if window is None else min(_first_sliding(fields), count)
+        kinds = ["full_attention"] * full + ["sliding_attention"] * (count - full)
     return _layers_by_kind(kinds, by_kind, count)
+
+
+def _first_sliding(fields: Fields) -> int:
+    none = fields.config.get("max_window_layers") == 0
+    return 0 if none else fields.whole("max_window_layers", 28)
 
 
 ARCHITECTURES = {
@@ -290,15 +368,44 @@ ARCHITECTURES = {
             scaled_embedding=True,
             qk_norm=True,
             sandwich_norms=True,
+            bias_keys=frozenset({"attention_bias"}),
+            softcaps=True,
             activation_key="hidden_activation",
             default_activation="gelu_pytorch_tanh",
+            default_context=131072,
             default_head_dim=256,
+            default_kv_heads=4,
+            default_query_scalar=256,
             tied_by_default=True,
             layers=_gemma3_layers,
         ),
-        Architecture(model_type="llama", layers=_llama_layers),
-        Architecture(model_type="mistral", layers=_mistral_layers),
-        Architecture(model_type="qwen2", qkv_bias=True, layers=_qwen_layers),
-        Architecture(model_type="qwen3", qk_norm=True, layers=_qwen_layers),
+        Architecture(
+            model_type="llama",
+            bias_keys=frozenset({"attention_bias", "mlp_bias"}),
+            default_context=2048,
+            layers=_llama_layers,
+        ),
+        Architecture(
+            model_type="mistral",
+            default_context=131072,
+            default_kv_heads=8,
+            layers=_mistral_layers,
+        ),
+        Architecture(
+            model_type="qwen2",
+            qkv_bias=True,
+            default_context=32768,
+            default_kv_heads=32,
+            layers=_qwen_layers,
+        ),
+        Architecture(
+            model_type="qwen3",
+            qk_norm=True,
+            bias_keys=frozenset({"attention_bias"}),
+            default_context=32768,
+            default_head_dim=128,
+            default_kv_heads=32,
+            layers=_qwen_layers,
+        ),
     )
 }
