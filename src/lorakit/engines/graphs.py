@@ -29,14 +29,26 @@ def open_graph(base: Base, options: GraphOptions, *, threads: int | None) -> Any
     """A session on the base's graph. Raises EngineError where onnxruntime refuses it."""
     folder = cache_root() / "graphs" / _key(base, options)
     try:
-        if not _whole(folder):
-            _build(base, options, folder)
-        return open_session(str(folder / MODEL), threads=threads)
+        return _open_cached(base, options, folder, threads)
     except (OSError, EngineError) as error:
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
     model = build(base, options, store)
     return open_session(model, threads=threads, initializers=store.arrays)
+
+
+def _open_cached(base: Base, options: GraphOptions, folder: Path, threads: int | None) -> Any:
+    """A session on the cache's entry, built where there is none or a broken one."""
+    if _whole(folder):
+        try:
+            return open_session(str(folder / MODEL), threads=threads)
+        except EngineError as error:
+            log.warning(
+                "the cached graph of %s does not open, building it anew: %s", base.name, error
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+    _build(base, options, folder)
+    return open_session(str(folder / MODEL), threads=threads)
 
 
 def _key(base: Base, options: GraphOptions) -> str:

@@ -49,9 +49,10 @@ def _linear(delta: Delta) -> tuple[str, Factors] | None:
     """Where the graph applies a delta. An embedding's W + s B A acts on the head transposed."""
     if delta.site is Site.INPUT:
         return None
-    if delta.site is Site.LINEAR or delta.module == HEAD:
-        return delta.module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
-    return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
+    if delta.site is Site.BOTH:
+        return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
+    module = HEAD if delta.site is Site.OUTPUT else delta.module
+    return module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
 
 
 @dataclass(slots=True, eq=False)
