@@ -24,6 +24,7 @@ import numpy.typing as npt
 from lorakit.errors import AdapterError
 
 Array = npt.NDArray[Any]
+_LARGEST = float(np.finfo(np.float32).max)  # engines fold scales in float32
 
 
 class Site(StrEnum):
@@ -70,7 +71,7 @@ class Delta:
                 f"{self.module}: the bias of B must be [{self.b.shape[-2]}], "
                 f"found {list(self.bias.shape)}"
             )
-        if not math.isfinite(self.scale):
+        if not abs(self.scale) <= _LARGEST:
             raise AdapterError(f"{self.module}: scale must be finite, found {self.scale}")
 
     @property

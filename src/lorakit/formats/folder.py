@@ -23,14 +23,18 @@ def member(folder: Path, name: str) -> Path | None:
     path = folder / name
     if not path.is_symlink() and not path.exists():
         return None
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        exists = target.exists()
+    except (OSError, RuntimeError) as error:  # a link to itself, by Python version
+        raise FormatError(f"{path} is a link that leads nowhere: {error}") from error
     if not (target.is_relative_to(folder.resolve()) or _in_hub_cache(folder, target)):
         raise FormatError(
             f"{path} is a link that leads out of its folder",
             items=[f"{name} points to {target}"],
             hint="copy the file itself into the folder",
         )
-    if not target.exists():
+    if not exists:
         return None
     if not target.is_file():
         raise FormatError(f"{path} is not a regular file")
@@ -66,4 +70,5 @@ def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
 
 
 def _kind(value: object) -> str:
-    return {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a number")
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

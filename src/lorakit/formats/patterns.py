@@ -9,13 +9,14 @@ and lazy quantifiers mean the same. Look-around, back-references and flags are r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 MAX_LENGTH = 8192  # characters of one pattern
 MAX_STATES = 20_000  # instructions of one automaton
-MAX_WORK = 2_000_000  # instructions visited, or literal comparisons, per table
+MAX_WORK = 2_000_000  # instructions visited and names looked up for one file: about a second
+COMPILING = 60  # what a character of a pattern costs
 MAX_DEPTH = 64  # nested groups
 
 _LITERAL = re.compile(r"[\w./ -]*", re.ASCII)
@@ -84,7 +85,11 @@ class Regex:
         """Raises PatternError."""
         if len(pattern) > MAX_LENGTH:
             raise PatternError(f"a pattern of {len(pattern)} characters; {MAX_LENGTH} is the limit")
-        return cls(_emit(_Parser(pattern).parse()), budget or Budget())
+        budget = budget or Budget()
+        budget.spend(COMPILING * len(pattern))
+        program = _emit(_Parser(pattern).parse())
+        budget.spend(len(program))
+        return cls(program, budget)
 
     def fullmatch(self, text: str) -> bool:
         states, before = frozenset((0,)), ""
@@ -128,36 +133,52 @@ def _anchors(before: str, after: str) -> list[Anchor]:
     return found
 
 
-@dataclass(slots=True)
 class PatternTable:
-    """PEFT's rule for its pattern dictionaries: ``(.*\\.)?(key)$`` on a name, first key wins."""
+    """PEFT's rule for its pattern dictionaries: ``(.*\\.)?(key)$`` on a name, first key wins.
 
-    keys: Sequence[str]
-    budget: Budget = field(default_factory=Budget)
-    _tests: list[tuple[str, Test]] = field(init=False)
+    Most keys are plain names. A dot in one stands for any character, so that it matches the end of
+    a name when that end, with dots put at the key's dots, is the key: one lookup finds them all.
+    """
 
-    def __post_init__(self) -> None:
-        self._tests = [(key, _suffix_test(key, self.budget)) for key in self.keys]
+    def __init__(self, keys: Sequence[str], budget: Budget | None = None) -> None:
+        """Raises PatternError for a key that is no regular expression, or beyond the bounds."""
+        self._keys = keys
+        self._budget = budget or Budget()
+        self._plain: dict[_Outline, dict[str, int]] = {}
+        self._regexes: list[tuple[int, Regex]] = []
+        for index, key in enumerate(keys):
+            plain = key.removeprefix("^")
+            if _LITERAL.fullmatch(plain):
+                dots = tuple(at for at, char in enumerate(plain) if char == ".")
+                outline = (len(plain), dots, plain != key)
+                self._plain.setdefault(outline, {}).setdefault(plain, index)
+            else:
+                regex = Regex.compile(rf"(.*\.)?({key})$", self._budget)
+                self._regexes.append((index, regex))
 
     def first(self, name: str) -> str | None:
         """The first key that matches, or None. Raises PatternError at the end of the budget."""
-        self.budget.spend(len(self._tests))
-        return next((key for key, test in self._tests if test(name)), None)
+        best = min(self._plain_hits(name), default=len(self._keys))
+        for index, regex in self._regexes:
+            if index < best and regex.fullmatch(name):
+                best = index
+        return self._keys[best] if best < len(self._keys) else None
+
+    def _plain_hits(self, name: str) -> Iterator[int]:
+        for (length, dots, whole), keys in self._plain.items():
+            self._budget.spend(1 + len(dots))
+            start = len(name) - length
+            if start < 0 or (start and (whole or name[start - 1] != ".")):
+                continue
+            tail = list(name[start:])
+            for at in dots:
+                tail[at] = "."
+            found = keys.get("".join(tail))
+            if found is not None:
+                yield found
 
 
-def _suffix_test(key: str, budget: Budget) -> Test:
-    if _LITERAL.fullmatch(key):
-        return lambda name: _ends_with(name, key)
-    return Regex.compile(rf"(.*\.)?({key})$", budget).fullmatch
-
-
-def _ends_with(name: str, key: str) -> bool:
-    """`key` at the end of `name` and after a dot or at its start; a dot in it is any character."""
-    start = len(name) - len(key)
-    if start < 0 or (start and name[start - 1] != "."):
-        return False
-    tail = name[start:]
-    return tail == key or all(k in (".", c) for k, c in zip(key, tail, strict=True))
+_Outline = tuple[int, tuple[int, ...], bool]  # length, where the dots are, whether it is anchored
 
 
 def _emit(tree: Node) -> list[Instruction]:

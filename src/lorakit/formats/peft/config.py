@@ -178,13 +178,13 @@ def _names(names: frozenset[str] | str, module: str) -> bool:
     return any(".".join(parts[index:]) in names for index in range(len(parts)))
 
 
-def parse(raw: Mapping[str, Any]) -> LoraConfig:
-    """The config's meaning.
+def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
+    """The config's meaning; `where` is the adapter's name in errors.
 
     Raises UnsupportedError listing every active field that lorakit cannot express, and FormatError
     listing every field that has the wrong type.
     """
-    _refuse_active(raw)
+    _refuse_active(raw, where)
     reader = _Reader(raw)
     layers = reader.ints("layers_to_transform")
     tokens = raw.get("trainable_token_indices")
@@ -211,15 +211,17 @@ def parse(raw: Mapping[str, Any]) -> LoraConfig:
         raw=dict(raw),
     )
     if reader.faults:
-        raise FormatError("adapter_config.json has fields of the wrong kind", items=reader.faults)
+        raise FormatError(
+            f"{where}: adapter_config.json has fields of the wrong kind", items=reader.faults
+        )
     return config
 
 
-def _refuse_active(raw: Mapping[str, Any]) -> None:
+def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
     kind = raw.get("peft_type", "LORA")
     if kind != "LORA":
         raise UnsupportedError(
-            f"this is a PEFT adapter of type {kind!r}, not LoRA",
+            f"{where} is a PEFT adapter of type {kind!r:.40}, not LoRA",
             hint="merge it into its base with PEFT and use the merged model",
         )
     faults = [f"{name}: {reason}" for name, reason in ACTIVE.items() if raw.get(name)]
@@ -236,7 +238,7 @@ def _refuse_active(raw: Mapping[str, Any]) -> None:
     ]
     if faults:
         raise UnsupportedError(
-            "this PEFT adapter computes more than lorakit can express",
+            f"the PEFT adapter in {where} computes more than lorakit can express",
             items=faults,
             hint="PEFT can convert PiSSA and its kin to plain LoRA "
             "(save_pretrained with path_initial_model_for_weight_conversion); "

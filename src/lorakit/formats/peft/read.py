@@ -69,7 +69,9 @@ def read_peft(path: Path) -> Adapter:
     """
     raw = read_object(_config_file(path))
     weights = _weights_file(path)
-    parse(raw)  # a config that is refused is the better reason than weights that are broken
+    parse(
+        raw, where=str(path)
+    )  # a config that is refused is the better reason than weights that are broken
     file = open_safetensors(weights, max_header=MAX_HEADER)
     return assemble(raw, file.tensors, file.metadata, where=str(path))
 
@@ -84,7 +86,7 @@ def assemble(
     """The adapter that a config and tensors describe; errors as in `read_peft`."""
     parts = _sort(tensors)
     try:
-        adapter = _build(parse(raw), parts, metadata.get(FINGERPRINT))
+        adapter = _build(parse(raw, where=where), parts, metadata.get(FINGERPRINT))
     except PatternError as error:
         raise UnsupportedError(
             f"{where}: {CONFIG} has a pattern for module names that cannot be used: {error}"

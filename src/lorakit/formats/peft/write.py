@@ -317,12 +317,13 @@ def _divisor(delta: Delta, rslora: bool) -> float:
 
 
 def _alpha(delta: Delta) -> float:
-    """alpha such that alpha / r is the scale; where none is in float64, the nearest."""
+    """alpha such that alpha / r is the scale; where no float64 gives it, the same in float32."""
     near = delta.scale * delta.rank
-    for alpha in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)):
-        if alpha / delta.rank == delta.scale:
-            return alpha
-    return near
+    around = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
+    found = [alpha for alpha in around if alpha / delta.rank == delta.scale] or [
+        alpha for alpha in around if np.float32(alpha / delta.rank) == np.float32(delta.scale)
+    ]
+    return found[0] if found else near
 
 
 def _plain(value: float) -> float:
