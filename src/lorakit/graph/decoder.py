@@ -29,7 +29,7 @@ from lorakit.graph.rope import tables
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 1  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 2  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +176,21 @@ class _Builder:
     def activation(self, name: str, x: str) -> str:
         w = self.writer
         if self.decoder.activation == "silu":
-            return w.node("QuickGelu", [x], name, domain=CONTRIB, alpha=1.0)
+            return self.silu(name, x)
         if self.decoder.activation == "gelu_tanh":
             return w.node("FastGelu", [x], name, domain=CONTRIB)
         return w.node("Gelu", [x], name, domain=CONTRIB)
+
+    def silu(self, name: str, x: str) -> str:
+        """x / (1 + exp(-x)). With float32 weights through Exp, which rounds half as much as the
+        logistic approximation of the fused operator."""
+        w = self.writer
+        if self.options.linear != "float32":
+            return w.node("QuickGelu", [x], name, domain=CONTRIB, alpha=1.0)
+        one = w.weight("one", np.array(1.0, np.float32))
+        exp = w.node("Exp", [w.node("Neg", [x], f"{name}.neg")], f"{name}.exp")
+        whole = w.node("Add", [one, exp], f"{name}.whole")
+        return w.node("Mul", [x, w.node("Reciprocal", [whole], f"{name}.logistic")], name)
 
 
 def _float32(array: Array) -> Array:
