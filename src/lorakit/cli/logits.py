@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def read_ids(source: str) -> Ids:
                 f"--ids takes numbers (1,2,3) or an .npz file, not {source!r}"
             ) from error
     try:
-        with np.load(source, allow_pickle=False) as file:
+        with Path(source).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = sorted(
                 (name for name in file.files if name[:3] == "ids" and name[3:].isdigit()),
                 key=lambda name: int(name[3:]),
@@ -68,7 +69,7 @@ def read_ids(source: str) -> Ids:
             arrays = {name: np.asarray(file[name]) for name in names}
     except FileNotFoundError as error:
         raise SourceError(f"there is no file {source}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(f"{source} is not a readable .npz file: {error}") from error
     if not arrays:
         raise FormatError(f"{source} holds no arrays ids0, ids1, ...")

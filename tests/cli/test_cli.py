@@ -1,0 +1,270 @@
+"""The command line as its users run it: in a process of its own."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lorakit import demo
+from lorakit.cli.logits import read_ids
+from lorakit.cli.references import split_reference, unused_name
+from lorakit.errors import FormatError, ParameterError, SourceError
+
+BASE = str(demo.base_path())
+HOME = str(demo.adapter_path("home"))
+
+
+def lorakit(*arguments, code=0, **options):
+    """Run a command; returns (stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lorakit", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        **options,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("home:0.5", ("home", 0.5)),
+        ("home", ("home", 1.0)),
+        ("a:b:-1", ("a:b", -1.0)),
+        ("C:\\adapters\\home", ("C:\\adapters\\home", 1.0)),
+        ("hf:org/repo", ("hf:org/repo", 1.0)),
+        ("home:1e-1", ("home", 0.1)),
+        (":3", (":3", 1.0)),
+    ],
+)
+def test_a_scale_is_what_follows_the_last_colon_if_it_is_a_number(reference, expected):
+    assert split_reference(reference) == expected
+
+
+def test_adapters_of_one_name_are_told_apart():
+    assert unused_name("a", {"a": 1.0, "a-2": 1.0}) == "a-3"
+
+
+def test_run_streams_an_answer_and_reports_it_as_json():
+    out, _ = lorakit("run", BASE, "-a", HOME, "turn the lights off in the kitchen")
+    assert out.startswith("<start_function_call>call:")
+    out, _ = lorakit("run", BASE, "-a", f"{HOME}:1", "turn the lights off in the kitchen", "--json")
+    report = json.loads(out)
+    assert report["tool_calls"]
+    assert report["adapters"] == {"home": 1.0}
+    out, _ = lorakit("run", BASE, "--raw", "-", "--max-tokens", "3", input="hello")
+    assert out.endswith("\n")
+
+
+def test_logits_of_numbers_and_of_files(tmp_path):
+    output = tmp_path / "out.npz"
+    lorakit("logits", BASE, "--ids", "1,2,3", "-o", str(output))
+    with np.load(output) as file:
+        base = file["logits0"]
+    assert base.shape == (3, 1024)
+    assert base.dtype == np.float32
+    ids = tmp_path / "ids.npz"
+    np.savez(ids, ids0=np.array([1, 2, 3]), ids7=np.array([4, 5], np.int32), other=np.eye(2))
+    lorakit(
+        "logits", BASE, "--adapter", f"{HOME}:0", "--adapter", f"{HOME}:0.5", "--adapter",
+        f"{HOME}:-0.5", "--ids", str(ids), "-o", str(output), "--engine", "onnx", "--quantize",
+        "none",
+    )  # fmt: skip
+    with np.load(output) as file:
+        assert sorted(file.files) == ["logits0", "logits7"]
+        np.testing.assert_allclose(file["logits0"], base, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantize", ["fp16", "int8", "int4"])
+def test_logits_of_quantised_weights(tmp_path, quantize):
+    output = tmp_path / "out.npz"
+    lorakit("logits", BASE, "--ids", "1,2,3", "-o", str(output), "--quantize", quantize)
+    with np.load(output) as file:
+        assert np.isfinite(file["logits0"]).all()
+
+
+def test_ids_that_cannot_be_read(tmp_path):
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"PK\x03\x04 not an archive")
+    matrix = tmp_path / "matrix.npz"
+    np.savez(matrix, ids0=np.eye(2))
+    empty = tmp_path / "empty.npz"
+    np.savez(empty, other=np.eye(2))
+    for source, error in [
+        ("1,x", ParameterError),
+        (str(tmp_path / "none.npz"), SourceError),
+        (str(bad), FormatError),
+        (str(matrix), FormatError),
+        (str(empty), FormatError),
+    ]:
+        with pytest.raises(error):
+            read_ids(source)
+
+
+def test_inspect_and_check():
+    out, _ = lorakit("inspect", HOME)
+    assert "peft" in out
+    report = json.loads(lorakit("inspect", HOME, "--json", "--structure")[0])
+    assert report["digest"] is None
+    assert report["modules"]
+    assert "it fits" in lorakit("check", HOME, "--base", BASE)[0]
+
+
+def test_check_lists_every_mismatch_and_exits_1(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in demo.base_path().iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    config = json.loads((demo.adapter_path("home") / "adapter_config.json").read_text())
+    weights = (demo.adapter_path("home") / "adapter_model.safetensors").read_bytes()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text(json.dumps(config))
+    (broken / "adapter_model.safetensors").write_bytes(
+        weights.replace(b".layers.0.", b".layers.9.")
+    )
+    out, _ = lorakit("check", str(broken), "--base", str(other), code=1)
+    assert out.count("model.layers.9.") > 3
+    report = json.loads(lorakit("check", str(broken), "--base", BASE, "--json", code=1)[0])
+    assert report["fits"] is False
+
+
+def test_errors_are_one_line_with_code_and_hint(tmp_path):
+    _, err = lorakit("run", str(tmp_path / "nowhere"), "x", code=1)
+    assert err.startswith("error [source_not_found]")
+    assert "hint" in err
+    assert err.count("\n") == 1
+    out, _ = lorakit("check", "nowhere", "--base", BASE, "--json", code=1)
+    assert json.loads(out)["error"]["code"] == "source_not_found"
+    _, err = lorakit("--debug", "run", str(tmp_path / "nowhere"), "x", code=1)
+    assert "Traceback" in err
+    lorakit("run", BASE, code=2)
+    for engine in ("llama", "torch"):
+        _, err = lorakit("run", BASE, "x", "--engine", engine, code=1)
+        assert "capability_missing" in err
+    _, err = lorakit("run", BASE, "x", "-a", f"{HOME}:nan", code=1)
+    assert "parameter_invalid" in err
+
+
+def test_doctor():
+    report = json.loads(lorakit("doctor", "--json")[0])
+    assert report["engines"]["onnx"].startswith("ready")
+    assert "onnxruntime" in lorakit("doctor")[0]
+
+
+def test_demo_tells_its_story_and_exports(tmp_path):
+    out, _ = lorakit("demo", "--examples", "4", "--json")
+    report = json.loads(out)
+    assert report["mixed_batch"]["same_text"] is True
+    assert report["mixed_batch"]["adapter_sets"] == 16
+    assert [step["scale"] for step in report["sweep"]] == [0, 0.25, 0.5, 0.75, 1, 1.25]
+    out, _ = lorakit("demo", "--examples", "2")
+    assert "tokens/s" in out
+    target = tmp_path / "out"
+    lorakit("demo", "--export", str(target))
+    assert (target / "adapters/home/adapter_model.safetensors").is_file()
+    answer, _ = lorakit("run", str(target / "base"), "-a", str(target / "adapters/home"), "hello")
+    assert answer.strip()
+    _, err = lorakit("demo", "--export", str(target), code=1)
+    assert "parameter_invalid" in err
+
+
+def test_chat_in_a_terminal(tmp_path):
+    """Type at a real terminal: adapters, tools, a request, an error, reset, the end."""
+    tools = tmp_path / "tools.json"
+    schema = {"type": "function", "function": {"name": "ring", "parameters": {"type": "object"}}}
+    tools.write_text(json.dumps([schema]))
+    lines = [
+        "turn the lights off in the kitchen",
+        "/adapter home 0.5",
+        "/adapter nobody",
+        "/adapter home many",
+        f"/load {HOME}:0.25 again",
+        f"/tools {tools}",
+        "/tools off",
+        "/clear",
+        "/reset",
+        "/nonsense",
+        "/help",
+        "/quit",
+    ]
+    out = talk(["chat", BASE, "-a", HOME], lines)
+    assert "call:" in out
+    assert "home at 0.5" in out
+    assert "source_not_found" in out
+    assert "again at 0.25" in out
+    assert "tools: ring" in out
+    assert "there is no command /nonsense" in out
+
+
+def talk(arguments, lines):
+    """Run a command at a pseudo-terminal and type lines at its prompt."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lorakit", *arguments], stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    output = b""
+    try:
+        for line in lines:
+            output += until_prompt(master)
+            os.write(master, line.encode() + b"\n")
+        while True:
+            try:
+                part = os.read(master, 4096)
+            except OSError:
+                break
+            if not part:
+                break
+            output += part
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        os.close(master)
+    return output.decode(errors="replace")
+
+
+def until_prompt(master):
+    output = b""
+    while not output.rstrip(b" ").endswith(b">") and b"> \x1b" not in output[-12:]:
+        output += os.read(master, 4096)
+    return output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_ends_cleanly():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lorakit", "demo", "--examples", "100"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # it has begun
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lorakit", "inspect", HOME, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait(20)
+    assert b"Traceback" not in err
