@@ -44,14 +44,14 @@ class Llama3Format:
         return to_json({"output": content} if isinstance(content, str) else content)
 
     def parse(self, reply: str) -> ParsedReply:
-        before, tag, body = reply.partition(TAG)
-        if not tag:
-            before, body = "", reply
-            if not _LIKE_A_CALL.match(reply, skip_space(reply, 0)):
+        before, tag, start = "", "", skip_space(reply, 0)
+        if not _LIKE_A_CALL.match(reply, start):
+            before, tag, _ = reply.partition(TAG)
+            start = len(before) + len(tag)
+            if not tag:
                 return ParsedReply(text=reply)
-        start = len(reply) - len(body)
         calls, malformed = _calls(reply, start)
-        if malformed and not calls and not tag and not _names_a_function(body):
+        if malformed and not calls and not tag and not _names_a_function(reply):
             return ParsedReply(text=reply)
         return ParsedReply(text=before.strip(), tool_calls=number_calls(calls), malformed=malformed)
 

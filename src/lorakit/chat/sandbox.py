@@ -23,18 +23,18 @@ from functools import wraps
 from typing import Any
 
 import jinja2
-from jinja2 import nodes, pass_environment
+from jinja2 import nodes, pass_eval_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_WORK = 5_000_000  # units: a loop turn, a call, 64 characters handled
+MAX_WORK = 3_000_000  # units: a loop turn, a call, 64 characters handled
 MAX_EMITTED = 64 << 20  # characters written, into variables and macros too
 MAX_VALUE = 16 << 20  # characters or items of one value
 MAX_INTEGER = 4096  # bits
 MAX_WIDTH = 100_000  # a width, count or indent given to a method or filter
-MAX_CPU = 10.0  # seconds of the rendering thread
+MAX_CPU = 5.0  # seconds of the rendering thread
 
 
 class LimitError(Exception):
@@ -138,7 +138,9 @@ def _check_call(method: str, owner: Any, arguments: tuple[Any, ...]) -> None:
             raise LimitError(f"{method} with a width or count of {argument}")
     if isinstance(owner, str):
         _budget.get().spend(1 + (len(owner) >> 6))
-        if method == "replace" and len(arguments) >= 2:
+        if method == "format":
+            _check_format(owner)
+        elif method == "replace" and len(arguments) >= 2:
             old, new = str(arguments[0]), str(arguments[1])
             _check_size(len(owner) + owner.count(old) * len(new))
         elif method == "join" and arguments:
@@ -150,7 +152,7 @@ def _check_call(method: str, owner: Any, arguments: tuple[Any, ...]) -> None:
             _check_size(len(owner) + (owner.count("\n") + 1) * max([4, *map(int, widths)]))
     elif method == "join" and not isinstance(owner, Mapping):
         _check_join(list(owner), str(arguments[0]) if arguments else "")
-    elif isinstance(owner, list | tuple | dict):
+    elif isinstance(owner, list | tuple | dict | range):
         _budget.get().spend(1 + len(owner))
 
 
@@ -160,12 +162,9 @@ def _check_join(items: list[Any], separator: str) -> None:
     _check_size(sizes + len(separator) * len(items))
 
 
-# These look at their input's items, not into them.
-_SHALLOW = frozenset(
-    ("attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "lower")
-)
-_SHALLOW |= {"map", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice"}
-_SHALLOW |= {"trim", "upper"}
+_CONSTANT_TIME = frozenset({"count", "d", "default", "first", "last", "length"})
+_SHALLOW = frozenset({"attr", "batch", "items", "list", "lower", "map", "random", "reject"})
+_SHALLOW |= {"rejectattr", "reverse", "select", "selectattr", "slice", "trim", "upper"}
 
 
 def _materialized(value: Any) -> Any:
@@ -179,15 +178,14 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if name not in _SHALLOW:
+        _budget.get().spend(1)
+        if name in _CONSTANT_TIME:
+            return function(*args, **kwargs)
+        if name not in _SHALLOW:  # these look into their input's items too
             args = tuple(map(_materialized, args))
-        explicit = args[implicit:]
-        if explicit:
-            _check_call(name, explicit[0], (*explicit[1:], *kwargs.values()))
-        if name in _SHALLOW:
-            _budget.get().spend(1)
-        else:
-            _weigh([*explicit, *kwargs.values()])
+            _weigh([*args[implicit:], *kwargs.values()])
+        if len(args) > implicit:
+            _check_call(name, args[implicit], (*args[implicit + 1 :], *kwargs.values()))
         result = function(*args, **kwargs)
         if isinstance(result, str | list):
             _check_size(len(result))
@@ -246,8 +244,8 @@ class _Meter(NodeTransformer):
         return node
 
 
-@pass_environment
-def _emit(environment: jinja2.Environment, value: object) -> str:
+@pass_eval_context  # jinja would apply any other kind to literals once, when compiling
+def _emit(_: nodes.EvalContext, value: object) -> str:
     """Every output passes here (jinja's finalize)."""
     if not isinstance(value, str):
         _weigh(value)

@@ -24,7 +24,6 @@ from lorakit.tokenizer import read_bounded, read_optional, read_special_tokens
 
 MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
 MAX_PROMPT = 16 << 20  # characters
-_RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,9 +78,6 @@ class ChatTemplate:
         (with its own words), and FormatError for a template that outgrows its limits or does what
         the sandbox forbids.
         """
-        taken = sorted(_RESERVED & variables.keys())
-        if taken:
-            raise ParameterError("these variables have parameters of their own", items=taken)
         prepared_tools = prepare_tools(tools)
         context = {
             "documents": None,

@@ -1,0 +1,105 @@
+"""Recognising a format, and checking calls against the tools that were offered."""
+
+from pathlib import Path
+
+import pytest
+
+from lorakit.chat.calls import ToolCall
+from lorakit.chat.template import ChatTemplate
+from lorakit.chat.tools import FORMATS, detect_format, get_format, validate_call
+from lorakit.errors import ParameterError
+from lorakit.tokenizer import Tokenizer
+
+DEMO = Path(__file__).parents[2] / "src/lorakit/demo/base"
+TEMPLATES = Path(__file__).parents[1] / "data/templates"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("functiongemma", "functiongemma"),
+        ("chatml_tools", "hermes"),
+        ("llama3", "llama3"),
+        ("gemma", None),
+    ],
+)
+def test_a_template_tells_the_format(file, name):
+    text = (TEMPLATES / f"{file}.jinja").read_text(encoding="utf-8")
+    found = detect_format(text)
+    assert (found.name if found else None) == name
+
+
+def test_calls_that_are_not_json_are_not_taken_for_hermes():
+    assert detect_format("<tool_call>\n<function=name>\n<parameter=arguments>") is None
+
+
+@pytest.mark.skipif(not DEMO.joinpath("tokenizer.json").exists(), reason="no demo base yet")
+def test_the_demo_base_is_recognised_by_template_and_by_vocabulary():
+    tokenizer = Tokenizer.open(DEMO)
+    for template in (ChatTemplate.open(DEMO).source(tools=True), None, "plain"):
+        found = detect_format(template, tokenizer.token_id)
+        assert found is not None
+        assert found.name == "functiongemma"
+
+
+def test_nothing_is_recognised_in_nothing():
+    assert detect_format(None) is None
+    assert detect_format("", lambda token: None) is None
+
+
+def test_every_format_says_what_it_needs():
+    for name in FORMATS:
+        form = get_format(name)
+        assert form.name == name
+        assert form.openings
+        assert form.stops
+        declared = form.render_declaration(WEATHER)
+        assert "weather" in declared
+        assert "city" in declared
+        call = ToolCall(name="weather", arguments={"city": "Oslo", "days": 2})
+        (parsed,) = form.parse(form.render_call(call)).tool_calls
+        assert (parsed.name, parsed.arguments) == (call.name, call.arguments)
+        assert form.render_call(call).startswith(form.openings) or name == "llama3"
+    with pytest.raises(ParameterError, match="known: functiongemma"):
+        get_format("smoke signals")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("weather", {"city": "Oslo"}, []),
+        ("weather", {"city": "Oslo", "days": 3}, []),
+        ("weather", {}, ["weather.city: required, but missing"]),
+        ("weather", {"city": 1, "x": 2}, ["weather.city: expected", "weather.x: unknown"]),
+        ("wether", {}, ["wether: no such function; offered: ping, weather"]),
+        ("ping", {}, []),
+        ("ping", {"a": 1}, ["ping.a: unknown; expected no arguments"]),
+    ],
+)
+def test_a_call_is_checked_against_the_tools(name, arguments, expected):
+    found = validate_call(ToolCall(name=name, arguments=arguments), [WEATHER, {"name": "ping"}])
+    assert len(found) == len(expected)
+    assert all(map(str.startswith, found, expected))
+
+
+def test_a_reply_becomes_the_next_message():
+    text = "<start_function_call>call:weather{city:<escape>Oslo<escape>}<end_function_call>"
+    message = get_format("functiongemma").parse("Well. " + text).to_message()
+    function = {"name": "weather", "arguments": '{"city": "Oslo"}'}
+    assert message == {
+        "role": "assistant",
+        "content": "Well.",
+        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+    }
+    assert get_format("hermes").parse("").to_message() == {"role": "assistant", "content": ""}
