@@ -71,6 +71,7 @@ class Delta:
                 f"{self.module}: the bias of B must be [{self.b.shape[-2]}], "
                 f"found {list(self.bias.shape)}"
             )
+        object.__setattr__(self, "scale", float(self.scale) + 0.0)  # no negative zero
         if not abs(self.scale) <= _LARGEST:
             raise AdapterError(f"{self.module}: scale must be finite, found {self.scale}")
 

@@ -9,12 +9,13 @@ tuners_utils.check_target_module_exists, utils.other.get_pattern_key).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import FormatError, UnsupportedError
-from lorakit.formats.patterns import Budget, PatternTable, Regex
+from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex
 
 # Fields that change the arithmetic beyond what an Adapter can say, when they are set.
 ACTIVE = {
@@ -106,6 +107,9 @@ class Resolver:
 
     def __init__(self, config: LoraConfig) -> None:
         budget = Budget()
+        for name in config.layers_pattern:
+            if not re.fullmatch(r"[\w.-]*", name):
+                raise PatternError(f"layers_pattern {name!r:.80} is not a plain name")
         self._config = config
         self._ranks = PatternTable(tuple(config.ranks), budget)
         self._alphas = PatternTable(tuple(config.alphas), budget)
@@ -137,6 +141,8 @@ class Resolver:
             return True  # chosen by architecture when it was trained: the tensors say what
         if self._target is not None:
             return self._target.fullmatch(module)
+        if module in config.target_modules:
+            return True  # named in full: PEFT does not ask for the layer then
         if not _names(config.target_modules, module):
             return False
         return config.layers is None or self._layer(module) in config.layers
