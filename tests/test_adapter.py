@@ -1,0 +1,165 @@
+"""The Adapter value: what it refuses, what makes two equal, what it says of itself."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
+from lorakit.errors import AdapterError
+
+RNG = np.random.default_rng(3)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def delta(module="q_proj", rank=2, dtype=np.float32, scale=1.0, **more):
+    a = RNG.standard_normal((rank, 5)).astype(dtype)
+    b = RNG.standard_normal((3, rank)).astype(dtype)
+    return Delta(module=module, a=a, b=b, scale=scale, **more)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "scale", "said"),
+    [
+        ((2, 5), (3, 4), 1.0, "rank"),
+        ((5,), (3, 2), 1.0, "2-D"),
+        ((2, 2, 5), (3, 2), 1.0, "2-D"),
+        ((2, 2, 5), (3, 3, 2), 1.0, "rank"),
+        ((2, 5), (3, 2), float("nan"), "finite"),
+        ((2, 5), (3, 2), 1e300, "finite"),
+    ],
+)
+def test_a_delta_that_cannot_be_is_refused_by_name(a, b, scale, said):
+    with pytest.raises(AdapterError, match=f"q_proj.*{said}"):
+        Delta(module="q_proj", a=np.ones(a), b=np.ones(b), scale=scale)
+
+
+def test_a_delta_knows_its_shape():
+    d = Delta(module="m", a=np.ones((4, 2, 5)), b=np.ones((4, 3, 2)), scale=1)
+    assert (d.rank, d.in_features, d.out_features) == (2, 5, 3)
+    with pytest.raises(AdapterError, match=r"bias of B must be \[3\]"):
+        delta(bias=np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape"), [([3, 2], (2, 4)), ([1, 1], (2, 4)), ([1], (2, 4)), ([1.0], (1, 4))]
+)
+def test_replaced_rows_need_one_increasing_id_each(rows, shape):
+    with pytest.raises(AdapterError, match="embed"):
+        Replacement(name="embed.weight", value=np.ones(shape), rows=np.array(rows))
+
+
+def test_parts_that_claim_the_same_are_refused_all_at_once():
+    norm = Replacement(name="norm.weight", value=np.ones(3))
+    mag = Magnitude(module="q_proj", value=np.ones(3))
+    with pytest.raises(AdapterError) as caught:
+        Adapter(deltas=(delta(), delta()), replacements=(norm, norm), magnitudes=(mag, mag))
+    assert len(caught.value.items) == 3
+
+
+def test_one_module_may_have_a_delta_at_two_sites():
+    both = (delta("embed", site=Site.INPUT), delta("embed", site=Site.OUTPUT))
+    assert Adapter(deltas=both).modules == ("embed",)
+
+
+def test_equal_content_is_equal_whatever_order_dtype_or_metadata():
+    one, two = delta("a", dtype=np.float16), delta("b", dtype=BFLOAT16)
+
+    def wide(d):
+        return Delta(module=d.module, a=d.a.astype("f8"), b=d.b.astype("f4"), scale=d.scale)
+
+    left = Adapter(deltas=(one, two), metadata={"x": 1})
+    right = Adapter(deltas=(wide(two), wide(one)), precondition=Precondition(name="org/base"))
+    assert left == right
+    assert hash(left) == hash(right)
+    assert left != "left"
+
+
+def changed(adapter):
+    """The adapter with one thing changed, for each thing that counts."""
+    (d,) = adapter.deltas
+    (r,) = adapter.replacements
+    (m,) = adapter.magnitudes
+
+    def with_(**parts):
+        kept = {
+            "deltas": (d,),
+            "replacements": (r,),
+            "magnitudes": (m,),
+            "invocation_tokens": adapter.invocation_tokens,
+        }
+        return Adapter(**kept | parts)
+
+    def other(**parts):
+        kept = {"module": d.module, "a": d.a, "b": d.b, "scale": d.scale, "bias": d.bias}
+        return with_(deltas=(Delta(**kept | parts),))
+
+    yield other(module="k_proj")
+    yield other(a=d.a + 1)
+    yield other(b=d.b * 2)
+    yield other(scale=1.5)
+    yield other(site=Site.OUTPUT)
+    yield other(bias=np.ones(3, np.float32))
+    yield other(a=np.vstack([d.a, 0 * d.a]), b=np.hstack([d.b, 0 * d.b]))
+    yield with_(replacements=(Replacement(name="norm.weight", value=r.value + 1),))
+    yield with_(replacements=(Replacement(name="norm.bias", value=r.value),))
+    yield with_(replacements=(Replacement(name="norm.weight", value=r.value, site=Site.INPUT),))
+    yield with_(magnitudes=(Magnitude(module="q_proj", value=m.value * 2),))
+    yield with_(magnitudes=())
+    yield with_(invocation_tokens=(1,))
+
+
+def test_whatever_counts_changes_the_digest():
+    adapter = Adapter(
+        deltas=(delta(),),
+        replacements=(Replacement(name="norm.weight", value=np.ones(3, np.float32)),),
+        magnitudes=(Magnitude(module="q_proj", value=np.ones(3, np.float32)),),
+        invocation_tokens=(1, 2),
+    )
+    digests = [adapter.digest, *(other.digest for other in changed(adapter))]
+    assert len(set(digests)) == len(digests) == 14
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, BFLOAT16])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_found_anywhere(dtype, bad):
+    for index in (0, 7, -1):
+        d = delta(dtype=dtype)
+        d.a.flat[index] = bad
+        assert Adapter(deltas=(d,)).non_finite() == ["q_proj.A"]
+    large = Delta(module="m", a=np.full((1, 9), 6e4, dtype), b=np.ones((1, 1), dtype), scale=1)
+    assert Adapter(deltas=(large,)).non_finite() == []
+
+
+@given(hnp.arrays(np.float32, (2, 6), elements=st.floats(width=32)))
+def test_finite_is_what_numpy_says(values):
+    d = Delta(module="m", a=values, b=np.ones((1, 2), np.float32), scale=1)
+    assert (Adapter(deltas=(d,)).non_finite() == []) == bool(np.isfinite(values).all())
+
+
+def test_sums_and_features():
+    adapter = Adapter(
+        deltas=(delta("a", rank=2), delta("b", rank=4, bias=np.ones(3, np.float32))),
+        replacements=(
+            Replacement(name="n.weight", value=np.ones(3, np.float32)),
+            Replacement(name="e.weight", value=np.ones((2, 3), np.float32), rows=np.array([1, 4])),
+        ),
+        magnitudes=(Magnitude(module="a", value=np.ones(3, np.float32)),),
+        invocation_tokens=(7,),
+    )
+    assert adapter.max_rank == 4
+    assert adapter.parameters == 2 * 8 + 4 * 8 + 3 + 3 + 6 + 3
+    assert adapter.nbytes == adapter.parameters * 4
+    assert adapter.features == {"delta_bias", "replacement", "rows", "dora", "invocation"}
+    assert Adapter().max_rank == 0
+    assert Adapter().features == frozenset()
+
+
+def test_it_cannot_be_changed():
+    adapter = Adapter(deltas=(delta(),), metadata={"x": 1})
+    with pytest.raises(AttributeError):
+        adapter.deltas = ()
+    with pytest.raises(TypeError):
+        adapter.metadata["x"] = 2
