@@ -46,7 +46,7 @@ def mixed_sets(handles):
 
 
 def decode(engine, prompts, sets, steps=4):
-    """Prefill each row, then greedy steps of all rows together; logits [steps, rows, vocabulary]."""
+    """Prefill each row, then greedy steps of all together; logits [steps, rows, vocabulary]."""
     sequences = [engine.open_sequence() for _ in prompts]
     rows = [row(s, p, held, "last") for s, p, held in zip(sequences, prompts, sets, strict=True)]
     collected = []

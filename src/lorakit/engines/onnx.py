@@ -30,6 +30,7 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.rows import Attached, Slabs, effective
 from lorakit.engines.session import Step, signed_kernel_exact
+from lorakit.engines.vocabulary import Vocabulary
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -57,9 +58,6 @@ class OnnxEngine:
         decoder = base.decoder
         self._base = base
         self._session = session
-        self._embedding = base.tensor("model.embed_tokens.weight")
-        scaled = decoder.architecture.scaled_embedding
-        self._embedding_scale = np.float32(math.sqrt(decoder.hidden) if scaled else 1.0)
         self._capabilities = Capabilities(
             engine="onnx",
             vocabulary=decoder.vocabulary,
@@ -74,6 +72,7 @@ class OnnxEngine:
         )
         self._slabs = Slabs(targets(decoder))
         self._attached: dict[int, Attached] = {}
+        self._vocabulary = Vocabulary(base, self._attached)
         self._handles = itertools.count(1)
         self._steps: dict[tuple[int, int], Step] = {}  # bound decode steps, by (batch, kept)
 
@@ -156,10 +155,11 @@ class OnnxEngine:
         step = self._steps.get((len(rows), kept))
         if step is None:
             step = self._steps[len(rows), kept] = self._new_step(len(rows), 1, kept)
-        for at, row in enumerate(seated):
-            step.hidden[at] = self._embed(row.tokens, effective(row.adapters))
+        sets = [effective(row.adapters) for row in seated]
+        for at, (row, held) in enumerate(zip(seated, sets, strict=True)):
+            step.hidden[at] = self._vocabulary.embed(row.tokens, held)
             step.lengths[at] = self._kv.length(row.sequence)
-        self._run(step, first, [effective(row.adapters) for row in seated])
+        self._run(step, first, sets)
         return {
             row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
             for at, row in enumerate(seated)
@@ -174,7 +174,7 @@ class OnnxEngine:
         for begin, end in _chunks(len(row.tokens)):
             keep = _kept(row, begin, end)
             step = self._new_step(1, end - begin, len(keep))
-            step.hidden[0] = self._embed(row.tokens[begin:end], held)
+            step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
             step.lengths[0] = length + end - 1
             step.keep[:] = keep
             self._run(step, first, [held])
@@ -197,18 +197,8 @@ class OnnxEngine:
         step.bind_cache(self._kv.buffers, first, self._kv.generation)
         step.bind_lora(*self._slabs.fill(sets, self._attached))
         step.run()
-
-    def _embed(self, tokens: npt.NDArray[np.int64], held: AdapterSet) -> npt.NDArray[np.float32]:
-        """Hidden states [n, hidden] of tokens, with the adapters' changes of the embedding."""
-        hidden = self._embedding[tokens].astype(np.float32, copy=False)
-        for handle, scale in held:
-            factors = self._attached[handle].embedding
-            if factors is not None:
-                low = factors.a[:, tokens].T.astype(np.float32)
-                b = factors.b.T.astype(np.float32, copy=False)
-                hidden = hidden + (low @ b) * np.float32(scale * factors.scale)
-        scaled: npt.NDArray[np.float32] = hidden * self._embedding_scale
-        return scaled
+        for at, held in enumerate(sets):
+            self._vocabulary.project(step.final[at], step.logits[at], held)
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.adapter import Adapter, Array, Site
 from lorakit.engines.protocol import AdapterSet
 from lorakit.graph import HEAD, LoraTarget
 
@@ -29,30 +29,37 @@ class Factors:
     b: Array
     scale: float
 
+    def widened(self) -> Factors:
+        """The same in float32, for use as it is; the same arrays where they are that already."""
+        return Factors(
+            a=self.a.astype(np.float32, copy=False),
+            b=self.b.astype(np.float32, copy=False),
+            scale=self.scale,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """An adapter that an engine holds: what the graph applies, and what the embedding does."""
+    """An adapter that an engine holds: what the graph applies, and what the host does."""
 
     linears: Mapping[str, Factors]  # by module
     embedding: Factors | None  # a [rank, vocabulary], b [hidden, rank]
+    head: Factors | None  # a [rank, hidden], b [vocabulary, rank]
 
     @classmethod
     def of(cls, adapter: Adapter) -> Attached:
-        linears = dict(filter(None, map(_linear, adapter.deltas)))
-        inputs = [d for d in adapter.deltas if d.site in (Site.INPUT, Site.BOTH)]
-        embedding = Factors(a=inputs[0].a, b=inputs[0].b, scale=inputs[0].scale) if inputs else None
-        return cls(linears=linears, embedding=embedding)
-
-
-def _linear(delta: Delta) -> tuple[str, Factors] | None:
-    """Where the graph applies a delta. An embedding's W + s B A acts on the head transposed."""
-    if delta.site is Site.INPUT:
-        return None
-    if delta.site is Site.BOTH:
-        return HEAD, Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale)
-    module = HEAD if delta.site is Site.OUTPUT else delta.module
-    return module, Factors(a=delta.a, b=delta.b, scale=delta.scale)
+        linears, embedding, head = {}, None, None
+        for delta in adapter.deltas:
+            factors = Factors(a=delta.a, b=delta.b, scale=delta.scale)
+            if delta.site in (Site.INPUT, Site.BOTH):
+                embedding = factors.widened()
+            if delta.site is Site.BOTH:  # W + s B A of an embedding acts on the head transposed
+                head = Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale).widened()
+            elif delta.site is Site.OUTPUT or delta.module == HEAD:
+                head = factors.widened()
+            elif delta.site is Site.LINEAR:
+                linears[delta.module] = factors
+        return cls(linears=linears, embedding=embedding, head=head)
 
 
 @dataclass(slots=True, eq=False)

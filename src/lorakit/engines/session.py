@@ -114,7 +114,7 @@ class Step:
     """A bound step of one shape: its small tensors are written in place before each run.
 
     hidden float32 [batch, new, hidden], keep int64 [kept], lengths int32 [batch], total int32 [],
-    logits float32 [batch, kept, vocabulary].
+    logits float32 [batch, kept, vocabulary], final float32 [batch, kept, hidden].
     """
 
     def __init__(
@@ -125,11 +125,13 @@ class Step:
         self.total = np.zeros((), np.int32)
         self.keep = np.zeros(kept, np.int64)
         self.logits = np.zeros((batch, kept, vocabulary), np.float32)
+        self.final = np.zeros((batch, kept, hidden), np.float32)
         self._binding = Binding(session)
         self._bound: dict[str, Any] = {}
         for name in ("hidden", "lengths", "total", "keep"):
             self._binding.input(name, getattr(self, name))
-        self._binding.output("logits", self.logits)
+        for name in ("logits", "final"):
+            self._binding.output(name, getattr(self, name))
 
     def bind_cache(self, buffers: Sequence[Floats], first: int, stamp: int) -> None:
         """Point past and present of every layer at the same slots of the KV cache."""

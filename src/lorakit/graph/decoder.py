@@ -7,7 +7,8 @@ Inputs, beside LoRA tensors (see graph.lora):
     keep     int64 [kept]                  which of the new positions get logits
     past.N.key, past.N.value   float32 [batch, kv_heads, capacity, head_dim]
 Outputs:
-    logits   float32 [batch, kept, vocabulary]
+    logits   float32 [batch, kept, vocabulary]  before soft-capping
+    final    float32 [batch, kept, hidden]      what the vocabulary projection read
     present.N.key, present.N.value         to be bound to the memory of their pasts
 
 It computes what transformers computes in float32; the operators are onnxruntime's.
@@ -29,7 +30,7 @@ from lorakit.graph.rope import tables
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 2  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 3  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,24 +130,23 @@ class _Builder:
         """Logits, for the positions in `keep` alone."""
         w, d = self.writer, self.decoder
         keep = w.input("keep", ["kept"], TensorProto.INT64)
-        kept = w.node("Gather", [x, keep], "kept", axis=1)
-        logits = self.linear(HEAD, self.norm("model.norm", kept), form=FORMS[self.options.head])
-        if d.logit_softcap:
-            cap = w.weight("softcap", np.array(d.logit_softcap, np.float32))
-            small = w.node("Tanh", [w.node("Div", [logits, cap], "logits.small")], "logits.tanh")
-            logits = w.node("Mul", [small, cap], "logits.capped")
-        w.output("logits", ["batch", "kept", d.vocabulary])
-        w.node("Identity", [logits], "logits")
+        final = self.norm("model.norm", w.node("Gather", [x, keep], "kept", axis=1))
+        logits = self.plain_linear(HEAD, final, FORMS[self.options.head])
+        w.node("Identity", [logits], w.output("logits", ["batch", "kept", d.vocabulary]))
+        w.node("Identity", [final], w.output("final", ["batch", "kept", d.hidden]))
 
-    def linear(self, module: str, x: str, form: Form | None = None) -> str:
-        """A linear layer with its bias and its LoRA inputs."""
-        form = form or FORMS[self.options.linear]
+    def linear(self, module: str, x: str) -> str:
+        """A linear layer of a block, with its LoRA inputs."""
+        y = self.plain_linear(module, x, FORMS[self.options.linear])
+        return lora(self.writer, self.targets[module], x, y)
+
+    def plain_linear(self, module: str, x: str, form: Form) -> str:
         y = form(self.writer, module, x, self.base.tensor(f"{module}.weight"))
         bias = f"{module}.bias"
         if bias in self.base.tensors:
             stored = self.writer.weight(bias, _float32(self.base.tensor(bias)))
             y = self.writer.node("Add", [y, stored], f"{module}.biased")
-        return lora(self.writer, self.targets[module], x, y)
+        return y
 
     def norm(self, module: str, x: str) -> str:
         scale = _float32(self.base.tensor(f"{module}.weight"))

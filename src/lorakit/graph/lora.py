@@ -33,13 +33,17 @@ class LoraTarget:
 
 
 def targets(decoder: Decoder) -> dict[str, LoraTarget]:
-    """Every module with LoRA inputs, by name: all linears and the vocabulary projection."""
+    """Every module with LoRA inputs, by name: all linears of all layers.
+
+    The vocabulary projection has none: with a large vocabulary even adding zeros costs 5% of a
+    step, so whoever runs the graph adds its deltas from the output `final`.
+    """
     return {
         name: LoraTarget(
             module=name, in_features=shape.in_features, out_features=shape.out_features
         )
         for name, shape in decoder.modules().items()
-        if not shape.embedding
+        if not shape.embedding and name != HEAD
     }
 
 

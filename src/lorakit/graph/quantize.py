@@ -46,17 +46,18 @@ def rowwise_int8(
     zero = np.array(128 if unsigned else 0, np.uint8 if unsigned else np.int8)
     if unsigned:
         values = (values.view(np.uint8) ^ np.uint8(0x80)).view(np.uint8)
-    quantized, row_scale = _quantize_rows(writer, x)
+    quantized, size = _quantize_rows(writer, x)
+    unit_scale, unit_zero = _unit_scale(writer)
     inputs = [
         quantized,
         writer.weight(f"{module}.weight.q8", values),
-        writer.weight("one", np.array(1, np.float32)),
+        unit_scale,
         writer.weight(f"{module}.weight.scale", scales),
-        writer.weight("zero.u8", np.array(128, np.uint8)),
+        unit_zero,
         writer.weight(f"zero.weight.{zero.dtype}", zero),
     ]
     y = writer.node("MatMulIntegerToFloat", inputs, f"{module}.xW.unit", domain=CONTRIB)
-    return writer.node("Mul", [y, row_scale], f"{module}.xW")
+    return writer.node("Mul", [y, size], f"{module}.xW")
 
 
 def blockwise(writer: Writer, module: str, x: str, weight: Array, *, bits: int, block: int) -> str:
@@ -97,21 +98,23 @@ FORMS: dict[str, Form] = {
 
 
 def _quantize_rows(writer: Writer, x: str) -> tuple[str, str]:
-    """x as uint8 around 128, and each row's scale; made once for all linears that read x."""
-    quantized, scale = f"{x}.q8", f"{x}.scale"
-    if writer.has(quantized):
-        return quantized, scale
-    last = writer.shape(2)  # -1 makes onnxruntime 1.31 return a wrong shape for no rows
-    size = writer.node("ReduceMax", [writer.node("Abs", [x], f"{x}.abs"), last], f"{x}.max")
-    floor = writer.weight("scale.floor", np.array(1e-30, np.float32))  # a row of zeros stays zeros
-    size = writer.node("Max", [size, floor], f"{x}.size")
-    writer.node("Mul", [size, writer.weight("1/127", np.array(1 / 127, np.float32))], scale)
-    unit = writer.node("Div", [x, scale], f"{x}.unit")
-    one, zero = (
-        writer.weight("one", np.array(1, np.float32)),
-        writer.weight("zero.u8", np.array(128, np.uint8)),
-    )
-    return writer.node("QuantizeLinear", [unit, one, zero], quantized), scale
+    """x as uint8 around 128 and each row's largest magnitude, made once for all readers of x.
+
+    A row of zeros gives any codes, times a magnitude of zero.
+    """
+    quantized, size = f"{x}.q8", f"{x}.size"
+    if not writer.has(quantized):
+        last = writer.shape(2)  # -1 makes onnxruntime 1.31 return a wrong shape for no rows
+        writer.node("ReduceMax", [writer.node("Abs", [x], f"{x}.abs"), last], size)
+        unit = writer.node("Div", [x, size], f"{x}.unit")
+        writer.node("QuantizeLinear", [unit, *_unit_scale(writer)], quantized)
+    return quantized, size
+
+
+def _unit_scale(writer: Writer) -> tuple[str, str]:
+    """Scale and zero point that put [-1, 1] on [1, 255]."""
+    scale = writer.weight("scale.unit", np.array(1 / 127, np.float32))
+    return scale, writer.weight("zero.unit", np.array(128, np.uint8))
 
 
 def _transposed(weight: Array, dtype: type[np.generic]) -> Array:

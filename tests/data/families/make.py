@@ -57,7 +57,7 @@ def make(folder: Path, config: transformers.PreTrainedConfig) -> None:
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and biases start as ones and zeros: too kind
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         ids = np.random.default_rng(20240607).integers(0, config.vocab_size, 40)
