@@ -242,6 +242,13 @@ def test_truncation_and_padding_of_training_are_switched_off(tmp_path):
     assert len(Tokenizer.open(write(tmp_path, content)).encode("日日日日", special=False)) == 4
 
 
+def test_dropout_of_training_is_switched_off(tmp_path):
+    content = json.loads((BASES / "gemma3/tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["dropout"] = 0.5
+    tokenizer = Tokenizer.open(write(tmp_path, content))
+    assert len({tuple(tokenizer.encode("hello the world", special=False)) for _ in range(20)}) == 1
+
+
 def test_missing_tokenizer_has_a_code_and_a_hint(tmp_path):
     with pytest.raises(BaseModelError) as caught:
         Tokenizer.open(tmp_path)

@@ -182,6 +182,8 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer.from_buffer(content)
         native.no_truncation()  # some files carry the settings of their training
         native.no_padding()
+        if getattr(native.model, "dropout", None) is not None:
+            native.model.dropout = None  # a training setting too: it makes encoding random
     return native
 
 

@@ -76,7 +76,11 @@ def oracle():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_renders_the_same(oracle, family, chat, prompt, with_tools):
     text, tools = source(family), TOOLS if with_tools else None
-    options = {"tools": tools, "add_generation_prompt": prompt, "enable_thinking": False}
+    options = {"tools": tools, "add_generation_prompt": prompt}
+    if tools and "tools" not in text:
+        with pytest.raises(ParameterError, match="takes no tools"):
+            template(text).render(CHATS[chat], **options)
+        return
     try:
         expected = oracle.apply_chat_template(
             CHATS[chat], chat_template=text, tokenize=False, **options
@@ -117,6 +121,16 @@ def test_a_bare_function_and_no_tools_at_all():
 def test_variables_reach_the_template():
     rendered = template(source("llama3")).render([USER], date_string="1 Jan 2030")
     assert "Today: 1 Jan 2030" in rendered
+    chatml = template(source("chatml_tools"))
+    assert chatml.render([USER], enable_thinking=False).endswith("<think>\n\n</think>\n\n")
+    assert chatml.variables() >= {"messages", "tools", "add_generation_prompt", "enable_thinking"}
+
+
+def test_what_the_template_would_not_read_is_refused():
+    with pytest.raises(ParameterError, match="does not read") as caught:
+        template(source("chatml_tools")).render([USER], enable_thinkin=True)
+    assert caught.value.items == ("enable_thinkin",)
+    assert "enable_thinking" in caught.value.hint
 
 
 def test_the_template_refuses_in_its_own_words():
@@ -173,9 +187,9 @@ def test_where_templates_are_found(tmp_path):
     assert ChatTemplate.open(tmp_path).render([USER]) == "config <s>"
     write(tmp_path, chat_template_jinja="file {{ bos_token }}")
     assert ChatTemplate.open(tmp_path).render([USER]) == "file <s>"
-    write(tmp_path, chat_templates__tool_use_jinja="tools {{ bos_token }}")
+    write(tmp_path, chat_templates__tool_use_jinja="{{ tools | length }} {{ bos_token }}")
     assert ChatTemplate.open(tmp_path).render([USER]) == "file <s>"
-    assert ChatTemplate.open(tmp_path).render([USER], TOOLS) == "tools <s>"
+    assert ChatTemplate.open(tmp_path).render([USER], TOOLS) == "1 <s>"
 
 
 def test_named_templates(tmp_path):

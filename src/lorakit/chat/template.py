@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 
 from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
@@ -38,6 +39,7 @@ class ChatTemplate:
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     _compiled: Mapping[str, jinja2.Template] = field(init=False, repr=False)
+    _reads: Mapping[str, frozenset[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -51,6 +53,8 @@ class ChatTemplate:
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
         object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
         object.__setattr__(self, "_compiled", compiled)
+        reads = {name: _variables(environment, text) for name, text in self.sources.items()}
+        object.__setattr__(self, "_reads", reads)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> ChatTemplate:
@@ -75,10 +79,11 @@ class ChatTemplate:
 
         variables: what else this template reads, such as enable_thinking=False.
         Raises ParameterError for messages that are not well formed, or that the template refuses
-        (with its own words), and FormatError for a template that outgrows its limits or does what
-        the sandbox forbids.
+        (with its own words), and for tools or variables that it would not read; FormatError for a
+        template that outgrows its limits or does what the sandbox forbids.
         """
         prepared_tools = prepare_tools(tools)
+        self._check_read(prepared_tools is not None, variables)
         context = {
             "documents": None,
             **self.special_tokens,
@@ -92,6 +97,26 @@ class ChatTemplate:
     def source(self, tools: bool = False) -> str:
         """The text of the template that is used with or without tools."""
         return self.sources[self._name(tools)]
+
+    def variables(self, tools: bool = False) -> frozenset[str]:
+        """What the template reads: messages, add_generation_prompt, and often more."""
+        return self._reads[self._name(tools)]
+
+    def _check_read(self, tools: bool, variables: Mapping[str, Any]) -> None:
+        """Refuse what would have no effect on the prompt."""
+        reads = self.variables(tools)
+        if tools and "tools" not in reads:
+            raise ParameterError(
+                "this model's chat template takes no tools",
+                hint="describe them in a message, or use a model that was trained to call tools",
+            )
+        unread = sorted(variables.keys() - reads)
+        if unread:
+            raise ParameterError(
+                "this model's chat template does not read these variables",
+                items=unread,
+                hint=f"it reads {', '.join(sorted(reads))}",
+            )
 
     def _choose(self, tools: bool) -> jinja2.Template:
         return self._compiled[self._name(tools)]
@@ -152,6 +177,13 @@ def _compile(environment: BoundedEnvironment, name: str, source: str) -> jinja2.
         raise FormatError(
             f"the chat template {name} cannot be compiled: {_described(error)}"
         ) from error
+
+
+def _variables(environment: BoundedEnvironment, source: str) -> frozenset[str]:
+    """The names that a template reads and does not set itself."""
+    with budgeted():
+        names = meta.find_undeclared_variables(environment.parse(source))
+    return frozenset(names - environment.globals.keys())
 
 
 def _described(error: Exception) -> str:
