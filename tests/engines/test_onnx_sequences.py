@@ -35,6 +35,21 @@ def test_long_rows_are_chunked_inside(engine, monkeypatch):
     engine.close_sequence(sequence)
 
 
+def test_a_chunk_of_one_token_leaves_other_rows_alone(engine, monkeypatch):
+    expected = logits_of(engine, IDS[:14])[-1], logits_of(engine, [9])[-1]
+    monkeypatch.setattr(engine_module, "MAX_NEW", 13)
+    one, two = engine.open_sequence(), engine.open_sequence()
+    rows = [row(one, IDS[:14], (), "last"), row(two, [9], (), "last")]
+    for order in (1, -1):
+        results = engine.forward(rows[::order])[::order]
+        for found, wanted in zip(results, expected, strict=True):
+            np.testing.assert_allclose(found[-1], wanted, rtol=0, atol=2e-5)
+        for sequence in (one, two):
+            engine.truncate(sequence, 0)
+    for sequence in (one, two):
+        engine.close_sequence(sequence)
+
+
 def test_logits_only_where_asked(engine):
     sequences = [engine.open_sequence() for _ in range(3)]
     results = engine.forward(

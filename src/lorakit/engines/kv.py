@@ -9,6 +9,8 @@ It knows nothing of onnxruntime; lengths are the truth about what a slot holds.
 from __future__ import annotations
 
 import itertools
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -130,9 +132,20 @@ class KVCache:
         if not self.buffers:
             self.buffers = [np.zeros((0, 0, 0, 0), np.float32)] * (2 * len(d.layers))
         for index, old in enumerate(self.buffers):
-            new = np.zeros(shape, np.float32)  # pages appear when they are written
+            new = _untouched(shape)
             for slot, length in used:
                 new[slot, :, :length] = old[slot, :, :length]
             self.buffers[index] = new
         self.capacity = capacity
         self.generation += 1
+
+
+def _untouched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros whose pages appear one by one when they are written.
+
+    Not numpy's own: it asks for huge pages, of which one would hold many slots.
+    """
+    size = math.prod(shape) * 4
+    if not size:
+        return np.zeros(shape, np.float32)
+    return np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape)

@@ -48,6 +48,7 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
     "int8": ("rowwise8", "rowwise8"),
     "int4": ("block4", "block8"),
 }
+MAX_STEPS = 32  # bound steps kept for their shapes
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
 
@@ -74,7 +75,9 @@ class OnnxEngine:
         self._attached: dict[int, Attached] = {}
         self._vocabulary = Vocabulary(base, self._attached)
         self._handles = itertools.count(1)
-        self._steps: dict[tuple[int, int], Step] = {}  # bound decode steps, by (batch, kept)
+        self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
+        self._stamp = (0, 0)  # of the memory that they are bound to
+        self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
 
     @classmethod
     def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
@@ -101,7 +104,7 @@ class OnnxEngine:
         self._require_attached(handle)
         del self._attached[handle]
         self._slabs.drop(handle)
-        self._steps.clear()  # they hold the slabs that were bound
+        self._steps.clear()  # they keep the slabs alive
 
     def open_sequence(self) -> int:
         self._require_open()
@@ -127,7 +130,7 @@ class OnnxEngine:
         self._steps.clear()
         self._attached.clear()
         self._kv.free()
-        self._slabs = Slabs({})
+        self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
         self._session = None
 
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
@@ -136,33 +139,27 @@ class OnnxEngine:
         if not rows:
             return []
         self._kv.reserve(max(self._kv.length(row.sequence) + len(row.tokens) for row in rows))
-        logits: dict[int, Logits] = {}
         single = [row for row in rows if len(row.tokens) == 1]
-        if single:
-            logits |= self._decode(single)
-        for row in rows:
-            if len(row.tokens) > 1:
-                logits[row.sequence] = self._prefill(row)
+        first, order = self._kv.arrange([row.sequence for row in single])
+        logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}
+        if single:  # last, as its logits stay in the engine's buffer
+            logits |= self._decode([single[index] for index in order], first)
         for row in rows:  # only now, so that a failure above leaves every sequence as it was
             self._kv.advance(row.sequence, len(row.tokens))
         return [logits[row.sequence] for row in rows]
 
-    def _decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """One new token for each of several rows, in one run."""
-        first, order = self._kv.arrange([row.sequence for row in rows])
-        seated = [rows[index] for index in order]
+    def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
+        """One new token for each of several rows, in one run; they sit in slots from `first`."""
+        sets = [effective(row.adapters) for row in rows]
         kept = 1 if any(row.logits != "none" for row in rows) else 0
-        step = self._steps.get((len(rows), kept))
-        if step is None:
-            step = self._steps[len(rows), kept] = self._new_step(len(rows), 1, kept)
-        sets = [effective(row.adapters) for row in seated]
-        for at, (row, held) in enumerate(zip(seated, sets, strict=True)):
+        step = self._step(sets, first, new=1, kept=kept)
+        for at, (row, held) in enumerate(zip(rows, sets, strict=True)):
             step.hidden[at] = self._vocabulary.embed(row.tokens, held)
             step.lengths[at] = self._kv.length(row.sequence)
-        self._run(step, first, sets)
+        self._run(step, sets)
         return {
             row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
-            for at, row in enumerate(seated)
+            for at, row in enumerate(rows)
         }
 
     def _prefill(self, row: Row) -> Logits:
@@ -173,29 +170,40 @@ class OnnxEngine:
         parts = []
         for begin, end in _chunks(len(row.tokens)):
             keep = _kept(row, begin, end)
-            step = self._new_step(1, end - begin, len(keep))
+            step = self._step([held], first, new=end - begin, kept=len(keep))
             step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
             step.lengths[0] = length + end - 1
             step.keep[:] = keep
-            self._run(step, first, [held])
-            parts.append(step.logits[0])
+            self._run(step, [held])
+            parts.append(step.logits[0].copy())  # the step may run again for another row
         return parts[-1] if row.logits == "last" else np.concatenate(parts)
 
-    def _new_step(self, batch: int, new: int, kept: int) -> Step:
-        decoder = self._base.decoder
-        return Step(
-            self._session,
-            batch=batch,
-            new=new,
-            kept=kept,
-            hidden=decoder.hidden,
-            vocabulary=decoder.vocabulary,
-        )
+    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
+        """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
+        slab, rows = self._slabs.fill(sets, self._attached)
+        stamp = (self._kv.generation, self._slabs.generation)
+        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
+            self._steps.clear()  # they keep the memory alive that they were bound to
+            self._stamp = stamp
+        shape = (len(sets), new, kept)
+        step = self._steps.get(shape)
+        if step is None:
+            step = self._steps[shape] = self._new_step(*shape)
+        step.bind_cache(self._kv.buffers, first)
+        step.bind_lora(slab, rows)
+        return step
 
-    def _run(self, step: Step, first: int, sets: Sequence[AdapterSet]) -> None:
+    def _new_step(self, batch: int, new: int, kept: int) -> Step:
+        """Decode steps of all sizes share one buffer for their logits: one of them runs at once."""
+        decoder = self._base.decoder
+        if new == 1 and kept <= 1:
+            logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
+        else:
+            logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
+        return Step(self._session, new=new, hidden=decoder.hidden, logits=logits)
+
+    def _run(self, step: Step, sets: Sequence[AdapterSet]) -> None:
         step.total[...] = step.lengths.max() + 1
-        step.bind_cache(self._kv.buffers, first, self._kv.generation)
-        step.bind_lora(*self._slabs.fill(sets, self._attached))
         step.run()
         for at, held in enumerate(sets):
             self._vocabulary.project(step.final[at], step.logits[at], held)

@@ -66,13 +66,12 @@ class Attached:
 class Slab:
     """The LoRA inputs of one step: for each module A [rows, in, rank] and B [rows, rank, out].
 
-    It may have room for more rows than a step has; a step reads the first ones. `generation` rises
-    whenever an array moves in memory.
+    It may have room for more rows than a step has; a step reads the first ones.
     """
 
     targets: Mapping[str, LoraTarget]
     arrays: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
-    generation: int = 0
+    generation: int = 0  # rises whenever the arrays move in memory
     _sets: list[AdapterSet] = field(default_factory=list)  # what each row holds now
 
     def write(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
@@ -156,6 +155,7 @@ class Slabs:
 
     targets: Mapping[str, LoraTarget]
     _single: list[Slab] = field(default_factory=list)  # most recently used last
+    _dropped: int = 0  # generations of the slabs that are gone
     _mixed: Slab = field(init=False)
     _base: Slab = field(init=False)
 
@@ -163,6 +163,11 @@ class Slabs:
         self._mixed = Slab(self.targets)
         self._base = Slab(self.targets)
         self._base.write([()], {})
+
+    @property
+    def generation(self) -> int:
+        """Rises whenever any array moves in memory or is freed."""
+        return self._dropped + sum(slab.generation for slab in (self._mixed, *self._single))
 
     def fill(
         self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]
@@ -179,9 +184,12 @@ class Slabs:
 
     def drop(self, handle: int) -> None:
         """Free what a detached adapter occupies."""
-        self._single = [slab for slab in self._single if not slab.holds(handle)]
+        gone = [slab for slab in self._single if slab.holds(handle)]
+        self._single = [slab for slab in self._single if slab not in gone]
         if self._mixed.holds(handle):
+            gone.append(self._mixed)
             self._mixed = Slab(self.targets)
+        self._dropped += sum(slab.generation + 1 for slab in gone)
 
     def _choose(self, held: AdapterSet) -> Slab:
         """The single-row slab nearest to a set: with its adapters, else new, else the oldest."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
+from lorakit.engines.rows import Slab
 from lorakit.errors import EngineError, MissingExtraError
 
 Floats = npt.NDArray[np.float32]
@@ -115,16 +116,16 @@ class Step:
 
     hidden float32 [batch, new, hidden], keep int64 [kept], lengths int32 [batch], total int32 [],
     logits float32 [batch, kept, vocabulary], final float32 [batch, kept, hidden].
+    Large tensors are bound by `bind_cache` and `bind_lora`, which do nothing where nothing moved.
     """
 
-    def __init__(
-        self, session: Any, *, batch: int, new: int, kept: int, hidden: int, vocabulary: int
-    ) -> None:
+    def __init__(self, session: Any, *, new: int, hidden: int, logits: Floats) -> None:
+        batch, kept, _ = logits.shape
         self.hidden = np.zeros((batch, new, hidden), np.float32)
         self.lengths = np.zeros(batch, np.int32)
         self.total = np.zeros((), np.int32)
         self.keep = np.zeros(kept, np.int64)
-        self.logits = np.zeros((batch, kept, vocabulary), np.float32)
+        self.logits = logits
         self.final = np.zeros((batch, kept, hidden), np.float32)
         self._binding = Binding(session)
         self._bound: dict[str, Any] = {}
@@ -133,26 +134,26 @@ class Step:
         for name in ("logits", "final"):
             self._binding.output(name, getattr(self, name))
 
-    def bind_cache(self, buffers: Sequence[Floats], first: int, stamp: int) -> None:
+    def bind_cache(self, buffers: Sequence[Floats], first: int) -> None:
         """Point past and present of every layer at the same slots of the KV cache."""
-        if self._bound.get("cache") == (first, stamp):
+        if self._bound.get("cache") == first:
             return
         for index, buffer in enumerate(buffers):
             name = f"{index // 2}.{'value' if index % 2 else 'key'}"
             view = buffer[first : first + len(self.lengths)]
             self._binding.input(f"past.{name}", view)
             self._binding.output(f"present.{name}", view)
-        self._bound["cache"] = (first, stamp)
+        self._bound["cache"] = first
 
-    def bind_lora(self, slab: Any, rows: int) -> None:
+    def bind_lora(self, slab: Slab, rows: int) -> None:
         """Point every LoRA input at the first `rows` rows of a slab."""
-        if self._bound.get("lora") == (slab, slab.generation, rows):
+        if self._bound.get("lora") == (slab, rows):
             return
         for module, (a, b) in slab.arrays.items():
             target = slab.targets[module]
             self._binding.input(target.a, a[:rows])
             self._binding.input(target.b, b[:rows])
-        self._bound["lora"] = (slab, slab.generation, rows)
+        self._bound["lora"] = (slab, rows)
 
     def run(self) -> None:
         self._binding.run()
