@@ -45,6 +45,12 @@ class Base:
         BaseModelError (unknown architecture, tensors missing or of another shape: all listed).
         """
         folder = Path(path).expanduser()
+        if folder.is_file():
+            raise SourceError(
+                f"{folder} is a file, not a base model folder",
+                code="source_unsupported",
+                hint="this version opens Hugging Face folders; it reads no GGUF or ONNX models",
+            )
         if not folder.is_dir():
             raise SourceError(
                 f"there is no base model folder at {folder}",

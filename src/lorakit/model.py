@@ -384,6 +384,7 @@ class Model:
             else:
                 adapter, source = read_adapter(Path(reference)), os.fspath(reference)
             require_fit(adapter, self.base.decoder)
+            adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
             self._table.load(name, adapter, source)
         except BaseException:
             self._table.release(name)

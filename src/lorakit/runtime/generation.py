@@ -8,6 +8,7 @@ so that a scale changed between two pieces of a stream acts on the very next tok
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import CancelledError, LorakitError
 from lorakit.runtime.sampling import Choice, SamplingParams
 
+HEARTBEAT = 0.5  # seconds; a wait without end cannot be interrupted by Ctrl-C on Windows
 FinishReason = Literal["stop", "length"]
 
 
@@ -119,7 +121,8 @@ class Generation:
         try:
             self.wake()
             with self._condition:
-                self._condition.wait_for(self._ready)
+                while not self._condition.wait_for(self._ready, HEARTBEAT):
+                    pass
                 return self._take()
         finally:
             with self._condition:
@@ -144,8 +147,10 @@ class Generation:
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""
         self._run_free()
-        if not self._done.wait(timeout):
-            raise TimeoutError(f"the generation did not finish within {timeout} seconds")
+        limit = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._done.wait(min(HEARTBEAT, max(0.0, limit - time.monotonic()))):
+            if time.monotonic() >= limit:
+                raise TimeoutError(f"the generation did not finish within {timeout} seconds")
         return self._completion()
 
     async def aresult(self) -> Completion:
