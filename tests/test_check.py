@@ -187,9 +187,9 @@ def test_a_check_takes_milliseconds():
         deltas=tuple(delta(name, 2048, 2048, 16) for name in modules)  # 11 MB of the wrong shape
     )
     check(adapter, GEMMA)
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(check(adapter, GEMMA)) == len(modules)
-    assert time.perf_counter() - begin < 0.1  # about 2 ms; the machine may be busy
+    assert time.process_time() - begin < 0.1  # about 2 ms; the machine may be busy
 
 
 def test_a_mismatch_cannot_be_changed():

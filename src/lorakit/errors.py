@@ -1,11 +1,12 @@
 """Every error that lorakit raises on purpose.
 
     LorakitError
-    ├── SourceError            source_not_found, source_unsupported
+    ├── SourceError            source_not_found
     ├── WriteError             write_failed: the disk is full, or the place cannot be written
     ├── FormatError            format_invalid: a file is broken, or says what cannot be read
     │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express
-    ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing
+    ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing,
+    │                          template_missing
     ├── AdapterError           adapter_invalid: parts that contradict each other
     │   ├── MismatchError      adapter_mismatch: the adapter does not fit the base
     │   ├── NameTakenError     name_taken

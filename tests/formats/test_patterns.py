@@ -74,10 +74,10 @@ def test_a_pattern_of_a_trainer_in_the_wild():
     [r"((a+)+)+$", "(a*)*b", "(a|aa)+$", "(.*a){25}", "([a-z]+)*!", "((a*)*)*" * 200],
 )
 def test_patterns_that_explode_elsewhere_are_quick(pattern):
-    begin = time.perf_counter()
+    begin = time.process_time()
     regex = Regex.compile(pattern)
     regex.fullmatch("a" * 400 + "!")
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_patterns_that_explode_elsewhere_are_quick(pattern):
     ],
 )
 def test_what_is_not_a_pattern_or_too_large_is_refused(pattern):
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(PatternError):
         Regex.compile(pattern)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5
 
 
 def test_the_work_of_one_file_is_bounded():
@@ -119,10 +119,10 @@ def test_a_pattern_for_every_module_of_a_large_model_is_quick():
     names = [
         f"model.layers.{layer}.mlp.experts.{e}.up_proj" for layer in range(48) for e in range(128)
     ]
-    begin = time.perf_counter()
+    begin = time.process_time()
     table = PatternTable(names)
     assert [table.first(name) for name in names] == names
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 KEYS = st.sampled_from(

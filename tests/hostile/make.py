@@ -359,7 +359,7 @@ EXPECTED: dict[Callable[[Path], None], tuple[str, str]] = {
     header_of_gigabytes: ("format_invalid", "header"),
     header_not_json: ("format_invalid", "adapter_model.safetensors"),
     header_nested: ("format_invalid", "adapter_model.safetensors"),
-    overlapping: ("format_invalid", "lora_B"),
+    overlapping: ("format_invalid", "adapter_model.safetensors"),
     hole: ("format_invalid", "lora_A"),
     huge_shape: ("format_invalid", "adapter_model.safetensors"),
     negative_shape: ("format_invalid", "adapter_model.safetensors"),

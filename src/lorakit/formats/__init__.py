@@ -102,14 +102,19 @@ def _describe_folder(path: Path) -> str:
 
 
 def _describe_file(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(16)
+    if not path.is_file():
+        return "no regular file"
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     if head[:4] == b"GGUF":
         return "a GGUF file"
     if head[4:8] == b"TORT":
         return "an ONNX Runtime adapter (.onnx_adapter)"
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return "a pickle, which can run code when it is opened,"
+        return "a zip or a pickle, which can run code when it is opened,"
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
         return "a safetensors file without its adapter_config.json beside it"
     return "a file of an unknown kind"

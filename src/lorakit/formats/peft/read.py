@@ -29,7 +29,7 @@ MAX_HEADER = 16 << 20  # bytes: about 100,000 tensors, three times the largest e
 MAX_NAME = 512
 SHOWN = 20  # faults named in one error
 
-# What a tensor is, by the end of its name; the longest that fits counts.
+# What a tensor is, by the end of its name; the first that fits counts.
 PARTS = {
     ".lora_A.weight": "a",
     ".lora_A.default.weight": "a",
@@ -155,7 +155,7 @@ def _sort(tensors: Mapping[str, Array]) -> _Parts:
 
 def _classify(name: str) -> tuple[str, str]:
     """What a tensor is and its module, or ("", reason) for one that cannot be read."""
-    for end, kind in sorted(PARTS.items(), key=lambda item: -len(item[0])):
+    for end, kind in PARTS.items():
         if name.endswith(end) and len(name) > len(end):
             return kind, name[: -len(end)]
     for end, reason in UNREADABLE.items():
@@ -188,7 +188,7 @@ def _build(config: LoraConfig, parts: _Parts, fingerprint: str | None) -> Adapte
     resolver = Resolver(config)
     linear = _pairs(parts, "a", "b", Site.LINEAR, resolver)
     embedding = _pairs(parts, "embedding a", "embedding b", Site.INPUT, resolver)
-    _check_targets(resolver, [*linear, *embedding], parts)
+    _check_targets(config, resolver, [*linear, *embedding], parts)
     _check_rows([*linear, *embedding], parts)
     replacements = [*_replacements(config, resolver, parts), *_rows(config, parts)]
     magnitudes = [Magnitude(module=m, value=v) for m, v in parts.of("magnitude").items()]
@@ -248,13 +248,17 @@ def _pairs(parts: _Parts, a: str, b: str, site: Site, resolver: Resolver) -> lis
     return deltas
 
 
-def _check_targets(resolver: Resolver, deltas: list[Delta], parts: _Parts) -> None:
+def _check_targets(
+    config: LoraConfig, resolver: Resolver, deltas: list[Delta], parts: _Parts
+) -> None:
     """PEFT ignores, in silence, tensors of modules that its config does not target."""
-    tied = bool(parts.of("embedding a"))  # with tying, the head is adapted without being named
+    tied = bool(config.raw.get("ensure_weight_tying")) and bool(parts.of("embedding a"))
     for delta in deltas:
-        named = delta.module.rpartition(".")[2] in ("lm_head", "embed_tokens")
-        if not (tied and named) and not resolver.targeted(delta.module):
-            parts.faults.append(f"{delta.module}: has LoRA tensors, but the config excludes it")
+        follows = tied and delta.module.rpartition(".")[2] == "lm_head"  # the embedding's partner
+        if not follows and not resolver.targeted(delta.module):
+            parts.faults.append(
+                f"{delta.module}: has LoRA tensors, but the config does not target it"
+            )
 
 
 def _check_dora(
