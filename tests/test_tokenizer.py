@@ -382,3 +382,10 @@ def test_transformers_agrees(folder):
     assert tokenizer.decode(oracle.encode(text)) == oracle.decode(oracle.encode(text))
     assert tokenizer.bos_id == oracle.bos_token_id
     assert oracle.eos_token_id in tokenizer.eos_ids
+
+
+def test_the_vocabulary_counts_past_holes(tmp_path):
+    content = tokenizer_json(GEMMA)
+    size = len(VOCABULARY)
+    content["model"]["vocab"]["late"] = size + 1
+    assert Tokenizer.open(write(tmp_path, content)).vocabulary == size + 2

@@ -66,7 +66,7 @@ class Tokenizer:
         named = {native.token_to_id(token) for token in roles.values()}
         control = {index for index, token in added.items() if token.special} | named
         return cls(
-            vocabulary=max(native.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+            vocabulary=_vocabulary(native, added),
             bos_id=_bos_id(path, native, roles),
             eos_ids=_eos_ids(path, native, roles),
             control_ids=frozenset(index for index in control if index is not None),
@@ -185,6 +185,14 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         if getattr(native.model, "dropout", None) is not None:
             native.model.dropout = None  # a training setting too: it makes encoding random
     return native
+
+
+def _vocabulary(native: tokenizers.Tokenizer, added: Collection[int]) -> int:
+    """One more than the highest id, without copying the vocabulary out (0.5 s for 262,144)."""
+    size = max(native.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
+    while native.id_to_token(size) is not None:  # there are holes before it
+        size += 1
+    return size
 
 
 def _detokenizer_of(native: tokenizers.Tokenizer) -> Detokenizer:

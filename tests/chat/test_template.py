@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import BaseModelError, FormatError, ParameterError
@@ -244,3 +246,44 @@ def test_threads_share_a_template():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
+    [
+        "{{ x }}",
+        "{% if %}",
+        "<end_of_turn>",
+        "<escape>",
+        "</tool_call>",
+        "\n\n",
+        "<think>a</think>b",
+    ]
+)
+arguments = st.dictionaries(
+    st.from_regex(r"[a-z]{1,5}", fullmatch=True), texts | st.integers() | st.booleans(), max_size=3
+)
+turns = st.builds(
+    lambda said, answer, given: [
+        {"role": "user", "content": said},
+        {
+            "role": "assistant",
+            "content": answer,
+            "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": given}}],
+        },
+        {"role": "tool", "name": "f", "content": answer},
+    ],
+    texts,
+    texts,
+    arguments,
+)
+
+
+@pytest.mark.parametrize("family", ["llama3", "chatml_tools", "functiongemma"])
+@given(parts=st.lists(turns, min_size=1, max_size=3))
+@settings(deadline=None, max_examples=50)
+def test_transformers_renders_any_conversation_the_same(oracle, family, parts):
+    text, chat = source(family), [message for part in parts for message in part]
+    expected = oracle.apply_chat_template(
+        chat, chat_template=text, tools=TOOLS, tokenize=False, add_generation_prompt=True
+    )
+    assert template(text).render(chat, TOOLS) == expected
