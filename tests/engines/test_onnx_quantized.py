@@ -43,6 +43,26 @@ def test_error_is_bounded(exact, quantized):
     assert error(logits_of(engine, IDS, ((handle, 1.0),)), adapted_logits) < BOUNDS[mode]
 
 
+def test_small_batches_have_a_head_of_their_own(exact):
+    name, _, base_logits, _ = exact
+    engine = open_engine(truth_base(name), quantize="int8", max_batch=2)
+    assert error(logits_of(engine, IDS), base_logits) < BOUNDS["int8"]
+    engine.close()
+
+
+def test_unsigned_weights_give_the_same(exact, monkeypatch):
+    """The form for CPUs without exact signed products: the same integers, so the same logits."""
+    name, *_ = exact
+    signed = open_engine(truth_base(name), quantize="int8")
+    monkeypatch.setattr("lorakit.engines.onnx.signed_kernel_exact", lambda: False)
+    unsigned = open_engine(truth_base(name), quantize="int8")
+    np.testing.assert_allclose(
+        logits_of(signed, IDS), logits_of(unsigned, IDS), rtol=1e-5, atol=1e-5
+    )
+    signed.close()
+    unsigned.close()
+
+
 def test_chunks_and_steps_agree(quantized):
     mode, engine = quantized
     whole = logits_of(engine, IDS)

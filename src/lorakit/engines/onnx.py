@@ -46,8 +46,9 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
     "none": ("float32", "float32"),
     "fp16": ("float16", "float16"),
     "int8": ("rowwise8", "rowwise8"),
-    "int4": ("block4", "block8"),
+    "int4": ("block4", "rowwise8"),
 }
+SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 MAX_STEPS = 32  # bound steps kept for their shapes
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
@@ -242,6 +243,8 @@ class OnnxEngine:
 def _graph(base: Base, options: EngineOptions) -> GraphOptions:
     """Which graph serves these options on this machine."""
     linear, head = FORMS[options.quantize]
+    if head == "rowwise8" and options.max_batch <= SMALL_BATCH:
+        head = "block8"
     if "rowwise8" in (linear, head) and not signed_kernel_exact():
         linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
     context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)

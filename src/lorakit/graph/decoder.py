@@ -30,7 +30,7 @@ from lorakit.graph.rope import tables
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 3  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 4  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

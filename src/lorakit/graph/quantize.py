@@ -63,11 +63,13 @@ def rowwise_int8(
 def blockwise(writer: Writer, module: str, x: str, weight: Array, *, bits: int, block: int) -> str:
     """4- or 8-bit weights with a scale per `block` inputs, computed with 8-bit activations.
 
-    A weight whose inputs do not divide into blocks stays in float32.
+    Blocks are smaller where the inputs do not divide; if nothing does, the weight stays float32.
     """
     outputs, inputs = weight.shape
-    if inputs % block:
+    fitting = [size for size in (128, 64, 32, 16) if size <= block and inputs % size == 0]
+    if not fitting:
         return float32(writer, module, x, weight)
+    block = fitting[0]
     values, scales = _blocks(weight, bits, block)
     return writer.node(
         "MatMulNBits",
@@ -91,8 +93,7 @@ FORMS: dict[str, Form] = {
     "float16": float16,
     "rowwise8": rowwise_int8,
     "rowwise8_unsigned": partial(rowwise_int8, unsigned=True),
-    "block8": partial(blockwise, bits=8, block=32),
-    "block8_128": partial(blockwise, bits=8, block=128),
+    "block8": partial(blockwise, bits=8, block=128),
     "block4": partial(blockwise, bits=4, block=32),
 }
 
