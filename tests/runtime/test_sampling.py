@@ -10,6 +10,7 @@ from lorakit.runtime.sampling import (
     Sampler,
     SamplingOptions,
     SamplingParams,
+    _pick,
     sampling_params,
 )
 
@@ -41,18 +42,19 @@ def expected_distribution(values: np.ndarray, params: SamplingParams) -> np.ndar
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
+    size=st.sampled_from([5, 50, 3000]),
     temperature=st.floats(0.2, 3),
     top_k=st.integers(0, 60),
     top_p=st.floats(0.05, 1),
     min_p=st.floats(0, 0.5),
 )
-def test_candidates_are_those_of_the_definition(seed, temperature, top_k, top_p, min_p):
+def test_candidates_are_those_of_the_definition(seed, size, temperature, top_k, top_p, min_p):
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    values = logits(seed)
-    tokens, weights = Sampler(params, [])._candidates(values)
+    values = logits(seed, size)
+    tokens, weights = Sampler(params, [])._candidates(values, values.max())
     ours = np.zeros(len(values))
     ours[tokens] = weights / weights.sum()
-    np.testing.assert_allclose(ours, expected_distribution(values, params), atol=1e-9)
+    np.testing.assert_allclose(ours, expected_distribution(values, params), atol=1e-6)
 
 
 def test_draws_follow_the_distribution():
@@ -63,6 +65,16 @@ def test_draws_follow_the_distribution():
     expected = expected_distribution(values, params)
     assert np.abs(counts / 20_000 - expected).max() < 0.015
     assert not counts[expected == 0].any()
+
+
+@given(
+    size=st.integers(1, 2000), uniform=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99)
+)
+def test_picking_by_blocks_is_picking(size, uniform, seed):
+    weights = np.random.default_rng(seed).random(size, dtype=np.float32)
+    sums = np.cumsum(weights, dtype=np.float64)
+    at = _pick(weights, uniform)
+    assert sums[at] - weights[at] - 1e-6 <= uniform * sums[-1] <= sums[at] + 1e-6
 
 
 def test_a_seed_repeats_and_another_does_not():
@@ -79,7 +91,7 @@ def test_greedy_is_the_default_and_takes_the_first_of_equals():
 
 def test_top_k_of_equals_takes_the_smaller_ids():
     sampler = Sampler(SamplingParams(temperature=1, top_k=2), [])
-    tokens, _ = sampler._candidates(np.float32([1, 3, 3, 3, 0]))
+    tokens, _ = sampler._candidates(np.float32([1, 3, 3, 3, 0]), np.float32(3))
     assert tokens.tolist() == [1, 2]
 
 

@@ -17,6 +17,9 @@ import numpy.typing as npt
 from lorakit.engines.protocol import Logits
 from lorakit.errors import EngineError, ParameterError
 
+Ids = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32]
+BLOCK = 512  # tokens that are summed or searched together
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
 
 
@@ -145,7 +148,7 @@ class Sampler:
         if not math.isfinite(adjusted[token]):
             raise EngineError("the engine gave logits that are not finite")
         if self._params.temperature > 0:
-            token = self._draw(adjusted)
+            token = self._draw(adjusted, adjusted[token])
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._params.logprobs is None:
             return Choice(token)
@@ -164,33 +167,66 @@ class Sampler:
             logits[output] -= params.presence_penalty + params.frequency_penalty * counts
         return logits
 
-    def _draw(self, logits: Logits) -> int:
-        tokens, probabilities = self._candidates(logits)
-        total = np.cumsum(probabilities)
-        return int(tokens[np.searchsorted(total, self._random.random() * total[-1], side="right")])
+    def _draw(self, logits: Logits, best: np.float32) -> int:
+        tokens, weights = self._candidates(logits, best)
+        return int(tokens[_pick(weights, self._random.random())])
 
-    def _candidates(self, logits: Logits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Tokens that may be drawn, with unnormalised probabilities (float64, the best has 1)."""
+    def _candidates(self, logits: Logits, best: np.float32) -> tuple[Ids, Weights]:
+        """Tokens that may be drawn, with float32 weights; that of the best token is 1.
+
+        Each filter narrows the vocabulary before anything is exponentiated or sorted.
+        """
         params = self._params
-        best = logits.max()
-        tokens = np.flatnonzero(logits >= best - params.temperature * NEGLIGIBLE)
+        reach = NEGLIGIBLE
+        if params.min_p > 0 and params.top_p == 1.0:  # else top-p needs the whole mass first
+            reach = min(reach, -math.log(params.min_p))
+        floor = best - np.float32(params.temperature * reach)
+        if params.top_k > 0:
+            floor = max(floor, _at_most_kth_largest(logits, params.top_k))
+        tokens = np.flatnonzero(logits >= floor)
         if 0 < params.top_k < len(tokens):
             tokens = _largest(logits, tokens, params.top_k)
-        values = logits[tokens].astype(np.float64)
-        probabilities = np.exp((values - values.max()) / params.temperature)
+        weights = np.exp((logits[tokens] - best) / np.float32(params.temperature))
         if params.top_p < 1.0:
-            order = np.argsort(-probabilities, kind="stable")
-            tokens, probabilities = tokens[order], probabilities[order]
-            before = np.cumsum(probabilities) - probabilities
-            keep = int(np.count_nonzero(before < params.top_p * probabilities.sum()))
-            tokens, probabilities = tokens[:keep], probabilities[:keep]
-        if params.min_p > 0.0:
-            likely = probabilities >= params.min_p
-            tokens, probabilities = tokens[likely], probabilities[likely]
-        return tokens, probabilities
+            tokens, weights = _nucleus(tokens, weights, params.top_p)
+        likely = weights >= params.min_p
+        return tokens[likely], weights[likely]
 
 
-def _largest(logits: Logits, tokens: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+def _pick(weights: Weights, uniform: float) -> int:
+    """The index at which the running sum of the weights passes `uniform` of their total."""
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64)
+    ends = np.cumsum(blocks)
+    point = uniform * ends[-1]
+    block = int(np.searchsorted(ends, point, side="right"))
+    inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    rest = point - (ends[block] - blocks[block])
+    return block * BLOCK + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
+
+
+def _nucleus(tokens: Ids, weights: Weights, top_p: float) -> tuple[Ids, Weights]:
+    """The likeliest tokens that together reach top_p, best first; sorts only those near the top."""
+    target = top_p * float(weights.sum(dtype=np.float64))
+    for least in (1e-2, 1e-4, 0.0):
+        near = np.flatnonzero(weights >= least)
+        if weights[near].sum(dtype=np.float64) >= target:
+            break
+    order = near[np.argsort(-weights[near], kind="stable")]
+    before = np.cumsum(weights[order], dtype=np.float64) - weights[order]
+    kept = order[: np.count_nonzero(before < target)]
+    return tokens[kept], weights[kept]
+
+
+def _at_most_kth_largest(logits: Logits, k: int) -> np.float32:
+    """A lower bound of the k-th largest logit: the k-th largest of the maxima of blocks."""
+    size = max(1, min(BLOCK, len(logits) // (4 * k)))
+    whole = logits[: len(logits) // size * size].reshape(-1, size).max(axis=1)
+    if len(whole) < k:
+        return np.float32(-np.inf)
+    return np.float32(np.partition(whole, len(whole) - k)[len(whole) - k])
+
+
+def _largest(logits: Logits, tokens: Ids, count: int) -> Ids:
     """The `count` best of `tokens`; of equals at the border, those with the smaller ids."""
     values = logits[tokens]
     border = np.partition(values, len(values) - count)[len(values) - count]
@@ -200,9 +236,11 @@ def _largest(logits: Logits, tokens: npt.NDArray[np.int64], count: int) -> npt.N
 
 
 def _with_logprobs(logits: Logits, token: int, count: int) -> Choice:
-    values = logits.astype(np.float64)
-    values -= values.max()
-    values -= np.log(np.exp(values).sum())
-    best = _largest(logits, np.arange(len(logits)), min(count, len(logits))) if count else ()
-    top = sorted(((int(t), float(values[t])) for t in best), key=lambda pair: (-pair[1], pair[0]))
-    return Choice(token, float(values[token]), tuple(top))
+    best = logits.max()
+    total = float(best) + math.log(np.exp(logits - best).sum(dtype=np.float64))
+    pairs = []
+    if count := min(count, len(logits)):
+        near = np.flatnonzero(logits >= _at_most_kth_largest(logits, count))
+        pairs = [(int(t), float(logits[t]) - total) for t in _largest(logits, near, count)]
+    pairs.sort(key=lambda pair: (-pair[1], pair[0]))
+    return Choice(token, float(logits[token]) - total, tuple(pairs))
