@@ -66,7 +66,7 @@ def test_the_session_of_the_design():
             home.scale = 0.9
         reply = model.chat(LIGHTS, adapters={"home": 1.0, "style": 0.3})
         assert reply.tool_calls
-        assert [call.name for call in reply.tool_calls][0].endswith("lights")
+        assert next(call.name for call in reply.tool_calls).endswith("lights")
         home.remove()
         model.clear_adapters()
         home.unload()
@@ -79,7 +79,8 @@ def test_adapters_change_what_the_model_says_and_leave_no_trace(model, prompt):
     home = model.find("home")
     home.apply()
     tuned = model.complete(prompt).text
-    assert tuned.startswith("<start_function_call>call:") and tuned != base
+    assert tuned.startswith("<start_function_call>call:")
+    assert tuned != base
     home.scale = 0
     assert model.complete(prompt).text == base
     home.scale = 1

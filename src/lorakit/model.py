@@ -25,7 +25,6 @@ from lorakit.check import require_fit
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import (
     Capabilities,
-    Engine,
     EngineOptions,
     Logits,
     Quantization,
@@ -76,13 +75,13 @@ def open(
             f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
         )
     opened = Base.open(base)
-    tokenizer = Tokenizer.open(opened.path)
-    return Model(
-        opened,
-        tokenizer,
-        partial(open_engine, engine, opened, EngineOptions(**options)),
-        max_queue=max_queue,
-    )
+    make = partial(open_engine, engine, opened, EngineOptions(**options))
+    thread = EngineThread(make, max_queue=max_queue)
+    try:
+        return Model(opened, Tokenizer.open(opened.path), thread)  # beside the opening engine
+    except BaseException:
+        thread.close()
+        raise
 
 
 class Model:
@@ -92,24 +91,15 @@ class Model:
     out, the request follows the model's active set, changes in mid-generation included.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        tokenizer: Tokenizer,
-        make_engine: partial[Engine],
-        *,
-        max_queue: int = MAX_QUEUE,
-    ) -> None:
+    def __init__(self, base: Base, tokenizer: Tokenizer, thread: EngineThread) -> None:
         self.base = base
         self.tokenizer = tokenizer
         self._dialogue = Dialogue(base.path, tokenizer)
-        self._thread = EngineThread(make_engine, max_queue=max_queue)
+        self._thread = thread
         self._table = AdapterTable(self._thread)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
         self._finalizer = weakref.finalize(self, _shut_down, self._thread, self._loaders)
-        self.capabilities: Capabilities = self._thread.call(
-            lambda scheduler: scheduler.engine.capabilities
-        ).result()
+        self.capabilities: Capabilities = thread.wait_open()
 
     # Adapters.
 
@@ -410,6 +400,7 @@ class Model:
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens
         deadline = None if timeout is None else time.monotonic() + timeout
+        decoder = self.tokenizer.stream(continuing=True)
         while True:
             if wait:
                 self._thread.wait_for_room()
@@ -422,7 +413,7 @@ class Model:
                         deadline=deadline,
                         lookahead=lookahead,
                     )
-                    return self._thread.submit(Job(generation, self.tokenizer.stream(), stops))
+                    return self._thread.submit(Job(generation, decoder, stops))
             except QueueFullError:
                 if not wait:
                     raise

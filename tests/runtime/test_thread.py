@@ -47,7 +47,7 @@ def test_errors_of_opening_reach_the_caller():
         raise EngineError("no such thing")
 
     with pytest.raises(EngineError, match="no such thing"):
-        EngineThread(fail, max_queue=1)
+        EngineThread(fail, max_queue=1).wait_open()
 
 
 def test_a_stream_is_the_completion_in_pieces(thread):

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from lorakit.engines.protocol import Engine
+from lorakit.engines.protocol import Capabilities, Engine
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
@@ -27,7 +27,7 @@ Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | None
 
 
 class EngineThread:
-    """Runs a scheduler until closed. Raises what opening the engine raises."""
+    """Opens an engine and runs its scheduler until closed."""
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self._max_queue = max_queue
@@ -36,12 +36,15 @@ class EngineThread:
         self._unseen = 0  # requests among the events
         self._closing = False
         self._scheduler: Scheduler | None = None
-        opened: Future[None] = Future()
+        self._opened: Future[Capabilities] = Future()
         self._thread = threading.Thread(
-            target=self._main, args=(open_engine, opened), name="lorakit-engine", daemon=True
+            target=self._main, args=(open_engine,), name="lorakit-engine", daemon=True
         )
         self._thread.start()
-        opened.result()
+
+    def wait_open(self) -> Capabilities:
+        """Wait until the engine is open. Raises what opening it raised."""
+        return self._opened.result()
 
     @property
     def waiting(self) -> int:
@@ -99,15 +102,15 @@ class EngineThread:
 
     # On the thread itself.
 
-    def _main(self, open_engine: Callable[[], Engine], opened: Future[None]) -> None:
+    def _main(self, open_engine: Callable[[], Engine]) -> None:
         try:
             engine = open_engine()
+            scheduler = self._scheduler = Scheduler(engine)
         except BaseException as error:
             self._closing = True
-            opened.set_exception(error)
+            self._opened.set_exception(error)
             return
-        scheduler = self._scheduler = Scheduler(engine)
-        opened.set_result(None)
+        self._opened.set_result(engine.capabilities)
         failure: LorakitError = ClosedError("the model was closed")
         try:
             self._loop(scheduler)
