@@ -69,9 +69,7 @@ def read_peft(path: Path) -> Adapter:
     """
     raw = read_object(_config_file(path))
     weights = _weights_file(path)
-    parse(
-        raw, where=str(path)
-    )  # a config that is refused is the better reason than weights that are broken
+    parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
     file = open_safetensors(weights, max_header=MAX_HEADER)
     return assemble(raw, file.tensors, file.metadata, where=str(path))
 
