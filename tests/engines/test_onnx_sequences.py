@@ -6,7 +6,7 @@ from onnx_cases import logits_of, open_engine, row, truth_adapter, truth_base
 
 from lorakit.engines import onnx as engine_module
 from lorakit.engines.kv import KVCache
-from lorakit.errors import ClosedError, ContextFullError, EngineError
+from lorakit.errors import ClosedError, ContextFullError, EngineError, ParameterError
 
 IDS = np.random.default_rng(3).integers(4, 508, 60)
 
@@ -187,6 +187,14 @@ def test_too_many_rows_or_sequences(engine):
         engine.close_sequence(sequence)
     with pytest.raises(EngineError, match="no open sequence"):
         engine.length(opened[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_batch": 0}, {"context": 0}, {"cached_sequences": -1}, {"quantize": "int3"}]
+)
+def test_options_out_of_range(options):
+    with pytest.raises(ParameterError):
+        open_engine(truth_base("llama"), **options)
 
 
 def test_use_after_close():

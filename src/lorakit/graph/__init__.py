@@ -2,12 +2,11 @@
 
 from lorakit.graph.decoder import VERSION, GraphOptions, build
 from lorakit.graph.lora import HEAD, LoraTarget, targets
-from lorakit.graph.weights import Built, FileStore, MemoryStore
+from lorakit.graph.weights import FileStore, MemoryStore
 
 __all__ = [
     "HEAD",
     "VERSION",
-    "Built",
     "FileStore",
     "GraphOptions",
     "LoraTarget",

@@ -22,7 +22,7 @@ import numpy as np
 from onnx import TensorProto
 
 from lorakit.adapter import Array
-from lorakit.architectures import Decoder, Layer
+from lorakit.architectures import Decoder, Layer, Rope
 from lorakit.base import Base
 from lorakit.graph.lora import HEAD, LoraTarget, lora, targets
 from lorakit.graph.quantize import FORMS, Form
@@ -30,7 +30,7 @@ from lorakit.graph.rope import tables
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 4  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 5  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,7 @@ class _Builder:
     writer: Writer = field(init=False)
     decoder: Decoder = field(init=False)
     targets: dict[str, LoraTarget] = field(init=False)
+    ropes: dict[Rope, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.writer = Writer(self.store)
@@ -168,10 +169,12 @@ class _Builder:
 
     def rope(self, layer: Layer) -> tuple[str, str]:
         """cos and sin tables, shared by all layers of the same kind."""
-        rope = layer.rope
-        name = f"rope.{rope.kind}.{rope.theta:g}.{rope.factor:g}"
-        cos, sin = tables(rope, self.decoder.head_dim, self.options.context)
-        return self.writer.weight(f"{name}.cos", cos), self.writer.weight(f"{name}.sin", sin)
+        if layer.rope not in self.ropes:
+            name = f"rope.{len(self.ropes)}"
+            cos, sin = tables(layer.rope, self.decoder.head_dim, self.options.context)
+            w = self.writer
+            self.ropes[layer.rope] = w.weight(f"{name}.cos", cos), w.weight(f"{name}.sin", sin)
+        return self.ropes[layer.rope]
 
     def activation(self, name: str, x: str) -> str:
         w = self.writer

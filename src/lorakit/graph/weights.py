@@ -67,13 +67,6 @@ class MemoryStore:
         return 0, array.nbytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """A finished graph: the serialized model, its weights being in the store it was built into."""
-
-    model: bytes
-
-
 def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
     """A tensor as an initializer: small ones inline, the rest as external data in the store."""
     array = np.ascontiguousarray(array)
