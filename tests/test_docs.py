@@ -1,13 +1,16 @@
-"""The python examples of docs/*.md run, top to bottom in one namespace per page."""
+"""The python examples of README.md and docs/*.md run, top to bottom in one namespace per page."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = sorted(page for page in DOCS.glob("*.md") if BLOCK.search(page.read_text("utf-8")))
+ALL = (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+PAGES = sorted(page for page in ALL if BLOCK.search(page.read_text("utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -18,3 +21,20 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     for block in BLOCK.finditer(text):
         padding = "\n" * text.count("\n", 0, block.start(1))  # so that errors name the page's line
         exec(compile(padding + block[1], str(page), "exec"), names)
+
+
+def test_the_page_on_the_command_line_is_what_the_commands_say() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/cli_docs.py"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    assert page == done.stdout, "run: python scripts/cli_docs.py > docs/cli.md"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in ALL:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -21,7 +21,7 @@ from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.messages import Message
-from lorakit.check import require_fit
+from lorakit.check import require_fit, without_unchanged
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import (
     Capabilities,
@@ -373,7 +373,8 @@ class Model:
                 adapter, source = reference, "memory"
             else:
                 adapter, source = read_adapter(Path(reference)), os.fspath(reference)
-            require_fit(adapter, self.base.decoder)
+            require_fit(adapter, self.base)
+            adapter = without_unchanged(adapter, self.base)
             adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
             self._table.load(name, adapter, source)
         except BaseException:

@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (demo, run, chat, inspect, check, logits, doctor):
@@ -54,7 +55,7 @@ def _options(
 def main() -> None:
     """Run the command line; the process ends with 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
     try:
-        app()
+        app(prog_name="lorakit")
     except LorakitError as error:
         if os.environ.get("LORAKIT_DEBUG"):
             traceback.print_exception(error)

@@ -20,7 +20,7 @@ from lorakit.cli.references import (
     QuantizeOption,
     open_with,
 )
-from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 
 Ids = dict[str, npt.NDArray[np.int64]]
 
@@ -87,6 +87,4 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
     try:
         write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     except OSError as error:
-        raise SourceError(
-            f"cannot write {path}: {error.strerror or error}", code="write_failed"
-        ) from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.atomic import new_folder
-from lorakit.errors import ParameterError, SourceError
+from lorakit.errors import ParameterError, WriteError
 
 ADAPTERS = ("home", "shop", "style")
 
@@ -65,7 +65,7 @@ def examples(domain: str, split: str) -> list[Example]:
 def export(destination: Path) -> list[Path]:
     """Copy base, adapters and evaluation set into a new folder; returns what was written.
 
-    Raises ParameterError where the folder exists and is not empty, SourceError where it cannot be
+    Raises ParameterError where the folder exists and is not empty, WriteError where it cannot be
     written; then nothing is left behind.
     """
     try:
@@ -76,7 +76,5 @@ def export(destination: Path) -> list[Path]:
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
     except OSError as error:
-        raise SourceError(
-            f"cannot write {destination}: {error.strerror or error}", code="write_failed"
-        ) from error
+        raise WriteError(f"cannot write {destination}: {error.strerror or error}") from error
     return sorted(path for path in destination.rglob("*") if path.is_file())
