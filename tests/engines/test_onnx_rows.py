@@ -1,12 +1,14 @@
 """Mixed batches: every row as if it were alone, whatever its mates and whatever came before."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from onnx_cases import logits_of, open_engine, random_adapter, row, truth_adapter, truth_base
+from safetensors.numpy import save_file
 
-from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
+from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.base import Base
 from lorakit.errors import CapabilityError, EngineError, MismatchError, ParameterError
 
@@ -205,6 +207,44 @@ def test_refuses_bad_rows_and_changes_nothing(engine, handles):
             engine.forward(rows)
     assert engine.length(sequence) == 3
     engine.close_sequence(sequence)
+
+
+def test_every_site_of_a_tied_matrix(tmp_path):
+    """Both uses, and each use alone, in one adapter: they add up, each where it acts."""
+    rng = np.random.default_rng(8)
+    base = Base.open(truth_base("gemma3"))
+
+    def delta(module, site, n_in, n_out):
+        a, b = rng.standard_normal((3, n_in)), rng.standard_normal((n_out, 3)) * 0.05
+        return Delta(module=module, a=a.astype("f4"), b=b.astype("f4"), scale=0.5, site=site)
+
+    deltas = (
+        delta("model.embed_tokens", Site.BOTH, 512, 64),
+        delta("model.embed_tokens", Site.INPUT, 512, 64),
+        delta("lm_head", Site.LINEAR, 64, 512),
+        delta("lm_head", Site.OUTPUT, 64, 512),
+    )
+    change = {d.site: 0.5 * d.b @ d.a for d in deltas}
+    weights = {name: np.array(tensor, "f4") for name, tensor in base.tensors.items()}
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding + change[Site.LINEAR] + change[Site.OUTPUT]
+    weights["lm_head.weight"] += change[Site.BOTH].T
+    weights["model.embed_tokens.weight"] = embedding + (change[Site.BOTH] + change[Site.INPUT]).T
+    folder = tmp_path / "untied"
+    folder.mkdir()
+    config = dict(base.config) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "model.safetensors")
+    adapted, merged = open_engine(truth_base("gemma3")), open_engine(folder)
+    handle = adapted.attach(Adapter(deltas=deltas))
+    np.testing.assert_allclose(
+        logits_of(adapted, PROMPTS[4], ((handle, 1.0),)),
+        logits_of(merged, PROMPTS[4]),
+        rtol=0,
+        atol=2e-5,
+    )
+    adapted.close()
+    merged.close()
 
 
 def test_half_precision_adapters_are_applied_in_float32(engine):

@@ -129,13 +129,14 @@ class KVCache:
         d = self.decoder
         shape = (self.slots, d.kv_heads, capacity, d.head_dim)
         used = [(self._slot[s], n) for s, n in self._length.items() if n]
-        if not self.buffers:
-            self.buffers = [np.zeros((0, 0, 0, 0), np.float32)] * (2 * len(d.layers))
+        larger = [
+            _untouched(shape) for _ in range(2 * len(d.layers))
+        ]  # all, or none where it fails
         for index, old in enumerate(self.buffers):
-            new = _untouched(shape)
             for slot, length in used:
-                new[slot, :, :length] = old[slot, :, :length]
-            self.buffers[index] = new
+                larger[index][slot, :, :length] = old[slot, :, :length]
+            self.buffers[index] = larger[index]
+        self.buffers = larger
         self.capacity = capacity
         self.generation += 1
 
@@ -148,4 +149,10 @@ def _untouched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     size = math.prod(shape) * 4
     if not size:
         return np.zeros(shape, np.float32)
-    return np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape)
+    try:
+        return np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape)
+    except (OSError, MemoryError) as error:
+        raise EngineError(
+            f"no memory for a KV cache of {list(shape)} per layer: {error}",
+            hint="lower context, max_batch or cached_sequences",
+        ) from error

@@ -29,7 +29,7 @@ from lorakit.engines.protocol import (
     Row,
 )
 from lorakit.engines.rows import Attached, Slabs, effective
-from lorakit.engines.session import Step, signed_kernel_exact
+from lorakit.engines.session import Step, native_errors, signed_kernel_exact
 from lorakit.engines.vocabulary import Vocabulary
 from lorakit.errors import (
     CapabilityError,
@@ -182,7 +182,8 @@ class OnnxEngine:
 
     def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
-        slab, rows = self._slabs.fill(sets, self._attached)
+        with native_errors("writing LoRA rows"):
+            slab, rows = self._slabs.fill(sets, self._attached)
         stamp = (self._kv.generation, self._slabs.generation)
         if stamp != self._stamp or len(self._steps) > MAX_STEPS:
             self._steps.clear()  # they keep the memory alive that they were bound to

@@ -43,23 +43,24 @@ class Attached:
     """An adapter that an engine holds: what the graph applies, and what the host does."""
 
     linears: Mapping[str, Factors]  # by module
-    embedding: Factors | None  # a [rank, vocabulary], b [hidden, rank]
-    head: Factors | None  # a [rank, hidden], b [vocabulary, rank]
+    embedding: tuple[Factors, ...]  # a [rank, vocabulary], b [hidden, rank]
+    head: tuple[Factors, ...]  # a [rank, hidden], b [vocabulary, rank]
 
     @classmethod
     def of(cls, adapter: Adapter) -> Attached:
-        linears, embedding, head = {}, None, None
+        linears: dict[str, Factors] = {}
+        embedding, head = [], []
         for delta in adapter.deltas:
             factors = Factors(a=delta.a, b=delta.b, scale=delta.scale)
             if delta.site in (Site.INPUT, Site.BOTH):
-                embedding = factors.widened()
+                embedding.append(factors.widened())
             if delta.site is Site.BOTH:  # W + s B A of an embedding acts on the head transposed
-                head = Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale).widened()
+                head.append(Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale).widened())
             elif delta.site is Site.OUTPUT or delta.module == HEAD:
-                head = factors.widened()
+                head.append(factors.widened())
             elif delta.site is Site.LINEAR:
                 linears[delta.module] = factors
-        return cls(linears=linears, embedding=embedding, head=head)
+        return cls(linears=linears, embedding=tuple(embedding), head=tuple(head))
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +94,7 @@ class Slab:
         return _handles(self._sets[0]) == _handles(held) if self._sets else False
 
     def _fit(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
-        """Allocate anew where rows or ranks outgrow the arrays, or need less than half of them."""
+        """Allocate anew where rows or ranks outgrow the arrays, or need far less than there is."""
         ranks = {
             module: max(
                 sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
@@ -101,7 +102,7 @@ class Slab:
             )
             for module in self.targets
         }
-        if len(sets) <= len(self._sets):
+        if len(sets) <= len(self._sets) < 4 * len(sets):
             have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}
             fits = all(have[module] >= rank for module, rank in ranks.items())
             if fits and 2 * sum(ranks.values()) >= sum(have.values()):

@@ -39,14 +39,14 @@ def onnxruntime() -> Any:
 
 @contextmanager
 def native_errors(doing: str) -> Iterator[None]:
-    """Whatever onnxruntime raises inside becomes an EngineError."""
+    """Whatever onnxruntime raises inside, or a lack of memory, becomes an EngineError."""
     try:
         yield
     except Exception as error:
         native = type(error).__module__.startswith("onnxruntime")
-        if not native and not isinstance(error, (RuntimeError, ValueError, MemoryError)):
+        if not native and not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        raise EngineError(f"onnxruntime failed while {doing}: {error}") from error
+        raise EngineError(f"the ONNX engine failed while {doing}: {error}") from error
 
 
 def open_session(

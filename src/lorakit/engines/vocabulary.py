@@ -36,7 +36,7 @@ class Vocabulary:
         """Hidden states [n, hidden] of tokens [n], scaled as the architecture wants."""
         hidden = self._matrix[tokens].astype(np.float32, copy=False)
         for handle, scale in held:
-            if (factors := self._attached[handle].embedding) is not None:
+            for factors in self._attached[handle].embedding:
                 low = factors.a[:, tokens].T.astype(np.float32)
                 hidden = hidden + low @ factors.b.T * np.float32(scale * factors.scale)
         scaled: Floats = hidden * self._scale
@@ -45,7 +45,7 @@ class Vocabulary:
     def project(self, final: Floats, logits: Floats, held: AdapterSet) -> None:
         """Finish one row's logits [kept, vocabulary] in place from its final states."""
         for handle, scale in held:
-            if len(final) and (factors := self._attached[handle].head) is not None:
+            for factors in self._attached[handle].head:
                 low = final @ factors.a.T * np.float32(scale * factors.scale)
                 logits += low @ factors.b.T
         if self._softcap:
