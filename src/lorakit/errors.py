@@ -12,7 +12,7 @@
     │   ├── NameTakenError     name_taken
     │   └── UnknownAdapterError  adapter_unknown
     ├── ParameterError         parameter_invalid: an argument of the caller's (also a ValueError)
-    ├── EngineError            engine_failed
+    ├── EngineError            engine_failed, out_of_memory
     │   ├── MissingExtraError  extra_missing (also an ImportError)
     │   ├── CapabilityError    capability_missing: this engine cannot do that
     │   └── ContextFullError   context_full

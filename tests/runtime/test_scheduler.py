@@ -74,10 +74,47 @@ def test_a_long_prompt_joins_in_chunks_while_others_decode(scheduler):
     scheduler.step()
     second = request(scheduler, list(range(50)))
     drain(scheduler)
-    mixed = [rows for rows in scheduler.engine.steps if len(rows) == 2 and len(rows[0].tokens) > 1]
-    assert [len(rows[0].tokens) for rows in mixed] == [16, 16, 16, 2]
+    mixed = [rows for rows in scheduler.engine.steps if len(rows) == 2 and len(rows[1].tokens) > 1]
+    assert [len(rows[1].tokens) for rows in mixed] == [16, 16, 16, 2]
     assert first.result().text == text([1], max_tokens=20)
     assert second.result().text == text(list(range(50)))
+
+
+def test_short_prompts_share_a_chunk(scheduler):
+    generations = [request(scheduler, [i] * 6) for i in range(1, 5)]
+    drain(scheduler)
+    first = [len(row.tokens) for row in scheduler.engine.steps[0]]
+    assert first == [6, 6, 4]  # a chunk is 16 tokens here
+    assert [g.result().text for g in generations] == [text([i] * 6) for i in range(1, 5)]
+
+
+def test_running_out_of_memory_fails_the_request_alone(scheduler):
+    def exhaust(rows):
+        if any(len(row.tokens) > 10 for row in rows):
+            raise MemoryError
+
+    scheduler.engine.before_step = exhaust
+    small, large = request(scheduler, [1, 2]), request(scheduler, [3] * 12)
+    drain(scheduler)
+    assert small.result().text == text([1, 2])
+    with pytest.raises(EngineError) as caught:
+        large.result()
+    assert caught.value.code == "out_of_memory"
+
+
+def test_a_sequence_that_cannot_be_opened_fails_its_request_alone(scheduler, monkeypatch):
+    def refuse(self):
+        raise EngineError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "open_sequence", refuse)
+        failed = request(scheduler, [1, 2])
+        drain(scheduler)
+    later = request(scheduler, [1, 2])
+    drain(scheduler)
+    with pytest.raises(EngineError, match="no more"):
+        failed.result()
+    assert later.result().text == text([1, 2])
 
 
 def test_interleaved_prompts_and_adapters_equal_cold_runs(scheduler):

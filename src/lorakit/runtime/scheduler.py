@@ -2,15 +2,16 @@
 
 It runs on the thread that owns the engine and knows no threads itself. A step is: end what was
 cancelled or is overdue, admit who waits (first come, first served), plan the rows, run, sample.
-Decoding rows run together; one joining row computes a chunk of its prompt beside them, so that a
-long prompt never stalls the others for long.
+Decoding rows run together; beside them the rows that join compute their prompts, first come first
+served, at most a chunk of tokens per step, so that a long prompt never stalls the others.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -75,10 +76,10 @@ class Scheduler:
         """Run one step; False when there was nothing to run."""
         self._reap()
         self._admit()
-        jobs = self._plan()
-        if jobs:
-            self._run(jobs)
-        return bool(jobs)
+        plan = self._plan()
+        if plan:
+            self._run([job for job, _ in plan], [row for _, row in plan])
+        return bool(plan)
 
     def next_deadline(self) -> float | None:
         """When the next request is overdue, on the clock of time.monotonic."""
@@ -122,27 +123,36 @@ class Scheduler:
         while self.waiting and ready < self._capabilities.max_batch:
             if not self._room() and not len(self._prefixes):
                 return
-            job = self.waiting.popleft()
+            job = self.waiting[0]  # it stays there until it has a sequence
             adapters = self._wanted(job)
             key = self._key(adapters)
             busy = [other.prefix for other in self.running]
             tokens = np.asarray(job.tokens, np.int64)
-            sequence, cached = self._prefixes.acquire(key, tokens, busy, self._room())
-            job.begin(sequence, cached, adapters, key)
-            self.running.append(job)
+            try:
+                with _memory_errors():
+                    found = self._prefixes.acquire(key, tokens, busy, self._room())
+            except LorakitError as error:
+                self._end(job, error)
+                continue
+            self.running.append(self.waiting.popleft())
+            job.begin(*found, adapters, key)
             ready += 1
 
-    def _plan(self) -> list[Job]:
-        """The jobs of the next step: all that decode, and the first of those that join."""
+    def _plan(self) -> list[tuple[Job, Row]]:
+        """The next step: all jobs that decode, and a chunk of the prompts of those that join."""
         ready = [job for job in self.running if job.generation.wants_more]
-        joining = [job for job in ready if job.pending > 1][:1]
-        decoding = [job for job in ready if job.pending == 1]
-        return (joining + decoding)[: self._capabilities.max_batch]
+        ready = ready[: self._capabilities.max_batch]
+        plan = [(job, job.row(1)) for job in ready if job.pending == 1]
+        budget = self._capabilities.prefill_chunk
+        for job in ready:
+            if job.pending > 1 and budget > 0:
+                plan.append((job, job.row(budget)))
+                budget -= len(plan[-1][1].tokens)
+        return plan
 
-    def _run(self, jobs: list[Job]) -> None:
-        rows = [job.row(self._capabilities.prefill_chunk) for job in jobs]
+    def _run(self, jobs: list[Job], rows: list[Row]) -> None:
         try:
-            results = self.engine.forward(rows)
+            results = self._forward(rows)
         except LorakitError as error:
             self._isolate(jobs, rows, error)
             return
@@ -155,13 +165,17 @@ class Scheduler:
         """A step failed as a whole: run its rows one by one, and fail only the culprits."""
         for job, row in zip(jobs, rows, strict=True):
             try:
-                logits = self.engine.forward([row])[0] if len(rows) > 1 else None
+                logits = self._forward([row])[0] if len(rows) > 1 else None
             except LorakitError as culprit:
                 logits, error = None, culprit
             if logits is None:
                 self._end(job, error)
             else:
                 self._absorb(job, row, logits)
+
+    def _forward(self, rows: list[Row]) -> list[Logits]:
+        with _memory_errors():
+            return self.engine.forward(rows)
 
     def _absorb(self, job: Job, row: Row, logits: Logits) -> None:
         try:
@@ -213,6 +227,19 @@ class Scheduler:
             self.engine.detach(handle)
             self._retired.discard(handle)
             del self.names[handle], self._digests[handle]
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Running out of memory fails a request, not the engine's thread."""
+    try:
+        yield
+    except MemoryError as error:
+        raise EngineError(
+            "the engine ran out of memory",
+            code="out_of_memory",
+            hint="use a smaller context, fewer rows (max_batch), or a quantized base",
+        ) from error
 
 
 def check_prompt(prompt: Sequence[int], context: int, vocabulary: int) -> None:
