@@ -1,0 +1,64 @@
+"""What importing and running lorakit brings along, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lorakit
+from lorakit import demo
+
+HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "llama_cpp", "ray", "peft")
+
+
+def child(code):
+    """The JSON that some code prints last."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_import_is_inert_and_light():
+    loaded = child("import sys, json, lorakit; print(json.dumps(sorted(sys.modules)))")
+    assert not [name for name in loaded if name.split(".")[0] in (*HEAVY, "numpy", "jinja2")]
+
+
+def test_everything_but_an_engine_needs_no_engine():
+    code = f"""
+import sys, json, lorakit
+from pathlib import Path
+from lorakit.check import check
+adapter = lorakit.read_adapter(Path({str(demo.adapter_path("home"))!r}))
+found = check(adapter, lorakit.Base.open({str(demo.base_path())!r}))
+assert not [mismatch for mismatch in found if mismatch.severity == "error"], found
+for name in lorakit.__all__:
+    getattr(lorakit, name)
+import lorakit.cli
+print(json.dumps(sorted(sys.modules)))
+"""
+    assert not [name for name in child(code) if name.split(".")[0] in HEAVY]
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nothing"):
+        lorakit.nothing  # noqa: B018
+    assert "open" in dir(lorakit)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
+def test_generating_opens_no_socket():
+    code = f"""
+import json, os, lorakit
+with lorakit.open({str(demo.base_path())!r}, threads=1) as model:
+    model.complete("hello", max_tokens=4)
+    links = [os.readlink(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd")
+             if os.path.exists(f"/proc/self/fd/{{fd}}")]
+print(json.dumps([os.environ.get("ORT_DISABLE_TELEMETRY"), links]))
+"""
+    flag, links = child(code)
+    assert flag == "1"
+    assert not [link for link in links if link.startswith("socket:")]
