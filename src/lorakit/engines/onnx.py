@@ -177,7 +177,7 @@ class OnnxEngine:
             step.lengths[0] = length + end - 1
             step.keep[:] = keep
             self._run(step, [held])
-            parts.append(step.logits[0].copy())  # the step may run again for another row
+            parts.append(step.logits[0].copy())  # the next run writes into the same buffer
         return parts[-1] if row.logits == "last" else np.concatenate(parts)
 
     def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
@@ -189,17 +189,17 @@ class OnnxEngine:
             self._steps.clear()  # they keep the memory alive that they were bound to
             self._stamp = stamp
         shape = (len(sets), new, kept)
-        step = self._steps.get(shape)
-        if step is None:
-            step = self._steps[shape] = self._new_step(*shape)
+        step = self._steps.get(shape) or self._new_step(*shape)
+        if kept <= 1:
+            self._steps[shape] = step
         step.bind_cache(self._kv.buffers, first)
         step.bind_lora(slab, rows)
         return step
 
     def _new_step(self, batch: int, new: int, kept: int) -> Step:
-        """Decode steps of all sizes share one buffer for their logits: one of them runs at once."""
+        """All steps that give at most one row of logits per sequence share a buffer for them."""
         decoder = self._base.decoder
-        if new == 1 and kept <= 1:
+        if kept <= 1:
             logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
         else:
             logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
