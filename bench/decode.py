@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 from make_base import make_adapter, make_base
 
 from lorakit.base import Base
@@ -79,9 +80,12 @@ class Bench:
         options = EngineOptions(
             quantize=quantize, threads=arguments.threads, max_batch=rows, cached_sequences=rows
         )
+        OnnxEngine.open(base, options).close()  # builds and caches the graph the first time
+        resident = psutil.Process().memory_info().rss
         before = time.perf_counter()
         self.engine = OnnxEngine.open(base, options)
         self.opened = time.perf_counter() - before
+        self.resident = psutil.Process().memory_info().rss - resident
         self.handles = [
             self.engine.attach(make_adapter(base.decoder, seed, arguments.rank))
             for seed in range(rows)
@@ -201,7 +205,7 @@ def report(base: Base, arguments: argparse.Namespace) -> list[Timings]:
                 f"{rate:.0f} ({batch} {mode})" for (mode, batch), rate in end_to_end.items()
             )
             notes.append(
-                f"{quantize}: opened in {bench.opened:.2f} s; {most.batch} distinct adapters in one"
+                f"{quantize}: opened in {bench.opened:.2f} s, {bench.resident / 1e6:.0f} MB; {most.batch} distinct adapters in one"
                 f" batch give {most.rate / alone.rate:.1f}x the tokens/s of one at a time; requests"
                 f" of 64 + 64 tokens, new tokens/s with prefill: {requests}"
             )

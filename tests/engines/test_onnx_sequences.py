@@ -1,11 +1,16 @@
 """Sequences: chunks, forks, truncation, slots, growth, and failure in the middle."""
 
+import time
+
 import numpy as np
 import pytest
 from onnx_cases import logits_of, open_engine, row, truth_adapter, truth_base
 
+from lorakit.base import Base
 from lorakit.engines import onnx as engine_module
 from lorakit.engines.kv import KVCache
+from lorakit.engines.onnx import OnnxEngine
+from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import ClosedError, ContextFullError, EngineError, ParameterError
 
 IDS = np.random.default_rng(3).integers(4, 508, 60)
@@ -189,6 +194,15 @@ def test_too_many_rows_or_sequences(engine):
         engine.length(opened[0])
 
 
+def test_an_idle_engine_burns_no_cpu():
+    engine = OnnxEngine.open(Base.open(truth_base("llama")), EngineOptions(threads=2))
+    logits_of(engine, IDS)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+    engine.close()
+
+
 @pytest.mark.parametrize(
     "options", [{"max_batch": 0}, {"context": 0}, {"cached_sequences": -1}, {"quantize": "int3"}]
 )
@@ -217,7 +231,7 @@ def test_use_after_close():
 
 
 def test_arrange_moves_only_what_it_must():
-    cache = KVCache(open_decoder(), slots=6, context=64)
+    cache = KVCache(Base.open(truth_base("gemma3")).decoder, slots=6, context=64)
     sequences = [cache.open() for _ in range(5)]
     cache.reserve(4)
     for sequence in sequences:
@@ -235,9 +249,3 @@ def test_arrange_moves_only_what_it_must():
     )
     for sequence in sequences:
         assert all((b[cache._slot[sequence], :, :4] == sequence).all() for b in cache.buffers)
-
-
-def open_decoder():
-    from lorakit.base import Base
-
-    return Base.open(truth_base("gemma3")).decoder
