@@ -45,6 +45,7 @@ class Timings:
     mode: str
     batch: int
     tokens: int  # per step
+    kind: str = "decode"
     wall: list[float] = field(default_factory=list)  # seconds
     cpu: list[float] = field(default_factory=list)
     native: list[float] = field(default_factory=list)  # of wall, inside onnxruntime
@@ -59,15 +60,15 @@ class Timings:
         ratio = statistics.median(a / b for a, b in zip(self.cpu, base.cpu, strict=True))
         wall_ratio = statistics.median(a / b for a, b in zip(self.wall, base.wall, strict=True))
         return (
-            f"| {self.quantize} | {self.batch} | {self.mode} "
+            f"| {self.quantize} | {self.kind} | {self.batch} | {self.mode} "
             f"| {middle:.1f} ({low:.1f}-{high:.1f}) | {statistics.median(self.cpu) * 1e3:.1f} "
             f"| {self.rate:.0f} | {wall_ratio:.2f} | {ratio:.2f} | {python * 1e3:.2f} |"
         )
 
 
 HEADER = (
-    "| weights | batch | adapters | ms (quartiles) | cpu ms | tokens/s | x base | x base cpu "
-    "| python ms |\n|---|---|---|---|---|---|---|---|---|"
+    "| weights | step | batch | adapters | ms (quartiles) | cpu ms | tokens/s | x base | x base cpu "
+    "| python ms |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -173,7 +174,10 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> Iterator[list[Timing
             for timings in group:
                 bench.decode(timings.mode, batch, timings)
         yield group
-    group = [Timings(bench.quantize, mode, 1, bench.context) for mode in MODES[:2]]
+    group = [
+        Timings(bench.quantize, mode, 1, bench.context, kind=f"prefill of {bench.context}")
+        for mode in MODES[:2]
+    ]
     for _ in range(arguments.rounds):
         for timings in group:
             bench.prefill(timings.mode, timings)
@@ -181,37 +185,36 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> Iterator[list[Timing
 
 
 def report(base: Base, arguments: argparse.Namespace) -> list[Timings]:
+    """Print the table, one block of it as soon as it is measured, and the notes below it."""
     collected: list[Timings] = []
+    notes: list[str] = []
     print(HEADER)
-    notes = []
     for quantize in arguments.quantize:
         bench = Bench(base, arguments, quantize)
-        groups = list(measure(bench, arguments))
-        for group in groups:
-            if group is groups[-1]:
-                for timings in group:
-                    timings.mode += f", prefill of {bench.context}"
+        groups = []
+        for group in measure(bench, arguments):
             for timings in group:
                 print(timings.line(group[0]), flush=True)
-            collected += group
-        if not arguments.quick:
-            alone, most = groups[0][2], groups[-2][2]
-            end_to_end = {
-                (mode, batch): bench.requests(mode, batch)
-                for batch in arguments.batch[-2:]
-                for mode in ("shared", "distinct")
-            }
-            requests = ", ".join(
-                f"{rate:.0f} ({batch} {mode})" for (mode, batch), rate in end_to_end.items()
-            )
-            notes.append(
-                f"{quantize}: opened in {bench.opened:.2f} s, {bench.resident / 1e6:.0f} MB; {most.batch} distinct adapters in one"
-                f" batch give {most.rate / alone.rate:.1f}x the tokens/s of one at a time; requests"
-                f" of 64 + 64 tokens, new tokens/s with prefill: {requests}"
-            )
+            groups.append(group)
+        collected += sum(groups, [])
+        notes += note(bench, groups[0][-1], groups[-2][-1], arguments)
         bench.engine.close()
     print("\n" + "\n".join(notes))
     return collected
+
+
+def note(
+    bench: Bench, alone: Timings, most: Timings, arguments: argparse.Namespace
+) -> Iterator[str]:
+    yield f"- {bench.quantize}: opened in {bench.opened:.2f} s, {bench.resident / 1e6:.0f} MB"
+    if most.batch > alone.batch:
+        gain = most.rate / alone.rate
+        yield f"  {most.batch} distinct adapters in one batch: {gain:.1f}x the tokens/s of one"
+    if not arguments.quick:
+        for batch in arguments.batch[-2:]:
+            rates = {mode: bench.requests(mode, batch) for mode in MODES}
+            shown = ", ".join(f"{mode} {rate:.0f}" for mode, rate in rates.items())
+            yield f"  {batch} requests of 64 + 64 tokens, new tokens/s with prefill: {shown}"
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def llama_rows(arguments: argparse.Namespace) -> Iterator[str]:
             seconds, cpu = _steps(api, model, lora if mode == "shared" else None, batch, arguments)
             low, middle, high = (value * 1e3 for value in statistics.quantiles(seconds, n=4))
             yield (
-                f"| llama.cpp | {batch} | {mode} | {middle:.1f} ({low:.1f}-{high:.1f}) "
+                f"| llama.cpp | decode | {batch} | {mode} | {middle:.1f} ({low:.1f}-{high:.1f}) "
                 f"| {statistics.median(cpu) * 1e3:.1f} | {batch / middle * 1e3:.0f} | | | |"
             )
     if lora:
