@@ -67,8 +67,8 @@ class Timings:
 
 
 HEADER = (
-    "| weights | step | batch | adapters | ms (quartiles) | cpu ms | tokens/s | x base | x base cpu "
-    "| python ms |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| weights | step | batch | adapters | ms (quartiles) | cpu ms | tokens/s | x base "
+    "| x base cpu | python ms |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -196,7 +196,7 @@ def report(base: Base, arguments: argparse.Namespace) -> list[Timings]:
             for timings in group:
                 print(timings.line(group[0]), flush=True)
             groups.append(group)
-        collected += sum(groups, [])
+            collected += group
         notes += note(bench, groups[0][-1], groups[-2][-1], arguments)
         bench.engine.close()
     print("\n" + "\n".join(notes))
