@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import subprocess
 import sys
 
@@ -121,6 +122,17 @@ def test_two_processes_build_at_once(expected):
         assert racer.returncode == 0
     assert entries() == before
     check(expected)
+
+
+def test_a_killed_build_is_swept_away_after_a_day(expected):
+    old, new = (cache_root() / "graphs" / f".{name}.abc" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    open_engine(truth_base("llama")).close()
+    assert new.exists()
+    assert not old.exists()
 
 
 def test_importing_the_engine_does_not_import_onnxruntime():

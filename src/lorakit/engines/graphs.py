@@ -11,6 +11,8 @@ import json
 import logging
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lorakit.errors import EngineError
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
+ABANDONED = 24 * 3600  # seconds
 MODEL, MANIFEST = "model.onnx", "manifest.json"
 
 
@@ -70,6 +73,7 @@ def _whole(folder: Path) -> bool:
 def _build(base: Base, options: GraphOptions, folder: Path) -> None:
     """Build into a temporary folder beside the entry, then rename. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         store = FileStore(temporary)
@@ -84,6 +88,14 @@ def _build(base: Base, options: GraphOptions, folder: Path) -> None:
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(graphs: Path) -> None:
+    """Remove what a build that was killed left behind, once no build can still be at it."""
+    for path in graphs.glob(".*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _publish(temporary: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ give ONNX external data; what they differ in is who holds the bytes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -52,8 +53,10 @@ class FileStore:
         return offset, array.nbytes
 
     def close(self) -> None:
-        self._file.flush()
-        self._file.close()
+        """Raises OSError unless everything is on the disk."""
+        with self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @dataclass(slots=True)
