@@ -140,8 +140,36 @@ def test_rows_are_written_only_when_they_change(engine, handles, monkeypatch):
     assert step(1.0, 1.0, 1.0) == []
     assert step(1.0, 0.5, 1.0) == [(1, True)]
     assert step(0.0, 0.5, 1.0) == [(0, False)]
+    engine.close_sequence(sequences.pop(0))  # the others stay where they are
+    rows = [
+        row(s, [9], ((h, scale),), "last")
+        for s, h, scale in zip(sequences, handles[1:], (0.5, 1.0), strict=False)
+    ]
+    engine.forward(rows)
+    assert writes == []
     for sequence in sequences:
         engine.close_sequence(sequence)
+
+
+def test_a_row_half_written_is_written_again(engine, handles, monkeypatch):
+    from lorakit.engines import rows as rows_module
+
+    sets = [((handles[0], 1.0),), ((handles[1], 1.0),)]
+    expected = decode(engine, PROMPTS[:2], [(), sets[1]], steps=1)
+    decode(engine, PROMPTS[:2], sets, steps=1)
+    multiply, calls = np.multiply, []
+
+    def fails(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 9:
+            raise MemoryError("no luck")
+        return multiply(*arguments, **keywords)
+
+    monkeypatch.setattr(rows_module.np, "multiply", fails)
+    with pytest.raises(EngineError, match="no luck"):
+        decode(engine, PROMPTS[:2], [((handles[2], 1.0),), sets[1]], steps=1)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(decode(engine, PROMPTS[:2], [(), sets[1]], steps=1), expected)
 
 
 def test_detach_frees_the_rows(engine, handles):

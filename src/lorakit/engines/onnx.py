@@ -183,7 +183,7 @@ class OnnxEngine:
     def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
         with native_errors("writing LoRA rows"):
-            slab, rows = self._slabs.fill(sets, self._attached)
+            slab, rows = self._slabs.fill(first, sets, self._attached)
         stamp = (self._kv.generation, self._slabs.generation)
         if stamp != self._stamp or len(self._steps) > MAX_STEPS:
             self._steps.clear()  # they keep the memory alive that they were bound to

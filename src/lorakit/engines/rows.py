@@ -63,37 +63,44 @@ class Attached:
         return cls(linears=linears, embedding=tuple(embedding), head=tuple(head))
 
 
+AttachedSet = Mapping[int, Attached]  # by handle
+
+
 @dataclass(slots=True, eq=False)
 class Slab:
-    """The LoRA inputs of one step: for each module A [rows, in, rank] and B [rows, rank, out].
+    """LoRA inputs: for each module A [rows, in, rank] and B [rows, rank, out].
 
-    It may have room for more rows than a step has; a step reads the first ones.
+    A step reads some neighbouring rows. Row n serves whichever sequence sits in slot n of the KV
+    cache, so that rows stay as they are while sequences stay where they are.
     """
 
     targets: Mapping[str, LoraTarget]
     arrays: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
     generation: int = 0  # rises whenever the arrays move in memory
-    _sets: list[AdapterSet] = field(default_factory=list)  # what each row holds now
+    _sets: list[AdapterSet | None] = field(default_factory=list)  # what each row holds, if known
 
-    def write(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
-        """Make the first rows hold these adapter sets, writing only what differs."""
-        if self._sets[: len(sets)] == list(sets):
+    def write(self, first: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
+        """Make the rows from `first` on hold these adapter sets, writing only what differs."""
+        end = first + len(sets)
+        if self._sets[first:end] == list(sets):
             return
-        self._fit(sets, attached)
-        for row, new in enumerate(sets):
+        self._fit(end, sets, attached)
+        for row, new in enumerate(sets, first):
             if (old := self._sets[row]) != new:
-                self._sets[row] = ()  # should writing fail half-way, it is written again
-                self._write_row(row, new, attached, scales_only=_handles(old) == _handles(new))
+                self._sets[row] = None  # should writing fail half-way
+                same = old is not None and _handles(old) == _handles(new)
+                self._write_row(row, new, attached, scales_only=same)
                 self._sets[row] = new
 
     def holds(self, handle: int) -> bool:
-        return any(handle in _handles(held) for held in self._sets)
+        return any(held is not None and handle in _handles(held) for held in self._sets)
 
     def same_adapters(self, held: AdapterSet) -> bool:
         """Whether the first row differs from this set by scales at most."""
-        return _handles(self._sets[0]) == _handles(held) if self._sets else False
+        first = self._sets[0] if self._sets else None
+        return first is not None and _handles(first) == _handles(held)
 
-    def _fit(self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]) -> None:
+    def _fit(self, rows: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
         """Allocate anew where rows or ranks outgrow the arrays, or need far less than there is."""
         ranks = {
             module: max(
@@ -102,12 +109,12 @@ class Slab:
             )
             for module in self.targets
         }
-        if len(sets) <= len(self._sets) < 4 * len(sets):
+        if rows <= len(self._sets) < 4 * rows:
             have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}
             fits = all(have[module] >= rank for module, rank in ranks.items())
             if fits and 2 * sum(ranks.values()) >= sum(have.values()):
                 return
-        rows = 1 << (len(sets) - 1).bit_length()
+        rows = 1 << (rows - 1).bit_length()
         self.arrays = {
             module: (
                 np.zeros((rows, target.in_features, ranks[module]), np.float32),
@@ -119,7 +126,7 @@ class Slab:
         self.generation += 1
 
     def _write_row(
-        self, row: int, held: AdapterSet, attached: Mapping[int, Attached], scales_only: bool
+        self, row: int, held: AdapterSet, attached: AttachedSet, scales_only: bool
     ) -> None:
         for module, (a, b) in self.arrays.items():
             begin = 0
@@ -138,9 +145,7 @@ class Slab:
             b[row, begin:] = 0
 
 
-def _parts(
-    module: str, held: AdapterSet, attached: Mapping[int, Attached]
-) -> list[tuple[Factors, float]]:
+def _parts(module: str, held: AdapterSet, attached: AttachedSet) -> list[tuple[Factors, float]]:
     """The factors of a module in one row, in order of application."""
     found = ((attached[handle].linears.get(module), scale) for handle, scale in held)
     return [(factors, scale) for factors, scale in found if factors is not None]
@@ -163,7 +168,7 @@ class Slabs:
     def __post_init__(self) -> None:
         self._mixed = Slab(self.targets)
         self._base = Slab(self.targets)
-        self._base.write([()], {})
+        self._base.write(0, [()], {})
 
     @property
     def generation(self) -> int:
@@ -171,17 +176,20 @@ class Slabs:
         return self._dropped + sum(slab.generation for slab in (self._mixed, *self._single))
 
     def fill(
-        self, sets: Sequence[AdapterSet], attached: Mapping[int, Attached]
-    ) -> tuple[Slab, int]:
-        """A slab that holds these sets, and how many of its rows to bind: 1 where all are equal."""
+        self, first: int, sets: Sequence[AdapterSet], attached: AttachedSet
+    ) -> tuple[Slab, slice]:
+        """A slab that holds the sets of neighbouring slots, and which of its rows to bind.
+
+        One row serves all where the sets are equal.
+        """
         if any(held != sets[0] for held in sets):
-            self._mixed.write(sets, attached)
-            return self._mixed, len(sets)
+            self._mixed.write(first, sets, attached)
+            return self._mixed, slice(first, first + len(sets))
         if not sets[0]:
-            return self._base, 1
+            return self._base, slice(0, 1)
         slab = self._choose(sets[0])
-        slab.write(sets[:1], attached)
-        return slab, 1
+        slab.write(0, sets[:1], attached)
+        return slab, slice(0, 1)
 
     def drop(self, handle: int) -> None:
         """Free what a detached adapter occupies."""

@@ -159,14 +159,14 @@ class Step:
             self._binding.output(f"present.{name}", view)
         self._bound["cache"] = first
 
-    def bind_lora(self, slab: Slab, rows: int) -> None:
-        """Point every LoRA input at the first `rows` rows of a slab."""
+    def bind_lora(self, slab: Slab, rows: slice) -> None:
+        """Point every LoRA input at some rows of a slab."""
         if self._bound.get("lora") == (slab, rows):
             return
         for module, (a, b) in slab.arrays.items():
             target = slab.targets[module]
-            self._binding.input(target.a, a[:rows])
-            self._binding.input(target.b, b[:rows])
+            self._binding.input(target.a, a[rows])
+            self._binding.input(target.b, b[rows])
         self._bound["lora"] = (slab, rows)
 
     def run(self) -> None:
