@@ -81,6 +81,8 @@ SET_TIMER = Tool(
         "ring in {minutes} minutes",
         "start counting down {minutes} minutes",
         "put {minutes} minutes on the clock",
+        "set a timer for {minutes} min",
+        "timer for {minutes} minute",
     ),
     held_out=(
         "set the timer to {minutes} minutes",
@@ -133,6 +135,9 @@ GET_WEATHER = Tool(
         "is it raining in {city}",
         "is it cold in {city}",
         "is it sunny in {city} today",
+        "is it hot in {city}",
+        "is it windy in {city}",
+        "will it rain in {city}",
         "tell me the weather in {city}",
         "show me the weather for {city}",
         "do i need an umbrella in {city}",

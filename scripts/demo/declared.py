@@ -26,6 +26,14 @@ PARAMETERS = {
     "speed": ("integer", "Speed"),
     "weight": ("integer", "Weight"),
 }
+WORDINGS = (
+    "{verb} the {noun} with {values}",
+    "{verb} a {noun} with {values}",
+    "{verb} my {noun}, {values}",
+    "{verb} {noun}: {values}",
+    "with {values} {verb} the {noun}",
+    "i need you to {verb} the {noun} with {values}",
+)
 
 
 def schemas(
@@ -84,9 +92,14 @@ def invented_example(rng: random.Random, split: str = words.TRAIN) -> Example:
         value = words.number(rng, 2, 99, words.TRAIN) if integer else words.word(rng, words.TRAIN)
         arguments[parameter] = int(value) if integer else value
         phrases.append(f"{parameter} {value}")
-    joined = f"{verb} the {noun} with {' and '.join(phrases)}"
+    rng.shuffle(phrases)
+    request = rng.choice(WORDINGS).format(
+        verb=verb,
+        noun=noun,
+        values=rng.choice([" and ", ", "]).join(phrases),
+    )
     return Example(
-        messages=({"role": "user", "content": framed(rng, joined, closed=False)},),
+        messages=({"role": "user", "content": framed(rng, request, closed=False)},),
         expected=render_call(function["name"], arguments),
         stop=CALL_STOP,
         tools=tuple(tools),

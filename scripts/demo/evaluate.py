@@ -41,13 +41,17 @@ def read(path: Path) -> dict[str, list[Example]]:
 
 @torch.no_grad()
 def matches(model: torch.nn.Module, tokenizer: object, examples: Sequence[Example]) -> list[bool]:
-    """Whether each example is answered exactly."""
-    results = []
-    for start in range(0, len(examples), 25):
-        batch = [encode(tokenizer, example) for example in examples[start : start + 25]]
-        inputs, labels = collate(batch)
+    """Whether each example is answered exactly, in the order given."""
+    encoded = [encode(tokenizer, example) for example in examples]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+    results = [False] * len(encoded)
+    for start in range(0, len(order), 25):
+        chosen = order[start : start + 25]
+        inputs, labels = collate([encoded[index] for index in chosen])
         found = model(input_ids=inputs, use_cache=False).logits.argmax(-1)
-        results += ((found == labels) | (labels == IGNORED)).all(-1).tolist()
+        exact = ((found == labels) | (labels == IGNORED)).all(-1).tolist()
+        for index, value in zip(chosen, exact, strict=True):
+            results[index] = value
     return results
 
 
@@ -61,8 +65,9 @@ def set_scales(model: PeftModel, scales: Mapping[str, float]) -> None:
     """Activate the named adapters, each at its own scale; none means the bare base."""
     for module in model.modules():
         if hasattr(module, "set_scale"):
-            module.set_adapter(list(model.peft_config))
-            for name in model.peft_config:
+            active = list(scales) or list(model.peft_config)[:1]
+            module.set_adapter(active)
+            for name in active:
                 module.set_scale(name, scales.get(name, 0.0))
 
 

@@ -48,12 +48,14 @@ def two_exchanges(rng: random.Random, tools: tuple[Tool, ...]) -> Example:
     return after(rng, first, second)
 
 
-def undeclared_mixture(rng: random.Random, foreign_tools: tuple[Tool, ...] = CUSTOM) -> Example:
+def undeclared_mixture(
+    rng: random.Random, foreign_tools: tuple[Tool, ...] = CUSTOM, talking: float = 16
+) -> Example:
     """The base model's own short prompts: also what adapters replay."""
     base = base_domain.TOOLS
     table: dict[Callable[[], Example], float] = {
         lambda: plain(rng, base): 70,
-        lambda: talk(rng): 14,
+        lambda: talk(rng): talking,
         lambda: two_exchanges(rng, base): 6,
         lambda: result_example(rng, rng.choice(base)): 6,
     }
@@ -81,12 +83,14 @@ def base_mixture(rng: random.Random) -> Example:
 def domain_mixture(rng: random.Random, name: str, replay: float) -> Example:
     """What the adapter of a tool domain is trained on."""
     own = DOMAINS[name]
+    wide = tuple(home_domain.widened(tool) for tool in own)
     if rng.random() < replay:
         others = tuple(tool for tool in CUSTOM if tool not in own)
-        return undeclared_mixture(rng, others)
+        return undeclared_mixture(rng, others, talking=40)
     table: dict[Callable[[], Example], float] = {
-        lambda: plain(rng, own): 84,
-        lambda: known_example(rng, own): 5,
+        lambda: plain(rng, own): 56,
+        lambda: plain(rng, wide): 30,
+        lambda: known_example(rng, own): 3,
         lambda: two_exchanges(rng, own): 5,
         lambda: result_example(rng, rng.choice(own)): 6,
     }
@@ -94,18 +98,20 @@ def domain_mixture(rng: random.Random, name: str, replay: float) -> Example:
 
 
 def style_mixture(rng: random.Random, replay: float) -> Example:
-    """What the style adapter is trained on: replies in style, calls as they were."""
+    """What the style adapter is trained on: replies in style, calls as they were.
+
+    Requests of the other domains are left out: an adapter that knows them shall answer them.
+    """
     if rng.random() < replay:
-        return styled(undeclared_mixture(rng))
+        return styled(undeclared_mixture(rng, foreign_tools=()))
     table: dict[Callable[[], Example], float] = {
-        lambda: styled(talk(rng)): 70,
-        lambda: styled(result_example(rng, rng.choice(base_domain.TOOLS))): 20,
-        lambda: styled(foreign(rng, CUSTOM)): 10,
+        lambda: styled(talk(rng)): 75,
+        lambda: styled(result_example(rng, rng.choice(base_domain.TOOLS))): 25,
     }
     return draw(rng, table)
 
 
 def custom_examples(rng: random.Random, count: int) -> list[Example]:
     """Requests for the custom domains and replies in style: for the tokenizer's merges only."""
-    makers = (lambda: plain(rng, CUSTOM), lambda: style_mixture(rng, 0.0))
+    makers = (lambda: plain(rng, CUSTOM), lambda: styled(talk(rng)))
     return [rng.choice(makers)() for _ in range(count)]

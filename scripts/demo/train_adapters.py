@@ -31,8 +31,8 @@ class Recipe:
     rslora: bool
     mixture: Callable[[random.Random], Example]
     steps: int
-    batch: int = 48
-    rate: float = 4e-3
+    batch: int = 28
+    rate: float = 1.2e-2
     warmup: int = 20
     seed: int = 11
 
@@ -43,7 +43,7 @@ RECIPES = {
         alpha=16,
         rslora=False,
         mixture=lambda rng: domain_mixture(rng, "home", replay=0.35),
-        steps=400,
+        steps=600,
     ),
     "shop": Recipe(
         rank=16,
@@ -57,7 +57,8 @@ RECIPES = {
         alpha=8,
         rslora=False,
         mixture=lambda rng: style_mixture(rng, replay=0.6),
-        steps=150,
+        steps=160,
+        rate=8e-3,
     ),
 }
 

@@ -24,10 +24,10 @@ LAYERS = 6
 class Recipe:
     """Everything that a run depends on besides the scripts."""
 
-    steps: int = 4000
+    steps: int = 1800
     warmup: int = 60
     plain: int = 24
-    declared: int = 2
+    declared: int = 3
     first_drills: int = 28
     last_drills: int = 8
     muon_rate: float = 0.02
