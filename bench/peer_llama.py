@@ -49,7 +49,7 @@ def _steps(
     options.n_threads = options.n_threads_batch = arguments.threads or 2
     context = api.llama_init_from_model(model, options)
     if lora:
-        pointers = (ctypes.c_void_p * 1)(lora)
+        pointers = (type(lora) * 1)(lora)
         api.llama_set_adapters_lora(context, pointers, 1, (ctypes.c_float * 1)(1.0))
     batch = api.llama_batch_init(max(rows, arguments.context), 0, 1)
     for row in range(rows):
