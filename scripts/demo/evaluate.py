@@ -20,6 +20,21 @@ from words import HELD_OUT
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 UNSEEN = 100
+ADAPTERS_OF = {
+    "base": (),
+    "home": ("home",),
+    "shop": ("shop",),
+    "style": ("style",),
+    "home+style": ("home", "style"),
+}
+COLUMNS = {
+    "base": ("base", "home", "shop", "style", "invented"),
+    "home": ("base", "home"),
+    "shop": ("base", "shop"),
+    "style": ("base", "style"),
+    "home+style": ("base", "home", "style"),
+}
+OWN = {"base": ("base",), "home": ("home",), "shop": ("shop",), "style": ("style",)}
 Score = dict[str, float]
 
 
@@ -72,20 +87,17 @@ def set_scales(model: PeftModel, scales: Mapping[str, float]) -> None:
 
 
 def table(
-    model: PeftModel, tokenizer: object, groups: Mapping[str, Sequence[Example]]
+    model: PeftModel,
+    tokenizer: object,
+    groups: Mapping[str, Sequence[Example]],
+    columns: Mapping[str, Sequence[str]],
 ) -> dict[str, Score]:
-    """Accuracy of every group under every set of adapters."""
-    sets: dict[str, dict[str, float]] = {
-        "base": {},
-        "home": {"home": 1.0},
-        "shop": {"shop": 1.0},
-        "style": {"style": 1.0},
-        "home+style": {"home": 1.0, "style": 1.0},
-    }
+    """Accuracy under every set of adapters, on the groups of the named domains."""
     results = {}
-    for name, scales in sets.items():
-        set_scales(model, scales)
-        results[name] = {group: accuracy(model, tokenizer, groups[group]) for group in groups}
+    for name, domains in columns.items():
+        set_scales(model, dict.fromkeys(ADAPTERS_OF[name], 1.0))
+        wanted = [group for group in groups if group.split("/")[0] in domains]
+        results[name] = {g: accuracy(model, tokenizer, groups[g]) for g in wanted}
     return results
 
 
@@ -123,11 +135,12 @@ def load(base: Path, adapters: Path) -> PeftModel:
 def show(title: str, results: Mapping[str, Score]) -> None:
     """A Markdown table: one row a group, one column a set of adapters."""
     columns = list(results)
+    groups = list(dict.fromkeys(group for scores in results.values() for group in scores))
     print(f"\n| {title} | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
-    for group in results[columns[0]]:
-        cells = " | ".join(f"{results[column][group]:.0f}" for column in columns)
-        print(f"| {group} | {cells} |")
+    for group in groups:
+        cells = [f"{results[c][group]:.0f}" if group in results[c] else "" for c in columns]
+        print(f"| {group} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
@@ -141,11 +154,11 @@ def main() -> None:
     rng = random.Random(5)
     unseen = [invented_example(rng, HELD_OUT) for _ in range(UNSEEN)]
     model = load(arguments.demo / "base", arguments.demo / "adapters")
-    with_unseen = {**groups, "base/unseen declared tools": unseen}
-    report = {"float32": table(model, tokenizer, with_unseen)}
+    with_unseen = {**groups, "invented/declared": unseen}
+    report = {"float32": table(model, tokenizer, with_unseen, COLUMNS)}
     report["home at scale"] = sweep(model, tokenizer, groups)
     quantised(model)
-    report["int8 base"] = table(model, tokenizer, with_unseen)
+    report["int8 base"] = table(model, tokenizer, groups, OWN)
     for title, results in report.items():
         show(title, results)
     if arguments.json:

@@ -9,7 +9,7 @@ import shop_domain
 import words
 from declared import invented_example, known_example, refused_example
 from grammar import Example, Tool, text_example, tool_example
-from replies import REFUSAL, after, result_example, styled, text_request
+from replies import REFUSAL, after, result_example, small_talk, styled, text_request
 
 DOMAINS: dict[str, tuple[Tool, ...]] = {
     "base": base_domain.TOOLS,
@@ -105,8 +105,9 @@ def style_mixture(rng: random.Random, replay: float) -> Example:
     if rng.random() < replay:
         return styled(undeclared_mixture(rng, foreign_tools=()))
     table: dict[Callable[[], Example], float] = {
-        lambda: styled(talk(rng)): 75,
-        lambda: styled(result_example(rng, rng.choice(base_domain.TOOLS))): 25,
+        lambda: styled(text_example(*small_talk(rng, words.TRAIN))): 45,
+        lambda: styled(talk(rng)): 35,
+        lambda: styled(result_example(rng, rng.choice(base_domain.TOOLS))): 20,
     }
     return draw(rng, table)
 

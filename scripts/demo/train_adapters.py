@@ -56,9 +56,9 @@ RECIPES = {
         rank=4,
         alpha=8,
         rslora=False,
-        mixture=lambda rng: style_mixture(rng, replay=0.6),
-        steps=160,
-        rate=8e-3,
+        mixture=lambda rng: style_mixture(rng, replay=0.5),
+        steps=200,
+        rate=1e-2,
     ),
 }
 
