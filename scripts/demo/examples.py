@@ -97,11 +97,14 @@ def domain_mixture(rng: random.Random, name: str, replay: float) -> Example:
     return draw(rng, table)
 
 
-def style_mixture(rng: random.Random, replay: float) -> Example:
+def style_mixture(rng: random.Random, companion: str, replay: float) -> Example:
     """What the style adapter is trained on: replies in style, calls as they were.
 
-    Requests of the other domains are left out: an adapter that knows them shall answer them.
+    Beside a companion, requests of the companion's domain are calls as well. Requests of other
+    domains are left out: an adapter that knows them shall answer them.
     """
+    if companion and rng.random() < 0.4:
+        return plain(rng, tuple(home_domain.widened(tool) for tool in DOMAINS[companion]))
     if rng.random() < replay:
         return styled(undeclared_mixture(rng, foreign_tools=()))
     table: dict[Callable[[], Example], float] = {

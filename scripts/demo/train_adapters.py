@@ -1,6 +1,8 @@
 """Train the three demo adapters with PEFT, which writes their files.
 
-Each adapter differs on purpose: plain LoRA, rank-stabilised LoRA, and a small rank.
+Each adapter differs on purpose: plain LoRA, rank-stabilised LoRA, and a small rank. The style
+adapter is trained beside the other two, a third of its steps each, so that it works together with
+them; adapters that never met each other in training mostly spoil each other's work.
 """
 
 import argparse
@@ -29,8 +31,9 @@ class Recipe:
     rank: int
     alpha: int
     rslora: bool
-    mixture: Callable[[random.Random], Example]
+    mixture: Callable[[random.Random, str], Example]  # by the companion of the step
     steps: int
+    companions: tuple[str, ...] = ("",)  # adapters to work beside, by turns; "" is the base alone
     batch: int = 28
     rate: float = 1.2e-2
     warmup: int = 20
@@ -42,22 +45,23 @@ RECIPES = {
         rank=8,
         alpha=16,
         rslora=False,
-        mixture=lambda rng: domain_mixture(rng, "home", replay=0.35),
+        mixture=lambda rng, _: domain_mixture(rng, "home", replay=0.35),
         steps=600,
     ),
     "shop": Recipe(
         rank=16,
         alpha=8,
         rslora=True,
-        mixture=lambda rng: domain_mixture(rng, "shop", replay=0.35),
+        mixture=lambda rng, _: domain_mixture(rng, "shop", replay=0.35),
         steps=400,
     ),
     "style": Recipe(
         rank=4,
         alpha=8,
         rslora=False,
-        mixture=lambda rng: style_mixture(rng, replay=0.5),
-        steps=200,
+        mixture=lambda rng, companion: style_mixture(rng, companion, replay=0.5),
+        steps=450,
+        companions=("", "home", "shop"),
         rate=1e-2,
     ),
 }
@@ -85,14 +89,35 @@ def wrapped(base: Path, recipe: Recipe) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def train(model: PeftModel, tokenizer: object, recipe: Recipe) -> None:
+Weights = dict[str, torch.Tensor]
+
+
+def put_base_weights(model: PeftModel, weights: Weights) -> None:
+    for name, layer in model.base_model.model.named_modules():
+        if hasattr(layer, "base_layer"):
+            layer.base_layer.weight.data = weights[name]
+
+
+def beside(base: Path, adapters: Path, companion: str) -> Weights:
+    """The base's matrices with a companion adapter merged into them."""
+    model = Gemma3ForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if companion:
+        model = PeftModel.from_pretrained(model, adapters / companion).merge_and_unload()
+    modules = model.named_modules()
+    return {name: module.weight.data for name, module in modules if name.endswith(tuple(LINEARS))}
+
+
+def train(model: PeftModel, tokenizer: object, recipe: Recipe, bases: dict[str, Weights]) -> None:
     """The whole run; prints the mean loss of every 50 steps."""
     rng = random.Random(recipe.seed)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.01)
     began, total = time.monotonic(), 0.0
     for step in range(recipe.steps):
-        sequences = [encode(tokenizer, recipe.mixture(rng)) for _ in range(recipe.batch)]
+        companion = recipe.companions[step % len(recipe.companions)]
+        put_base_weights(model, bases[companion])
+        examples = [recipe.mixture(rng, companion) for _ in range(recipe.batch)]
+        sequences = [encode(tokenizer, example) for example in examples]
         count = sum(len(s.ids) - s.start for s in sequences)
         for inputs, labels in buckets(sequences):
             loss = completion_loss(model.base_model.model, inputs, labels) / count
@@ -129,7 +154,11 @@ def main() -> None:
             torch.manual_seed(recipe.seed)
             model = wrapped(arguments.base, recipe)
             print(f"{name}: {sum(p.numel() for p in model.parameters() if p.requires_grad)}")
-            train(model, tokenizer, recipe)
+            bases = {
+                companion: beside(arguments.base, arguments.output, companion)
+                for companion in recipe.companions
+            }
+            train(model, tokenizer, recipe, bases)
             save(model, arguments.output / name)
 
 

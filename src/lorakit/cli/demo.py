@@ -18,7 +18,7 @@ from lorakit.demo import story
 from lorakit.model import Model
 from lorakit.model import open as open_model
 
-BAR = 30  # characters of a full bar
+BAR = 24  # characters of a full bar
 
 
 def command(
@@ -55,7 +55,7 @@ def _run(model: Model, count: int) -> dict[str, Any]:
         "requests": story.compare(model),
         "sweep": [dataclasses.asdict(step) for step in story.sweep(model, "home", count)],
         "mixed_batch": dataclasses.asdict(story.mixed_batch(model, rows=16)),
-        "swap": dataclasses.asdict(story.swap(model, "tell me a joke", "style", after=4)),
+        "swap": dataclasses.asdict(story.swap(model, "hello", "style", after=3)),
     }
 
 
@@ -69,7 +69,7 @@ def _tell(model: Model, opened: float, count: int) -> None:
     console.print("[bold]2. One adapter, many scales[/bold] (exact match on held-out requests)")
     _tell_sweep(story.sweep(model, "home", count))
     _tell_batch(story.mixed_batch(model, rows=16))
-    _tell_swap(story.swap(model, "tell me a joke", "style", after=4))
+    _tell_swap(story.swap(model, "hello", "style", after=3))
 
 
 def _tell_comparison(table: dict[str, dict[str, str]]) -> None:

@@ -14,9 +14,9 @@ from lorakit.runtime.sampling import SamplingParams
 Scales = Mapping[str, float]
 REQUESTS = (
     "turn the lights off in the kitchen",
-    "add two red apples to the cart",
+    "add 2 red apples to the cart",
     "set a timer for 12 minutes",
-    "tell me a joke",
+    "hello",
 )
 SETTINGS: dict[str, Scales] = {
     "base": {},
