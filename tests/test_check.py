@@ -1,6 +1,5 @@
 """Every mismatch at once, and nothing else."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,16 +179,6 @@ def test_what_the_base_holds_already_is_no_replacement():
     adapter = Adapter(deltas=(delta(),), replacements=changed)
     assert without_unchanged(adapter, LLAMA) is adapter
 
-
-def test_a_check_takes_milliseconds():
-    modules = [name for name in GEMMA.decoder.modules() if "layers" in name]
-    adapter = Adapter(
-        deltas=tuple(delta(name, 2048, 2048, 16) for name in modules)  # 11 MB of the wrong shape
-    )
-    check(adapter, GEMMA)
-    begin = time.process_time()
-    assert len(check(adapter, GEMMA)) == len(modules)
-    assert time.process_time() - begin < 0.1  # about 2 ms; the machine may be busy
 
 
 def test_a_mismatch_cannot_be_changed():

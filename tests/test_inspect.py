@@ -1,7 +1,6 @@
 """What a report says, and that structure is told without reading values."""
 
 import json
-import time
 from pathlib import Path
 
 import ml_dtypes
@@ -105,7 +104,5 @@ def test_nothing_but_headers_is_read_for_structure(tmp_path):
         file.truncate(8 + len(header) + 2 * size)
     config = tmp_path / "a/adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 64}))
-    begin = time.process_time()
     report = inspect(read_peft(tmp_path / "a"))
-    assert time.process_time() - begin < 0.5
     assert report.nbytes == 1 << 30

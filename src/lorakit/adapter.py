@@ -12,10 +12,10 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -127,6 +127,9 @@ class Magnitude:
     value: Array
 
 
+Part = TypeVar("Part", Delta, Replacement, Magnitude)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precondition:
     """What the adapter says of the base it was trained on."""
@@ -175,6 +178,16 @@ class Adapter:
         if not self._digest:
             self._digest.append(_digest(self))
         return self._digest[0]
+
+    def in_memory(self) -> Adapter:
+        """The same adapter with copies of its arrays, which no change of a file can reach."""
+
+        return replace(
+            self,
+            deltas=tuple(_copied(d) for d in self.deltas),
+            replacements=tuple(_copied(r) for r in self.replacements),
+            magnitudes=tuple(_copied(m) for m in self.magnitudes),
+        )
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -238,6 +251,15 @@ def _finite(array: Array) -> bool:
 
 
 _EXPONENT = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+
+
+def _copied(part: Part) -> Part:
+    arrays: dict[str, Any] = {}
+    for field_ in fields(part):
+        if isinstance(value := getattr(part, field_.name), np.ndarray):
+            arrays[field_.name] = np.array(value)
+            arrays[field_.name].flags.writeable = False
+    return replace(part, **arrays)
 
 
 def _digest(adapter: Adapter) -> str:

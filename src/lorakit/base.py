@@ -24,6 +24,7 @@ from lorakit.tensors import open_safetensors
 MAX_JSON = 64 << 20  # bytes; an index of a very large model is about 1 MB
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,6 +139,8 @@ def _check(folder: Path, decoder: Decoder, tensors: Mapping[str, Array]) -> None
             faults.append(f"{name}: missing, expected {list(shape)}")
         elif tensors[name].shape != shape:
             faults.append(f"{name}: expected {list(shape)}, found {list(tensors[name].shape)}")
+        elif tensors[name].dtype.name not in FLOATS:
+            faults.append(f"{name}: expected floating point, found {tensors[name].dtype.name}")
     if faults:
         shown = faults[:20] + ([f"and {len(faults) - 20} more"] if len(faults) > 20 else [])
         raise BaseModelError(

@@ -7,9 +7,8 @@ what a caller reads is what the engine will do from the next token on.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from numbers import Real
@@ -17,6 +16,7 @@ from numbers import Real
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.runtime.sampling import LARGEST
 from lorakit.runtime.scheduler import KvPolicy
 from lorakit.runtime.thread import EngineThread
 
@@ -75,17 +75,24 @@ class AdapterTable:
         with self.lock:
             self._reserved.discard(name)
 
-    def load(self, name: str, adapter: Adapter, source: str) -> None:
+    def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
         """Attach an adapter under a reserved name; waits for the engine."""
         handle = self._thread.call(lambda scheduler: scheduler.attach(name, adapter)).result()
         with self.lock:
             self._reserved.discard(name)
             self._loaded[name] = _Loaded(handle=handle, adapter=adapter, source=source)
+        return LoadedAdapter(self, name, handle)
 
-    def unload(self, name: str) -> Future[None]:
+    def find(self, name: str) -> LoadedAdapter | None:
+        """The user's handle to a loaded adapter."""
+        with self.lock:
+            loaded = self._loaded.get(name)
+            return LoadedAdapter(self, name, loaded.handle) if loaded else None
+
+    def unload(self, name: str, handle: int) -> Future[None]:
         """Forget an adapter; its memory goes when the last running request that uses it ends."""
         with self.lock:
-            handle = self._find(name).handle
+            self._find(name, handle)
             if name in self._active:
                 self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
             del self._loaded[name]
@@ -96,14 +103,17 @@ class AdapterTable:
         if policy not in ("keep", "recompute"):
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
         with self.lock:
+            scales = as_scales(scales)
             adapters = self.resolve(scales)
-            self._active = as_scales(scales)
+            self._active = scales
             return self._thread.call(lambda scheduler: scheduler.activate(adapters, policy))
 
-    def rescale(self, name: str, scale: float | None, policy: KvPolicy) -> Future[None]:
+    def rescale(
+        self, name: str, handle: int, scale: float | None, policy: KvPolicy
+    ) -> Future[None]:
         """Add an adapter to the active set, change its scale there, or (None) take it out."""
         with self.lock:
-            self._find(name)
+            self._find(name, handle)
             scales = {**self._active, name: scale} if scale is not None else dict(self._active)
             if scale is None:
                 scales.pop(name, None)
@@ -115,14 +125,14 @@ class AdapterTable:
             pairs = as_scales(scales).items()
             return tuple((self._find(name).handle, scale) for name, scale in pairs if scale != 0.0)
 
-    def scale(self, name: str) -> float | None:
+    def scale(self, name: str, handle: int) -> float | None:
         with self.lock:
-            self._find(name)
+            self._find(name, handle)
             return self._active.get(name)
 
-    def info(self, name: str) -> AdapterInfo:
+    def info(self, name: str, handle: int) -> AdapterInfo:
         with self.lock:
-            self._find(name)
+            self._find(name, handle)
             return self._info(name)
 
     def all_info(self) -> tuple[AdapterInfo, ...]:
@@ -130,9 +140,6 @@ class AdapterTable:
         with self.lock:
             rest = [name for name in self._loaded if name not in self._active]
             return tuple(self._info(name) for name in [*self._active, *rest])
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._loaded
 
     def _info(self, name: str) -> AdapterInfo:
         loaded = self._loaded[name]
@@ -148,26 +155,34 @@ class AdapterTable:
             digest=adapter.digest,
         )
 
-    def _find(self, name: str) -> _Loaded:
+    def _find(self, name: str, handle: int | None = None) -> _Loaded:
+        """A loaded adapter, the very one with that handle where one is given."""
         if self._thread.closed:
             raise ClosedError("the model is closed", hint="open it again")
-        if name not in self._loaded:
+        loaded = self._loaded.get(name)
+        if loaded is None:
             names = ", ".join(sorted(self._loaded)) or "none"
             raise UnknownAdapterError(
                 f"no adapter named {name!r} is loaded", hint=f"loaded adapters: {names}"
             )
-        return self._loaded[name]
+        if handle is not None and handle != loaded.handle:
+            raise UnknownAdapterError(
+                f"this adapter {name!r} was unloaded; another has its name now",
+                hint="use the handle that load_adapter returned last, or model.find",
+            )
+        return loaded
 
 
 class LoadedAdapter:
     """A user's handle to a loaded adapter.
 
-    Methods wait for the engine, one step at most; their `a...` twins await instead. After `unload`
+    Methods wait for the engine to end its step; their `a...` twins await instead. After `unload`
     (or the model's close) every one of them raises.
     """
 
-    def __init__(self, table: AdapterTable, name: str) -> None:
+    def __init__(self, table: AdapterTable, name: str, handle: int) -> None:
         self._table = table
+        self._handle = handle
         self.name = name
 
     def apply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
@@ -177,16 +192,16 @@ class LoadedAdapter:
         from the next token on, in running generations too: `kv` says whether these keep the KV of
         earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
         """
-        self._table.rescale(self.name, scale, kv).result()
+        self._table.rescale(self.name, self._handle, scale, kv).result()
 
     async def aapply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
         """`apply` for coroutines."""
-        await asyncio.wrap_future(self._table.rescale(self.name, scale, kv))
+        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, scale, kv))
 
     @property
     def scale(self) -> float | None:
         """The scale at which it is active; None while it is not. Setting it is `apply`."""
-        return self._table.scale(self.name)
+        return self._table.scale(self.name, self._handle)
 
     @scale.setter
     def scale(self, scale: float) -> None:
@@ -195,23 +210,23 @@ class LoadedAdapter:
     @property
     def info(self) -> AdapterInfo:
         """Rank, sizes, digest, source and scale."""
-        return self._table.info(self.name)
+        return self._table.info(self.name, self._handle)
 
     def remove(self, *, kv: KvPolicy = "keep") -> None:
         """Take it out of the active set; it stays loaded."""
-        self._table.rescale(self.name, None, kv).result()
+        self._table.rescale(self.name, self._handle, None, kv).result()
 
     async def aremove(self, *, kv: KvPolicy = "keep") -> None:
         """`remove` for coroutines."""
-        await asyncio.wrap_future(self._table.rescale(self.name, None, kv))
+        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, None, kv))
 
     def unload(self) -> None:
         """Free it. Requests that already run with it end first; new ones cannot name it."""
-        self._table.unload(self.name).result()
+        self._table.unload(self.name, self._handle).result()
 
     async def aunload(self) -> None:
         """`unload` for coroutines."""
-        await asyncio.wrap_future(self._table.unload(self.name))
+        await asyncio.wrap_future(self._table.unload(self.name, self._handle))
 
     def __repr__(self) -> str:
         return f"LoadedAdapter({self.name!r})"
@@ -221,14 +236,18 @@ def as_scales(scales: Scales) -> dict[str, float]:
     """{"a": 0.7} or ["a"] (scale 1) as a dict of finite floats. Raises ParameterError."""
     if isinstance(scales, str):
         scales = [scales]
+    if not isinstance(scales, Iterable):
+        raise ParameterError(f"adapters must be names, or names with scales, not {scales!r}")
     pairs = scales.items() if isinstance(scales, Mapping) else [(name, 1.0) for name in scales]
     result: dict[str, float] = {}
     for name, scale in pairs:
+        if not isinstance(name, str):
+            raise ParameterError(f"an adapter is named by a string, not {name!r}")
         if name in result:
             raise ParameterError(f"adapter {name!r} is named twice")
         if isinstance(scale, bool) or not isinstance(scale, Real):
             raise ParameterError(f"the scale of {name!r} must be a number, not {scale!r}")
-        if not math.isfinite(scale):
-            raise ParameterError(f"the scale of {name!r} must be finite, not {scale}")
+        if not abs(scale) <= LARGEST:
+            raise ParameterError(f"the scale of {name!r} must be finite in float32, not {scale}")
         result[name] = float(scale)
     return result

@@ -7,6 +7,7 @@ comes back as text. What happens in between is in runtime/scheduler.py.
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import time
 import weakref
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -74,7 +76,10 @@ def open(
         raise ParameterError(
             f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
         )
+    if not isinstance(max_queue, int) or max_queue < 1:
+        raise ParameterError(f"max_queue must be an integer of 1 or more, found {max_queue!r}")
     opened = Base.open(base)
+    Tokenizer.require(opened.path)  # before anything slow begins
     make = partial(open_engine, engine, opened, EngineOptions(**options))
     thread = EngineThread(make, max_queue=max_queue)
     try:
@@ -123,13 +128,18 @@ class Model:
         and leaves the model as it was.
         """
         name = name or _default_name(adapter)
+        self._thread.require_open()
         self._table.reserve(name)
         if wait:
             return self._load(adapter, name)
         try:
-            return self._loaders.submit(self._load, adapter, name)
-        except RuntimeError:  # shut down: let the closed thread say so
-            return _done(partial(self._load, adapter, name))
+            future = self._loaders.submit(self._load, adapter, name)
+        except RuntimeError:  # closed just now
+            self._table.release(name)
+            self._thread.require_open()
+            raise
+        future.add_done_callback(partial(self._release_cancelled, name))
+        return future
 
     async def aload_adapter(self, adapter: AdapterRef, name: str | None = None) -> LoadedAdapter:
         """`load_adapter` for coroutines."""
@@ -153,6 +163,10 @@ class Model:
         """Back to the plain base; the adapters stay loaded."""
         self.apply({}, kv=kv)
 
+    async def aclear_adapters(self, *, kv: KvPolicy = "keep") -> None:
+        """`clear_adapters` for coroutines."""
+        await self.aapply({}, kv=kv)
+
     @property
     def adapters(self) -> tuple[AdapterInfo, ...]:
         """All loaded adapters: the active ones in their order, then the rest."""
@@ -160,7 +174,7 @@ class Model:
 
     def find(self, name: str) -> LoadedAdapter | None:
         """The loaded adapter of that name, if there is one."""
-        return LoadedAdapter(self._table, name) if name in self._table else None
+        return self._table.find(name)
 
     # Generation.
 
@@ -249,7 +263,7 @@ class Model:
         self, requests: Iterable[Request], *, timeout: float | None = None
     ) -> list[Completion]:
         """`batch` for coroutines."""
-        room = asyncio.Semaphore(self.capabilities.max_batch)
+        room = asyncio.Semaphore(min(self.capabilities.max_batch, self._thread.max_queue))
 
         async def run(request: Request) -> Completion:
             async with room:
@@ -266,6 +280,7 @@ class Model:
         except BaseException:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
     # Conversations.
@@ -322,7 +337,10 @@ class Model:
         """Token ids of a text as `complete` runs it; ids are passed on as they are."""
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, special=True)
-        return [int(token) for token in prompt]
+        try:
+            return [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise ParameterError(f"a prompt is text or token ids: {error}") from error
 
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
@@ -373,14 +391,18 @@ class Model:
                 adapter, source = reference, "memory"
             else:
                 adapter, source = read_adapter(Path(reference)), os.fspath(reference)
+                adapter = adapter.in_memory()  # whatever happens to its file from here on
             require_fit(adapter, self.base)
             adapter = without_unchanged(adapter, self.base)
             adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
-            self._table.load(name, adapter, source)
+            return self._table.load(name, adapter, source)
         except BaseException:
             self._table.release(name)
             raise
-        return LoadedAdapter(self._table, name)
+
+    def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
+        if load.cancelled():
+            self._table.release(name)
 
     def _submit(
         self,
@@ -394,8 +416,10 @@ class Model:
     ) -> Generation:
         if not ids:
             raise ParameterError("the prompt holds no tokens")
-        if timeout is not None and not timeout > 0:
-            raise ParameterError(f"timeout must be above 0 seconds, found {timeout}")
+        if timeout is not None and not (isinstance(timeout, Real) and timeout > 0):
+            raise ParameterError(f"timeout must be above 0 seconds, found {timeout!r}")
+        if lookahead is not None and not (isinstance(lookahead, int) and lookahead >= 0):
+            raise ParameterError(f"lookahead must be None or 0 and more, found {lookahead!r}")
         check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary)
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
@@ -422,19 +446,10 @@ class Model:
 
 def _shut_down(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
     thread.close()
-    loaders.shutdown(wait=False, cancel_futures=True)
+    loaders.shutdown(wait=False)  # what is still to load meets the closed thread and says so
 
 
 def _default_name(adapter: AdapterRef) -> str:
     if isinstance(adapter, Adapter):
         raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
     return Path(adapter).expanduser().resolve().name
-
-
-def _done(load: partial[LoadedAdapter]) -> Future[LoadedAdapter]:
-    future: Future[LoadedAdapter] = Future()
-    try:
-        future.set_result(load())
-    except Exception as error:
-        future.set_exception(error)
-    return future

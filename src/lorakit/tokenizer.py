@@ -75,6 +75,12 @@ class Tokenizer:
             _detokenizer=detokenizer,
         )
 
+    @staticmethod
+    def require(folder: str | os.PathLike[str]) -> None:
+        """Raise BaseModelError (tokenizer_missing) where `open` would; costs nothing."""
+        if not (Path(folder) / "tokenizer.json").is_file():
+            raise _missing(Path(folder))
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text. Control tokens written in the text become control tokens.
 
@@ -168,16 +174,20 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return content
 
 
+def _missing(folder: Path) -> BaseModelError:
+    return BaseModelError(
+        f"{folder} has no tokenizer.json",
+        code="tokenizer_missing",
+        hint="copy tokenizer.json from the model's repository; a tokenizer.model or vocab.txt "
+        "alone is not read (transformers' AutoTokenizer can write tokenizer.json from it)",
+    )
+
+
 def _load(path: Path) -> tokenizers.Tokenizer:
     try:
         content = read_bounded(path, MAX_TOKENIZER)
     except FileNotFoundError as error:
-        raise BaseModelError(
-            f"{path.parent} has no tokenizer.json",
-            code="tokenizer_missing",
-            hint="copy tokenizer.json from the model's repository; a tokenizer.model or vocab.txt "
-            "alone is not read (transformers' AutoTokenizer can write tokenizer.json from it)",
-        ) from error
+        raise _missing(path.parent) from error
     with _mapped(f"{path} is not a valid tokenizer"):
         native = tokenizers.Tokenizer.from_buffer(content)
         native.no_truncation()  # some files carry the settings of their training

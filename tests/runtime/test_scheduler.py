@@ -292,19 +292,41 @@ def test_a_failing_row_fails_alone(scheduler):
     good.result()
 
 
-def test_paused_streams_leave_their_places_to_others(scheduler):
-    streams = [request(scheduler, [i], lookahead=1, max_tokens=5) for i in range(4)]
+def test_paused_streams_leave_their_places_and_sequences_to_others():
+    scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=3))
+    streams = [request(scheduler, [i], lookahead=1, max_tokens=5) for i in range(6)]
     drain(scheduler)
     assert all(not stream.done for stream in streams)
     busy = [request(scheduler, [i, i]) for i in range(6)]
     drain(scheduler)
     assert [g.result().text for g in busy] == [text([i, i]) for i in range(6)]
-    for i, stream in enumerate(streams):
-        pieces = []
-        while not stream.done or stream._unread:
-            pieces.append(stream.next_piece())
+    pieces = [""] * 6
+    while any(not stream.done or stream._unread for stream in streams):
+        for i, stream in enumerate(streams):
+            if not stream.done or stream._unread:
+                pieces[i] += stream.next_piece()
             drain(scheduler)
-        assert "".join(pieces) == text([i], max_tokens=5)
+    assert pieces == [text([i], max_tokens=5) for i in range(6)]
+
+
+def test_a_full_prefix_cache_lets_the_oldest_go(scheduler):
+    scheduler = Scheduler(FakeEngine(max_sequences=4))
+    prompts = [[1, 2, 10 + i, 20 + i, 30 + i] for i in range(7)]  # all share their beginning
+    for prompt in prompts:
+        request(scheduler, prompt)
+        drain(scheduler)
+    again = [request(scheduler, prompt) for prompt in prompts[4:]]
+    drain(scheduler)
+    assert [g.result().cached_tokens for g in again] == [4, 4, 4]
+
+
+def test_a_long_prefix_that_several_share_is_computed_once(scheduler):
+    shared = list(range(60))
+    generations = [request(scheduler, [*shared, 60 + i]) for i in range(4)]
+    drain(scheduler)
+    computed = sum(len(row.tokens) for rows in scheduler.engine.steps for row in rows)
+    assert computed <= 60 + 4 + 4 * 8
+    assert [g.result().text for g in generations] == [text([*shared, 60 + i]) for i in range(4)]
 
 
 def test_logits_of_all_positions_come_from_a_cold_sequence(scheduler):

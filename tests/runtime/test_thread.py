@@ -112,15 +112,23 @@ def test_a_dropped_stream_is_cancelled(thread):
 
 
 def test_cancellation_takes_effect_within_one_token(engine):
-    engine.step_seconds = 0.02
+    entered, release = threading.Semaphore(0), threading.Semaphore(0)
+
+    def hold(rows):
+        entered.release()
+        release.acquire(timeout=10)
+
+    engine.before_step = hold
     thread = EngineThread(lambda: engine, max_queue=4)
     stream = Stream(submit(thread, [1], max_tokens=200))
-    next(stream)
-    steps = len(engine.steps)
-    stream.cancel()
+    for step in range(3):
+        assert entered.acquire(timeout=10)
+        if step == 2:
+            stream.cancel()  # while the third step runs
+        release.release()
     with pytest.raises(CancelledError):
-        stream.result(5)
-    assert len(engine.steps) <= steps + 2
+        stream.result(10)
+    assert len(engine.steps) == 3
     thread.close()
 
 

@@ -12,7 +12,7 @@ from lorakit.chat.calls import ParsedReply
 from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
-from lorakit.errors import BaseModelError
+from lorakit.errors import BaseModelError, FormatError
 from lorakit.tokenizer import Tokenizer
 
 
@@ -34,7 +34,7 @@ class Dialogue:
         """How the model writes tool calls; None where no known format is recognised."""
         try:
             source = self.template.source(tools=True)
-        except BaseModelError:
+        except (BaseModelError, FormatError):  # `chat` will say so
             source = None
         return detect_format(source, self._tokenizer.token_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -54,6 +55,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; the process ends with 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may say what a terminal cannot show
     try:
         app(prog_name="lorakit")
     except LorakitError as error:
@@ -62,4 +66,9 @@ def main() -> None:
         elif "--json" in sys.argv:
             print_json({"error": error_json(error)})
         print(error_line(error), file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a full disk under the output, say
+        if os.environ.get("LORAKIT_DEBUG"):
+            raise
+        print(f"error [write_failed]: {error}", file=sys.stderr)
         sys.exit(1)

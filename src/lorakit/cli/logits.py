@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from lorakit.cli.references import (
     EngineOption,
     JsonOption,
     QuantizeOption,
+    ThreadsOption,
     open_with,
 )
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
@@ -32,13 +34,14 @@ def command(
     adapter: AdapterOption = None,
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
     sequences = read_ids(ids)
     if not output.parent.is_dir():
         raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
-    with open_with(base, adapter, engine=engine, quantize=quantize) as model:
+    with open_with(base, adapter, engine=engine, quantize=quantize, threads=threads) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())
             for name, sequence in sequences.items()
@@ -69,7 +72,7 @@ def read_ids(source: str) -> Ids:
             arrays = {name: np.asarray(file[name]) for name in names}
     except FileNotFoundError as error:
         raise SourceError(f"there is no file {source}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{source} is not a readable .npz file: {error}") from error
     if not arrays:
         raise FormatError(f"{source} holds no arrays ids0, ids1, ...")
@@ -85,6 +88,9 @@ def read_ids(source: str) -> Ids:
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
     """Write an .npz file whole or not at all."""
     try:
-        write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        target = path.resolve()  # through a link, not in its place
+        if target.exists() and not target.is_file():
+            raise OSError("it is not a regular file")
+        write_atomic(target, lambda file: np.savez(file, allow_pickle=False, **arrays))
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error

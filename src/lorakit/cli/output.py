@@ -32,7 +32,7 @@ def error_json(error: LorakitError) -> dict[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value))
 
 
 def size(count: float) -> str:

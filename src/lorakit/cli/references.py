@@ -77,8 +77,8 @@ def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
         tools = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(tools, list):
-        raise FormatError(f"{path} must hold a list of tools")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise FormatError(f"{path} must hold a list of tools, each a JSON object")
     return tools

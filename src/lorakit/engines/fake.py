@@ -7,6 +7,7 @@ changes its output, which is what a test of a scheduler wants to see.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -116,4 +117,5 @@ class FakeEngine(Engine):
         return logits
 
     def _salt(self, adapters: AdapterSet) -> int:
-        return hash(tuple((self._adapters[handle], scale) for handle, scale in adapters)) & _MASK
+        held = [(self._adapters[handle], scale) for handle, scale in adapters]
+        return int.from_bytes(hashlib.sha256(repr(held).encode()).digest()[:8], "little")

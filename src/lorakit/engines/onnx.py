@@ -86,7 +86,6 @@ class OnnxEngine:
 
         Raises ParameterError for options out of range, EngineError where onnxruntime refuses.
         """
-        _check_options(options)
         return cls(base, options, open_graph(base, _graph(base, options), threads=options.threads))
 
     @property
@@ -240,18 +239,6 @@ class OnnxEngine:
     def _require_attached(self, handle: int) -> None:
         if handle not in self._attached:
             raise EngineError(f"no adapter is attached with handle {handle}")
-
-
-def _check_options(options: EngineOptions) -> None:
-    least = {"threads": 1, "context": 1, "max_batch": 1, "cached_sequences": 0}
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ParameterError(f"{name} must be at least {bound}, found {value}")
-    if options.quantize not in FORMS:
-        raise ParameterError(
-            f"quantize must be one of {', '.join(FORMS)}, found {options.quantize!r}"
-        )
 
 
 def _graph(base: Base, options: EngineOptions) -> GraphOptions:

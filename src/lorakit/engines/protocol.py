@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
+from lorakit.errors import ParameterError
 
 Logits = npt.NDArray[np.float32]
 Quantization = Literal["none", "fp16", "int8", "int4"]
@@ -30,6 +31,28 @@ class EngineOptions:
     context: int | None = None  # tokens per sequence; None = the model's own limit, at most 8192
     max_batch: int = 16  # sequences that decode together
     cached_sequences: int = 8  # idle sequences kept for prefix reuse
+
+    def __post_init__(self) -> None:
+        """Raises ParameterError."""
+        faults = [
+            f"{name} must be an integer from {low} to {high}, found {value!r}"
+            for name, low, high in _LIMITS
+            if (value := getattr(self, name)) is not None
+            and not (isinstance(value, int) and low <= value <= high)
+        ]
+        if self.quantize not in get_args(Quantization):
+            names = ", ".join(get_args(Quantization))
+            faults.append(f"quantize must be one of {names}, found {self.quantize!r}")
+        if faults:
+            raise ParameterError("invalid engine options", items=faults)
+
+
+_LIMITS = (
+    ("threads", 1, 1024),
+    ("context", 1, 1 << 24),
+    ("max_batch", 1, 1024),
+    ("cached_sequences", 0, 4096),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from lorakit.engines.protocol import AdapterSet, Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
 from lorakit.runtime.generation import Completion, FinishReason, Generation
-from lorakit.runtime.prefix import Key, Prefix
+from lorakit.runtime.prefix import Key, Prefix, Tokens
 from lorakit.runtime.sampling import Choice, Sampler
 from lorakit.runtime.stopping import StopText
 
@@ -54,6 +54,11 @@ class Job:
         return self.generation.adapters is None
 
     @property
+    def mixed(self) -> bool:
+        """Whether its adapters were changed while its cache kept what came before."""
+        return self._pure is not None
+
+    @property
     def prefix(self) -> Prefix:
         """What its sequence can offer to others."""
         assert self.sequence is not None
@@ -67,8 +72,22 @@ class Job:
         return len(self.tokens) - self.computed
 
     def begin(self, sequence: int, cached: int, adapters: AdapterSet, key: Key) -> None:
-        self.sequence, self.computed, self.cached = sequence, cached, cached
+        self.sequence, self.computed, self._pure = sequence, cached, None
         self.adapters, self.key = adapters, key
+        if not self.output:
+            self.cached = cached
+
+    def park(self) -> None:
+        """Give up the sequence; a later `begin` finds or computes its KV again."""
+        self.sequence, self.computed = None, 0
+
+    def will_share(self, key: Key, tokens: Tokens) -> int:
+        """Length of the prefix that it shares with another job and has not wholly computed yet."""
+        if self.key != key or self._pure is not None or not self.generation.wants_more:
+            return 0
+        mine = np.asarray(self.tokens, np.int64)
+        common = Prefix(sequence=0, key=key, tokens=mine).common(key, tokens[:-1])
+        return common if common > self.computed else 0
 
     def switch(self, adapters: AdapterSet, key: Key) -> None:
         """Go on with other adapters, earlier tokens keeping their KV."""

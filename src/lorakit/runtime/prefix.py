@@ -59,24 +59,22 @@ class PrefixCache:
             return True
         return False
 
-    def clear(self) -> None:
-        while self.evict():
-            pass
-
     def acquire(
         self, key: Key, tokens: Tokens, busy: Sequence[Prefix], room: int
     ) -> tuple[int, int]:
         """A sequence for `tokens`, and how many of them its cache already holds.
 
         An idle sequence that is wholly a prefix is taken over; one that shares only its beginning,
-        or is `busy`, is forked. `room` is how many sequences the engine can still open.
+        or is `busy`, is forked. `room` is how many sequences the engine can still open; without
+        any, the least recently used idle one gives way.
         """
         limit = tokens[:-1]  # the last token must run, for its logits
         best, common = None, 0
         for prefix in [*busy, *self._idle]:
             if (shared := prefix.common(key, limit)) >= max(common, 1):
                 best, common = prefix, shared
-        if best in self._idle and (common == len(best.tokens) or not room):
+        whole = best is not None and common == len(best.tokens)
+        if best in self._idle and (whole or (not room and best is self._idle[0])):
             self._idle.remove(best)
             self._engine.truncate(best.sequence, common)
             return best.sequence, common

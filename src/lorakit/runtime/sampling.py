@@ -7,8 +7,9 @@ generation). The same logits, parameters and seed give the same token on every e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -20,6 +21,7 @@ from lorakit.errors import EngineError, ParameterError
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 BLOCK = 512  # tokens that are summed or searched together
+LARGEST = float(np.finfo(np.float32).max)
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
 
 
@@ -50,8 +52,8 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _strings(self.stop))
-        object.__setattr__(self, "stop_tokens", tuple(self.stop_tokens))
+        object.__setattr__(self, "stop", _sequence(self.stop))
+        object.__setattr__(self, "stop_tokens", _sequence(self.stop_tokens))
         faults = [
             f"{name} must be {expected}, found {getattr(self, name)!r}"
             for name, expected, valid in _RULES
@@ -81,6 +83,8 @@ class SamplingOptions(TypedDict, total=False):
 
 def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
     """SamplingParams with some of them replaced. Raises ParameterError, for unknown names too."""
+    if not isinstance(given, SamplingParams | None):
+        raise ParameterError(f"sampling must be SamplingParams, found {given!r}")
     known = {field.name for field in fields(SamplingParams)}
     if unknown := sorted(set(options) - known):
         raise ParameterError(
@@ -90,16 +94,20 @@ def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> S
     return replace(given or SamplingParams(), **options)  # type: ignore[arg-type]  # normalised there
 
 
-def _strings(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+def _sequence(value: Any) -> tuple[Any, ...]:
+    """What a user gives for several things: one of them, a sequence, or None."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _integer(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    return isinstance(x, Integral) and not isinstance(x, bool) and 0 <= int(x) < 1 << 63
 
 
 def _finite(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    number = isinstance(x, Real) and not isinstance(x, bool)
+    return number and bool(abs(x) <= LARGEST)
 
 
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -147,7 +155,7 @@ class Sampler:
         token = int(adjusted.argmax())  # the first NaN, if there is one
         if not math.isfinite(adjusted[token]):
             raise EngineError("the engine gave logits that are not finite")
-        if self._params.temperature > 0:
+        if np.float32(self._params.temperature) > 0:
             token = self._draw(adjusted, adjusted[token])
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._params.logprobs is None:

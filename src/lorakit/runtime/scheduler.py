@@ -8,6 +8,7 @@ served, at most a chunk of tokens per step, so that a long prompt never stalls t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from lorakit.runtime.job import Job
 from lorakit.runtime.prefix import Key, Prefix, PrefixCache
 
 KvPolicy = Literal["keep", "recompute"]
+WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
+log = logging.getLogger("lorakit")
 
 
 class Scheduler:
@@ -33,6 +36,7 @@ class Scheduler:
         self.engine = engine
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
+        self.parked: list[Job] = []  # paused, and gave up their sequences to others
         self.active: AdapterSet = ()
         self.names: dict[int, str] = {}  # handle -> the name it was loaded under
         self._digests: dict[int, str] = {}
@@ -57,7 +61,8 @@ class Scheduler:
         self.active = adapters
         key = self._key(adapters)
         for job in self.running:
-            if job.live and job.adapters != adapters:
+            stale = job.adapters != adapters or (policy == "recompute" and job.mixed)
+            if job.live and stale:
                 if policy == "recompute" and job.sequence is not None:
                     self.engine.truncate(job.sequence, 0)
                     job.restart()
@@ -83,14 +88,15 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When the next request is overdue, on the clock of time.monotonic."""
-        deadlines = [job.generation.deadline for job in [*self.running, *self.waiting]]
+        deadlines = [job.generation.deadline for job in self._jobs()]
         return min((d for d in deadlines if d is not None), default=None)
 
     def fail_all(self, error: LorakitError) -> None:
-        for job in [*self.running, *self.waiting]:
+        for job in self._jobs():
             job.generation.finish(error)
         self.running.clear()
         self.waiting.clear()
+        self.parked.clear()
 
     def logits(self, tokens: Sequence[int], adapters: AdapterSet) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], from a cold sequence."""
@@ -100,34 +106,39 @@ class Scheduler:
         chunk = self._capabilities.prefill_chunk
         sequence = self.engine.open_sequence()
         try:
-            parts = [
-                self.engine.forward(
-                    [Row(sequence=sequence, tokens=part, adapters=adapters, logits="all")]
-                )[0].copy()
-                for part in np.split(ids, range(chunk, len(ids), chunk))
-            ]
+            with _memory_errors():
+                result = np.empty((len(ids), self._capabilities.vocabulary), np.float32)
+                for at in range(0, len(ids), chunk):
+                    part = ids[at : at + chunk]
+                    row = Row(sequence=sequence, tokens=part, adapters=adapters, logits="all")
+                    result[at : at + chunk] = self.engine.forward([row])[0]
         finally:
             self.engine.close_sequence(sequence)
-        return np.concatenate(parts)
+        return result
 
     # One step.
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for job in [*self.running, *self.waiting]:
+        for job in self._jobs():
             if error := job.interrupted(now):
                 self._end(job, error)
 
     def _admit(self) -> None:
+        for job in [job for job in self.parked if job.generation.wants_more]:
+            self.parked.remove(job)
+            self.waiting.appendleft(job)
         ready = sum(job.generation.wants_more for job in self.running)
         while self.waiting and ready < self._capabilities.max_batch:
-            if not self._room() and not len(self._prefixes):
+            if not self._make_room():
                 return
             job = self.waiting[0]  # it stays there until it has a sequence
             adapters = self._wanted(job)
             key = self._key(adapters)
-            busy = [other.prefix for other in self.running]
             tokens = np.asarray(job.tokens, np.int64)
+            if any(other.will_share(key, tokens) >= WORTH_WAITING for other in self.running):
+                return  # what it needs is being computed: fork it then
+            busy = [other.prefix for other in self.running]
             try:
                 with _memory_errors():
                     found = self._prefixes.acquire(key, tokens, busy, self._room())
@@ -137,6 +148,19 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
             job.begin(*found, adapters, key)
             ready += 1
+
+    def _make_room(self) -> bool:
+        """Whether a sequence can be had; a paused job gives up its own if there is no other."""
+        if self._room() or len(self._prefixes):
+            return True
+        paused = next((job for job in self.running if not job.generation.wants_more), None)
+        if paused is None:
+            return False
+        self.running.remove(paused)
+        self._release(paused.prefix)
+        paused.park()
+        self.parked.append(paused)
+        return True
 
     def _plan(self) -> list[tuple[Job, Row]]:
         """The next step: all jobs that decode, and a chunk of the prompts of those that join."""
@@ -180,7 +204,10 @@ class Scheduler:
     def _absorb(self, job: Job, row: Row, logits: Logits) -> None:
         try:
             reason = job.absorb(row, logits, self._capabilities.context)
-        except LorakitError as error:
+        except Exception as error:  # a request's own sampling or text fails that request alone
+            if not isinstance(error, LorakitError):
+                log.exception("a request failed")
+                error = EngineError(f"the request failed: {error!r}")
             self._end(job, error)
             return
         if reason:
@@ -188,7 +215,9 @@ class Scheduler:
 
     def _end(self, job: Job, outcome: Completion | LorakitError) -> None:
         """Take a job off the engine, keep its KV for others, then tell whoever waits."""
-        if job.sequence is None:
+        if job in self.parked:
+            self.parked.remove(job)
+        elif job.sequence is None:
             self.waiting.remove(job)
         else:
             self.running.remove(job)
@@ -204,6 +233,9 @@ class Scheduler:
             self.engine.close_sequence(prefix.sequence)
 
     # Small things.
+
+    def _jobs(self) -> list[Job]:
+        return [*self.running, *self.waiting, *self.parked]
 
     def _room(self) -> int:
         used = len(self.running) + len(self._prefixes)
@@ -221,8 +253,7 @@ class Scheduler:
     def _free_retired(self) -> None:
         if not self._retired:
             return
-        jobs = [*self.running, *self.waiting]
-        used = {handle for job in jobs for handle, _ in (*job.adapters, *self._wanted(job))}
+        used = {handle for job in self._jobs() for handle, _ in (*job.adapters, *self._wanted(job))}
         for handle in self._retired - used - {handle for handle, _ in self.active}:
             self.engine.detach(handle)
             self._retired.discard(handle)

@@ -20,6 +20,7 @@ from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.scheduler import Scheduler
 
+LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
 # A command with its future, a request, or a poke.
@@ -30,7 +31,7 @@ class EngineThread:
     """Opens an engine and runs its scheduler until closed."""
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._room = threading.Condition()  # guards what follows
         self._unseen = 0  # requests among the events
@@ -58,8 +59,9 @@ class EngineThread:
     def call(self, command: Callable[[Scheduler], T]) -> Future[T]:
         """Run a function on the engine's thread, between two steps."""
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # who stops waiting does not stop the command
         with self._room:
-            self._require_open()
+            self.require_open()
             self._events.put((command, future))
         return future
 
@@ -67,8 +69,8 @@ class EngineThread:
         """Queue a request. Raises QueueFullError where there is no room."""
         job.generation.wake = self.poke
         with self._room:
-            self._require_open()
-            if self.waiting >= self._max_queue:
+            self.require_open()
+            if self.waiting >= self.max_queue:
                 raise QueueFullError(
                     f"{self.waiting} requests are waiting already",
                     hint="try again later, or open the model with a larger max_queue",
@@ -80,7 +82,7 @@ class EngineThread:
     def wait_for_room(self) -> None:
         """Wait until the queue has room (somebody else may take it first)."""
         with self._room:
-            self._room.wait_for(lambda: self._closing or self.waiting < self._max_queue)
+            self._room.wait_for(lambda: self._closing or self.waiting < self.max_queue)
 
     def poke(self) -> None:
         """Look again: a reader wants more, or a request was cancelled. Takes no lock, so that a
@@ -96,7 +98,8 @@ class EngineThread:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raises ClosedError once it is closing."""
         if self._closing:
             raise ClosedError("the model is closed", hint="open it again")
 
@@ -132,7 +135,7 @@ class EngineThread:
         """Handle what has arrived; when idle, wait until something does or is overdue."""
         timeout = None
         if wait and (deadline := scheduler.next_deadline()) is not None:
-            timeout = max(0.0, deadline - time.monotonic())
+            timeout = min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT)
         try:
             event = self._events.get(block=wait, timeout=timeout)
             while True:
@@ -164,8 +167,6 @@ class EngineThread:
 
 
 def _run(command: Callable[[Scheduler], Any], future: Future[Any], scheduler: Scheduler) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
     try:
         future.set_result(command(scheduler))
     except BaseException as error:
