@@ -13,6 +13,8 @@ import lorakit
 from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
+from lorakit.engines import session
+from lorakit.errors import MissingExtraError
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
             "peft", "llama_cpp_python")  # fmt: skip
@@ -56,12 +58,11 @@ def _version(package: str) -> str | None:
 
 
 def _onnx() -> str:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime
-    except ImportError as error:
-        return f"broken: {error}"
-    return f"ready ({', '.join(onnxruntime.get_available_providers())})"
+        providers = session.onnxruntime().get_available_providers()
+    except MissingExtraError as error:
+        return f"broken: {error.message}"
+    return f"ready ({', '.join(providers)})"
 
 
 def _features() -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from lorakit.base import Base
 from lorakit.cache import cache_root
 from lorakit.engines.session import open_session
-from lorakit.errors import EngineError
+from lorakit.errors import EngineError, MissingExtraError
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
@@ -34,6 +34,8 @@ def open_graph(base: Base, options: GraphOptions, *, threads: int | None) -> Any
     try:
         return _open_cached(base, options, folder, threads)
     except (OSError, EngineError) as error:
+        if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
+            raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
     model = build(base, options, store)

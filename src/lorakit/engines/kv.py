@@ -154,5 +154,6 @@ def _untouched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     except (OSError, MemoryError) as error:
         raise EngineError(
             f"no memory for a KV cache of {list(shape)} per layer: {error}",
+            code="out_of_memory",
             hint="lower context, max_batch or cached_sequences",
         ) from error

@@ -139,7 +139,10 @@ class OnnxEngine:
         self._check(rows)
         if not rows:
             return []
-        self._kv.reserve(max(self._kv.length(row.sequence) + len(row.tokens) for row in rows))
+        longest = max(self._kv.length(row.sequence) + len(row.tokens) for row in rows)
+        if longest > self._kv.capacity:
+            self._steps.clear()  # they would keep the buffers that are replaced now
+        self._kv.reserve(longest)
         single = [row for row in rows if len(row.tokens) == 1]
         first, order = self._kv.arrange([row.sequence for row in single])
         logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}

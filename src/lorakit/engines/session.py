@@ -51,7 +51,8 @@ def native_errors(doing: str) -> Iterator[None]:
         native = type(error).__module__.startswith("onnxruntime")
         if not native and not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        raise EngineError(f"the ONNX engine failed while {doing}: {error}") from error
+        code = "out_of_memory" if isinstance(error, MemoryError) else None
+        raise EngineError(f"the ONNX engine failed while {doing}: {error}", code=code) from error
 
 
 def open_session(
@@ -59,7 +60,7 @@ def open_session(
 ) -> Any:
     """An InferenceSession on the CPU from a path, or from bytes with its weights in memory.
 
-    The arrays in `initializers` are used in place; keep them alive as long as the session.
+    onnxruntime copies the arrays in `initializers` while it opens.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
