@@ -13,7 +13,6 @@ import lorakit
 from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
-from lorakit.engines import session
 from lorakit.errors import MissingExtraError
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
@@ -58,8 +57,10 @@ def _version(package: str) -> str | None:
 
 
 def _onnx() -> str:
+    from lorakit.engines.session import onnxruntime  # slow to import
+
     try:
-        providers = session.onnxruntime().get_available_providers()
+        providers = onnxruntime().get_available_providers()
     except MissingExtraError as error:
         return f"broken: {error.message}"
     return f"ready ({', '.join(providers)})"
