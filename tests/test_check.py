@@ -180,7 +180,6 @@ def test_what_the_base_holds_already_is_no_replacement():
     assert without_unchanged(adapter, LLAMA) is adapter
 
 
-
 def test_a_mismatch_cannot_be_changed():
     with pytest.raises(AttributeError):
         Mismatch(item="a", expected="b", found="c").item = "d"

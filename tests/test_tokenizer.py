@@ -361,7 +361,6 @@ def test_a_fork_after_use_warns_of_nothing():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-
 def test_transformers_agrees(folder):
     transformers = pytest.importorskip("transformers")
     oracle = transformers.AutoTokenizer.from_pretrained(folder)

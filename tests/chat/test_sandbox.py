@@ -1,6 +1,5 @@
 """Hostile templates: each ends soon, in little memory, with one of our errors."""
 
-
 import pytest
 
 from lorakit.chat import sandbox
