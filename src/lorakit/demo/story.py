@@ -22,6 +22,7 @@ SETTINGS: dict[str, Scales] = {
     "base": {},
     "home": {"home": 1.0},
     "shop": {"shop": 1.0},
+    "style": {"style": 1.0},
     "home + style": {"home": 1.0, "style": 1.0},
 }
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
