@@ -60,10 +60,7 @@ def write(folder: Path, content: object, **files: object) -> Path:
 
 @pytest.fixture(scope="module", params=["gemma3", "llama", "demo"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    path = DEMO if request.param == "demo" else BASES / request.param
-    if not (path / "tokenizer.json").exists():
-        pytest.skip("the demo base is not here yet")
-    return path
+    return DEMO if request.param == "demo" else BASES / request.param
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +359,7 @@ def test_a_fork_after_use_warns_of_nothing():
 
 
 def test_transformers_agrees(folder):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="the oracle of this test")
     oracle = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer = Tokenizer.open(folder)
     text = "<bos>héllo 日本 turn the lights off 123"
