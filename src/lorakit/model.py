@@ -33,7 +33,7 @@ from lorakit.engines.protocol import (
 )
 from lorakit.errors import ParameterError, QueueFullError
 from lorakit.formats import read_adapter
-from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
+from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales, as_scales
 from lorakit.requests import ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.job import Job
@@ -424,8 +424,9 @@ class Model:
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + float(timeout)
         decoder = self.tokenizer.stream(continuing=True)
+        chosen = None if adapters is None else as_scales(adapters)
         while True:
             if wait:
                 self._thread.wait_for_room()
@@ -434,7 +435,7 @@ class Model:
                     generation = Generation(
                         tuple(ids),
                         params,
-                        adapters=None if adapters is None else self._table.resolve(adapters),
+                        adapters=None if chosen is None else self._table.resolve(chosen),
                         deadline=deadline,
                         lookahead=lookahead,
                     )

@@ -168,6 +168,11 @@ def test_all_faults_are_reported_at_once():
     assert len(caught.value.items) == 2
 
 
+def test_numpy_integers_do_not_overflow():
+    params = SamplingParams(top_k=np.uint8(40), temperature=1.0, seed=np.uint8(1))
+    assert 0 <= Sampler(params, []).choose(logits(0, 3000)).token < 3000
+
+
 def test_keyword_options_name_every_parameter_and_no_other():
     assert set(SamplingOptions.__annotations__) == set(SamplingParams.__dataclass_fields__)
     assert sampling_params(SamplingParams(top_k=3), {"seed": 4, "stop": "x"}) == SamplingParams(

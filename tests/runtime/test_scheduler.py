@@ -309,6 +309,65 @@ def test_paused_streams_leave_their_places_and_sequences_to_others():
     assert pieces == [text([i], max_tokens=5) for i in range(6)]
 
 
+def test_unread_streams_that_fill_the_batch_do_not_hold_up_others(scheduler):
+    streams = [request(scheduler, [i], lookahead=0) for i in range(6)]
+    prompt = request(scheduler, [7, 7], max_tokens=2)
+    drain(scheduler)
+    assert prompt.done
+    assert not any(stream.done for stream in streams)
+
+
+def test_slow_readers_do_not_starve_a_fresh_request():
+    scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=3))
+    streams = [request(scheduler, [i], lookahead=1, max_tokens=40) for i in range(8)]
+    drain(scheduler)
+    fresh = request(scheduler, [9, 9], max_tokens=1)
+    for step in range(10):
+        streams[step % 8]._unread.clear()  # each reader takes its piece in turn
+        scheduler.step()
+    assert fresh.done
+
+
+def test_a_prompt_that_continues_a_running_answer_does_not_wait_for_it(scheduler):
+    running = request(scheduler, list(range(40)), max_tokens=100)
+    for _ in range(60):
+        scheduler.step()
+    answer = [int(token) for token in "".join(running._unread).split()]
+    replay = request(scheduler, [*range(40), *answer[:30], 1], max_tokens=1)
+    other = request(scheduler, [1], max_tokens=1)
+    for _ in range(5):
+        scheduler.step()
+    assert other.done
+    assert replay.done
+    assert not running.done
+
+
+def test_logits_find_room_beside_paused_streams():
+    scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=2))
+    for i in range(2):
+        request(scheduler, [i], lookahead=1)
+    drain(scheduler)
+    assert scheduler.logits([1, 2, 3], ()).shape == (3, 64)
+
+
+def test_a_parked_stream_does_not_pin_an_unloaded_adapter():
+    scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=2))
+    handle = scheduler.attach("a", adapter(1))
+    scheduler.activate(((handle, 1.0),), "keep")
+    for i in range(2):
+        request(scheduler, [i], lookahead=1)
+    drain(scheduler)
+    request(scheduler, [5], (), max_tokens=1)
+    drain(scheduler)
+    assert scheduler.parked
+    scheduler.activate((), "keep")
+    scheduler.retire(handle)
+    for job in scheduler.running:
+        job.generation.cancel()
+    drain(scheduler)
+    assert handle not in scheduler.engine._adapters
+
+
 def test_a_full_prefix_cache_lets_the_oldest_go(scheduler):
     scheduler = Scheduler(FakeEngine(max_sequences=4))
     prompts = [[1, 2, 10 + i, 20 + i, 30 + i] for i in range(7)]  # all share their beginning

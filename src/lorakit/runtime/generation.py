@@ -80,9 +80,10 @@ class Generation:
     @property
     def wants_more(self) -> bool:
         """Whether the next token may be computed now."""
-        if self._lookahead is None:
-            return True
-        return len(self._unread) < max(self._lookahead, 1 if self._wanted else 0)
+        with self._condition:
+            if self._lookahead is None:
+                return True
+            return len(self._unread) < max(self._lookahead, 1 if self._wanted else 0)
 
     def emit(self, text: str) -> None:
         with self._condition:
@@ -118,31 +119,31 @@ class Generation:
             if self._ready():
                 return self._take()
             self._wanted += 1
-        try:
-            self.wake()
-            with self._condition:
+            try:
+                self.wake()  # takes no lock
                 while not self._condition.wait_for(self._ready, HEARTBEAT):
                     pass
                 return self._take()
-        finally:
-            with self._condition:
+            finally:
                 self._wanted -= 1
 
     async def anext_piece(self) -> str | None:
         """next_piece for coroutines."""
+        wanted = 1
         with self._condition:
-            self._wanted += 1
+            self._wanted += wanted
         try:
             while True:
                 with self._condition:
-                    if self._ready():
+                    if self._ready():  # take and stop wanting at once, lest one more is computed
+                        self._wanted, wanted = self._wanted - wanted, 0
                         return self._take()
                     arrived = _arrival(self._piece_wakers)
                 self.wake()
                 await arrived
         finally:
             with self._condition:
-                self._wanted -= 1
+                self._wanted -= wanted
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""

@@ -83,7 +83,8 @@ class Job:
 
     def will_share(self, key: Key, tokens: Tokens) -> int:
         """Length of the prefix that it shares with another job and has not wholly computed yet."""
-        if self.key != key or self._pure is not None or not self.generation.wants_more:
+        joining = self.pending > 1 and self.generation.wants_more
+        if not joining or self.key != key or self.mixed:
             return 0
         mine = np.asarray(self.tokens, np.int64)
         common = Prefix(sequence=0, key=key, tokens=mine).common(key, tokens[:-1])

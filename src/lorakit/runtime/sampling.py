@@ -61,6 +61,9 @@ class SamplingParams:
         ]
         if faults:
             raise ParameterError("invalid sampling parameters", items=faults)
+        for name in ("max_tokens", "top_k", "seed", "logprobs"):  # numpy's integers overflow
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -84,7 +84,7 @@ class Scheduler:
         plan = self._plan()
         if plan:
             self._run([job for job, _ in plan], [row for _, row in plan])
-        return bool(plan)
+        return bool(plan or self.waiting)  # a reader may have gone since jobs were admitted
 
     def next_deadline(self) -> float | None:
         """When the next request is overdue, on the clock of time.monotonic."""
@@ -100,8 +100,10 @@ class Scheduler:
 
     def logits(self, tokens: Sequence[int], adapters: AdapterSet) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], from a cold sequence."""
-        if not self._room() and not self._prefixes.evict():
+        if not self._make_room():
             raise EngineError("every sequence of the engine is in use")
+        if not self._room():
+            self._prefixes.evict()
         ids = np.asarray(tokens, np.int64)
         chunk = self._capabilities.prefill_chunk
         sequence = self.engine.open_sequence()
@@ -127,7 +129,7 @@ class Scheduler:
     def _admit(self) -> None:
         for job in [job for job in self.parked if job.generation.wants_more]:
             self.parked.remove(job)
-            self.waiting.appendleft(job)
+            self.waiting.append(job)
         ready = sum(job.generation.wants_more for job in self.running)
         while self.waiting and ready < self._capabilities.max_batch:
             if not self._make_room():
@@ -147,7 +149,7 @@ class Scheduler:
                 continue
             self.running.append(self.waiting.popleft())
             job.begin(*found, adapters, key)
-            ready += 1
+            ready += job.generation.wants_more  # a paused job takes no place in the batch
 
     def _make_room(self) -> bool:
         """Whether a sequence can be had; a paused job gives up its own if there is no other."""
@@ -253,7 +255,8 @@ class Scheduler:
     def _free_retired(self) -> None:
         if not self._retired:
             return
-        used = {handle for job in self._jobs() for handle, _ in (*job.adapters, *self._wanted(job))}
+        used = {handle for job in self.running for handle, _ in job.adapters}
+        used |= {handle for job in self._jobs() for handle, _ in self._wanted(job)}
         for handle in self._retired - used - {handle for handle, _ in self.active}:
             self.engine.detach(handle)
             self._retired.discard(handle)

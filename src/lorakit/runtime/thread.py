@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from lorakit.engines.protocol import Capabilities, Engine
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
-from lorakit.runtime.generation import Generation
+from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.scheduler import Scheduler
 
@@ -82,7 +82,10 @@ class EngineThread:
     def wait_for_room(self) -> None:
         """Wait until the queue has room (somebody else may take it first)."""
         with self._room:
-            self._room.wait_for(lambda: self._closing or self.waiting < self.max_queue)
+            while not self._room.wait_for(
+                lambda: self._closing or self.waiting < self.max_queue, HEARTBEAT
+            ):
+                pass
 
     def poke(self) -> None:
         """Look again: a reader wants more, or a request was cancelled. Takes no lock, so that a
@@ -146,8 +149,8 @@ class EngineThread:
 
     def _handle(self, event: Event, scheduler: Scheduler) -> None:
         if isinstance(event, Job):
-            scheduler.add(event)
-            with self._room:
+            with self._room:  # at once, so that nobody counts it twice
+                scheduler.add(event)
                 self._unseen -= 1
         elif event is not None:
             _run(*event, scheduler)
