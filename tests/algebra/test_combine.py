@@ -154,6 +154,7 @@ def test_what_all_adapters_share_is_kept():
     assert found.precondition.name == "org/base"
     assert dict(found.metadata) == {"peft": {"task_type": "X"}}
     assert report.notes == ()
+    assert subtract(one, one)[0].parameters == 0
     third = adapter(
         2, replacements=(table,), invocation_tokens=(3,), precondition=Precondition(name="b")
     )

@@ -68,7 +68,9 @@ def combine(
         method=method, modules=tuple(row for _, row in found), notes=_notes(adapters)
     )
     deltas = tuple(delta for delta, _ in found if delta is not None)
-    return _like([adapter for adapter, _ in adapters], deltas), report
+    like = _like([adapter for adapter, _ in adapters], deltas)
+    # replacements hold while any adapter is active, at whatever weight but 0
+    return like if any(w for _, w in weighted) else replace(like, replacements=()), report
 
 
 def subtract(first: Adapter, second: Adapter, **options: Any) -> tuple[Adapter, ResidualReport]:
