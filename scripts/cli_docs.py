@@ -9,7 +9,10 @@ import os
 import subprocess
 import sys
 
-COMMANDS = ("", "demo", "run", "chat", "inspect", "check", "logits", "doctor")
+COMMANDS = (
+    *("", "demo", "run", "chat", "inspect", "check", "combine", "resize", "extract"),
+    *("logits", "doctor"),
+)
 
 
 def main() -> None:

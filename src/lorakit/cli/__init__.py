@@ -13,10 +13,13 @@ import typer
 import lorakit
 from lorakit.cli import chat as chat
 from lorakit.cli import check as check
+from lorakit.cli import combine as combine
 from lorakit.cli import demo as demo
 from lorakit.cli import doctor as doctor
+from lorakit.cli import extract as extract
 from lorakit.cli import inspect as inspect
 from lorakit.cli import logits as logits
+from lorakit.cli import resize as resize
 from lorakit.cli import run as run
 from lorakit.cli.output import error_json, error_line, print_json
 from lorakit.errors import LorakitError
@@ -30,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, run, chat, inspect, check, logits, doctor):
+for module in (demo, run, chat, inspect, check, combine, resize, extract, logits, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

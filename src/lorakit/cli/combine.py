@@ -1,0 +1,48 @@
+"""lorakit combine: several adapters as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.algebra.combine import Method, combine
+from lorakit.base import Base
+from lorakit.check import without_unchanged
+from lorakit.cli.references import JsonOption, split_reference
+from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.formats import read_adapter
+
+
+def command(
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="REF[:WEIGHT]", help="Adapters; a weight may be < 0.")
+    ],
+    output: OutputOption,
+    method: Annotated[
+        Method, typer.Option(help="concatenate is exact; the others need a rank or an energy.")
+    ] = "concatenate",
+    rank: RankOption = None,
+    energy: EnergyOption = None,
+    density: Annotated[
+        float, typer.Option(help="The share of entries that ties, dare and magnitude keep.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="For dare's choice.")] = 0,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", "-b", help="Take out replaced layers that hold what this base has."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Add adapters up, at their weights, into one: exactly, or to a rank."""
+    model = None if base is None else Base.open(base)
+    weighted = []
+    for reference in adapters:
+        path, weight = split_reference(reference)
+        adapter = read_adapter(Path(path))
+        weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
+    combined, report = combine(
+        weighted, method, rank=rank, energy=energy, density=density, seed=seed
+    )
+    finish(combined, report, output, json=json)

@@ -1,0 +1,29 @@
+"""lorakit extract: an adapter out of a full fine-tune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lorakit.algebra.extract import extract
+from lorakit.base import Base
+from lorakit.cli.references import BaseArgument, JsonOption
+from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+
+
+def command(
+    base: BaseArgument,
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Its fine-tune, a folder too.")],
+    output: OutputOption,
+    rank: RankOption = None,
+    energy: EnergyOption = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", "-m", help="Only these, such as q_proj; may be repeated."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find the adapter that takes a base to its fine-tune, to a rank or an energy."""
+    adapter, report = extract(Base.open(base), Base.open(tuned), rank, energy, modules)
+    finish(adapter, report, output, json=json)

@@ -1,0 +1,36 @@
+"""lorakit combine, resize and extract, as their users run them."""
+
+import json
+
+from test_cli import BASE, HOME, lorakit
+
+from lorakit import demo
+from lorakit.formats.peft import read_peft
+
+STYLE = str(demo.adapter_path("style"))
+
+
+def test_combine_writes_an_adapter_and_says_what_it_cost(tmp_path):
+    out, _ = lorakit("combine", f"{HOME}:0.7", f"{STYLE}:0.3", "-o", str(tmp_path / "both"))
+    assert "rank after" in out
+    both = read_peft(tmp_path / "both")
+    assert both.max_rank > read_peft(demo.adapter_path("home")).max_rank
+    small = str(tmp_path / "small")
+    out, _ = lorakit(
+        "combine", HOME, STYLE, "-o", small, "--method", "svd", "--rank", "2", "--json"
+    )
+    report = json.loads(out)
+    assert report["method"] == "svd"
+    assert {module["rank_after"] for module in report["modules"]} == {2}
+    assert 0 < report["residual"] < 1
+    _, err = lorakit("combine", HOME, "-o", small, "--rank", "2", code=1)
+    assert "parameter_invalid" in err
+
+
+def test_resize_and_extract(tmp_path):
+    out, _ = lorakit("resize", HOME, "-o", str(tmp_path / "r"), "--energy", "0.9", "--json")
+    assert 0 < json.loads(out)["residual"] <= 0.1**0.5
+    assert read_peft(tmp_path / "r").parameters < read_peft(demo.adapter_path("home")).parameters
+    arguments = (BASE, BASE, "-o", str(tmp_path / "e"), "--rank", "2")
+    _, err = lorakit("extract", *arguments, code=1)  # nothing changed, and PEFT needs one layer
+    assert "no low-rank delta" in err
