@@ -277,6 +277,25 @@ def test_q8_0_is_dequantised(tmp_path):
     assert (found == (blocks["values"] * np.float32(0.5)).reshape(4, 64)).all()
 
 
+def test_a_sparse_file_is_not_dequantised(tmp_path):
+    info = struct.pack("<Q", len(Q) + 1) + f"{Q}a".encode()
+    info += struct.pack("<I2QIQ", 2, 1 << 20, 1 << 10, 8, 0)
+    keys = [
+        key(name, 8, struct.pack("<Q", len(text)) + text)
+        for name, text in (
+            ("general.architecture", b"gemma3"),
+            ("general.type", b"adapter"),
+            ("adapter.type", b"lora"),
+        )
+    ]
+    path = tmp_path / "a.gguf"
+    with path.open("wb") as file:
+        file.write(raw(keys, tensors=1, tail=info))
+        file.truncate(2 << 30)
+    with pytest.raises(FormatError, match="values in Q8_0"):
+        read_adapter(path)
+
+
 def test_gguf_py_reads_ours(tmp_path):
     gguf = pytest.importorskip("gguf", reason="the oracle is llama.cpp's own Python reader")
     path = tmp_path / "a.gguf"

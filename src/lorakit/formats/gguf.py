@@ -30,6 +30,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {"f32": np.dtype("<f4"), "f16": np.dty
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 PERMUTED = ("self_attn.q_proj", "self_attn.k_proj")
 MAX_INVOCATION = 4096
+MAX_DEQUANTISED = 1 << 28  # values of all Q8_0 tensors, each of which takes 4 bytes when read
 _LAYER = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(\w+)", re.ASCII)
 _MODULE = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.([\w.]+)", re.ASCII)
 _MODULES = {name: module for module, name in GGUF_MODULES.items()}
@@ -84,6 +85,11 @@ def _architecture(file: GgufFile) -> str:
 
 def _pairs(file: GgufFile) -> dict[str, tuple[Array, Array]]:
     """A [r, in] and B [out, r] of each module, as the file has them; every fault at once."""
+    quantised = sum(math.prod(t.shape) for t in file.tensors.values() if t.kind == "Q8_0")
+    if quantised > MAX_DEQUANTISED:
+        raise FormatError(
+            f"{file.path}: {quantised} values in Q8_0; {MAX_DEQUANTISED} is the limit"
+        )
     halves: dict[str, dict[str, Array]] = {}
     faults, unknown = [], []
     for name, tensor in file.tensors.items():
