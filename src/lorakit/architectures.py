@@ -17,6 +17,17 @@ Config = Mapping[str, Any]
 MAX_LAYERS = 4096
 RopeKind = Literal["default", "linear", "llama3"]
 ROPE_KINDS: dict[str, RopeKind] = {"default": "default", "linear": "linear", "llama3": "llama3"}
+# Modules of a layer as GGUF names them ("blk.N.<name>"), the same in every family of the table.
+GGUF_MODULES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+GGUF_TABLES = {"model.embed_tokens": "token_embd", "lm_head": "output"}
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -59,6 +70,8 @@ class Architecture:
     """A row of the table: in what a family differs from Llama."""
 
     model_type: str
+    gguf: str  # general.architecture of its GGUF files
+    gguf_permuted: bool = False  # whose rows of q and k are in another order, for another RoPE
     norm_offset: float = 0.0  # norms multiply by (offset + weight); Gemma stores weight - 1
     scaled_embedding: bool = False  # embeddings times sqrt(hidden size)
     qk_norm: bool = False  # RMS norm of each head's query and key before RoPE
@@ -364,6 +377,7 @@ ARCHITECTURES = {
     for row in (
         Architecture(
             model_type="gemma3_text",
+            gguf="gemma3",
             norm_offset=1.0,
             scaled_embedding=True,
             qk_norm=True,
@@ -381,18 +395,23 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="llama",
+            gguf="llama",
+            gguf_permuted=True,
             bias_keys=frozenset({"attention_bias", "mlp_bias"}),
             default_context=2048,
             layers=_llama_layers,
         ),
         Architecture(
             model_type="mistral",
+            gguf="llama",
+            gguf_permuted=True,
             default_context=131072,
             default_kv_heads=8,
             layers=_mistral_layers,
         ),
         Architecture(
             model_type="qwen2",
+            gguf="qwen2",
             qkv_bias=True,
             default_context=32768,
             default_kv_heads=32,
@@ -400,6 +419,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="qwen3",
+            gguf="qwen3",
             qk_norm=True,
             bias_keys=frozenset({"attention_bias"}),
             default_context=32768,

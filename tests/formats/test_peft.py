@@ -222,7 +222,7 @@ def test_the_format_is_found_by_content():
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.gguf", b"GGUF\x03\0\0\0" + bytes(40), "GGUF"),
+        ("a.gguf", b"GGUF\x03\0\0\0" + bytes(40), "GGUF"),  # a model, for it says nothing
         ("a.onnx_adapter", b"\x10\0\0\0TORT" + bytes(40), "ONNX Runtime"),
         ("a.bin", b"PK\x03\x04" + bytes(40), "pickle"),
         ("a.txt", b"hello", "unknown kind"),

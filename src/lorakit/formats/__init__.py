@@ -14,7 +14,9 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.formats.folder import member, read_object
+from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.peft import read_peft, write_peft
+from lorakit.gguf import is_gguf
 
 CONFIG = "adapter_config.json"
 
@@ -26,7 +28,8 @@ class Format:
     name: str
     sniff: Callable[[Path], bool]
     read: Callable[[Path], Adapter]
-    write: Callable[[Adapter, Path], None]
+    write: Callable[..., None]  # (adapter, path), and the base's Decoder where `needs_base`
+    needs_base: bool = False  # to write it
 
 
 def _is_peft(path: Path) -> bool:
@@ -39,7 +42,10 @@ def _is_peft(path: Path) -> bool:
 
 FORMATS = {
     row.name: row
-    for row in (Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),)
+    for row in (
+        Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),
+        Format(name="gguf", sniff=is_gguf, read=read_gguf, write=write_gguf, needs_base=True),
+    )
 }
 
 
@@ -55,17 +61,20 @@ def read_adapter(path: Path) -> Adapter:
             f"there is no adapter at {path}",
             hint="give a folder with adapter_config.json and adapter_model.safetensors",
         )
-    return FORMATS[sniff(path)].read(path if path.is_dir() else path.parent)
+    return FORMATS[sniff(path)].read(_place(path))
 
 
 def sniff(path: Path) -> str:
     """The name of the format at a path; errors as in `read_adapter`."""
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() or path.name in (CONFIG, "adapter_model.safetensors"):
-        for row in FORMATS.values():
-            if row.sniff(folder):
-                return row.name
+    for row in FORMATS.values():
+        if row.sniff(_place(path)):
+            return row.name
     raise _not_an_adapter(path)
+
+
+def _place(path: Path) -> Path:
+    """What a reader is given: a file of a PEFT folder stands for the folder."""
+    return path.parent if path.name in (CONFIG, "adapter_model.safetensors") else path
 
 
 def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
@@ -109,8 +118,6 @@ def _describe_file(path: Path) -> str:
             head = file.read(16)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if head[:4] == b"GGUF":
-        return "a GGUF file"
     if head[4:8] == b"TORT":
         return "an ONNX Runtime adapter (.onnx_adapter)"
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
