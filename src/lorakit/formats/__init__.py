@@ -14,9 +14,12 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.formats.folder import member, read_object
+from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
+from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 
 CONFIG = "adapter_config.json"
+FILES = frozenset({CONFIG, "adapter_model.safetensors", "adapters.safetensors"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class Format:
     sniff: Callable[[Path], bool]
     read: Callable[[Path], Adapter]
     write: Callable[[Adapter, Path], None]
+    folder: bool = True  # whether it is a folder; otherwise one file
 
 
 def _is_peft(path: Path) -> bool:
@@ -39,7 +43,11 @@ def _is_peft(path: Path) -> bool:
 
 FORMATS = {
     row.name: row
-    for row in (Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),)
+    for row in (
+        Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),
+        Format(name="mlx", sniff=is_mlx, read=read_mlx, write=write_mlx),
+        Format(name="ort", sniff=is_ort, read=read_ort, write=write_ort, folder=False),
+    )
 }
 
 
@@ -55,16 +63,17 @@ def read_adapter(path: Path) -> Adapter:
             f"there is no adapter at {path}",
             hint="give a folder with adapter_config.json and adapter_model.safetensors",
         )
-    return FORMATS[sniff(path)].read(path if path.is_dir() else path.parent)
+    row = FORMATS[sniff(path)]
+    return row.read(path.parent if row.folder and not path.is_dir() else path)
 
 
 def sniff(path: Path) -> str:
     """The name of the format at a path; errors as in `read_adapter`."""
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() or path.name in (CONFIG, "adapter_model.safetensors"):
-        for row in FORMATS.values():
-            if row.sniff(folder):
-                return row.name
+    for row in FORMATS.values():
+        possible = path.is_dir() or path.name in FILES if row.folder else path.is_file()
+        if possible and row.sniff(folder if row.folder else path):
+            return row.name
     raise _not_an_adapter(path)
 
 
@@ -91,7 +100,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
 
 def _describe_folder(path: Path) -> str:
     if (path / "adapters.safetensors").exists():
-        return "an MLX adapter"
+        return "an MLX adapter without its adapter_config.json"
     if (path / "config.json").exists() and any(path.glob("*.safetensors")):
         return "a full model"
     if any(path.glob("*.gguf")):
@@ -111,8 +120,6 @@ def _describe_file(path: Path) -> str:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     if head[:4] == b"GGUF":
         return "a GGUF file"
-    if head[4:8] == b"TORT":
-        return "an ONNX Runtime adapter (.onnx_adapter)"
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return "a zip or a pickle, which can run code when it is opened,"
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
