@@ -390,7 +390,10 @@ class Model:
             if isinstance(reference, Adapter):
                 adapter, source = reference, "memory"
             else:
-                adapter, source = read_adapter(Path(reference)), os.fspath(reference)
+                adapter, source = (
+                    read_adapter(Path(reference), self.base.decoder),
+                    os.fspath(reference),
+                )
                 adapter = adapter.in_memory()  # whatever happens to its file from here on
             require_fit(adapter, self.base)
             adapter = without_unchanged(adapter, self.base)

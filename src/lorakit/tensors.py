@@ -80,7 +80,7 @@ def open_safetensors(path: Path, *, max_header: int = MAX_HEADER) -> Safetensors
             f"{path} is not a valid safetensors file: {error}",
             hint="the file may be truncated: download or copy it again",
         ) from error
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}  # mlx writes null where it has none
     if len(entries) > MAX_TENSORS:
         raise FormatError(f"{path} names {len(entries)} tensors; {MAX_TENSORS} is the limit")
     buffer = np.memmap(path, dtype=np.uint8, mode="r") if size > 8 + length else np.empty(0, "u1")

@@ -223,7 +223,6 @@ def test_the_format_is_found_by_content():
     ("name", "content", "said"),
     [
         ("a.gguf", b"GGUF\x03\0\0\0" + bytes(40), "GGUF"),  # a model, for it says nothing
-        ("a.onnx_adapter", b"\x10\0\0\0TORT" + bytes(40), "ONNX Runtime"),
         ("a.bin", b"PK\x03\x04" + bytes(40), "pickle"),
         ("a.txt", b"hello", "unknown kind"),
         ("adapters.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "adapter_config.json beside"),
@@ -239,7 +238,6 @@ def test_another_kind_of_folder_is_named(tmp_path):
     with pytest.raises(UnsupportedError, match="full model"):
         read_adapter(TRUTH.parent / "bases/llama")
     (tmp_path / "adapters.safetensors").write_bytes(b"")
-    (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "lora"}')
     with pytest.raises(UnsupportedError, match="MLX"):
         read_adapter(tmp_path)
     with pytest.raises(SourceError, match="no adapter"):

@@ -22,7 +22,8 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """List every mismatch between an adapter and a base; exits 1 if there is an error."""
-    found = check(read_adapter(Path(adapter)), Base.open(base))
+    opened = Base.open(base)
+    found = check(read_adapter(Path(adapter), opened.decoder), opened)
     errors = sum(mismatch.severity == "error" for mismatch in found)
     if json:
         print_json({"fits": not errors, "mismatches": [asdict(mismatch) for mismatch in found]})

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.adapter import Adapter
+from lorakit.architectures import Decoder
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
+from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
+from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 from lorakit.gguf import is_gguf
 
 CONFIG = "adapter_config.json"
+FILES = frozenset({CONFIG, "adapter_model.safetensors", "adapters.safetensors"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +31,15 @@ class Format:
 
     name: str
     sniff: Callable[[Path], bool]
-    read: Callable[[Path], Adapter]
+    read: Callable[[Path, Decoder | None], Adapter]
     write: Callable[..., None]  # (adapter, path), and the base's Decoder where `needs_base`
+    folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
+
+
+def ignoring_base(read: Callable[[Path], Adapter]) -> Callable[[Path, Decoder | None], Adapter]:
+    """A reader of a format whose files say all that there is to know."""
+    return lambda path, _: read(path)
 
 
 def _is_peft(path: Path) -> bool:
@@ -43,15 +53,27 @@ def _is_peft(path: Path) -> bool:
 FORMATS = {
     row.name: row
     for row in (
-        Format(name="peft", sniff=_is_peft, read=read_peft, write=write_peft),
-        Format(name="gguf", sniff=is_gguf, read=read_gguf, write=write_gguf, needs_base=True),
+        Format(name="peft", sniff=_is_peft, read=ignoring_base(read_peft), write=write_peft),
+        Format(
+            name="gguf",
+            sniff=is_gguf,
+            read=read_gguf,
+            write=write_gguf,
+            folder=False,
+            needs_base=True,
+        ),
+        Format(name="mlx", sniff=is_mlx, read=ignoring_base(read_mlx), write=write_mlx),
+        Format(
+            name="ort", sniff=is_ort, read=ignoring_base(read_ort), write=write_ort, folder=False
+        ),
     )
 }
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: Path, decoder: Decoder | None = None) -> Adapter:
     """The adapter at a path, whatever its format.
 
+    decoder: the base that it is for, which some GGUF files of llama.cpp's converter need.
     Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
     something else, which it names, and FormatError where the files are broken.
     """
@@ -61,20 +83,18 @@ def read_adapter(path: Path) -> Adapter:
             f"there is no adapter at {path}",
             hint="give a folder with adapter_config.json and adapter_model.safetensors",
         )
-    return FORMATS[sniff(path)].read(_place(path))
+    row = FORMATS[sniff(path)]
+    return row.read(path.parent if row.folder and not path.is_dir() else path, decoder)
 
 
 def sniff(path: Path) -> str:
     """The name of the format at a path; errors as in `read_adapter`."""
+    folder = path if path.is_dir() else path.parent
     for row in FORMATS.values():
-        if row.sniff(_place(path)):
+        possible = path.is_dir() or path.name in FILES if row.folder else path.is_file()
+        if possible and row.sniff(folder if row.folder else path):
             return row.name
     raise _not_an_adapter(path)
-
-
-def _place(path: Path) -> Path:
-    """What a reader is given: a file of a PEFT folder stands for the folder."""
-    return path.parent if path.name in (CONFIG, "adapter_model.safetensors") else path
 
 
 def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
@@ -100,7 +120,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
 
 def _describe_folder(path: Path) -> str:
     if (path / "adapters.safetensors").exists():
-        return "an MLX adapter"
+        return "an MLX adapter without its adapter_config.json"
     if (path / "config.json").exists() and any(path.glob("*.safetensors")):
         return "a full model"
     if any(path.glob("*.gguf")):
@@ -118,8 +138,6 @@ def _describe_file(path: Path) -> str:
             head = file.read(16)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if head[4:8] == b"TORT":
-        return "an ONNX Runtime adapter (.onnx_adapter)"
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return "a zip or a pickle, which can run code when it is opened,"
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:

@@ -62,7 +62,7 @@ def write_peft(
         metadata[FINGERPRINT] = adapter.precondition.fingerprint
     config, tensors = _config(adapter), _tensors(adapter)
     _require_same(adapter, assemble(config, tensors, metadata, where=str(folder)))
-    tensors = _convert(tensors, dtype)
+    tensors = convert_dtype(tensors, dtype)
     text = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
     _check_target(folder, replace)
     try:
@@ -210,7 +210,7 @@ def _delta_tensors(delta: Delta, any_bias: bool) -> dict[str, Array]:
     return found
 
 
-def _convert(tensors: Mapping[str, Array], dtype: npt.DTypeLike | None) -> dict[str, Array]:
+def convert_dtype(tensors: Mapping[str, Array], dtype: npt.DTypeLike | None) -> dict[str, Array]:
     if dtype is None:
         return dict(tensors)
     target = np.dtype(dtype)

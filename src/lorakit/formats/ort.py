@@ -1,0 +1,270 @@
+"""ONNX Runtime adapters (.onnx_adapter): a flatbuffer of named tensors.
+
+The file says no rank, alpha or scale: A is [in, r], B is [r, out], and B holds the scale already.
+Names are the graph's inputs; here those of Olive, ``<module>.lora_A.weight``. Layout from
+onnxruntime/lora/adapter_format/adapter_schema.fbs: table Adapter {format_version, adapter_version,
+model_version: int; parameters: [Parameter]}, table Parameter {name: string; dims: [int64];
+data_type: int32; raw_data: [ubyte] aligned to 8}. Read here and not by onnxruntime, so that every
+offset and length is checked, and equal adapters are written as equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.atomic import write_atomic
+from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
+from lorakit.formats.peft.read import MAX_NAME, SHOWN
+from lorakit.formats.peft.write import convert_dtype
+
+IDENTIFIER = b"TORT"
+VERSION = 1
+MAX_PARAMETERS = 500_000
+MAX_SIZE = (1 << 31) - 1  # bytes: flatbuffers have 32-bit signed offsets
+END_A, END_B = ".lora_A.weight", ".lora_B.weight"
+DTYPES = {  # onnx.TensorProto.DataType
+    1: np.dtype("<f4"),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
+    16: np.dtype(ml_dtypes.bfloat16),
+}
+NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+
+
+def is_ort(path: Path) -> bool:
+    """Whether a file carries ONNX Runtime's identifier for adapters."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] == IDENTIFIER
+    except OSError:
+        return False
+
+
+def read_ort(path: Path) -> Adapter:
+    """The adapter in an .onnx_adapter file with Olive's names; its scale is 1, in B already.
+
+    Raises SourceError (no such file), FormatError (broken, or parts that contradict each other)
+    and UnsupportedError (names of another kind).
+    """
+    parameters = read_parameters(path)
+    halves: dict[str, dict[str, Array]] = {}
+    for name, array in parameters.items():
+        end = next((end for end in (END_A, END_B) if name.endswith(end)), None)
+        module = name.removesuffix(end or "")
+        if end is None or any(part in ("", "..") or "/" in part for part in module.split(".")):
+            raise UnsupportedError(
+                f"{path} names a graph input {name!r:.120}, no part of a linear LoRA layer",
+                hint=f"expected <module>{END_A} and <module>{END_B}",
+            )
+        halves.setdefault(module, {})[end] = array
+    faults = [fault for module, pair in halves.items() for fault in _faults(module, pair)]
+    if faults or not halves:
+        raise FormatError(
+            f"the ONNX Runtime adapter {path} does not agree with itself",
+            items=faults[:SHOWN] or ["no tensor at all: the adapter does nothing"],
+        )
+    return Adapter(
+        deltas=tuple(
+            Delta(module=module, a=pair[END_A].T, b=pair[END_B].T, scale=1.0)
+            for module, pair in halves.items()
+        ),
+        metadata={"format": "ort"},
+    )
+
+
+def _faults(module: str, pair: dict[str, Array]) -> list[str]:
+    if len(pair) != 2:
+        return [f"{module}: has only {next(iter(pair)).strip('.')}"]
+    a, b = pair[END_A], pair[END_B]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
+        return [f"{module}: A {list(a.shape)} and B {list(b.shape)}, expected [in, r], [r, out]"]
+    return []
+
+
+def read_parameters(path: Path) -> dict[str, Array]:
+    """Every named tensor of the file, mapped; errors as in `read_ort`."""
+    try:
+        size = path.stat().st_size
+        if not 16 <= size <= MAX_SIZE:
+            raise FormatError(f"{path} has {size} bytes, which no .onnx_adapter has")
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return _Buffer(data).parameters()
+    except (struct.error, ValueError) as error:
+        raise FormatError(f"{path} is not a valid .onnx_adapter: {error}") from error
+
+
+class _Buffer:
+    """A flatbuffer over mapped bytes; ValueError or struct.error where it points outside."""
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+
+    def number(self, layout: str, at: int) -> int:
+        width = struct.calcsize(layout)
+        return int(struct.unpack(layout, self.span(at, width).tobytes())[0])
+
+    def span(self, at: int, length: int) -> Array:
+        if at < 0 or length < 0 or at + length > len(self.data):
+            raise ValueError(f"{length} bytes at {at} lie outside the file")
+        return self.data[at : at + length]
+
+    def follow(self, at: int) -> int:
+        return at + self.number("<I", at)
+
+    def field(self, table: int, index: int) -> int | None:
+        """Where a table keeps its field, or None where it has its default."""
+        vtable = table - self.number("<i", table)
+        slot = 4 + 2 * index
+        if slot + 2 > self.number("<H", vtable):
+            return None
+        offset = self.number("<H", vtable + slot)
+        return table + offset if offset else None
+
+    def vector(self, table: int, index: int, width: int, what: str) -> tuple[int, int]:
+        """Start and count of a vector of elements of `width` bytes."""
+        at = self.field(table, index)
+        if at is None:
+            raise ValueError(f"{what} is missing")
+        start = self.follow(at)
+        count = self.number("<I", start)
+        self.span(start + 4, count * width)
+        return start + 4, count
+
+    def parameters(self) -> dict[str, Array]:
+        if self.span(4, 4).tobytes() != IDENTIFIER:
+            raise ValueError(f"no {IDENTIFIER.decode()} at byte 4")
+        root = self.follow(0)
+        version = self.field(root, 0)
+        if version is None or self.number("<i", version) != VERSION:
+            raise ValueError(f"format version is not {VERSION}")
+        start, count = self.vector(root, 3, 4, "the list of parameters")
+        if count > MAX_PARAMETERS:
+            raise ValueError(f"{count} parameters; {MAX_PARAMETERS} is the limit")
+        found: dict[str, Array] = {}
+        for index in range(count):
+            name, array = self.parameter(self.follow(start + 4 * index))
+            if name in found:
+                raise ValueError(f"{name!r:.120} comes twice")
+            found[name] = array
+        return found
+
+    def parameter(self, table: int) -> tuple[str, Array]:
+        at, length = self.vector(table, 0, 1, "a name")
+        if length > MAX_NAME:
+            raise ValueError(f"a name of {length} bytes; {MAX_NAME} is the limit")
+        name = self.span(at, length).tobytes().decode()
+        if not name.isprintable():
+            raise ValueError(f"{name!r:.120} is not a tensor name")
+        at, dims = self.vector(table, 1, 8, f"{name}: shape")
+        if dims > 8:
+            raise ValueError(f"{name}: {dims} dimensions")
+        shape = tuple(self.number("<q", at + 8 * index) for index in range(dims))
+        kind = self.field(table, 2)
+        dtype = DTYPES.get(self.number("<i", kind) if kind is not None else 0)
+        if dtype is None:
+            raise ValueError(f"{name}: its data type is not floating point")
+        at, length = self.vector(table, 3, 1, f"{name}: data")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != length:
+            raise ValueError(f"{name}: {length} bytes do not make {list(shape)} of {dtype.name}")
+        raw = np.asarray(self.span(at, length))
+        if at % dtype.itemsize:
+            raw = raw.copy()
+        return name, raw.view(dtype).reshape(shape)
+
+
+def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = None) -> None:
+    """Write an .onnx_adapter with Olive's names; scales are folded into B in float32.
+
+    Equal arguments give equal bytes. Raises UnsupportedError listing every part that the format
+    cannot express, FormatError for values that the dtype cannot hold, ParameterError where there
+    is a file already, WriteError where the disk refuses.
+    """
+    faults = _inexpressible(adapter)
+    if faults:
+        raise UnsupportedError(
+            "an .onnx_adapter cannot express this adapter exactly",
+            items=faults,
+            hint="merge the adapter into its base and use the merged model instead",
+        )
+    if path.exists():
+        raise ParameterError(f"{path} exists", hint="choose a new file")
+    content = _serialize(convert_dtype(_tensors(adapter), dtype))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _inexpressible(adapter: Adapter) -> list[str]:
+    faults = [] if adapter.deltas else ["no low-rank delta"]
+    for d in adapter.deltas:
+        if d.site is not Site.LINEAR:
+            faults.append(f"{d.module}: an embedding; it depends on the graph's inputs")
+        if d.a.ndim == 3:
+            faults.append(f"{d.module}: experts; they depend on the graph's inputs")
+        if d.bias is not None:
+            faults.append(f"{d.module}: a bias of B")
+        faults += [
+            f"{d.module}: dtype {array.dtype.name}"
+            for array in (d.a, d.b)
+            if array.dtype not in NUMBERS
+        ]
+    faults += [f"{r.name}: a {r.kind}" for r in adapter.replacements]
+    faults += [f"{m.module}: a DoRA magnitude" for m in adapter.magnitudes]
+    return faults + (["invocation tokens"] if adapter.invocation_tokens else [])
+
+
+def _tensors(adapter: Adapter) -> dict[str, Array]:
+    tensors = {}
+    for d in adapter.deltas:
+        b = d.b if d.scale == 1.0 else d.b.astype(np.float32) * np.float32(d.scale)
+        if not np.isfinite(b).all() and np.isfinite(d.b.astype(np.float32)).all():
+            raise FormatError(f"{d.module}: B times its scale {d.scale} is too large")
+        tensors[d.module + END_A], tensors[d.module + END_B] = d.a.T, b.T
+    return tensors
+
+
+def _serialize(tensors: dict[str, Array]) -> bytes:
+    """The flatbuffer, forwards: root, then each parameter's table, name, shape and data."""
+    names = sorted(tensors)
+    # root vtable (12 bytes at 8), root table at 20: version 1 and the vector of parameters
+    out = bytearray(struct.pack("<I4sHHHHHHiiII", 20, IDENTIFIER, 12, 12, 4, 0, 0, 8, 12, VERSION,
+                                4, len(names)))  # fmt: skip
+    slots = len(out)
+    out += bytes(4 * len(names))
+    for index, name in enumerate(names):
+        array, text = tensors[name], name.encode()
+        _align(out, 4)
+        vtable = len(out)
+        out += struct.pack("<HHHHHH", 12, 20, 4, 8, 12, 16)
+        table = len(out)
+        struct.pack_into("<I", out, slots + 4 * index, table - slots - 4 * index)
+        out += struct.pack("<iIIiI", table - vtable, 0, 0, NUMBERS[array.dtype], 0)
+        _refer(out, table + 4, len(text), text + b"\0", 4)
+        _refer(out, table + 8, array.ndim, struct.pack(f"<{array.ndim}q", *array.shape), 8)
+        _refer(out, table + 16, array.nbytes, array.tobytes(), 8)
+    if len(out) > MAX_SIZE:
+        raise FormatError(f"{len(out)} bytes; an .onnx_adapter holds at most {MAX_SIZE}")
+    return bytes(out)
+
+
+def _align(out: bytearray, to: int, ahead: int = 0) -> None:
+    out += bytes(-(len(out) + ahead) % to)
+
+
+def _refer(out: bytearray, slot: int, count: int, content: bytes, align: int) -> None:
+    """Append a vector whose elements are aligned, and point the slot to it."""
+    _align(out, align, 4)
+    struct.pack_into("<I", out, slot, len(out) - slot)
+    out += struct.pack("<I", count) + content
