@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 COMMANDS = (
-    *("", "demo", "run", "chat", "inspect", "check", "combine", "resize", "extract"),
+    *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
     *("logits", "doctor"),
 )
 

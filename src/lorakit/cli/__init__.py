@@ -14,6 +14,7 @@ import lorakit
 from lorakit.cli import chat as chat
 from lorakit.cli import check as check
 from lorakit.cli import combine as combine
+from lorakit.cli import convert as convert
 from lorakit.cli import demo as demo
 from lorakit.cli import doctor as doctor
 from lorakit.cli import extract as extract
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, run, chat, inspect, check, combine, resize, extract, logits, doctor):
+for module in (demo, run, chat, inspect, check, convert, combine, resize, extract, logits, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
