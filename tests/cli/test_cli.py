@@ -247,6 +247,7 @@ def test_ctrl_c_ends_cleanly():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
     )
     assert process.stdout is not None
     process.stdout.readline()  # it has begun
