@@ -81,7 +81,7 @@ def read_adapter(path: Path, decoder: Decoder | None = None) -> Adapter:
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
-            hint="give a folder with adapter_config.json and adapter_model.safetensors",
+            hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
         )
     row = FORMATS[sniff(path)]
     return row.read(path.parent if row.folder and not path.is_dir() else path, decoder)
@@ -114,7 +114,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
         )
     return SourceError(
         f"there is no adapter at {path}: no {CONFIG}",
-        hint="give a folder with adapter_config.json and adapter_model.safetensors",
+        hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
     )
 
 
