@@ -41,7 +41,8 @@ class Delta:
     """A low-rank change of one weight matrix.
 
     a: [r, in], b: [out, r], any float dtype (bfloat16 through ml_dtypes); for mixture-of-experts
-    weights both carry a leading expert axis, a: [experts, r, in], b: [experts, out, r].
+    weights both carry a leading expert axis, a: [experts, r, in], b: [experts, out, r], and the
+    module is named by projection over all experts: ``model.layers.0.mlp.experts.gate_proj``.
     At site INPUT or BOTH the module is an embedding: in = vocabulary, out = hidden size, and the
     row of token t changes by ``scale * b @ a[:, t]``.
     bias: [out] or None, added by some trainers to B's output: ``y += scale * (B (A x) + bias)``.

@@ -63,6 +63,8 @@ class ModuleShape:
     out_features: int
     embedding: bool = False
     bias: bool = False
+    transposed: bool = False  # the checkpoint holds [in, out], as GPT-2's Conv1D does
+    experts: int | None = None  # the weights of so many experts; a delta has an axis for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
