@@ -1,5 +1,6 @@
 """Every format into every other: the logits stay."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,8 @@ from conftest import DATA
 from lorakit.base import Base
 from lorakit.convert import convert
 from lorakit.errors import MismatchError, ParameterError, UnsupportedError
-from lorakit.formats import FORMATS, read_adapter
+from lorakit.formats import FORMATS, expressible, read_adapter
+from lorakit.formats.peft import write_peft
 
 TRUTH = DATA / "truth"
 ENDINGS = {"peft": "", "mlx": "", "gguf": ".gguf", "ort": ".onnx_adapter"}
@@ -64,3 +66,36 @@ def test_what_cannot_be_said_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(ParameterError, match="exists"):
         convert(TRUTH / "peft/llama/plain", target, to="ort")
     assert target.read_text() == "mine"
+
+
+def test_lossy_leaves_out_what_the_format_cannot_say_and_lists_it(tmp_path):
+    base = Base.open(TRUTH / "bases/gemma3")
+    source = TRUTH / "peft/gemma3/dora"
+    with pytest.raises(UnsupportedError):
+        convert(source, tmp_path / "a.gguf", to="gguf", base=base)
+    report = convert(source, tmp_path / "a.gguf", to="gguf", base=base, lossy=True)
+    magnitudes = read_adapter(source).magnitudes
+    assert report.dropped == tuple(f"{m.module}: a DoRA magnitude" for m in magnitudes)
+    assert read_adapter(tmp_path / "a.gguf").modules == read_adapter(source).modules
+    whole = convert(source, tmp_path / "b", to="peft", lossy=True)
+    assert whole.dropped == ()
+    assert read_adapter(tmp_path / "b") == read_adapter(source)
+
+
+def test_lossy_writes_no_adapter_of_which_nothing_is_left(tmp_path):
+    adapter = read_adapter(TRUTH / "peft/gemma3/embed_only")
+    table = tuple(d for d in adapter.deltas if d.module == "model.embed_tokens")
+    write_peft(replace(adapter, deltas=table), tmp_path / "table")
+    with pytest.raises(UnsupportedError, match="no low-rank delta"):
+        convert(tmp_path / "table", tmp_path / "a", to="ort", lossy=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_each_format_could_express():
+    found = expressible(read_adapter(TRUTH / "peft/llama/dora"))
+    assert found["peft"] == found["mlx"] == ()
+    assert all("DoRA" in line for name in ("gguf", "ort") for line in found[name])
+    decoder = Base.open(TRUTH / "bases/gemma3").decoder
+    embedding = read_adapter(TRUTH / "peft/gemma3/embed_only")
+    assert not expressible(embedding)["gguf"]
+    assert "aborts" in expressible(embedding, decoder)["gguf"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -12,20 +13,38 @@ from lorakit.base import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError
 from lorakit.formats import FORMATS, read_adapter
+from lorakit.formats.express import lossy as leave_out
 
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport:
+    """What `convert` wrote. `dropped` has a line for each part that is missing in it."""
+
+    adapter: Adapter  # as it was given to the writer
+    path: Path
+    format: str
+    dropped: tuple[str, ...] = ()  # empty unless asked for with lossy=True
+
+
 def convert(
-    source: Path, target: Path, *, to: str, base: Base | None = None, dtype: str | None = None
-) -> Adapter:
+    source: Path,
+    target: Path,
+    *,
+    to: str,
+    base: Base | None = None,
+    dtype: str | None = None,
+    lossy: bool = False,
+) -> ConvertReport:
     """Read an adapter and write it in the format `to` (a name in formats.FORMATS).
 
     base: what it is for; GGUF asks for it, the others check the adapter against it where given.
     dtype: "f32", "f16" or "bf16" for the stored values; None keeps them (GGUF: f32).
-    Returns the adapter that was written. Raises ParameterError (unknown format or dtype, a target
-    that exists, a base that is missing), MismatchError, SourceError, FormatError, WriteError, and
-    UnsupportedError listing everything that the format cannot say; then nothing is written.
+    lossy: leave out what the format cannot say, and list it in the report.
+    Raises ParameterError (unknown format or dtype, a target that exists, a base that is missing),
+    MismatchError, SourceError, FormatError, WriteError, and UnsupportedError listing everything
+    that the format cannot say; then nothing is written.
     """
     if to not in FORMATS:
         raise ParameterError(f"there is no format {to!r}", hint=f"formats: {', '.join(FORMATS)}")
@@ -38,12 +57,17 @@ def convert(
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new file or folder")
-    adapter = read_adapter(source, base.decoder if base else None)
+    decoder = base.decoder if base else None
+    adapter = read_adapter(source, decoder)
     if base is not None:
         require_fit(adapter, base)
         adapter = without_unchanged(adapter, base)
-    if row.needs_base and base is not None:
-        row.write(adapter, target, base.decoder, **({"dtype": dtype} if dtype else {}))
+    dropped: tuple[str, ...] = ()
+    if lossy:
+        adapter, faults = leave_out(adapter, row.cannot_express, decoder)
+        dropped = tuple(str(fault) for fault in faults)
+    if row.needs_base and decoder is not None:
+        row.write(adapter, target, decoder, **({"dtype": dtype} if dtype else {}))
     else:
         row.write(adapter, target, dtype=DTYPES[dtype] if dtype else None)
-    return adapter
+    return ConvertReport(adapter=adapter, path=target, format=to, dropped=dropped)

@@ -144,7 +144,7 @@ def test_what_mlx_cannot_say_is_listed_in_one_error(tmp_path):
         write_mlx(adapter, tmp_path / "out")
     text = str(caught.value)
     for said in ("an embedding", "experts", "bias of B", "float64", "model.norm", "nowhere",
-                 "invocation", "no DoRA"):  # fmt: skip
+                 "invocation", "without a delta"):  # fmt: skip
         assert said in text
     assert list(tmp_path.iterdir()) == []
 

@@ -23,12 +23,22 @@ def command(
     dtype: Annotated[
         Literal["f32", "f16", "bf16"] | None, typer.Option(help="How to store the values.")
     ] = None,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Leave out what the format cannot say, and list it.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write an adapter in another format, exactly, or say all that it cannot say."""
     opened = Base.open(base) if base is not None else None
-    written = convert(Path(adapter), output, to=to, base=opened, dtype=dtype)
+    report = convert(Path(adapter), output, to=to, base=opened, dtype=dtype, lossy=lossy)
+    modules = len(report.adapter.modules)
     if json:
-        print_json({"output": str(output), "format": to, "modules": len(written.modules)})
-    else:
-        console.print(f"wrote {output}: {to}, {len(written.modules)} modules")
+        print_json(
+            {"output": str(output), "format": to, "modules": modules, "dropped": report.dropped}
+        )
+        return
+    console.print(f"wrote {output}: {to}, {modules} modules")
+    if report.dropped:
+        console.print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
+        for line in report.dropped:
+            console.print(f"  - {line}", markup=False, highlight=False)

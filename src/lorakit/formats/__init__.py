@@ -14,6 +14,8 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.errors import SourceError, UnsupportedError
+from lorakit.formats import gguf, mlx, ort, peft
+from lorakit.formats.express import Express
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
@@ -33,6 +35,7 @@ class Format:
     sniff: Callable[[Path], bool]
     read: Callable[[Path, Decoder | None], Adapter]
     write: Callable[..., None]  # (adapter, path), and the base's Decoder where `needs_base`
+    cannot_express: Express  # everything that its writer refuses
     folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
 
@@ -53,21 +56,50 @@ def _is_peft(path: Path) -> bool:
 FORMATS = {
     row.name: row
     for row in (
-        Format(name="peft", sniff=_is_peft, read=ignoring_base(read_peft), write=write_peft),
+        Format(
+            name="peft",
+            sniff=_is_peft,
+            read=ignoring_base(read_peft),
+            write=write_peft,
+            cannot_express=peft.cannot_express,
+        ),
         Format(
             name="gguf",
             sniff=is_gguf,
             read=read_gguf,
             write=write_gguf,
+            cannot_express=gguf.cannot_express,
             folder=False,
             needs_base=True,
         ),
-        Format(name="mlx", sniff=is_mlx, read=ignoring_base(read_mlx), write=write_mlx),
         Format(
-            name="ort", sniff=is_ort, read=ignoring_base(read_ort), write=write_ort, folder=False
+            name="mlx",
+            sniff=is_mlx,
+            read=ignoring_base(read_mlx),
+            write=write_mlx,
+            cannot_express=mlx.cannot_express,
+        ),
+        Format(
+            name="ort",
+            sniff=is_ort,
+            read=ignoring_base(read_ort),
+            write=write_ort,
+            folder=False,
+            cannot_express=ort.cannot_express,
         ),
     )
 }
+
+
+def expressible(adapter: Adapter, decoder: Decoder | None = None) -> dict[str, tuple[str, ...]]:
+    """What each format cannot say of an adapter, by the format's name; empty: it says everything.
+
+    decoder: the base, which decides about embeddings. Without it, what holds for every base.
+    """
+    return {
+        name: tuple(str(fault) for fault in row.cannot_express(adapter, decoder))
+        for name, row in FORMATS.items()
+    }
 
 
 def read_adapter(path: Path, decoder: Decoder | None = None) -> Adapter:

@@ -20,6 +20,16 @@ from lorakit.adapter import Adapter, Array, Delta, Precondition, Site
 from lorakit.architectures import ARCHITECTURES, GGUF_MODULES, GGUF_TABLES, Decoder
 from lorakit.atomic import write_atomic
 from lorakit.errors import AdapterError, FormatError, ParameterError, UnsupportedError, WriteError
+from lorakit.formats.express import (
+    Fault,
+    bias_fault,
+    delta_fault,
+    invocation_fault,
+    magnitude_fault,
+    replacement_fault,
+    require_expressible,
+    whole_fault,
+)
 from lorakit.gguf import GgufFile, Value, open_gguf, write_gguf_file
 
 ALPHA = "adapter.lora.alpha"
@@ -256,13 +266,7 @@ def write_gguf(
     """
     if dtype not in DTYPES:
         raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r:.40}")
-    faults = _inexpressible(adapter, decoder)
-    if faults:
-        raise UnsupportedError(
-            "GGUF cannot express this adapter exactly",
-            items=faults,
-            hint="merge the adapter into its base and convert the merged model instead",
-        )
+    require_expressible(cannot_express(adapter, decoder), "GGUF")
     alpha = _common_alpha(adapter.deltas)
     tensors: dict[str, Array] = {}
     lost: list[str] = []
@@ -284,43 +288,51 @@ def write_gguf(
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _inexpressible(adapter: Adapter, decoder: Decoder) -> list[str]:
-    """Everything that a GGUF adapter cannot say, one line each."""
-    modules = decoder.modules()
-    faults = [] if adapter.deltas else ["no low-rank delta"]
+def cannot_express(adapter: Adapter, decoder: Decoder | None) -> list[Fault]:
+    """Everything that a GGUF adapter cannot say; without a base, what it can say of none."""
+    modules = decoder.modules() if decoder else {}
+    faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
     for delta in adapter.deltas:
         shape = modules.get(delta.module)
-        if _tensor(delta.module) is None or shape is None:
-            faults.append(f"{delta.module}: no module of {decoder.architecture.model_type}")
+        if _tensor(delta.module) is None or (decoder and shape is None):
+            kind = decoder.architecture.model_type if decoder else "any base that lorakit knows"
+            faults.append(delta_fault(delta, f"no module of {kind}"))
             continue
-        faults += [f"{delta.module}: {fault}" for fault in _delta_faults(delta, decoder)]
-        if delta.a.ndim == 2 and (delta.out_features, delta.in_features) != (
-            shape.out_features,
-            shape.in_features,
+        if delta.bias is not None and np.any(delta.bias):
+            faults.append(bias_fault(delta, "a bias of B"))
+        faults += [delta_fault(delta, fault) for fault in _delta_faults(delta, decoder)]
+        if (
+            shape
+            and delta.a.ndim == 2
+            and (delta.out_features, delta.in_features)
+            != (
+                shape.out_features,
+                shape.in_features,
+            )
         ):
-            faults.append(
-                f"{delta.module}: [{delta.out_features}, {delta.in_features}], where the base has "
+            reason = (
+                f"[{delta.out_features}, {delta.in_features}], where the base has "
                 f"[{shape.out_features}, {shape.in_features}]"
             )
-    faults += [f"{m.module}: a DoRA magnitude" for m in adapter.magnitudes]
-    faults += [f"{r.name}: {r.kind}" for r in adapter.replacements]
+            faults.append(delta_fault(delta, reason))
+    faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
+    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
     if any(not 0 <= token < 1 << 31 for token in adapter.invocation_tokens):
-        faults.append("invocation tokens that are no token ids")
+        faults.append(invocation_fault("no token ids"))
     if len(adapter.invocation_tokens) > MAX_INVOCATION:
-        faults.append(f"more than {MAX_INVOCATION} invocation tokens")
+        faults.append(invocation_fault(f"more than {MAX_INVOCATION}"))
     return faults
 
 
-def _delta_faults(delta: Delta, decoder: Decoder) -> Iterable[str]:
-    if delta.bias is not None and np.any(delta.bias):
-        yield "a bias of B"
+def _delta_faults(delta: Delta, decoder: Decoder | None) -> Iterable[str]:
     if delta.a.ndim == 3:
         yield "experts, which its base does not have"
     if not delta.a.size or not delta.b.size:
         yield "rank 0, or no features"
-    if decoder.tied and delta.module == EMBEDDING:
+    tied = decoder is not None and decoder.tied
+    if tied and delta.module == EMBEDDING:
         yield "an embedding that is tied to the head, on which llama.cpp aborts"
-    elif decoder.tied and delta.module == HEAD:
+    elif tied and delta.module == HEAD:
         yield "a head that is tied to the embedding, which llama.cpp does not load"
     elif delta.site is not (Site.INPUT if delta.module == EMBEDDING else Site.LINEAR):
         yield f"site {delta.site}; give the lookup and lm_head a delta each"

@@ -17,8 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Site
+from lorakit.architectures import Decoder
 from lorakit.atomic import new_folder, write_synced
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
+from lorakit.formats.express import (
+    Fault,
+    bias_fault,
+    delta_fault,
+    dora_faults,
+    invocation_fault,
+    replacement_fault,
+    require_expressible,
+    whole_fault,
+)
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.peft.read import FINGERPRINT, FLOATS, MAX_HEADER, MAX_NAME, SHOWN
 from lorakit.formats.peft.write import convert_dtype
@@ -206,13 +217,7 @@ def write_mlx(adapter: Adapter, folder: Path, *, dtype: npt.DTypeLike | None = N
     Raises UnsupportedError listing every part that MLX cannot express, FormatError for values that
     the dtype cannot hold, ParameterError for a folder that is in use, WriteError for a full disk.
     """
-    faults = _inexpressible(adapter, dtype)
-    if faults:
-        raise UnsupportedError(
-            "MLX cannot express this adapter exactly",
-            items=faults,
-            hint="merge the adapter into its base and use the merged model instead",
-        )
+    require_expressible([*cannot_express(adapter), *_doubles(adapter, dtype)], "MLX")
     scale, tensors = _tensors(adapter, dtype)
     config = json.dumps(_config(adapter, scale), indent=4, allow_nan=False).encode() + b"\n"
     print_ = adapter.precondition.fingerprint
@@ -229,25 +234,28 @@ def write_mlx(adapter: Adapter, folder: Path, *, dtype: npt.DTypeLike | None = N
         raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _inexpressible(adapter: Adapter, dtype: npt.DTypeLike | None) -> list[str]:
-    scaled, adapted = {m.module for m in adapter.magnitudes}, set(adapter.modules)
-    faults = [] if adapter.deltas else ["no low-rank delta: MLX needs at least one"]
+def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
+    """Everything that an mlx-lm adapter cannot say."""
+    faults = [] if adapter.deltas else [whole_fault("no low-rank delta: MLX needs at least one")]
     for d in adapter.deltas:
         if d.site is not Site.LINEAR or d.module.rpartition(".")[2] in TABLES:
-            faults.append(f"{d.module}: an embedding (not written yet)")
-        if d.a.ndim == 3:
-            faults.append(f"{d.module}: experts (not written yet)")
-        if d.bias is not None:
-            faults.append(f"{d.module}: a bias of B")
-        if dtype is None and np.float64 in (d.a.dtype, d.b.dtype):
-            faults.append(f"{d.module}: float64, which MLX lacks; give a dtype")
-    faults += [f"{r.name}: a {r.kind}" for r in adapter.replacements]
-    faults += [f"{m}: a DoRA magnitude without a delta" for m in sorted(scaled - adapted)]
-    if scaled:
-        faults += [f"{m}: no DoRA magnitude, others have one" for m in sorted(adapted - scaled)]
+            faults.append(delta_fault(d, "an embedding (not written yet)"))
+        elif d.a.ndim == 3:
+            faults.append(delta_fault(d, "experts (not written yet)"))
+        elif d.bias is not None:
+            faults.append(bias_fault(d, "a bias of B"))
+    faults += [replacement_fault(r, f"a {r.kind}") for r in adapter.replacements]
+    faults += dora_faults(adapter)
     if adapter.invocation_tokens:
-        faults.append("invocation tokens: MLX applies an adapter to every token")
+        faults.append(invocation_fault("MLX applies an adapter to every token"))
     return faults
+
+
+def _doubles(adapter: Adapter, dtype: npt.DTypeLike | None) -> list[Fault]:
+    if dtype is not None:
+        return []
+    names = [d.module for d in adapter.deltas if np.float64 in (d.a.dtype, d.b.dtype)]
+    return [Fault(item=name, reason="float64, which MLX lacks; give a dtype") for name in names]
 
 
 def _tensors(adapter: Adapter, dtype: npt.DTypeLike | None) -> tuple[float, dict[str, Array]]:

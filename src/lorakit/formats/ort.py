@@ -19,8 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.architectures import Decoder
 from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
+from lorakit.formats.express import (
+    Fault,
+    bias_fault,
+    delta_fault,
+    invocation_fault,
+    magnitude_fault,
+    replacement_fault,
+    require_expressible,
+    whole_fault,
+)
 from lorakit.formats.peft.read import MAX_NAME, SHOWN
 from lorakit.formats.peft.write import convert_dtype
 
@@ -189,13 +200,7 @@ def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = Non
     cannot express, FormatError for values that the dtype cannot hold, ParameterError where there
     is a file already, WriteError where the disk refuses.
     """
-    faults = _inexpressible(adapter)
-    if faults:
-        raise UnsupportedError(
-            "an .onnx_adapter cannot express this adapter exactly",
-            items=faults,
-            hint="merge the adapter into its base and use the merged model instead",
-        )
+    require_expressible(cannot_express(adapter), "an .onnx_adapter")
     if path.exists():
         raise ParameterError(f"{path} exists", hint="choose a new file")
     content = _serialize(convert_dtype(_tensors(adapter), dtype))
@@ -206,23 +211,27 @@ def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = Non
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _inexpressible(adapter: Adapter) -> list[str]:
-    faults = [] if adapter.deltas else ["no low-rank delta"]
+def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
+    """Everything that an .onnx_adapter cannot say. Only names that Olive gives are written: what
+    else a graph takes as inputs, such as an embedding's factors, its builder alone knows."""
+    faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
     for d in adapter.deltas:
         if d.site is not Site.LINEAR:
-            faults.append(f"{d.module}: an embedding; it depends on the graph's inputs")
-        if d.a.ndim == 3:
-            faults.append(f"{d.module}: experts; they depend on the graph's inputs")
-        if d.bias is not None:
-            faults.append(f"{d.module}: a bias of B")
+            faults.append(delta_fault(d, "an embedding; Olive names no graph input for it"))
+        elif d.a.ndim == 3:
+            faults.append(delta_fault(d, "experts; Olive names no graph input for them"))
+        elif d.bias is not None:
+            faults.append(bias_fault(d, "a bias of B"))
         faults += [
-            f"{d.module}: dtype {array.dtype.name}"
+            Fault(item=d.module, reason=f"dtype {array.dtype.name}")
             for array in (d.a, d.b)
             if array.dtype not in NUMBERS
         ]
-    faults += [f"{r.name}: a {r.kind}" for r in adapter.replacements]
-    faults += [f"{m.module}: a DoRA magnitude" for m in adapter.magnitudes]
-    return faults + (["invocation tokens"] if adapter.invocation_tokens else [])
+    faults += [replacement_fault(r, f"a {r.kind}") for r in adapter.replacements]
+    faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
+    if adapter.invocation_tokens:
+        faults.append(invocation_fault("an .onnx_adapter holds tensors alone"))
+    return faults
 
 
 def _tensors(adapter: Adapter) -> dict[str, Array]:

@@ -20,7 +20,9 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
 from lorakit.atomic import new_folder, write_synced
 from lorakit.errors import FormatError, ParameterError, UnsupportedError, WriteError
+from lorakit.formats.express import require_expressible
 from lorakit.formats.patterns import PatternTable
+from lorakit.formats.peft.express import COPIED, cannot_express
 from lorakit.formats.peft.read import CONFIG, FINGERPRINT, PREFIX, WEIGHTS, assemble
 from lorakit.tensors import write_safetensors
 
@@ -50,13 +52,7 @@ def write_peft(
     that the dtype cannot hold, ParameterError for a folder that is in use, WriteError where the
     disk refuses.
     """
-    faults = _inexpressible(adapter)
-    if faults:
-        raise UnsupportedError(
-            "PEFT cannot express this adapter exactly",
-            items=faults,
-            hint="merge the adapter into its base and use the merged model instead",
-        )
+    require_expressible(cannot_express(adapter), "PEFT")
     metadata = {"format": "pt"}
     if adapter.precondition.fingerprint:
         metadata[FINGERPRINT] = adapter.precondition.fingerprint
@@ -114,67 +110,6 @@ def _check_target(folder: Path, replace: bool) -> None:
                 items=others[:20],
                 hint="choose a new folder",
             )
-
-
-def _inexpressible(adapter: Adapter) -> list[str]:
-    """Everything that PEFT's files cannot say, one line each."""
-    adapted = {delta.module for delta in adapter.deltas}
-    scaled = {magnitude.module for magnitude in adapter.magnitudes}
-    faults = [fault for delta in adapter.deltas for fault in _delta_faults(delta)]
-    faults += [f for r in adapter.replacements for f in _replacement_faults(r, adapted)]
-    if not adapter.deltas:
-        faults.append("no low-rank delta: PEFT needs at least one LoRA layer")
-    if scaled:
-        bare = sorted(adapted - scaled)
-        faults += [f"{m}: without a DoRA magnitude, where other modules have one" for m in bare]
-    faults += [f"{m}: a DoRA magnitude without a delta" for m in sorted(scaled - adapted)]
-    biased = [delta.module for delta in adapter.deltas if delta.bias is not None]
-    if scaled and biased:
-        faults += [f"{module}: a bias of B beside DoRA" for module in biased]
-    tables = [d.module for d in adapter.deltas if d.site is not Site.LINEAR]
-    if adapter.invocation_tokens:
-        faults += [f"{module}: an embedding delta with invocation tokens" for module in tables]
-        faults += [f"{module}: DoRA with invocation tokens" for module in sorted(scaled)]
-        faults += [f"{module}: a bias of B with invocation tokens" for module in biased]
-    heads = [d.module for d in adapter.deltas if d.site is Site.BOTH]
-    if heads and ("lm_head" in adapted or len(heads) > 1 or scaled):
-        faults += [f"{m}: a delta on both sides beside another, or with DoRA" for m in heads]
-    return faults
-
-
-def _delta_faults(delta: Delta) -> list[str]:
-    faults = []
-    if delta.a.ndim == 3:
-        faults.append(f"{delta.module}: experts (PEFT's target_parameters are not written yet)")
-    if delta.site is Site.OUTPUT:
-        faults.append(f"{delta.module}: site output; give it as a linear delta of lm_head")
-    if delta.bias is not None and delta.site is not Site.LINEAR:
-        faults.append(f"{delta.module}: a bias of B on an embedding")
-    if not math.isfinite(delta.scale * delta.rank):
-        faults.append(f"{delta.module}: scale {delta.scale} is too large")
-    return faults
-
-
-def _replacement_faults(replacement: Replacement, adapted: set[str]) -> list[str]:
-    module, _, leaf = replacement.name.rpartition(".")
-    if leaf not in ("weight", "bias") or not module:
-        return [f"{replacement.name}: neither a weight nor a bias"]
-    if replacement.rows is not None:
-        if module in adapted:
-            return [f"{replacement.name}: replaced rows under a delta of the same module"]
-        if leaf != "weight" or replacement.site is not None:
-            return [f"{replacement.name}: replaced rows of one use only"]
-        return []
-    if replacement.site is None:
-        return []
-    if module.rpartition(".")[2] != _COPIED.get(replacement.site):
-        return [f"{replacement.name}: replaced at site {replacement.site} only"]
-    if module in adapted:
-        return [f"{replacement.name}: replaced at one site only, under a delta"]
-    return []
-
-
-_COPIED = {Site.INPUT: "embed_tokens", Site.OUTPUT: "lm_head"}
 
 
 def _tensors(adapter: Adapter) -> dict[str, Array]:
@@ -298,7 +233,7 @@ def _saved(adapter: Adapter) -> tuple[list[str], list[str]]:
 def _assigned(replacement: Replacement) -> bool:
     """Whether it goes to the parameter itself: an embedding or head at all its uses."""
     leaf = replacement.name.split(".")[-2]
-    return replacement.site is None and leaf in _COPIED.values()
+    return replacement.site is None and leaf in COPIED.values()
 
 
 def _alphas(deltas: Sequence[Delta]) -> tuple[bool, dict[str, float]]:
