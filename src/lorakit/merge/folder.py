@@ -1,0 +1,86 @@
+"""What comes along with the weights: config, tokenizer, templates, licences; and nothing else.
+
+An allowlist of names. Code (`*.py`), pickles (`*.bin`, `*.pt`), other weights, and model cards,
+which speak of the base, stay behind; the report names them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit.atomic import write_synced
+from lorakit.base import INDEX, MAX_JSON, Base, read_json
+from lorakit.errors import BaseModelError
+from lorakit.formats.folder import member
+from lorakit.merge.plan import Plan
+from lorakit.merge.shards import Shard
+
+CONFIG = "config.json"
+ALONG = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*"),
+)
+
+
+def bring_along(
+    base: Base, folder: Path, plan: Plan, shards: tuple[Shard, ...], dtype: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write config, index and companions; returns the names that came along and that stayed.
+
+    Raises BaseModelError (a companion of absurd size), FormatError (a link out of the base's
+    folder) and OSError.
+    """
+    write_synced(folder / CONFIG, _config(base, plan, dtype))
+    written = {CONFIG, *(file.name for file in base.files)}
+    if (base.path / INDEX).is_file() and len(shards) and INDEX not in written:
+        write_synced(folder / INDEX, _index(base, plan, shards))
+        written.add(INDEX)
+    along, left = [], []
+    for path in sorted(base.path.iterdir()):
+        if path.name in written:
+            continue
+        if not any(fnmatchcase(path.name, pattern) for pattern in ALONG) or path.is_dir():
+            left.append(path.name)
+            continue
+        if (source := member(base.path, path.name)) is not None:
+            if source.stat().st_size > MAX_JSON * 4:
+                raise BaseModelError(f"{path} is larger than any tokenizer: {MAX_JSON * 4} bytes")
+            write_synced(folder / path.name, source.read_bytes())
+            along.append(path.name)
+    return tuple(along), tuple(left)
+
+
+def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:
+    """config.json: the very bytes where nothing of it changes."""
+    changes: dict[str, Any] = dict(plan.config)
+    if dtype is not None:
+        keys = [key for key in ("dtype", "torch_dtype") if key in base.config] or ["dtype"]
+        changes |= dict.fromkeys(keys, dtype)
+    if all(base.config.get(key) == value for key, value in changes.items()):
+        return (base.path / CONFIG).read_bytes()
+    return _json({**base.config, **changes})
+
+
+def _index(base: Base, plan: Plan, shards: tuple[Shard, ...]) -> bytes:
+    """The index with what was added and the size of what is written now."""
+    index = read_json(base.path / INDEX)
+    homes = {output.name: shard.name for shard in shards for output in shard.outputs}
+    size = sum(output.nbytes for shard in shards for output in shard.outputs)
+    metadata = dict(index.get("metadata") or {})
+    if "total_parameters" in metadata and plan.added:
+        extra = sum(int(np.prod(added.shape)) for added in plan.added.values())
+        metadata["total_parameters"] += extra
+    index["metadata"] = metadata | {"total_size": size}
+    index["weight_map"] = {**index["weight_map"], **{n: homes[n] for n in plan.added}}
+    return _json(index)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,207 @@
+"""merge and unmerge: adapters into a checkpoint, and out of it again.
+
+Computed in float32 (float64 for tensors that hold it) and rounded once, to the output's dtype. A
+tensor that no adapter touches keeps its bytes. What adapters mean for a weight stands in plan.py.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from lorakit.adapter import Adapter
+from lorakit.atomic import new_folder
+from lorakit.base import Base
+from lorakit.check import require_fit
+from lorakit.errors import (
+    AdapterError,
+    MismatchError,
+    ParameterError,
+    UnsupportedError,
+    WriteError,
+)
+from lorakit.merge.folder import bring_along
+from lorakit.merge.plan import Plan, plan
+from lorakit.merge.shards import Shard, shards
+from lorakit.merge.stream import Progress, Stream
+
+Dtype = Literal["f32", "f16", "bf16"]
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """What was written. Names are those of stored tensors and files."""
+
+    target: Path
+    changed: tuple[str, ...]  # tensors that hold other values than the base's
+    added: tuple[str, ...]  # tensors that the base lacks
+    replaced: tuple[str, ...]  # parameters that an adapter replaces, whole or by rows
+    untied: bool  # whether the head became a tensor of its own
+    nbytes: int  # of weights
+    along: tuple[str, ...]  # files that came along with the weights
+    left: tuple[str, ...]  # files of the base's folder that did not
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def merge(
+    base: Base,
+    adapters: Sequence[tuple[Adapter, float]],
+    target: Path,
+    *,
+    dtype: Dtype | None = None,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Write `base` with the adapters at their scales in its weights as a new folder.
+
+    Every adapter acts on the original weights, as several active ones do at run time; 0 switches
+    one off. dtype: what all floating-point weights become; None keeps each one's own.
+    progress: called with (bytes written, bytes in all).
+
+    Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
+    that does not fit), UnsupportedError listing what weights cannot express, AdapterError listing
+    tensors whose values the dtype cannot hold, WriteError (no room); then nothing is left behind.
+    """
+    _require(adapters, target, dtype)
+    for adapter, _ in adapters:
+        require_fit(adapter, base.decoder)
+    return _write(base, plan(base, adapters), target, dtype, progress)
+
+
+def unmerge(
+    merged: Base,
+    adapters: Sequence[tuple[Adapter, float]],
+    target: Path,
+    *,
+    dtype: Dtype | None = None,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Write what `merged` was before the adapters were merged into it at these scales.
+
+    Equal to the base to within the rounding of both dtypes. A head that the merge untied stays a
+    tensor of its own. Raises as `merge` does, and UnsupportedError for what a merge does not keep:
+    replaced parameters, and the norms that DoRA divided by.
+    """
+    _require(adapters, target, dtype)
+    for adapter, _ in adapters:
+        require_fit(adapter, merged.decoder)
+    _require_invertible(adapters)
+    undo = plan(merged, [(adapter, -scale) for adapter, scale in adapters])
+    if undo.untied or undo.added:
+        raise MismatchError(
+            "this model does not come from a merge with these adapters",
+            items=[f"{name}: merging would have added it" for name in undo.added],
+            hint="give the folder that was merged, and the adapters and scales of that merge",
+        )
+    return _write(merged, undo, target, dtype, progress)
+
+
+def _require(adapters: Sequence[tuple[Adapter, float]], target: Path, dtype: str | None) -> None:
+    bad = [str(scale) for _, scale in adapters if not math.isfinite(scale)]
+    if bad:
+        raise ParameterError("scales must be finite numbers", items=bad)
+    if dtype is not None and dtype not in DTYPES:
+        raise ParameterError(f"there is no dtype {dtype!r}", hint=f"dtypes: {', '.join(DTYPES)}")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ParameterError(f"{target} exists", hint="name a new folder")
+
+
+def _require_invertible(adapters: Sequence[tuple[Adapter, float]]) -> None:
+    faults = []
+    for adapter, scale in adapters:
+        if scale != 0:
+            faults += [
+                f"{r.name}: a {r.kind}; what it replaced is gone" for r in adapter.replacements
+            ]
+            faults += [f"{m.module}: DoRA; the norms are gone" for m in adapter.magnitudes]
+    if faults:
+        raise UnsupportedError(
+            "this merge cannot be undone from the merged weights alone",
+            items=faults,
+            hint="keep the base, which is what unmerging would give",
+        )
+
+
+def _write(
+    base: Base, todo: Plan, target: Path, dtype: Dtype | None, progress: Progress | None
+) -> MergeReport:
+    kind = DTYPES[dtype] if dtype is not None else None
+    outputs = shards(base.files, todo, kind)
+    total = sum(shard.size for shard in outputs)
+    try:
+        _require_room(target, total)
+        with new_folder(target) as folder:
+            stream = Stream(folder, progress, total)
+            for shard in outputs:
+                stream.write(shard)
+            _require_finite(stream)
+            along, left = bring_along(base, folder, todo, outputs, kind.name if kind else None)
+    except FileExistsError as error:
+        raise ParameterError(str(error), hint="name a new folder") from error
+    except OSError as error:
+        raise WriteError(f"cannot write {target}: {error.strerror or error}") from error
+    return MergeReport(
+        target=target,
+        changed=_changed(outputs, todo),
+        added=tuple(todo.added),
+        replaced=todo.replaced,
+        untied=todo.untied,
+        nbytes=total,
+        along=along,
+        left=left,
+        notes=tuple(_notes(todo)),
+    )
+
+
+def _changed(outputs: Sequence[Shard], todo: Plan) -> tuple[str, ...]:
+    written = (output.name for shard in outputs for output in shard.outputs)
+    return tuple(name for name in written if name in todo.changes and name not in todo.added)
+
+
+def _notes(todo: Plan) -> Iterator[str]:
+    if todo.untied:
+        yield "lookup and head now differ: lm_head.weight is a tensor of its own (untied)"
+    biases = sum(name.endswith(".bias") for name in todo.added)
+    if biases:
+        yield f"{biases} biases were added, zero where no adapter has one"
+
+
+def _require_room(target: Path, size: int) -> None:
+    place = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise WriteError(
+            f"{place} has no room for the merged model",
+            items=[f"{size} bytes needed, {free} bytes free"],
+            hint="free some space, or name an output on another disk",
+        )
+
+
+def _require_finite(stream: Stream) -> None:
+    if stream.faults:
+        raise AdapterError(
+            "the merged weights would not be finite",
+            items=[f"{name}: {why}" for name, why in sorted(stream.faults.items())],
+            hint="a smaller scale, or --dtype bf16 or f32 where the values are too large for f16",
+        )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,299 @@
+"""Shards from disk to disk: what stays is copied by the system, what changes goes through blocks.
+
+A few threads take pieces of a few megabytes in the order of their bytes, so that memory is a few
+pieces whatever the model's size, and reading, arithmetic and writing overlap.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lorakit.adapter import Array
+from lorakit.errors import SourceError
+from lorakit.merge.change import Arithmetic, Change
+from lorakit.merge.shards import Entry, Output, Shard
+
+PIECE = 1 << 20  # values of a piece that is computed
+BLOCK = 1 << 17  # values worked on at a time, so that they stay in a core's cache
+COPY = 16 << 20  # bytes of a piece that is copied
+THREADS = 4
+_UNCOPYABLE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Stream:
+    """Writes shards into a folder. `faults`: tensors with values that their dtype cannot hold."""
+
+    folder: Path
+    progress: Progress | None = None
+    total: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+    scratch: threading.local = field(default_factory=threading.local)
+
+    def write(self, shard: Shard) -> None:
+        """Write one shard and flush it to the disk. Raises OSError where that fails."""
+        threads = min(THREADS, os.cpu_count() or 1)
+        with (
+            _Files() as files,
+            (self.folder / shard.name).open("xb", buffering=0) as target,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            out = target.fileno()
+            _reserve(out, shard.size)
+            _write_at(out, memoryview(shard.header), 0)
+            waiting: deque[Future[int]] = deque()
+            try:
+                for piece in self.pieces(shard, files, out):
+                    waiting.append(pool.submit(piece))
+                    if len(waiting) > 2 * threads:
+                        self.advance(waiting.popleft().result())
+                while waiting:
+                    self.advance(waiting.popleft().result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            os.fsync(out)
+
+    def advance(self, nbytes: int) -> None:
+        self.done += nbytes
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+    def pieces(self, shard: Shard, files: _Files, out: int) -> Iterator[Callable[[], int]]:
+        """The work on a shard in the order of its bytes; each piece returns how many it wrote."""
+        outputs = deque(shard.outputs)
+        while outputs:
+            output = outputs.popleft()
+            if not output.is_copy:
+                yield from self.computed(output, files, out)
+                continue
+            assert output.source is not None
+            source, end = output.source, output.source.begin + output.nbytes
+            while outputs and _follows(outputs[0], source.file, end):
+                end += outputs.popleft().nbytes
+            for at in range(source.begin, end, COPY):
+                yield _Copy(
+                    source=files.open(source.file),
+                    target=out,
+                    begin=at,
+                    to=output.begin + at - source.begin,
+                    nbytes=min(COPY, end - at),
+                )
+
+    def computed(self, output: Output, files: _Files, out: int) -> Iterator[Callable[[], int]]:
+        wide = np.dtype(np.float64)
+        is_wide = output.dtype == wide or (output.source and output.source.dtype == wide)
+        arithmetic = Arithmetic(
+            output.change or Change(), output.columns, wide if is_wide else np.dtype(np.float32)
+        )
+        work = _Tensor(
+            output=output,
+            arithmetic=arithmetic,
+            source=files.open(output.source.file) if output.source else None,
+            target=out,
+            stream=self,
+        )
+        rows = output.nbytes // output.dtype.itemsize // max(output.columns, 1)
+        step = max(1, PIECE // max(output.columns, 1))
+        if output.change is not None and output.change.norms_columns:
+            arithmetic.measure(rows, step, work.original)
+        for begin in range(0, rows, step):
+            yield _Piece(tensor=work, begin=begin, end=min(begin + step, rows))
+
+
+def _follows(output: Output, file: Path, end: int) -> bool:
+    """Whether an output is a copy of what stands at that place of the file."""
+    return (
+        output.is_copy
+        and output.source is not None
+        and output.source.file == file
+        and output.source.begin == end
+    )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Tensor:
+    """One tensor under change."""
+
+    output: Output
+    arithmetic: Arithmetic
+    source: int | None
+    target: int
+    stream: Stream
+
+    def original(self, begin: int, end: int) -> Array:
+        """Rows of the original, in the arithmetic's precision: [end - begin, columns]."""
+        columns, work = self.output.columns, self.arithmetic.dtype
+        if self.source is None:
+            return np.zeros((end - begin, columns), work)
+        return self.stored(begin, end).reshape(-1, columns).astype(work)
+
+    def stored(self, begin: int, end: int) -> Array:
+        """The same as they are stored, flat, in this thread's buffer."""
+        entry = self.output.source
+        assert entry is not None
+        assert self.source is not None
+        count = (end - begin) * self.output.columns
+        raw = self.stream_buffer("raw", count, entry.dtype)
+        at = entry.begin + begin * self.output.columns * entry.dtype.itemsize
+        _read_at(self.source, raw.view(np.uint8).data, at, entry)
+        return raw
+
+    def stream_buffer(self, kind: str, count: int, dtype: np.dtype[np.generic]) -> Array:
+        """This thread's memory for `count` values; taken again by the next piece."""
+        held = self.stream.scratch.__dict__
+        need = count * dtype.itemsize
+        if kind not in held or len(held[kind]) < need:
+            held[kind] = np.empty(need, np.uint8)
+        buffer: Array = held[kind][:need].view(dtype)
+        return buffer
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Piece:
+    """Some rows of a tensor: read, changed block by block, rounded once, written."""
+
+    tensor: _Tensor
+    begin: int
+    end: int
+
+    def __call__(self) -> int:
+        tensor, work = self.tensor, self.tensor.arithmetic.dtype
+        output, columns = tensor.output, tensor.output.columns
+        count = (self.end - self.begin) * columns
+        result = tensor.stream_buffer("result", count, output.dtype)
+        stored = tensor.stored(self.begin, self.end) if tensor.source is not None else None
+        step = max(1, BLOCK // columns) * columns
+        for low in range(0, count, step):
+            high = min(low + step, count)
+            block = tensor.stream_buffer("block", high - low, work)
+            block[...] = 0 if stored is None else stored[low:high]
+            matrix = block.reshape(-1, columns)
+            scratch = tensor.stream_buffer("scratch", high - low, work)
+            tensor.arithmetic.apply(matrix, self.begin + low // columns, scratch)
+            with np.errstate(over="ignore", invalid="ignore"):
+                result[low:high] = block
+            self.check(block, result[low:high])
+        at = output.begin + self.begin * columns * output.dtype.itemsize
+        _write_at(tensor.target, result.view(np.uint8).data, at)
+        return result.nbytes
+
+    def check(self, block: Array, result: Array) -> None:
+        """Note the tensor where a value is not finite, and why."""
+        name = self.tensor.output.name
+        if name in self.tensor.stream.faults or _finite(result):
+            return
+        if np.isfinite(block).all():
+            largest = float(np.abs(block).max())
+            why = f"{largest:.6g} is beyond what {self.tensor.output.dtype.name} can hold"
+        else:
+            why = "NaN or infinity"
+        self.tensor.stream.faults[name] = why
+
+
+_EXPONENTS = {"float16": (np.uint16, 0x7C00), "bfloat16": (np.uint16, 0x7F80)}
+
+
+def _finite(values: Array) -> bool:
+    """Whether all are finite; of two-byte floats, which numpy converts slowly, by the exponent."""
+    if values.dtype.name in _EXPONENTS:
+        kind, mask = _EXPONENTS[values.dtype.name]
+        return bool(((values.view(kind) & mask) != mask).all())
+    return bool(np.isfinite(values).all())
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Copy:
+    """Bytes that stay, copied by the system where it can."""
+
+    source: int
+    target: int
+    begin: int
+    to: int
+    nbytes: int
+
+    def __call__(self) -> int:
+        moved = _copy_in_kernel(self) if hasattr(os, "copy_file_range") else 0
+        while moved < self.nbytes:
+            chunk = os.pread(self.source, min(1 << 20, self.nbytes - moved), self.begin + moved)
+            if not chunk:
+                raise SourceError("a weight file became shorter while it was read")
+            _write_at(self.target, memoryview(chunk), self.to + moved)
+            moved += len(chunk)
+        return self.nbytes
+
+
+def _copy_in_kernel(copy: _Copy) -> int:
+    """How many bytes the system copied: all of them, unless these files are not of its kind."""
+    moved = 0
+    while moved < copy.nbytes:
+        try:
+            count = os.copy_file_range(
+                copy.source, copy.target, copy.nbytes - moved, copy.begin + moved, copy.to + moved
+            )
+        except OSError as error:
+            if error.errno in _UNCOPYABLE:
+                return moved
+            raise
+        if count == 0:
+            return moved
+        moved += count
+    return moved
+
+
+class _Files:
+    """Open source files by path, closed together."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+
+    def open(self, path: Path) -> int:
+        if path not in self._open:
+            try:
+                self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            except OSError as error:
+                raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+        return self._open[path]
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Take the room on the disk at once, where the file system can; a full one is known at once."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except AttributeError:
+        os.truncate(handle, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def _write_at(handle: int, data: memoryview, at: int) -> None:
+    while data.nbytes:
+        written = os.pwrite(handle, data, at)
+        data, at = data[written:], at + written
+
+
+def _read_at(handle: int, into: memoryview, at: int, entry: Entry) -> None:
+    while into.nbytes:
+        count = os.preadv(handle, [into], at)
+        if count == 0:
+            raise SourceError(f"{entry.file} became shorter while it was read")
+        into, at = into[count:], at + count
