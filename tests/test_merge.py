@@ -1,25 +1,13 @@
 """Merged folders against PEFT's and MLX's own numbers, and against the plainest arithmetic."""
 
-import json
-from dataclasses import replace
-
-import ml_dtypes
 import numpy as np
 import pytest
 
 import lorakit
 from conftest import DATA
-from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.base import Base
-from lorakit.errors import (
-    AdapterError,
-    MismatchError,
-    ParameterError,
-    UnsupportedError,
-)
 from lorakit.formats import read_adapter
-from lorakit.merge import merge, unmerge
-from lorakit.tensors import open_safetensors, write_safetensors
+from lorakit.merge import merge
 
 TRUTH = DATA / "truth"
 GEMMA, LLAMA = TRUTH / "bases/gemma3", TRUTH / "bases/llama"

@@ -13,6 +13,8 @@ import numpy as np
 
 from lorakit.adapter import Array
 
+ALONE = 1 << 18  # multiplications up to which OpenBLAS keeps a product on the calling thread
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Factors:
@@ -122,10 +124,18 @@ class Arithmetic:
                 slice(low - term.begin, high - term.begin),
             )
             added = scratch[: (high - low) * self.columns].reshape(-1, self.columns)
-            np.matmul(term.b[theirs], term.a, out=added)
+            _product(term.b[theirs], term.a, added)
             if term.magnitude is not None:
                 _renormalise(added, original[mine], term, theirs)
             block[mine] += added
+
+
+def _product(b: Array, a: Array, out: Array) -> None:
+    """b @ a in slices that BLAS does not share out between threads of its own: the callers are
+    threads already, and OpenBLAS's then wait for each other at five times the cost."""
+    step = max(1, ALONE // max(a.size, 1))
+    for begin in range(0, len(b), step):
+        np.matmul(b[begin : begin + step], a, out=out[begin : begin + step])
 
 
 def _renormalise(added: Array, original: Array, term: _Ready, rows: slice) -> None:
