@@ -11,12 +11,14 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lorakit.adapter import Array
-from lorakit.architectures import Decoder, describe
+from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
 from lorakit.cache import Memo
 from lorakit.errors import BaseModelError, SourceError
 from lorakit.tensors import open_safetensors
@@ -29,13 +31,19 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Base:
-    """A base model folder. `tensors` maps parameter names to read-only mapped arrays."""
+    """A base model folder. `tensors` maps the names in its files to read-only mapped arrays.
+
+    Modules and parameters have the names of the model class, which the files may spell otherwise:
+    ask `weight`, `tensor` and `stored`, not `tensors`, for one of them.
+    """
 
     path: Path
     config: Mapping[str, Any]
     decoder: Decoder
     tensors: Mapping[str, Array]
     files: tuple[Path, ...]  # the weight files
+    _stored: Mapping[str, tuple[Stored, ...]] = field(repr=False)
+    _root: str = field(repr=False)  # what the files leave out at the beginning of names
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -63,8 +71,18 @@ class Base:
         tensors: dict[str, Array] = {}
         for file in files:
             tensors |= open_safetensors(file).tensors
-        _check(folder, decoder, tensors)
-        return cls(path=folder, config=config, decoder=decoder, tensors=tensors, files=files)
+        root = _left_out(decoder, tensors)
+        stored = _stored(decoder, tensors, root)
+        _check(folder, _expected(decoder, stored, root), tensors)
+        return cls(
+            path=folder,
+            config=config,
+            decoder=decoder,
+            tensors=tensors,
+            files=files,
+            _stored=stored,
+            _root=root,
+        )
 
     @property
     def name(self) -> str:
@@ -85,10 +103,50 @@ class Base:
         return self._fingerprint[0]
 
     def tensor(self, name: str) -> Array:
-        """A tensor by parameter name; the tied lm_head is the embedding."""
-        if name == "lm_head.weight" and self.decoder.tied:
-            name = "model.embed_tokens.weight"
-        return self.tensors[name]
+        """A parameter by its name in the model class, as the class shapes it.
+
+        A view of the file, but for fused experts whose matrices the files keep one by one: those
+        are copied into one array. The tied lm_head is the embedding. Raises KeyError.
+        """
+        if name == f"{HEAD}.weight" and self.decoder.tied:
+            name = f"{self.decoder.embedding}.weight"
+        found = self.tensors.get(name.removeprefix(self._root))
+        return found if found is not None else self._joined(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the base holds a parameter of this name; a tied lm_head is the embedding."""
+        tied = name == f"{HEAD}.weight" and self.decoder.tied
+        return tied or name in self.decoder.parameters()
+
+    def stored(self, module: str) -> tuple[Stored, ...]:
+        """The tensors in the files that hold a module's weight, and which part of each is its own.
+
+        Names are those of `tensors`. The tied lm_head is the embedding. Raises KeyError.
+        """
+        return self._stored[module]
+
+    def weight(self, module: str) -> Array:
+        """A module's weight as [out, in]; for an embedding that is [hidden, vocabulary].
+
+        Of experts: [experts, out, in]. A view of the file, except for experts whose matrices the
+        files keep one by one: those are copied into one array (see `experts`). Raises KeyError.
+        """
+        held = self._stored[module]
+        views = [part.view(self.tensors[part.name]) for part in held]
+        return views[0] if held[0].expert is None else np.stack(views)
+
+    def experts(self, module: str) -> tuple[Array, ...]:
+        """The matrices [out, in] of a module's experts, always views. Raises KeyError."""
+        held = self._stored[module]
+        views = [part.view(self.tensors[part.name]) for part in held]
+        return tuple(views) if held[0].expert is not None else tuple(views[0])
+
+    def _joined(self, name: str) -> Array:
+        """Experts as the model class fuses them, from matrices that the files keep one by one."""
+        modules = [m for m in self._stored if name == self.decoder.fused(m)]
+        if not modules:
+            raise KeyError(name)
+        return np.concatenate([self.weight(module) for module in modules], axis=1)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,9 +190,44 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def _check(folder: Path, decoder: Decoder, tensors: Mapping[str, Array]) -> None:
+def _left_out(decoder: Decoder, tensors: Mapping[str, Array]) -> str:
+    """The beginning of names that the files of a bare model, without a head, do not have."""
+    root, table = decoder.architecture.layout.root, f"{decoder.embedding}.weight"
+    return root if table not in tensors and table.removeprefix(root) in tensors else ""
+
+
+def _stored(
+    decoder: Decoder, tensors: Mapping[str, Array], root: str
+) -> dict[str, tuple[Stored, ...]]:
+    """Of each module, the spelling that the files hold; where none is whole, the nearest."""
+    table = {}
+    for module, ways in spellings(decoder).items():
+        named = [
+            tuple(replace(part, name=part.name.removeprefix(root)) for part in way) for way in ways
+        ]
+        table[module] = max(named, key=lambda way: sum(p.name in tensors for p in way) / len(way))
+    return table
+
+
+def _expected(
+    decoder: Decoder, stored: Mapping[str, tuple[Stored, ...]], root: str
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the files must hold, in their own spelling."""
+    table = decoder.parameters()
+    singles: dict[str, tuple[int, ...]] = {}
+    for module, shape in decoder.modules().items():
+        if shape.experts is not None and stored[module][0].expert is not None:
+            size = (shape.out_features, shape.in_features)
+            singles |= {part.name: size for part in stored[module]}
+            table.pop(decoder.fused(module) or "", None)
+    return {name.removeprefix(root): shape for name, shape in table.items()} | singles
+
+
+def _check(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Array]
+) -> None:
     faults = []
-    for name, shape in decoder.parameters().items():
+    for name, shape in expected.items():
         if name not in tensors:
             faults.append(f"{name}: missing, expected {list(shape)}")
         elif tensors[name].shape != shape:

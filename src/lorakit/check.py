@@ -13,13 +13,12 @@ from typing import Literal
 import numpy as np
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
-from lorakit.architectures import Decoder, ModuleShape
+from lorakit.architectures import HEAD, Decoder, ModuleShape
 from lorakit.base import Base
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all
-HEAD = "lm_head"
-_LAYER = re.compile(r"\.layers\.(\d{1,9})\.")
+_LAYER = re.compile(r"\.(?:layers|h)\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +88,7 @@ def without_unchanged(adapter: Adapter, base: Base) -> Adapter:
 
 
 def _unchanged(replacement: Replacement, base: Base) -> bool:
-    tied_head = replacement.name == f"{HEAD}.weight" and base.decoder.tied
-    if replacement.name not in base.tensors and not tied_head:
+    if replacement.name not in base:
         return False
     own = base.tensor(replacement.name)
     rows = replacement.rows
@@ -210,7 +208,8 @@ def _magnitude(
 def _replacement(
     replacement: Replacement, parameters: Mapping[str, tuple[int, ...]], decoder: Decoder
 ) -> Iterator[Mismatch]:
-    name = "model.embed_tokens.weight" if _is_tied_head(replacement, decoder) else replacement.name
+    tied = replacement.name == f"{HEAD}.weight" and decoder.tied
+    name = f"{decoder.embedding}.weight" if tied else replacement.name
     found = f"{list(replacement.value.shape)}"
     if name not in parameters:
         yield Mismatch(
@@ -234,10 +233,6 @@ def _replacement(
             found=str(int(rows[-1] if rows[0] >= 0 else rows[0])),
             advice="was the vocabulary extended when the adapter was trained?",
         )
-
-
-def _is_tied_head(replacement: Replacement, decoder: Decoder) -> bool:
-    return replacement.name == f"{HEAD}.weight" and decoder.tied
 
 
 def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:

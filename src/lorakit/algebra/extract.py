@@ -55,7 +55,8 @@ def extract(
         elif before.ndim == 1:
             replacements.append(Replacement(name=name, value=np.array(after)))
         else:
-            delta, row = _delta(name, before, after, cut, base.decoder.tied and tuned.decoder.tied)
+            tied = base.decoder.tied and tuned.decoder.tied
+            delta, row = _delta(name, before, after, cut, tied)
             rows.append(row)
             deltas += [delta] if delta is not None else []
     adapter = Adapter(

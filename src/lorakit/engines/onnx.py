@@ -38,7 +38,7 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
-from lorakit.graph import GraphOptions, targets
+from lorakit.graph import GraphOptions, require_supported, targets
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
@@ -84,8 +84,10 @@ class OnnxEngine:
     def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
         """Build the base's graph, or find it in the cache, and load it.
 
-        Raises ParameterError for options out of range, EngineError where onnxruntime refuses.
+        Raises CapabilityError for an architecture that the graph does not compute, ParameterError
+        for options out of range, EngineError where onnxruntime refuses.
         """
+        require_supported(base.decoder)
         return cls(base, options, open_graph(base, _graph(base, options), threads=options.threads))
 
     @property

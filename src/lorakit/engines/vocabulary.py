@@ -27,7 +27,7 @@ class Vocabulary:
     def __init__(self, base: Base, attached: Mapping[int, Attached]) -> None:
         decoder = base.decoder
         scaled = decoder.architecture.scaled_embedding
-        self._matrix = base.tensor("model.embed_tokens.weight")
+        self._matrix = base.tensor(f"{decoder.embedding}.weight")
         self._scale = np.float32(math.sqrt(decoder.hidden) if scaled else 1.0)
         self._softcap = decoder.logit_softcap
         self._attached = attached

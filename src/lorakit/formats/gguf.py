@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Precondition, Site
-from lorakit.architectures import ARCHITECTURES, GGUF_MODULES, GGUF_TABLES, Decoder
+from lorakit.architectures import ARCHITECTURES, Decoder, Layout
 from lorakit.atomic import write_atomic
 from lorakit.errors import AdapterError, FormatError, ParameterError, UnsupportedError, WriteError
 from lorakit.formats.express import (
@@ -42,9 +42,8 @@ PERMUTED = ("self_attn.q_proj", "self_attn.k_proj")
 MAX_INVOCATION = 4096
 MAX_DEQUANTISED = 1 << 28  # values of all Q8_0 tensors, each of which takes 4 bytes when read
 _LAYER = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(\w+)", re.ASCII)
-_MODULE = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.([\w.]+)", re.ASCII)
-_MODULES = {name: module for module, name in GGUF_MODULES.items()}
-_TABLES = {name: module for module, name in GGUF_TABLES.items()}
+_NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
+_LAYOUTS = {row.gguf: row.layout for row in ARCHITECTURES.values()}
 _PERMUTED = {row.gguf: row.gguf_permuted for row in ARCHITECTURES.values()}
 
 
@@ -62,7 +61,7 @@ def read_gguf(path: Path, decoder: Decoder | None = None) -> Adapter:
     alpha = _scalar(file, ALPHA, "f32", 0.0)
     if not math.isfinite(alpha):
         raise FormatError(f"{path}: {ALPHA} is {alpha}")
-    pairs = _pairs(file)
+    pairs = _pairs(file, _LAYOUTS[architecture])
     heads = _heads(file, architecture, pairs, decoder) if _PERMUTED[architecture] else {}
     try:
         return Adapter(
@@ -93,7 +92,7 @@ def _architecture(file: GgufFile) -> str:
     return architecture
 
 
-def _pairs(file: GgufFile) -> dict[str, tuple[Array, Array]]:
+def _pairs(file: GgufFile, layout: Layout) -> dict[str, tuple[Array, Array]]:
     """A [r, in] and B [out, r] of each module, as the file has them; every fault at once."""
     quantised = sum(math.prod(t.shape) for t in file.tensors.values() if t.kind == "Q8_0")
     if quantised > MAX_DEQUANTISED:
@@ -104,7 +103,7 @@ def _pairs(file: GgufFile) -> dict[str, tuple[Array, Array]]:
     faults, unknown = [], []
     for name, tensor in file.tensors.items():
         base, _, half = name.rpartition(".lora_")
-        module = _module(base.removesuffix(".weight")) if base.endswith(".weight") else None
+        module = _module(base.removesuffix(".weight"), layout) if base.endswith(".weight") else None
         if half not in ("a", "b") or module is None:
             unknown.append(f"{name:.80} {list(tensor.shape)}")
         elif len(tensor.shape) != 2:
@@ -134,24 +133,26 @@ def _pairs(file: GgufFile) -> dict[str, tuple[Array, Array]]:
     return {module: (found["a"], found["b"]) for module, found in halves.items()}
 
 
-def _module(name: str) -> str | None:
+def _module(name: str, layout: Layout) -> str | None:
     """The module of a base tensor's name without its `.weight`; None where there is none."""
-    if name in _TABLES:
-        return _TABLES[name]
+    for module, table in layout.gguf_tables.items():
+        if name == table:
+            return module
     layer = _LAYER.fullmatch(name)
-    if layer is None or layer[2] not in _MODULES:
+    modules = {gguf: module for module, gguf in layout.gguf.items()}
+    if layer is None or layer[2] not in modules:
         return None
-    return f"model.layers.{layer[1]}.{_MODULES[layer[2]]}"
+    return f"{layout.blocks}.{layer[1]}.{modules[layer[2]]}"
 
 
-def _tensor(module: str) -> str | None:
+def _tensor(module: str, layout: Layout) -> str | None:
     """The reverse of `_module`."""
-    if module in GGUF_TABLES:
-        return GGUF_TABLES[module]
-    layer = _MODULE.fullmatch(module)
-    if layer is None or layer[2] not in GGUF_MODULES:
+    if module in layout.gguf_tables:
+        return layout.gguf_tables[module]
+    number, _, name = module.removeprefix(f"{layout.blocks}.").partition(".")
+    if not _NUMBER.fullmatch(number) or name not in layout.gguf:
         return None
-    return f"blk.{layer[1]}.{GGUF_MODULES[layer[2]]}"
+    return f"blk.{number}.{layout.gguf[name]}"
 
 
 def _heads(
@@ -271,7 +272,7 @@ def write_gguf(
     tensors: dict[str, Array] = {}
     lost: list[str] = []
     for delta in adapter.deltas:
-        name = f"{_tensor(delta.module)}.weight.lora_"
+        name = f"{_tensor(delta.module, decoder.architecture.layout)}.weight.lora_"
         for half, array in zip("ab", _stored(delta, alpha, decoder), strict=True):
             with np.errstate(over="ignore"):
                 tensors[name + half] = array.astype(DTYPES[dtype])
@@ -291,10 +292,11 @@ def write_gguf(
 def cannot_express(adapter: Adapter, decoder: Decoder | None) -> list[Fault]:
     """Everything that a GGUF adapter cannot say; without a base, what it can say of none."""
     modules = decoder.modules() if decoder else {}
+    layouts = [decoder.architecture.layout] if decoder else list(_LAYOUTS.values())
     faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
     for delta in adapter.deltas:
         shape = modules.get(delta.module)
-        if _tensor(delta.module) is None or (decoder and shape is None):
+        if not any(_tensor(delta.module, layout) for layout in layouts) or (decoder and not shape):
             kind = decoder.architecture.model_type if decoder else "any base that lorakit knows"
             faults.append(delta_fault(delta, f"no module of {kind}"))
             continue

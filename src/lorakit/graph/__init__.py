@@ -1,6 +1,6 @@
 """Base -> ONNX: our own graph of a decoder, built without torch, LoRA tensors as its inputs."""
 
-from lorakit.graph.decoder import VERSION, GraphOptions, build
+from lorakit.graph.decoder import VERSION, GraphOptions, build, require_supported
 from lorakit.graph.lora import HEAD, LoraTarget, targets
 from lorakit.graph.weights import FileStore, MemoryStore
 
@@ -12,5 +12,6 @@ __all__ = [
     "LoraTarget",
     "MemoryStore",
     "build",
+    "require_supported",
     "targets",
 ]

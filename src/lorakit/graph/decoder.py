@@ -24,6 +24,7 @@ from onnx import TensorProto
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Layer, Rope
 from lorakit.base import Base
+from lorakit.errors import CapabilityError
 from lorakit.graph.lora import HEAD, LoraTarget, lora, targets
 from lorakit.graph.quantize import FORMS, Form
 from lorakit.graph.rope import tables
@@ -42,8 +43,37 @@ class GraphOptions:
     context: int = 8192  # positions in the RoPE tables
 
 
+def unsupported(decoder: Decoder) -> list[str]:
+    """What a base has that the graph does not compute, one line each; empty where it can be built."""
+    layout = decoder.architecture.layout
+    ropes = [layer.rope for layer in decoder.layers]
+    found = {
+        "a mixture of experts": any(layer.sparse for layer in decoder.layers),
+        "learned positions": layout.positions is not None,
+        "LayerNorm with a bias": layout.norm_bias,
+        "fused projections": any(shape.parts for shape in decoder.modules().values()),
+        "RoPE on a part of each head": any(rope and rope.partial != 1.0 for rope in ropes),
+        "longrope": any(rope and rope.kind == "longrope" for rope in ropes),
+    }
+    return [name for name, there in found.items() if there]
+
+
+def require_supported(decoder: Decoder) -> None:
+    """Raise CapabilityError for a base whose graph cannot be built, naming all of why."""
+    if faults := unsupported(decoder):
+        raise CapabilityError(
+            f"the onnx engine does not compute {decoder.architecture.model_type} bases",
+            items=faults,
+            hint='open it with engine="torch"',
+        )
+
+
 def build(base: Base, options: GraphOptions, store: Store) -> bytes:
-    """The serialized model; its weights go into `store`, one tensor at a time."""
+    """The serialized model; its weights go into `store`, one tensor at a time.
+
+    Raises CapabilityError for an architecture that the graph does not compute.
+    """
+    require_supported(base.decoder)
     return _Builder(base, options, store).build()
 
 
@@ -169,6 +199,7 @@ class _Builder:
 
     def rope(self, layer: Layer) -> tuple[str, str]:
         """cos and sin tables, shared by all layers of the same kind."""
+        assert layer.rope is not None  # see `unsupported`
         if layer.rope not in self.ropes:
             name = f"rope.{len(self.ropes)}"
             cos, sin = tables(layer.rope, self.decoder.head_dim, self.options.context)

@@ -1,0 +1,35 @@
+"""What lorakit knows of each model family: one row per `model_type` of a Hugging Face config.
+
+`describe(config)` turns a config into a `Decoder`: plain numbers from which the graph builder, the
+checker and the converters work. Nothing here reads weights. Shapes and defaults, which hold where
+a config lacks a field, were read in the configuration and model classes of transformers 5.
+"""
+
+from lorakit.architectures.decoder import (
+    Architecture,
+    Decoder,
+    Experts,
+    Layer,
+    ModuleShape,
+    Rope,
+)
+from lorakit.architectures.describe import describe
+from lorakit.architectures.layouts import HEAD, Layout, Linear
+from lorakit.architectures.stored import Stored, spellings
+from lorakit.architectures.table import ARCHITECTURES
+
+__all__ = [
+    "ARCHITECTURES",
+    "HEAD",
+    "Architecture",
+    "Decoder",
+    "Experts",
+    "Layer",
+    "Layout",
+    "Linear",
+    "ModuleShape",
+    "Rope",
+    "Stored",
+    "describe",
+    "spellings",
+]

@@ -1,0 +1,155 @@
+"""What the modules of a family are called, for Hugging Face and for GGUF, and how wide they are.
+
+A layout is data: widths are named ("hidden", "queries", ...) and become numbers in `Decoder`.
+Names and shapes were read in the model classes of transformers 5, GGUF's names in llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+HEAD = "lm_head"
+Width = Literal["hidden", "queries", "keys", "feedforward", "expert", "experts"]
+Bias = Literal["qkv", "output", "mlp", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """A linear module of a block.
+
+    outputs: one width for each part; the parts of a fused module follow each other in its rows.
+    stacked: one matrix for each expert; `fused` is then the parameter of the model class that holds
+    it, and `part` its place in that parameter's rows.
+    """
+
+    name: str  # below the block, or below the expert
+    inputs: Width
+    outputs: tuple[Width, ...]
+    gguf: str  # below "blk.N."
+    bias: Bias = "never"
+    stacked: bool = False
+    fused: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The names of a family. `linears` in the order of computation, `sparse` for MoE blocks."""
+
+    root: str = "model."  # what a checkpoint of the bare model, without a head, leaves out
+    embedding: str = "model.embed_tokens"
+    positions: str | None = None  # the table of learned positions, for a family without RoPE
+    blocks: str = "model.layers"
+    final_norm: str = "model.norm"
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    norm_bias: bool = False  # LayerNorm with a bias, where the others have an RMS norm
+    linears: tuple[Linear, ...]
+    sparse: tuple[Linear, ...] = ()  # of a block with experts, in place of `linears`
+    transposed: bool = False  # checkpoints hold linears as [in, out]
+
+    @property
+    def gguf(self) -> dict[str, str]:
+        """GGUF names of a block's linears by their own names."""
+        return {linear.name: linear.gguf for linear in (*self.linears, *self.sparse)}
+
+    @property
+    def gguf_tables(self) -> dict[str, str]:
+        """GGUF names of the embeddings and the head."""
+        tables = {self.embedding: "token_embd", HEAD: "output"}
+        return tables if self.positions is None else tables | {self.positions: "position_embd"}
+
+
+def _linear(name: str, inputs: Width, outputs: Width, gguf: str, bias: Bias = "never") -> Linear:
+    return Linear(name=name, inputs=inputs, outputs=(outputs,), gguf=gguf, bias=bias)
+
+
+_ATTENTION = (
+    _linear("self_attn.q_proj", "hidden", "queries", "attn_q", "qkv"),
+    _linear("self_attn.k_proj", "hidden", "keys", "attn_k", "qkv"),
+    _linear("self_attn.v_proj", "hidden", "keys", "attn_v", "qkv"),
+    _linear("self_attn.o_proj", "queries", "hidden", "attn_output", "output"),
+)
+_MLP = (
+    _linear("mlp.gate_proj", "hidden", "feedforward", "ffn_gate", "mlp"),
+    _linear("mlp.up_proj", "hidden", "feedforward", "ffn_up", "mlp"),
+    _linear("mlp.down_proj", "feedforward", "hidden", "ffn_down", "mlp"),
+)
+_EXPERTS = (
+    _linear("mlp.gate", "hidden", "experts", "ffn_gate_inp"),
+    Linear(
+        name="mlp.experts.gate_proj",
+        inputs="hidden",
+        outputs=("expert",),
+        gguf="ffn_gate_exps",
+        stacked=True,
+        fused=("mlp.experts.gate_up_proj", 0),
+    ),
+    Linear(
+        name="mlp.experts.up_proj",
+        inputs="hidden",
+        outputs=("expert",),
+        gguf="ffn_up_exps",
+        stacked=True,
+        fused=("mlp.experts.gate_up_proj", 1),
+    ),
+    Linear(
+        name="mlp.experts.down_proj",
+        inputs="expert",
+        outputs=("hidden",),
+        gguf="ffn_down_exps",
+        stacked=True,
+        fused=("mlp.experts.down_proj", 0),
+    ),
+)
+
+SEPARATE = Layout(linears=_ATTENTION + _MLP)
+SANDWICH = Layout(
+    linears=_ATTENTION + _MLP,
+    norms=(
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+)
+MIXTURE = Layout(linears=_ATTENTION + _MLP, sparse=_ATTENTION + _EXPERTS)
+FUSED = Layout(
+    linears=(
+        Linear(
+            name="self_attn.qkv_proj",
+            inputs="hidden",
+            outputs=("queries", "keys", "keys"),
+            gguf="attn_qkv",
+        ),
+        _linear("self_attn.o_proj", "queries", "hidden", "attn_output"),
+        Linear(
+            name="mlp.gate_up_proj",
+            inputs="hidden",
+            outputs=("feedforward", "feedforward"),
+            gguf="ffn_up",
+        ),
+        _linear("mlp.down_proj", "feedforward", "hidden", "ffn_down"),
+    )
+)
+CONV1D = Layout(
+    root="transformer.",
+    embedding="transformer.wte",
+    positions="transformer.wpe",
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    norms=("ln_1", "ln_2"),
+    norm_bias=True,
+    linears=(
+        Linear(
+            name="attn.c_attn",
+            inputs="hidden",
+            outputs=("hidden", "hidden", "hidden"),
+            gguf="attn_qkv",
+            bias="always",
+        ),
+        _linear("attn.c_proj", "hidden", "hidden", "attn_output", "always"),
+        _linear("mlp.c_fc", "hidden", "feedforward", "ffn_up", "always"),
+        _linear("mlp.c_proj", "feedforward", "hidden", "ffn_down", "always"),
+    ),
+    transposed=True,
+)
