@@ -135,13 +135,84 @@ CASES = {
         "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"],
     },
+    "qwen3_moe defaults": {"model_type": "qwen3_moe"},
+    "qwen3_moe shape": {
+        "model_type": "qwen3_moe",
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,
+        "head_dim": 32,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "qwen3_moe by its other name": {"model_type": "qwen3_moe", "num_local_experts": 3},
+    "qwen3_moe some dense": {
+        "model_type": "qwen3_moe",
+        "num_experts": 2,
+        "decoder_sparse_step": 2,
+        "mlp_only_layers": [3],
+        "use_sliding_window": True,
+        "sliding_window": 16,
+    },
+    "phi3 defaults": {"model_type": "phi3"},
+    "phi3 shape": {
+        "model_type": "phi3",
+        "num_key_value_heads": 2,
+        "sliding_window": 32,
+        "tie_word_embeddings": True,
+        "rope_theta": 5e5,
+        "partial_rotary_factor": 0.5,
+    },
+    "phi3 longrope": {
+        "model_type": "phi3",
+        "rope_scaling": {
+            "type": "longrope",
+            "long_factor": [1.5] * 8,
+            "short_factor": [1.0] * 8,
+        },
+        "original_max_position_embeddings": 2048,
+        "max_position_embeddings": 8192,
+    },
+    "phi3 rope_parameters": {
+        "model_type": "phi3",
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 2e4,
+            "partial_rotary_factor": 0.75,
+            "long_factor": [1.5] * 6,
+            "short_factor": [1.0] * 6,
+            "original_max_position_embeddings": 2048,
+        },
+        "max_position_embeddings": 8192,
+    },
+    "gpt2 defaults": {"model_type": "gpt2"},
+    "gpt2 shape": {
+        "model_type": "gpt2",
+        "n_inner": 80,
+        "n_positions": 48,
+        "layer_norm_epsilon": 1e-4,
+        "activation_function": "gelu",
+        "tie_word_embeddings": False,
+        "scale_attn_weights": False,
+    },
 }
+SMALL_GPT2 = {"n_embd": 64, "n_layer": 7, "n_head": 4, "vocab_size": 128}
 
 
 def small(case):
     """A tiny config with as many heads as the family's default of key-value heads asks for."""
     heads = {"mistral": 8, "qwen2": 32, "qwen3": 32}.get(str(case["model_type"]), 4)
-    return {**SMALL, "num_attention_heads": heads, **case}
+    if case["model_type"] == "gpt2":
+        return {**SMALL_GPT2, **case}
+    tokens = {"pad_token_id": 0} if case["model_type"] == "phi3" else {}
+    return {**SMALL, **tokens, "num_attention_heads": heads, **case}
+
+
+def attention(model):
+    if hasattr(model, "transformer"):
+        return model.transformer.h[0].attn
+    return model.model.layers[0].self_attn
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -157,21 +228,27 @@ def test_a_config_means_what_transformers_takes_it_for(case):
     assert decoder.parameters() == shapes
     assert decoder.tied == theirs.tie_word_embeddings
     assert decoder.context == theirs.max_position_embeddings
-    assert decoder.eps == theirs.rms_norm_eps
-    assert decoder.attention_scale == model.model.layers[0].self_attn.scaling
+    assert decoder.eps == getattr(theirs, "rms_norm_eps", None) or theirs.layer_norm_epsilon
+    assert decoder.attention_scale == attention(model).scaling
+    assert model.get_input_embeddings() is model.get_submodule(decoder.embedding)
     assert decoder.logit_softcap == getattr(theirs, "final_logit_softcapping", None)
     for index, layer in enumerate(decoder.layers):
         kinds = getattr(theirs, "layer_types", None)
         kind = kinds[index] if kinds else None
         window = theirs.sliding_window if hasattr(theirs, "sliding_window") else None
         assert layer.window == (window if kind in (None, "sliding_attention") else None)
+        if layer.rope is None:
+            assert not hasattr(theirs, "rope_parameters")
+            continue
         rope = theirs.rope_parameters
         rope = rope.get(kind, rope)
         assert layer.rope.theta == rope["rope_theta"]
         assert layer.rope.kind == rope["rope_type"]
         assert layer.rope.factor == rope.get("factor", 1.0)
-        if layer.rope.kind == "llama3":
+        assert layer.rope.partial == rope.get("partial_rotary_factor", 1.0)
+        if layer.rope.kind in ("llama3", "longrope"):
             assert layer.rope.original_context == rope["original_max_position_embeddings"]
+        if layer.rope.kind == "llama3":
             assert layer.rope.low_freq_factor == rope["low_freq_factor"]
 
 
@@ -221,6 +298,12 @@ def test_an_unknown_architecture_is_named():
         ({"model_type": "qwen2", "layer_types": [[]] * 7}, "layer_types"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"model_type": ["llama"]}, "llama"),
+        ({"model_type": "qwen3_moe", "num_experts": 10**6}, "num_experts"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [True]}, "mlp_only_layers"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 0}, "decoder_sparse_step"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "llama3"}}, "llama3"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention"),
+        ({"model_type": "gpt2", "n_head": 0}, "num_attention_heads"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_name(change, named):
@@ -251,6 +334,11 @@ KEYS = [
     "use_sliding_window",
     "query_pre_attn_scalar",
     "final_logit_softcapping",
+    "num_experts",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "n_inner",
+    "n_layer",
 ]
 
 
@@ -264,11 +352,28 @@ def test_no_config_does_worse_than_be_refused(model_type, change):
         describe(small({"model_type": model_type}) | change)
 
 
-def test_modules_have_the_shapes_of_their_weights():
-    decoder = describe(small({"model_type": "qwen2", "num_key_value_heads": 2}))
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_modules_have_the_shapes_of_their_weights(model_type):
+    decoder = describe(small({"model_type": model_type, "num_experts": 3}))
     parameters = decoder.parameters()
     for name, module in decoder.modules().items():
         shape = (module.out_features, module.in_features)
-        expected = shape[::-1] if module.embedding else shape
+        if module.experts is not None:
+            assert module.experts == 3
+            fused = parameters[decoder.fused(name)]
+            assert fused[0] == 3
+            assert fused[2] == module.in_features
+            assert fused[1] % module.out_features == 0
+            continue
+        if name == "lm_head" and decoder.tied:
+            continue
+        expected = shape[::-1] if module.embedding or module.transposed else shape
         assert parameters[f"{name}.weight"] == expected
         assert (f"{name}.bias" in parameters) == module.bias
+        assert not module.parts or sum(module.parts) == module.out_features
+
+
+def test_which_layers_have_experts():
+    config = {"model_type": "qwen3_moe", "decoder_sparse_step": 2, "mlp_only_layers": [3]}
+    layers = describe(small(config)).layers
+    assert [layer.sparse for layer in layers] == [False, True, False, False, False, True, False]

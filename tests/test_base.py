@@ -60,6 +60,112 @@ def test_a_base_is_opened_lazily(name, tied):
     assert base.nbytes == sum(tensor.nbytes for tensor in base.tensors.values())
 
 
+FAMILIES = Path(__file__).parent / "data/families"
+
+
+def rewritten(folder, to, change):
+    """A copy of a base whose tensors went through `change`."""
+    shutil.copytree(folder, to)
+    tensors = open_safetensors(folder / "model.safetensors").tensors
+    (to / "model.safetensors").unlink()
+    save(to / "model.safetensors", change({n: np.array(t) for n, t in tensors.items()}))
+    return Base.open(to)
+
+
+def fused_experts(tensors):
+    """As the model class of transformers 5 keeps experts."""
+    kept = {name: array for name, array in tensors.items() if ".experts." not in name}
+    for layer in (0, 2):
+        at = f"model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            np.stack([tensors[f"{at}.{expert}.{part}_proj.weight"] for expert in range(4)])
+            for part in ("gate", "up", "down")
+        )
+        kept |= {f"{at}.gate_up_proj": np.concatenate([gate, up], 1), f"{at}.down_proj": down}
+    return kept
+
+
+def bare(tensors):
+    """As the first GPT-2 checkpoints are: no prefix, and the attention masks beside the weights."""
+    masks = {"h.0.attn.bias": np.ones((1, 1, 8, 8), np.float32)}
+    masks["h.0.attn.masked_bias"] = np.array(-1e4, np.float32)
+    return masks | {name.removeprefix("transformer."): array for name, array in tensors.items()}
+
+
+def test_experts_are_read_in_both_spellings(tmp_path):
+    single = Base.open(FAMILIES / "qwen3_moe")
+    fused = rewritten(FAMILIES / "qwen3_moe", tmp_path / "fused", fused_experts)
+    for module, shape in single.decoder.modules().items():
+        assert np.array_equal(single.weight(module), fused.weight(module))
+        assert np.shares_memory(fused.weight(module), fused.tensors[fused.stored(module)[0].name])
+        if shape.experts is None:
+            continue
+        assert single.weight(module).shape == (4, shape.out_features, shape.in_features)
+        assert len(single.stored(module)) == 4
+        for index, (one, other) in enumerate(
+            zip(single.experts(module), fused.experts(module), strict=True)
+        ):
+            assert np.array_equal(one, other)
+            part = single.stored(module)[index]
+            assert part.expert == index
+            assert np.shares_memory(one, single.tensors[part.name])
+    up = fused.stored("model.layers.2.mlp.experts.up_proj")
+    assert [(part.name, part.rows) for part in up] == [
+        ("model.layers.2.mlp.experts.gate_up_proj", (24, 48))
+    ]
+    for name, shape in single.decoder.parameters().items():
+        assert name in single
+        assert single.tensor(name).shape == shape
+        assert np.array_equal(single.tensor(name), fused.tensor(name))
+    with pytest.raises(KeyError):
+        single.tensor("model.layers.1.mlp.experts.gate_up_proj")  # a dense layer
+
+
+@pytest.mark.parametrize("change", [dict, bare], ids=["prefixed", "bare"])
+def test_a_conv1d_is_read_as_a_linear(tmp_path, change):
+    base = rewritten(FAMILIES / "gpt2", tmp_path / "gpt2", change)
+    names = base.decoder.modules()
+    assert base.decoder.embedding == "transformer.wte"
+    for module, shape in names.items():
+        weight, (part,) = base.weight(module), base.stored(module)
+        assert weight.shape == (shape.out_features, shape.in_features)
+        assert part.transposed == (module != "lm_head")
+        assert np.shares_memory(weight, base.tensors[part.name])
+        assert part.name.startswith("transformer.") == (change is dict)
+    wte = base.tensor("transformer.wte.weight")
+    assert base.tensor("lm_head.weight") is wte
+    assert np.array_equal(base.weight("transformer.wte"), wte.T)
+    assert base.tensor("transformer.h.1.mlp.c_fc.bias").shape == (48,)
+    assert "transformer.h.1.ln_2.bias" in base
+    assert "transformer.h.0.attn.masked_bias" not in base
+
+
+def test_what_experts_lack_is_listed_in_the_spelling_of_the_file(tmp_path):
+    def without_some(tensors):
+        for name in list(tensors):
+            if ".experts.2." in name:
+                del tensors[name]
+        return tensors
+
+    with pytest.raises(BaseModelError) as caught:
+        rewritten(FAMILIES / "qwen3_moe", tmp_path / "a", without_some)
+    assert "model.layers.0.mlp.experts.2.up_proj.weight: missing, expected [24, 32]" in (
+        caught.value.items
+    )
+    assert len(caught.value.items) == 6
+
+    def narrow(tensors):
+        tensors = fused_experts(tensors)
+        tensors["model.layers.2.mlp.experts.down_proj"] = np.ones((3, 32, 24), np.float32)
+        return tensors
+
+    with pytest.raises(BaseModelError) as caught:
+        rewritten(FAMILIES / "qwen3_moe", tmp_path / "b", narrow)
+    assert caught.value.items == (
+        "model.layers.2.mlp.experts.down_proj: expected [4, 32, 24], found [3, 32, 24]",
+    )
+
+
 def test_shards_are_one_base(copy):
     whole = Base.open(TRUTH / "llama")
     shard(copy)

@@ -160,7 +160,9 @@ def phi_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
     parameters = fields.table("rope_scaling") or fields.table("rope_parameters")
     partial = fields.number("partial_rotary_factor", 1.0)
     partial = Fields(parameters, "config.json: RoPE").number("partial_rotary_factor", partial)
-    whole = {**parameters, "partial_rotary_factor": 1.0}
+    original = fields.whole("original_max_position_embeddings", 4096)
+    given = {"original_max_position_embeddings": original, **parameters}
+    whole = {**given, "partial_rotary_factor": 1.0}
     theta = fields.number("rope_theta", 10000.0)
     rope = replace(_rope_of(fields, whole, theta, PHI_ROPE_KINDS), partial=partial)
     window = None

@@ -44,7 +44,7 @@ class GraphOptions:
 
 
 def unsupported(decoder: Decoder) -> list[str]:
-    """What a base has that the graph does not compute, one line each; empty where it can be built."""
+    """What a base has that the graph does not compute, one line each."""
     layout = decoder.architecture.layout
     ropes = [layer.rope for layer in decoder.layers]
     found = {

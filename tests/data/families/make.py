@@ -1,12 +1,13 @@
 """Make tiny random models of each family with transformers, and record their logits.
 
-    python tests/data/families/make.py
+    python tests/data/families/make.py [FAMILY ...]
 
 Needs torch and transformers (recorded with torch 2.13, transformers 5.23; float32, CPU, eager
 attention). Each folder gets config.json, model.safetensors and logits.npz with `ids` int64 [40]
 and `logits` float32 [40, vocabulary].
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ SHAPE = {
     "initializer_range": 0.15,
     "num_hidden_layers": 2,
 }
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -49,6 +51,25 @@ FAMILIES = {
         query_pre_attn_scalar=24,
         final_logit_softcapping=3.0,
     ),
+    "qwen3_moe": transformers.Qwen3MoeConfig(
+        **(SHAPE | {"num_hidden_layers": 3}),
+        moe_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        mlp_only_layers=[1],
+    ),
+    "phi3": transformers.Phi3Config(**(SHAPE | {"head_dim": 8}), **TOKENS),
+    "gpt2": transformers.GPT2Config(
+        vocab_size=96,
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_inner=48,
+        initializer_range=0.15,
+        **TOKENS,
+    ),
 }
 
 
@@ -68,5 +89,5 @@ def make(folder: Path, config: transformers.PreTrainedConfig) -> None:
 
 
 if __name__ == "__main__":
-    for family, family_config in FAMILIES.items():
-        make(Path(__file__).parent / family, family_config)
+    for family in sys.argv[1:] or FAMILIES:
+        make(Path(__file__).parent / family, FAMILIES[family])
