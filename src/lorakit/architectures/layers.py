@@ -161,8 +161,8 @@ def phi_layers(fields: Fields, count: int) -> tuple[Layer, ...]:
     partial = fields.number("partial_rotary_factor", 1.0)
     partial = Fields(parameters, "config.json: RoPE").number("partial_rotary_factor", partial)
     original = fields.whole("original_max_position_embeddings", 4096)
-    given = {"original_max_position_embeddings": original, **parameters}
-    whole = {**given, "partial_rotary_factor": 1.0}
+    whole = {**parameters, "partial_rotary_factor": 1.0}
+    whole["original_max_position_embeddings"] = original  # its class puts its own there
     theta = fields.number("rope_theta", 10000.0)
     rope = replace(_rope_of(fields, whole, theta, PHI_ROPE_KINDS), partial=partial)
     window = None
