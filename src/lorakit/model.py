@@ -27,6 +27,7 @@ from lorakit.check import require_fit, without_unchanged
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import (
     Capabilities,
+    Device,
     EngineOptions,
     Logits,
     Quantization,
@@ -54,6 +55,7 @@ class EngineKeywords(TypedDict, total=False):
     context: int | None
     max_batch: int
     cached_sequences: int
+    device: Device | None
 
 
 def open(
@@ -66,9 +68,11 @@ def open(
     """Open a base model folder and return a Model; close it, or use it as a context manager.
 
     base: a Hugging Face folder (config.json, safetensors, tokenizer.json).
-    engine: "onnx" (ONNX Runtime, the default).
+    engine: "onnx" (ONNX Runtime, the default), or "torch" (the reference: transformers, every kind
+    of adapter, float32; needs lorakit[torch]).
     max_queue: how many requests may wait before QueueFullError.
-    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences).
+    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences,
+    device).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError.
     """
     known = [option.name for option in fields(EngineOptions)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lorakit.base import Base
 from lorakit.engines.protocol import Engine, EngineOptions
-from lorakit.errors import CapabilityError
+from lorakit.errors import CapabilityError, MissingExtraError
 
 
 def _onnx(base: Base, options: EngineOptions) -> Engine:
@@ -15,7 +15,22 @@ def _onnx(base: Base, options: EngineOptions) -> Engine:
     return OnnxEngine.open(base, options)
 
 
-ENGINES: dict[str, Callable[[Base, EngineOptions], Engine]] = {"onnx": _onnx}
+def _torch(base: Base, options: EngineOptions) -> Engine:
+    try:
+        from lorakit.engines.torch.engine import TorchEngine  # loads torch and transformers
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the torch engine needs torch and transformers: {error}",
+            hint="pip install 'lorakit[torch]'",
+        ) from error
+
+    return TorchEngine.open(base, options)
+
+
+ENGINES: dict[str, Callable[[Base, EngineOptions], Engine]] = {
+    "onnx": _onnx,
+    "torch": _torch,
+}
 
 
 def open_engine(name: str, base: Base, options: EngineOptions) -> Engine:

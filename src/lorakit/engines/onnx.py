@@ -84,10 +84,16 @@ class OnnxEngine:
     def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
         """Build the base's graph, or find it in the cache, and load it.
 
-        Raises CapabilityError for an architecture that the graph does not compute, ParameterError
-        for options out of range, EngineError where onnxruntime refuses.
+        Raises CapabilityError for an architecture that the graph does not compute and for a device
+        other than the CPU, ParameterError for options out of range, EngineError where onnxruntime
+        refuses.
         """
         require_supported(base.decoder)
+        if options.device not in (None, "cpu"):
+            raise CapabilityError(
+                f"the ONNX engine runs on the CPU, not on {options.device}",
+                hint='leave device out, or use engine="torch"',
+            )
         return cls(base, options, open_graph(base, _graph(base, options), threads=options.threads))
 
     @property
@@ -283,5 +289,5 @@ def _require_applicable(adapter: Adapter) -> None:
         raise CapabilityError(
             "the ONNX engine cannot apply this adapter at run time",
             items=items,
-            hint="merge the adapter into the base and open the merged model",
+            hint='open the base with engine="torch", or load the adapter with mode="merge"',
         )

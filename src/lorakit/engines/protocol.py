@@ -19,6 +19,7 @@ from lorakit.errors import ParameterError
 
 Logits = npt.NDArray[np.float32]
 Quantization = Literal["none", "fp16", "int8", "int4"]
+Device = Literal["cpu", "cuda", "mps"]
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
 
 
@@ -31,6 +32,7 @@ class EngineOptions:
     context: int | None = None  # tokens per sequence; None = the model's own limit, at most 8192
     max_batch: int = 16  # sequences that decode together
     cached_sequences: int = 8  # idle sequences kept for prefix reuse
+    device: Device | None = None  # of the torch engine; None = cpu
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""
@@ -43,6 +45,9 @@ class EngineOptions:
         if self.quantize not in get_args(Quantization):
             names = ", ".join(get_args(Quantization))
             faults.append(f"quantize must be one of {names}, found {self.quantize!r}")
+        if self.device is not None and self.device not in get_args(Device):
+            names = ", ".join(get_args(Device))
+            faults.append(f"device must be one of {names}, found {self.device!r}")
         if faults:
             raise ParameterError("invalid engine options", items=faults)
 

@@ -1,0 +1,198 @@
+"""The reference engine: what other engines, merges and exports are verified against.
+
+A transformers model in float32 with eager attention runs the rows one after another, each under an
+overlay of its adapters. It applies every kind of adapter, by lorakit's own reading of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorakit.adapter import Adapter
+from lorakit.base import Base
+from lorakit.check import require_fit
+from lorakit.engines.protocol import Capabilities, EngineOptions, Logits, Row
+from lorakit.engines.rows import effective
+from lorakit.engines.torch.loading import choose_device, load_model, native_errors
+from lorakit.engines.torch.overlay import Overlays
+from lorakit.engines.torch.parts import Attached, Places
+from lorakit.engines.torch.sequences import Run, Sequences, State, plan
+from lorakit.errors import (
+    CapabilityError,
+    ClosedError,
+    ContextFullError,
+    EngineError,
+    ParameterError,
+)
+
+MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
+MAX_NEW = 512  # new tokens of one run of the model; bounds the memory of its attention
+PREFILL_CHUNK = 512  # rows run one after another, so that a longer prompt only waits less
+
+
+class TorchEngine:
+    """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
+
+    def __init__(self, base: Base, options: EngineOptions, model: Any, device: Any) -> None:
+        self._base = base
+        self._device = device
+        self._threads = options.threads
+        self._attached: dict[int, Attached] = {}
+        self._overlays: Overlays | None = Overlays(Places.of(model, base), self._attached)
+        self._handles = itertools.count(1)
+        self._capabilities = Capabilities(
+            engine="torch",
+            vocabulary=base.decoder.vocabulary,
+            context=min(options.context or MAX_CONTEXT, base.decoder.context),
+            max_batch=options.max_batch,
+            max_sequences=options.max_batch + options.cached_sequences,
+            mixed_batch=False,
+            prefill_chunk=PREFILL_CHUNK,
+        )
+        self._sequences = Sequences(self._capabilities.max_sequences)
+
+    @classmethod
+    def open(cls, base: Base, options: EngineOptions) -> TorchEngine:
+        """Load the base into transformers; see EngineOptions.device.
+
+        Raises CapabilityError for quantized weights and for a device that is not there, EngineError
+        where transformers refuses the base.
+        """
+        if options.quantize != "none":
+            raise CapabilityError(
+                f"the torch engine computes in float32, not in {options.quantize}",
+                hint='leave quantize at "none", or use engine="onnx"',
+            )
+        device = choose_device(options.device)
+        return cls(base, options, load_model(base, device), device)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def attach(self, adapter: Adapter) -> int:
+        places = self._require_open().places
+        require_fit(adapter, self._base.decoder)
+        with native_errors("attaching an adapter"), torch.inference_mode():
+            attached = Attached.of(adapter, places, self._device)
+        handle = next(self._handles)
+        self._attached[handle] = attached
+        return handle
+
+    def detach(self, handle: int) -> None:
+        overlays = self._require_open()
+        self._require_attached(handle)
+        overlays.drop(handle)
+        del self._attached[handle]
+
+    def open_sequence(self) -> int:
+        self._require_open()
+        return self._sequences.open()
+
+    def length(self, sequence: int) -> int:
+        self._require_open()
+        return self._sequences.length(sequence)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        self._require_open()
+        with native_errors("truncating a sequence"):
+            self._sequences.truncate(sequence, length)
+
+    def fork(self, sequence: int, length: int) -> int:
+        self._require_open()
+        with native_errors("forking a sequence"):
+            return self._sequences.fork(sequence, length)
+
+    def close_sequence(self, sequence: int) -> None:
+        self._require_open()
+        self._sequences.close(sequence)
+
+    def close(self) -> None:
+        self._overlays = None  # and with it the model
+        self._sequences.clear()
+        self._attached.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        overlays = self._require_open()
+        self._check(rows)
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        logits: list[Logits] = []
+        states: dict[int, State] = {}
+        with native_errors("running a step"), torch.inference_mode():
+            for row in rows:
+                states[row.sequence], found = self._row(overlays, row)
+                logits.append(found)
+        self._sequences.put(states)  # only now, so that a failure leaves every sequence as it was
+        return logits
+
+    def _row(self, overlays: Overlays, row: Row) -> tuple[State, Logits]:
+        """What becomes of a row's sequence, and its logits."""
+        state = self._sequences[row.sequence]
+        held, tokens = len(state.tokens), np.concatenate([state.tokens, row.tokens])
+        invocations = {h: a.invocation for h, a in self._attached.items() if a.invocation}
+        runs = plan(state, row.tokens, effective(row.adapters), invocations)
+        state = state.first(runs[0].begin)
+        wanted = {"all": held, "last": len(tokens) - 1, "none": len(tokens)}[row.logits]
+        parts = []
+        for run in _chunks(runs):
+            kept = torch.arange(min(max(wanted, run.begin), run.end), run.end) - run.begin
+            cache, new = state.cache(), tokens[run.begin : run.end]
+            result = overlays.run(
+                run.acted,
+                input_ids=torch.tensor(new, device=self._device)[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=kept.to(self._device),
+            )
+            state = state.extended(new, cache, run)
+            parts.append(result.logits[0].float().cpu().numpy())
+        return state, np.concatenate(parts)
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        """Refuse what cannot run before anything is touched."""
+        limit = self._capabilities
+        if len(rows) > limit.max_batch:
+            raise EngineError(f"{len(rows)} rows in one step; max_batch is {limit.max_batch}")
+        if len({row.sequence for row in rows}) < len(rows):
+            raise EngineError("a step names one sequence twice")
+        for row in rows:
+            if row.tokens.ndim != 1 or not len(row.tokens):
+                raise ParameterError("a row needs a 1-D array of at least one token")
+            if int(row.tokens.min()) < 0 or int(row.tokens.max()) >= limit.vocabulary:
+                raise ParameterError(f"token ids must be below {limit.vocabulary} and not negative")
+            total = self._sequences.length(row.sequence) + len(row.tokens)
+            if total > limit.context:
+                raise ContextFullError(
+                    f"a sequence would hold {total} tokens; the context is {limit.context}"
+                )
+            for handle, scale in row.adapters:
+                self._require_attached(handle)
+                if not math.isfinite(scale):
+                    raise ParameterError(f"a scale must be finite, found {scale}")
+
+    def _require_open(self) -> Overlays:
+        if self._overlays is None:
+            raise ClosedError("the engine is closed")
+        return self._overlays
+
+    def _require_attached(self, handle: int) -> None:
+        if handle not in self._attached:
+            raise EngineError(f"no adapter is attached with handle {handle}")
+
+
+def _chunks(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, none longer than the model is given at once."""
+    return [
+        Run(begin, min(begin + MAX_NEW, run.end), run.asked, run.acted)
+        for run in runs
+        for begin in range(run.begin, run.end, MAX_NEW)
+    ]
