@@ -125,10 +125,10 @@ class _Builder:
         lookups = {name for part, _ in self.parts for name in part.tables}
         lookups |= {name.removesuffix(".weight") for name in self.rows}
         for name in sorted(lookups - {HEAD}):
-            changes = self._all(name, lambda part, name=name: part.tables.get(name, []))
+            changes = self._changes(name, [(p.tables.get(name, []), u) for p, u in self.parts])
             hook = layers.table(changes, self.rows.get(f"{name}.weight"))
             yield self.places.module(name), hook
-        changes = self._all(HEAD, lambda part: part.heads)
+        changes = self._changes(HEAD, [(part.heads, scale) for part, scale in self.parts])
         rows = self.rows.get(f"{HEAD}.weight")
         if changes or rows is not None:
             yield self.places.module(HEAD), layers.head(changes, rows)
@@ -155,8 +155,8 @@ class _Builder:
                 found.setdefault(name, []).append(self._change(name, term, scale))
         return found
 
-    def _all(self, name: str, of: Callable[[Attached], list[Term]]) -> list[Change]:
-        return [self._change(name, term, scale) for part, scale in self.parts for term in of(part)]
+    def _changes(self, name: str, terms: list[tuple[list[Term], float]]) -> list[Change]:
+        return [self._change(name, term, scale) for found, scale in terms for term in found]
 
     def _change(self, name: str, term: Term, scale: float) -> Change:
         scale *= term.scale
