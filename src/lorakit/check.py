@@ -144,12 +144,13 @@ def _prefix_advice(module: str) -> str:
 
 
 def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Mismatch]:
-    if delta.a.ndim == 3:
+    experts = len(delta.a) if delta.a.ndim == 3 else None
+    if experts != shape.experts:
         yield Mismatch(
             item=delta.module,
-            expected="one weight matrix",
-            found=f"deltas of {len(delta.a)} experts",
-            advice="the adapter was trained on a mixture-of-experts model",
+            expected=_matrices(shape.experts),
+            found=_matrices(experts),
+            advice="the adapter was trained on another mixture of experts",
         )
     allowed = {Site.INPUT, Site.OUTPUT, Site.BOTH} if shape.embedding else {Site.LINEAR}
     if delta.module == HEAD:
@@ -180,6 +181,10 @@ def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Misma
         )
 
 
+def _matrices(experts: int | None) -> str:
+    return "one weight matrix" if experts is None else f"deltas of {experts} experts"
+
+
 def _shape_advice(shape: ModuleShape) -> str:
     if shape.embedding:
         return "was the vocabulary extended when the adapter was trained?"
@@ -197,10 +202,13 @@ def _magnitude(
             advice="the file lacks a part of its DoRA layer",
         )
     shape = modules.get(magnitude.module)
-    if shape is not None and magnitude.value.shape != (shape.out_features,):
+    sizes = () if shape is None else (shape.out_features,)
+    if shape is not None and shape.embedding:  # PEFT has one for each feature, MLX for each token
+        sizes += (shape.in_features,)
+    if shape is not None and magnitude.value.shape not in [(size,) for size in sizes]:
         yield Mismatch(
             item=f"{magnitude.module}.magnitude",
-            expected=str([shape.out_features]),
+            expected=" or ".join(str([size]) for size in sizes),
             found=str(list(magnitude.value.shape)),
         )
 
