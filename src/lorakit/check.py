@@ -202,9 +202,9 @@ def _magnitude(
             advice="the file lacks a part of its DoRA layer",
         )
     shape = modules.get(magnitude.module)
-    sizes = () if shape is None else (shape.out_features,)
+    sizes = [] if shape is None else [shape.out_features]
     if shape is not None and shape.embedding:  # PEFT has one for each feature, MLX for each token
-        sizes += (shape.in_features,)
+        sizes.append(shape.in_features)
     if shape is not None and magnitude.value.shape not in [(size,) for size in sizes]:
         yield Mismatch(
             item=f"{magnitude.module}.magnitude",

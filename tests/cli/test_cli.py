@@ -148,8 +148,8 @@ def test_errors_are_one_line_with_code_and_hint(tmp_path):
     _, err = lorakit("--debug", "run", str(tmp_path / "nowhere"), "x", code=1)
     assert "Traceback" in err
     lorakit("run", BASE, code=2)
-    for engine in ("llama", "torch"):
-        _, err = lorakit("run", BASE, "x", "--engine", engine, code=1)
+    for options in (["--engine", "llama"], ["--device", "cuda"]):
+        _, err = lorakit("run", BASE, "x", *options, code=1)
         assert "capability_missing" in err
     _, err = lorakit("run", BASE, "x", "-a", f"{HOME}:nan", code=1)
     assert "parameter_invalid" in err

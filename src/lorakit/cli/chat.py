@@ -14,6 +14,7 @@ from lorakit.cli.output import console, error_line
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    DeviceOption,
     EngineOption,
     QuantizeOption,
     ThreadsOption,
@@ -36,12 +37,15 @@ def command(
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     max_tokens: int = DEFAULTS.max_tokens,
     temperature: float = DEFAULTS.temperature,
 ) -> None:
     """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    with open_with(base, adapter, engine=engine, quantize=quantize, threads=threads) as model:
+    with open_with(
+        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+    ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
         console.print(f"{model.base.name}; /help lists the commands, Ctrl-D ends", style="dim")
         session.show_adapters("")

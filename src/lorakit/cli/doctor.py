@@ -43,7 +43,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "platform": platform.platform(),
         },
         "packages": {name: _version(name) or "not installed" for name in PACKAGES},
-        "engines": {"onnx": _onnx()},
+        "engines": {"onnx": _onnx(), "torch": _torch()},
         "cpu": {"cores": os.cpu_count(), "features": _features() or ["unknown"]},
         "cache": _cache(cache_root()),
     }
@@ -64,6 +64,14 @@ def _onnx() -> str:
     except MissingExtraError as error:
         return f"broken: {error.message}"
     return f"ready ({', '.join(providers)})"
+
+
+def _torch() -> str:
+    """From what is installed alone: importing torch takes seconds."""
+    lacking = [name for name in ("torch", "transformers") if not _version(name)]
+    return (
+        f"needs {' and '.join(lacking)}: pip install 'lorakit[torch]'" if lacking else "installed"
+    )
 
 
 def _features() -> list[str]:

@@ -16,6 +16,7 @@ from lorakit.cli.output import console, print_json
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    DeviceOption,
     EngineOption,
     JsonOption,
     QuantizeOption,
@@ -35,13 +36,16 @@ def command(
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
     sequences = read_ids(ids)
     if not output.parent.is_dir():
         raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
-    with open_with(base, adapter, engine=engine, quantize=quantize, threads=threads) as model:
+    with open_with(
+        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+    ) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())
             for name, sequence in sequences.items()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lorakit.engines.protocol import Quantization
+from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, SourceError
 from lorakit.model import Model
 from lorakit.model import open as open_model
@@ -24,6 +24,9 @@ EngineOption = Annotated[
 ]
 QuantizeOption = Annotated[Quantization, typer.Option(help="How the base's weights are held.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Compute threads [default: all cores].")]
+DeviceOption = Annotated[
+    Device | None, typer.Option(help="Where the torch engine computes [default: cpu].")
+]
 ToolsOption = Annotated[
     Path | None, typer.Option(help="A JSON file with the tools that the model may call.")
 ]
@@ -46,9 +49,10 @@ def open_with(
     engine: str,
     quantize: Quantization,
     threads: int | None = None,
+    device: Device | None = None,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
-    model = open_model(base, engine=engine, quantize=quantize, threads=threads)
+    model = open_model(base, engine=engine, quantize=quantize, threads=threads, device=device)
     try:
         scales: dict[str, float] = {}
         for reference in adapters or ():

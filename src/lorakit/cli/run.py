@@ -11,6 +11,7 @@ from lorakit.cli.output import print_json
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    DeviceOption,
     EngineOption,
     JsonOption,
     QuantizeOption,
@@ -37,6 +38,7 @@ def command(
     engine: EngineOption = "onnx",
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     max_tokens: int = DEFAULTS.max_tokens,
     temperature: float = DEFAULTS.temperature,
     top_k: int = DEFAULTS.top_k,
@@ -50,7 +52,9 @@ def command(
     )
     text = sys.stdin.read() if prompt == "-" else prompt
     schemas = read_tools(tools)
-    with open_with(base, adapter, engine=engine, quantize=quantize, threads=threads) as model:
+    with open_with(
+        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+    ) as model:
         ids = model.encode(text) if raw else model.chat_prompt(
             [{"role": "user", "content": text}], tools=schemas
         )  # fmt: skip
