@@ -1,13 +1,20 @@
 """The torch engine's numbers against those that PEFT and mlx-lm recorded."""
 
+import shutil
+
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx_cases import logits_of
+from safetensors.numpy import save_file
 from torch_cases import MORE, TRUTH, open_torch, truth_base
 
+from lorakit.base import Base
 from lorakit.errors import UnsupportedError
 from lorakit.formats import read_adapter
 
+FAMILY = TRUTH.parent / "families"
+FAMILIES = sorted(path.parent.name for path in FAMILY.glob("*/logits.npz"))
 ROOTS = [TRUTH, MORE] if MORE.is_dir() else [TRUTH]
 FOUND = {  # by tool, base and name; the fuller copy wins
     path.parent.relative_to(root).parts: path.parent
@@ -59,6 +66,31 @@ def test_adapter_logits(engines, case):
             atol = LOOSE.get((*case, kind), 2e-4)
             np.testing.assert_allclose(found, truth[key], rtol=0, atol=atol, err_msg=key)
     engine.detach(handle)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_logits(family):
+    """Other layouts, windows, RoPE scalings, biases, soft-capped logits."""
+    with np.load(FAMILY / family / "logits.npz") as file:
+        truth = dict(file)
+    engine = open_torch(FAMILY / family)
+    found = logits_of(engine, truth["ids"], chunk=17)
+    np.testing.assert_allclose(found, truth["logits"], rtol=2e-5, atol=2e-5)
+    engine.close()
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_half_precision_checkpoints_run_in_float32(tmp_path, dtype):
+    base, logits = Base.open(truth_base("llama")), []
+    for folder, stored in (("half", dtype), ("full", np.float32)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(base.path / "config.json", tmp_path / folder)
+        arrays = {n: t.astype(dtype).astype(stored) for n, t in base.tensors.items()}
+        save_file(arrays, tmp_path / folder / "model.safetensors")
+        engine = open_torch(tmp_path / folder)
+        logits.append(logits_of(engine, np.arange(4, 30)))
+        engine.close()
+    np.testing.assert_array_equal(*logits)
 
 
 PEFT_CONFIGS = {
