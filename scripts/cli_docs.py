@@ -11,7 +11,7 @@ import sys
 
 COMMANDS = (
     *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
-    *("logits", "doctor"),
+    *("verify", "logits", "doctor"),
 )
 
 

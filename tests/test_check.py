@@ -32,7 +32,7 @@ def items(found):
 def test_every_adapter_fits_its_own_base_and_no_other(path):
     adapter = read_peft(path)
     own, other = (LLAMA, GEMMA) if path.parent.name == "llama" else (GEMMA, LLAMA)
-    assert check(adapter, own) == ()
+    assert not [m for m in check(adapter, own) if m.severity == "error"]
     require_fit(adapter, own.decoder)
     with pytest.raises(MismatchError):
         require_fit(adapter, other)

@@ -179,6 +179,15 @@ def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Misma
             advice="the delta acts on both",
             severity="warning",
         )
+    if delta.site is Site.INPUT and shape.embedding and decoder.tied:
+        yield Mismatch(
+            item=delta.module,
+            expected="a head of its own, as the delta acts on the lookup only",
+            found="a head tied to the embedding",
+            advice="lorakit and PEFT leave the head alone; a merge must untie it, and llama.cpp "
+            "cannot run it",
+            severity="warning",
+        )
 
 
 def _matrices(experts: int | None) -> str:

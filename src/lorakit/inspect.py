@@ -1,7 +1,8 @@
 """What is in an adapter: a frozen report that reads headers first.
 
 Structure (ranks, shapes, scales, sizes) comes from names and shapes alone, so that mapped arrays
-stay on the disk. Norms and the digest read every value and are computed when asked for.
+stay on the disk. Norms, the digest and singular values read every value and are computed when asked
+for.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta
+from lorakit.architectures import Decoder
+from lorakit.formats import expressible
+from lorakit.spectrum import Spectrum, spectra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleReport:
-    """One delta. `norm` is the Frobenius norm of scale * B @ A, None where not asked for."""
+    """One delta. `norm` is the Frobenius norm of scale * B @ A and `spectra` its singular values,
+    one for each expert; None where not asked for."""
 
     module: str
     site: str
@@ -33,6 +38,7 @@ class ModuleReport:
     parameters: int
     norm: float | None = None
     experts: int | None = None
+    spectra: tuple[Spectrum, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,7 @@ class Report:
     magnitudes: int
     invocation_tokens: tuple[int, ...]
     metadata: Mapping[str, Any]
+    expressible: Mapping[str, tuple[str, ...]]  # what each format cannot say; empty: it says all
     norm: float | None = None  # of all deltas together, None where not asked for
     digest: str | None = None  # None where not asked for
 
@@ -62,13 +69,21 @@ class Report:
         return plain
 
 
-def inspect(adapter: Adapter, *, values: bool = False) -> Report:
+def inspect(
+    adapter: Adapter,
+    *,
+    values: bool = False,
+    spectrum: bool = False,
+    decoder: Decoder | None = None,
+) -> Report:
     """Describe an adapter.
 
     values: also read every value, for the norms of the deltas and the digest; without it nothing
-    but names and shapes is looked at.
+    but names and shapes is looked at. spectrum: the singular values too (and so `values`).
+    decoder: the base, which decides what other formats can say of an embedding.
     """
-    modules = tuple(_module(delta, values) for delta in adapter.deltas)
+    values = values or spectrum
+    modules = tuple(_module(delta, values, spectrum) for delta in adapter.deltas)
     dtypes: Counter[str] = Counter()
     for _, array in adapter.arrays():
         dtypes[array.dtype.name] += int(array.size)
@@ -88,6 +103,7 @@ def inspect(adapter: Adapter, *, values: bool = False) -> Report:
         magnitudes=len(adapter.magnitudes),
         invocation_tokens=adapter.invocation_tokens,
         metadata=dict(adapter.metadata),
+        expressible=expressible(adapter, decoder),
         norm=math.hypot(*norms) if values else None,
         digest=adapter.digest if values else None,
     )
@@ -117,7 +133,7 @@ def _gram(rows: Array) -> npt.NDArray[np.float64]:
 _SLICE = 16384
 
 
-def _module(delta: Delta, values: bool) -> ModuleReport:
+def _module(delta: Delta, values: bool, spectrum: bool) -> ModuleReport:
     return ModuleReport(
         module=delta.module,
         site=delta.site.value,
@@ -130,6 +146,7 @@ def _module(delta: Delta, values: bool) -> ModuleReport:
         parameters=int(delta.a.size + delta.b.size),
         norm=delta_norm(delta) if values else None,
         experts=len(delta.a) if delta.a.ndim == 3 else None,
+        spectra=spectra(delta) if spectrum else None,
     )
 
 

@@ -22,6 +22,7 @@ from lorakit.cli import inspect as inspect
 from lorakit.cli import logits as logits
 from lorakit.cli import resize as resize
 from lorakit.cli import run as run
+from lorakit.cli import verify as verify
 from lorakit.cli.output import error_json, error_line, print_json
 from lorakit.errors import LorakitError
 
@@ -34,7 +35,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, run, chat, inspect, check, convert, combine, resize, extract, logits, doctor):
+for module in (
+    *(demo, run, chat, inspect, check, convert, combine, resize, extract, verify, logits, doctor),
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

@@ -9,8 +9,11 @@ import typer
 
 from lorakit.base import Base
 from lorakit.cli.output import console, print_json
-from lorakit.cli.references import JsonOption
+from lorakit.cli.references import EngineOption, JsonOption, open_with
+from lorakit.cli.verify import ToleranceOption, show
 from lorakit.convert import convert
+from lorakit.errors import ParameterError
+from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
 
 
 def command(
@@ -26,19 +29,46 @@ def command(
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Leave out what the format cannot say, and list it.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read it back and compare logits; needs --base.")
+    ] = False,
+    tolerance: ToleranceOption = TOLERANCE,
+    engine: EngineOption = "onnx",
     json: JsonOption = False,
 ) -> None:
     """Write an adapter in another format, exactly, or say all that it cannot say."""
+    if verify and base is None:
+        raise ParameterError("--verify compares logits", hint="name the base with --base")
     opened = Base.open(base) if base is not None else None
     report = convert(Path(adapter), output, to=to, base=opened, dtype=dtype, lossy=lossy)
     modules = len(report.adapter.modules)
+    parity = _compare(str(base), adapter, output, engine, tolerance, dtype) if verify else None
+    failed = parity is not None and not parity.agrees
     if json:
-        print_json(
-            {"output": str(output), "format": to, "modules": modules, "dropped": report.dropped}
-        )
-        return
+        said = {"output": str(output), "format": to, "modules": modules, "dropped": report.dropped}
+        print_json(said | ({"verify": parity.to_dict()} if parity else {}))
+        raise typer.Exit(failed)
     console.print(f"wrote {output}: {to}, {modules} modules")
     if report.dropped:
         console.print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
         for line in report.dropped:
             console.print(f"  - {line}", markup=False, highlight=False)
+    if parity is not None:
+        show(parity)
+    raise typer.Exit(failed)
+
+
+def _compare(
+    base: str, adapter: str, output: Path, engine: str, tolerance: float, dtype: str | None
+) -> ParityReport:
+    """What was written, read back, against what was read."""
+    rounded = [f"values were stored as {dtype}, which may have rounded them"]
+    with open_with(base, None, engine=engine, quantize="none") as model:
+        return verify_conversion(
+            model,
+            Path(adapter),
+            output,
+            tolerance=tolerance,
+            names=(adapter, str(output)),
+            notes=rounded if dtype in ("f16", "bf16") else (),
+        )

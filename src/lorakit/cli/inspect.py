@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,27 +12,90 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from lorakit.atomic import write_atomic
+from lorakit.base import Base
+from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
+from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
-from lorakit.inspect import Report, inspect
+from lorakit.inspect import ModuleReport, Report, inspect
+from lorakit.plot import grid, plot
+
+SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
+METADATA = 400  # characters of it that are shown
 
 
 def command(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
-    structure: Annotated[
-        bool, typer.Option("--structure", help="Names and shapes alone; reads no values.")
+    values: Annotated[
+        bool | None,
+        typer.Option(
+            "--values/--structure",
+            help="Read the values too, for norms and digest; or names and shapes alone. "
+            "[default: values up to 256 MB]",
+        ),
+    ] = None,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Singular values of every delta; reads the values.")
     ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE.png", help="Draw norms and singular values into a PNG file."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            "-b",
+            help="The base: some GGUF files need it, and it decides what other formats can say.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show format, ranks, effective scales, modules, sizes and norms of an adapter."""
-    report = inspect(read_adapter(Path(adapter)), values=not structure)
+    """Show format, ranks, effective scales, modules, sizes, norms and spectra of an adapter."""
+    if values is False and (spectrum or picture):
+        raise ParameterError("--structure reads no values, --spectrum and --plot need them")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
+    decoder = Base.open(base).decoder if base else None
+    read = read_adapter(Path(adapter), decoder)
+    spectrum = spectrum or picture is not None
+    wanted = read.nbytes <= SMALL if values is None else values
+    report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)
+    if picture is not None:
+        _write(picture, plot(report, title=Path(adapter).name))
+    files = _files(Path(adapter).expanduser())
     if json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | {"files": files})
         return
-    for name, value in _summary(report).items():
+    rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
+    for name, value in rows.items():
         console.print(Text.assemble((f"{name:<12}", "bold"), str(value)))
-    console.print(_modules(report))
+    console.print(_modules(report.modules))
+    if spectrum:
+        console.print()
+        console.print(_spectra(report.modules))
+    if (heat := grid(report.modules)) is not None:
+        console.print()
+        show(heat, console)
+    if picture is not None:
+        console.print(f"wrote {picture}")
+
+
+def _files(path: Path) -> dict[str, int]:
+    """The adapter's files with their bytes."""
+    files = sorted(path.glob("adapter*")) if path.is_dir() else [path]
+    return {file.name: file.stat().st_size for file in files if file.is_file()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -41,28 +106,79 @@ def _summary(report: Report) -> dict[str, Any]:
         "modules": len(report.modules),
         "ranks": _counts(report.ranks),
         "scales": _counts(report.scales),
-        "parameters": f"{report.parameters:,} ({', '.join(report.dtypes)})",
+        "parameters": f"{report.parameters:,}",
+        "stored as": ", ".join(f"{name} ({n:,})" for name, n in report.dtypes.items()),
         "size": size(report.nbytes),
         "replaced": ", ".join(report.replacements),
+        "magnitudes": report.magnitudes or None,
         "invocation": ", ".join(map(str, report.invocation_tokens)),
-        "norm": None if report.norm is None else f"{report.norm:.4g}",
+        "norm": "not read (--values reads it)" if report.norm is None else f"{report.norm:.4g}",
         "digest": report.digest,
+        "metadata": _metadata(report),
+        **{f"as {name}": _express(faults) for name, faults in report.expressible.items()},
     }
     return {name: value for name, value in rows.items() if value not in (None, "")}
+
+
+def _express(faults: tuple[str, ...]) -> str:
+    """ "exactly", or each reason once with how many parts it concerns."""
+    reasons = Counter(fault.partition(": ")[2] or fault for fault in faults)
+    said = [f"{reason} ({n} parts)" if n > 1 else reason for reason, n in reasons.items()]
+    return f"no: {'; '.join(said)}" if said else "exactly"
+
+
+def _metadata(report: Report) -> str:
+    """What the file says beside its tensors, in one line; all of it is in --json."""
+    said = _said({k: v for k, v in report.to_dict()["metadata"].items() if k != "format"})
+    text = json_.dumps(said, ensure_ascii=False) if said else ""
+    return text if len(text) <= METADATA else f"{text[:METADATA]}... (all of it: --json)"
+
+
+def _said(value: Any) -> Any:
+    """Without the keys that say nothing: null, false and what is empty."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _said(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item or type(item) in (int, float)}
 
 
 def _counts(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{value:g} in {count} modules" for value, count in counts.items())
 
 
-def _modules(report: Report) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("module", "site", "rank", "in", "out", "scale", "norm"):
-        table.add_column(title, justify="left" if title in ("module", "site") else "right")
-    for m in report.modules:
+def _modules(modules: tuple[ModuleReport, ...]) -> Table:
+    table = _table("module", "site", "rank", "in", "out", "scale", "norm")
+    for m in modules:
         norm = "" if m.norm is None else f"{m.norm:.4g}"
         table.add_row(
-            m.module, m.site, str(m.rank), str(m.in_features), str(m.out_features), f"{m.scale:g}",
+            _name(m), m.site, str(m.rank), str(m.in_features), str(m.out_features), f"{m.scale:g}",
             norm,
         )  # fmt: skip
     return table
+
+
+def _spectra(modules: tuple[ModuleReport, ...]) -> Table:
+    """Of experts the largest and least of all, the mean of the ranks, and the most for 99%."""
+    table = _table("singular values of", "largest", "least", "effective", "stable", "for 99%")
+    for m in modules:
+        found = m.spectra or ()
+        values = [value for each in found for value in each.values] or [0.0]
+        effective = sum(each.effective_rank for each in found) / max(len(found), 1)
+        stable = sum(each.stable_rank for each in found) / max(len(found), 1)
+        table.add_row(
+            _name(m), f"{max(values):.3g}", f"{min(values):.3g}", f"{effective:.3g}",
+            f"{stable:.3g}", str(max((each.rank99 for each in found), default=0)),
+        )  # fmt: skip
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for number, title in enumerate(titles):
+        left = number == 0 or title == "site"
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _name(module: ModuleReport) -> str:
+    return module.module + ("" if module.experts is None else f" ({module.experts} experts)")

@@ -1,0 +1,360 @@
+"""lorakit verify: do two things give the same logits?"""
+
+from __future__ import annotations
+
+import json as json_
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.table import Table
+
+from lorakit.cli.logits import read_ids
+from lorakit.cli.output import console, print_json
+from lorakit.cli.references import (
+    AdapterOption,
+    BaseArgument,
+    EngineOption,
+    JsonOption,
+    QuantizeOption,
+    ThreadsOption,
+    open_with,
+    split_reference,
+    unused_name,
+)
+from lorakit.engines.protocol import Quantization
+from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.formats import read_adapter
+from lorakit.model import Model
+from lorakit.verify import (
+    TOLERANCE,
+    LogitsOf,
+    ParityReport,
+    PromptParity,
+    adapted,
+    peft_logits,
+    prompts_for,
+    recorded,
+    verify,
+)
+
+AgainstOption = Annotated[
+    list[str],
+    typer.Option(
+        "--against",
+        metavar="OTHER",
+        help="An adapter REF[:SCALE] (may be repeated), a merged model's folder, FILE.npz[#KIND], "
+        "or base, peft, engine:NAME, quantize:HOW, model:FOLDER.",
+    ),
+]
+ToleranceOption = Annotated[
+    float, typer.Option(help="The largest difference that passes; the default is for float32.")
+]
+
+
+def command(
+    base: BaseArgument,
+    against: AgainstOption,
+    adapter: AdapterOption = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='A file of texts, one per line, or .jsonl with "prompt" or "ids".'),
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")
+    ] = None,
+    tolerance: ToleranceOption = TOLERANCE,
+    engine: EngineOption = "onnx",
+    quantize: QuantizeOption = "none",
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare the logits of a base with adapters with those of something else; exits 1 if they
+    differ by more than the tolerance."""
+    other = parse_other(against)
+    with ExitStack() as stack:
+        opening = Opening(base, engine, quantize, threads)
+        model = stack.enter_context(opening.open(adapter or []))
+        scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
+        chosen = choose_prompts(model, prompt, prompts, ids)
+        side = other_side(other, model, adapter or [], opening, ids, stack)
+        report = verify(
+            adapted(model, scales),
+            side.logits,
+            chosen or side.prompts or built_in(model, adapter or []),
+            tolerance=tolerance,
+            plain=adapted(model, {}) if scales else None,
+            names=(_describe(opening, adapter or []), other.text),
+            notes=[*rounding(opening.quantize), *side.notes],
+        )
+    finish(report, json=json)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the first side is opened; the other differs in what `--against` says."""
+
+    base: str
+    engine: str
+    quantize: Quantization
+    threads: int | None
+
+    def open(self, adapters: Sequence[str]) -> Model:
+        return open_with(
+            self.base,
+            adapters,
+            engine=self.engine,
+            quantize=self.quantize,
+            threads=self.threads,
+        )
+
+    def changed(self, other: Other) -> Opening:
+        """What a kind of "engine", "quantize" or "model" opens instead."""
+        if other.kind == "model":
+            return replace(self, base=other.value)
+        if other.kind == "engine":
+            return replace(self, engine=other.value)
+        held: Quantization = next(q for q in get_args(Quantization) if q == other.value)
+        return replace(self, quantize=held)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What `--against` says: its kind, and what stands after the colon or the path itself."""
+
+    kind: str  # "base", "peft", "engine", "quantize", "model", "record", "adapters"
+    value: str
+    references: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " + ".join(self.references)
+
+
+def parse_other(against: Sequence[str]) -> Other:
+    """Words first, then what is there: `./peft` is a folder, `peft` is PEFT. ParameterError."""
+    kinds = {_kind(reference) for reference in against}
+    if kinds != {"adapters"} and len(against) > 1:
+        raise ParameterError(
+            "only adapters can be named together by several --against",
+            items=[f"{reference}: {_kind(reference)}" for reference in against],
+        )
+    kind = kinds.pop()
+    value = against[0].partition(":")[2] if kind == against[0].partition(":")[0] else against[0]
+    if kind == "quantize" and value not in get_args(Quantization):
+        raise ParameterError(
+            f"there are no weights {value!r}",
+            hint=", ".join(f"quantize:{name}" for name in get_args(Quantization)),
+        )
+    return Other(kind, value, tuple(against))
+
+
+def _kind(reference: str) -> str:
+    word, colon, _ = reference.partition(":")
+    if reference in ("base", "peft") or (colon and word in ("engine", "quantize", "model")):
+        return word
+    if reference.partition("#")[0].endswith(".npz"):
+        return "record"
+    folder = Path(reference).expanduser()
+    model = (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+    return "model" if model else "adapters"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The other side: its logits, the prompts that it brings along, and what to say of it."""
+
+    logits: LogitsOf
+    prompts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def other_side(
+    other: Other,
+    model: Model,
+    adapters: Sequence[str],
+    opening: Opening,
+    ids: str | None,
+    stack: ExitStack,
+) -> Side:
+    """Make the other side; what it opens is closed by `stack`."""
+    if other.kind == "base":
+        return Side(adapted(model, {}))
+    if other.kind == "adapters":
+        scales = load_others(model, other.references, adapters)
+        return Side(adapted(model, scales), notes=_itself(other.references == tuple(adapters)))
+    if other.kind == "record":
+        path, _, family = other.value.partition("#")
+        known = None if ids is None else {k: v.tolist() for k, v in read_ids(ids).items()}
+        return Side(*recorded(Path(path), family or None, likely=_likely(adapters), ids=known))
+    if other.kind == "peft":
+        pairs = [(Path(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
+        return Side(stack.enter_context(peft_logits(model.base.path, pairs)))
+    changed = opening.changed(other)
+    opened = stack.enter_context(changed.open([] if other.kind == "model" else adapters))
+    notes = [] if changed.quantize == opening.quantize else rounding(changed.quantize)
+    return Side(
+        opened.logits, notes=[*notes, *_stored(opened, model), *_itself(changed == opening)]
+    )
+
+
+def load_others(model: Model, references: Sequence[str], first: Sequence[str]) -> dict[str, float]:
+    """Load the other adapters beside the first ones; one without a scale takes that of the adapter
+    in its place."""
+    same_count = len(references) == len(first)
+    scales: dict[str, float] = {}
+    for number, reference in enumerate(references):
+        path, scale = split_reference(reference)
+        if path == reference and same_count:
+            scale = split_reference(first[number])[1]
+        name = unused_name("against", {info.name: 0.0 for info in model.adapters})
+        model.load_adapter(path, name)
+        scales[name] = scale
+    return scales
+
+
+def _likely(adapters: Sequence[str]) -> str:
+    """The name that recorded logits of these adapters would have."""
+    scales = {split_reference(reference)[1] for reference in adapters}
+    return "base" if not scales else f"scale{scales.pop():g}" if len(scales) == 1 else "logits"
+
+
+def choose_prompts(
+    model: Model, texts: Sequence[str] | None, file: Path | None, ids: str | None
+) -> dict[str, list[int]]:
+    """All prompts that the options name; empty where they name none."""
+    found = {_short(text): model.encode(text) for text in texts or ()}
+    if file is not None:
+        found |= read_prompts(model, file)
+    if ids is not None:
+        found |= {name: sequence.tolist() for name, sequence in read_ids(ids).items()}
+    return found
+
+
+def read_prompts(model: Model, path: Path) -> dict[str, list[int]]:
+    """Prompts from a file: a text per line, or JSON lines with "prompt", "text" or "ids"."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text: {error}") from error
+    named = {f"line {n}": line for n, line in enumerate(lines, 1) if line.strip()}
+    if not named:
+        raise FormatError(f"{path} holds no prompts")
+    if path.suffix.lower() not in (".jsonl", ".json"):
+        return {name: model.encode(line) for name, line in named.items()}
+    return {name: model.encode(_json_prompt(path, name, line)) for name, line in named.items()}
+
+
+def _json_prompt(path: Path, name: str, line: str) -> str | list[int]:
+    try:
+        row = json_.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}, {name} is not valid JSON: {error}") from error
+    if isinstance(row, Mapping):
+        row = next((row[key] for key in ("prompt", "text", "ids") if key in row), None)
+    if isinstance(row, str) or (
+        isinstance(row, list) and row and all(type(token) is int for token in row)
+    ):
+        return row
+    raise FormatError(f'{path}, {name} holds neither "prompt" (a text) nor "ids" (numbers)')
+
+
+def built_in(model: Model, adapters: Sequence[str]) -> dict[str, list[int]]:
+    """The built-in prompts, with the tokens that switch parts of these adapters on."""
+    paths = [Path(split_reference(reference)[0]) for reference in adapters]
+    read = [read_adapter(path, model.base.decoder) for path in paths]
+    return prompts_for(model.tokenizer, model.capabilities.vocabulary, read)
+
+
+def rounding(held: Quantization) -> list[str]:
+    """Why the default tolerance, which is for float32, may be too strict here."""
+    if held == "none":
+        return []
+    return [f"weights are held as {held}: a tolerance of {TOLERANCE:g} is for float32"]
+
+
+def _stored(other: Model, first: Model) -> list[str]:
+    """The same of another model whose weights are stored in fewer bits: merging rounded them."""
+    if other.base.path == first.base.path:
+        return []
+    names = {tensor.dtype.name for tensor in other.base.tensors.values()} - {"float32", "float64"}
+    return [
+        f"the other model's weights are stored as {name}: rounding them once may change logits by "
+        f"more than {TOLERANCE:g}"
+        for name in sorted(names)
+    ]
+
+
+def _itself(same: bool) -> list[str]:
+    return ["both sides are the same thing: this shows that it repeats, nothing else"] * same
+
+
+def _describe(opening: Opening, adapters: Sequence[str]) -> str:
+    held = "" if opening.quantize == "none" else f", {opening.quantize}"
+    return " + ".join([opening.base, *adapters]) + f" ({opening.engine}{held})"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 32 else f"{line[:29]}..."
+
+
+def finish(report: ParityReport, *, json: bool) -> None:
+    """Show the report; the process ends with 1 where the sides do not agree."""
+    if json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    raise typer.Exit(0 if report.agrees else 1)
+
+
+def show(report: ParityReport) -> None:
+    """The table, the warnings, the verdict."""
+    console.print(f"one    {report.one}\nother  {report.other}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    titles = ("prompt", "tokens", "max diff", "mean diff", "KL", "top-1", "differs at", "effect")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "prompt" else "right", no_wrap=True)
+    for row in report.prompts:
+        table.add_row(*_row(row))
+    table.add_section()
+    table.add_row(*_row(report.total), style="bold")
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    console.print(_verdict(report), style="green" if report.agrees else "red", markup=False)
+
+
+def _row(parity: PromptParity) -> list[str]:
+    at, effect = parity.first_difference, parity.effect
+    return [
+        parity.name,
+        str(parity.tokens),
+        f"{parity.max_difference:.3g}",
+        f"{parity.mean_difference:.3g}",
+        f"{parity.kl:.3g}",
+        f"{parity.top1:.1%}",
+        "" if at is None else str(at),
+        "" if effect is None else f"{effect:.3g}",
+    ]
+
+
+def _verdict(report: ParityReport) -> str:
+    total = report.total
+    if total.non_finite:
+        return f"differs: {total.non_finite} logits are NaN or infinite"
+    share = f", {total.max_difference / total.effect:.2g} of the effect" if total.effect else ""
+    sign = "within" if report.agrees else "above"
+    verdict = "agrees" if report.agrees else "differs"
+    return (
+        f"{verdict}: the largest difference is {total.max_difference:.3g}{share}, "
+        f"{sign} the tolerance of {report.tolerance:g}"
+    )

@@ -1,0 +1,233 @@
+"""The comparison: two functions from token ids to logits, on some prompts.
+
+It computes in float64 and knows nothing of models, adapters or files. A comparison must be able to
+fail: with `plain` (the base without adapters) the report also says how much the adapters change,
+and warns where agreement would prove nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.errors import EngineError, ParameterError
+
+TOLERANCE = 2e-4  # largest difference of two float32 computations of the same numbers
+LogitsOf = Callable[[Sequence[int]], npt.NDArray[np.float32]]  # ids -> [tokens, vocabulary]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptParity:
+    """Two sides on one prompt. Numbers are NaN where either side holds NaN or infinity.
+
+    kl: KL(one || other) and kl_reverse: KL(other || one), of the softmaxes, in nats, each the mean
+    over positions; top1: share of positions with the same best token; first_difference: the first
+    position (from 0) whose best token differs, None where all agree; effect: the largest change of
+    `one` against the plain base, None where no base was given.
+    """
+
+    name: str
+    tokens: int
+    max_difference: float
+    mean_difference: float
+    kl: float
+    kl_reverse: float
+    top1: float
+    first_difference: int | None
+    non_finite: int  # values that are NaN or infinite, of both sides
+    effect: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """All prompts, and their sum: the largest maximum, means weighted by tokens."""
+
+    one: str
+    other: str
+    tolerance: float
+    prompts: tuple[PromptParity, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no value is NaN or infinite and no difference is above the tolerance."""
+        return all(p.max_difference <= self.tolerance and not p.non_finite for p in self.prompts)
+
+    @property
+    def total(self) -> PromptParity:
+        """All prompts as one; first_difference is that of the first prompt that has one."""
+        found, tokens = self.prompts, sum(p.tokens for p in self.prompts)
+
+        def mean(name: str) -> float:
+            return float(sum(getattr(p, name) * p.tokens for p in found) / tokens)
+
+        effects = [p.effect for p in found if p.effect is not None]
+        differ = [p.first_difference for p in found if p.first_difference is not None]
+        return PromptParity(
+            name="total",
+            tokens=tokens,
+            max_difference=_largest([p.max_difference for p in found]),
+            mean_difference=mean("mean_difference"),
+            kl=mean("kl"),
+            kl_reverse=mean("kl_reverse"),
+            top1=mean("top1"),
+            first_difference=differ[0] if differ else None,
+            non_finite=sum(p.non_finite for p in found),
+            effect=_largest(effects) if effects else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `json.dumps(..., allow_nan=False)` takes; NaN becomes "nan"."""
+        return {
+            "agrees": self.agrees,
+            "one": self.one,
+            "other": self.other,
+            "tolerance": self.tolerance,
+            "total": _plain(self.total),
+            "prompts": [_plain(prompt) for prompt in self.prompts],
+            "warnings": list(self.warnings),
+        }
+
+
+def verify(
+    one: LogitsOf,
+    other: LogitsOf,
+    prompts: Mapping[str, Sequence[int]],
+    *,
+    tolerance: float = TOLERANCE,
+    plain: LogitsOf | None = None,
+    names: tuple[str, str] = ("one", "other"),
+    notes: Sequence[str] = (),
+) -> ParityReport:
+    """Compare the logits of two sides on every position of some prompts.
+
+    prompts: token ids by a name to show. plain: `one` without its adapters, to measure what they
+    change. notes: go into the report's warnings as they are.
+    Raises ParameterError where there is no prompt or the tolerance is negative, EngineError where
+    the sides have other vocabularies or a side gives logits of another length than its prompt;
+    and whatever the sides raise.
+    """
+    if not prompts:
+        raise ParameterError("there is no prompt to compare on")
+    if not 0 <= tolerance < math.inf:
+        raise ParameterError(f"the tolerance must be finite and 0 or more, found {tolerance}")
+    found = []
+    for name, ids in prompts.items():
+        if not len(ids):
+            raise ParameterError(f"the prompt {name!r} holds no tokens")
+        a, b = (_logits(f, ids, who) for f, who in zip((one, other), names, strict=True))
+        _require_one_vocabulary(a, b, names)
+        base = None if plain is None else _logits(plain, ids, f"{names[0]} without adapters")
+        found.append(compare(name, a, b, base))
+    report = ParityReport(
+        one=names[0],
+        other=names[1],
+        tolerance=float(tolerance),
+        prompts=tuple(found),
+        warnings=tuple(notes),
+    )
+    return ParityReport(
+        one=report.one,
+        other=report.other,
+        tolerance=report.tolerance,
+        prompts=report.prompts,
+        warnings=(*report.warnings, *_doubts(report)),
+    )
+
+
+def compare(name: str, one: F64, other: F64, plain: F64 | None = None) -> PromptParity:
+    """Two arrays of logits [tokens, vocabulary] in numbers."""
+    bad = int(np.sum(~np.isfinite(one)) + np.sum(~np.isfinite(other)))
+    best, second = _best(one), _best(other)
+    differ = np.flatnonzero(best != second)
+    gap = np.abs(one - other) if not bad else np.full((1, 1), np.nan)
+    return PromptParity(
+        name=name,
+        tokens=len(one),
+        max_difference=float(gap.max()),
+        mean_difference=float(gap.mean()),
+        kl=divergence(one, other) if not bad else math.nan,
+        kl_reverse=divergence(other, one) if not bad else math.nan,
+        top1=float(np.mean(best == second)),
+        first_difference=int(differ[0]) if differ.size else None,
+        non_finite=bad,
+        effect=None if plain is None else _effect(one, plain),
+    )
+
+
+def divergence(one: F64, other: F64) -> float:
+    """KL(softmax(one) || softmax(other)) in nats, the mean over positions; both finite."""
+    p, q = _log_softmax(one), _log_softmax(other)
+    return max(0.0, float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))
+
+
+def _log_softmax(logits: F64) -> F64:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    lse: F64 = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    result: F64 = shifted - lse
+    return result
+
+
+def _best(logits: F64) -> npt.NDArray[np.int64]:
+    """The best token of each position, -1 where there is a NaN."""
+    return np.where(np.isnan(logits).any(axis=-1), -1, np.argmax(logits, axis=-1))
+
+
+def _effect(one: F64, plain: F64) -> float:
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(one - plain).max())
+
+
+def _logits(side: LogitsOf, ids: Sequence[int], name: str) -> F64:
+    found = np.asarray(side(ids))
+    if found.ndim != 2 or len(found) != len(ids):
+        raise EngineError(
+            f"{name} gave logits {list(found.shape)} for a prompt of {len(ids)} tokens",
+            hint="logits must be [tokens, vocabulary], for every position",
+        )
+    return found.astype(np.float64)
+
+
+def _require_one_vocabulary(one: F64, other: F64, names: tuple[str, str]) -> None:
+    if one.shape[1] != other.shape[1]:
+        raise EngineError(
+            f"the vocabularies differ: {names[0]} has {one.shape[1]} tokens, "
+            f"{names[1]} has {other.shape[1]}",
+            hint="one of them was extended or padded, or they are different models; logits can be "
+            "compared only over one vocabulary",
+        )
+
+
+def _doubts(report: ParityReport) -> list[str]:
+    """Why this report may prove less than it seems to."""
+    effect = report.total.effect
+    if effect is None or not math.isfinite(effect):
+        return []
+    if effect == 0:
+        return [
+            f"{report.one} has no effect: its logits are those of the plain base, to the last bit; "
+            "agreement proves nothing about the adapter"
+        ]
+    if effect <= report.tolerance:
+        return [
+            f"the adapters change the logits by {effect:.2g} at most, within the tolerance of "
+            f"{report.tolerance:g}; agreement proves little about them"
+        ]
+    return []
+
+
+def _largest(values: Sequence[float]) -> float:
+    return math.nan if any(math.isnan(value) for value in values) else max(values)
+
+
+def _plain(prompt: PromptParity) -> dict[str, Any]:
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(prompt).items()
+    }

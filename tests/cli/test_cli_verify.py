@@ -1,0 +1,176 @@
+"""lorakit verify, convert --verify and the pictures of inspect, through the command line."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from conftest import DATA
+from lorakit.cli import app, heatmap
+from lorakit.cli.verify import parse_other
+from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.formats import read_adapter
+from lorakit.inspect import inspect
+from lorakit.plot import grid
+
+TRUTH = DATA / "truth"
+BASE = str(TRUTH / "bases/llama")
+PLAIN = str(TRUTH / "peft/llama/plain")
+GGUF = str(TRUTH / "gguf/llama.plain.f32.gguf")
+
+
+def lorakit(*arguments, code=0):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout
+
+
+def verify(*arguments, code=0):
+    return json.loads(lorakit("verify", BASE, *arguments, "--threads", "1", "--json", code=code))
+
+
+def refused(error, *arguments):
+    done = CliRunner().invoke(app, ["verify", BASE, *map(str, arguments), "--threads", "1"])
+    assert isinstance(done.exception, error), done.output
+    return done.exception
+
+
+def test_another_format_agrees_and_another_adapter_does_not():
+    found = verify("-a", f"{PLAIN}:0.5", "--against", GGUF)  # at the scale of the first
+    assert found["agrees"] is True
+    assert found["tolerance"] == 2e-4
+    assert found["warnings"] == []
+    assert [row["name"] for row in found["prompts"]] == ["text 1", "text 2", "text 3", "random ids"]
+    assert set(found["total"]) == {
+        "name", "tokens", "max_difference", "mean_difference", "kl", "kl_reverse", "top1",
+        "first_difference", "non_finite", "effect",
+    }  # fmt: skip
+    wrong = verify("-a", PLAIN, "--against", f"{GGUF}:0.5", "-p", "hello", code=1)
+    assert wrong["agrees"] is False
+    assert [row["name"] for row in wrong["prompts"]] == ["hello"]
+    assert verify("-a", PLAIN, "--against", f"{GGUF}:0.5", "--tolerance", "1e9")["agrees"]
+
+
+def test_several_adapters_on_both_sides_in_another_order():
+    other = str(TRUTH / "peft/llama/plain_b")
+    pair = ("-a", f"{PLAIN}:0.7", "-a", f"{other}:0.3")
+    assert verify(*pair, "--against", f"{other}:0.3", "--against", f"{PLAIN}:0.7")["agrees"]
+
+
+def test_the_table_says_how_much_and_the_verdict():
+    out = lorakit("verify", BASE, "-a", PLAIN, "--against", "base", "--ids", "5,6,7", code=1)
+    assert "differs: the largest difference is" in out
+    assert "1 of the effect" in out
+    out = lorakit("verify", BASE, "-a", PLAIN, "--against", PLAIN, "-p", "hello")
+    assert "both sides are the same thing" in out
+    assert "agrees" in out
+
+
+def test_against_recorded_logits(tmp_path):
+    found = verify("-a", f"{PLAIN}:0.5", "--against", f"{PLAIN}/logits.npz")
+    assert [row["tokens"] for row in found["prompts"]] == [7, 20, 33]
+    assert verify("-a", f"{PLAIN}:0.5", "--against", f"{PLAIN}/logits.npz#scale1", code=1)
+    assert verify("--against", f"{BASE}/base_logits.npz")["total"]["effect"] is None
+    output = tmp_path / "out.npz"
+    lorakit("logits", BASE, "-a", PLAIN, "--ids", "4,5,6", "-o", output)
+    assert verify("-a", PLAIN, "--against", output, "--ids", "4,5,6")["agrees"]
+
+
+def test_against_other_weights_and_another_model():
+    rounded = verify("-a", PLAIN, "--against", "quantize:int8", "-p", "hello", code=1)
+    assert "int8" in rounded["warnings"][0]
+    assert verify("--against", f"model:{BASE}", "-p", "hello")["agrees"]
+    assert verify("-a", PLAIN, "--against", BASE, "-p", "hello", code=1)["one"].endswith("(onnx)")
+
+
+def test_prompts_from_files(tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("hello\n\nworld\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "hello"}\n{"ids": [5, 6]}\n"plain text"\n[7]\n')
+    found = verify("-a", PLAIN, "--against", GGUF, "--prompts", lines)
+    assert [row["name"] for row in found["prompts"]] == ["line 1", "line 3"]
+    found = verify("-a", PLAIN, "--against", GGUF, "--prompts", rows)
+    assert [row["tokens"] for row in found["prompts"]][1::2] == [2, 1]
+    for content in ('{"prompt": 3}', "{", '{"ids": []}', '{"ids": [true]}', ""):
+        rows.write_text(content)
+        refused(FormatError, "--against", "base", "--prompts", rows)
+    lines.write_bytes(b"\xff\xfe")
+    refused(FormatError, "--against", "base", "--prompts", lines)
+    refused(SourceError, "--against", "base", "--prompts", tmp_path / "none")
+
+
+def test_what_against_may_say(tmp_path):
+    assert parse_other(["peft"]).kind == "peft"
+    assert parse_other(["./peft"]).kind == "adapters"
+    assert parse_other(["engine:torch"]).value == "torch"
+    assert parse_other(["hf:org/repo:0.5"]).kind == "adapters"
+    assert parse_other([BASE]).kind == "model"
+    assert parse_other([PLAIN, GGUF]).kind == "adapters"
+    with pytest.raises(ParameterError, match="together"):
+        parse_other([PLAIN, "peft"])
+    with pytest.raises(ParameterError, match="no weights 'int3'"):
+        parse_other(["quantize:int3"])
+    refused(SourceError, "--against", tmp_path / "nothing")
+
+
+def test_convert_compares_what_it_wrote(tmp_path):
+    for to, name in (("gguf", "x.gguf"), ("mlx", "mlx"), ("ort", "x.onnx_adapter")):
+        wanted = ("--to", to, "-b", BASE, "--verify", "--json")
+        found = json.loads(lorakit("convert", PLAIN, tmp_path / name, *wanted))
+        assert found["verify"]["agrees"] is True
+        assert found["verify"]["total"]["effect"] > 1
+    half = ("--to", "peft", "--dtype", "f16", "-b", BASE, "--verify")
+    assert "rounded" in lorakit("convert", PLAIN, tmp_path / "half", *half, code=1)
+    lorakit("convert", PLAIN, tmp_path / "again", *half, "--tolerance", "0.1")
+    done = CliRunner().invoke(
+        app, ["convert", PLAIN, str(tmp_path / "n"), "--to", "mlx", "--verify"]
+    )
+    assert isinstance(done.exception, ParameterError)
+    assert not (tmp_path / "n").exists()
+
+
+def test_inspect_shows_spectra_and_a_heat_map_and_draws(tmp_path):
+    out = lorakit("inspect", PLAIN, "--plot", tmp_path / "x.png")
+    assert "singular values of" in out
+    assert "layer" in out
+    assert "as gguf" in out
+    assert "adapter_model.safetensors" in out
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(lorakit("inspect", GGUF, "-b", BASE, "--spectrum", "--json"))
+    assert len(found["modules"][0]["spectra"][0]["values"]) == found["modules"][0]["rank"]
+    assert found["expressible"]["ort"] == []
+    quiet = lorakit("inspect", PLAIN, "--structure")
+    assert "singular" not in quiet
+    assert "--values" in quiet
+    for wrong in (["--structure", "--spectrum"], ["--plot", str(tmp_path / "x.jpg")]):
+        done = CliRunner().invoke(app, ["inspect", PLAIN, *wrong])
+        assert isinstance(done.exception, ParameterError)
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(80, 1), (16, 2), (1, 4)])
+def test_the_heat_map_fits_the_terminal(width, blocks):
+    adapter = read_adapter(TRUTH / "peft/llama/plain")
+    found = grid(inspect(adapter, values=True).modules)
+    assert found.layers == 4
+    plain = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    heatmap.show(found, plain)
+    text = plain.file.getvalue()
+    assert text.count("layer") == blocks
+    assert set("".join(line[9:] for line in text.splitlines() if "q_proj" in line)) <= set(
+        heatmap.SHADES + " "
+    )
+    colour = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
+    heatmap.show(found, colour)
+    assert "\x1b[48;2;" in colour.file.getvalue()
+
+
+def test_check_tells_of_the_tied_head():
+    base = TRUTH / "bases/gemma3"
+    out = lorakit("check", TRUTH / "peft/gemma3/embed_only", "--base", base, "--json")
+    (found,) = json.loads(out)["mismatches"]
+    assert found["severity"] == "warning"
+    assert "tied" in found["found"]
+    assert json.loads(out)["fits"] is True
