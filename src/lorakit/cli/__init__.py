@@ -36,8 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(demo, run, chat, inspect, check, convert, combine, resize, extract, verify, logits, doctor),
-):
+    demo, run, chat, inspect, check, convert, combine, resize, extract, verify, logits, doctor,
+):  # fmt: skip
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
