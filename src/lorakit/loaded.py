@@ -135,6 +135,10 @@ class AdapterTable:
             self._find(name, handle)
             return self._info(name)
 
+    def adapter(self, name: str, handle: int) -> Adapter:
+        with self.lock:
+            return self._find(name, handle).adapter
+
     def all_info(self) -> tuple[AdapterInfo, ...]:
         """All loaded adapters: the active ones in their order, then the rest."""
         with self.lock:
@@ -211,6 +215,11 @@ class LoadedAdapter:
     def info(self) -> AdapterInfo:
         """Rank, sizes, digest, source and scale."""
         return self._table.info(self.name, self._handle)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The value that was loaded."""
+        return self._table.adapter(self.name, self._handle)
 
     def remove(self, *, kv: KvPolicy = "keep") -> None:
         """Take it out of the active set; it stays loaded."""

@@ -94,6 +94,9 @@ def test_prompts_from_files(tmp_path):
     assert [row["name"] for row in found["prompts"]] == ["line 1", "line 3"]
     found = verify("-a", PLAIN, "--against", GGUF, "--prompts", rows)
     assert [row["tokens"] for row in found["prompts"]][1::2] == [2, 1]
+    alike = "one and the same beginning of two texts: "
+    found = verify("--against", "base", "-p", alike + "a", "-p", alike + "bc", "--ids", "5")
+    assert [row["name"][-3:] for row in found["prompts"]] == ["...", ".-2", "ds0"]
     for content in ('{"prompt": 3}', "{", '{"ids": []}', '{"ids": [true]}', ""):
         rows.write_text(content)
         refused(FormatError, "--against", "base", "--prompts", rows)

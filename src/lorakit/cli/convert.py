@@ -66,7 +66,7 @@ def _compare(
     with open_with(base, None, engine=engine, quantize="none") as model:
         return verify_conversion(
             model,
-            Path(adapter),
+            adapter,
             output,
             tolerance=tolerance,
             names=(adapter, str(output)),

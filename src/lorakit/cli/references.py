@@ -67,7 +67,7 @@ def open_with(
     return model
 
 
-def unused_name(name: str, taken: Mapping[str, float]) -> str:
+def unused_name(name: str, taken: Mapping[str, object]) -> str:
     """`name`, or `name-2`, `name-3`, ... where it is taken."""
     candidates = [name, *(f"{name}-{n}" for n in range(2, len(taken) + 2))]
     return next(candidate for candidate in candidates if candidate not in taken)

@@ -27,7 +27,6 @@ from lorakit.cli.references import (
 )
 from lorakit.engines.protocol import Quantization
 from lorakit.errors import FormatError, ParameterError, SourceError
-from lorakit.formats import read_adapter
 from lorakit.model import Model
 from lorakit.verify import (
     TOLERANCE,
@@ -35,8 +34,8 @@ from lorakit.verify import (
     ParityReport,
     PromptParity,
     adapted,
+    built_in,
     peft_logits,
-    prompts_for,
     recorded,
     verify,
 )
@@ -87,7 +86,7 @@ def command(
         report = verify(
             adapted(model, scales),
             side.logits,
-            chosen or side.prompts or built_in(model, adapter or []),
+            chosen or side.prompts or built_in(model),
             tolerance=tolerance,
             plain=adapted(model, {}) if scales else None,
             names=(_describe(opening, adapter or []), other.text),
@@ -229,11 +228,14 @@ def choose_prompts(
     model: Model, texts: Sequence[str] | None, file: Path | None, ids: str | None
 ) -> dict[str, list[int]]:
     """All prompts that the options name; empty where they name none."""
-    found = {_short(text): model.encode(text) for text in texts or ()}
+    pairs = [(_short(text), model.encode(text)) for text in texts or ()]
     if file is not None:
-        found |= read_prompts(model, file)
+        pairs += read_prompts(model, file).items()
     if ids is not None:
-        found |= {name: sequence.tolist() for name, sequence in read_ids(ids).items()}
+        pairs += ((name, sequence.tolist()) for name, sequence in read_ids(ids).items())
+    found: dict[str, list[int]] = {}
+    for name, sequence in pairs:  # two texts may begin alike
+        found[unused_name(name, found)] = sequence
     return found
 
 
@@ -265,13 +267,6 @@ def _json_prompt(path: Path, name: str, line: str) -> str | list[int]:
     ):
         return row
     raise FormatError(f'{path}, {name} holds neither "prompt" (a text) nor "ids" (numbers)')
-
-
-def built_in(model: Model, adapters: Sequence[str]) -> dict[str, list[int]]:
-    """The built-in prompts, with the tokens that switch parts of these adapters on."""
-    paths = [Path(split_reference(reference)[0]) for reference in adapters]
-    read = [read_adapter(path, model.base.decoder) for path in paths]
-    return prompts_for(model.tokenizer, model.capabilities.vocabulary, read)
 
 
 def rounding(held: Quantization) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lorakit.adapter import Adapter
 from lorakit.errors import (
     EngineError,
     FormatError,
@@ -22,9 +24,11 @@ from lorakit.errors import (
     SourceError,
 )
 from lorakit.loaded import Scales
-from lorakit.model import AdapterRef, Model
+from lorakit.model import Model
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, verify
 from lorakit.verify.prompts import prompts_for
+
+AnyAdapter = str | os.PathLike[str] | Adapter
 
 
 def adapted(model: Model, scales: Scales) -> LogitsOf:
@@ -34,8 +38,8 @@ def adapted(model: Model, scales: Scales) -> LogitsOf:
 
 def verify_conversion(
     model: Model,
-    source: AdapterRef,
-    target: AdapterRef,
+    source: AnyAdapter,
+    target: AnyAdapter,
     *,
     prompts: Mapping[str, Sequence[int]] | None = None,
     tolerance: float = TOLERANCE,
@@ -54,7 +58,7 @@ def verify_conversion(
             return verify(
                 adapted(model, {one.name: 1.0}),
                 adapted(model, {other.name: 1.0}),
-                prompts or prompts_for(model.tokenizer, model.capabilities.vocabulary),
+                prompts or built_in(model),
                 tolerance=tolerance,
                 plain=adapted(model, {}),
                 names=names,
@@ -64,6 +68,13 @@ def verify_conversion(
             other.unload()
     finally:
         one.unload()
+
+
+def built_in(model: Model) -> dict[str, list[int]]:
+    """The built-in prompts for a model and all adapters that it has loaded."""
+    handles = [model.find(info.name) for info in model.adapters]
+    adapters = [handle.adapter for handle in handles if handle is not None]
+    return prompts_for(model.tokenizer, model.capabilities.vocabulary, adapters)
 
 
 def unused(model: Model, name: str) -> str:
