@@ -101,7 +101,7 @@ def test_built_in_prompts_are_the_same_everywhere_and_switch_parts_on():
         rows=np.array([7, 600]),
     )
     special = Adapter(invocation_tokens=(10, 11), replacements=(rows,))
-    assert prompts_for(None, 512, [special])["tokens of adapter 1"][8:-8] == [10, 11, 7]
+    assert prompts_for(None, 512, [special])["adapter 1"][8:-8] == [10, 11, 7]
 
 
 def test_an_adapter_that_does_nothing_is_told(model):

@@ -176,7 +176,9 @@ def _table(*titles: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for number, title in enumerate(titles):
         left = number == 0 or title == "site"
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+        table.add_column(
+            title, justify="left" if left else "right", no_wrap=number > 0, overflow="fold"
+        )
     return table
 
 

@@ -317,7 +317,8 @@ def show(report: ParityReport) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     titles = ("prompt", "tokens", "max diff", "mean diff", "KL", "top-1", "differs at", "effect")
     for title in titles:
-        table.add_column(title, justify="left" if title == "prompt" else "right", no_wrap=True)
+        first = title == "prompt"  # it gives way where the terminal is narrow, the numbers do not
+        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
     for row in report.prompts:
         table.add_row(*_row(row))
     table.add_section()

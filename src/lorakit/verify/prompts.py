@@ -39,7 +39,7 @@ def prompts_for(
         inside = [token for token in switches if 0 <= token < vocabulary]
         if inside:
             around = draw.integers(0, vocabulary, 2 * _SWITCHES).tolist()
-            found[f"tokens of adapter {number}"] = [
+            found[f"adapter {number}"] = [
                 *around[:_SWITCHES], *inside, *around[_SWITCHES:],
             ]  # fmt: skip
     return found
