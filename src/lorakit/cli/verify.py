@@ -299,7 +299,7 @@ def _describe(opening: Opening, adapters: Sequence[str]) -> str:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 32 else f"{line[:29]}..."
+    return line if len(line) <= 20 else f"{line[:17]}..."
 
 
 def finish(report: ParityReport, *, json: bool) -> None:
