@@ -11,7 +11,7 @@ import sys
 
 COMMANDS = (
     *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
-    *("verify", "logits", "doctor"),
+    *("merge", "unmerge", "verify", "logits", "doctor"),
 )
 
 

@@ -110,8 +110,12 @@ class Base:
         """
         if name == f"{HEAD}.weight" and self.decoder.tied:
             name = f"{self.decoder.embedding}.weight"
-        found = self.tensors.get(name.removeprefix(self._root))
+        found = self.tensors.get(self.file_name(name))
         return found if found is not None else self._joined(name)
+
+    def file_name(self, name: str) -> str:
+        """What the files call a parameter that they keep as the model class has it."""
+        return name.removeprefix(self._root)
 
     def __contains__(self, name: object) -> bool:
         """Whether the base holds a parameter of this name; a tied lm_head is the embedding."""

@@ -5,40 +5,57 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import lorakit
-from lorakit.cli import chat as chat
-from lorakit.cli import check as check
-from lorakit.cli import combine as combine
-from lorakit.cli import convert as convert
-from lorakit.cli import demo as demo
-from lorakit.cli import doctor as doctor
-from lorakit.cli import extract as extract
-from lorakit.cli import inspect as inspect
-from lorakit.cli import logits as logits
-from lorakit.cli import resize as resize
-from lorakit.cli import run as run
-from lorakit.cli import verify as verify
 from lorakit.cli.output import error_json, error_line, print_json
 from lorakit.errors import LorakitError
 
+# Each is a module here with a function `command`, or with an `app` of several commands.
+COMMANDS = (
+    *("demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
+    *("merge", "unmerge", "verify", "logits", "doctor"),
+)
+
+
+class _Commands(TyperGroup):
+    """Commands by name, each imported when it is wanted: what one needs, the others do not load."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS, self)  # names only, for "did you mean"
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"lorakit.cli.{cmd_name}")
+        if not hasattr(module, "command"):
+            return get_command(module.app)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=HELP)
+        alone.command(cmd_name)(module.command)
+        return get_command(alone)
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
+    cls=_Commands,
     name="lorakit",
     help="LoRA adapters for language models, where the user is.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
-for module in (
-    demo, run, chat, inspect, check, convert, combine, resize, extract, verify, logits, doctor,
-):  # fmt: skip
-    app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
 def _version(wanted: bool) -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    console: Console
 SHOWN_ITEMS = 3
-console = Console(highlight=False, soft_wrap=True)
+
+
+def __getattr__(name: str) -> Any:
+    """`console`, made when a command first asks for it: rich is slow to import."""
+    if name != "console":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    return globals().setdefault(name, Console(highlight=False, soft_wrap=True))
 
 
 def error_line(error: LorakitError) -> str:

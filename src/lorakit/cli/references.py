@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, SourceError
-from lorakit.model import Model
-from lorakit.model import open as open_model
+
+if TYPE_CHECKING:
+    from lorakit.model import Model
 
 BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="A base model folder.")]
 AdapterOption = Annotated[
@@ -52,6 +53,8 @@ def open_with(
     device: Device | None = None,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
+    from lorakit.model import open as open_model  # slow, and most commands open no model
+
     model = open_model(base, engine=engine, quantize=quantize, threads=threads, device=device)
     try:
         scales: dict[str, float] = {}

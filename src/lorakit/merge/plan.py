@@ -14,28 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
-from lorakit.architectures import ModuleShape, describe
+from lorakit.adapter import Adapter, Replacement, Site
+from lorakit.architectures import HEAD, describe
 from lorakit.base import Base
 from lorakit.errors import UnsupportedError
-from lorakit.merge.change import Change, Factors, Term
+from lorakit.merge.change import Change, Term
+from lorakit.merge.places import Use, bias_term, delta_uses, parameter_parts, places, term
 
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 Scaled = Sequence[tuple[Adapter, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a checkpoint holds a module's weight, or one expert's part of it.
-
-    expert: which expert this tensor, or this part of it, belongs to. begin: the first row of it in
-    the tensor as a matrix. transposed: the tensor is [in, out].
-    """
-
-    name: str
-    expert: int | None = None
-    begin: int = 0
-    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +67,35 @@ def plan(base: Base, adapters: Scaled) -> Plan:
 
 @dataclass(slots=True)
 class _Uses:
-    """The changes of one parameter, or of one use of a tied one, as they are gathered."""
+    """The changes of one stored tensor, or of one use of a tied one, as they are gathered."""
 
-    whole: list[Replacement] = field(default_factory=list)
-    rows: list[Replacement] = field(default_factory=list)
+    whole: list[tuple[Adapter, Replacement]] = field(default_factory=list)
+    rows: list[tuple[Adapter, Replacement]] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
-    keys: list[object] = field(default_factory=list)  # what tells two uses' changes apart
+    keys: list[object] = field(default_factory=list)  # equal where two uses change alike
+
+    def change(self) -> Change:
+        rows = tuple((r.rows, r.value) for _, r in self.rows if r.rows is not None)
+        whole = self.whole[0][1].value if self.whole else None
+        return Change(whole=whole, rows=rows, terms=tuple(self.terms))
 
 
 @dataclass(slots=True)
 class _Planner:
+    """`uses` by stored name; of a tied embedding the head's use stands under `head`."""
+
     base: Base
     adapters: Scaled
     plan: Plan = field(default_factory=Plan)
     faults: list[str] = field(default_factory=list)
-    uses: dict[tuple[str, bool], _Uses] = field(default_factory=lambda: defaultdict(_Uses))
-    shapes: dict[str, ModuleShape] = field(default_factory=dict)
+    uses: dict[str, _Uses] = field(default_factory=lambda: defaultdict(_Uses))
+    table: str = field(init=False)  # the embedding's stored name
+    head: str = f"{HEAD}.weight"
+
+    def __post_init__(self) -> None:
+        self.table = self.base.stored(self.base.decoder.embedding)[0].name
 
     def run(self) -> None:
-        self.shapes = self.base.decoder.modules()
         for adapter, scale in self.adapters:
             if adapter.invocation_tokens:
                 self.faults.append(
@@ -107,7 +103,7 @@ class _Planner:
                     f"{list(adapter.invocation_tokens)}; weights act on every token"
                 )
             for replacement in adapter.replacements:
-                self.replacement(replacement)
+                self.replacement(adapter, replacement)
             self.deltas(adapter, scale)
             self.biases(adapter, scale)
         if self.faults:
@@ -115,61 +111,54 @@ class _Planner:
         self.plan.replaced = tuple(
             sorted({r.name for a, _ in self.adapters for r in a.replacements})
         )
-        self.untie()
-        for (name, _), uses in self.uses.items():
-            self.plan.changes[name] = self.change(uses)
+        if self.base.decoder.tied:
+            self.untie()
+        self.plan.changes = {name: uses.change() for name, uses in self.uses.items() if uses.keys}
 
-    def replacement(self, replacement: Replacement) -> None:
-        """Replacements of one use: equal ones count once, others exclude each other."""
-        for use in self.replaced_uses(replacement):
-            kept = self.uses[use].rows if replacement.rows is not None else self.uses[use].whole
-            other = self.uses[use].whole + self.uses[use].rows
-            if any(_same(replacement, before) for before in kept):
+    def replacement(self, adapter: Adapter, replacement: Replacement) -> None:
+        """Equal replacements of one use count once, others exclude each other.
+
+        Within one adapter, rows go over the whole.
+        """
+        for part, name in self.replaced(replacement):
+            uses = self.uses[name]
+            kept = uses.whole if replacement.rows is None else uses.rows
+            if any(_same(part, before) for _, before in kept):
                 continue
-            if kept:
+            if kept or any(owner is not adapter for owner, _ in uses.whole + uses.rows):
                 self.faults.append(f"{replacement.name}: replaced more than once, by other values")
-            elif other and not self.own(replacement, other[0]):
-                self.faults.append(f"{replacement.name}: replaced by two adapters")
-            kept.append(replacement)
-            self.uses[use].keys.append(id(replacement))
+            kept.append((adapter, part))
+            uses.keys.append(id(replacement))
 
-    def own(self, one: Replacement, other: Replacement) -> bool:
-        """Whether one adapter brings both: its rows then go over its whole."""
-        return any(one in a.replacements and other in a.replacements for a, _ in self.adapters)
-
-    def replaced_uses(self, replacement: Replacement) -> Iterator[tuple[str, bool]]:
-        name, tied = replacement.name, self.base.decoder.tied
-        if not tied or name not in (f"{EMBEDDING}.weight", f"{HEAD}.weight"):
-            yield name, name == f"{HEAD}.weight"
+    def replaced(self, replacement: Replacement) -> Iterator[tuple[Replacement, str]]:
+        """The replacement and the use it is for; a tied table has two under either name."""
+        table = f"{self.base.decoder.embedding}.weight"
+        if not self.base.decoder.tied or replacement.name not in (table, self.head):
+            for part in parameter_parts(self.base, replacement):
+                yield part, part.name
             return
         if replacement.site in (None, Site.INPUT, Site.BOTH):
-            yield f"{EMBEDDING}.weight", False
+            yield replacement, self.table
         if replacement.site in (None, Site.OUTPUT, Site.BOTH):
-            yield f"{EMBEDDING}.weight", True
+            yield replacement, self.head
 
     def deltas(self, adapter: Adapter, scale: float) -> None:
         """One term for each use of a module: all that this adapter adds there."""
         magnitudes = {m.module: m.value for m in adapter.magnitudes}
-        gathered: dict[tuple[str, bool], list[tuple[Delta, bool]]] = defaultdict(list)
+        gathered: dict[tuple[str, bool], list[Use]] = defaultdict(list)
         for delta in adapter.deltas:
-            for module, at_head, flipped in _delta_uses(delta):
-                gathered[module, at_head].append((delta, flipped))
-        for (module, at_head), parts in gathered.items():
-            own = {delta.module for delta, _ in parts} & magnitudes.keys()
-            if len(own) and len({delta.module for delta, _ in parts}) > 1:
-                self.faults.append(f"{module}: a DoRA delta and another at the same use")
-                continue
+            for use in delta_uses(delta, self.base.decoder.embedding):
+                gathered[use.module, use.flipped].append(use)
+        for (module, flipped), uses in gathered.items():
+            own = {use.delta.module for use in uses} & magnitudes.keys()
+            if own and (module, not flipped) in gathered:
+                self.faults.append(f"{module}: a DoRA delta, and another at the same use")
             magnitude = magnitudes[own.pop()] if own else None
-            for place in self.places(module):
-                uses = self.uses[place.name, at_head]
-                uses.terms.append(_term(place, parts, scale, magnitude))
-                uses.keys.append((*(id(delta) for delta, _ in parts), scale))
-
-    def places(self, module: str) -> tuple[Place, ...]:
-        if module == HEAD and self.base.decoder.tied:
-            return (Place(name=f"{EMBEDDING}.weight"),)
-        shape = self.shapes[module]
-        return (Place(name=f"{module}.weight", transposed=shape.transposed),)
+            for place in places(self.base, module):
+                tied = module == HEAD and self.base.decoder.tied
+                into = self.uses[self.head if tied else place.name]
+                into.terms.append(term(place, uses, scale, magnitude))
+                into.keys.append((*(id(use.delta) for use in uses), scale))
 
     def biases(self, adapter: Adapter, scale: float) -> None:
         """What B's bias adds to the module's own, which a config may have to announce."""
@@ -177,99 +166,44 @@ class _Planner:
             if delta.bias is None:
                 continue
             name = f"{delta.module}.bias"
+            stored = self.base.file_name(name)
             if delta.site is not Site.LINEAR:
                 self.faults.append(f"{delta.module}: a bias of B on an embedding")
-            elif self.has(name) or self.announce(delta.module):
-                self.uses[name, False].terms.append(_bias_term(delta.bias, delta.scale * scale))
+            elif name in self.base or stored in self.plan.added or self.announce(name):
+                self.uses[stored].terms.append(bias_term(delta.bias, delta.scale * scale))
+                self.uses[stored].keys.append((id(delta), scale))
             else:
                 family = self.base.decoder.architecture.model_type
                 self.faults.append(f"{delta.module}: a bias of B; {family} has none there")
 
-    def has(self, name: str) -> bool:
-        return name in self.base.tensors or name in self.plan.added
-
-    def announce(self, module: str) -> bool:
+    def announce(self, bias: str) -> bool:
         """Add the biases that one config key brings, all zeros but for the adapter's."""
         before = self.base.decoder.parameters()
         for key in sorted(self.base.decoder.architecture.bias_keys):
-            config = {**self.base.config, **self.plan.config, key: True}
-            after = describe(config).parameters()
-            if f"{module}.bias" in after:
-                self.plan.config[key] = True
-                for name in after.keys() - before.keys() - self.plan.added.keys():
-                    weight = f"{name.removesuffix('.bias')}.weight"
-                    self.plan.added[name] = Added(shape=after[name], beside=weight)
-                return True
+            after = describe({**self.base.config, **self.plan.config, key: True}).parameters()
+            if bias not in after:
+                continue
+            self.plan.config[key] = True
+            for name in after.keys() - before.keys():
+                weight = self.base.stored(name.removesuffix(".bias"))[0].name
+                added = Added(shape=after[name], beside=weight)
+                self.plan.added.setdefault(self.base.file_name(name), added)
+            return True
         return False
 
     def untie(self) -> None:
-        """Where lookup and head of a tied embedding change alike, they stay one tensor."""
-        shared, head = f"{EMBEDDING}.weight", f"{HEAD}.weight"
-        if not self.base.decoder.tied:
-            return
-        lookup, output = (self.uses.pop((shared, at_head), _Uses()) for at_head in (False, True))
+        """Where lookup and head change alike they stay one tensor; else the head gets its own."""
+        lookup, output = self.uses[self.table], self.uses.pop(self.head, _Uses())
         self.plan.untied = lookup.keys != output.keys
         if self.plan.untied:
             self.plan.config["tie_word_embeddings"] = False
-            if head not in self.base.tensors:
-                shape = self.base.decoder.parameters()[shared]
-                self.plan.added[head] = Added(shape=shape, beside=shared)
-        if lookup.keys:
-            self.uses[shared, False] = lookup
-        if self.plan.untied or (output.keys and head in self.base.tensors):  # a copy of the shared
-            self.plan.sources[head] = shared
-            self.uses[head, False] = output
-
-    def change(self, uses: _Uses) -> Change:
-        whole = uses.whole[0].value if uses.whole else None
-        rows = tuple((r.rows, r.value) for r in uses.rows if r.rows is not None)
-        return Change(whole=whole, rows=rows, terms=tuple(uses.terms))
-
-
-def _delta_uses(delta: Delta) -> Iterator[tuple[str, bool, bool]]:
-    """(module whose stored weight changes, whether as the head, whether A and B change places).
-
-    A stored embedding is [vocabulary, hidden], which is a head's [out, in]: a delta that is written
-    for the lookup acts there transposed.
-    """
-    embedding = delta.module == EMBEDDING
-    if delta.site in (Site.INPUT, Site.BOTH):
-        yield delta.module, False, True
-    if delta.site is Site.BOTH:
-        yield HEAD, True, True
-    elif delta.site is Site.OUTPUT or delta.module == HEAD:
-        yield HEAD, True, False
-    elif delta.site is Site.LINEAR and not embedding:
-        yield delta.module, False, False
-
-
-def _term(
-    place: Place, parts: Sequence[tuple[Delta, bool]], scale: float, magnitude: Array | None
-) -> Term:
-    factors = []
-    for delta, flipped in parts:
-        a, b = (
-            (delta.a, delta.b)
-            if place.expert is None
-            else (delta.a[place.expert], delta.b[place.expert])
-        )
-        if flipped != place.transposed:
-            a, b = b.T, a.T
-        factors.append(Factors(a=a, b=b, scale=delta.scale * scale))
-    by_column = parts[0][1] != place.transposed
-    return Term(
-        begin=place.begin,
-        end=place.begin + len(factors[0].b),
-        factors=tuple(factors),
-        magnitude=magnitude,
-        by_column=by_column,
-    )
-
-
-def _bias_term(bias: Array, scale: float) -> Term:
-    """A vector is a matrix of one column, so a bias is a delta of rank one."""
-    factors = Factors(a=np.ones((1, 1), np.float32), b=bias[:, None], scale=scale)
-    return Term(begin=0, end=len(bias), factors=(factors,))
+            if self.head not in self.base.tensors:
+                shape = self.base.tensors[self.table].shape
+                self.plan.added[self.head] = Added(shape=shape, beside=self.table)
+        copied = bool(lookup.keys) and self.head in self.base.tensors  # some files keep one
+        if self.plan.untied or copied:
+            self.plan.sources[self.head] = self.table
+            self.uses[self.head] = output
 
 
 def _same(one: Replacement, other: Replacement) -> bool:

@@ -6,27 +6,26 @@ pieces whatever the model's size, and reading, arithmetic and writing overlap.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from lorakit.adapter import Array
-from lorakit.errors import SourceError
 from lorakit.merge.change import Arithmetic, Change
-from lorakit.merge.shards import Entry, Output, Shard
+from lorakit.merge.files import Source, Target
+from lorakit.merge.shards import Output, Shard
 
 PIECE = 1 << 20  # values of a piece that is computed
 BLOCK = 1 << 17  # values worked on at a time, so that they stay in a core's cache
 COPY = 16 << 20  # bytes of a piece that is copied
 THREADS = 4
-_UNCOPYABLE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 Progress = Callable[[int, int], None]
 
 
@@ -45,16 +44,15 @@ class Stream:
         """Write one shard and flush it to the disk. Raises OSError where that fails."""
         threads = min(THREADS, os.cpu_count() or 1)
         with (
-            _Files() as files,
-            (self.folder / shard.name).open("xb", buffering=0) as target,
+            _Sources() as sources,
+            Target(self.folder / shard.name, shard.size) as target,
             ThreadPoolExecutor(threads) as pool,
         ):
-            out = target.fileno()
-            _reserve(out, shard.size)
-            _write_at(out, memoryview(shard.header), 0)
+            target.write(memoryview(shard.header), 0)
+            self.advance(len(shard.header))
             waiting: deque[Future[int]] = deque()
             try:
-                for piece in self.pieces(shard, files, out):
+                for piece in self.pieces(shard, sources, target):
                     waiting.append(pool.submit(piece))
                     if len(waiting) > 2 * threads:
                         self.advance(waiting.popleft().result())
@@ -63,20 +61,19 @@ class Stream:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-            os.fsync(out)
 
     def advance(self, nbytes: int) -> None:
         self.done += nbytes
         if self.progress is not None:
             self.progress(self.done, self.total)
 
-    def pieces(self, shard: Shard, files: _Files, out: int) -> Iterator[Callable[[], int]]:
+    def pieces(self, shard: Shard, sources: _Sources, out: Target) -> Iterator[Callable[[], int]]:
         """The work on a shard in the order of its bytes; each piece returns how many it wrote."""
         outputs = deque(shard.outputs)
         while outputs:
             output = outputs.popleft()
             if not output.is_copy:
-                yield from self.computed(output, files, out)
+                yield from self.computed(output, sources, out)
                 continue
             assert output.source is not None
             source, end = output.source, output.source.begin + output.nbytes
@@ -84,14 +81,16 @@ class Stream:
                 end += outputs.popleft().nbytes
             for at in range(source.begin, end, COPY):
                 yield _Copy(
-                    source=files.open(source.file),
+                    source=sources.open(source.file),
                     target=out,
                     begin=at,
                     to=output.begin + at - source.begin,
                     nbytes=min(COPY, end - at),
                 )
 
-    def computed(self, output: Output, files: _Files, out: int) -> Iterator[Callable[[], int]]:
+    def computed(
+        self, output: Output, sources: _Sources, out: Target
+    ) -> Iterator[Callable[[], int]]:
         wide = np.dtype(np.float64)
         is_wide = output.dtype == wide or (output.source and output.source.dtype == wide)
         arithmetic = Arithmetic(
@@ -100,7 +99,7 @@ class Stream:
         work = _Tensor(
             output=output,
             arithmetic=arithmetic,
-            source=files.open(output.source.file) if output.source else None,
+            source=sources.open(output.source.file) if output.source else None,
             target=out,
             stream=self,
         )
@@ -128,8 +127,8 @@ class _Tensor:
 
     output: Output
     arithmetic: Arithmetic
-    source: int | None
-    target: int
+    source: Source | None
+    target: Target
     stream: Stream
 
     def original(self, begin: int, end: int) -> Array:
@@ -147,7 +146,7 @@ class _Tensor:
         count = (end - begin) * self.output.columns
         raw = self.stream_buffer("raw", count, entry.dtype)
         at = entry.begin + begin * self.output.columns * entry.dtype.itemsize
-        _read_at(self.source, raw.view(np.uint8).data, at, entry)
+        self.source.read(raw.view(np.uint8).data, at)
         return raw
 
     def stream_buffer(self, kind: str, count: int, dtype: np.dtype[np.generic]) -> Array:
@@ -186,7 +185,7 @@ class _Piece:
                 result[low:high] = block
             self.check(block, result[low:high])
         at = output.begin + self.begin * columns * output.dtype.itemsize
-        _write_at(tensor.target, result.view(np.uint8).data, at)
+        tensor.target.write(result.view(np.uint8).data, at)
         return result.nbytes
 
     def check(self, block: Array, result: Array) -> None:
@@ -217,83 +216,25 @@ def _finite(values: Array) -> bool:
 class _Copy:
     """Bytes that stay, copied by the system where it can."""
 
-    source: int
-    target: int
+    source: Source
+    target: Target
     begin: int
     to: int
     nbytes: int
 
     def __call__(self) -> int:
-        moved = _copy_in_kernel(self) if hasattr(os, "copy_file_range") else 0
-        while moved < self.nbytes:
-            chunk = os.pread(self.source, min(1 << 20, self.nbytes - moved), self.begin + moved)
-            if not chunk:
-                raise SourceError("a weight file became shorter while it was read")
-            _write_at(self.target, memoryview(chunk), self.to + moved)
-            moved += len(chunk)
+        self.target.copy(self.source, self.begin, self.to, self.nbytes)
         return self.nbytes
 
 
-def _copy_in_kernel(copy: _Copy) -> int:
-    """How many bytes the system copied: all of them, unless these files are not of its kind."""
-    moved = 0
-    while moved < copy.nbytes:
-        try:
-            count = os.copy_file_range(
-                copy.source, copy.target, copy.nbytes - moved, copy.begin + moved, copy.to + moved
-            )
-        except OSError as error:
-            if error.errno in _UNCOPYABLE:
-                return moved
-            raise
-        if count == 0:
-            return moved
-        moved += count
-    return moved
-
-
-class _Files:
+class _Sources(ExitStack):
     """Open source files by path, closed together."""
 
     def __init__(self) -> None:
-        self._open: dict[Path, int] = {}
+        super().__init__()
+        self._open: dict[Path, Source] = {}
 
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._open.values():
-            os.close(handle)
-
-    def open(self, path: Path) -> int:
+    def open(self, path: Path) -> Source:
         if path not in self._open:
-            try:
-                self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            except OSError as error:
-                raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+            self._open[path] = self.enter_context(closing(Source(path)))
         return self._open[path]
-
-
-def _reserve(handle: int, size: int) -> None:
-    """Take the room on the disk at once, where the file system can; a full one is known at once."""
-    try:
-        os.posix_fallocate(handle, 0, size)
-    except AttributeError:
-        os.truncate(handle, size)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-
-
-def _write_at(handle: int, data: memoryview, at: int) -> None:
-    while data.nbytes:
-        written = os.pwrite(handle, data, at)
-        data, at = data[written:], at + written
-
-
-def _read_at(handle: int, into: memoryview, at: int, entry: Entry) -> None:
-    while into.nbytes:
-        count = os.preadv(handle, [into], at)
-        if count == 0:
-            raise SourceError(f"{entry.file} became shorter while it was read")
-        into, at = into[count:], at + count

@@ -1,0 +1,75 @@
+"""lorakit merge: adapters into a base's weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lorakit.adapter import Adapter
+from lorakit.base import Base
+from lorakit.cli.output import print_json, size
+from lorakit.cli.references import BaseArgument, JsonOption, split_reference
+from lorakit.formats import read_adapter
+from lorakit.merge import MergeReport, merge
+
+MergedAdapters = Annotated[
+    list[str],
+    typer.Option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated."),
+]
+FolderOption = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder.")]
+DtypeOption = Annotated[
+    Literal["f32", "f16", "bf16"] | None,
+    typer.Option(help="What all weights become [default: what they are]."),
+]
+
+
+def command(
+    base: BaseArgument,
+    adapter: MergedAdapters,
+    output: FolderOption,
+    dtype: DtypeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a base with adapters in its weights, as a model folder of its own."""
+    opened = Base.open(base)
+    report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=progress())
+    show(report, json=json)
+
+
+def read(references: Sequence[str], base: Base) -> list[tuple[Adapter, float]]:
+    """Adapters with their scales."""
+    parts = [split_reference(reference) for reference in references]
+    return [(read_adapter(Path(path), base.decoder), scale) for path, scale in parts]
+
+
+class progress:  # noqa: N801 - called like a function
+    """A line on a terminal that says how far it is; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self.shown = -1 if sys.stderr.isatty() else 100
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = min(99, done * 100 // max(total, 1))
+        if percent > self.shown:
+            self.shown = percent
+            print(f"\r{percent}% of {size(total)} ", end="", file=sys.stderr, flush=True)
+
+
+def show(report: MergeReport, *, json: bool) -> None:
+    """What was written, in a few lines or as JSON."""
+    if json:
+        print_json(report.to_dict())
+        return
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if report.replaced:
+        print(f"replaced by an adapter: {', '.join(report.replaced)}")
+    for note in report.notes:
+        print(f"note: {note}")
+    if report.left:
+        print(f"left behind: {', '.join(report.left)}")
+    print(f"{report.target}: {size(report.nbytes)}, {len(report.changed)} tensors changed")

@@ -1,0 +1,25 @@
+"""lorakit unmerge: adapters out of the weights that they were merged into."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lorakit.base import Base
+from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, progress, read, show
+from lorakit.cli.references import JsonOption
+from lorakit.merge import unmerge
+
+
+def command(
+    merged: Annotated[str, typer.Argument(metavar="MERGED", help="A merged model folder.")],
+    adapter: MergedAdapters,
+    output: FolderOption,
+    dtype: DtypeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write what a merged model was before, given the same adapters and scales."""
+    opened = Base.open(merged)
+    report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=progress())
+    show(report, json=json)
