@@ -21,9 +21,10 @@ from lorakit.adapter import Array
 from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
 from lorakit.cache import Memo
 from lorakit.errors import BaseModelError, SourceError
+from lorakit.files import parse_json, read_bounded
 from lorakit.tensors import open_safetensors
 
-MAX_JSON = 64 << 20  # bytes; an index of a very large model is about 1 MB
+MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -156,9 +157,10 @@ class Base:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size; SourceError or BaseModelError otherwise."""
     try:
-        if path.stat().st_size > MAX_JSON:
+        raw = read_bounded(path, MAX_JSON)
+        if raw is None:
             raise BaseModelError(f"{path} is larger than {MAX_JSON} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(raw)
     except FileNotFoundError as error:
         raise SourceError(
             f"{path.parent} has no {path.name}",
@@ -166,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BaseModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise BaseModelError(f"{path} must hold a JSON object")

@@ -20,6 +20,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError, UnsupportedError
+from lorakit.files import load, open_regular
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -30,7 +31,7 @@ MAX_TENSORS = 40_000
 MAX_DIMENSIONS = 4
 MAX_NAME = 1024  # bytes of a key or a tensor's name; llama.cpp takes 63 for the latter
 MAX_STRINGS = 1_000_000  # items of string arrays in one file; the largest vocabularies have 300,000
-MAX_TEXT = 64 << 20  # bytes of all strings in one file
+MAX_TEXT = 16 << 20  # bytes of all strings in one file; Gemma 3 has 11 MB, merges and all
 
 # Value types by number: a name, and how a fixed-size one is stored.
 _KINDS = {
@@ -110,7 +111,7 @@ def is_gguf(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == MAGIC
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
@@ -123,11 +124,10 @@ def open_gguf(path: Path) -> GgufFile:
     bounds, and UnsupportedError for a version or a tensor type that is not read here.
     """
     try:
-        size = path.stat().st_size
-        content = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from error
-    return _Reader(path, np.asarray(content)).file()
+        content = load(path)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    return _Reader(path, content).file()
 
 
 class _Reader:
@@ -270,7 +270,7 @@ class _Reader:
         if length > limit or self._text < 0:
             raise self._broken(f"{what:.80} has {length} bytes ({limit} is the limit)")
         try:
-            return bytes(self._take(length, what)).decode()
+            return str(self._take(length, what), "utf-8")
         except UnicodeDecodeError as error:
             raise self._broken(f"{what:.80} is not UTF-8") from error
 

@@ -1,13 +1,14 @@
 """Safetensors files: read as lazily mapped arrays, written the same way every time.
 
-The safetensors library itself validates a file (header, overlaps, holes, bounds) before we map it;
-mapping is ours because the library's numpy reader copies each tensor that it hands out. Writing is
-ours because the library's own header is in another order from run to run.
+Read in the format's own description (huggingface/safetensors): every length is compared with what
+the file holds before it is used, on the very bytes that are mapped, and data has no overlaps and no
+holes. Writing is ours because the library's own header is in another order from run to run.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError
+from lorakit.files import MAX_INDEX_ITEMS, count_items, load, parse_json
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -35,8 +36,10 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-MAX_HEADER = 100_000_000  # bytes; the library's own cap
-MAX_TENSORS = 500_000
+MAX_HEADER = 16 << 20  # bytes: about 100,000 tensors, three times the largest expert adapters
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 16
+_ENTRY = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,54 +57,90 @@ def open_safetensors(path: Path, *, max_header: int = MAX_HEADER) -> Safetensors
     Raises SourceError where there is none and FormatError where it is broken or truncated.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            raw = file.read(8)
-            length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else 0
-            if not 2 <= length <= size - 8:
-                raise FormatError(
-                    f"{path} is not a complete safetensors file",
-                    items=[f"header of {length} bytes claimed, file of {size} bytes found"],
-                    hint="download or copy the file again",
-                )
-            if length > max_header:
-                raise FormatError(
-                    f"{path} has a header of {length} bytes; {max_header} is the limit"
-                )
-            header = file.read(length)
+        content = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    length = int(content[:8].view("<u8")[0]) if len(content) >= 8 else 0
+    if not 2 <= length <= len(content) - 8:
+        raise FormatError(
+            f"{path} is not a complete safetensors file",
+            items=[f"header of {length} bytes claimed, file of {len(content)} bytes found"],
+            hint="download or copy the file again",
+        )
+    if length > max_header:
+        raise FormatError(f"{path} has a header of {length} bytes; {max_header} is the limit")
+    header, data = content[8 : 8 + length].tobytes(), content[8 + length :]
     try:
-        with safe_open(path, framework="np"):
-            pass
-        entries = json.loads(header)
-    except (SafetensorError, ValueError, RecursionError) as error:
+        entries = _parse(header)
+        metadata = _metadata(entries)
+        tensors = {name: _view(name, entry, data) for name, entry in entries.items()}
+        _require_contiguous(entries, len(data))
+    except ValueError as error:
         raise FormatError(
             f"{path} is not a valid safetensors file: {error}",
             hint="the file may be truncated: download or copy it again",
         ) from error
-    metadata = entries.pop("__metadata__", None) or {}  # mlx writes null where it has none
-    if len(entries) > MAX_TENSORS:
-        raise FormatError(f"{path} names {len(entries)} tensors; {MAX_TENSORS} is the limit")
-    buffer = np.memmap(path, dtype=np.uint8, mode="r") if size > 8 + length else np.empty(0, "u1")
-    tensors = {
-        name: _view(path, name, entry, buffer[8 + length :]) for name, entry in entries.items()
-    }
     return SafetensorsFile(path=path, tensors=tensors, metadata=metadata)
 
 
-def _view(path: Path, name: str, entry: Mapping[str, Any], data: Array) -> Array:
-    """One tensor as a view of the mapped file; the library has validated the entry."""
-    if entry["dtype"] not in DTYPES:
-        raise FormatError(f"{path}: tensor {name} has the unsupported dtype {entry['dtype']}")
-    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if begin == end:
+def _parse(header: bytes) -> dict[str, Any]:
+    """The header's object, whose size is bounded before it is parsed. Raises ValueError."""
+    objects = count_items(header, b"{")
+    if objects > MAX_TENSORS + 2:
+        raise ValueError(f"its header names {objects} tensors; {MAX_TENSORS} is the limit")
+    # an entry has at most 9 commas and brackets up to 4 dimensions; the rest is metadata
+    entries = parse_json(header, items=min(9 * objects + 10_000, MAX_INDEX_ITEMS))
+    if not isinstance(entries, dict):
+        raise ValueError("its header is no JSON object")
+    return entries
+
+
+def _metadata(entries: dict[str, Any]) -> dict[str, str]:
+    metadata = entries.pop("__metadata__", None) or {}  # mlx writes null where it has none
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its __metadata__ is no object of strings")
+    return metadata
+
+
+def _view(name: str, entry: Any, data: Array) -> Array:
+    """One tensor as a view of the file. Raises ValueError for an entry that is not one."""
+    shown = f"tensor {name[:80]!a}"
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY:
+        raise ValueError(f"{shown} has no dtype, shape and data_offsets alone")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise ValueError(f"{shown} has a shape or data_offsets that are no lists of whole numbers")
+    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        raise ValueError(f"{shown} has the unsupported dtype {entry['dtype']!a:.40}")
+    (begin, end), size = offsets, math.prod(shape) * dtype.itemsize
+    if not begin <= end <= len(data):
+        raise ValueError(f"{shown} claims bytes {begin} to {end} of {len(data)}")
+    if size != end - begin:
+        raise ValueError(f"{shown} of {end - begin} bytes cannot be {dtype.name} of {shape!s:.200}")
+    if not size:
         return np.zeros(shape, dtype)
-    raw = np.asarray(data[begin:end])
+    raw = data[begin:end]
     if raw.ctypes.data % dtype.itemsize:
         raw = raw.copy()  # unaligned data is legal in the format and rare
+        raw.flags.writeable = False
     return raw.view(dtype).reshape(shape)
+
+
+def _are_sizes(values: Any) -> bool:
+    short = isinstance(values, list) and len(values) <= MAX_DIMENSIONS
+    return short and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+
+
+def _require_contiguous(entries: Mapping[str, Any], size: int) -> None:
+    """Data has neither overlaps nor holes nor an end of its own. Raises ValueError."""
+    at = 0
+    for begin, end, name in sorted((*entry["data_offsets"], n) for n, entry in entries.items()):
+        if begin != at:
+            raise ValueError(f"tensor {name[:80]!a} begins at byte {begin} and not at {at}")
+        at = end
+    if at != size:
+        raise ValueError(f"its tensors end at byte {at} of {size}")
 
 
 def write_safetensors(

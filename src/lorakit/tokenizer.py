@@ -23,10 +23,11 @@ import tokenizers
 
 from lorakit.detokenizer import Detokenizer, TextStream, compile_decoder
 from lorakit.errors import BaseModelError, FormatError, LorakitError, ParameterError
+from lorakit.files import parse_json, read_bounded
 
 __all__ = ["TextStream", "Tokenizer", "read_special_tokens"]
 
-MAX_TOKENIZER = 512 << 20  # bytes; Gemma 3's tokenizer.json is 33 MB
+MAX_TOKENIZER = 128 << 20  # bytes; Gemma 3's tokenizer.json is 33 MB
 MAX_SMALL_FILE = 16 << 20  # bytes; a tokenizer_config.json with a long token table is about 2 MB
 _MAX_ID = 1 << 31
 
@@ -150,26 +151,25 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
 def read_optional(path: Path) -> dict[str, Any]:
     """A JSON object from a small file that need not exist; {} without it, FormatError if broken."""
     try:
-        content = json.loads(read_bounded(path, MAX_SMALL_FILE))
+        content = parse_json(read_whole(path, MAX_SMALL_FILE))
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise FormatError(f"{path} must hold a JSON object")
     return content
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
+def read_whole(path: Path, limit: int) -> bytes:
     """A file's bytes. Raises FileNotFoundError, and FormatError if unreadable or too large."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_bounded(path, limit)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(content) > limit:
+    if content is None:
         raise FormatError(f"{path} is larger than {limit} bytes")
     return content
 
@@ -185,7 +185,7 @@ def _missing(folder: Path) -> BaseModelError:
 
 def _load(path: Path) -> tokenizers.Tokenizer:
     try:
-        content = read_bounded(path, MAX_TOKENIZER)
+        content = read_whole(path, MAX_TOKENIZER)
     except FileNotFoundError as error:
         raise _missing(path.parent) from error
     with _mapped(f"{path} is not a valid tokenizer"):

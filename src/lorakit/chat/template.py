@@ -21,7 +21,7 @@ from jinja2 import meta
 from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
 from lorakit.errors import BaseModelError, FormatError, ParameterError
-from lorakit.tokenizer import read_bounded, read_optional, read_special_tokens
+from lorakit.tokenizer import read_optional, read_special_tokens, read_whole
 
 MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
 MAX_PROMPT = 16 << 20  # characters
@@ -198,7 +198,7 @@ def _read_files(folder: Path) -> dict[str, str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_bounded(path, MAX_SOURCE).decode("utf-8")
+        return read_whole(path, MAX_SOURCE).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not UTF-8 text") from error
 

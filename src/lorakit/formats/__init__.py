@@ -16,6 +16,7 @@ from lorakit.architectures import Decoder
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.formats import gguf, mlx, ort, peft
 from lorakit.formats.express import Express
+from lorakit.files import open_regular
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
@@ -166,7 +167,7 @@ def _describe_file(path: Path) -> str:
     if not path.is_file():
         return "no regular file"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(16)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error

@@ -6,11 +6,11 @@ folder, except into the blob store of a Hugging Face cache, which keeps every fi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lorakit.errors import FormatError, SourceError
+from lorakit.files import parse_json, read_bounded
 
 MAX_JSON = 16 << 20  # bytes; the largest adapter configs, with a pattern per expert, are about 2 MB
 
@@ -54,15 +54,14 @@ def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
     Raises SourceError where it cannot be read and FormatError where it is not such an object.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_bounded(path, limit)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(content) > limit:
+    if content is None:
         raise FormatError(f"{path} is larger than {limit} bytes", hint="this is no adapter config")
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(content)
+    except ValueError as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path} must hold a JSON object, found {_kind(value)}")

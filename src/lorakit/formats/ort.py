@@ -32,6 +32,7 @@ from lorakit.formats.express import (
     require_expressible,
     whole_fault,
 )
+from lorakit.files import load, open_regular
 from lorakit.formats.peft.read import MAX_NAME, SHOWN
 from lorakit.formats.peft.write import convert_dtype
 
@@ -52,9 +53,9 @@ NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 def is_ort(path: Path) -> bool:
     """Whether a file carries ONNX Runtime's identifier for adapters."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(8)[4:] == IDENTIFIER
-    except OSError:
+    except (OSError, SourceError):
         return False
 
 
@@ -102,12 +103,11 @@ def _faults(module: str, pair: dict[str, Array]) -> list[str]:
 def read_parameters(path: Path) -> dict[str, Array]:
     """Every named tensor of the file, mapped; errors as in `read_ort`."""
     try:
-        size = path.stat().st_size
-        if not 16 <= size <= MAX_SIZE:
-            raise FormatError(f"{path} has {size} bytes, which no .onnx_adapter has")
-        data = np.memmap(path, dtype=np.uint8, mode="r")
+        data = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    if not 16 <= len(data) <= MAX_SIZE:
+        raise FormatError(f"{path} has {len(data)} bytes, which no .onnx_adapter has")
     try:
         return _Buffer(data).parameters()
     except (struct.error, ValueError) as error:

@@ -1,0 +1,122 @@
+"""Files opened without trusting the path or the content: regular ones, of bounded size, no wait.
+
+A named pipe, a device or a folder in a file's place is refused at once. JSON is bounded in bytes
+and in items before it is parsed, so that a small file cannot ask for much memory.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.errors import SourceError
+
+MAX_READ = 32 << 20  # bytes; larger files are mapped, and a mapped file must not be shortened
+MAX_JSON_ITEMS = 300_000  # commas and brackets; a list of all tokens of a vocabulary has 262,144
+MAX_INDEX_ITEMS = 2_000_000  # of safetensors headers, which count their tensors apart
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, unbuffered.
+
+    Raises OSError as `open` does, and SourceError (source_unsupported) for anything else than a
+    regular file; it never waits, as `open` does on a named pipe.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOCTTY"):
+        flags |= getattr(os, name, 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError:
+        _require_regular(path, os.stat(path).st_mode)  # a socket cannot even be opened
+        raise
+    try:
+        _require_regular(path, os.fstat(handle).st_mode)
+        return io.FileIO(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise SourceError(f"{path} is {kind}, not a regular file", code="source_unsupported")
+
+
+def read_bounded(path: Path, limit: int) -> bytes | None:
+    """The bytes of a regular file, or None where there are more than `limit`.
+
+    Raises as `open_regular`.
+    """
+    with open_regular(path) as file:
+        content = _read(file, limit + 1)
+    return content if len(content) <= limit else None
+
+
+def load(path: Path) -> npt.NDArray[np.uint8]:
+    """A regular file's bytes, read-only: read where it is small, mapped where it is large.
+
+    Raises as `open_regular`.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_READ:
+            return np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
+        return np.frombuffer(_read(file, size), np.uint8)
+
+
+def _read(file: BinaryIO, length: int) -> bytes:
+    """At most `length` bytes; fewer where the file ends."""
+    parts = []
+    while length > 0 and (part := file.read(min(length, 1 << 24))):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def parse_json(content: bytes, *, items: int = MAX_JSON_ITEMS) -> Any:
+    """JSON from UTF-8 bytes, with or without a byte order mark.
+
+    Raises ValueError for what is not JSON, names a key twice in an object, is nested too deeply,
+    or has more than `items` commas and opening brackets.
+    """
+    found = count_items(content)
+    if found > items:
+        raise ValueError(f"{found} items; {items} is the limit")
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def count_items(content: bytes, marks: bytes = b",[{") -> int:
+    """How often any of the marks stands in JSON, outside of strings."""
+    bare = _STRING.sub(b"", content)
+    return sum(bare.count(mark) for mark in marks)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the key {twice[:80]!a} is there twice")
+    return value
