@@ -114,11 +114,11 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path, cut):
         open_safetensors(path)
 
 
-def test_a_header_above_the_callers_limit_is_refused(tmp_path):
+def test_a_file_above_the_callers_limit_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(written(SAMPLE))
     with pytest.raises(FormatError, match="limit"):
-        open_safetensors(path, max_header=16)
+        open_safetensors(path, max_size=16)
 
 
 def test_no_file_and_a_folder_are_no_source(tmp_path):

@@ -29,12 +29,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_MESSAGE = 4000  # characters of a message, a hint or an item
+MAX_ITEMS = 1000
+
+
+def visible(text: str, limit: int = MAX_MESSAGE) -> str:
+    """A text that is safe to show: what does not print is escaped, the end is cut off.
+
+    Names from files come into messages; they must not move a terminal's cursor or begin a line.
+    """
+    text = text if len(text) <= limit else f"{text[:limit]}..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class LorakitError(Exception):
     """Base of the tree.
 
     `code` names the kind of failure, `items` lists every single fault found (one line each),
-    `hint` says what the user can do next.
+    `hint` says what the user can do next. Control characters in them are escaped.
     """
 
     code = "error"
@@ -47,10 +61,12 @@ class LorakitError(Exception):
         items: Sequence[str] = (),
         hint: str = "",
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.items = tuple(items)
-        self.hint = hint
+        self.message = visible(message)
+        super().__init__(self.message)
+        more = len(items) - MAX_ITEMS
+        shown = (*items[:MAX_ITEMS], f"and {more} more") if more > 0 else items
+        self.items = tuple(visible(item) for item in shown)
+        self.hint = visible(hint)
         if code is not None:
             self.code = code
 

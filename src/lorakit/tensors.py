@@ -51,8 +51,8 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
 
 
-def open_safetensors(path: Path, *, max_header: int = MAX_HEADER) -> SafetensorsFile:
-    """Map a safetensors file whose header is at most `max_header` bytes.
+def open_safetensors(path: Path, *, max_size: int | None = None) -> SafetensorsFile:
+    """Map a safetensors file of at most `max_size` bytes; small files are read instead.
 
     Raises SourceError where there is none and FormatError where it is broken or truncated.
     """
@@ -67,8 +67,12 @@ def open_safetensors(path: Path, *, max_header: int = MAX_HEADER) -> Safetensors
             items=[f"header of {length} bytes claimed, file of {len(content)} bytes found"],
             hint="download or copy the file again",
         )
-    if length > max_header:
-        raise FormatError(f"{path} has a header of {length} bytes; {max_header} is the limit")
+    for what, found, limit in (
+        ("a header of ", length, MAX_HEADER),
+        ("", len(content), max_size or len(content)),
+    ):
+        if found > limit:
+            raise FormatError(f"{path} has {what}{found} bytes; {limit} is the limit")
     header, data = content[8 : 8 + length].tobytes(), content[8 + length :]
     try:
         entries = _parse(header)

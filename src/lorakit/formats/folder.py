@@ -12,6 +12,7 @@ from typing import Any
 from lorakit.errors import FormatError, SourceError
 from lorakit.files import parse_json, read_bounded
 
+MAX_NAME = 512  # characters of a tensor's name
 MAX_JSON = 16 << 20  # bytes; the largest adapter configs, with a pattern per expert, are about 2 MB
 
 
@@ -46,6 +47,14 @@ def _in_hub_cache(folder: Path, target: Path) -> bool:
     parents = [folder.absolute(), *folder.absolute().parents]
     roots = [path.parent for path in parents if path.name == "snapshots"]
     return any(target.is_relative_to((root / "blobs").resolve()) for root in roots)
+
+
+def is_name(name: str) -> bool:
+    """Whether it can name a tensor: printable ASCII of bounded length.
+
+    Modules are Python identifiers; letters of other scripts only look like those of a base.
+    """
+    return len(name) <= MAX_NAME and name.isascii() and name.isprintable()
 
 
 def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from lorakit.formats.express import (
     require_expressible,
     whole_fault,
 )
-from lorakit.formats.folder import member, read_object
-from lorakit.formats.peft.read import FINGERPRINT, FLOATS, MAX_HEADER, MAX_NAME, SHOWN
+from lorakit.formats.folder import is_name, member, read_object
+from lorakit.formats.peft.read import FINGERPRINT, FLOATS, MAX_WEIGHTS, SHOWN
 from lorakit.formats.peft.write import convert_dtype
 from lorakit.tensors import open_safetensors, write_safetensors
 
@@ -66,7 +66,7 @@ def read_mlx(path: Path) -> Adapter:
             raise SourceError(f"{path} has no {name}")
     config = read_object(path / CONFIG)
     _require_readable(config, path)
-    file = open_safetensors(path / WEIGHTS, max_header=MAX_HEADER)
+    file = open_safetensors(path / WEIGHTS, max_size=MAX_WEIGHTS)
     return _assemble(config, file.tensors, file.metadata.get(FINGERPRINT), path)
 
 
@@ -150,8 +150,8 @@ def _is_finite(value: object) -> bool:
 def _sort(tensors: Mapping[str, Array], faults: list[str]) -> dict[str, dict[str, Array]]:
     modules: dict[str, dict[str, Array]] = {}
     for name, array in sorted(tensors.items()):
-        if len(name) > MAX_NAME or not name.isprintable():
-            faults.append(f"{name[:80]!r}: not a tensor name")
+        if not is_name(name):
+            faults.append(f"{name[:80]!a}: not a tensor name")
             continue
         end = next((end for end in PARTS if name.endswith(end)), "")
         module = name.removesuffix(end)

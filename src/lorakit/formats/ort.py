@@ -33,12 +33,13 @@ from lorakit.formats.express import (
     whole_fault,
 )
 from lorakit.files import load, open_regular
-from lorakit.formats.peft.read import MAX_NAME, SHOWN
+from lorakit.formats.folder import MAX_NAME, is_name
+from lorakit.formats.peft.read import SHOWN
 from lorakit.formats.peft.write import convert_dtype
 
 IDENTIFIER = b"TORT"
 VERSION = 1
-MAX_PARAMETERS = 500_000
+MAX_PARAMETERS = 40_000  # which are read within a second
 MAX_SIZE = (1 << 31) - 1  # bytes: flatbuffers have 32-bit signed offsets
 END_A, END_B = ".lora_A.weight", ".lora_B.weight"
 DTYPES = {  # onnx.TensorProto.DataType
@@ -70,7 +71,7 @@ def read_ort(path: Path) -> Adapter:
     for name, array in parameters.items():
         end = next((end for end in (END_A, END_B) if name.endswith(end)), None)
         module = name.removesuffix(end or "")
-        if end is None or any(part in ("", "..") or "/" in part for part in module.split(".")):
+        if end is None or any(p in ("", "..") or "/" in p or "\\" in p for p in module.split(".")):
             raise UnsupportedError(
                 f"{path} names a graph input {name!r:.120}, no part of a linear LoRA layer",
                 hint=f"expected <module>{END_A} and <module>{END_B}",
@@ -119,6 +120,7 @@ class _Buffer:
 
     def __init__(self, data: Array) -> None:
         self.data = data
+        self.claimed = 0  # bytes of all tensors so far
 
     def number(self, layout: str, at: int) -> int:
         width = struct.calcsize(layout)
@@ -174,8 +176,8 @@ class _Buffer:
         if length > MAX_NAME:
             raise ValueError(f"a name of {length} bytes; {MAX_NAME} is the limit")
         name = self.span(at, length).tobytes().decode()
-        if not name.isprintable():
-            raise ValueError(f"{name!r:.120} is not a tensor name")
+        if not is_name(name):
+            raise ValueError(f"{name!a:.120} is not a tensor name")
         at, dims = self.vector(table, 1, 8, f"{name}: shape")
         if dims > 8:
             raise ValueError(f"{name}: {dims} dimensions")
@@ -187,10 +189,12 @@ class _Buffer:
         at, length = self.vector(table, 3, 1, f"{name}: data")
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != length:
             raise ValueError(f"{name}: {length} bytes do not make {list(shape)} of {dtype.name}")
-        raw = np.asarray(self.span(at, length))
         if at % dtype.itemsize:
-            raw = raw.copy()
-        return name, raw.view(dtype).reshape(shape)
+            raise ValueError(f"{name}: its data at byte {at} is not aligned")
+        self.claimed += length
+        if self.claimed > len(self.data):
+            raise ValueError(f"{name}: its data lies over that of others")
+        return name, self.span(at, length).view(dtype).reshape(shape)
 
 
 def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
-from lorakit.formats.folder import member, read_object
+from lorakit.formats.folder import is_name, member, read_object
 from lorakit.formats.patterns import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
 from lorakit.tensors import open_safetensors
@@ -25,8 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
 FINGERPRINT = "lorakit.base_fingerprint"  # in the weights' metadata, written by lorakit
-MAX_HEADER = 16 << 20  # bytes: about 100,000 tensors, three times the largest expert adapters
-MAX_NAME = 512
+MAX_WEIGHTS = 64 << 30  # bytes; rank 256 on all linears of a model of 405B parameters are 20 GB
 SHOWN = 20  # faults named in one error
 
 # What a tensor is, by the end of its name; the first that fits counts.
@@ -70,7 +69,7 @@ def read_peft(path: Path) -> Adapter:
     raw = read_object(_config_file(path))
     weights = _weights_file(path)
     parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
-    file = open_safetensors(weights, max_header=MAX_HEADER)
+    file = open_safetensors(weights, max_size=MAX_WEIGHTS)
     return assemble(raw, file.tensors, file.metadata, where=str(path))
 
 
@@ -139,8 +138,8 @@ class _Parts:
 def _sort(tensors: Mapping[str, Array]) -> _Parts:
     parts = _Parts()
     for key, array in tensors.items():
-        if len(key) > MAX_NAME or not key.isprintable():
-            parts.faults.append(f"{key[:80]!r}: not a tensor name")
+        if not is_name(key):
+            parts.faults.append(f"{key[:80]!a}: not a tensor name")
             continue
         kind, module = _classify(key.removeprefix(PREFIX))
         fault = _fault(kind, module, array)
