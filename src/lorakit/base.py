@@ -25,6 +25,7 @@ from lorakit.files import parse_json, read_bounded
 from lorakit.tensors import open_safetensors
 
 MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
+MAX_SHARDS = 4096
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -55,6 +56,13 @@ class Base:
         BaseModelError (unknown architecture, tensors missing or of another shape: all listed).
         """
         folder = Path(path).expanduser()
+        try:
+            return cls._open(folder)
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise SourceError(f"cannot read {folder}: {error.strerror or error}") from error
+
+    @classmethod
+    def _open(cls, folder: Path) -> Base:
         if folder.is_file():
             raise SourceError(
                 f"{folder} is a file, not a base model folder",
@@ -71,7 +79,11 @@ class Base:
         files = _weight_files(folder)
         tensors: dict[str, Array] = {}
         for file in files:
-            tensors |= open_safetensors(file).tensors
+            found = open_safetensors(file).tensors
+            twice = sorted(found.keys() & tensors.keys())
+            if twice:
+                raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
+            tensors |= found
         root = _left_out(decoder, tensors)
         stored = _stored(decoder, tensors, root)
         _check(folder, _expected(decoder, stored, root), tensors)
@@ -186,13 +198,18 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise BaseModelError(f"{folder / INDEX} has no weight_map")
-    names = sorted({str(name) for name in shards.values()})
-    outside = [name for name in names if Path(name).name != name]
+    strange = [f"{name!r:.80}" for name in shards.values() if not isinstance(name, str)]
+    names = [] if strange else sorted(set(shards.values()))
+    if len(names) > MAX_SHARDS:
+        raise BaseModelError(
+            f"{folder / INDEX} names {len(names)} files; {MAX_SHARDS} is the limit"
+        )
+    outside = strange or [name for name in names if Path(name).name != name]
     if outside:
-        raise BaseModelError(f"{folder / INDEX} names files outside the folder", items=outside)
+        raise BaseModelError(f"{folder / INDEX} names files outside the folder", items=outside[:20])
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise SourceError(f"{folder} lacks weight files that its index names", items=missing)
+        raise SourceError(f"{folder} lacks weight files that its index names", items=missing[:20])
     return tuple(folder / name for name in names)
 
 

@@ -22,8 +22,8 @@ from lorakit.errors import SourceError
 
 MAX_READ = 32 << 20  # bytes; larger files are mapped, and a mapped file must not be shortened
 MAX_JSON_ITEMS = 300_000  # commas and brackets; a list of all tokens of a vocabulary has 262,144
-MAX_INDEX_ITEMS = 2_000_000  # of safetensors headers, which count their tensors apart
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[,\[{]', re.DOTALL)
+_QUOTE = ord(b'"')
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -67,6 +67,8 @@ def read_bounded(path: Path, limit: int) -> bytes | None:
     Raises as `open_regular`.
     """
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            return None
         content = _read(file, limit + 1)
     return content if len(content) <= limit else None
 
@@ -98,19 +100,35 @@ def parse_json(content: bytes, *, items: int = MAX_JSON_ITEMS) -> Any:
     Raises ValueError for what is not JSON, names a key twice in an object, is nested too deeply,
     or has more than `items` commas and opening brackets.
     """
-    found = count_items(content)
-    if found > items:
-        raise ValueError(f"{found} items; {items} is the limit")
+    if count_items(content, items)[0] > items:
+        raise ValueError(f"it has more than {items} items, which is the limit")
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def count_items(content: bytes, marks: bytes = b",[{") -> int:
-    """How often any of the marks stands in JSON, outside of strings."""
-    bare = _STRING.sub(b"", content)
-    return sum(bare.count(mark) for mark in marks)
+def count_items(content: bytes, limit: int, *, per_object: int = 0) -> tuple[int, int]:
+    """How many commas and opening brackets JSON has, and how many of them open an object.
+
+    Exact up to `limit + per_object * objects`; there counting ends, with more items than that.
+    """
+    objects = content.count(b"{")
+    items = content.count(b",") + content.count(b"[") + objects
+    if items <= limit:
+        return items, objects  # perhaps some stand in strings
+    items = objects = strings = 0
+    for token in _TOKEN.finditer(content):
+        mark = token[0]
+        if mark[0] == _QUOTE:
+            strings += 1
+        else:
+            items += 1
+            objects += mark == b"{"
+        # at most two strings follow a comma or bracket: else it is no JSON, and not worth the time
+        if items > limit + per_object * objects or strings > 2 * items + 2:
+            return max(items, limit + per_object * objects + 1), objects
+    return items, objects
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

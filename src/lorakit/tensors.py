@@ -20,7 +20,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError
-from lorakit.files import MAX_INDEX_ITEMS, count_items, load, parse_json
+from lorakit.files import MAX_READ, count_items, load, parse_json
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -38,6 +38,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
 }
 MAX_HEADER = 16 << 20  # bytes: about 100,000 tensors, three times the largest expert adapters
 MAX_TENSORS = 100_000
+MAX_NOTES = 20_000  # commas and brackets of a header beyond those of its tensors
 MAX_DIMENSIONS = 16
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
@@ -89,11 +90,11 @@ def open_safetensors(path: Path, *, max_size: int | None = None) -> SafetensorsF
 
 def _parse(header: bytes) -> dict[str, Any]:
     """The header's object, whose size is bounded before it is parsed. Raises ValueError."""
-    objects = count_items(header, b"{")
-    if objects > MAX_TENSORS + 2:
-        raise ValueError(f"its header names {objects} tensors; {MAX_TENSORS} is the limit")
     # an entry has at most 9 commas and brackets up to 4 dimensions; the rest is metadata
-    entries = parse_json(header, items=min(9 * objects + 10_000, MAX_INDEX_ITEMS))
+    items, objects = count_items(header, MAX_NOTES, per_object=9)
+    if objects > MAX_TENSORS + 2 or items > 9 * objects + MAX_NOTES:
+        raise ValueError(f"its header names too much: {MAX_TENSORS} tensors is the limit")
+    entries = parse_json(header, items=9 * MAX_TENSORS + MAX_NOTES)
     if not isinstance(entries, dict):
         raise ValueError("its header is no JSON object")
     return entries
@@ -125,8 +126,10 @@ def _view(name: str, entry: Any, data: Array) -> Array:
     if not size:
         return np.zeros(shape, dtype)
     raw = data[begin:end]
-    if raw.ctypes.data % dtype.itemsize:
-        raw = raw.copy()  # unaligned data is legal in the format and rare
+    if raw.ctypes.data % dtype.itemsize:  # legal in the format and rare
+        if len(data) > MAX_READ:
+            raise ValueError(f"{shown} at byte {begin} is not aligned")
+        raw = raw.copy()
         raw.flags.writeable = False
     return raw.view(dtype).reshape(shape)
 

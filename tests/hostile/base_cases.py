@@ -103,7 +103,7 @@ def tied_text(path: Path) -> None:
 
 @case("base_invalid", "layer_types", opens="base")
 def layer_types_nested(path: Path) -> None:
-    folder(path, model_type="gemma3_text", layer_types=[[["full_attention"]]])
+    folder(path, model_type="gemma3_text", num_key_value_heads=2, layer_types=[[["full_attention"]]])
 
 
 @case("architecture_unknown", "\\x1b]0;", opens="base")
@@ -122,7 +122,7 @@ def config_nested(path: Path) -> None:
     (path / "config.json").write_bytes(b'{"a":' * 10**6)
 
 
-@case("base_invalid", "300000 is the limit", opens="base")
+@case("base_invalid", "more than 300000 items", opens="base")
 def config_of_a_million_keys(path: Path) -> None:
     folder(path, **{f"k{i}": 0 for i in range(10**6)})
 
@@ -161,7 +161,7 @@ def shard_missing(path: Path) -> None:
     sharded(path, {"a": "model-00001.safetensors", "b": "model-00002.safetensors"})
 
 
-@case("base_invalid", "names", opens="base")
+@case("base_invalid", "None", opens="base")
 def shards_of_wrong_types(path: Path) -> None:
     sharded(path, {"a": ["model-00001.safetensors"], "b": None})
 
@@ -171,12 +171,12 @@ def index_a_list(path: Path) -> None:
     sharded(path, ["model-00001.safetensors"])
 
 
-@case("source_not_found", "lacks weight files", opens="base")
+@case("base_invalid", "100000 files; 4096 is the limit", opens="base")
 def hundred_thousand_shards(path: Path) -> None:
     sharded(path, {f"t{i}": f"model-{i}.safetensors" for i in range(100_000)})
 
 
-@case("format_invalid", "two files", opens="base")
+@case("base_invalid", "holds tensors of another file", opens="base")
 def one_tensor_in_two_shards(path: Path) -> None:
     names = ["model-00001.safetensors", "model-00002.safetensors"]
     sharded(path, dict(zip("ab", names, strict=True)))
@@ -213,13 +213,31 @@ def weights_of_a_million_notes(path: Path) -> None:
     folder(path, packed({"__metadata__": {f"{i:x}": "" for i in range(10**6)}}))
 
 
-@case("base_invalid", "model.embed_tokens.weight: expected [8, 8], found [4294967296]", opens="base")
-def weights_of_a_terabyte(path: Path) -> None:
-    size = 1 << 38
-    part = {"dtype": "F32", "shape": [1 << 36], "data_offsets": [0, size]}
-    head = packed({"model.embed_tokens.weight": part | {"shape": [1 << 36]}})
+def _terabyte(path: Path, padding: int) -> None:
+    size = 1 << 40
+    part = {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, size]}
+    text = json.dumps({"model.embed_tokens.weight": part}).encode()
+    text += b" " * (-len(text) % 8 + padding)
+    head = struct.pack("<Q", len(text)) + text
     folder(path)
     sparse(path / "model.safetensors", len(head) + size, head)
+
+
+@case("format_invalid", "limit", opens="base")
+def weights_of_notes_and_braces(path: Path) -> None:
+    """Braces in a string are no tensors."""
+    notes = {f"{i:x}": "" for i in range(900_000)}
+    folder(path, packed({"__metadata__": {"{" * 99_999: "", **notes}}))
+
+
+@case("base_invalid", "expected [8, 8], found [274877906944]", opens="base")
+def weights_of_a_terabyte(path: Path) -> None:
+    _terabyte(path, 0)
+
+
+@case("format_invalid", "not aligned", opens="base")
+def weights_of_a_terabyte_unaligned(path: Path) -> None:
+    _terabyte(path, 1)
 
 
 @case("source_unsupported", "is a file", opens="base", at="model.safetensors")
@@ -290,5 +308,3 @@ def decoder_pattern(path: Path) -> None:
     pattern = {"Regex": "(a+)+$"}
     tokenizer(path, {**PLAIN, "decoder": {"type": "Replace", "pattern": pattern, "content": ""}})
 
-
-assert struct

@@ -17,17 +17,17 @@ def raw(path: Path, content: bytes) -> None:
     (path / "adapter_config.json").write_bytes(content)
 
 
-@case("format_invalid", "items; 300000 is the limit")
+@case("format_invalid", "more than 300000 items")
 def million_keys(path: Path) -> None:
     folder(path, config=HEAD + "".join(f',"{i:x}":1' for i in range(10**6)) + "}")
 
 
-@case("format_invalid", "items; 300000 is the limit")
+@case("format_invalid", "more than 300000 items")
 def million_lists(path: Path) -> None:
     folder(path, config=HEAD + ',"a":[' + ",".join(["[]"] * (5 * 10**6)) + "]}")
 
 
-@case("format_invalid", "items; 300000 is the limit")
+@case("format_invalid", "more than 300000 items")
 def million_lists_behind_a_quote(path: Path) -> None:
     """An unbalanced quote inside a string must not hide what follows."""
     folder(path, config=HEAD + ',"a\\"":[' + ",".join(["[]"] * 10**6) + "]}")

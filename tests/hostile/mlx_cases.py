@@ -163,7 +163,7 @@ def terabyte(path: Path) -> None:
     sparse(path / "adapters.safetensors", len(header) + rows * 16 + 96, header)
 
 
-@case("source_not_found", "adapters.safetensors")
+@case("format_unsupported", "unknown kind")
 def weights_missing(path: Path) -> None:
     folder(path)
     (path / "adapters.safetensors").unlink()

@@ -47,12 +47,12 @@ def link_to_nothing(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-@case("source_not_found", "no adapter at", at="x" * 300)
+@case("source_not_found", "too long", at="x" * 300)
 def name_too_long(path: Path) -> None:
     path.mkdir()
 
 
-@case("source_not_found", "no adapter at", at="a/" * 3000)
+@case("source_not_found", "cannot read", at="a/" * 3000)
 def path_too_long(path: Path) -> None:
     path.mkdir()
 

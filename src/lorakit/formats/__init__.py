@@ -111,6 +111,13 @@ def read_adapter(path: Path, decoder: Decoder | None = None) -> Adapter:
     something else, which it names, and FormatError where the files are broken.
     """
     path = path.expanduser()
+    try:
+        return _read(path, decoder)
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path, decoder: Decoder | None) -> Adapter:
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",

@@ -13,6 +13,7 @@ from lorakit.errors import FormatError, SourceError
 from lorakit.files import parse_json, read_bounded
 
 MAX_NAME = 512  # characters of a tensor's name
+MAX_WEIGHTS = 64 << 30  # bytes; rank 256 on all linears of a model of 405B parameters are 20 GB
 MAX_JSON = 16 << 20  # bytes; the largest adapter configs, with a pattern per expert, are about 2 MB
 
 

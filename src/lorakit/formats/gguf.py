@@ -30,6 +30,7 @@ from lorakit.formats.express import (
     require_expressible,
     whole_fault,
 )
+from lorakit.formats.folder import MAX_WEIGHTS
 from lorakit.gguf import GgufFile, Value, open_gguf, write_gguf_file
 
 ALPHA = "adapter.lora.alpha"
@@ -94,6 +95,9 @@ def _architecture(file: GgufFile) -> str:
 
 def _pairs(file: GgufFile, layout: Layout) -> dict[str, tuple[Array, Array]]:
     """A [r, in] and B [out, r] of each module, as the file has them; every fault at once."""
+    size = sum(tensor.raw.nbytes for tensor in file.tensors.values())
+    if size > MAX_WEIGHTS:
+        raise FormatError(f"{file.path}: tensors of {size} bytes; {MAX_WEIGHTS} is the limit")
     quantised = sum(math.prod(t.shape) for t in file.tensors.values() if t.kind == "Q8_0")
     if quantised > MAX_DEQUANTISED:
         raise FormatError(

@@ -30,8 +30,8 @@ from lorakit.formats.express import (
     require_expressible,
     whole_fault,
 )
-from lorakit.formats.folder import is_name, member, read_object
-from lorakit.formats.peft.read import FINGERPRINT, FLOATS, MAX_WEIGHTS, SHOWN
+from lorakit.formats.folder import MAX_WEIGHTS, is_name, member, read_object
+from lorakit.formats.peft.read import FINGERPRINT, FLOATS, SHOWN
 from lorakit.formats.peft.write import convert_dtype
 from lorakit.tensors import open_safetensors, write_safetensors
 

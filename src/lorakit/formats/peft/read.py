@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
-from lorakit.formats.folder import is_name, member, read_object
+from lorakit.formats.folder import MAX_WEIGHTS, is_name, member, read_object
 from lorakit.formats.patterns import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
 from lorakit.tensors import open_safetensors
@@ -25,7 +25,6 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
 FINGERPRINT = "lorakit.base_fingerprint"  # in the weights' metadata, written by lorakit
-MAX_WEIGHTS = 64 << 30  # bytes; rank 256 on all linears of a model of 405B parameters are 20 GB
 SHOWN = 20  # faults named in one error
 
 # What a tensor is, by the end of its name; the first that fits counts.
