@@ -1,11 +1,15 @@
 """`lorakit` and `python -m lorakit`. Ctrl-C ends cleanly, while it is still starting too."""
 
+import contextlib
+import signal
 import sys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. SIGTERM ends it as Ctrl-C does, with 143: nothing is left half-written."""
     try:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
         from lorakit.cli import main as run  # slow to import; nothing may precede the try
 
         run()

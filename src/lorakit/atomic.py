@@ -6,6 +6,7 @@ renamed. A failure leaves nothing behind and the destination as it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -52,7 +53,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise FileExistsError(f"{path} exists and is not empty")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} exists and is not a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from error
     temporary = _beside(path)
     temporary.mkdir()
     try:

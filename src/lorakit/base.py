@@ -75,7 +75,13 @@ class Base:
                 hint="expected a Hugging Face folder with config.json and model.safetensors",
             )
         config = read_json(folder / "config.json")
-        decoder = describe(config)
+        try:
+            decoder = describe(config)
+        except BaseModelError as error:
+            message = f"{folder}: {error.message}"
+            raise BaseModelError(
+                message, code=error.code, items=error.items, hint=error.hint
+            ) from error
         files = _weight_files(folder)
         tensors: dict[str, Array] = {}
         for file in files:

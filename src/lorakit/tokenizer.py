@@ -62,7 +62,7 @@ class Tokenizer:
         path = Path(folder)
         native = _load(path / "tokenizer.json")
         roles = read_special_tokens(path)
-        detokenizer = _detokenizer_of(native)
+        detokenizer = _detokenizer_of(native, path)
         added = native.get_added_tokens_decoder()
         named = {native.token_to_id(token) for token in roles.values()}
         control = {index for index, token in added.items() if token.special} | named
@@ -205,11 +205,16 @@ def _vocabulary(native: tokenizers.Tokenizer, added: Collection[int]) -> int:
     return size
 
 
-def _detokenizer_of(native: tokenizers.Tokenizer) -> Detokenizer:
+def _detokenizer_of(native: tokenizers.Tokenizer, folder: Path) -> Detokenizer:
     decoder = native.decoder
-    with _mapped("the tokenizer's decoder is broken"):
-        state = None if decoder is None else json.loads(decoder.__getstate__())
-        rules = compile_decoder(state)
+    try:
+        with _mapped("the tokenizer's decoder is broken"):
+            state = None if decoder is None else json.loads(decoder.__getstate__())
+            rules = compile_decoder(state)
+    except FormatError as error:
+        raise type(error)(
+            f"{folder / 'tokenizer.json'}: {error.message}", items=error.items, hint=error.hint
+        ) from error
     return Detokenizer(rules, lambda token: _id_to_token(native, token))
 
 

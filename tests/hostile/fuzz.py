@@ -83,7 +83,7 @@ def attempts(place: Path, seed: int) -> Iterator[tuple[Path, str]]:
         file: file.read_bytes()
         for path in pool
         for file in (path.iterdir() if path.is_dir() else [path])
-        if file.name != "logits.npz"
+        if file.is_file() and file.name != "logits.npz"
     }
     for number in range(sys.maxsize):
         path = rng.choice(pool)
