@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. SIGTERM ends it as Ctrl-C does, with 143: nothing is left half-written."""
+    """Run the command line. SIGTERM ends it as Ctrl-C does: nothing is left half-written."""
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))

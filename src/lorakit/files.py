@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +46,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, flags)
     except OSError:
-        _require_regular(path, os.stat(path).st_mode)  # a socket cannot even be opened
+        _require_regular(path, path.stat().st_mode)  # a socket cannot even be opened
         raise
     try:
         _require_regular(path, os.fstat(handle).st_mode)
@@ -134,7 +135,6 @@ def count_items(content: bytes, limit: int, *, per_object: int = 0) -> tuple[int
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice[:80]!a} is there twice")
     return value

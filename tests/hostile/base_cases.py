@@ -103,7 +103,9 @@ def tied_text(path: Path) -> None:
 
 @case("base_invalid", "layer_types", opens="base")
 def layer_types_nested(path: Path) -> None:
-    folder(path, model_type="gemma3_text", num_key_value_heads=2, layer_types=[[["full_attention"]]])
+    folder(
+        path, model_type="gemma3_text", num_key_value_heads=2, layer_types=[[["full_attention"]]]
+    )
 
 
 @case("architecture_unknown", "\\x1b]0;", opens="base")
@@ -204,7 +206,9 @@ def weights_truncated(path: Path) -> None:
 
 @case("format_invalid", "limit", opens="base")
 def weights_of_120_000_names(path: Path) -> None:
-    header = {f"{i:x}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(120_000)}
+    header = {
+        f"{i:x}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(120_000)
+    }
     folder(path, packed(header))
 
 
@@ -307,4 +311,3 @@ def tokenizer_config_of_millions(path: Path) -> None:
 def decoder_pattern(path: Path) -> None:
     pattern = {"Regex": "(a+)+$"}
     tokenizer(path, {**PLAIN, "decoder": {"type": "Replace", "pattern": pattern, "content": ""}})
-

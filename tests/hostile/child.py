@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lorakit
 from lorakit.base import Base
 from lorakit.check import require_fit
-import lorakit
 from lorakit.errors import LorakitError
 from lorakit.formats import read_adapter
 from lorakit.tokenizer import Tokenizer

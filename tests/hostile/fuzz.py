@@ -1,6 +1,6 @@
 """Mutates good files of every format and reads them: a LorakitError or an adapter, nothing else.
 
-    python tests/hostile/fuzz.py [SECONDS] [SEED]      # prints what broke, and keeps the file
+python tests/hostile/fuzz.py [SECONDS] [SEED]      # prints what broke, and keeps the file
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
-TRUTH = HERE.parent / "data" / "truth"
-sys.path.insert(0, str(HERE))
-
 import gguf_cases
 import mlx_cases
 import ort_cases
@@ -29,6 +25,7 @@ from lorakit.check import check
 from lorakit.errors import LorakitError
 from lorakit.formats import read_adapter
 
+TRUTH = Path(__file__).parent.parent / "data" / "truth"
 NUMBERS = [0, 1, 2, 7, 31, 32, 255, 256, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, 1 << 63]
 TEXTS = [b"[", b"{", b"}", b'"', b"\\", b",", b":", b"-", b"9" * 30, b"1e999", b"null", b"true"]
 TEXTS += [b"NaN", b"{}", b"[]", b"../", b"\x00", b"\xff", b"\xef\xbb\xbf", b".lora_A.weight"]
@@ -48,7 +45,7 @@ def seeds(place: Path) -> list[Path]:
 
 
 def mutate(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Some flips, numbers, texts, cuts or splices; mostly in the first kilobytes, where they tell."""
+    """Some flips, numbers, texts, cuts or splices, mostly in the first kilobytes."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         size = len(data)
@@ -75,10 +72,12 @@ def mutate(content: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def attempts(place: Path, seed: int) -> Iterator[tuple[Path, str]]:
-    """Endless mutated adapters, each with what became of it: "read", a code, or a broken promise."""
+    """Endless mutated adapters, each with what became of it: "read", a code, or BROKEN..."""
     rng = random.Random(seed)
     pool = seeds(place / "seeds")
-    decoders = [describe(read_json(TRUTH / "bases" / b / "config.json")) for b in ("gemma3", "llama")]
+    decoders = [
+        describe(read_json(TRUTH / "bases" / b / "config.json")) for b in ("gemma3", "llama")
+    ]
     contents = {
         file: file.read_bytes()
         for path in pool

@@ -1,7 +1,7 @@
 """Every hostile file: write them all, or open each one in another process and print what it took.
 
-    python tests/hostile/make.py DIR
-    python tests/hostile/make.py --report [part of a name]
+python tests/hostile/make.py DIR
+python tests/hostile/make.py --report [part of a name]
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
 import base_cases as base_cases
 import gguf_cases as gguf_cases
 import json_cases as json_cases
@@ -28,6 +25,7 @@ import peft_cases as peft_cases
 import place_cases as place_cases
 from cases import CASES, Case
 
+HERE = Path(__file__).parent
 PATIENCE = 30.0  # seconds until a process counts as hung
 
 
