@@ -65,7 +65,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_the_cases_are_made_from_is_read_and_outlives_its_file(name, tmp_path):
-    """A mapped file that is shortened kills the process that reads on; small ones are not mapped."""
+    """A mapped file that is shortened kills its reader; small ones are not mapped."""
     make, weights = WRITERS[name]
     make(tmp_path / "adapter")
     adapter = read_adapter(tmp_path / "adapter")
