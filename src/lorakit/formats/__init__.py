@@ -14,9 +14,9 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.errors import SourceError, UnsupportedError
+from lorakit.files import open_regular
 from lorakit.formats import gguf, mlx, ort, peft
 from lorakit.formats.express import Express
-from lorakit.files import open_regular
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx

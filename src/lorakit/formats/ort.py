@@ -22,6 +22,7 @@ from lorakit.adapter import Adapter, Array, Delta, Site
 from lorakit.architectures import Decoder
 from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
+from lorakit.files import load, open_regular
 from lorakit.formats.express import (
     Fault,
     bias_fault,
@@ -32,7 +33,6 @@ from lorakit.formats.express import (
     require_expressible,
     whole_fault,
 )
-from lorakit.files import load, open_regular
 from lorakit.formats.folder import MAX_NAME, is_name
 from lorakit.formats.peft.read import SHOWN
 from lorakit.formats.peft.write import convert_dtype
