@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Write a base with adapters in its weights, as a model folder of its own."""
     opened = Base.open(base)
-    report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=progress())
+    report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
     show(report, json=json)
 
 
@@ -46,7 +46,7 @@ def read(references: Sequence[str], base: Base) -> list[tuple[Adapter, float]]:
     return [(read_adapter(Path(path), base.decoder), scale) for path, scale in parts]
 
 
-class progress:  # noqa: N801 - called like a function
+class Progress:
     """A line on a terminal that says how far it is; nothing elsewhere."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lorakit.base import Base
-from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, progress, read, show
+from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, Progress, read, show
 from lorakit.cli.references import JsonOption
 from lorakit.merge import unmerge
 
@@ -21,5 +21,5 @@ def command(
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
     opened = Base.open(merged)
-    report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=progress())
+    report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
     show(report, json=json)
