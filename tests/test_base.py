@@ -135,7 +135,7 @@ def test_a_conv1d_is_read_as_a_linear(tmp_path, change):
     wte = base.tensor("transformer.wte.weight")
     assert base.tensor("lm_head.weight") is wte
     assert np.array_equal(base.weight("transformer.wte"), wte.T)
-    assert base.tensor("transformer.h.1.mlp.c_fc.bias").shape == (48,)
+    assert base.tensor("transformer.h.1.mlp.c_fc.bias").shape == (128,)
     assert "transformer.h.1.ln_2.bias" in base
     assert "transformer.h.0.attn.masked_bias" not in base
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +49,7 @@ _KINDS = {
     12: ("f64", "<f8"),
 }
 _ARRAY = 9
+_LENGTH = struct.Struct("<Q")
 _NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
 _STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
 # Tensor types by number: a name, values in a block, bytes of a block.
@@ -117,7 +118,7 @@ def is_gguf(path: Path) -> bool:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def open_gguf(path: Path) -> GgufFile:
+def open_gguf(path: Path, *, max_strings: int = MAX_STRINGS) -> GgufFile:
     """Map a GGUF file.
 
     Raises SourceError where there is none, FormatError where it is broken, truncated or beyond the
@@ -127,18 +128,18 @@ def open_gguf(path: Path) -> GgufFile:
         content = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    return _Reader(path, content).file()
+    return _Reader(path, content, max_strings).file()
 
 
 class _Reader:
     """A cursor over a mapped file; every read is checked against the file's end first."""
 
-    def __init__(self, path: Path, content: Array) -> None:
+    def __init__(self, path: Path, content: Array, max_strings: int) -> None:
         self._path = path
         self._content = content
         self._bytes = memoryview(content.data)
         self._at = 0
-        self._strings = MAX_STRINGS
+        self._strings = self._max_strings = max_strings
         self._text = MAX_TEXT
 
     def file(self) -> GgufFile:
@@ -172,8 +173,10 @@ class _Reader:
         if kind == "str":
             self._strings -= count
             if self._strings < 0 or count * 8 > self._left:
-                raise self._broken(f"{key!r:.80} claims {count} strings")
-            return Value(kind, tuple(self._string(key) for _ in range(count)), array=True)
+                raise self._broken(
+                    f"{key!r:.80} claims {count} strings ({self._max_strings} is the limit)"
+                )
+            return Value(kind, tuple(self._string_items(key, count)), array=True)
         stored = _STORED[kind]
         raw = self._take(count * stored.itemsize, f"the {count} items of {key!r:.80}")
         items = np.frombuffer(raw, stored) if count else np.empty(0, stored)
@@ -273,6 +276,24 @@ class _Reader:
             return str(self._take(length, what), "utf-8")
         except UnicodeDecodeError as error:
             raise self._broken(f"{what:.80} is not UTF-8") from error
+
+    def _string_items(self, key: str, count: int) -> Iterator[str]:
+        """The strings of an array, in a tight loop of its own: vocabularies are long."""
+        content, at, end = self._bytes, self._at, len(self._content)
+        for _ in range(count):
+            start = at + 8
+            length = _LENGTH.unpack_from(content, at)[0] if start <= end else end
+            at = start + length
+            if at > end or length > self._text:
+                raise self._broken(
+                    f"it ends within the strings of {key!r:.80}, or they are too long"
+                )
+            self._text -= length
+            try:
+                yield str(content[start:at], "utf-8")
+            except UnicodeDecodeError as error:
+                raise self._broken(f"{key!r:.80} is not UTF-8") from error
+        self._at = at
 
     def _number(self, layout: str, what: str) -> int:
         size = struct.calcsize(layout)

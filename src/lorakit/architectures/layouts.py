@@ -6,7 +6,7 @@ Names and shapes were read in the model classes of transformers 5, GGUF's names 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 HEAD = "lm_head"
@@ -26,7 +26,7 @@ class Linear:
     name: str  # below the block, or below the expert
     inputs: Width
     outputs: tuple[Width, ...]
-    gguf: str  # below "blk.N."
+    gguf: str | None  # below "blk.N."; None where llama.cpp has no such tensor
     bias: Bias = "never"
     stacked: bool = False
     fused: tuple[str, int] | None = None
@@ -50,13 +50,18 @@ class Layout:
     @property
     def gguf(self) -> dict[str, str]:
         """GGUF names of a block's linears by their own names."""
-        return {linear.name: linear.gguf for linear in (*self.linears, *self.sparse)}
+        linears = (*self.linears, *self.sparse)
+        return {linear.name: linear.gguf for linear in linears if linear.gguf is not None}
+
+    @property
+    def stacked(self) -> frozenset[str]:
+        """Linears of a block that are one matrix for each expert."""
+        return frozenset(linear.name for linear in self.sparse if linear.stacked)
 
     @property
     def gguf_tables(self) -> dict[str, str]:
-        """GGUF names of the embeddings and the head."""
-        tables = {self.embedding: "token_embd", HEAD: "output"}
-        return tables if self.positions is None else tables | {self.positions: "position_embd"}
+        """GGUF names of the embedding and the head. A delta of positions llama.cpp would ignore."""
+        return {self.embedding: "token_embd", HEAD: "output"}
 
 
 def _linear(name: str, inputs: Width, outputs: Width, gguf: str, bias: Bias = "never") -> Linear:
@@ -112,7 +117,11 @@ SANDWICH = Layout(
         "post_feedforward_layernorm",
     ),
 )
-MIXTURE = Layout(linears=_ATTENTION + _MLP, sparse=_ATTENTION + _EXPERTS)
+MIXTURE = Layout(
+    # llama.cpp knows no dense layers beside those with experts
+    linears=_ATTENTION + tuple(replace(linear, gguf=None) for linear in _MLP),
+    sparse=_ATTENTION + _EXPERTS,
+)
 FUSED = Layout(
     linears=(
         Linear(

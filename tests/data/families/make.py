@@ -66,7 +66,6 @@ FAMILIES = {
         n_embd=32,
         n_layer=2,
         n_head=4,
-        n_inner=48,
         initializer_range=0.15,
         **TOKENS,
     ),
