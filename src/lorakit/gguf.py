@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -176,7 +176,7 @@ class _Reader:
                 raise self._broken(
                     f"{key!r:.80} claims {count} strings ({self._max_strings} is the limit)"
                 )
-            return Value(kind, tuple(self._string_items(key, count)), array=True)
+            return Value(kind, self._string_items(key, count), array=True)
         stored = _STORED[kind]
         raw = self._take(count * stored.itemsize, f"the {count} items of {key!r:.80}")
         items = np.frombuffer(raw, stored) if count else np.empty(0, stored)
@@ -277,23 +277,23 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self._broken(f"{what:.80} is not UTF-8") from error
 
-    def _string_items(self, key: str, count: int) -> Iterator[str]:
+    def _string_items(self, key: str, count: int) -> tuple[str, ...]:
         """The strings of an array, in a tight loop of its own: vocabularies are long."""
-        content, at, end = self._bytes, self._at, len(self._content)
-        for _ in range(count):
-            start = at + 8
-            length = _LENGTH.unpack_from(content, at)[0] if start <= end else end
-            at = start + length
-            if at > end or length > self._text:
-                raise self._broken(
-                    f"it ends within the strings of {key!r:.80}, or they are too long"
-                )
-            self._text -= length
-            try:
-                yield str(content[start:at], "utf-8")
-            except UnicodeDecodeError as error:
-                raise self._broken(f"{key!r:.80} is not UTF-8") from error
+        content, at, unpack = self._bytes, self._at, _LENGTH.unpack_from
+        end = min(len(self._content), at + 8 * count + self._text)
+        items = []
+        try:
+            for _ in range(count):
+                start = at + 8
+                at = start + unpack(content, at)[0]
+                if at > end:
+                    raise self._broken(f"the strings of {key!r:.80} are too long, or cut off")
+                items.append(str(content[start:at], "utf-8"))
+        except (struct.error, UnicodeDecodeError) as error:
+            raise self._broken(f"the strings of {key!r:.80} are cut off, or no UTF-8") from error
+        self._text -= at - self._at - 8 * count
         self._at = at
+        return tuple(items)
 
     def _number(self, layout: str, what: str) -> int:
         size = struct.calcsize(layout)
