@@ -119,7 +119,7 @@ def _deltas(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:
             item=delta.module,
             expected=_expected_module(delta.module, decoder),
             found=f"a delta of rank {delta.rank}",
-            advice="the adapter was trained on another base",
+            advice=_module_advice(delta.module, modules),
         )
     for delta in adapter.deltas:
         if delta.module in modules:
@@ -137,6 +137,18 @@ def _expected_module(module: str, decoder: Decoder) -> str:
     return f"a module of {decoder.architecture.model_type}"
 
 
+def _module_advice(module: str, modules: Mapping[str, ModuleShape]) -> str:
+    """Other models of the same family fuse projections, or have experts where this one has none."""
+    parent = module.rpartition(".")[0]
+    siblings = [name for name, shape in modules.items() if name.rpartition(".")[0] == parent]
+    fused = [name for name in siblings if modules[name].parts]
+    if fused:
+        return f"the base keeps it in {' or '.join(fused)}"
+    if any(name.startswith(f"{parent}.experts.") for name in modules):
+        return f"the base has experts there, such as {parent}.experts.up_proj"
+    return "the adapter was trained on another base"
+
+
 def _prefix_advice(module: str) -> str:
     if ".language_model." in module:
         return "the adapter was trained on a multimodal model that contains this base's kind"
@@ -150,11 +162,9 @@ def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Misma
             item=delta.module,
             expected=_matrices(shape.experts),
             found=_matrices(experts),
-            advice="the adapter was trained on another mixture of experts",
+            advice=_experts_advice(experts, shape),
         )
-    allowed = {Site.INPUT, Site.OUTPUT, Site.BOTH} if shape.embedding else {Site.LINEAR}
-    if delta.module == HEAD:
-        allowed = {Site.LINEAR, Site.OUTPUT}
+    allowed = _sites(delta.module, shape, decoder)
     if delta.site not in allowed:
         yield Mismatch(
             item=delta.module,
@@ -164,12 +174,13 @@ def _delta(delta: Delta, shape: ModuleShape, decoder: Decoder) -> Iterator[Misma
     want = (shape.out_features, shape.in_features)
     if delta.site is Site.OUTPUT and shape.embedding:
         want = (shape.in_features, shape.out_features)
-    if (delta.out_features, delta.in_features) != want:
+    have = (delta.out_features, delta.in_features)
+    if have != want:
         yield Mismatch(
             item=delta.module,
             expected=f"a delta of {list(want)} (out, in)",
-            found=str([delta.out_features, delta.in_features]),
-            advice=_shape_advice(shape),
+            found=str(list(have)),
+            advice=_shape_advice(shape, have),
         )
     if delta.site is Site.BOTH and not decoder.tied:
         yield Mismatch(
@@ -194,9 +205,29 @@ def _matrices(experts: int | None) -> str:
     return "one weight matrix" if experts is None else f"deltas of {experts} experts"
 
 
-def _shape_advice(shape: ModuleShape) -> str:
+def _sites(module: str, shape: ModuleShape, decoder: Decoder) -> set[Site]:
+    if module == HEAD:
+        return {Site.LINEAR, Site.OUTPUT}
+    if not shape.embedding:
+        return {Site.LINEAR}
+    return {Site.INPUT, Site.OUTPUT, Site.BOTH} if module == decoder.embedding else {Site.INPUT}
+
+
+def _experts_advice(experts: int | None, shape: ModuleShape) -> str:
+    if shape.experts is None:
+        return "the adapter was trained on a mixture-of-experts model"
+    if experts is None:
+        return "a delta of experts has an axis for them"
+    return "the adapter was trained on a base with another number of experts"
+
+
+def _shape_advice(shape: ModuleShape, have: tuple[int, int]) -> str:
     if shape.embedding:
         return "was the vocabulary extended when the adapter was trained?"
+    if have == (shape.in_features, shape.out_features):
+        return "the delta is the wrong way round: A must be [rank, in], B [out, rank]"
+    if have[0] in shape.parts and have[1] == shape.in_features:
+        return "the base keeps several projections in this module, the delta has one of them"
     return "the adapter was trained on a base of another size"
 
 
@@ -211,13 +242,16 @@ def _magnitude(
             advice="the file lacks a part of its DoRA layer",
         )
     shape = modules.get(magnitude.module)
-    sizes = [] if shape is None else [shape.out_features]
-    if shape is not None and shape.embedding:  # PEFT has one for each feature, MLX for each token
+    if shape is None:
+        return
+    sizes = [shape.out_features]
+    if shape.embedding:  # PEFT has one for each feature, MLX for each token
         sizes.append(shape.in_features)
-    if shape is not None and magnitude.value.shape not in [(size,) for size in sizes]:
+    axes = () if shape.experts is None else (shape.experts,)
+    if magnitude.value.shape not in [(*axes, size) for size in sizes]:
         yield Mismatch(
             item=f"{magnitude.module}.magnitude",
-            expected=" or ".join(str([size]) for size in sizes),
+            expected=" or ".join(str([*axes, size]) for size in sizes),
             found=str(list(magnitude.value.shape)),
         )
 
