@@ -1,6 +1,7 @@
 """Adapters out of fine-tunes: a known change comes back, and the engine agrees."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,30 @@ def test_a_head_of_its_own_is_a_delta_of_the_head(base, tmp_path):
     (head,) = adapter.deltas
     assert head.key == ("lm_head", "linear")
     np.testing.assert_allclose(head.b @ head.a, change, atol=2e-6)
+
+
+FAMILIES = Path(__file__).parents[1] / "data/families"
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt2", "phi3"])
+def test_every_family_gives_its_canonical_deltas(tmp_path, family):
+    base = Base.open(FAMILIES / family)
+    rng, changes, expected = np.random.default_rng(3), {}, {}
+    for module, shape in base.decoder.modules().items():
+        if module == "lm_head" and base.decoder.tied:
+            continue
+        parts = []
+        for part in base.stored(module):
+            left, right = (rng.standard_normal((n, 1)) for n in base.tensors[part.name].shape)
+            changes[part.name] = (left * right.T / 8).astype(np.float32)
+            parts.append(part.view(changes[part.name]))
+        expected[module] = parts[0] if shape.experts is None else np.stack(parts)
+    adapter, report = extract(base, tuned(base, tmp_path / "t", changes), rank=1)
+    require_fit(adapter, base)
+    assert report.residual < 1e-5
+    assert {delta.module for delta in adapter.deltas} == set(expected)
+    for delta in adapter.deltas:
+        np.testing.assert_allclose(delta.b @ delta.a, expected[delta.module], atol=1e-5)
 
 
 def test_unchanged_models_give_nothing(base):

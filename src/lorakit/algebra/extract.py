@@ -7,8 +7,9 @@ changed at both its uses; where either has a head of its own, lookup and head ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,10 +17,9 @@ from lorakit.adapter import Adapter, Array, Delta, Precondition, Replacement, Si
 from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual, ResidualReport
+from lorakit.architectures import HEAD
 from lorakit.base import Base
 from lorakit.errors import AdapterError, MismatchError, ParameterError
-
-EMBEDDING = "model.embed_tokens"
 
 
 def extract(
@@ -38,25 +38,25 @@ def extract(
     """
     cut = Cut(rank=rank, energy=energy)
     _require_alike(base, tuned)
-    names = _parameters(base, tuned)
+    weights = _weights(base, tuned)
+    names = [*weights, *_vectors(base)]
     wanted = _wanted(names, modules)
     deltas: list[Delta] = []
     replacements: list[Replacement] = []
     rows: list[ModuleResidual] = []
     skipped: list[str] = []
     for name in names:
-        before, after = base.tensor(name), tuned.tensor(name)
-        if before is after or _equal(before, after):
+        pairs = _pairs(base, tuned, name, weights.get(name))
+        if all(before is after or _equal(before, after) for before, after in pairs):
             continue
-        if not np.isfinite(after.astype(np.float32)).all():
+        if not all(np.isfinite(after.astype(np.float32)).all() for _, after in pairs):
             raise AdapterError(f"{name}: NaN or infinity in the tuned model")
         if name not in wanted:
             skipped.append(name)
-        elif before.ndim == 1:
-            replacements.append(Replacement(name=name, value=np.array(after)))
+        elif name not in weights:
+            replacements.append(Replacement(name=name, value=np.array(pairs[0][1])))
         else:
-            tied = base.decoder.tied and tuned.decoder.tied
-            delta, row = _delta(name, before, after, cut, tied)
+            delta, row = _delta(weights[name], pairs, cut)
             rows.append(row)
             deltas += [delta] if delta is not None else []
     adapter = Adapter(
@@ -67,9 +67,39 @@ def extract(
     return adapter, ResidualReport(method="svd", modules=tuple(rows), skipped=tuple(skipped))
 
 
-def _parameters(base: Base, tuned: Base) -> list[str]:
-    """All parameters; the head has one of its own where either model has."""
-    return list(base.decoder.parameters() | tuned.decoder.parameters())
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    module: str
+    experts: bool
+    site: Site
+
+
+def _weights(base: Base, tuned: Base) -> dict[str, _Weight]:
+    """Modules by the name of their weight; the head has one of its own where either model has."""
+    tied = base.decoder.tied and tuned.decoder.tied
+    table = {}
+    for module, shape in base.decoder.modules().items():
+        site = Site.INPUT if shape.embedding else Site.LINEAR
+        if module == base.decoder.embedding and tied:
+            site = Site.BOTH
+        if module != HEAD or not tied:
+            table[f"{module}.weight"] = _Weight(module, shape.experts is not None, site)
+    return table
+
+
+def _vectors(base: Base) -> list[str]:
+    """Parameters that are no module's weight: norms and biases."""
+    return [name for name, shape in base.decoder.parameters().items() if len(shape) == 1]
+
+
+def _pairs(base: Base, tuned: Base, name: str, weight: _Weight | None) -> list[tuple[Array, Array]]:
+    """A parameter before and after; of a module its weight [out, in], one for each expert."""
+    if weight is None:
+        return [(base.tensor(name), tuned.tensor(name))]
+    if weight.experts:
+        module = weight.module
+        return list(zip(base.experts(module), tuned.experts(module), strict=True))
+    return [(base.weight(weight.module), tuned.weight(weight.module))]
 
 
 def _require_alike(base: Base, tuned: Base) -> None:
@@ -114,26 +144,34 @@ def _equal(before: Array, after: Array) -> bool:
 
 
 def _delta(
-    name: str, before: Array, after: Array, cut: Cut, tied: bool
+    weight: _Weight, pairs: Sequence[tuple[Array, Array]], cut: Cut
 ) -> tuple[Delta | None, ModuleResidual]:
-    module = name.removesuffix(".weight")
-    change = after.astype(np.float32) - before.astype(np.float32)
-    site = Site.LINEAR
-    if module == EMBEDDING:
-        change, site = change.T, Site.BOTH if tied else Site.INPUT
+    """The cut of what changed, one product for each expert; every expert gets the same rank."""
+    changes = [after.astype(np.float32) - before.astype(np.float32) for before, after in pairs]
+    n_out, n_in = changes[0].shape
+    axes = (len(changes),) if weight.experts else ()
     like = Delta(
-        module=module,
-        site=site,
-        a=np.zeros((1, change.shape[1]), np.float32),
-        b=np.zeros((change.shape[0], 1), np.float32),
+        module=weight.module,
+        site=weight.site,
+        a=np.zeros((*axes, 1, n_in), np.float32),
+        b=np.zeros((*axes, n_out, 1), np.float32),
         scale=1.0,
     )
-    stored = stacked([cut_dense(change, cut)], like, None)
+    stored = stacked([cut_dense(change, cut) for change in changes], like, None)
+    norms = [dense_norm(change) for change in changes]
+    norm = math.hypot(*norms)
     return stored, ModuleResidual(
-        module=module,
-        site=site.value,
-        rank_before=min(change.shape),
+        module=weight.module,
+        site=weight.site.value,
+        rank_before=min(n_out, n_in),
         rank_after=0 if stored is None else stored.rank,
-        norm=dense_norm(change),
-        residual=1.0 if stored is None else dense_residual(change, stored.b, stored.a),
+        norm=norm,
+        residual=_residual(changes, stored, norms) / norm if stored and norm else 1.0,
     )
+
+
+def _residual(changes: Sequence[Array], stored: Delta, norms: Sequence[float]) -> float:
+    """The Frobenius norm of what the delta misses."""
+    pairs = [(stored.b, stored.a)] if stored.a.ndim == 2 else zip(stored.b, stored.a, strict=True)
+    parts = zip(changes, pairs, norms, strict=True)
+    return math.hypot(*(dense_residual(c, b, a) * norm for c, (b, a), norm in parts))
