@@ -17,6 +17,7 @@ import numpy as np
 from lorakit.adapter import Adapter, Array, Delta, Precondition, Site
 from lorakit.architectures import Decoder, Layout
 from lorakit.errors import AdapterError, FormatError, UnsupportedError
+from lorakit.formats.folder import MAX_WEIGHTS
 from lorakit.formats.gguf.names import (
     LAYOUTS,
     PERMUTED,
@@ -88,6 +89,9 @@ def _architecture(file: GgufFile) -> str:
 
 def _pairs(file: GgufFile, layout: Layout) -> dict[str, tuple[Array, Array]]:
     """A [r, in] and B [out, r] of each module, as the file has them; every fault at once."""
+    size = sum(tensor.raw.nbytes for tensor in file.tensors.values())
+    if size > MAX_WEIGHTS:
+        raise FormatError(f"{file.path}: tensors of {size} bytes; {MAX_WEIGHTS} is the limit")
     quantised = sum(math.prod(t.shape) for t in file.tensors.values() if t.kind == "Q8_0")
     if quantised > MAX_DEQUANTISED:
         raise FormatError(
