@@ -1,5 +1,7 @@
 """The Adapter value: what it refuses, what makes two equal, what it says of itself."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -62,6 +64,13 @@ def test_parts_that_claim_the_same_are_refused_all_at_once():
 def test_one_module_may_have_a_delta_at_two_sites():
     both = (delta("embed", site=Site.INPUT), delta("embed", site=Site.OUTPUT))
     assert Adapter(deltas=both).modules == ("embed",)
+
+
+def test_a_delta_of_the_projection_has_one_form():
+    output = delta("lm_head", site=Site.OUTPUT)
+    linear = replace(output, site=Site.LINEAR)
+    assert output.key == linear.key
+    assert Adapter(deltas=(output,)) == Adapter(deltas=(linear,))
 
 
 def test_equal_content_is_equal_whatever_order_dtype_or_metadata():

@@ -43,6 +43,7 @@ class Delta:
     a: [r, in], b: [out, r], any float dtype (bfloat16 through ml_dtypes); for mixture-of-experts
     weights both carry a leading expert axis, a: [experts, r, in], b: [experts, out, r], and the
     module is named by projection over all experts: ``model.layers.0.mlp.experts.gate_proj``.
+    At lm_head site OUTPUT becomes LINEAR, which it equals.
     At site INPUT or BOTH the module is an embedding: in = vocabulary, out = hidden size, and the
     row of token t changes by ``scale * b @ a[:, t]``.
     bias: [out] or None, added by some trainers to B's output: ``y += scale * (B (A x) + bias)``.
@@ -57,6 +58,8 @@ class Delta:
     alpha: float | None = None  # display only; `scale` is what counts
 
     def __post_init__(self) -> None:
+        if self.site is Site.OUTPUT and self.module == "lm_head":  # one form, so one digest
+            object.__setattr__(self, "site", Site.LINEAR)
         if self.a.ndim not in (2, 3) or self.b.ndim != self.a.ndim:
             raise AdapterError(
                 f"{self.module}: A and B must both be 2-D (3-D for experts), "
@@ -122,7 +125,11 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Magnitude:
-    """DoRA's magnitude of one module, [out] (for an embedding [hidden]); Liu et al. 2024."""
+    """DoRA's magnitude of one module, [out]; Liu et al. 2024.
+
+    Of an embedding it is [hidden] where PEFT made it, which norms columns, and [vocabulary] where
+    mlx-lm did, which norms rows; readers refuse an embedding where the two sizes are equal.
+    """
 
     module: str
     value: Array

@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomic(
+    path: Path,
+    content: bytes | Callable[[BinaryIO], object],
+    verify: Callable[[Path], object] | None = None,
+) -> None:
     """Write a file from bytes, or by a function that is given the open file.
 
-    Raises OSError, and whatever the function raises, and leaves nothing behind.
+    verify: called with the file under its temporary name; what it raises keeps it unpublished.
+    Raises OSError, and whatever the functions raise, and leaves nothing behind.
     """
     temporary = _beside(path)
     try:
         write_synced(temporary, content)
+        if verify is not None:
+            verify(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-
 from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError
 from lorakit.formats import FORMATS, read_adapter
 from lorakit.formats.express import lossy as leave_out
-
-DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+from lorakit.formats.readback import DTYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +22,7 @@ class ConvertReport:
     path: Path
     format: str
     dropped: tuple[str, ...] = ()  # empty unless asked for with lossy=True
+    notes: tuple[str, ...] = ()  # what is said in other words, with what that means
 
 
 def convert(
@@ -36,12 +33,15 @@ def convert(
     base: Base | None = None,
     dtype: str | None = None,
     lossy: bool = False,
+    allow_pickle: bool = False,
+    init: Path | None = None,
 ) -> ConvertReport:
     """Read an adapter and write it in the format `to` (a name in formats.FORMATS).
 
     base: what it is for; GGUF asks for it, the others check the adapter against it where given.
     dtype: "f32", "f16" or "bf16" for the stored values; None keeps them (GGUF: f32).
     lossy: leave out what the format cannot say, and list it in the report.
+    allow_pickle, init: as in `formats.read_adapter`.
     Raises ParameterError (unknown format or dtype, a target that exists, a base that is missing),
     MismatchError, SourceError, FormatError, WriteError, and UnsupportedError listing everything
     that the format cannot say; then nothing is written.
@@ -58,16 +58,17 @@ def convert(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new file or folder")
     decoder = base.decoder if base else None
-    adapter = read_adapter(source, decoder)
+    adapter = read_adapter(source, decoder, allow_pickle=allow_pickle, init=init)
     if base is not None:
         require_fit(adapter, base)
         adapter = without_unchanged(adapter, base)
+    notes: tuple[str, ...] = ()
+    if base is not None and row.prepare is not None:
+        adapter, notes = row.prepare(adapter, base)
     dropped: tuple[str, ...] = ()
     if lossy:
         adapter, faults = leave_out(adapter, row.cannot_express, decoder)
         dropped = tuple(str(fault) for fault in faults)
-    if row.needs_base and decoder is not None:
-        row.write(adapter, target, decoder, **({"dtype": dtype} if dtype else {}))
-    else:
-        row.write(adapter, target, dtype=DTYPES[dtype] if dtype else None)
-    return ConvertReport(adapter=adapter, path=target, format=to, dropped=dropped)
+    options = {"dtype": dtype} if dtype else {}
+    row.write(adapter, target, decoder=decoder, **options)
+    return ConvertReport(adapter=adapter, path=target, format=to, dropped=dropped, notes=notes)

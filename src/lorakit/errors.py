@@ -4,7 +4,8 @@
     ├── SourceError            source_not_found, source_unsupported
     ├── WriteError             write_failed: the disk is full, or the place cannot be written
     ├── FormatError            format_invalid: a file is broken, or says what cannot be read
-    │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express
+    │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express;
+    │                          pickle_refused
     ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing,
     │                          template_missing
     ├── AdapterError           adapter_invalid: parts that contradict each other

@@ -198,8 +198,8 @@ ONES = np.ones((2, 2), np.float32)
         ({"tensors": {"../x.lora_a": ONES, "../x.lora_b": ONES}}, FormatError, "not part of any"),
         ({"tensors": {f"{Q}.lora_a": ONES.astype(int)}}, FormatError, "int64"),
         ({"tensors": {}}, FormatError, "no tensor"),
-        ({"tensors": {"model.embed_tokens.lora_a": ONES}}, UnsupportedError, "embedding"),
-        ({"tensors": {"x.lora_a": ONES[None]}}, UnsupportedError, "experts"),
+        ({"tensors": {"model.embed_tokens.lora_a": ONES}}, FormatError, "lora_b"),
+        ({"tensors": {"x.lora_a": ONES[None], "x.lora_b": ONES}}, FormatError, "rank"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path, more, error, said):

@@ -274,7 +274,7 @@ def loftq(path: Path) -> None:
     folder(path, init_lora_weights="loftq")
 
 
-@case("format_unsupported", "target_parameters")
+@case("format_invalid", "target_parameters")
 def experts(path: Path) -> None:
     folder(path, target_parameters=["mlp.experts.gate_up_proj"])
 
@@ -299,7 +299,7 @@ def not_lora(path: Path) -> None:
     folder(path, peft_type="IA3")
 
 
-@case("format_unsupported", "pickle")
+@case("pickle_refused", "pickle")
 def pickle_only(path: Path) -> None:
     folder(path)
     (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")

@@ -12,18 +12,20 @@ from rich.text import Text
 from lorakit.base import Base
 from lorakit.check import check
 from lorakit.cli.output import console, print_json
-from lorakit.cli.references import JsonOption
+from lorakit.cli.references import JsonOption, PickleOption
 from lorakit.formats import read_adapter
 
 
 def command(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
     base: Annotated[str, typer.Option("--base", "-b", help="The base model folder.")],
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """List every mismatch between an adapter and a base; exits 1 if there is an error."""
     opened = Base.open(base)
-    found = check(read_adapter(Path(adapter), opened.decoder), opened)
+    loaded = read_adapter(Path(adapter), opened.decoder, allow_pickle=allow_pickle)
+    found = check(loaded, opened)
     errors = sum(mismatch.severity == "error" for mismatch in found)
     if json:
         print_json({"fits": not errors, "mismatches": [asdict(mismatch) for mismatch in found]})

@@ -10,7 +10,7 @@ import typer
 from lorakit.algebra.combine import Method, combine
 from lorakit.base import Base
 from lorakit.check import without_unchanged
-from lorakit.cli.references import JsonOption, split_reference
+from lorakit.cli.references import JsonOption, PickleOption, split_reference
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
 from lorakit.formats import read_adapter
 
@@ -33,6 +33,7 @@ def command(
         str | None,
         typer.Option("--base", "-b", help="Take out replaced layers that hold what this base has."),
     ] = None,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
@@ -40,7 +41,8 @@ def command(
     weighted = []
     for reference in adapters:
         path, weight = split_reference(reference)
-        adapter = read_adapter(Path(path))
+        decoder = None if model is None else model.decoder
+        adapter = read_adapter(Path(path), decoder, allow_pickle=allow_pickle)
         weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed

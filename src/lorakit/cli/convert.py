@@ -9,7 +9,7 @@ import typer
 
 from lorakit.base import Base
 from lorakit.cli.output import console, print_json
-from lorakit.cli.references import EngineOption, JsonOption, open_with
+from lorakit.cli.references import EngineOption, JsonOption, PickleOption, open_with
 from lorakit.cli.verify import ToleranceOption, show
 from lorakit.convert import convert
 from lorakit.errors import ParameterError
@@ -29,6 +29,11 @@ def command(
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Leave out what the format cannot say, and list it.")
     ] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="The initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA (PEFT)."),
+    ] = None,
+    allow_pickle: PickleOption = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read it back and compare logits; needs --base.")
     ] = False,
@@ -39,16 +44,38 @@ def command(
     """Write an adapter in another format, exactly, or say all that it cannot say."""
     if verify and base is None:
         raise ParameterError("--verify compares logits", hint="name the base with --base")
+    if verify and (allow_pickle or init is not None):
+        raise ParameterError(
+            "--verify reads the adapter again, without --allow-pickle and --init",
+            hint="convert it first, then run lorakit verify on what was written",
+        )
     opened = Base.open(base) if base is not None else None
-    report = convert(Path(adapter), output, to=to, base=opened, dtype=dtype, lossy=lossy)
+    report = convert(
+        Path(adapter),
+        output,
+        to=to,
+        base=opened,
+        dtype=dtype,
+        lossy=lossy,
+        allow_pickle=allow_pickle,
+        init=init,
+    )
     modules = len(report.adapter.modules)
     parity = _compare(str(base), adapter, output, engine, tolerance, dtype) if verify else None
     failed = parity is not None and not parity.agrees
     if json:
-        said = {"output": str(output), "format": to, "modules": modules, "dropped": report.dropped}
+        said = {
+            "output": str(output),
+            "format": to,
+            "modules": modules,
+            "dropped": report.dropped,
+            "notes": report.notes,
+        }
         print_json(said | ({"verify": parity.to_dict()} if parity else {}))
         raise typer.Exit(failed)
     console.print(f"wrote {output}: {to}, {modules} modules")
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
     if report.dropped:
         console.print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
         for line in report.dropped:

@@ -16,7 +16,7 @@ from lorakit.atomic import write_atomic
 from lorakit.base import Base
 from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, print_json, size
-from lorakit.cli.references import JsonOption
+from lorakit.cli.references import JsonOption, PickleOption
 from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.inspect import ModuleReport, Report, inspect
@@ -53,6 +53,7 @@ def command(
             help="The base: some GGUF files need it, and it decides what other formats can say.",
         ),
     ] = None,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show format, ranks, effective scales, modules, sizes, norms and spectra of an adapter."""
@@ -61,7 +62,7 @@ def command(
     if picture is not None and picture.suffix.lower() != ".png":
         raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
     decoder = Base.open(base).decoder if base else None
-    read = read_adapter(Path(adapter), decoder)
+    read = read_adapter(Path(adapter), decoder, allow_pickle=allow_pickle)
     spectrum = spectrum or picture is not None
     wanted = read.nbytes <= SMALL if values is None else values
     report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)

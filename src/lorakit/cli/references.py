@@ -31,6 +31,10 @@ DeviceOption = Annotated[
 ToolsOption = Annotated[
     Path | None, typer.Option(help="A JSON file with the tools that the model may call.")
 ]
+PickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read adapter_model.bin, by torch with weights_only."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -10,9 +10,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
+from lorakit.base import Base
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.files import open_regular
 from lorakit.formats import gguf, mlx, ort, peft
@@ -22,28 +24,42 @@ from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
 from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
+from lorakit.formats.rows import rows_as_deltas
 from lorakit.gguf import is_gguf
 
 CONFIG = "adapter_config.json"
-FILES = frozenset({CONFIG, "adapter_model.safetensors", "adapters.safetensors"})
+FILES = frozenset(
+    {CONFIG, "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """One adapter format. `sniff` looks at a folder or file and says whether it is of this kind."""
+    """One adapter format. `sniff` looks at a folder or file and says whether it is of this kind.
+
+    prepare: says in other words, given the base, what the format has no words for; with a note on
+    each.
+    """
 
     name: str
     sniff: Callable[[Path], bool]
-    read: Callable[[Path, Decoder | None], Adapter]
-    write: Callable[..., None]  # (adapter, path), and the base's Decoder where `needs_base`
+    read: Callable[..., Adapter]  # (path, decoder), and allow_pickle and init where `pickles`
+    write: Callable[..., None]  # (adapter, path, decoder=..., dtype=...)
     cannot_express: Express  # everything that its writer refuses
     folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
+    pickles: bool = False  # whether its reader takes `allow_pickle` and `init`
+    prepare: Callable[[Adapter, Base], tuple[Adapter, tuple[str, ...]]] | None = None
 
 
-def ignoring_base(read: Callable[[Path], Adapter]) -> Callable[[Path, Decoder | None], Adapter]:
-    """A reader of a format whose files say all that there is to know."""
-    return lambda path, _: read(path)
+def _read_ort(path: Path, decoder: Decoder | None = None) -> Adapter:
+    return read_ort(path)
+
+
+def _write_ort(
+    adapter: Adapter, path: Path, *, decoder: Decoder | None = None, dtype: Any = None
+) -> None:
+    write_ort(adapter, path, dtype=dtype)
 
 
 def _is_peft(path: Path) -> bool:
@@ -60,7 +76,8 @@ FORMATS = {
         Format(
             name="peft",
             sniff=_is_peft,
-            read=ignoring_base(read_peft),
+            read=read_peft,
+            pickles=True,
             write=write_peft,
             cannot_express=peft.cannot_express,
         ),
@@ -72,19 +89,21 @@ FORMATS = {
             cannot_express=gguf.cannot_express,
             folder=False,
             needs_base=True,
+            prepare=rows_as_deltas,
         ),
         Format(
             name="mlx",
             sniff=is_mlx,
-            read=ignoring_base(read_mlx),
+            read=read_mlx,
+            prepare=rows_as_deltas,
             write=write_mlx,
             cannot_express=mlx.cannot_express,
         ),
         Format(
             name="ort",
             sniff=is_ort,
-            read=ignoring_base(read_ort),
-            write=write_ort,
+            read=_read_ort,
+            write=_write_ort,
             folder=False,
             cannot_express=ort.cannot_express,
         ),
@@ -103,28 +122,41 @@ def expressible(adapter: Adapter, decoder: Decoder | None = None) -> dict[str, t
     }
 
 
-def read_adapter(path: Path, decoder: Decoder | None = None) -> Adapter:
+def read_adapter(
+    path: Path,
+    decoder: Decoder | None = None,
+    *,
+    allow_pickle: bool = False,
+    init: Path | None = None,
+) -> Adapter:
     """The adapter at a path, whatever its format.
 
-    decoder: the base that it is for, which some GGUF files of llama.cpp's converter need.
+    decoder: the base that it is for, which some GGUF files of llama.cpp's converter need, and MLX
+    adapters of an embedding. allow_pickle: read PEFT's adapter_model.bin, which is refused
+    otherwise. init: the initial adapter of a PEFT adapter of PiSSA and its kin.
     Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
     something else, which it names, and FormatError where the files are broken.
     """
     path = path.expanduser()
     try:
-        return _read(path, decoder)
+        return _read(path, decoder, allow_pickle, init)
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read(path: Path, decoder: Decoder | None) -> Adapter:
+def _read(path: Path, decoder: Decoder | None, allow_pickle: bool, init: Path | None) -> Adapter:
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
             hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
         )
     row = FORMATS[sniff(path)]
-    return row.read(path.parent if row.folder and not path.is_dir() else path, decoder)
+    options: dict[str, Any] = {}
+    if row.pickles:
+        options = {"allow_pickle": allow_pickle, "init": init}
+    elif init is not None:
+        raise UnsupportedError(f"{path}: only a PEFT adapter is read with an initial adapter")
+    return row.read(path.parent if row.folder and not path.is_dir() else path, decoder, **options)
 
 
 def sniff(path: Path) -> str:
@@ -142,9 +174,9 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
         named = sorted(file.parent.name for file in path.glob(f"*/{CONFIG}"))[:20]
         if named:
             return UnsupportedError(
-                f"{path} holds named adapters in folders of their own",
+                f"{path} holds {_named(len(named))} of its own",
                 items=named,
-                hint=f"choose one: {path / named[0]}",
+                hint=f"choose {'one' if named[1:] else 'it'}: {path / named[0]}",
             )
     what = _describe_folder(path) if path.is_dir() else _describe_file(path)
     if what:
@@ -156,6 +188,10 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
         f"there is no adapter at {path}: no {CONFIG}",
         hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
     )
+
+
+def _named(count: int) -> str:
+    return "one named adapter in a folder" if count == 1 else "named adapters in folders"
 
 
 def _describe_folder(path: Path) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -35,7 +36,7 @@ from lorakit.formats.express import (
 )
 from lorakit.formats.folder import MAX_NAME, is_name
 from lorakit.formats.peft.read import SHOWN
-from lorakit.formats.peft.write import convert_dtype
+from lorakit.formats.readback import as_dtype, require_same
 
 IDENTIFIER = b"TORT"
 VERSION = 1
@@ -200,30 +201,45 @@ class _Buffer:
 def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = None) -> None:
     """Write an .onnx_adapter with Olive's names; scales are folded into B in float32.
 
-    Equal arguments give equal bytes. Raises UnsupportedError listing every part that the format
-    cannot express, FormatError for values that the dtype cannot hold, ParameterError where there
-    is a file already, WriteError where the disk refuses.
+    Equal arguments give equal bytes; the file is read back before it is put in place. Raises
+    UnsupportedError listing every part that the format cannot express, FormatError for values that
+    the dtype cannot hold, ParameterError where there is a file already, WriteError where the disk
+    refuses.
     """
     require_expressible(cannot_express(adapter), "an .onnx_adapter")
     if path.exists():
         raise ParameterError(f"{path} exists", hint="choose a new file")
-    content = _serialize(convert_dtype(_tensors(adapter), dtype))
+    folded = as_dtype(replace(adapter, deltas=tuple(_folded(d) for d in adapter.deltas)), dtype)
+    content = _serialize(_tensors(folded))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_atomic(
+            path, content, lambda file: require_same(folded, read_ort(file), "an .onnx_adapter")
+        )
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _folded(delta: Delta) -> Delta:
+    """The delta with its scale in B."""
+    if delta.scale == 1.0:
+        return delta
+    with np.errstate(over="ignore"):
+        b = delta.b.astype(np.float32) * np.float32(delta.scale)
+    if not np.isfinite(b).all() and np.isfinite(delta.b.astype(np.float32)).all():
+        raise FormatError(f"{delta.module}: B times its scale {delta.scale} is too large")
+    return replace(delta, b=b, scale=1.0)
+
+
 def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
-    """Everything that an .onnx_adapter cannot say. Only names that Olive gives are written: what
-    else a graph takes as inputs, such as an embedding's factors, its builder alone knows."""
+    """Everything that an .onnx_adapter cannot say. Only Olive's names of linear layers are written:
+    what else a graph takes as inputs, such as an embedding's factors, its builder alone knows."""
     faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
     for d in adapter.deltas:
         if d.site is not Site.LINEAR:
-            faults.append(delta_fault(d, "an embedding; Olive names no graph input for it"))
+            faults.append(delta_fault(d, "an embedding; it depends on the graph's inputs"))
         elif d.a.ndim == 3:
-            faults.append(delta_fault(d, "experts; Olive names no graph input for them"))
+            faults.append(delta_fault(d, "experts; they depend on the graph's inputs"))
         elif d.bias is not None:
             faults.append(bias_fault(d, "a bias of B"))
         faults += [
@@ -241,10 +257,7 @@ def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fau
 def _tensors(adapter: Adapter) -> dict[str, Array]:
     tensors = {}
     for d in adapter.deltas:
-        b = d.b if d.scale == 1.0 else d.b.astype(np.float32) * np.float32(d.scale)
-        if not np.isfinite(b).all() and np.isfinite(d.b.astype(np.float32)).all():
-            raise FormatError(f"{d.module}: B times its scale {d.scale} is too large")
-        tensors[d.module + END_A], tensors[d.module + END_B] = d.a.T, b.T
+        tensors[d.module + END_A], tensors[d.module + END_B] = d.a.T, d.b.T
     return tensors
 
 

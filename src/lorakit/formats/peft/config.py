@@ -19,7 +19,6 @@ from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex
 
 # Fields that change the arithmetic beyond what an Adapter can say, when they are set.
 ACTIVE = {
-    "target_parameters": "adapts bare parameters (mixture-of-experts weights)",
     "megatron_config": "adapts Megatron's parallel layers",
     "layer_replication": "repeats layers of the base",
     "use_qalora": "pools the inputs of A in groups (QA-LoRA)",
@@ -47,7 +46,6 @@ INERT = frozenset(
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",
-        "peft_version",
         "qalora_group_size",
         "revision",
         "runtime_config",
@@ -69,9 +67,11 @@ READ = frozenset(
         "lora_bias",
         "modules_to_save",
         "peft_type",
+        "peft_version",
         "r",
         "rank_pattern",
         "target_modules",
+        "target_parameters",
         "trainable_token_indices",
         "use_dora",
         "use_rslora",
@@ -89,6 +89,8 @@ class LoraConfig:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     target_modules: frozenset[str] | str | None
+    target_parameters: frozenset[str]
+    experts_flipped: bool  # stored as PEFT did before 0.19: in and out of experts exchanged
     exclude_modules: frozenset[str] | str
     layers: frozenset[int] | None
     layers_pattern: tuple[str, ...]
@@ -137,6 +139,8 @@ class Resolver:
         config = self._config
         if self._excluded(module) or self.saved(module):
             return False
+        if config.target_modules is None and config.target_parameters:
+            return False  # experts alone
         if config.target_modules is None or config.target_modules == "all-linear":
             return True  # chosen by architecture when it was trained: the tensors say what
         if self._target is not None:
@@ -146,6 +150,10 @@ class Resolver:
         if not _names(config.target_modules, module):
             return False
         return config.layers is None or self._layer(module) in config.layers
+
+    def targeted_parameter(self, name: str) -> bool:
+        """Whether PEFT would put a LoRA layer on this bare parameter (target_parameters)."""
+        return _names(self._config.target_parameters, name)
 
     def saved(self, module: str) -> bool:
         """Whether PEFT keeps a trained copy of this module (modules_to_save)."""
@@ -201,6 +209,8 @@ def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
         ranks=reader.table("rank_pattern", lambda v: _is_int(v) and 1 <= v <= MAX_RANK),
         alphas=reader.table("alpha_pattern", _is_number),
         target_modules=reader.names("target_modules") or None,
+        target_parameters=frozenset(reader.listed("target_parameters")),
+        experts_flipped=_version(raw.get("peft_version")) < (0, 19),
         exclude_modules=reader.names("exclude_modules"),
         layers=frozenset(layers) if layers else None,
         layers_pattern=reader.listed("layers_pattern"),
@@ -246,10 +256,17 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
         raise UnsupportedError(
             f"the PEFT adapter in {where} computes more than lorakit can express",
             items=faults,
-            hint="PEFT can convert PiSSA and its kin to plain LoRA "
-            "(save_pretrained with path_initial_model_for_weight_conversion); "
-            "merge the others into their base with PEFT",
+            hint="PiSSA, OLoRA, CorDA and LoRA-GA are converted where the initial adapter is "
+            "given (init=..., --init, or a folder pissa_init and so on within); PEFT can do it "
+            "too (save_pretrained with path_initial_model_for_weight_conversion). Merge the "
+            "others into their base with PEFT",
         )
+
+
+def _version(value: object) -> tuple[int, int]:
+    """(0, 21) of "0.21.2.dev0@abc"; PEFT writes it since 0.18, so none is an earlier one."""
+    found = re.match(r"(\d{1,6})\.(\d{1,6})", value) if isinstance(value, str) else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _is_int(value: object) -> bool:

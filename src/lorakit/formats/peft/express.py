@@ -5,9 +5,10 @@ B in a whole adapter, no replaced rows under a LoRA layer, at least one LoRA lay
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
-from lorakit.adapter import Adapter, Delta, Replacement, Site
+from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import Decoder
 from lorakit.formats.express import (
     Fault,
@@ -18,8 +19,9 @@ from lorakit.formats.express import (
     replacement_fault,
     whole_fault,
 )
+from lorakit.formats.peft.experts import DOWN, GATE, UP, parameter
 
-COPIED = {Site.INPUT: "embed_tokens", Site.OUTPUT: "lm_head"}
+COPIED = {Site.INPUT: ("embed_tokens", "wte"), Site.OUTPUT: ("lm_head",)}
 
 
 def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
@@ -43,12 +45,46 @@ def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fau
     heads = [d for d in adapter.deltas if d.site is Site.BOTH]
     if heads and ("lm_head" in adapted or len(heads) > 1 or adapter.magnitudes):
         faults += [delta_fault(d, "on both sides beside another, or with DoRA") for d in heads]
+    by_module = {d.module: d for d in adapter.deltas}
+    faults += [f for m in adapter.magnitudes for f in _magnitude_faults(m, by_module.get(m.module))]
+    return faults + _parameter_faults(adapter, decoder)
+
+
+def _magnitude_faults(magnitude: Magnitude, delta: Delta | None) -> Iterable[Fault]:
+    """PEFT's DoRA of an embedding has a magnitude for each feature; MLX's for each token."""
+    if delta is None or delta.site is Site.LINEAR:
+        return
+    if delta.in_features == delta.out_features:
+        yield magnitude_fault(magnitude, "DoRA of a square embedding, by rows or by columns")
+    elif magnitude.value.shape != (delta.out_features,):
+        yield magnitude_fault(
+            magnitude, "a magnitude for each token; PEFT has one for each feature"
+        )
+
+
+def _parameter_faults(adapter: Adapter, decoder: Decoder | None) -> list[Fault]:
+    """What PEFT cannot combine with bare parameters, as experts and routers are targeted."""
+    bare = [d for d in adapter.deltas if parameter(d)]
+    faults = []
+    if adapter.magnitudes:
+        faults += [delta_fault(d, "experts or a router beside DoRA") for d in bare]
+    elif any(d.bias is not None for d in adapter.deltas):
+        faults += [delta_fault(d, "experts or a router beside a bias of B") for d in bare]
+    elif adapter.invocation_tokens:
+        faults += [delta_fault(d, "experts or a router with invocation tokens") for d in bare]
+    shapes = decoder.modules().values() if decoder else ()
+    if bare or any(shape.experts for shape in shapes):
+        dense = [d for d in adapter.deltas if d.a.ndim == 2 and _DENSE.fullmatch(d.module)]
+        faults += [delta_fault(d, "a layer that PEFT takes for an expert's") for d in dense]
     return faults
 
 
+_DENSE = re.compile(rf".*\.mlp\.({GATE}|{UP}|{DOWN})")
+
+
 def _delta_faults(delta: Delta) -> Iterable[Fault]:
-    if delta.a.ndim == 3:
-        yield delta_fault(delta, "experts (PEFT's target_parameters are not written yet)")
+    if delta.a.ndim == 3 and delta.module.rpartition(".")[2] not in (GATE, UP, DOWN):
+        yield delta_fault(delta, f"experts other than {GATE}, {UP} and {DOWN}")
     if delta.site is Site.OUTPUT:
         yield delta_fault(delta, "site output; give it as a linear delta of lm_head")
     if delta.bias is not None and delta.site is not Site.LINEAR:
@@ -68,7 +104,7 @@ def _replacement_faults(replacement: Replacement, adapted: set[str]) -> Iterable
             yield "replaced rows of one use only"
     elif replacement.site is None:
         return
-    elif module.rpartition(".")[2] != COPIED.get(replacement.site):
+    elif module.rpartition(".")[2] not in COPIED.get(replacement.site, ()):
         yield f"replaced at site {replacement.site} only"
     elif module in adapted:
         yield "replaced at one site only, under a delta"

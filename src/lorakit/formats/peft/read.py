@@ -1,75 +1,69 @@
 """Read a PEFT adapter folder into an Adapter; every tensor is accounted for or refused.
 
-Tensor names are ``base_model.model.<module>.<suffix>``; the suffixes are those that peft 0.21
-writes (peft/utils/save_and_load.py). Arrays are mapped from the file, not copied.
+Arrays are mapped from the file, not copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Replacement, Site
+from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
-from lorakit.formats.folder import MAX_WEIGHTS, is_name, member, read_object
+from lorakit.formats.folder import MAX_WEIGHTS, member, read_object
 from lorakit.formats.patterns import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
+from lorakit.formats.peft.experts import read_experts
+from lorakit.formats.peft.initial import find_initial, since_initial
+from lorakit.formats.peft.parts import Parts, sort
+from lorakit.formats.peft.pickled import PICKLE, read_pickle, refuse_pickle
 from lorakit.tensors import open_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PICKLE = "adapter_model.bin"
-PREFIX = "base_model.model."
+PLAIN = {"init_lora_weights": True}
 FINGERPRINT = "lorakit.base_fingerprint"  # in the weights' metadata, written by lorakit
 SHOWN = 20  # faults named in one error
 
-# What a tensor is, by the end of its name; the first that fits counts.
-PARTS = {
-    ".lora_A.weight": "a",
-    ".lora_A.default.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_B.default.weight": "b",
-    ".lora_B.bias": "bias",
-    ".lora_B.default.bias": "bias",
-    ".lora_embedding_A": "embedding a",
-    ".lora_embedding_A.default": "embedding a",
-    ".lora_embedding_B": "embedding b",
-    ".lora_embedding_B.default": "embedding b",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
-    ".token_adapter.trainable_tokens_delta": "rows",
-    ".token_adapter.trainable_tokens_delta.default": "rows",
-    ".base_layer.weight": "base weight",
-    ".base_layer.bias": "base bias",
-    ".modules_to_save.weight": "saved weight",
-    ".modules_to_save.bias": "saved bias",
-    ".modules_to_save.default.weight": "saved weight",
-    ".modules_to_save.default.bias": "saved bias",
-}
-UNREADABLE = {
-    ".lora_diag": "KaSA's diagonal",
-    ".lora_E": "AdaLoRA's singular values",
-    ".lora_ranknum": "AdaLoRA's rank",
-}
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
-
-def read_peft(path: Path) -> Adapter:
+def read_peft(
+    path: Path,
+    decoder: Decoder | None = None,
+    *,
+    allow_pickle: bool = False,
+    init: Path | None = None,
+) -> Adapter:
     """The adapter in a PEFT folder.
+
+    decoder: the base, which says how many experts it has where a file names only some of them.
+    allow_pickle: read adapter_model.bin where there are no safetensors; needs torch.
+    init: the initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA, with which it becomes a plain one.
 
     Raises SourceError (no such folder, a file missing), FormatError (broken, or its parts
     contradict each other: every fault listed) and UnsupportedError (beyond an Adapter).
     """
     raw = read_object(_config_file(path))
-    weights = _weights_file(path)
+    initial = find_initial(path, raw, init)
+    if initial is None:
+        return _read(path, raw, decoder, allow_pickle)
+    trained = _read(path, raw | PLAIN, decoder, allow_pickle)
+    start = read_object(_config_file(initial)) | PLAIN
+    return since_initial(trained, _read(initial, start, decoder, allow_pickle), path)
+
+
+def _read(
+    path: Path, raw: Mapping[str, Any], decoder: Decoder | None, allow_pickle: bool
+) -> Adapter:
     parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
+    weights = _weights_file(path, allow_pickle)
+    if weights.name == PICKLE:
+        return assemble(raw, read_pickle(weights), {}, where=str(path), decoder=decoder)
     file = open_safetensors(weights, max_size=MAX_WEIGHTS)
-    return assemble(raw, file.tensors, file.metadata, where=str(path))
+    return assemble(raw, file.tensors, file.metadata, where=str(path), decoder=decoder)
 
 
 def assemble(
@@ -78,11 +72,12 @@ def assemble(
     metadata: Mapping[str, str],
     *,
     where: str,
+    decoder: Decoder | None = None,
 ) -> Adapter:
     """The adapter that a config and tensors describe; errors as in `read_peft`."""
-    parts = _sort(tensors)
+    parts = sort(tensors)
     try:
-        adapter = _build(parse(raw, where=where), parts, metadata.get(FINGERPRINT))
+        adapter = _build(parse(raw, where=where), parts, metadata, decoder)
     except PatternError as error:
         raise UnsupportedError(
             f"{where}: {CONFIG} has a pattern for module names that cannot be used: {error}"
@@ -106,82 +101,23 @@ def _config_file(path: Path) -> Path:
     raise SourceError(f"{path} has no {CONFIG}")
 
 
-def _weights_file(path: Path) -> Path:
+def _weights_file(path: Path, allow_pickle: bool) -> Path:
     file = member(path, WEIGHTS)
     if file is not None:
         return file
-    if (path / PICKLE).exists():
-        raise UnsupportedError(
-            f"{path} holds {PICKLE}: a pickle can run code when it is opened, so it is not read",
-            hint="load it with PEFT where you trust it and save it again: it writes safetensors",
-        )
-    raise SourceError(f"{path} has {CONFIG} but no {WEIGHTS}")
+    pickle = member(path, PICKLE)
+    if pickle is None:
+        raise SourceError(f"{path} has {CONFIG} but no {WEIGHTS}")
+    if not allow_pickle:
+        raise refuse_pickle(path)
+    return pickle
 
 
-@dataclass(slots=True)
-class _Parts:
-    """Tensors by what they are and the module they belong to."""
-
-    by_kind: dict[str, dict[str, Array]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-
-    def of(self, kind: str) -> Mapping[str, Array]:
-        return self.by_kind.get(kind, {})
-
-    def put(self, kind: str, module: str, key: str, array: Array) -> None:
-        if module in self.by_kind.setdefault(kind, {}):
-            self.faults.append(f"{key}: a second tensor for the same part of {module}")
-        self.by_kind[kind][module] = array
-
-
-def _sort(tensors: Mapping[str, Array]) -> _Parts:
-    parts = _Parts()
-    for key, array in tensors.items():
-        if not is_name(key):
-            parts.faults.append(f"{key[:80]!a}: not a tensor name")
-            continue
-        kind, module = _classify(key.removeprefix(PREFIX))
-        fault = _fault(kind, module, array)
-        if fault:
-            parts.faults.append(f"{key}: {fault}")
-        else:
-            parts.put(kind, module, key, array)
-    return parts
-
-
-def _classify(name: str) -> tuple[str, str]:
-    """What a tensor is and its module, or ("", reason) for one that cannot be read."""
-    for end, kind in PARTS.items():
-        if name.endswith(end) and len(name) > len(end):
-            return kind, name[: -len(end)]
-    for end, reason in UNREADABLE.items():
-        if end in name:
-            return "", f"{reason} cannot be read"
-    if ".lora_" in name or ".base_layer." in name:
-        return "", "a part that lorakit does not know"
-    for end, kind in ((".weight", "saved weight"), (".bias", "saved bias")):
-        if name.endswith(end) and len(name) > len(end):
-            return kind, name[: -len(end)]
-    return "", "not part of any LoRA layer that lorakit knows"
-
-
-def _fault(kind: str, module: str, array: Array) -> str:
-    if not kind:
-        return module
-    if any(part in ("", "..") or "/" in part or "\\" in part for part in module.split(".")):
-        return "not a module name"
-    if array.dtype.name not in FLOATS:
-        return f"dtype {array.dtype.name} where floating point is expected"
-    if 0 in array.shape:
-        return f"an empty tensor {list(array.shape)}; sharded weights that were not gathered?"
-    dims = 1 if kind in ("bias", "magnitude", "base bias", "saved bias") else 2
-    if array.ndim != dims and not kind.endswith(" weight"):
-        return f"expected {dims} dimensions, found {list(array.shape)}"
-    return ""
-
-
-def _build(config: LoraConfig, parts: _Parts, fingerprint: str | None) -> Adapter | None:
+def _build(
+    config: LoraConfig, parts: Parts, metadata: Mapping[str, str], decoder: Decoder | None
+) -> Adapter | None:
     resolver = Resolver(config)
+    experts = read_experts(config, resolver, parts, metadata, decoder)
     linear = _pairs(parts, "a", "b", Site.LINEAR, resolver)
     embedding = _pairs(parts, "embedding a", "embedding b", Site.INPUT, resolver)
     _check_targets(config, resolver, [*linear, *embedding], parts)
@@ -189,17 +125,19 @@ def _build(config: LoraConfig, parts: _Parts, fingerprint: str | None) -> Adapte
     replacements = [*_replacements(config, resolver, parts), *_rows(config, parts)]
     magnitudes = [Magnitude(module=m, value=v) for m, v in parts.of("magnitude").items()]
     _check_dora(config, {d.module for d in (*linear, *embedding)}, magnitudes, parts)
-    if not (linear or embedding or replacements or parts.faults):
+    if not (linear or embedding or experts or replacements or parts.faults):
         parts.faults.append("no tensor at all: the adapter does nothing")
     if parts.faults:
         return None
     try:
         return Adapter(
-            deltas=tuple(_tie([*linear, *embedding], parts)),
+            deltas=(*_tie([*linear, *embedding], parts), *experts),
             replacements=tuple(replacements),
             magnitudes=tuple(magnitudes),
             invocation_tokens=config.invocation_tokens,
-            precondition=Precondition(name=_base_name(config), fingerprint=fingerprint),
+            precondition=Precondition(
+                name=_base_name(config), fingerprint=metadata.get(FINGERPRINT)
+            ),
             metadata={"format": "peft", "peft": dict(config.raw)},
         )
     except LorakitError as error:
@@ -207,7 +145,7 @@ def _build(config: LoraConfig, parts: _Parts, fingerprint: str | None) -> Adapte
         return None
 
 
-def _pairs(parts: _Parts, a: str, b: str, site: Site, resolver: Resolver) -> list[Delta]:
+def _pairs(parts: Parts, a: str, b: str, site: Site, resolver: Resolver) -> list[Delta]:
     tops, bottoms, biases = parts.of(a), parts.of(b), parts.of("bias")
     for module in sorted(tops.keys() ^ bottoms.keys()):
         have, lack = ("A", "B") if module in tops else ("B", "A")
@@ -245,7 +183,7 @@ def _pairs(parts: _Parts, a: str, b: str, site: Site, resolver: Resolver) -> lis
 
 
 def _check_targets(
-    config: LoraConfig, resolver: Resolver, deltas: list[Delta], parts: _Parts
+    config: LoraConfig, resolver: Resolver, deltas: list[Delta], parts: Parts
 ) -> None:
     """PEFT ignores, in silence, tensors of modules that its config does not target."""
     tied = bool(config.raw.get("ensure_weight_tying")) and bool(parts.of("embedding a"))
@@ -258,7 +196,7 @@ def _check_targets(
 
 
 def _check_dora(
-    config: LoraConfig, adapted: set[str], magnitudes: list[Magnitude], parts: _Parts
+    config: LoraConfig, adapted: set[str], magnitudes: list[Magnitude], parts: Parts
 ) -> None:
     have = {magnitude.module for magnitude in magnitudes}
     if have and not config.use_dora:
@@ -269,7 +207,7 @@ def _check_dora(
         parts.faults += [f"{m}: use_dora = true, but it has no magnitude" for m in lack]
 
 
-def _replacements(config: LoraConfig, resolver: Resolver, parts: _Parts) -> list[Replacement]:
+def _replacements(config: LoraConfig, resolver: Resolver, parts: Parts) -> list[Replacement]:
     """Full tensors. A saved module is a copy of the module, so that a saved embedding does not
     reach a tied head; everything else is assigned to the parameter itself, wherever it is used."""
     tied = bool(config.raw.get("ensure_weight_tying"))
@@ -283,10 +221,11 @@ def _replacements(config: LoraConfig, resolver: Resolver, parts: _Parts) -> list
     return found
 
 
-_COPIES = {"embed_tokens": Site.INPUT, "lm_head": Site.OUTPUT}
+_COPIES = {"embed_tokens": Site.INPUT, "wte": Site.INPUT, "lm_head": Site.OUTPUT}
+TABLES = ("embed_tokens", "wte")  # token embeddings, by the end of the name
 
 
-def _rows(config: LoraConfig, parts: _Parts) -> list[Replacement]:
+def _rows(config: LoraConfig, parts: Parts) -> list[Replacement]:
     found = []
     for module, value in parts.of("rows").items():
         named = [ids for name, ids in config.token_indices.items() if _same(module, name)]
@@ -305,7 +244,7 @@ def _rows(config: LoraConfig, parts: _Parts) -> list[Replacement]:
     return found
 
 
-def _check_rows(deltas: list[Delta], parts: _Parts) -> None:
+def _check_rows(deltas: list[Delta], parts: Parts) -> None:
     both = sorted({delta.module for delta in deltas} & parts.of("rows").keys())
     parts.faults += [f"{module}: replaced rows and LoRA on one module" for module in both]
 
@@ -314,11 +253,11 @@ def _same(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
-def _tie(deltas: list[Delta], parts: _Parts) -> list[Delta]:
+def _tie(deltas: list[Delta], parts: Parts) -> list[Delta]:
     """An embedding whose head holds the same factors, exchanged and transposed, is one delta that
     acts on both sides; so that it equals the same adapter from a format that can only say that."""
     heads = {d.module: d for d in deltas if d.module.rpartition(".")[2] == "lm_head"}
-    tables = [d for d in deltas if d.site is Site.INPUT and d.module.endswith("embed_tokens")]
+    tables = [d for d in deltas if d.site is Site.INPUT and d.module.endswith(TABLES)]
     if len(heads) != 1 or len(tables) != 1 or parts.of("magnitude"):
         return deltas
     (head,), (table,) = heads.values(), tables

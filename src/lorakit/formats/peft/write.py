@@ -1,8 +1,4 @@
-"""Write an Adapter as a PEFT folder, exactly, or say what does not fit.
-
-What PEFT can express was tried with peft 0.21: one flag each for DoRA, rsLoRA and biases of B in a
-whole adapter, no replaced rows under a LoRA layer, at least one LoRA layer.
-"""
+"""Write an Adapter as a PEFT folder, exactly, or say what does not fit (see express.py)."""
 
 from __future__ import annotations
 
@@ -18,12 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
+from lorakit.architectures import Decoder
 from lorakit.atomic import new_folder, write_synced
-from lorakit.errors import FormatError, ParameterError, UnsupportedError, WriteError
+from lorakit.errors import ParameterError, WriteError
 from lorakit.formats.express import require_expressible
 from lorakit.formats.patterns import PatternTable
+from lorakit.formats.peft.experts import (
+    fuse,
+    parameter,
+    stored,
+    tensor_module,
+    with_common_scales,
+)
 from lorakit.formats.peft.express import COPIED, cannot_express
-from lorakit.formats.peft.read import CONFIG, FINGERPRINT, PREFIX, WEIGHTS, assemble
+from lorakit.formats.peft.parts import PREFIX
+from lorakit.formats.peft.read import CONFIG, FINGERPRINT, WEIGHTS, read_peft
+from lorakit.formats.readback import as_dtype, require_same
 from lorakit.tensors import write_safetensors
 
 # Taken over from the config that an adapter was read from: they say nothing of the arithmetic.
@@ -33,6 +39,7 @@ KEPT: dict[str, Any] = {
     "revision": None,
     "task_type": "CAUSAL_LM",
 }
+LAYOUT = "0.21.0"  # the PEFT whose order of an expert's dimensions is written; it changed with 0.19
 OWN_FILES = frozenset({CONFIG, WEIGHTS, "README.md", ".gitattributes"})
 
 
@@ -40,25 +47,32 @@ def write_peft(
     adapter: Adapter,
     folder: Path,
     *,
+    decoder: Decoder | None = None,
     dtype: npt.DTypeLike | None = None,
     replace: bool = False,
 ) -> None:
     """Write an adapter so that PEFT computes the same; all of the folder or nothing.
 
-    dtype: what to store floating point as; None keeps each tensor's own. Equal arguments give
-    equal bytes. `replace=True` overwrites a folder that holds a PEFT adapter and nothing else.
+    Experts are written for transformers 5: `gate_up_proj` and `down_proj` as bare parameters; gate
+    and up as one pair where they share A, else side by side with two blocks in B and the sum of
+    their ranks. Where only the scales of gate and up differ, that of up is folded into its B.
+
+    decoder: the base; it says which layers are Conv1D. dtype: what to store floating point as; None
+    keeps each tensor's own. Equal arguments give equal bytes. `replace=True` overwrites a folder
+    that holds a PEFT adapter and nothing else. What was written is read back before it is put in
+    place.
 
     Raises UnsupportedError listing every part that PEFT cannot express, FormatError for values
     that the dtype cannot hold, ParameterError for a folder that is in use, WriteError where the
     disk refuses.
     """
-    require_expressible(cannot_express(adapter), "PEFT")
-    metadata = {"format": "pt"}
+    require_expressible(cannot_express(adapter, decoder), "PEFT")
+    adapter = as_dtype(with_common_scales(adapter), dtype)
+    deltas, metadata = fuse(adapter)
+    metadata |= {"format": "pt"}
     if adapter.precondition.fingerprint:
         metadata[FINGERPRINT] = adapter.precondition.fingerprint
-    config, tensors = _config(adapter), _tensors(adapter)
-    _require_same(adapter, assemble(config, tensors, metadata, where=str(folder)))
-    tensors = convert_dtype(tensors, dtype)
+    config, tensors = _config(adapter, deltas, decoder), _tensors(adapter, deltas)
     text = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
     _check_target(folder, replace)
     try:
@@ -67,38 +81,11 @@ def write_peft(
                 temporary / WEIGHTS, lambda file: write_safetensors(file, tensors, metadata)
             )
             write_synced(temporary / CONFIG, text)
+            require_same(adapter, read_peft(temporary, decoder), "PEFT")
     except FileExistsError as error:
         raise ParameterError(str(error), hint="choose a new folder") from error
     except OSError as error:
         raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
-def _require_same(adapter: Adapter, read: Adapter) -> None:
-    """What was prepared, read back before it is written, is the adapter: same parts, same arrays.
-
-    Only names that collide with PEFT's own can fail here."""
-    lost = sorted(set(_outline(adapter)) ^ set(_outline(read)))
-    if lost:
-        raise UnsupportedError("PEFT would read this adapter differently", items=lost[:20])
-
-
-def _outline(adapter: Adapter) -> list[str]:
-    """A line for each part: what it is, its scale as engines use it, and which arrays it holds."""
-
-    def shown(array: Array | None) -> str:
-        return "-" if array is None else f"{array.shape} at {array.ctypes.data:x}"
-
-    lines = [
-        f"{d.module} {d.site} x {np.float32(d.scale)!r}: {shown(d.a)} {shown(d.b)}"
-        + (f" {shown(d.bias)}" if d.bias is not None and np.any(d.bias) else "")
-        for d in adapter.deltas
-    ]
-    lines += [
-        f"{r.name} {r.site or ''} {r.rows if r.rows is None else r.rows.tolist()}: {shown(r.value)}"
-        for r in adapter.replacements
-    ]
-    lines += [f"{m.module} magnitude {shown(m.value)}" for m in adapter.magnitudes]
-    return [*lines, f"invocation tokens {adapter.invocation_tokens}"]
 
 
 def _check_target(folder: Path, replace: bool) -> None:
@@ -112,14 +99,15 @@ def _check_target(folder: Path, replace: bool) -> None:
             )
 
 
-def _tensors(adapter: Adapter) -> dict[str, Array]:
+def _tensors(adapter: Adapter, deltas: Sequence[Delta]) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    any_bias = any(delta.bias is not None for delta in adapter.deltas)
-    for delta in adapter.deltas:
-        found |= _delta_tensors(delta, any_bias)
+    any_bias = any(delta.bias is not None for delta in deltas)
+    parameters = frozenset(filter(None, map(parameter, deltas)))
+    for delta in deltas:
+        found |= _delta_tensors(delta, any_bias, parameters)
     for magnitude in adapter.magnitudes:
         found[f"{magnitude.module}.lora_magnitude_vector"] = magnitude.value
-    adapted = {delta.module for delta in adapter.deltas}
+    adapted = {delta.module for delta in deltas}
     for replacement in adapter.replacements:
         module, _, leaf = replacement.name.rpartition(".")
         if replacement.rows is not None:
@@ -131,10 +119,11 @@ def _tensors(adapter: Adapter) -> dict[str, Array]:
     return {PREFIX + name: array for name, array in found.items()}
 
 
-def _delta_tensors(delta: Delta, any_bias: bool) -> dict[str, Array]:
-    module = delta.module
+def _delta_tensors(delta: Delta, any_bias: bool, parameters: frozenset[str]) -> dict[str, Array]:
+    module = tensor_module(delta, parameters)
     if delta.site is Site.LINEAR:
-        found = {f"{module}.lora_A.weight": delta.a, f"{module}.lora_B.weight": delta.b}
+        a, b = stored(delta)
+        found = {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
         if any_bias:
             zeros = np.zeros(delta.out_features, delta.b.dtype)
             found[f"{module}.lora_B.bias"] = zeros if delta.bias is None else delta.bias
@@ -145,44 +134,23 @@ def _delta_tensors(delta: Delta, any_bias: bool) -> dict[str, Array]:
     return found
 
 
-def convert_dtype(tensors: Mapping[str, Array], dtype: npt.DTypeLike | None) -> dict[str, Array]:
-    if dtype is None:
-        return dict(tensors)
-    target = np.dtype(dtype)
-    converted = {}
-    for name, array in tensors.items():
-        with np.errstate(over="ignore"):
-            converted[name] = array.astype(target, copy=False)
-    lost = [
-        name
-        for name, array in converted.items()
-        if array is not tensors[name] and _overflows(tensors[name], array)
-    ]
-    if lost:
-        raise FormatError(
-            f"values are too large for {target.name}", items=lost, hint="choose another dtype"
-        )
-    return converted
-
-
-def _overflows(before: Array, after: Array) -> bool:
-    return bool(
-        (np.isfinite(before.astype(np.float32)) & ~np.isfinite(after.astype(np.float32))).any()
-    )
-
-
-def _config(adapter: Adapter) -> dict[str, Any]:
-    deltas = adapter.deltas
+def _config(adapter: Adapter, deltas: Sequence[Delta], decoder: Decoder | None) -> dict[str, Any]:
     rslora, alphas = _alphas(deltas)
-    ranks = {delta.module: delta.rank for delta in deltas}
+    ranks = {_key(delta): delta.rank for delta in deltas}
+    parameters = sorted(filter(None, map(parameter, deltas)))
     tables = [d for d in deltas if d.site is Site.BOTH]
     for table in tables:
         ranks["lm_head"], alphas["lm_head"] = table.rank, alphas[table.module]
     rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
     rows = [r for r in adapter.replacements if r.rows is not None]
     saved, biases = _saved(adapter)
+    kept = _kept(adapter.metadata.get("peft"))
+    if parameters:  # PEFT refuses both for bare parameters
+        kept |= {"fan_in_fan_out": False, "lora_dropout": 0.0}
+    elif decoder is not None:
+        kept["fan_in_fan_out"] = _any_transposed(adapter, decoder)
     return {
-        **_kept(adapter.metadata.get("peft")),
+        **kept,
         "peft_type": "LORA",
         "base_model_name_or_path": adapter.precondition.name,
         "inference_mode": True,
@@ -195,7 +163,9 @@ def _config(adapter: Adapter) -> dict[str, Any]:
         "use_dora": bool(adapter.magnitudes),
         "lora_bias": any(delta.bias is not None for delta in deltas),
         "bias": "all" if biases else "none",
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(ranks.keys() - set(parameters)),
+        "target_parameters": parameters or None,
+        **({"peft_version": LAYOUT} if parameters else {}),
         "modules_to_save": saved or None,
         "trainable_token_indices": {
             r.name.rpartition(".")[0]: [int(row) for row in np.asarray(r.rows)] for r in rows
@@ -203,6 +173,12 @@ def _config(adapter: Adapter) -> dict[str, Any]:
         or None,
         "alora_invocation_tokens": list(adapter.invocation_tokens) or None,
     }
+
+
+def _any_transposed(adapter: Adapter, decoder: Decoder) -> bool:
+    """Whether a delta is for a Conv1D. PEFT corrects the flag itself, layer by layer, and warns."""
+    shapes = decoder.modules()
+    return any(name in shapes and shapes[name].transposed for name in adapter.modules)
 
 
 def _kept(original: object) -> dict[str, Any]:
@@ -233,7 +209,9 @@ def _saved(adapter: Adapter) -> tuple[list[str], list[str]]:
 def _assigned(replacement: Replacement) -> bool:
     """Whether it goes to the parameter itself: an embedding or head at all its uses."""
     leaf = replacement.name.split(".")[-2]
-    return replacement.site is None and leaf in COPIED.values()
+    return replacement.site is None and leaf in [
+        name for names in COPIED.values() for name in names
+    ]
 
 
 def _alphas(deltas: Sequence[Delta]) -> tuple[bool, dict[str, float]]:
@@ -243,8 +221,13 @@ def _alphas(deltas: Sequence[Delta]) -> tuple[bool, dict[str, float]]:
             delta.alpha is not None and delta.alpha / _divisor(delta, rslora) == delta.scale
             for delta in deltas
         ):
-            return rslora, {d.module: _plain(float(d.alpha or 0.0)) for d in deltas}
-    return False, {delta.module: _plain(_alpha(delta)) for delta in deltas}
+            return rslora, {_key(d): _plain(float(d.alpha or 0.0)) for d in deltas}
+    return False, {_key(delta): _plain(_alpha(delta)) for delta in deltas}
+
+
+def _key(delta: Delta) -> str:
+    """What PEFT matches patterns with."""
+    return parameter(delta) or delta.module
 
 
 def _divisor(delta: Delta, rslora: bool) -> float:

@@ -1,0 +1,125 @@
+"""Write an Adapter as an mlx-lm folder, exactly, or say what does not fit (see express.py)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter, Array, Delta
+from lorakit.architectures import Decoder
+from lorakit.atomic import new_folder, write_synced
+from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.formats.express import Fault, require_expressible
+from lorakit.formats.mlx.express import cannot_express
+from lorakit.formats.mlx.names import native
+from lorakit.formats.mlx.read import CONFIG, WEIGHTS, read_mlx
+from lorakit.formats.peft.read import FINGERPRINT
+from lorakit.formats.readback import as_dtype, require_same
+from lorakit.tensors import write_safetensors
+
+
+def write_mlx(
+    adapter: Adapter,
+    folder: Path,
+    *,
+    decoder: Decoder | None = None,
+    dtype: npt.DTypeLike | None = None,
+) -> None:
+    """Write an adapter so that mlx-lm computes the same; all of the folder or nothing.
+
+    Scales that differ between modules are folded into B in float32; ranks are padded with zeros.
+    Modules are named by their full paths, so that nothing depends on the base's layer count. Equal
+    arguments give equal bytes. What was written is read back before it is put in place.
+
+    decoder: the base; needed for an embedding alone. dtype: what to store A and B as; None keeps
+    each tensor's own; magnitudes stay float32, as mlx-lm keeps them.
+
+    Raises UnsupportedError listing every part that MLX cannot express, FormatError for values that
+    the dtype cannot hold, ParameterError for a folder that is in use, WriteError for a full disk.
+    """
+    faults = [*cannot_express(adapter, decoder), *_doubles(adapter, dtype)]
+    require_expressible(faults, "MLX")
+    adapter = _prepared(adapter, dtype)
+    config = json.dumps(_config(adapter), indent=4, allow_nan=False).encode() + b"\n"
+    print_ = adapter.precondition.fingerprint
+    metadata = {"format": "mlx"} | ({FINGERPRINT: print_} if print_ else {})
+    tensors = _tensors(adapter)
+    try:
+        with new_folder(folder) as temporary:
+            write_synced(
+                temporary / WEIGHTS, lambda file: write_safetensors(file, tensors, metadata)
+            )
+            write_synced(temporary / CONFIG, config)
+            require_same(adapter, read_mlx(temporary, decoder), "MLX")
+    except FileExistsError as error:
+        raise ParameterError(str(error), hint="choose a new folder") from error
+    except OSError as error:
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _doubles(adapter: Adapter, dtype: npt.DTypeLike | None) -> list[Fault]:
+    if dtype is not None:
+        return []
+    names = [d.module for d in adapter.deltas if np.float64 in (d.a.dtype, d.b.dtype)]
+    return [Fault(item=name, reason="float64, which MLX lacks; give a dtype") for name in names]
+
+
+def _prepared(adapter: Adapter, dtype: npt.DTypeLike | None) -> Adapter:
+    """The adapter as the file holds it: one rank, one scale, stored dtypes."""
+    scales = {delta.scale for delta in adapter.deltas}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    deltas = tuple(_padded(_folded(d, scale), adapter.max_rank) for d in adapter.deltas)
+    magnitudes = as_dtype(Adapter(magnitudes=adapter.magnitudes), np.float32).magnitudes
+    stored = as_dtype(replace(adapter, deltas=deltas, magnitudes=()), dtype)
+    return replace(stored, magnitudes=magnitudes)
+
+
+def _folded(delta: Delta, scale: float) -> Delta:
+    """With the scale in B, unless it is that of the file."""
+    if delta.scale == scale:
+        return delta
+    with np.errstate(over="ignore"):
+        b = delta.b.astype(np.float32) * np.float32(delta.scale)
+    if not np.isfinite(b).all() and np.isfinite(delta.b.astype(np.float32)).all():
+        raise FormatError(f"{delta.module}: B times its scale {delta.scale} is too large")
+    return replace(delta, b=b, scale=1.0)
+
+
+def _padded(delta: Delta, rank: int) -> Delta:
+    """With rows of A and columns of B that are zero, up to a rank."""
+    missing, stack = rank - delta.rank, [(0, 0)] * (delta.a.ndim - 2)
+    if not missing:
+        return delta
+    return replace(
+        delta,
+        a=np.pad(delta.a, [*stack, (0, missing), (0, 0)]),
+        b=np.pad(delta.b, [*stack, (0, 0), (0, missing)]),
+    )
+
+
+def _tensors(adapter: Adapter) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for d in adapter.deltas:
+        name, experts = native(d.module), d.a.ndim == 3
+        tensors[f"{name}.lora_a"] = d.a if experts else d.a.T
+        tensors[f"{name}.lora_b"] = d.b if experts else d.b.T
+    return tensors | {f"{native(m.module)}.m": m.value for m in adapter.magnitudes}
+
+
+def _config(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "fine_tune_type": "dora" if adapter.magnitudes else "lora",
+        "model": adapter.precondition.name,
+        "num_layers": -1,
+        "lora_parameters": {
+            "rank": adapter.max_rank,
+            "scale": adapter.deltas[0].scale,
+            "dropout": 0.0,
+            "keys": sorted(native(module) for module in adapter.modules),
+        },
+    }
