@@ -12,6 +12,7 @@ import sys
 COMMANDS = (
     *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
     *("merge", "unmerge", "verify", "logits", "doctor"),
+    *("cache", "cache list", "cache prune", "cache clear"),
 )
 
 

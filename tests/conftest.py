@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from web import serving
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -18,3 +20,31 @@ def _own_cache(tmp_path_factory):
         del os.environ["LORAKIT_CACHE"]
     else:
         os.environ["LORAKIT_CACHE"] = before
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of one test's own, and no wish of the environment to be offline."""
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("LORAKIT_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def web(cache):
+    """A web server on loopback, and an empty cache."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any socket is an error."""
+
+    def refuse(*args, **options):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)

@@ -10,7 +10,16 @@ import pytest
 import lorakit
 from lorakit import demo
 
-HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "llama_cpp", "ray", "peft")
+HEAVY = (
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "onnx",
+    "llama_cpp",
+    "ray",
+    "peft",
+    "huggingface_hub",
+)
 
 
 def child(code):

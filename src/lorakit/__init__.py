@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.adapter import Adapter as Adapter
+    from lorakit.adapter_config import AdapterConfig as AdapterConfig
+    from lorakit.adapter_config import ModelWarning as ModelWarning
     from lorakit.base import Base as Base
     from lorakit.engines.protocol import EngineOptions as EngineOptions
     from lorakit.errors import LorakitError as LorakitError
     from lorakit.formats import read_adapter as read_adapter
     from lorakit.loaded import AdapterInfo as AdapterInfo
     from lorakit.loaded import LoadedAdapter as LoadedAdapter
+    from lorakit.merged import MergedAdapter as MergedAdapter
     from lorakit.model import Model as Model
-    from lorakit.model import open as open
+    from lorakit.opening import open as open
     from lorakit.requests import Request as Request
     from lorakit.runtime.generation import Completion as Completion
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
@@ -26,16 +29,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "lorakit.adapter",
+    "AdapterConfig": "lorakit.adapter_config",
     "AdapterInfo": "lorakit.loaded",
     "Base": "lorakit.base",
     "Completion": "lorakit.runtime.generation",
     "EngineOptions": "lorakit.engines.protocol",
     "LoadedAdapter": "lorakit.loaded",
     "LorakitError": "lorakit.errors",
+    "MergedAdapter": "lorakit.merged",
     "Model": "lorakit.model",
+    "ModelWarning": "lorakit.adapter_config",
     "Request": "lorakit.requests",
     "SamplingParams": "lorakit.runtime.sampling",
-    "open": "lorakit.model",
+    "open": "lorakit.opening",
     "read_adapter": "lorakit.formats",
 }
 __all__ = [*_HOMES, "__version__"]  # names of the table

@@ -1,4 +1,4 @@
-"""Where lorakit keeps what it can make again: built graphs and fingerprints.
+"""Where lorakit keeps what it can make again: graphs, fingerprints, downloads, merged bases.
 
 The folder is `$LORAKIT_CACHE`, else the platform's cache folder. Every write is atomic, and a cache
 that cannot be written is never an error.
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lorakit.atomic import write_atomic
@@ -48,3 +49,9 @@ class Memo:
         except OSError as error:
             log.info("cannot remember %s in the cache: %s", self._folder.name, error)
         return value
+
+
+def touch(path: Path) -> None:
+    """Note that an entry was used just now; `lorakit cache prune` goes by that."""
+    with suppress(OSError):
+        os.utime(path)

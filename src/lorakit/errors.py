@@ -1,7 +1,8 @@
 """Every error that lorakit raises on purpose.
 
     LorakitError
-    ├── SourceError            source_not_found, source_unsupported
+    ├── SourceError            source_not_found, source_unsupported, source_unreachable,
+    │                          source_denied, source_too_large, source_mismatch, offline
     ├── WriteError             write_failed: the disk is full, or the place cannot be written
     ├── FormatError            format_invalid: a file is broken, or says what cannot be read
     │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express;

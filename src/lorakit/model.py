@@ -1,4 +1,4 @@
-"""`open` and `Model`: a base model that is ready to generate, with adapters that come and go.
+"""Model: a base model that is ready to generate, with adapters that come and go.
 
 A call here becomes a Generation, waits its turn in the scheduler, runs as a row of the engine and
 comes back as text. What happens in between is in runtime/scheduler.py.
@@ -8,89 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
 from functools import partial
 from numbers import Real
-from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
-from lorakit.adapter import Adapter
+from lorakit.adapter_config import AdapterRef, ModelWarning
 from lorakit.base import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.messages import Message
-from lorakit.check import require_fit, without_unchanged
-from lorakit.engines import open_engine
-from lorakit.engines.protocol import (
-    Capabilities,
-    Device,
-    EngineOptions,
-    Logits,
-    Quantization,
-)
+from lorakit.engines.protocol import Capabilities, Logits
 from lorakit.errors import ParameterError, QueueFullError
-from lorakit.formats import read_adapter
 from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales, as_scales
+from lorakit.loading import name_of, ready
+from lorakit.merged import MergedAdapter
 from lorakit.requests import ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.runtime.scheduler import KvPolicy, check_prompt
 from lorakit.runtime.thread import EngineThread
+from lorakit.sources import OnProgress, Progress, Source, fetch
 from lorakit.tokenizer import Tokenizer
-
-AdapterRef = str | os.PathLike[str] | Adapter
-MAX_QUEUE = 256
-
-
-class EngineKeywords(TypedDict, total=False):
-    """EngineOptions as keyword arguments of `open`."""
-
-    quantize: Quantization
-    threads: int | None
-    context: int | None
-    max_batch: int
-    cached_sequences: int
-    device: Device | None
-
-
-def open(
-    base: str | os.PathLike[str],
-    *,
-    engine: str = "onnx",
-    max_queue: int = MAX_QUEUE,
-    **options: Unpack[EngineKeywords],
-) -> Model:
-    """Open a base model folder and return a Model; close it, or use it as a context manager.
-
-    base: a Hugging Face folder (config.json, safetensors, tokenizer.json).
-    engine: "onnx" (ONNX Runtime, the default), or "torch" (the reference: transformers, every kind
-    of adapter, float32; needs lorakit[torch]).
-    max_queue: how many requests may wait before QueueFullError.
-    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences,
-    device).
-    Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError.
-    """
-    known = [option.name for option in fields(EngineOptions)]
-    if unknown := sorted(set(options) - set(known)):
-        raise ParameterError(
-            f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
-        )
-    if not isinstance(max_queue, int) or max_queue < 1:
-        raise ParameterError(f"max_queue must be an integer of 1 or more, found {max_queue!r}")
-    opened = Base.open(base)
-    Tokenizer.require(opened.path)  # before anything slow begins
-    make = partial(open_engine, engine, opened, EngineOptions(**options))
-    thread = EngineThread(make, max_queue=max_queue)
-    try:
-        return Model(opened, Tokenizer.open(opened.path), thread)  # beside the opening engine
-    except BaseException:
-        thread.close()
-        raise
 
 
 class Model:
@@ -100,8 +42,20 @@ class Model:
     out, the request follows the model's active set, changes in mid-generation included.
     """
 
-    def __init__(self, base: Base, tokenizer: Tokenizer, thread: EngineThread) -> None:
+    def __init__(
+        self,
+        base: Base,
+        tokenizer: Tokenizer,
+        thread: EngineThread,
+        *,
+        offline: bool | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
         self.base = base
+        self.warnings: tuple[ModelWarning, ...] = ()  # what `open` went on in spite of
+        self.merged: tuple[MergedAdapter, ...] = ()  # what `open` put into the base's weights
+        self._offline = offline
+        self._progress = progress
         self.tokenizer = tokenizer
         self._dialogue = Dialogue(base.path, tokenizer)
         self._thread = thread
@@ -114,30 +68,46 @@ class Model:
 
     @overload
     def load_adapter(
-        self, adapter: AdapterRef, name: str | None = None, *, wait: Literal[True] = True
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        wait: Literal[True] = True,
     ) -> LoadedAdapter: ...
     @overload
     def load_adapter(
-        self, adapter: AdapterRef, name: str | None = None, *, wait: Literal[False]
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        wait: Literal[False],
     ) -> Future[LoadedAdapter]: ...
     def load_adapter(
-        self, adapter: AdapterRef, name: str | None = None, *, wait: bool = True
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        wait: bool = True,
     ) -> LoadedAdapter | Future[LoadedAdapter]:
-        """Read an adapter, check it against the base and make it available; it is not active yet.
+        """Get an adapter, check it against the base and make it available; it is not active yet.
 
-        adapter: a path (any format that lorakit reads) or an Adapter. name: how to call it; by
-        default the last part of the path. With wait=False a Future comes back at once and
-        generation goes on meanwhile.
+        adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, or an
+        Adapter. name: how to call it; by default the last part of the reference. source: of which
+        kind the reference must be. With wait=False a Future comes back at once and generation goes
+        on meanwhile.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError, ClosedError
         and leaves the model as it was.
         """
-        name = name or _default_name(adapter)
+        name = name or name_of(adapter)
         self._thread.require_open()
         self._table.reserve(name)
         if wait:
-            return self._load(adapter, name)
+            return self._load(adapter, name, source)
         try:
-            future = self._loaders.submit(self._load, adapter, name)
+            future = self._loaders.submit(self._load, adapter, name, source)
         except RuntimeError:  # closed just now
             self._table.release(name)
             self._thread.require_open()
@@ -145,9 +115,12 @@ class Model:
         future.add_done_callback(partial(self._release_cancelled, name))
         return future
 
-    async def aload_adapter(self, adapter: AdapterRef, name: str | None = None) -> LoadedAdapter:
+    async def aload_adapter(
+        self, adapter: AdapterRef, name: str | None = None, *, source: Source = "auto"
+    ) -> LoadedAdapter:
         """`load_adapter` for coroutines."""
-        return await asyncio.wrap_future(self.load_adapter(adapter, name, wait=False))
+        load = self.load_adapter(adapter, name, source=source, wait=False)
+        return await asyncio.wrap_future(load)
 
     def apply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
         """Make exactly these adapters active, all at once: {"a": 0.7, "b": 0.3}.
@@ -389,23 +362,18 @@ class Model:
 
     # The way in.
 
-    def _load(self, reference: AdapterRef, name: str) -> LoadedAdapter:
+    def _load(self, reference: AdapterRef, name: str, source: Source) -> LoadedAdapter:
+        get = partial(fetch, source=source, offline=self._offline, progress=self._report)
         try:
-            if isinstance(reference, Adapter):
-                adapter, source = reference, "memory"
-            else:
-                adapter, source = (
-                    read_adapter(Path(reference), self.base.decoder),
-                    os.fspath(reference),
-                )
-                adapter = adapter.in_memory()  # whatever happens to its file from here on
-            require_fit(adapter, self.base)
-            adapter = without_unchanged(adapter, self.base)
-            adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
-            return self._table.load(name, adapter, source)
+            return self._table.load(name, *ready(reference, self.base, get))
         except BaseException:
             self._table.release(name)
             raise
+
+    def _report(self, progress: Progress) -> None:
+        self._thread.require_open()  # a download does not outlive its model
+        if self._progress is not None:
+            self._progress(progress)
 
     def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
         if load.cancelled():
@@ -455,9 +423,3 @@ class Model:
 def _shut_down(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
     thread.close()
     loaders.shutdown(wait=False)  # what is still to load meets the closed thread and says so
-
-
-def _default_name(adapter: AdapterRef) -> str:
-    if isinstance(adapter, Adapter):
-        raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
-    return Path(adapter).expanduser().resolve().name

@@ -13,8 +13,9 @@ import pytest
 
 from lorakit import demo
 from lorakit.cli.logits import read_ids
-from lorakit.cli.references import split_reference, unused_name
+from lorakit.cli.references import split_reference
 from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.opening import unused_name
 
 BASE = str(demo.base_path())
 HOME = str(demo.adapter_path("home"))
@@ -42,6 +43,11 @@ def lorakit(*arguments, code=0, **options):
         ("a:b:-1", ("a:b", -1.0)),
         ("C:\\adapters\\home", ("C:\\adapters\\home", 1.0)),
         ("hf:org/repo", ("hf:org/repo", 1.0)),
+        ("hf:org/repo@v1:0.5", ("hf:org/repo@v1", 0.5)),
+        ("https://host:8080/x", ("https://host:8080/x", 1.0)),
+        ("https://host:8080", ("https://host:8080", 1.0)),
+        ("https://host:8080/x:0.5", ("https://host:8080/x", 0.5)),
+        ("http://[::1]:8080/x.gguf:2", ("http://[::1]:8080/x.gguf", 2.0)),
         ("home:1e-1", ("home", 0.1)),
         (":3", (":3", 1.0)),
     ],

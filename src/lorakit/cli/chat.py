@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from lorakit.cli.downloads import downloads
 from lorakit.cli.output import console, error_line
 from lorakit.cli.references import (
     AdapterOption,
@@ -102,7 +103,8 @@ class Session:
     def set_adapter(self, rest: str) -> None:
         """/adapter NAME [SCALE]: switch an adapter on at a scale; scale 0 switches it off"""
         name, scale = _words(rest, 2)
-        loaded = self.model.find(name) or self.model.load_adapter(name)
+        with downloads:
+            loaded = self.model.find(name) or self.model.load_adapter(name)
         if scale is not None and _number(scale) == 0:
             loaded.remove()
         else:
@@ -113,7 +115,9 @@ class Session:
         """/load REF[:SCALE] [NAME]: load another adapter and switch it on"""
         reference, name = _words(rest, 2)
         path, scale = split_reference(reference)
-        self.model.load_adapter(path, name).apply(scale)
+        with downloads:
+            loaded = self.model.load_adapter(path, name)
+        loaded.apply(scale)
         self.show_adapters("")
 
     def clear(self, rest: str) -> None:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from lorakit.base import Base
 from lorakit.check import check
 from lorakit.cli.output import console, print_json
-from lorakit.cli.references import JsonOption, PickleOption
-from lorakit.formats import read_adapter
+from lorakit.cli.references import (
+    AdapterArgument,
+    JsonOption,
+    PickleOption,
+    open_base,
+    read_reference,
+)
 
 
 def command(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
+    adapter: AdapterArgument,
     base: Annotated[str, typer.Option("--base", "-b", help="The base model folder.")],
     allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """List every mismatch between an adapter and a base; exits 1 if there is an error."""
-    opened = Base.open(base)
-    loaded = read_adapter(Path(adapter), opened.decoder, allow_pickle=allow_pickle)
+    opened = open_base(base)
+    loaded = read_reference(adapter, opened.decoder, allow_pickle=allow_pickle)
     found = check(loaded, opened)
     errors = sum(mismatch.severity == "error" for mismatch in found)
     if json:

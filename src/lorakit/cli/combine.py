@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lorakit.algebra.combine import Method, combine
-from lorakit.base import Base
 from lorakit.check import without_unchanged
-from lorakit.cli.references import JsonOption, PickleOption, split_reference
+from lorakit.cli.references import (
+    JsonOption,
+    PickleOption,
+    open_base,
+    read_reference,
+    split_reference,
+)
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
-from lorakit.formats import read_adapter
 
 
 def command(
@@ -37,12 +40,12 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
-    model = None if base is None else Base.open(base)
+    model = None if base is None else open_base(base)
     weighted = []
     for reference in adapters:
         path, weight = split_reference(reference)
         decoder = None if model is None else model.decoder
-        adapter = read_adapter(Path(path), decoder, allow_pickle=allow_pickle)
+        adapter = read_reference(path, decoder, allow_pickle=allow_pickle)
         weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed

@@ -7,9 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorakit.base import Base
 from lorakit.cli.output import console, print_json
-from lorakit.cli.references import EngineOption, JsonOption, PickleOption, open_with
+from lorakit.cli.references import (
+    AdapterArgument,
+    EngineOption,
+    JsonOption,
+    PickleOption,
+    fetched,
+    open_base,
+    open_with,
+)
 from lorakit.cli.verify import ToleranceOption, show
 from lorakit.convert import convert
 from lorakit.errors import ParameterError
@@ -17,7 +24,7 @@ from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
 
 
 def command(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
+    adapter: AdapterArgument,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A new file or folder.")],
     to: Annotated[Literal["peft", "mlx", "gguf", "ort"], typer.Option(help="The format to write.")],
     base: Annotated[
@@ -49,9 +56,9 @@ def command(
             "--verify reads the adapter again, without --allow-pickle and --init",
             hint="convert it first, then run lorakit verify on what was written",
         )
-    opened = Base.open(base) if base is not None else None
+    opened = open_base(base) if base is not None else None
     report = convert(
-        Path(adapter),
+        fetched(adapter),
         output,
         to=to,
         base=opened,

@@ -16,7 +16,7 @@ from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
 from lorakit.demo import story
 from lorakit.model import Model
-from lorakit.model import open as open_model
+from lorakit.opening import open as open_model
 
 BAR = 24  # characters of a full bar
 

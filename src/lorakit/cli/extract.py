@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from lorakit.algebra.extract import extract
-from lorakit.base import Base
-from lorakit.cli.references import BaseArgument, JsonOption
+from lorakit.cli.references import BaseArgument, JsonOption, open_base
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
 
 
@@ -25,5 +24,5 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Find the adapter that takes a base to its fine-tune, to a rank or an energy."""
-    adapter, report = extract(Base.open(base), Base.open(tuned), rank, energy, modules)
+    adapter, report = extract(open_base(base), open_base(tuned), rank, energy, modules)
     finish(adapter, report, output, json=json)

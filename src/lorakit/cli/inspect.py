@@ -13,10 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lorakit.atomic import write_atomic
-from lorakit.base import Base
 from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, print_json, size
-from lorakit.cli.references import JsonOption, PickleOption
+from lorakit.cli.references import (
+    AdapterArgument,
+    JsonOption,
+    PickleOption,
+    fetched,
+    open_base,
+)
 from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.inspect import ModuleReport, Report, inspect
@@ -27,7 +32,7 @@ METADATA = 400  # characters of it that are shown
 
 
 def command(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
+    adapter: AdapterArgument,
     values: Annotated[
         bool | None,
         typer.Option(
@@ -61,14 +66,15 @@ def command(
         raise ParameterError("--structure reads no values, --spectrum and --plot need them")
     if picture is not None and picture.suffix.lower() != ".png":
         raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
-    decoder = Base.open(base).decoder if base else None
-    read = read_adapter(Path(adapter), decoder, allow_pickle=allow_pickle)
+    decoder = open_base(base).decoder if base else None
+    path = fetched(adapter)
+    read = read_adapter(path, decoder, allow_pickle=allow_pickle)
     spectrum = spectrum or picture is not None
     wanted = read.nbytes <= SMALL if values is None else values
     report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)
     if picture is not None:
-        _write(picture, plot(report, title=Path(adapter).name))
-    files = _files(Path(adapter).expanduser())
+        _write(picture, plot(report, title=path.name))
+    files = _files(path.expanduser())
     if json:
         print_json(report.to_dict() | {"files": files})
         return

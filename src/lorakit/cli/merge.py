@@ -12,8 +12,13 @@ import typer
 from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.cli.output import print_json, size
-from lorakit.cli.references import BaseArgument, JsonOption, split_reference
-from lorakit.formats import read_adapter
+from lorakit.cli.references import (
+    BaseArgument,
+    JsonOption,
+    open_base,
+    read_reference,
+    split_reference,
+)
 from lorakit.merge import MergeReport, merge
 
 MergedAdapters = Annotated[
@@ -35,7 +40,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Write a base with adapters in its weights, as a model folder of its own."""
-    opened = Base.open(base)
+    opened = open_base(base)
     report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
     show(report, json=json)
 
@@ -43,7 +48,7 @@ def command(
 def read(references: Sequence[str], base: Base) -> list[tuple[Adapter, float]]:
     """Adapters with their scales."""
     parts = [split_reference(reference) for reference in references]
-    return [(read_adapter(Path(path), base.decoder), scale) for path, scale in parts]
+    return [(read_reference(path, base.decoder), scale) for path, scale in parts]
 
 
 class Progress:

@@ -1,24 +1,40 @@
-"""What several commands share: adapter references with scales, and opening a model with them."""
+"""What several commands share: references, read and opened with a bar for what is fetched."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lorakit.adapter import Adapter
+from lorakit.architectures import Decoder
+from lorakit.base import Base
+from lorakit.cli.downloads import downloads
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, SourceError
+from lorakit.formats import read_adapter
+from lorakit.sources import Kind, fetch
 
 if TYPE_CHECKING:
     from lorakit.model import Model
 
-BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="A base model folder.")]
+BaseArgument = Annotated[
+    str, typer.Argument(metavar="BASE", help="A base model: a folder, https://... or hf:org/repo.")
+]
+AdapterArgument = Annotated[
+    str, typer.Argument(metavar="ADAPTER", help="An adapter: a path, https://... or hf:org/repo.")
+]
 AdapterOption = Annotated[
     list[str] | None,
-    typer.Option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated."),
+    typer.Option(
+        "--adapter",
+        "-a",
+        metavar="REF[:SCALE]",
+        help="An adapter: a path, https://... or hf:org/repo; may be repeated.",
+    ),
 ]
 EngineOption = Annotated[
     Literal["onnx", "llama", "torch"], typer.Option(help="What runs the model.")
@@ -41,8 +57,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def split_reference(reference: str) -> tuple[str, float]:
     """("home", 0.5) from "home:0.5": a scale is what follows the last colon if it is a number."""
     path, colon, tail = reference.rpartition(":")
+    _, slashes, address = path.partition("://")
+    host_only = slashes and "/" not in address  # what follows is a port
     try:
-        return (path, float(tail)) if colon and path else (reference, 1.0)
+        return (path, float(tail)) if colon and path and not host_only else (reference, 1.0)
     except ValueError:
         return reference, 1.0
 
@@ -57,27 +75,41 @@ def open_with(
     device: Device | None = None,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
-    from lorakit.model import open as open_model  # slow, and most commands open no model
+    from lorakit.adapter_config import AdapterConfig  # slow, and most commands open no model
+    from lorakit.opening import open as open_model
 
-    model = open_model(base, engine=engine, quantize=quantize, threads=threads, device=device)
-    try:
-        scales: dict[str, float] = {}
-        for reference in adapters or ():
-            path, scale = split_reference(reference)
-            name = unused_name(Path(path).expanduser().resolve().name, scales)
-            model.load_adapter(path, name)
-            scales[name] = scale
-        model.apply(scales)
-    except BaseException:
-        model.close()
-        raise
-    return model
+    configs = []
+    for reference in adapters or ():
+        path, scale = split_reference(reference)
+        configs.append(AdapterConfig(path, scale=scale))
+    with downloads:
+        return open_model(
+            base,
+            adapter=configs,
+            engine=engine,
+            quantize=quantize,
+            threads=threads,
+            device=device,
+            progress=downloads,
+        )
 
 
-def unused_name(name: str, taken: Mapping[str, object]) -> str:
-    """`name`, or `name-2`, `name-3`, ... where it is taken."""
-    candidates = [name, *(f"{name}-{n}" for n in range(2, len(taken) + 2))]
-    return next(candidate for candidate in candidates if candidate not in taken)
+def read_reference(
+    reference: str, decoder: Decoder | None = None, *, allow_pickle: bool = False
+) -> Adapter:
+    """The adapter that a reference names."""
+    return read_adapter(fetched(reference), decoder, allow_pickle=allow_pickle)
+
+
+def open_base(reference: str) -> Base:
+    """The base that a reference names."""
+    return Base.open(fetched(reference, "base"))
+
+
+def fetched(reference: str, kind: Kind = "adapter") -> Path:
+    """The local path of a reference."""
+    with downloads:
+        return fetch(reference, kind=kind, progress=downloads)
 
 
 def read_tools(path: Path | None) -> list[dict[str, Any]] | None:

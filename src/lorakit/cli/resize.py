@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from lorakit.algebra.resize import resize
-from lorakit.cli.references import JsonOption, PickleOption
+from lorakit.cli.references import AdapterArgument, JsonOption, PickleOption, read_reference
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
-from lorakit.formats import read_adapter
 
 
 def command(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter.")],
+    adapter: AdapterArgument,
     output: OutputOption,
     rank: RankOption = None,
     energy: EnergyOption = None,
@@ -22,6 +16,6 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Cut an adapter to a rank or an energy, as well as any of that rank can be."""
-    loaded = read_adapter(Path(adapter), allow_pickle=allow_pickle)
+    loaded = read_reference(adapter, allow_pickle=allow_pickle)
     resized, report = resize(loaded, rank, energy)
     finish(resized, report, output, json=json)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lorakit.base import Base
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, Progress, read, show
-from lorakit.cli.references import JsonOption
+from lorakit.cli.references import JsonOption, open_base
 from lorakit.merge import unmerge
 
 
@@ -20,6 +19,6 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
-    opened = Base.open(merged)
+    opened = open_base(merged)
     report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
     show(report, json=json)

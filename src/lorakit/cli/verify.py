@@ -21,13 +21,14 @@ from lorakit.cli.references import (
     JsonOption,
     QuantizeOption,
     ThreadsOption,
+    fetched,
     open_with,
     split_reference,
-    unused_name,
 )
 from lorakit.engines.protocol import Quantization
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.model import Model
+from lorakit.opening import unused_name
 from lorakit.verify import (
     TOLERANCE,
     LogitsOf,
@@ -193,7 +194,7 @@ def other_side(
         known = None if ids is None else {k: v.tolist() for k, v in read_ids(ids).items()}
         return Side(*recorded(Path(path), family or None, likely=_likely(adapters), ids=known))
     if other.kind == "peft":
-        pairs = [(Path(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
+        pairs = [(fetched(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
         return Side(stack.enter_context(peft_logits(model.base.path, pairs)))
     changed = opening.changed(other)
     opened = stack.enter_context(changed.open([] if other.kind == "model" else adapters))

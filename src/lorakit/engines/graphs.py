@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.base import Base
-from lorakit.cache import cache_root
+from lorakit.cache import cache_root, touch
 from lorakit.engines.session import open_session
 from lorakit.errors import EngineError, MissingExtraError
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
@@ -46,6 +46,7 @@ def _open_cached(base: Base, options: GraphOptions, folder: Path, threads: int |
     """A session on the cache's entry, built where there is none or a broken one."""
     if _whole(folder):
         try:
+            touch(folder)
             return open_session(str(folder / MODEL), threads=threads)
         except EngineError as error:
             log.warning(

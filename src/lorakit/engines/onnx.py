@@ -289,5 +289,6 @@ def _require_applicable(adapter: Adapter) -> None:
         raise CapabilityError(
             "the ONNX engine cannot apply this adapter at run time",
             items=items,
-            hint='open the base with engine="torch", or load the adapter with mode="merge"',
+            hint='open the base with engine="torch", or load the adapter with mode="merge": '
+            'open(base, adapter=AdapterConfig(path, mode="merge"))',
         )

@@ -1,0 +1,97 @@
+"""AdapterConfig: an adapter to open a base with, and what to do when that fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import Literal
+
+from lorakit.adapter import Adapter
+from lorakit.errors import ParameterError
+from lorakit.runtime.sampling import LARGEST
+from lorakit.sources import Source, describe, parse
+
+_CHOICES = {
+    "source": ("auto", "local", "url", "huggingface"),
+    "mode": ("dynamic", "merge"),
+    "on_error": ("raise", "base"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """How `lorakit.open` gets an adapter and puts it to work.
+
+    path: a path, an https:// URL, hf:org/repo[@revision][/subfolder].
+    source: of which kind it must be; "auto" reads it off.
+    mode: "dynamic" applies it at run time, where its scale can change; "merge" adds it to the
+    base's weights, which takes any adapter and costs nothing at run time, but stays.
+    scale: multiplies the adapter's own effective scale; None is 1, what its files say.
+    on_error: "raise", or "base": go on without this adapter, and say so in `Model.warnings`.
+    Raises ParameterError.
+    """
+
+    path: str | os.PathLike[str]
+    _: KW_ONLY
+    source: Source = "auto"
+    mode: Literal["dynamic", "merge"] = "dynamic"
+    scale: float | None = None
+    on_error: Literal["raise", "base"] = "raise"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | os.PathLike):
+            raise ParameterError(f"path must be a path or a reference, not {self.path!r}")
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ParameterError(f"{name} is {' or '.join(allowed)}, not {value!r}")
+        if self.scale is not None and not (
+            isinstance(self.scale, Real)
+            and not isinstance(self.scale, bool)
+            and abs(self.scale) <= LARGEST
+        ):
+            raise ParameterError(f"scale must be None or a finite number, not {self.scale!r}")
+
+    @property
+    def user_scale(self) -> float:
+        return 1.0 if self.scale is None else float(self.scale)
+
+    @property
+    def name(self) -> str:
+        """What the adapter is called: the last part of its reference."""
+        return parse(self.path, self.source).name
+
+    def __repr__(self) -> str:
+        """Without what a URL may keep secret."""
+        values = [repr(describe(self.path)), *(f"{k}={getattr(self, k)!r}" for k in _CHOICES)]
+        return f"AdapterConfig({', '.join(values)}, scale={self.scale!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWarning:
+    """Something that a model was opened in spite of. `code` is that of the error."""
+
+    code: str
+    message: str
+    adapter: str  # its reference, safe to show
+
+
+AdapterRef = str | os.PathLike[str] | Adapter
+AdapterChoice = AdapterRef | AdapterConfig
+
+
+def as_choices(
+    adapter: AdapterChoice | Iterable[AdapterChoice] | None,
+) -> list[Adapter | AdapterConfig]:
+    """One adapter or several, in any form, as a list. Raises ParameterError."""
+    if adapter is None:
+        return []
+    one = isinstance(adapter, str | os.PathLike | Adapter | AdapterConfig)
+    if not one and not isinstance(adapter, Iterable):
+        raise ParameterError(f"adapter must be a reference or an AdapterConfig, not {adapter!r}")
+    several: Iterable[AdapterChoice] = [adapter] if one else adapter  # type: ignore[list-item,assignment]  # told apart by `one`
+    return [
+        choice if isinstance(choice, Adapter | AdapterConfig) else AdapterConfig(choice)
+        for choice in several
+    ]

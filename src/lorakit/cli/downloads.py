@@ -1,0 +1,61 @@
+"""How the command line shows downloads: a bar for each file, on a terminal's standard error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lorakit.sources import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+
+class Downloads:
+    """Shows what it is told while it is entered, and nothing where no terminal is."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._entered = False
+
+    def __enter__(self) -> Downloads:
+        self._entered = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._entered = False
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
+        self._tasks.clear()
+
+    def __call__(self, progress: Progress) -> None:
+        if not self._entered:
+            return
+        bars = self._bars or self._start()
+        key = f"{progress.source}\0{progress.file}"
+        if key not in self._tasks:
+            self._tasks[key] = bars.add_task(progress.file, total=progress.total)
+        bars.update(self._tasks[key], completed=progress.done, total=progress.total)
+
+    def _start(self) -> Bars:
+        from rich.console import Console  # slow, and most commands fetch nothing
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bars
+
+        terminal = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=terminal,
+            transient=True,
+            disable=not terminal.is_terminal,
+        )
+        self._bars.start()
+        return self._bars
+
+
+downloads = Downloads()

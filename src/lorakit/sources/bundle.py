@@ -1,0 +1,85 @@
+"""Which files make an adapter or a base, whoever provides them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorakit.errors import BaseModelError, SourceError
+from lorakit.files import parse_json, read_bounded
+
+Kind = Literal["adapter", "base"]
+Get = Callable[[str], Path | None]  # a file of the folder by name; None where there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """The files of a kind: all of `required`, the first of `weights`, what there is of the rest."""
+
+    required: tuple[str, ...]
+    weights: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+MAX_INDEX = 64 << 20  # bytes; that of a very large model is about 1 MB
+INDEX = "model.safetensors.index.json"
+BUNDLES: Mapping[Kind, Bundle] = {
+    "adapter": Bundle(
+        required=("adapter_config.json",),
+        weights=("adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin"),
+    ),
+    "base": Bundle(
+        required=("config.json", "tokenizer.json"),
+        weights=("model.safetensors", INDEX),
+        optional=("tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+                  "chat_template.jinja"),
+    ),
+}  # fmt: skip
+
+
+def collect(kind: Kind, get: Get, source: str) -> dict[str, Path]:
+    """Get every file of a kind. Raises SourceError (`source_not_found`) where one is missing."""
+    bundle = BUNDLES[kind]
+    found: dict[str, Path] = {}
+    for name in bundle.required:
+        path = get(name)
+        if path is None:
+            raise _missing(kind, source, name)
+        found[name] = path
+    weights = next(((n, p) for n in bundle.weights if (p := get(n)) is not None), None)
+    if weights is None:
+        raise _missing(kind, source, " or ".join(bundle.weights))
+    found[weights[0]] = weights[1]
+    for name in _shards(weights[1], source) if weights[0] == INDEX else ():
+        path = get(name)
+        if path is None:
+            raise _missing(kind, source, name)
+        found[name] = path
+    found |= {name: path for name in bundle.optional if (path := get(name)) is not None}
+    return found
+
+
+def _shards(index: Path, source: str) -> list[str]:
+    """The weight files that an index names; only plain names of safetensors files."""
+    try:
+        content = read_bounded(index, MAX_INDEX) or b""
+        names = sorted(set(map(str, parse_json(content)["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BaseModelError(f"{source}: {INDEX} has no readable weight_map") from error
+    odd = [name for name in names if not _SHARD.fullmatch(name)]
+    if odd:
+        raise BaseModelError(f"{source}: {INDEX} names what are no weight files", items=odd[:20])
+    return names
+
+
+def _missing(kind: Kind, source: str, name: str) -> SourceError:
+    hints = {
+        "adapter": "a folder holds adapter_config.json and its weights; a URL of one file ends "
+        "in .gguf or .onnx_adapter",
+        "base": "a base is a Hugging Face folder: config.json, safetensors, tokenizer.json",
+    }
+    return SourceError(f"{source} has no {name}", hint=hints[kind])

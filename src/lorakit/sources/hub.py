@@ -1,0 +1,218 @@
+"""Repositories of the Hugging Face Hub, through its own client: its cache, tokens and transfers.
+
+`huggingface_hub` is imported when it is first needed. Its errors become SourceError here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lorakit.errors import LorakitError, SourceError
+from lorakit.sources.bundle import Kind, collect
+from lorakit.sources.download import not_cached
+from lorakit.sources.limits import Limits, OnProgress, Progress
+from lorakit.sources.reference import IN_FOLDER, ONE_FILE, Hub
+
+
+def fetch_hub(
+    reference: Hub,
+    kind: Kind,
+    *,
+    offline: bool,
+    limits: Limits,
+    max_bytes: int,
+    progress: OnProgress | None = None,
+) -> Path:
+    """The folder or file of a repository, in the Hub's cache.
+
+    Raises SourceError: source_not_found (no such repository, revision or file), source_denied
+    (gated or private), source_unreachable, source_too_large, offline.
+    """
+    inside = PurePosixPath(reference.inside)
+    with _hub_errors(reference, limits):
+        if offline:
+            get = partial(_cached, reference)
+        else:
+            sizes = _sizes(reference, limits)
+            get = partial(_get, reference, sizes, _Budget(max_bytes), limits, progress)
+        if inside.name.endswith(ONE_FILE):
+            path = get(str(inside))
+            if path is None:
+                raise not_cached(str(reference)) if offline else _no_file(reference)
+            return path
+        folder = inside.parent if inside.name.endswith(IN_FOLDER) else inside
+        try:
+            files = collect(kind, lambda name: get(str(folder / name)), str(reference))
+        except SourceError as error:
+            if offline and error.code == "source_not_found":
+                raise not_cached(str(reference)) from error
+            if not offline and kind == "adapter":
+                error.items = _choices(sizes, folder)
+            raise
+        folders = {path.parent for path in files.values()}
+        if len(folders) > 1:
+            raise SourceError(
+                f"{reference} changed while it was fetched",
+                code="source_unreachable",
+                hint="try again, or name a commit: @<commit>",
+            )
+        return folders.pop()
+
+
+class _Budget:
+    """Bytes that may still be fetched."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.all = left
+
+    def spend(self, size: int, source: str) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise SourceError(
+                f"{source} is too large: more than {self.all} bytes",
+                code="source_too_large",
+                hint="Limits(max_bytes=...) allows more",
+            )
+
+
+def _endpoint() -> str | None:
+    """The Hub's address of this moment; the client itself reads it once, at import."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def _sizes(reference: Hub, limits: Limits) -> Mapping[str, int]:
+    """The files of a revision and their sizes, as the Hub says at this moment."""
+    from huggingface_hub import HfApi
+
+    info = HfApi(endpoint=_endpoint(), library_name="lorakit").model_info(
+        reference.repo, revision=reference.revision, files_metadata=True, timeout=limits.timeout
+    )
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def _get(
+    reference: Hub,
+    sizes: Mapping[str, int],
+    budget: _Budget,
+    limits: Limits,
+    progress: OnProgress | None,
+    name: str,
+) -> Path | None:
+    if name not in sizes:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    budget.spend(sizes[name], str(reference))
+    path = hf_hub_download(
+        reference.repo,
+        name,
+        revision=reference.revision,
+        endpoint=_endpoint(),
+        library_name="lorakit",
+        etag_timeout=limits.timeout,
+        tqdm_class=_bar(str(reference), name, progress),
+    )
+    return Path(path)
+
+
+def _cached(reference: Hub, name: str) -> Path | None:
+    """A file in the Hub's cache; no request is made."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(reference.repo, name, revision=reference.revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _bar(source: str, file: str, progress: OnProgress | None) -> Any:
+    """A progress bar for the client that shows nothing and tells the caller."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Told(tqdm):
+        monitor_interval = 0  # no thread of tqdm's
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            self.n = options.get("initial") or 0
+            self.total = options.get("total")
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if progress is not None:
+                total = int(self.total) if self.total else None
+                progress(Progress(source=source, file=file, done=int(self.n), total=total))
+
+    return Told
+
+
+def _choices(sizes: Mapping[str, int], folder: PurePosixPath) -> tuple[str, ...]:
+    """What else in a repository could be meant: adapters in subfolders, and single files."""
+    below = [PurePosixPath(name) for name in sorted(sizes)]
+    found = [str(p.parent) for p in below if p.name == "adapter_config.json"]
+    found += [str(p) for p in below if p.name.endswith(ONE_FILE)]
+    inside = [name for name in found if PurePosixPath(name).is_relative_to(folder)]
+    return tuple(f"it holds {name}" for name in inside[:20])
+
+
+def _no_file(reference: Hub) -> SourceError:
+    return SourceError(f"{reference}: the repository has no {reference.inside}")
+
+
+@contextmanager
+def _hub_errors(reference: Hub, limits: Limits) -> Iterator[None]:
+    """Turn what the client raises into SourceError."""
+    try:
+        yield
+    except LorakitError:
+        raise
+    except Exception as error:  # its transport has errors of its own in each major version
+        raise _mapped(reference, error) from error
+
+
+def _mapped(reference: Hub, error: Exception) -> SourceError:
+    from huggingface_hub import errors
+
+    table: list[tuple[type[Exception], Callable[[], SourceError]]] = [
+        (errors.GatedRepoError, lambda: _denied(reference)),
+        (errors.RevisionNotFoundError, lambda: SourceError(
+            f"{reference}: the repository has no revision {reference.revision!r}",
+            hint="a branch, a tag or a commit",
+        )),
+        (errors.RepositoryNotFoundError, lambda: SourceError(
+            f"{reference}: there is no such repository, or it is private",
+            hint="check the name; `hf auth login` gives access to private ones",
+        )),
+        (errors.EntryNotFoundError, lambda: SourceError(f"{reference}: {_first(error)}")),
+        (errors.HFValidationError, lambda: SourceError(
+            f"{reference} names no repository: {_first(error)}",
+            hint="hf:org/repo[@revision][/subfolder]",
+        )),
+    ]  # fmt: skip
+    for kind, make in table:
+        if isinstance(error, kind):
+            return make()
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return _denied(reference)
+    return SourceError(
+        f"cannot fetch {reference}: {_first(error)}",
+        code="source_unreachable",
+        hint="offline mode uses what was fetched before",
+    )
+
+
+def _denied(reference: Hub) -> SourceError:
+    return SourceError(
+        f"{reference}: the Hub gives access only to those it knows",
+        code="source_denied",
+        hint="ask for access on the repository's page, then `hf auth login` or set HF_TOKEN",
+    )
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,140 @@
+"""Downloaded files on disk: by content, with a record for each URL.
+
+    downloads/blobs/<sha256>            a file's bytes
+    downloads/urls/<sha256 of URL>.json which bytes the URL held, and under which ETag
+    downloads/trees/<key>/              files under their own names, linked to blobs
+    downloads/partial/<sha256 of URL>   what a download that broke off has so far
+    downloads/locks/<sha256 of URL>     held while a process downloads
+
+Whatever is in its place is whole: everything arrives by a rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from lorakit.atomic import new_folder, write_atomic, write_synced
+from lorakit.cache import cache_root, touch
+from lorakit.errors import WriteError
+
+MANIFEST = ".source.json"
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a URL held when it was last asked."""
+
+    source: str  # the URL, safe to show
+    sha256: str
+    size: int
+    etag: str | None
+
+
+class Store:
+    """The downloads in the cache. A file system that refuses is a WriteError."""
+
+    def __init__(self) -> None:
+        self.root = cache_root() / "downloads"
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Held by one process and one thread at a time."""
+        with writing(self.root):
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / "locks" / key)
+            lock.acquire(poll_interval=0.02)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def partial(self, key: str) -> Path:
+        folder = self.root / "partial"
+        with writing(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder / key
+
+    def record(self, key: str) -> Record | None:
+        """The record of a URL whose bytes are still here."""
+        try:
+            values = json.loads((self.root / "urls" / f"{key}.json").read_text(encoding="utf-8"))
+            record = Record(**values)
+            whole = self.blob(record.sha256).stat().st_size == record.size
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if whole else None
+
+    def blob(self, sha256: str) -> Path:
+        return self.root / "blobs" / sha256
+
+    def put(self, key: str, partial: Path, record: Record) -> Path:
+        """Move a finished partial file to its place by content, and write the URL's record."""
+        blob = self.blob(record.sha256)
+        with writing(self.root):
+            for folder in (blob.parent, self.root / "urls"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not _whole(blob.parent, {blob.name: partial}):  # a mapped file cannot be replaced
+                partial.replace(blob)
+            write_atomic(self.root / "urls" / f"{key}.json", json.dumps(asdict(record)).encode())
+        return blob
+
+    def tree(self, source: str, blobs: Mapping[str, Path]) -> Path:
+        """A folder with these files under their names; the same one for the same files."""
+        names = {safe_name(name): blob for name, blob in blobs.items()}
+        files = {name: blob.name for name, blob in sorted(names.items())}
+        key = hashlib.sha256(json.dumps([source, files]).encode()).hexdigest()[:32]
+        path = self.root / "trees" / key
+        with self.lock(f"tree-{key}"):  # else one could replace what another was just given
+            if not _whole(path, names):
+                with writing(self.root), new_folder(path, replace=True) as folder:
+                    for name, blob in names.items():
+                        _link(blob, folder / name)
+                    manifest = json.dumps({"source": source, "files": files})
+                    write_synced(folder / MANIFEST, manifest.encode())
+        touch(path)
+        return path
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn what the file system refuses into WriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot write the download cache {where}: {error.strerror or error}",
+            hint="LORAKIT_CACHE names another place for it",
+        ) from error
+
+
+def safe_name(name: str) -> str:
+    """A file name that every system takes, Windows too."""
+    name = re.sub(r"[^\w.+=@ -]", "_", name, flags=re.ASCII)[-100:].strip(" .")
+    return f"_{name}" if not name or _DEVICES.fullmatch(name) else name
+
+
+def _whole(path: Path, files: Mapping[str, Path]) -> bool:
+    try:
+        return all(
+            (path / name).stat().st_size == blob.stat().st_size for name, blob in files.items()
+        )
+    except OSError:
+        return False
+
+
+def _link(blob: Path, path: Path) -> None:
+    try:
+        os.link(blob, path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(blob, path)

@@ -1,0 +1,53 @@
+"""References and the cache on the command line."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lorakit import demo
+from lorakit.cli import app
+from lorakit.cli.cache import parse_size
+from lorakit.errors import ParameterError
+
+HOME = demo.adapter_path("home")
+BASE = str(demo.base_path())
+
+
+def run(*arguments, code=0, **options):
+    done = CliRunner().invoke(app, [str(a) for a in arguments], **options)
+    assert done.exit_code == code, done.output + str(done.exception)
+    return done.stdout
+
+
+def test_every_command_takes_every_reference(web, tmp_path):
+    home, base = web.put_folder("/home", HOME), web.put_folder("/base", demo.base_path())
+    assert json.loads(run("inspect", home, "--json"))["format"] == "peft"
+    assert json.loads(run("check", home, "--base", base, "--json"))["fits"]
+    run("convert", home, tmp_path / "a.gguf", "--to", "gguf", "--base", base)
+    run("combine", f"{home}:0.5", f"{HOME}:0.5", "-o", tmp_path / "both")
+    run("resize", home, "-o", tmp_path / "small", "--rank", "1")
+    run("extract", base, BASE, "-o", tmp_path / "none", "--rank", "1", code=1)
+    run("logits", base, "-a", f"{home}:0.5", "--ids", "1,2", "-o", tmp_path / "o.npz")
+    out = run("run", base, "-a", f"{home}:1", "turn the lights off in the kitchen", "--json")
+    assert json.loads(out)["adapters"] == {"home": 1.0}
+
+
+def test_the_cache_is_listed_pruned_and_cleared(web):
+    run("inspect", web.put_folder("/home", HOME))
+    listed = json.loads(run("cache", "list", "--json"))
+    assert [entry["kind"] for entry in listed["entries"]] == ["downloads"]
+    assert f"{web.url}/home/" in run("cache", "list")
+    assert json.loads(run("cache", "prune", "--max-age", 1, "--yes", "--json"))["removed"] == []
+    run("cache", "clear", input="n\n", code=1)
+    assert "removed 1 entries" in run("cache", "clear", input="y\n")
+    assert json.loads(run("cache", "list", "--json"))["size"] == 0
+    run("cache", "prune", code=1)
+
+
+def test_sizes_are_read():
+    assert parse_size("1.5 GB") == 1_500_000_000
+    assert parse_size("500mb") == 500_000_000
+    assert parse_size("12") == 12
+    with pytest.raises(ParameterError):
+        parse_size("much")

@@ -1,0 +1,157 @@
+"""The Hub's own client against a server on loopback that speaks its file protocol."""
+
+import json
+
+import huggingface_hub
+import pytest
+
+from lorakit import demo, read_adapter
+from lorakit.base import Base
+from lorakit.errors import SourceError
+from lorakit.sources import Limits, fetch
+from web import FAST
+
+HOME = demo.adapter_path("home")
+COMMIT = "c" * 40
+LIMITS = Limits(**{**FAST, "timeout": 2.0})
+
+
+@pytest.fixture(autouse=True)
+def client(web, tmp_path, monkeypatch):
+    """The client, pointed at our server and at an empty cache; nobody is logged in."""
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    yield
+    huggingface_hub.close_session()
+
+
+def put_repository(web, files, repo="org/repo", revisions=("main",), commit=COMMIT):
+    """A repository: its listing, and its files at every revision."""
+    siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
+    info = json.dumps({"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}).encode()
+    web.put(f"/api/models/{repo}", info, etag=None)
+    for revision in (*revisions, commit):
+        web.put(f"/api/models/{repo}/revision/{revision}", info, etag=None)
+        for name, body in files.items():
+            head = {"X-Repo-Commit": commit}
+            web.put(f"/{repo}/resolve/{revision}/{name}", body, headers=head)
+
+
+def files_of(folder, prefix=""):
+    return {prefix + file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def refuse(web, status, code=None, path="/api/models/org/repo"):
+    headers = {"X-Error-Code": code} if code else {}
+    web.put(path, b"{}", statuses=[status], headers=headers, etag=None)
+
+
+def get(reference="hf:org/repo", **options):
+    return fetch(reference, limits=LIMITS, **options)
+
+
+def code_of(reference="hf:org/repo", **options):
+    with pytest.raises(SourceError) as caught:
+        get(reference, **options)
+    return caught.value.code
+
+
+def test_an_adapter(web, capfd):
+    put_repository(web, {**files_of(HOME), "README.md": b"#", "optimizer.pt": b"big"})
+    told = []
+    path = get(progress=told.append)
+    assert read_adapter(path).digest == read_adapter(HOME).digest
+    assert sorted(file.name for file in path.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert told[-1].file == "adapter_model.safetensors"
+    assert told[-1].done == told[-1].total
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_revision_and_a_subfolder(web):
+    put_repository(web, files_of(HOME, "adapters/home/"), revisions=("main", "v1"))
+    assert read_adapter(get("hf:org/repo@v1/adapters/home")).max_rank
+    with pytest.raises(SourceError, match="has no adapter_config") as caught:
+        get()
+    assert caught.value.items == ("it holds adapters/home",)
+
+
+def test_one_file(web):
+    put_repository(web, {"lora/home.gguf": b"GGUF"})
+    assert get("hf:org/repo/lora/home.gguf").read_bytes() == b"GGUF"
+    assert code_of("hf:org/repo/lora/away.gguf") == "source_not_found"
+
+
+def test_a_base(web):
+    put_repository(web, files_of(demo.base_path()))
+    assert Base.open(get(kind="base")).decoder.hidden == 128
+
+
+def test_the_cap_is_checked_before_anything_is_fetched(web):
+    put_repository(web, files_of(HOME))
+    with pytest.raises(SourceError) as caught:
+        fetch("hf:org/repo", limits=Limits(max_bytes=2000))
+    assert caught.value.code == "source_too_large"
+    assert not web.asked["/org/repo/resolve/main/adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (404, "RepoNotFound", "source_not_found"),
+        (
+            401,
+            "RepoNotFound",
+            "source_not_found",
+        ),  # private ones too
+        (401, "GatedRepo", "source_denied"),
+        (403, "GatedRepo", "source_denied"),
+        (403, None, "source_denied"),
+        (500, None, "source_unreachable"),
+    ],
+)
+def test_what_the_hub_refuses(web, status, code, expected):
+    refuse(web, status, code)
+    assert code_of() == expected
+
+
+def test_a_revision_that_is_not_there(web):
+    put_repository(web, files_of(HOME))
+    refuse(web, 404, "RevisionNotFound", "/api/models/org/repo/revision/v9")
+    with pytest.raises(SourceError, match="no revision 'v9'"):
+        get("hf:org/repo@v9")
+
+
+def test_a_listing_that_is_open_and_files_that_are_not(web):
+    put_repository(web, files_of(HOME))
+    for name in files_of(HOME):
+        refuse(web, 403, "GatedRepo", f"/org/repo/resolve/main/{name}")
+    assert code_of() == "source_denied"
+
+
+def test_nobody_there(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert code_of() == "source_unreachable"
+
+
+def test_offline_opens_no_socket(web, request):
+    put_repository(web, files_of(HOME), revisions=("main", "v1"))
+    put_repository(web, {"lora/home.gguf": b"GGUF"}, repo="org/one")
+    references = ("hf:org/repo", "hf:org/repo@v1", "hf:org/one/lora/home.gguf")
+    paths = [get(reference) for reference in references]
+    request.getfixturevalue("no_network")
+    assert [get(reference, offline=True) for reference in references] == paths
+    for missing in ("hf:org/other", "hf:org/repo@v2", "hf:org/repo/sub", "hf:org/one/b.gguf"):
+        assert code_of(missing, offline=True) == "offline"
+
+
+def test_a_new_commit_is_fetched(web):
+    put_repository(web, files_of(HOME))
+    old = get()
+    put_repository(web, files_of(demo.adapter_path("style")), commit="d" * 40)
+    new = get()
+    assert read_adapter(new).digest != read_adapter(old).digest
