@@ -1,0 +1,290 @@
+"""A lane: one llama_context, with sequences in its KV cache and one set of adapters in force.
+
+What the KV cache holds does not depend on the set in force; the set only acts on what is decoded
+next. So a lane may change its set at any time, but a change makes llama.cpp plan its memory anew
+at the next decode (about 10 ms), which is why the engine keeps several lanes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.engines.llama.native import Abort, captured_log, llama
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.protocol import Logits
+from lorakit.errors import CancelledError, EngineError
+
+Set = tuple[tuple[int, float], ...]  # (address of a native adapter, scale), in order
+CELLS = 256  # the smallest KV cache, in tokens; llama.cpp rounds to multiples of it
+_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+_FLASH = {"off": 0, "on": 1, "auto": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New tokens of one sequence of the lane. Exactly one of `tokens` and `vectors` counts.
+
+    tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: how many of the last
+    positions give logits.
+    """
+
+    slot: int
+    start: int
+    tokens: npt.NDArray[np.int64]
+    keep: int
+    vectors: npt.NDArray[np.float32] | None = None
+
+
+class Lane:
+    """One native context. All calls belong to the engine's thread."""
+
+    def __init__(
+        self, model: Any, *, cells: int, slots: int, options: LlamaOptions, threads: int,
+        outputs: int, abort: Abort, embeddings: bool = False,
+    ) -> None:  # fmt: skip
+        """Raises EngineError (out_of_memory) where there is no memory for `cells` tokens."""
+        api = llama()
+        params = api.llama_context_default_params()
+        params.n_ctx = self.cells = -(-max(cells, CELLS) // CELLS) * CELLS
+        params.n_batch = params.n_ubatch = self._batch = options.micro_batch
+        params.n_seq_max = slots
+        params.n_outputs_max = self.outputs = min(outputs, options.micro_batch)
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = _TYPES[kv_type(model, options)]
+        params.flash_attn_type = _FLASH[options.flash_attention]
+        params.offload_kqv = options.gpu_layers != 0
+        params.embeddings = embeddings
+        params.no_perf, params.kv_unified, params.swa_full = True, True, True
+        params.abort_callback, params.abort_callback_data = abort.callback, abort.data
+        with captured_log() as said:
+            self.context = api.llama_init_from_model(model, params)
+        if not self.context:
+            raise EngineError(
+                f"llama.cpp cannot make a context of {params.n_ctx} tokens",
+                code="out_of_memory",
+                items=said.reasons,
+                hint="use a smaller context or a smaller kv_type, or fewer contexts",
+            )
+        self._api = api
+        self._abort = abort
+        self.set: Set = ()
+        self.lengths: dict[int, int] = {}  # tokens in the KV cache by slot
+        self._free = list(range(slots - 1, -1, -1))
+        self._memory = api.llama_get_memory(self.context)
+        self._vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        self._make_batch()
+
+    def _make_batch(self) -> None:
+        """Numpy arrays that the native batch points into, filled anew for each decode."""
+        n = self._batch
+        self._tokens = np.zeros(n, np.int32)
+        self._positions = np.zeros(n, np.int32)
+        self._slots = np.zeros(n, np.int32)
+        self._wanted = np.zeros(n, np.int8)
+        self._ones = np.ones(n, np.int32)
+        step = self._slots.ctypes.data + np.arange(n, dtype=np.uintp) * self._slots.itemsize
+        self._slot_pointers = step.astype(np.uintp)
+        api, batch = self._api, self._api.llama_batch()
+        batch.pos = _pointer(self._positions, api.llama_pos)
+        batch.n_seq_id = _pointer(self._ones, ctypes.c_int32)
+        batch.seq_id = ctypes.cast(
+            self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(api.llama_seq_id))
+        )
+        batch.logits = _pointer(self._wanted, ctypes.c_int8)
+        self._token_pointer = _pointer(self._tokens, api.llama_token)
+        self._native = batch
+
+    @property
+    def used(self) -> int:
+        """Tokens in the KV cache, counted once for each sequence that holds them."""
+        return sum(self.lengths.values())
+
+    def use(self, adapters: Set) -> None:
+        """Put exactly these adapters in force; free of cost where they are already."""
+        if adapters == self.set:
+            return
+        count = len(adapters)
+        pointer = self._api.llama_adapter_lora_p_ctypes
+        addresses = (pointer * count)(*(ctypes.cast(address, pointer) for address, _ in adapters))
+        scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
+        self._api.llama_set_adapters_lora(self.context, addresses, count, scales)
+        self.set = adapters
+
+    # Sequences.
+
+    def open(self) -> int:
+        slot = self._free.pop()
+        self.lengths[slot] = 0
+        return slot
+
+    def close(self, slot: int) -> None:
+        self._remove(slot, 0)
+        del self.lengths[slot]
+        self._free.append(slot)
+
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    def truncate(self, slot: int, length: int) -> None:
+        if length < self.lengths[slot]:
+            self._remove(slot, length)
+            self.lengths[slot] = length
+
+    def fork(self, slot: int, length: int) -> int:
+        """A new slot that shares the cells of the first `length` tokens; nothing is copied."""
+        copy = self.open()
+        if length:
+            self._api.llama_memory_seq_cp(self._memory, slot, copy, 0, length)
+        self.lengths[copy] = length
+        return copy
+
+    def _remove(self, slot: int, start: int) -> None:
+        if not self._api.llama_memory_seq_rm(self._memory, slot, start, -1):
+            raise EngineError(
+                "this model's memory cannot forget a part of a sequence",
+                hint="recurrent models are not supported",
+            )
+
+    def save(self, slot: int) -> bytes:
+        """The KV of a sequence, as llama.cpp writes it."""
+        size = self._api.llama_state_seq_get_size(self.context, slot)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._api.llama_state_seq_get_data(self.context, buffer, size, slot)
+        return bytes(memoryview(buffer)[:written])
+
+    def load(self, slot: int, state: bytes, length: int) -> None:
+        """Put saved KV into an empty sequence. Raises EngineError where it does not fit."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        with captured_log() as said:
+            read = self._api.llama_state_seq_set_data(self.context, buffer, len(state), slot)
+        if read != len(state):
+            self._remove(slot, 0)
+            raise EngineError("llama.cpp cannot restore the KV of a sequence", items=said.reasons)
+        self.lengths[slot] = length
+
+    # Running.
+
+    def decode(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
+        """Run new tokens; the logits of each piece's last `keep` positions go into its result.
+
+        If anything fails, every sequence is cut back to where it was.
+        """
+        before = {piece.slot: self.lengths[piece.slot] for piece in pieces}
+        try:
+            if len(pieces) == 1 and len(pieces[0].tokens) == 1 and pieces[0].vectors is None:
+                self._single(pieces[0], results[0])
+            else:
+                self._chunks(pieces, results)
+        except BaseException:
+            for slot, length in before.items():
+                self._remove(slot, length)
+                self.lengths[slot] = length
+            raise
+
+    def _single(self, piece: Piece, result: Logits) -> None:
+        """One token of one sequence: the step that users wait for most."""
+        self._tokens[0], self._positions[0] = piece.tokens[0], piece.start
+        self._slots[0], self._wanted[0] = piece.slot, piece.keep
+        self._run(1)
+        if piece.keep:
+            result[0] = self._row(0)
+        self.lengths[piece.slot] = piece.start + 1
+
+    def _chunks(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
+        """All tokens, in as few decodes as the batch and its outputs allow."""
+        filled, kept = 0, []  # kept: (result, its row, position in the batch)
+        for piece, result in zip(pieces, results, strict=True):
+            count = len(piece.tokens)
+            if piece.vectors is not None:
+                filled, kept = self._flush(filled, kept)
+                self._image(piece)
+                continue
+            for at in range(count):
+                wanted = at >= count - piece.keep
+                if filled == self._batch or (wanted and len(kept) == self.outputs):
+                    filled, kept = self._flush(filled, kept)
+                self._tokens[filled], self._positions[filled] = piece.tokens[at], piece.start + at
+                self._slots[filled], self._wanted[filled] = piece.slot, wanted
+                if wanted:
+                    kept.append((result, at - (count - piece.keep), filled))
+                filled += 1
+            self.lengths[piece.slot] = piece.start + count
+        self._flush(filled, kept)
+
+    def _flush(
+        self, filled: int, kept: list[tuple[Logits, int, int]]
+    ) -> tuple[int, list[tuple[Logits, int, int]]]:
+        if filled:
+            self._run(filled)
+            for result, row, at in kept:
+                result[row] = self._row(at)
+        return 0, []
+
+    def _image(self, piece: Piece) -> None:
+        """An image's vectors: attended to in both directions, so in one decode."""
+        vectors = np.ascontiguousarray(piece.vectors, np.float32)
+        count = len(vectors)
+        if count > self._batch:
+            raise EngineError(
+                f"an image of {count} tokens does not fit a micro batch of {self._batch}",
+                hint=f"open the model with micro_batch={count} or more",
+            )
+        self._positions[:count] = np.arange(piece.start, piece.start + count)
+        self._slots[:count], self._wanted[:count] = piece.slot, 0
+        self._api.llama_set_causal_attn(self.context, False)
+        try:
+            self._run(count, vectors)
+        finally:
+            self._api.llama_set_causal_attn(self.context, True)
+        self.lengths[piece.slot] = piece.start + count
+
+    def _run(self, count: int, vectors: npt.NDArray[np.float32] | None = None) -> None:
+        batch = self._native
+        batch.n_tokens = count
+        if vectors is None:
+            batch.token, batch.embd = self._token_pointer, None
+        else:
+            batch.token = None
+            batch.embd = _pointer(vectors, ctypes.c_float)
+        with captured_log() as said:
+            code = self._api.llama_decode(self.context, batch)
+        if code == 2 and self._abort.is_set:
+            raise CancelledError("the step was interrupted")
+        if code:
+            raise EngineError(
+                _REASONS.get(code, f"llama.cpp failed to decode (code {code})"),
+                code="out_of_memory" if code == 1 else None,
+                items=said.reasons,
+            )
+
+    def _row(self, at: int) -> Logits:
+        address = self._api.llama_get_logits_ith(self.context, at)
+        return np.ctypeslib.as_array(address, (self._vocabulary,))
+
+    def free(self) -> None:
+        """Let go of the adapters and free the context."""
+        if self.context:
+            self.use(())
+            self._api.llama_free(self.context)
+            self.context = None
+
+
+def kv_type(model: Any, options: LlamaOptions) -> str:
+    """What the KV cache stores, see LlamaOptions."""
+    if options.kv_type != "auto":
+        return options.kv_type
+    return "f32" if llama().llama_model_ftype(model) == 0 else "f16"
+
+
+_REASONS = {1: "the KV cache of llama.cpp has no room for the step"}
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

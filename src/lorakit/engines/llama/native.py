@@ -1,0 +1,173 @@
+"""llama.cpp's C API through llama_cpp's low-level module, and what it says in its log.
+
+Loaded on first use. Every symbol that the engine calls is looked for once, so that another version
+of the package fails at open, by name, and not in the middle of a request. The `Llama` class of that
+package is never used: it holds one adapter and reuses the KV cache across adapters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from lorakit.errors import EngineError, MissingExtraError
+
+log = logging.getLogger("lorakit.llama")
+MINIMUM = "0.3.36"  # of llama-cpp-python
+SYMBOLS = (
+    "llama_adapter_lora_free",
+    "llama_adapter_lora_init",
+    "llama_backend_init",
+    "llama_context_default_params",
+    "llama_decode",
+    "llama_free",
+    "llama_get_embeddings_ith",
+    "llama_get_logits_ith",
+    "llama_get_memory",
+    "llama_init_from_model",
+    "llama_log_set",
+    "llama_memory_clear",
+    "llama_memory_seq_cp",
+    "llama_memory_seq_rm",
+    "llama_model_default_params",
+    "llama_model_desc",
+    "llama_model_free",
+    "llama_model_ftype",
+    "llama_model_get_vocab",
+    "llama_model_load_from_file",
+    "llama_model_n_ctx_train",
+    "llama_model_n_embd",
+    "llama_model_quantize",
+    "llama_set_abort_callback",
+    "llama_set_adapters_lora",
+    "llama_set_causal_attn",
+    "llama_state_seq_get_data",
+    "llama_state_seq_get_size",
+    "llama_state_seq_set_data",
+    "llama_token_to_piece",
+    "llama_tokenize",
+    "llama_vocab_bos",
+    "llama_vocab_is_control",
+    "llama_vocab_is_eog",
+    "llama_vocab_n_tokens",
+)
+_WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level; a continued line has no level of its own
+_local = threading.local()
+
+
+@cache
+def llama() -> Any:
+    """The low-level module, ready for use.
+
+    Raises MissingExtraError where it is not installed, EngineError where it lacks a symbol.
+    """
+    try:
+        from llama_cpp import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingExtraError(
+            f"the llama.cpp engine needs llama-cpp-python: {error}",
+            hint="pip install 'lorakit[llama]' (compiles for about ten minutes; see docs/llama.md)",
+        ) from error
+    missing = [name for name in SYMBOLS if not hasattr(llama_cpp, name)]
+    if missing:
+        raise EngineError(
+            "this llama-cpp-python lacks what the engine calls",
+            items=missing,
+            hint=f"pip install --upgrade 'llama-cpp-python>={MINIMUM}'",
+        )
+    _install_log(llama_cpp)
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def _install_log(module: ModuleType) -> None:
+    """One callback for the process, as the native logger is global."""
+
+    @module.llama_log_callback
+    def receive(level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace")
+        lines = getattr(_local, "lines", None)
+        if level == _CONTINUED:
+            level = getattr(_local, "level", 0)
+        _local.level = level
+        if lines is not None and level in (_WARN, _ERROR):
+            lines.append((level, line))
+        elif level == _ERROR:
+            log.error(line.rstrip())
+
+    module.llama_log_set(receive, ctypes.c_void_p(0))
+    _KEPT.append(receive)  # the native side holds no reference
+
+
+_KEPT: list[Any] = []
+
+
+class Captured:
+    """What llama.cpp logged on this thread during a call."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, str]] = []
+
+    @property
+    def reasons(self) -> list[str]:
+        """Errors, or where there are none warnings: one line each, each once."""
+        for level in (_ERROR, _WARN):
+            text = "".join(line for found, line in self.entries if found == level)
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if lines:
+                return list(dict.fromkeys(lines))[:20]
+        return []
+
+
+@contextmanager
+def captured_log() -> Iterator[Captured]:
+    """Collect what native calls of this thread log, for the error that is raised of them."""
+    found = Captured()
+    before = getattr(_local, "lines", None)
+    _local.lines = found.entries
+    try:
+        yield found
+    finally:
+        _local.lines = before
+        if before is not None:
+            before.extend(found.entries)
+
+
+class Abort:
+    """A flag that stops a running decode from any thread.
+
+    llama.cpp asks its abort callback once per node of the graph; a Python function there would take
+    the interpreter's lock hundreds of times per token. The callback is the C library's strlen on a
+    string of one byte or none: its result is the answer, and no Python runs.
+    """
+
+    def __init__(self) -> None:
+        self._flag = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.pythonapi.strlen if _in_pythonapi() else _libc().strlen,
+                             ctypes.c_void_p)  # fmt: skip
+        self.callback = ctypes.cast(strlen, llama().ggml_abort_callback)
+        self.data = ctypes.cast(self._flag, ctypes.c_void_p)
+
+    def set(self) -> None:
+        self._flag[0] = 1
+
+    def clear(self) -> None:
+        self._flag[0] = 0
+
+    @property
+    def is_set(self) -> bool:
+        return self._flag[0] != b"\0"
+
+
+def _in_pythonapi() -> bool:
+    return hasattr(ctypes.pythonapi, "strlen")
+
+
+def _libc() -> Any:
+    return ctypes.CDLL("ucrtbase") if hasattr(ctypes, "WinDLL") else ctypes.CDLL(None)

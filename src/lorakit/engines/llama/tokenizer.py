@@ -1,0 +1,135 @@
+"""A GGUF file's own tokenizer, through llama.cpp: the same ids as every other llama.cpp program.
+
+It holds a native model with the vocabulary alone, apart from the engine's, so that any thread may
+encode at any time and closing the engine takes nothing away from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit.detokenizer import Detokenizer, Rules, TextStream
+from lorakit.engines.llama.model import load_model
+from lorakit.engines.llama.native import llama
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.errors import BaseModelError, FormatError, ParameterError
+
+LONGEST_PIECE = 1 << 16  # bytes of one token
+_SPM = 1  # llama_vocab_type: SentencePiece, which drops the space that begins a text
+
+
+class LlamaTokenizer:
+    """What lorakit.tokenizer.Tokenizer offers, for a GGUF file. Safe to share between threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises EngineError (no such file, no GGUF), BaseModelError (tokenizer_missing)."""
+        api = llama()
+        self._model = load_model(Path(path), LlamaOptions(), vocabulary_only=True)
+        self._free = weakref.finalize(self, api.llama_model_free, self._model)
+        self._lock = threading.Lock()  # the native tokenizer is not promised to be thread-safe
+        self._vocab = vocab = api.llama_model_get_vocab(self._model)
+        if api.llama_vocab_type(vocab) == 0:
+            raise BaseModelError(f"{path} has no tokenizer", code="tokenizer_missing")
+        self.vocabulary = int(api.llama_vocab_n_tokens(vocab))
+        bos = int(api.llama_vocab_bos(vocab))
+        self.bos_id = bos if bos >= 0 else None
+        ids = range(self.vocabulary)
+        self.eos_ids = frozenset(i for i in ids if api.llama_vocab_is_eog(vocab, i))
+        self.control_ids = frozenset(i for i in ids if api.llama_vocab_is_control(vocab, i))
+        self.special_tokens = self._roles()
+        strip = b" " if api.llama_vocab_type(vocab) == _SPM and self._prefixes_space() else b""
+        rules = Rules(convert=lambda token: token.encode("latin-1"), strip=strip, strip_count=1)
+        self._detokenizer = Detokenizer(rules, self._piece)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of a text. Control tokens written in the text become control tokens.
+
+        special: add what the file says that a prompt begins with, such as <bos>. Raises
+        ParameterError for what is not valid Unicode text.
+        """
+        if not isinstance(text, str):
+            raise ParameterError(f"text must be a string, found {type(text).__name__}")
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:
+            raise ParameterError(
+                f"the text is not valid Unicode: a lone surrogate at position {error.start}"
+            ) from error
+        room = len(raw) + 8
+        while True:
+            ids = (llama().llama_token * room)()
+            with self._lock:
+                count = llama().llama_tokenize(
+                    self._vocab, raw, len(raw), ids, room, special, True
+                )
+            if count >= 0:
+                return list(ids[:count])
+            if -count <= room:
+                raise FormatError("llama.cpp cannot tokenize the text")
+            room = -count
+
+    def decode(
+        self, ids: Iterable[int], *, skip: Collection[int] = (), continuing: bool = False
+    ) -> str:
+        """The text of token ids, control tokens shown, without those in `skip`."""
+        return self._detokenizer.text(ids, skip, continuing)
+
+    def stream(self, *, skip: Collection[int] = (), continuing: bool = False) -> TextStream:
+        """An incremental `decode` of one sequence."""
+        return TextStream(self._detokenizer, skip=skip, continuing=continuing)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token that is one token when it is written; None if there is none."""
+        ids = self.encode(token, special=False)
+        return ids[0] if len(ids) == 1 else None
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token adds in mid-text: part of a character, perhaps. Unknown: b""."""
+        return self._detokenizer.token_bytes(token) or b""
+
+    def _piece(self, token: int) -> str | None:
+        """A token's bytes as Latin-1 text, which the decoder's rules turn back."""
+        if not 0 <= token < self.vocabulary:
+            return None
+        room = 64
+        while room <= LONGEST_PIECE:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama().llama_token_to_piece(self._vocab, token, buffer, room, 0, True)
+            if count >= 0:
+                return buffer.raw[:count].decode("latin-1")
+            room = -count
+        return None
+
+    def _prefixes_space(self) -> bool:
+        value = self._meta("tokenizer.ggml.add_space_prefix")
+        return value != "false"
+
+    def _roles(self) -> Mapping[str, str]:
+        """Special tokens by role, as chat templates are given them."""
+        api = llama()
+        found = {
+            "bos_token": api.llama_vocab_bos(self._vocab),
+            "eos_token": api.llama_vocab_eos(self._vocab),
+            "pad_token": api.llama_vocab_pad(self._vocab),
+        }
+        return {role: self._text(token) for role, token in found.items() if token >= 0}
+
+    def _text(self, token: int) -> str:
+        return (llama().llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def _meta(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(256)
+        size = llama().llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else None
+
+
+def chat_template(model: Any) -> str | None:
+    """The chat template that a native model carries."""
+    found = llama().llama_model_chat_template(model, None)
+    return found.decode("utf-8", "replace") if found else None
