@@ -10,7 +10,7 @@ from lorakit.runtime.sampling import (
     Sampler,
     SamplingOptions,
     SamplingParams,
-    _pick,
+    _index,
     sampling_params,
 )
 
@@ -73,7 +73,7 @@ def test_draws_follow_the_distribution():
 def test_picking_by_blocks_is_picking(size, uniform, seed):
     weights = np.random.default_rng(seed).random(size, dtype=np.float32)
     sums = np.cumsum(weights, dtype=np.float64)
-    at = _pick(weights, uniform)
+    at = _index(weights, uniform)
     assert sums[at] - weights[at] - 1e-6 <= uniform * sums[-1] <= sums[at] + 1e-6
 
 
@@ -180,3 +180,66 @@ def test_keyword_options_name_every_parameter_and_no_other():
     )
     with pytest.raises(ParameterError, match="temprature"):
         sampling_params(None, {"temprature": 1})
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), typical_p=st.floats(0.05, 0.999))
+def test_typical_keeps_what_surprises_about_as_much_as_the_whole(seed, typical_p):
+    values = logits(seed)
+    tokens, _ = Sampler(SamplingParams(temperature=1.0, typical_p=typical_p), [])._candidates(
+        values, values.max()
+    )
+    p = np.exp(values.astype(np.float64) - values.max())
+    p /= p.sum()
+    distance = np.abs(-np.log(p) + (p * np.log(p)).sum())
+    order, mass, expected = np.argsort(distance), 0.0, set()
+    for token in order:
+        if mass >= typical_p - 1e-7:
+            break
+        expected.add(int(token))
+        mass += p[token]
+    assert set(tokens.tolist()) == expected
+
+
+def test_mirostat_brings_the_surprise_to_its_target():
+    values = logits(3, 400) / 3
+    p = np.exp(values.astype(np.float64))
+    p /= p.sum()
+    for tau in (2.0, 4.0):
+        sampler = Sampler(SamplingParams(temperature=1.0, mirostat_tau=tau, seed=1), [])
+        drawn = [sampler.choose(values).token for _ in range(3000)][500:]
+        cut = p >= min(p[t] for t in drawn)
+        surprise = -np.log2(p[drawn] / p[cut].sum()).mean()
+        assert abs(surprise - tau) < 0.5
+
+
+def test_mirostat_goes_with_no_filter():
+    with pytest.raises(ParameterError, match="mirostat_tau"):
+        SamplingParams(temperature=1.0, mirostat_tau=5.0, top_k=3)
+
+
+class OnlyEven:
+    """A constraint on token ids."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    def allows(self, token: int) -> bool:
+        return token % 2 == 0
+
+    def mask(self, values: np.ndarray) -> np.ndarray:
+        masked = values.copy()
+        masked[1::2] = -np.inf
+        return masked
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_constraint_has_the_last_word(temperature):
+    only = OnlyEven()
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=5), [], only)
+    tokens = [sampler.choose(logits(n)).token for n in range(50)]
+    assert all(token % 2 == 0 for token in tokens)
+    assert only.accepted == tokens

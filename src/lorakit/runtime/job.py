@@ -11,7 +11,7 @@ from lorakit.engines.protocol import AdapterSet, Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
 from lorakit.runtime.generation import Completion, FinishReason, Generation
 from lorakit.runtime.prefix import Key, Prefix, Tokens
-from lorakit.runtime.sampling import Choice, Sampler
+from lorakit.runtime.sampling import Choice, Constraint, Sampler
 from lorakit.runtime.stopping import StopText
 
 
@@ -31,7 +31,13 @@ class Job:
     sequence were changed in between, which makes the rest useless to anyone else.
     """
 
-    def __init__(self, generation: Generation, decoder: TextDecoder, stops: frozenset[int]) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        decoder: TextDecoder,
+        stops: frozenset[int],
+        constraint: Constraint | None = None,
+    ) -> None:
         self.generation = generation
         self.tokens = list(generation.prompt)
         self.sequence: int | None = None
@@ -41,7 +47,7 @@ class Job:
         self.key: Key = ()
         self.output: list[Choice] = []
         self._pure: int | None = None  # None: all that is computed
-        self._sampler = Sampler(generation.params, generation.prompt)
+        self._sampler = Sampler(generation.params, generation.prompt, constraint)
         self._decoder = decoder
         self._stop_tokens = stops
         self._stop_text = StopText(generation.params.stop)

@@ -1,7 +1,8 @@
 """From logits to a token: one sampler, shared by all engines.
 
-Order of operations: penalties, temperature, top-k, top-p, min-p, draw (the order of Hugging Face
-generation). The same logits, parameters and seed give the same token on every engine.
+Order of operations: penalties, temperature, top-k, top-p, min-p, typical-p, draw (the order of
+Hugging Face generation); or penalties, temperature, mirostat, draw. A constraint (a grammar) has
+the last word. The same logits, parameters and seed give the same token on every engine.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,10 @@ NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneat
 class SamplingParams:
     """How to choose tokens and when to stop. The defaults are greedy.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. repetition_penalty divides the
+    temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and typical_p 1 are off (typical: Meister et
+    al. 2022). mirostat_tau aims at so many bits of surprise per token, at the rate mirostat_eta
+    (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
+    is a GBNF text that the answer must follow, for engines that have it. repetition_penalty divides the
     logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency penalties
     are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports the chosen
     token's log probability and the n best (of the model's own distribution, before all of the
@@ -42,6 +46,9 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    mirostat_tau: float | None = None
+    mirostat_eta: float = 0.1
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -50,6 +57,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _sequence(self.stop))
@@ -59,11 +67,18 @@ class SamplingParams:
             for name, expected, valid in _RULES
             if not valid(getattr(self, name))
         ]
+        if self.mirostat_tau is not None and self.filtered:
+            faults.append("mirostat_tau takes the place of top_k, top_p, min_p and typical_p")
         if faults:
             raise ParameterError("invalid sampling parameters", items=faults)
         for name in ("max_tokens", "top_k", "seed", "logprobs"):  # numpy's integers overflow
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, int(value))
+
+    @property
+    def filtered(self) -> bool:
+        """Whether any of the four filters is on."""
+        return (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0)
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -74,6 +89,9 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
+    mirostat_tau: float | None
+    mirostat_eta: float
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
@@ -82,6 +100,7 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     ignore_eos: bool
+    grammar: str | None
 
 
 def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
@@ -119,6 +138,14 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("top_k", "an integer of 0 or more", _integer),
     ("top_p", "above 0 and at most 1", lambda x: _finite(x) and 0 < x <= 1),
     ("min_p", "between 0 and 1", lambda x: _finite(x) and 0 <= x <= 1),
+    ("typical_p", "above 0 and at most 1", lambda x: _finite(x) and 0 < x <= 1),
+    (
+        "mirostat_tau",
+        "None or a finite number of 0 or more",
+        lambda x: x is None or (_finite(x) and x >= 0),
+    ),
+    ("mirostat_eta", "between 0 and 1", lambda x: _finite(x) and 0 <= x <= 1),
+    ("grammar", "None or a text", lambda x: x is None or (isinstance(x, str) and bool(x))),
     ("repetition_penalty", "a finite number above 0", lambda x: _finite(x) and x > 0),
     ("presence_penalty", "a finite number", _finite),
     ("frequency_penalty", "a finite number", _finite),
@@ -138,11 +165,31 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Constraint(Protocol):
+    """What an answer must follow, token by token."""
+
+    def allows(self, token: int) -> bool:
+        """Whether the answer may go on with this token."""
+        ...
+
+    def mask(self, logits: Logits) -> Logits:
+        """A copy of float32 logits [vocabulary], minus infinity for what may not come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with this token."""
+        ...
+
+
 class Sampler:
     """The sampling state of one request: its random stream and the tokens that penalties see."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
         self._params = params
+        self._constraint = constraint
+        self._surprise = 2.0 * (params.mirostat_tau or 0.0)  # the most bits that a token may have
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._prompt = np.unique(np.asarray(prompt, np.int64))
         self._counts: dict[int, int] = {}
@@ -155,15 +202,31 @@ class Sampler:
         Raises EngineError for logits that hold NaN or only infinities.
         """
         adjusted = self._penalize(logits) if self._penalized else logits
-        token = int(adjusted.argmax())  # the first NaN, if there is one
-        if not math.isfinite(adjusted[token]):
-            raise EngineError("the engine gave logits that are not finite")
-        if np.float32(self._params.temperature) > 0:
-            token = self._draw(adjusted, adjusted[token])
+        token = self._pick(adjusted)
+        if self._constraint is not None:
+            token = self._constrained(self._constraint, adjusted, token)
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._params.logprobs is None:
             return Choice(token)
         return _with_logprobs(logits, token, self._params.logprobs)
+
+    def _pick(self, logits: Logits) -> int:
+        token = int(logits.argmax())  # the first NaN, if there is one
+        if not math.isfinite(logits[token]):
+            raise EngineError("the engine gave logits that are not finite")
+        if np.float32(self._params.temperature) > 0:
+            token = self._draw(logits, logits[token])
+        return token
+
+    def _constrained(self, constraint: Constraint, logits: Logits, token: int) -> int:
+        """The token, or another in its place; most tokens pass, so all are looked at only then."""
+        if not constraint.allows(token):
+            allowed = constraint.mask(logits)
+            if not np.isfinite(allowed.max()):
+                raise EngineError("the grammar allows no token here")
+            token = self._pick(allowed)
+        constraint.accept(token)
+        return token
 
     def _penalize(self, logits: Logits) -> Logits:
         params, logits = self._params, logits.copy()
@@ -180,7 +243,19 @@ class Sampler:
 
     def _draw(self, logits: Logits, best: np.float32) -> int:
         tokens, weights = self._candidates(logits, best)
-        return int(tokens[_pick(weights, self._random.random())])
+        if self._params.mirostat_tau is not None:
+            return self._mirostat(tokens, weights, self._params.mirostat_tau)
+        return int(tokens[_index(weights, self._random.random())])
+
+    def _mirostat(self, tokens: Ids, weights: Weights, tau: float) -> int:
+        """Version 2: cut what would surprise too much, draw, and learn from the surprise."""
+        bits = -np.log2(weights / weights.sum(dtype=np.float64))
+        kept = bits <= max(self._surprise, float(bits.min()))  # the best token always
+        tokens, weights = tokens[kept], weights[kept]
+        chosen = _index(weights, self._random.random())
+        surprise = -math.log2(float(weights[chosen]) / float(weights.sum(dtype=np.float64)))
+        self._surprise -= self._params.mirostat_eta * (surprise - tau)
+        return int(tokens[chosen])
 
     def _candidates(self, logits: Logits, best: np.float32) -> tuple[Ids, Weights]:
         """Tokens that may be drawn, with float32 weights; that of the best token is 1.
@@ -201,10 +276,15 @@ class Sampler:
         if params.top_p < 1.0:
             tokens, weights = _nucleus(tokens, weights, params.top_p)
         likely = weights >= params.min_p
-        return tokens[likely], weights[likely]
+        tokens, weights = tokens[likely], weights[likely]
+        return (
+            _typical(tokens, weights, params.typical_p)
+            if params.typical_p < 1
+            else (tokens, weights)
+        )
 
 
-def _pick(weights: Weights, uniform: float) -> int:
+def _index(weights: Weights, uniform: float) -> int:
     """The index at which the running sum of the weights passes `uniform` of their total."""
     blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64)
     ends = np.cumsum(blocks)
@@ -225,6 +305,16 @@ def _nucleus(tokens: Ids, weights: Weights, top_p: float) -> tuple[Ids, Weights]
     order = near[np.argsort(-weights[near], kind="stable")]
     before = np.cumsum(weights[order], dtype=np.float64) - weights[order]
     kept = order[: np.count_nonzero(before < target)]
+    return tokens[kept], weights[kept]
+
+
+def _typical(tokens: Ids, weights: Weights, typical_p: float) -> tuple[Ids, Weights]:
+    """The tokens whose surprise is nearest to the entropy, that together reach typical_p."""
+    p = weights / weights.sum(dtype=np.float64)
+    surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
+    before = np.cumsum(p[order]) - p[order]
+    kept = order[: np.count_nonzero(before < typical_p)]
     return tokens[kept], weights[kept]
 
 

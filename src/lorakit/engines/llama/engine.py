@@ -245,9 +245,7 @@ class LlamaEngine:
     def _shared(self, lane: Lane, rows: Sequence[Row]) -> bool:
         """Whether sequences of others live in a lane, who would find their set changed."""
         own = {row.sequence for row in rows}
-        return any(
-            found.lane is lane for name, found in self._sequences.items() if name not in own
-        )
+        return any(found.lane is lane for name, found in self._sequences.items() if name not in own)
 
     def _lane_with_room(self, lane: Lane | None, tokens: int, sequences: int = 1) -> Lane:
         """The lane, or a new one, with cells for so many more tokens; a lane grows by doubling."""

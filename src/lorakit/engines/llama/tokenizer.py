@@ -65,9 +65,7 @@ class LlamaTokenizer:
         while True:
             ids = (llama().llama_token * room)()
             with self._lock:
-                count = llama().llama_tokenize(
-                    self._vocab, raw, len(raw), ids, room, special, True
-                )
+                count = llama().llama_tokenize(self._vocab, raw, len(raw), ids, room, special, True)
             if count >= 0:
                 return list(ids[:count])
             if -count <= room:

@@ -1,0 +1,62 @@
+"""A grammar in GBNF, enforced by llama.cpp's own grammar sampler."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorakit.engines.llama.native import captured_log, llama
+from lorakit.engines.protocol import Logits
+from lorakit.errors import ParameterError
+
+if TYPE_CHECKING:
+    from lorakit.engines.llama.tokenizer import LlamaTokenizer
+
+_TOKEN = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+
+
+class Grammar:
+    """The state of one answer; see runtime.sampling.Constraint. Used by one thread at a time."""
+
+    def __init__(self, tokenizer: LlamaTokenizer, vocabulary: Any, text: str) -> None:
+        """Raises ParameterError with what llama.cpp says of a grammar that it cannot read."""
+        api = llama()
+        self._tokenizer = tokenizer  # the native sampler points into its vocabulary
+        with captured_log() as said:
+            self._native = api.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+        if not self._native:
+            raise ParameterError(
+                "the grammar cannot be read",
+                items=said.reasons,
+                hint='GBNF with a rule named root, such as: root ::= "yes" | "no"',
+            )
+        weakref.finalize(self, api.llama_sampler_free, self._native)
+
+    def allows(self, token: int) -> bool:
+        one = np.zeros(1, _TOKEN)
+        one["id"] = token
+        self._apply(one)
+        return bool(np.isfinite(one["logit"][0]))
+
+    def mask(self, logits: Logits) -> Logits:
+        every = np.empty(len(logits), _TOKEN)
+        every["id"], every["logit"], every["p"] = np.arange(len(logits)), logits, 0.0
+        self._apply(every)
+        return np.ascontiguousarray(every["logit"])
+
+    def accept(self, token: int) -> None:
+        llama().llama_sampler_accept(self._native, token)
+
+    def _apply(self, tokens: np.ndarray[Any, Any]) -> None:
+        import ctypes
+
+        api = llama()
+        array = api.llama_token_data_array(
+            data=ctypes.cast(tokens.ctypes.data, api.llama_token_data_p),
+            size=len(tokens),
+            selected=-1,
+            sorted=False,
+        )
+        api.llama_sampler_apply(self._native, ctypes.byref(array))
