@@ -201,16 +201,21 @@ def test_typical_keeps_what_surprises_about_as_much_as_the_whole(seed, typical_p
     assert set(tokens.tolist()) == expected
 
 
-def test_mirostat_brings_the_surprise_to_its_target():
-    values = logits(3, 400) / 3
-    p = np.exp(values.astype(np.float64))
+def test_mirostat_is_its_definition():
+    values, tau, eta = logits(3, 400) / 3, 3.0, 0.2
+    params = SamplingParams(temperature=1.0, mirostat_tau=tau, mirostat_eta=eta, seed=1)
+    sampler, random = Sampler(params, []), np.random.Generator(np.random.PCG64(1))
+    p = np.exp(values.astype(np.float64) - values.max())
     p /= p.sum()
-    for tau in (2.0, 4.0):
-        sampler = Sampler(SamplingParams(temperature=1.0, mirostat_tau=tau, seed=1), [])
-        drawn = [sampler.choose(values).token for _ in range(3000)][500:]
-        cut = p >= min(p[t] for t in drawn)
-        surprise = -np.log2(p[drawn] / p[cut].sum()).mean()
-        assert abs(surprise - tau) < 0.5
+    most, surprises = 2 * tau, []
+    for _ in range(500):
+        kept = np.flatnonzero((-np.log2(p) <= most) | (p == p.max()))
+        inside = p[kept] / p[kept].sum()
+        at = int(np.searchsorted(np.cumsum(inside), random.random(), side="right"))
+        assert sampler.choose(values).token == kept[at]
+        surprises.append(-np.log2(inside[at]))
+        most -= eta * (surprises[-1] - tau)
+    assert abs(np.mean(surprises) - tau) < 0.2
 
 
 def test_mirostat_goes_with_no_filter():
