@@ -35,10 +35,10 @@ class SamplingParams:
     (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
     is a GBNF text that the answer must follow, for engines that have it. repetition_penalty divides
     the logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency
-    penalties are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports the chosen
-    token's log probability and the n best (of the model's own distribution, before all of the
-    above); None reports none. stop strings end the text before them; stop_tokens end it as the
-    model's own end tokens do, which ignore_eos switches off.
+    penalties are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports
+    the chosen token's log probability and the n best (of the model's own distribution, before all
+    of the above); None reports none. stop strings end the text before them; stop_tokens end it as
+    the model's own end tokens do, which ignore_eos switches off.
     """
 
     max_tokens: int = 256
