@@ -283,8 +283,6 @@ def _require_applicable(adapter: Adapter) -> None:
     items += [f"{r.name}: {r.kind}" for r in adapter.replacements]
     items += [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
     items += [f"{d.module}: bias beside B" for d in adapter.deltas if d.bias is not None]
-    if adapter.invocation_tokens:
-        items.append("invocation tokens (aLoRA): the adapter acts on a part of the text only")
     if items:
         raise CapabilityError(
             "the ONNX engine cannot apply this adapter at run time",

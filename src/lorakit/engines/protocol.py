@@ -78,7 +78,8 @@ class Row:
     """One sequence's part in a step.
 
     tokens: int64 [n], n >= 1, appended to the sequence's KV cache.
-    adapters: act on these tokens only; what the cache already holds stays as it was computed.
+    adapters: act on these tokens only; what the cache already holds stays as it was computed. An
+    adapter with invocation tokens acts on all of them: the runtime says from which token on.
     logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary].
     """
 

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from lorakit.engines.protocol import AdapterSet, Logits, Row
+from lorakit.engines.protocol import Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
 from lorakit.runtime.generation import Completion, FinishReason, Generation
-from lorakit.runtime.prefix import Key, Prefix, Tokens
+from lorakit.runtime.plan import NO_ADAPTERS, Key, Plan
+from lorakit.runtime.prefix import Prefix, Tokens
 from lorakit.runtime.sampling import Choice, Constraint, Sampler
 from lorakit.runtime.stopping import StopText
 
@@ -43,8 +44,8 @@ class Job:
         self.sequence: int | None = None
         self.computed = 0
         self.cached = 0
-        self.adapters: AdapterSet = ()
-        self.key: Key = ()
+        self.plan = NO_ADAPTERS
+        self.key: Key = NO_ADAPTERS.key
         self.output: list[Choice] = []
         self._pure: int | None = None  # None: all that is computed
         self._sampler = Sampler(generation.params, generation.prompt, constraint)
@@ -77,9 +78,9 @@ class Job:
         """Tokens that are not in the KV cache yet; the last of them yields the next token."""
         return len(self.tokens) - self.computed
 
-    def begin(self, sequence: int, cached: int, adapters: AdapterSet, key: Key) -> None:
+    def begin(self, sequence: int, cached: int, plan: Plan) -> None:
         self.sequence, self.computed, self._pure = sequence, cached, None
-        self.adapters, self.key = adapters, key
+        self.plan, self.key = plan, plan.key
         if not self.output:
             self.cached = cached
 
@@ -90,17 +91,17 @@ class Job:
     def will_share(self, key: Key, tokens: Tokens) -> int:
         """Length of the prefix that it shares with another job and has not wholly computed yet."""
         joining = self.pending > 1 and self.generation.wants_more
-        if not joining or self.key != key or self.mixed:
+        if not joining or self.mixed:
             return 0
         mine = np.asarray(self.tokens, np.int64)
-        common = Prefix(sequence=0, key=key, tokens=mine).common(key, tokens[:-1])
+        common = Prefix(sequence=0, key=self.key, tokens=mine).common(key, tokens[:-1])
         return common if common > self.computed else 0
 
-    def switch(self, adapters: AdapterSet, key: Key) -> None:
+    def switch(self, plan: Plan) -> None:
         """Go on with other adapters, earlier tokens keeping their KV."""
-        self.adapters = adapters
+        self.plan = plan
         if self.computed == 0:
-            self.key, self._pure = key, None
+            self.key, self._pure = plan.key, None
         elif self._pure is None:
             self._pure = self.computed
 
@@ -110,11 +111,13 @@ class Job:
 
     def row(self, chunk: int) -> Row:
         assert self.sequence is not None
+        adapters, border = self.plan.at(self.computed)
         end = min(self.computed + chunk, len(self.tokens))
+        end = end if border is None else min(end, border)
         return Row(
             sequence=self.sequence,
             tokens=np.asarray(self.tokens[self.computed : end], np.int64),
-            adapters=self.adapters,
+            adapters=adapters,
             logits="last" if end == len(self.tokens) else "none",
         )
 

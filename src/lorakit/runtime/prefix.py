@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.engines.protocol import Engine
+from lorakit.runtime.plan import Key, agreement
 
-Key = tuple[tuple[str, float], ...]  # (adapter digest, scale), in order of application
 Tokens = npt.NDArray[np.int64]
 
 
@@ -27,9 +27,9 @@ class Prefix:
 
     def common(self, key: Key, tokens: Tokens) -> int:
         """How many leading tokens can serve a sequence of `tokens` under `key`."""
-        if key != self.key:
-            return 0
         n = min(len(self.tokens), len(tokens))
+        alike = agreement(self.key, key)
+        n = n if alike is None else min(n, alike)
         differs = np.flatnonzero(self.tokens[:n] != tokens[:n])
         return int(differs[0]) if len(differs) else n
 

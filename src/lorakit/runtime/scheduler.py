@@ -22,7 +22,8 @@ from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import ContextFullError, EngineError, LorakitError
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
-from lorakit.runtime.prefix import Key, Prefix, PrefixCache
+from lorakit.runtime.plan import Plan, plan
+from lorakit.runtime.prefix import Prefix, PrefixCache
 
 KvPolicy = Literal["keep", "recompute"]
 WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
@@ -40,6 +41,7 @@ class Scheduler:
         self.active: AdapterSet = ()
         self.names: dict[int, str] = {}  # handle -> the name it was loaded under
         self._digests: dict[int, str] = {}
+        self._invocations: dict[int, tuple[int, ...]] = {}
         self._retired: set[int] = set()
         self._prefixes = PrefixCache(engine)
         self._capabilities = engine.capabilities
@@ -49,6 +51,8 @@ class Scheduler:
     def attach(self, name: str, adapter: Adapter) -> int:
         handle = self.engine.attach(adapter)
         self.names[handle], self._digests[handle] = name, adapter.digest
+        if adapter.invocation_tokens:
+            self._invocations[handle] = adapter.invocation_tokens
         return handle
 
     def retire(self, handle: int) -> None:
@@ -59,21 +63,25 @@ class Scheduler:
     def activate(self, adapters: AdapterSet, policy: KvPolicy) -> None:
         """Replace the active set; requests that follow it change with their next token."""
         self.active = adapters
-        key = self._key(adapters)
         for job in self.running:
-            stale = job.adapters != adapters or (policy == "recompute" and job.mixed)
+            stale = job.plan.adapters != adapters or (policy == "recompute" and job.mixed)
             if job.live and stale:
                 if policy == "recompute" and job.sequence is not None:
                     self.engine.truncate(job.sequence, 0)
                     job.restart()
-                job.switch(adapters, key)
+                job.switch(self._plan_of(adapters, job.generation.prompt))
         self._free_retired()
 
     # Requests.
 
     def add(self, job: Job) -> None:
         if job.generation.params.max_tokens == 0:
-            job.generation.finish(job.completion("length", self._named(self._wanted(job))))
+            job.generation.finish(
+                job.completion(
+                    "length",
+                    self._named(self._plan_of(self._wanted(job), job.generation.prompt).last),
+                )
+            )
         else:
             self.waiting.append(job)
 
@@ -110,10 +118,13 @@ class Scheduler:
         try:
             with _memory_errors():
                 result = np.empty((len(ids), self._capabilities.vocabulary), np.float32)
-                for at in range(0, len(ids), chunk):
-                    part = ids[at : at + chunk]
-                    row = Row(sequence=sequence, tokens=part, adapters=adapters, logits="all")
-                    result[at : at + chunk] = self.engine.forward([row])[0]
+                at, stages = 0, self._plan_of(adapters, tokens)
+                while at < len(ids):
+                    chosen, border = stages.at(at)
+                    end = min(at + chunk, len(ids) if border is None else border)
+                    row = Row(sequence=sequence, tokens=ids[at:end], adapters=chosen, logits="all")
+                    result[at:end] = self.engine.forward([row])[0]
+                    at = end
         finally:
             self.engine.close_sequence(sequence)
         return result
@@ -135,20 +146,19 @@ class Scheduler:
             if not self._make_room():
                 return
             job = self.waiting[0]  # it stays there until it has a sequence
-            adapters = self._wanted(job)
-            key = self._key(adapters)
+            wanted = self._plan_of(self._wanted(job), job.generation.prompt)
             tokens = np.asarray(job.tokens, np.int64)
-            if any(other.will_share(key, tokens) >= WORTH_WAITING for other in self.running):
+            if any(other.will_share(wanted.key, tokens) >= WORTH_WAITING for other in self.running):
                 return  # what it needs is being computed: fork it then
             busy = [other.prefix for other in self.running]
             try:
                 with _memory_errors():
-                    found = self._prefixes.acquire(key, tokens, busy, self._room())
+                    found = self._prefixes.acquire(wanted.key, tokens, busy, self._room())
             except LorakitError as error:
                 self._end(job, error)
                 continue
             self.running.append(self.waiting.popleft())
-            job.begin(*found, adapters, key)
+            job.begin(*found, wanted)
             ready += job.generation.wants_more  # a paused job takes no place in the batch
 
     def _make_room(self) -> bool:
@@ -213,7 +223,7 @@ class Scheduler:
             self._end(job, error)
             return
         if reason:
-            self._end(job, job.completion(reason, self._named(job.adapters)))
+            self._end(job, job.completion(reason, self._named(job.plan.last)))
 
     def _end(self, job: Job, outcome: Completion | LorakitError) -> None:
         """Take a job off the engine, keep its KV for others, then tell whoever waits."""
@@ -246,8 +256,8 @@ class Scheduler:
     def _wanted(self, job: Job) -> AdapterSet:
         return self.active if job.live else job.generation.adapters or ()
 
-    def _key(self, adapters: AdapterSet) -> Key:
-        return tuple((self._digests[handle], scale) for handle, scale in adapters)
+    def _plan_of(self, adapters: AdapterSet, prompt: Sequence[int]) -> Plan:
+        return plan(adapters, prompt, self._invocations, self._digests)
 
     def _named(self, adapters: AdapterSet) -> tuple[tuple[str, float], ...]:
         return tuple((self.names[handle], scale) for handle, scale in adapters)
@@ -255,12 +265,13 @@ class Scheduler:
     def _free_retired(self) -> None:
         if not self._retired:
             return
-        used = {handle for job in self.running for handle, _ in job.adapters}
+        used = {handle for job in self.running for handle, _ in job.plan.adapters}
         used |= {handle for job in self._jobs() for handle, _ in self._wanted(job)}
         for handle in self._retired - used - {handle for handle, _ in self.active}:
             self.engine.detach(handle)
             self._retired.discard(handle)
             del self.names[handle], self._digests[handle]
+            self._invocations.pop(handle, None)
 
 
 @contextmanager
