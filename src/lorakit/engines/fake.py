@@ -55,6 +55,9 @@ class FakeEngine(Engine):
             prefill_chunk=self.prefill_chunk,
         )
 
+    def prepare(self, adapter: Adapter) -> None:
+        pass
+
     def attach(self, adapter: Adapter) -> int:
         self._handles += 1
         self._adapters[self._handles] = adapter.digest
@@ -83,6 +86,19 @@ class FakeEngine(Engine):
 
     def close_sequence(self, sequence: int) -> None:
         del self._states[sequence]
+
+    def save_sequence(self, sequence: int) -> bytes:
+        return np.asarray(self._states[sequence], "<u8").tobytes()
+
+    def load_sequence(self, state: bytes, length: int) -> int:
+        if len(state) != 8 * (length + 1):
+            raise EngineError("the state is of another length")
+        sequence = self.open_sequence()
+        self._states[sequence] = np.frombuffer(state, "<u8").tolist()
+        return sequence
+
+    def interrupt(self) -> None:
+        pass
 
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
         if self.before_step:

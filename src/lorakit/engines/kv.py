@@ -82,6 +82,27 @@ class KVCache:
         self._length[copy] = length
         return copy
 
+    def save(self, sequence: int) -> bytes:
+        """A sequence's keys and values, buffer after buffer."""
+        slot, length = self._slot[sequence], self.length(sequence)
+        return b"".join(buffer[slot, :, :length].tobytes() for buffer in self.buffers)
+
+    def load(self, state: bytes, length: int) -> int:
+        """A new sequence from what `save` gave. Raises EngineError where it does not fit."""
+        decoder = self.decoder
+        shape = (2 * len(decoder.layers), decoder.kv_heads, length, decoder.head_dim)
+        if not 0 < length <= self.context or len(state) != 4 * math.prod(shape):
+            raise EngineError("the saved state is of another model, or of another length")
+        self.reserve(length)
+        sequence = self.open()
+        slot = self._slot[sequence]
+        for buffer, part in zip(
+            self.buffers, np.frombuffer(state, np.float32).reshape(shape), strict=True
+        ):
+            buffer[slot, :, :length] = part
+        self._length[sequence] = length
+        return sequence
+
     def reserve(self, length: int) -> None:
         """Make room for sequences of `length` tokens: powers of two, up to the context."""
         if length > self.capacity:

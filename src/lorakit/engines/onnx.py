@@ -100,10 +100,13 @@ class OnnxEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def attach(self, adapter: Adapter) -> int:
-        self._require_open()
+    def prepare(self, adapter: Adapter) -> None:
         _require_applicable(adapter)
         require_fit(adapter, self._base.decoder)
+
+    def attach(self, adapter: Adapter) -> int:
+        self._require_open()
+        self.prepare(adapter)
         handle = next(self._handles)
         self._attached[handle] = Attached.of(adapter)
         return handle
@@ -134,6 +137,19 @@ class OnnxEngine:
     def close_sequence(self, sequence: int) -> None:
         self._require_open()
         self._kv.close(sequence)
+
+    def save_sequence(self, sequence: int) -> bytes:
+        self._require_open()
+        return self._kv.save(sequence)
+
+    def load_sequence(self, state: bytes, length: int) -> int:
+        self._require_open()
+        if length > self._kv.capacity:
+            self._steps.clear()  # they would keep the buffers that are replaced now
+        return self._kv.load(state, length)
+
+    def interrupt(self) -> None:
+        """A step of this engine is short; it is not stopped."""
 
     def close(self) -> None:
         self._steps.clear()

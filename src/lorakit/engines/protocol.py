@@ -101,6 +101,13 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    def prepare(self, adapter: Adapter) -> None:
+        """Check an adapter, and do what of `attach` may be done beforehand.
+
+        May be called from any thread while the engine runs. Errors as of `attach`.
+        """
+        ...
+
     def attach(self, adapter: Adapter) -> int:
         """Make an adapter available; returns its handle. Costs about the adapter's own bytes."""
         ...
@@ -127,6 +134,24 @@ class Engine(Protocol):
 
     def close_sequence(self, sequence: int) -> None:
         """Forget a sequence."""
+        ...
+
+    def save_sequence(self, sequence: int) -> bytes:
+        """The KV of a sequence, in the engine's own form, for `load_sequence` on the same base."""
+        ...
+
+    def load_sequence(self, state: bytes, length: int) -> int:
+        """A new sequence with the KV of `length` tokens that `save_sequence` gave.
+
+        Raises EngineError for what is of another base or engine.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Let a running `forward` end early with CancelledError, where the engine can.
+
+        May be called from any thread; what does not run is not stopped.
+        """
         ...
 
     def forward(self, rows: Sequence[Row]) -> list[Logits]:

@@ -66,6 +66,7 @@ class Generation:
         self.submitted = time.monotonic()
         self.cancelled = False
         self.wake: Callable[[], None] = lambda: None  # set by the engine thread
+        self.interrupt: Callable[[], None] = lambda: None  # likewise
         self._lookahead = lookahead
         self._condition = threading.Condition()
         self._done = threading.Event()
@@ -111,6 +112,7 @@ class Generation:
     def cancel(self) -> None:
         """Stop before the next token; the outcome is a CancelledError unless it was done."""
         self.cancelled = True
+        self.interrupt()
         self.wake()
 
     def next_piece(self) -> str | None:

@@ -52,6 +52,17 @@ class PrefixCache:
             self._drop(other)
         self._idle.append(prefix)
 
+    def find(self, key: Key, tokens: Tokens) -> tuple[Prefix, int] | None:
+        """The idle sequence that shares most with `tokens` under `key`, and how much."""
+        found = max(self._idle, key=lambda p: p.common(key, tokens), default=None)
+        common = found.common(key, tokens) if found else 0
+        return (found, common) if found and common else None
+
+    def replace(self, old: Prefix, new: Prefix) -> None:
+        """The same sequence, which now holds other tokens; it is the most recently used."""
+        self._idle.remove(old)
+        self._idle.append(new)
+
     def evict(self) -> bool:
         """Close the least recently used sequence; False where there is none."""
         if self._idle:

@@ -13,17 +13,19 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
-from lorakit.errors import ContextFullError, EngineError, LorakitError
+from lorakit.errors import CancelledError, ContextFullError, EngineError, LorakitError
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
 from lorakit.runtime.plan import Plan, plan
 from lorakit.runtime.prefix import Prefix, PrefixCache
+from lorakit.runtime.state import State
 
 KvPolicy = Literal["keep", "recompute"]
 WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
@@ -37,6 +39,7 @@ class Scheduler:
         self.engine = engine
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
+        self.stepping: list[Job] = []  # those of the step that is running
         self.parked: list[Job] = []  # paused, and gave up their sequences to others
         self.active: AdapterSet = ()
         self.names: dict[int, str] = {}  # handle -> the name it was loaded under
@@ -129,6 +132,28 @@ class Scheduler:
             self.engine.close_sequence(sequence)
         return result
 
+    def save_state(self, tokens: Sequence[int], adapters: AdapterSet) -> State:
+        """The KV of tokens that a request has just computed. Raises EngineError if it is gone."""
+        ids, key = np.asarray(tokens, np.int64), self._plan_of(adapters, tokens).key
+        found = self._prefixes.find(key, ids)
+        if found is None or found[1] < len(ids):
+            raise EngineError(
+                "the KV of this prompt was dropped meanwhile",
+                hint="try again, or open the model with more cached_sequences",
+            )
+        self.engine.truncate(found[0].sequence, len(ids))
+        self._prefixes.replace(found[0], replace(found[0], tokens=ids))
+        return State(tokens=ids, key=key, kv=self.engine.save_sequence(found[0].sequence))
+
+    def load_state(self, state: State) -> None:
+        """Make saved KV available to requests with the same adapters, scales and tokens."""
+        if not self._make_room():
+            raise EngineError("every sequence of the engine is in use")
+        if not self._room():
+            self._prefixes.evict()
+        sequence = self.engine.load_sequence(state.kv, len(state.tokens))
+        self._prefixes.put(Prefix(sequence=sequence, key=state.key, tokens=state.tokens))
+
     # One step.
 
     def _reap(self) -> None:
@@ -187,11 +212,16 @@ class Scheduler:
         return plan
 
     def _run(self, jobs: list[Job], rows: list[Row]) -> None:
+        self.stepping = jobs
         try:
             results = self._forward(rows)
+        except CancelledError:  # the engine was interrupted; who was cancelled goes, others run on
+            return
         except LorakitError as error:
             self._isolate(jobs, rows, error)
             return
+        finally:
+            self.stepping = []
         for job, row, logits in zip(jobs, rows, results, strict=True):
             self._absorb(job, row, logits)
         if len(self.running) > self._capabilities.max_batch:  # whoever ran goes to the back

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from lorakit.adapter import Adapter
 from lorakit.engines.protocol import Capabilities, Engine
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
 from lorakit.runtime.generation import HEARTBEAT, Generation
@@ -68,6 +70,7 @@ class EngineThread:
     def submit(self, job: Job) -> Generation:
         """Queue a request. Raises QueueFullError where there is no room."""
         job.generation.wake = self.poke
+        job.generation.interrupt = partial(self._interrupt, job)
         with self._room:
             self.require_open()
             if self.waiting >= self.max_queue:
@@ -92,11 +95,23 @@ class EngineThread:
         garbage-collected stream may call it anywhere."""
         self._events.put(None)
 
+    def _interrupt(self, job: Job) -> None:
+        """Stop the step that computes a request, if one does. Takes no lock, as `poke`."""
+        if (scheduler := self._scheduler) is not None and job in scheduler.stepping:
+            scheduler.engine.interrupt()
+
+    def prepare(self, adapter: Adapter) -> None:
+        """What of loading an adapter may be done beside the running engine."""
+        if (scheduler := self._scheduler) is not None:
+            scheduler.engine.prepare(adapter)
+
     def close(self) -> None:
         """End all requests with ClosedError, free the engine, end the thread. Idempotent."""
         with self._room:
             self._closing = True
             self._room.notify_all()
+        if self._scheduler is not None:
+            self._scheduler.engine.interrupt()
         self.poke()
         if threading.current_thread() is not self._thread:
             self._thread.join()

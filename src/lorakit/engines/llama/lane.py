@@ -199,7 +199,8 @@ class Lane:
 
     def _chunks(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
         """All tokens, in as few decodes as the batch and its outputs allow."""
-        filled, kept = 0, []  # kept: (result, its row, position in the batch)
+        filled = 0
+        kept: list[tuple[Logits, int, int]] = []  # result, its row, position in the batch
         for piece, result in zip(pieces, results, strict=True):
             count = len(piece.tokens)
             if piece.vectors is not None:

@@ -89,7 +89,6 @@ def llama() -> Any:
 def _install_log(module: ModuleType) -> None:
     """One callback for the process, as the native logger is global."""
 
-    @module.llama_log_callback
     def receive(level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace")
         lines = getattr(_local, "lines", None)
@@ -101,8 +100,9 @@ def _install_log(module: ModuleType) -> None:
         elif level == _ERROR:
             log.error(line.rstrip())
 
-    module.llama_log_set(receive, ctypes.c_void_p(0))
-    _KEPT.append(receive)  # the native side holds no reference
+    callback = module.llama_log_callback(receive)
+    module.llama_log_set(callback, ctypes.c_void_p(0))
+    _KEPT.append(callback)  # the native side holds no reference
 
 
 _KEPT: list[Any] = []
@@ -149,24 +149,19 @@ class Abort:
 
     def __init__(self) -> None:
         self._flag = ctypes.create_string_buffer(2)
-        strlen = ctypes.cast(ctypes.pythonapi.strlen if _in_pythonapi() else _libc().strlen,
-                             ctypes.c_void_p)  # fmt: skip
+        strlen = ctypes.cast(_libc().strlen, ctypes.c_void_p)
         self.callback = ctypes.cast(strlen, llama().ggml_abort_callback)
         self.data = ctypes.cast(self._flag, ctypes.c_void_p)
 
     def set(self) -> None:
-        self._flag[0] = 1
+        self._flag[0] = b"\1"
 
     def clear(self) -> None:
-        self._flag[0] = 0
+        self._flag[0] = b"\0"
 
     @property
     def is_set(self) -> bool:
         return self._flag[0] != b"\0"
-
-
-def _in_pythonapi() -> bool:
-    return hasattr(ctypes.pythonapi, "strlen")
 
 
 def _libc() -> Any:
