@@ -44,8 +44,9 @@ class Base:
     decoder: Decoder
     tensors: Mapping[str, Array]
     files: tuple[Path, ...]  # the weight files
-    _stored: Mapping[str, tuple[Stored, ...]] = field(repr=False)
-    _root: str = field(repr=False)  # what the files leave out at the beginning of names
+    templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
+    _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)
+    _root: str = field(default="", repr=False)  # what the files leave out at the beginning of names
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     @classmethod

@@ -88,9 +88,10 @@ def without_unchanged(adapter: Adapter, base: Base) -> Adapter:
 
 
 def _unchanged(replacement: Replacement, base: Base) -> bool:
-    if replacement.name not in base:
+    try:
+        own = base.tensor(replacement.name)
+    except KeyError:  # no such parameter, or one that a GGUF file holds quantised
         return False
-    own = base.tensor(replacement.name)
     rows = replacement.rows
     if rows is not None:
         if rows.size == 0 or rows[0] < 0 or rows[-1] >= len(own):

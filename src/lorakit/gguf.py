@@ -54,6 +54,39 @@ _NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
 _STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
 # Tensor types by number: a name, values in a block, bytes of a block.
 _TENSORS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
+# What a model's file may hold beside these; the values are not read here, only bounded.
+_OPAQUE = {
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
 _PLAIN = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -81,7 +114,7 @@ class Value:
 class Tensor:
     """A tensor as stored. shape: as numpy counts, so the reverse of ggml's ne."""
 
-    kind: str  # F32, F16, BF16 or Q8_0
+    kind: str  # F32, F16, BF16 or Q8_0; of a model's file others too, whose values are not read
     shape: tuple[int, ...]
     raw: Array  # the mapped bytes, read-only
 
@@ -118,8 +151,13 @@ def is_gguf(path: Path) -> bool:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def open_gguf(path: Path, *, max_strings: int = MAX_STRINGS) -> GgufFile:
+def open_gguf(
+    path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS
+) -> GgufFile:
     """Map a GGUF file.
+
+    model: it is a whole model's: arrays of strings (a vocabulary) are passed over and left empty,
+    and quantised tensors of every type are taken.
 
     Raises SourceError where there is none, FormatError where it is broken, truncated or beyond the
     bounds, and UnsupportedError for a version or a tensor type that is not read here.
@@ -128,14 +166,15 @@ def open_gguf(path: Path, *, max_strings: int = MAX_STRINGS) -> GgufFile:
         content = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    return _Reader(path, content, max_strings).file()
+    return _Reader(path, content, max_strings, model).file()
 
 
 class _Reader:
     """A cursor over a mapped file; every read is checked against the file's end first."""
 
-    def __init__(self, path: Path, content: Array, max_strings: int) -> None:
+    def __init__(self, path: Path, content: Array, max_strings: int, model: bool) -> None:
         self._path = path
+        self._model = model
         self._content = content
         self._bytes = memoryview(content.data)
         self._at = 0
@@ -171,16 +210,32 @@ class _Reader:
         kind = self._kind(self._number("<I", f"the item type of {key!r:.80}"), key)
         count = int(self._number("<Q", f"the length of {key!r:.80}"))
         if kind == "str":
-            self._strings -= count
+            if not self._model:
+                self._strings -= count
             if self._strings < 0 or count * 8 > self._left:
                 raise self._broken(
                     f"{key!r:.80} claims {count} strings ({self._max_strings} is the limit)"
                 )
+            if self._model:
+                self._pass_over(count, key)
+                return Value(kind, (), array=True)
             return Value(kind, self._string_items(key, count), array=True)
         stored = _STORED[kind]
         raw = self._take(count * stored.itemsize, f"the {count} items of {key!r:.80}")
         items = np.frombuffer(raw, stored) if count else np.empty(0, stored)
         return Value(kind, items, array=True)
+
+    def _pass_over(self, count: int, key: str) -> None:
+        """Strings that nobody asks for; only their lengths are read."""
+        at, end, content = self._at, len(self._content), self._bytes
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            at += 8 + unpack(content, at)[0]
+        if at > end:
+            raise self._broken(f"it ends before {key!r:.80}")
+        self._at = at
 
     def _kind(self, number: int, key: str) -> str:
         if number == _ARRAY:
@@ -222,10 +277,11 @@ class _Reader:
         for name, kind, shape, offset in infos:
             if name in tensors:
                 raise self._broken(f"the tensor {name!r:.80} is there twice")
-            if kind not in _TENSORS:
+            found = _TENSORS.get(kind) or (_OPAQUE.get(kind) if self._model else None)
+            if found is None:
                 unknown.append(f"{name:.80}: ggml type {kind}")
                 continue
-            label, block, itemsize = _TENSORS[kind]
+            label, block, itemsize = found
             count = math.prod(shape)
             if not count or shape[-1] % block:
                 raise self._broken(f"{name!r:.80} cannot have the shape {list(shape)} as {label}")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 
@@ -25,11 +25,33 @@ from lorakit.detokenizer import Detokenizer, TextStream, compile_decoder
 from lorakit.errors import BaseModelError, FormatError, LorakitError, ParameterError
 from lorakit.files import parse_json, read_bounded
 
-__all__ = ["TextStream", "Tokenizer", "read_special_tokens"]
+__all__ = ["TextStream", "TextTokenizer", "Tokenizer", "read_special_tokens"]
 
 MAX_TOKENIZER = 128 << 20  # bytes; Gemma 3's tokenizer.json is 33 MB
 MAX_SMALL_FILE = 16 << 20  # bytes; a tokenizer_config.json with a long token table is about 2 MB
 _MAX_ID = 1 << 31
+
+
+class TextTokenizer(Protocol):
+    """What the layers above need of a tokenizer, whichever library it stands on; see Tokenizer."""
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+    @property
+    def control_ids(self) -> frozenset[int]: ...
+    @property
+    def special_tokens(self) -> Mapping[str, str]: ...
+    def encode(self, text: str, *, special: bool) -> list[int]: ...
+    def decode(
+        self, ids: Iterable[int], *, skip: Collection[int] = (), continuing: bool = False
+    ) -> str: ...
+    def stream(self, *, skip: Collection[int] = (), continuing: bool = False) -> TextStream: ...
+    def token_id(self, token: str) -> int | None: ...
+    def token_bytes(self, token: int) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

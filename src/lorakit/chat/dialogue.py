@@ -13,21 +13,32 @@ from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.errors import BaseModelError, FormatError
-from lorakit.tokenizer import Tokenizer
+from lorakit.tokenizer import TextTokenizer
 
 
 class Dialogue:
     """How one model holds a conversation. The template is read when it is first needed, so that a
-    model without one can still complete text."""
+    model without one can still complete text.
 
-    def __init__(self, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+    templates: those that the model's one file carries, by name; else the folder's are read.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        tokenizer: TextTokenizer,
+        templates: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = Path(folder)
         self._tokenizer = tokenizer
+        self._templates = templates
 
     @cached_property
     def template(self) -> ChatTemplate:
         """Raises BaseModelError (template_missing) or FormatError."""
-        return ChatTemplate.open(self._folder)
+        if self._templates is None:
+            return ChatTemplate.open(self._folder)
+        return ChatTemplate(sources=self._templates, special_tokens=self._tokenizer.special_tokens)
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:
