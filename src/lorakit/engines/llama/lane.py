@@ -164,7 +164,8 @@ class Lane:
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         with captured_log() as said:
             read = self._api.llama_state_seq_set_data(self.context, buffer, len(state), slot)
-        if read != len(state):
+        held = self._api.llama_memory_seq_pos_max(self._memory, slot) + 1
+        if read != len(state) or held != length:
             self._remove(slot, 0)
             raise EngineError("llama.cpp cannot restore the KV of a sequence", items=said.reasons)
         self.lengths[slot] = length

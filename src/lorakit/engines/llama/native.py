@@ -34,6 +34,7 @@ SYMBOLS = (
     "llama_log_set",
     "llama_memory_clear",
     "llama_memory_seq_cp",
+    "llama_memory_seq_pos_max",
     "llama_memory_seq_rm",
     "llama_model_default_params",
     "llama_model_desc",

@@ -1,0 +1,47 @@
+"""What the tests of the llama.cpp engine share: small GGUF bases, adapters, ways to ask."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
+
+from lorakit.adapter import Adapter
+from lorakit.engines.llama.engine import LlamaEngine
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.formats import read_adapter
+from lorakit.gguf_base import open_gguf_base
+
+TRUTH = Path(__file__).parents[2] / "data" / "truth"
+NATIVE = ("gpu_layers", "flash_attention", "kv_type", "micro_batch", "contexts", "mmap", "mlock")
+
+
+def base_file(name: str) -> Path:
+    return TRUTH / "gguf" / f"{name}.base.f32.gguf"
+
+
+def open_engine(name: str, **options) -> LlamaEngine:
+    native = {key: options.pop(key) for key in NATIVE if key in options}
+    base = open_gguf_base(base_file(name))
+    return LlamaEngine(base, EngineOptions(threads=1, **options), LlamaOptions(**native))
+
+
+def truth_adapter(name: str, adapter: str) -> Adapter:
+    return read_adapter(TRUTH / "peft" / name / adapter)
+
+
+def row(sequence: int, tokens, adapters=(), logits="all") -> Row:
+    return Row(
+        sequence=sequence, tokens=np.asarray(tokens, np.int64), adapters=adapters, logits=logits
+    )
+
+
+def logits_of(engine, tokens, adapters=()) -> np.ndarray:
+    """Logits of every position of a fresh sequence."""
+    sequence = engine.open_sequence()
+    try:
+        return engine.forward([row(sequence, tokens, adapters)])[0].copy()
+    finally:
+        engine.close_sequence(sequence)
