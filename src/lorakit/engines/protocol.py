@@ -7,8 +7,8 @@ threads are above: every method here is called from one thread, the one that own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
+from lorakit.images import Vectors
 
 Logits = npt.NDArray[np.float32]
 Quantization = Literal["none", "fp16", "int8", "int4"]
@@ -80,13 +81,17 @@ class Row:
     tokens: int64 [n], n >= 1, appended to the sequence's KV cache.
     adapters: act on these tokens only; what the cache already holds stays as it was computed. An
     adapter with invocation tokens acts on all of them: the runtime says from which token on.
-    logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary].
+    logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary]. Within an
+    image nothing is predicted: "all" gives NaN for its positions but the last.
+    images: the vectors of the images that negative tokens name (lorakit.images), by digest; a row
+    holds all positions of an image or none. Engines without images refuse negative tokens.
     """
 
     sequence: int
     tokens: npt.NDArray[np.int64]
     adapters: AdapterSet = ()
     logits: Literal["last", "all", "none"] = "last"
+    images: Mapping[int, Vectors] = field(default_factory=dict)
 
 
 class Engine(Protocol):

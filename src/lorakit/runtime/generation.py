@@ -12,13 +12,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import CancelledError, LorakitError
+from lorakit.images import Vectors
 from lorakit.runtime.sampling import Choice, SamplingParams
 
 HEARTBEAT = 0.5  # seconds; a wait without end cannot be interrupted by Ctrl-C on Windows
@@ -58,8 +59,10 @@ class Generation:
         adapters: AdapterSet | None = None,
         deadline: float | None = None,
         lookahead: int | None = None,
+        images: Mapping[int, Vectors] | None = None,
     ) -> None:
         self.prompt = prompt
+        self.images = images or {}  # of the negative ids in the prompt, by digest
         self.params = params
         self.adapters = adapters  # None: the model's active set, followed live
         self.deadline = deadline  # on the clock of time.monotonic

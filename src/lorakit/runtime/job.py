@@ -9,6 +9,7 @@ import numpy as np
 
 from lorakit.engines.protocol import Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
+from lorakit.images import named, row_end
 from lorakit.runtime.generation import Completion, FinishReason, Generation
 from lorakit.runtime.plan import NO_ADAPTERS, Key, Plan
 from lorakit.runtime.prefix import Prefix, Tokens
@@ -48,7 +49,8 @@ class Job:
         self.key: Key = NO_ADAPTERS.key
         self.output: list[Choice] = []
         self._pure: int | None = None  # None: all that is computed
-        self._sampler = Sampler(generation.params, generation.prompt, constraint)
+        text = [token for token in generation.prompt if token >= 0]
+        self._sampler = Sampler(generation.params, text, constraint)
         self._decoder = decoder
         self._stop_tokens = stops
         self._stop_text = StopText(generation.params.stop)
@@ -110,15 +112,20 @@ class Job:
         self.computed, self._pure = 0, None
 
     def row(self, chunk: int) -> Row:
+        """About a chunk of what is pending, an image as a whole or not at all."""
         assert self.sequence is not None
         adapters, border = self.plan.at(self.computed)
         end = min(self.computed + chunk, len(self.tokens))
         end = end if border is None else min(end, border)
+        end = row_end(self.tokens, self.computed, end)
+        tokens = self.tokens[self.computed : end]
+        images = self.generation.images
         return Row(
             sequence=self.sequence,
-            tokens=np.asarray(self.tokens[self.computed : end], np.int64),
+            tokens=np.asarray(tokens, np.int64),
             adapters=adapters,
             logits="last" if end == len(self.tokens) else "none",
+            images={digest: images[digest] for digest in named(tokens)} if images else images,
         )
 
     def interrupted(self, now: float) -> LorakitError | None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.engines.protocol import Engine
+from lorakit.images import inside
 from lorakit.runtime.plan import Key, agreement
 
 Tokens = npt.NDArray[np.int64]
@@ -26,12 +27,16 @@ class Prefix:
     tokens: Tokens
 
     def common(self, key: Key, tokens: Tokens) -> int:
-        """How many leading tokens can serve a sequence of `tokens` under `key`."""
+        """How many leading tokens can serve a sequence of `tokens` under `key`.
+
+        Never a part of an image: its positions may attend to those after them.
+        """
         n = min(len(self.tokens), len(tokens))
         alike = agreement(self.key, key)
         n = n if alike is None else min(n, alike)
         differs = np.flatnonzero(self.tokens[:n] != tokens[:n])
-        return int(differs[0]) if len(differs) else n
+        n = int(differs[0]) if len(differs) else n
+        return n - max(inside(self.tokens, n), inside(tokens, n))
 
 
 class PrefixCache:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -21,6 +21,7 @@ import numpy as np
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import CancelledError, ContextFullError, EngineError, LorakitError
+from lorakit.images import Vectors, image_of, row_end
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
 from lorakit.runtime.plan import Plan, plan
@@ -109,7 +110,12 @@ class Scheduler:
         self.waiting.clear()
         self.parked.clear()
 
-    def logits(self, tokens: Sequence[int], adapters: AdapterSet) -> Logits:
+    def logits(
+        self,
+        tokens: Sequence[int],
+        adapters: AdapterSet,
+        images: Mapping[int, Vectors] | None = None,
+    ) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], from a cold sequence."""
         if not self._make_room():
             raise EngineError("every sequence of the engine is in use")
@@ -125,7 +131,14 @@ class Scheduler:
                 while at < len(ids):
                     chosen, border = stages.at(at)
                     end = min(at + chunk, len(ids) if border is None else border)
-                    row = Row(sequence=sequence, tokens=ids[at:end], adapters=chosen, logits="all")
+                    end = row_end(tokens, at, end)
+                    row = Row(
+                        sequence=sequence,
+                        tokens=ids[at:end],
+                        adapters=chosen,
+                        logits="all",
+                        images=images or {},
+                    )
                     result[at:end] = self.engine.forward([row])[0]
                     at = end
         finally:
@@ -317,14 +330,23 @@ def _memory_errors() -> Iterator[None]:
         ) from error
 
 
-def check_prompt(prompt: Sequence[int], context: int, vocabulary: int) -> None:
-    """Refuse what no engine can run. Raises ContextFullError or EngineError."""
+def check_prompt(
+    prompt: Sequence[int], context: int, vocabulary: int, images: Container[int] = ()
+) -> None:
+    """Refuse what no engine can run. Raises ContextFullError or EngineError.
+
+    images: the digests that negative ids may name.
+    """
     if len(prompt) >= context:
         raise ContextFullError(
             f"the prompt has {len(prompt)} tokens; the context holds {context}, "
             "at least one of them for the answer",
             hint="shorten the prompt, or open the model with a larger context",
         )
-    outside = sorted({token for token in prompt if not 0 <= token < vocabulary})
+    outside = sorted(
+        token
+        for token in set(prompt)
+        if token >= vocabulary or (token < 0 and image_of(token)[0] not in images)
+    )
     if outside:
         raise EngineError(f"token ids must be in [0, {vocabulary}), found {outside[:5]}")

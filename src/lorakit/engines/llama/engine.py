@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from lorakit.engines.llama.lane import CELLS, Lane, Piece, Set
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row
 from lorakit.errors import (
     CapabilityError,
@@ -32,6 +34,7 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
+from lorakit.images import Image, Run, runs
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
@@ -73,11 +76,35 @@ class LlamaEngine:
         self._sequences: dict[int, _Sequence] = {}
         self._adapters: dict[int, Any] = {}  # native adapters by handle
         self._handles = itertools.count(1)
+        self._vision: Vision | None = None
         self._logits = np.zeros((options.max_batch, self._capabilities.vocabulary), np.float32)
 
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    # Images.
+
+    def open_vision(self, path: Path) -> None:
+        """Load a projector (mmproj), so that prompts may hold images. Raises as Vision does."""
+        self._require_open()
+        if self._vision is not None:
+            raise EngineError("a projector is loaded already")
+        self._vision = Vision(self._model, path, threads=self._threads)
+
+    def encode_image(self, content: bytes) -> Image:
+        """A picture file as a prompt's ids and vectors; any thread may call it at any time.
+
+        Raises CapabilityError where no projector is loaded, and what Vision.encode raises.
+        """
+        vision = self._vision
+        if vision is None:
+            self._require_open()
+            raise CapabilityError(
+                "this model was opened without a projector, so it sees no images",
+                hint="open it with mmproj=, the second GGUF file of a vision model",
+            )
+        return vision.encode(content)
 
     # Adapters.
 
@@ -195,13 +222,32 @@ class LlamaEngine:
         for row, _ in work:
             self._move(self._sequences[row.sequence], lane)
         lane.use(chosen)
-        pieces = [self._piece(row, result) for row, result in work]
-        lane.decode(pieces, [result for _, result in work])
+        parts = [part for row, result in work for part in self._parts(row, result)]
+        lane.decode([piece for piece, _ in parts], [result for _, result in parts])
         self._lanes.append(self._lanes.pop(self._lanes.index(lane)))
 
-    def _piece(self, row: Row, result: Logits) -> Piece:
+    def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
+        """A row as runs of text and images, each with its part of the row's logits."""
         found = self._sequences[row.sequence]
-        return Piece(found.slot, found.length, row.tokens, len(result))
+        total, kept = len(row.tokens), len(result)
+        parts = []
+        for run in runs(row.tokens):
+            keep = min(max(run.end - (total - kept), 0), run.end - run.start)
+            last = run.end - (total - kept)
+            share = result[max(last - keep, 0) : max(last, 0)]
+            parts.append((self._piece(row, run, found, keep), share))
+        return parts
+
+    def _piece(self, row: Row, run: Run, found: _Sequence, keep: int) -> Piece:
+        image = run.digest is not None
+        return Piece(
+            found.slot,
+            found.length + run.start,
+            row.tokens[run.start : run.end],
+            keep,
+            vectors=row.images[run.digest] if run.digest is not None else None,
+            causal=not image or self._vision is None or self._vision.causal,
+        )
 
     def _results(self, rows: Sequence[Row]) -> list[Logits]:
         """Where each row's logits go: at most one goes into the engine's own buffer."""
@@ -324,8 +370,10 @@ class LlamaEngine:
         for row in rows:
             if row.tokens.ndim != 1 or not len(row.tokens):
                 raise ParameterError("a row needs a 1-D array of at least one token")
-            if int(row.tokens.min()) < 0 or int(row.tokens.max()) >= limit.vocabulary:
-                raise ParameterError(f"token ids must be below {limit.vocabulary} and not negative")
+            if int(row.tokens.max()) >= limit.vocabulary:
+                raise ParameterError(f"token ids must be below {limit.vocabulary}")
+            if int(row.tokens.min()) < 0:
+                self._check_images(row)
             total = self._sequence(row.sequence).length + len(row.tokens)
             if total > limit.context:
                 raise ContextFullError(
@@ -335,6 +383,27 @@ class LlamaEngine:
                 self._require_attached(handle)
                 if not math.isfinite(scale):
                     raise ParameterError(f"a scale must be finite, found {scale}")
+
+    def _check_images(self, row: Row) -> None:
+        """Negative ids must be whole images whose vectors the row brings."""
+        if self._vision is None:
+            raise ParameterError("a row holds negative token ids, and no projector is loaded")
+        for run in runs(row.tokens):
+            if run.digest is None:
+                continue
+            vectors = row.images.get(run.digest)
+            count = run.end - run.start
+            if vectors is None or run.position or vectors.shape != (count, self._vision.width):
+                raise ParameterError(
+                    "a row's negative token ids must be whole images of this model, with vectors",
+                    items=[f"token {run.start}: {count} positions from {run.position} on"],
+                )
+            if not self._vision.causal and count > self._native.micro_batch:
+                raise EngineError(
+                    f"an image of {count} tokens does not fit a micro batch of "
+                    f"{self._native.micro_batch}",
+                    hint=f"open the model with micro_batch={count} or more",
+                )
 
     def _sequence(self, name: int) -> _Sequence:
         self._require_open()
@@ -354,6 +423,9 @@ class LlamaEngine:
         """Contexts first, then adapters, then the model: llama.cpp crashes in other orders."""
         if self._model is None:
             return
+        if self._vision:  # it reads the model's vocabulary
+            self._vision.close()
+            self._vision = None
         for lane in self._lanes:
             lane.free()
         self._lanes.clear()

@@ -31,7 +31,7 @@ class Piece:
     """New tokens of one sequence of the lane. Exactly one of `tokens` and `vectors` counts.
 
     tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: how many of the last
-    positions give logits.
+    positions give logits. causal: whether an image's positions see only those before them.
     """
 
     slot: int
@@ -39,6 +39,7 @@ class Piece:
     tokens: npt.NDArray[np.int64]
     keep: int
     vectors: npt.NDArray[np.float32] | None = None
+    causal: bool = True
 
 
 class Lane:
@@ -206,7 +207,7 @@ class Lane:
             count = len(piece.tokens)
             if piece.vectors is not None:
                 filled, kept = self._flush(filled, kept)
-                self._image(piece)
+                self._image(piece, result)
                 continue
             for at in range(count):
                 wanted = at >= count - piece.keep
@@ -229,23 +230,35 @@ class Lane:
                 result[row] = self._row(at)
         return 0, []
 
-    def _image(self, piece: Piece) -> None:
-        """An image's vectors: attended to in both directions, so in one decode."""
+    def _image(self, piece: Piece, result: Logits) -> None:
+        """An image's vectors; in one decode where they are attended to in both directions."""
         vectors = np.ascontiguousarray(piece.vectors, np.float32)
         count = len(vectors)
-        if count > self._batch:
+        if count > self._batch and not piece.causal:
             raise EngineError(
                 f"an image of {count} tokens does not fit a micro batch of {self._batch}",
                 hint=f"open the model with micro_batch={count} or more",
             )
-        self._positions[:count] = np.arange(piece.start, piece.start + count)
-        self._slots[:count], self._wanted[:count] = piece.slot, 0
-        self._api.llama_set_causal_attn(self.context, False)
+        self._api.llama_set_causal_attn(self.context, piece.causal)
         try:
-            self._run(count, vectors)
+            for start in range(0, count, self._batch):
+                self._image_part(piece, vectors[start : start + self._batch], start, count)
         finally:
             self._api.llama_set_causal_attn(self.context, True)
+        if piece.keep:  # within an image nothing is predicted
+            result[:-1] = np.nan
+            result[-1] = self._row((count - 1) % self._batch)
         self.lengths[piece.slot] = piece.start + count
+
+    def _image_part(
+        self, piece: Piece, vectors: npt.NDArray[np.float32], start: int, count: int
+    ) -> None:
+        n = len(vectors)
+        first = piece.start + start
+        self._positions[:n] = np.arange(first, first + n)
+        self._slots[:n], self._wanted[:n] = piece.slot, 0
+        self._wanted[n - 1] = bool(piece.keep) and start + n == count
+        self._run(n, vectors)
 
     def _run(self, count: int, vectors: npt.NDArray[np.float32] | None = None) -> None:
         batch = self._native

@@ -58,6 +58,30 @@ SYMBOLS = (
     "llama_vocab_is_eog",
     "llama_vocab_n_tokens",
 )
+MTMD_SYMBOLS = (
+    "mtmd_bitmap_free",
+    "mtmd_context_params_default",
+    "mtmd_decode_use_mrope",
+    "mtmd_decode_use_non_causal",
+    "mtmd_encode_chunk",
+    "mtmd_free",
+    "mtmd_get_cap_from_file",
+    "mtmd_get_output_embd",
+    "mtmd_helper_bitmap_init_from_buf_wrapper",
+    "mtmd_helper_init_opt_default",
+    "mtmd_helper_log_set",
+    "mtmd_init_from_file",
+    "mtmd_input_chunk_get_n_pos",
+    "mtmd_input_chunk_get_n_tokens",
+    "mtmd_input_chunk_get_tokens_text",
+    "mtmd_input_chunk_get_type",
+    "mtmd_input_chunks_free",
+    "mtmd_input_chunks_get",
+    "mtmd_input_chunks_init",
+    "mtmd_input_chunks_size",
+    "mtmd_support_vision",
+    "mtmd_tokenize",
+)
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level; a continued line has no level of its own
 _local = threading.local()
 
@@ -75,16 +99,36 @@ def llama() -> Any:
             f"the llama.cpp engine needs llama-cpp-python: {error}",
             hint="pip install 'lorakit[llama]' (compiles for about ten minutes; see docs/llama.md)",
         ) from error
-    missing = [name for name in SYMBOLS if not hasattr(llama_cpp, name)]
+    _require(llama_cpp, SYMBOLS)
+    _install_log(llama_cpp)
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def mtmd() -> Any:
+    """The low-level module for images, ready for use. Raises as `llama` does."""
+    llama()
+    try:
+        from llama_cpp import mtmd_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingExtraError(
+            f"this llama-cpp-python was built without its library for images: {error}",
+            hint="pip install --force-reinstall --no-binary :all: 'lorakit[llama]'",
+        ) from error
+    _require(mtmd_cpp, MTMD_SYMBOLS)
+    mtmd_cpp.mtmd_helper_log_set(_KEPT[0], ctypes.c_void_p(0))
+    return mtmd_cpp
+
+
+def _require(module: ModuleType, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not hasattr(module, name)]
     if missing:
         raise EngineError(
             "this llama-cpp-python lacks what the engine calls",
             items=missing,
             hint=f"pip install --upgrade 'llama-cpp-python>={MINIMUM}'",
         )
-    _install_log(llama_cpp)
-    llama_cpp.llama_backend_init()
-    return llama_cpp
 
 
 def _install_log(module: ModuleType) -> None:
