@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.chat.calls import ParsedReply
+from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.errors import BaseModelError, FormatError
 from lorakit.tokenizer import TextTokenizer
+from lorakit.images import Vectors
 
 
 class Dialogue:
@@ -61,6 +63,24 @@ class Dialogue:
     ) -> list[int]:
         """Token ids of a conversation up to where the model answers."""
         return self._tokenizer.encode(self.template.render(messages, tools), special=False)
+
+    def illustrated(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        encode: Encode,
+        *,
+        paths: bool = True,
+    ) -> tuple[list[int], dict[int, Vectors]]:
+        """`prompt` for messages with images, see lorakit.chat.images."""
+        return illustrated_prompt(
+            self.template,
+            lambda text: self._tokenizer.encode(text, special=False),
+            encode,
+            messages,
+            tools,
+            paths=paths,
+        )
 
     def parse(self, text: str) -> ParsedReply:
         """An answer taken apart; all text where the model has no known tool format."""

@@ -18,8 +18,8 @@ SIDE, PATCH, WIDTH, INNER, LAYERS = 32, 8, 16, 32, 2
 POSITIONS = 4  # 4 x 4 patches, pooled 2 x 2
 
 
-def write_projector(path, embedding=128, seed=0, arch="clip"):
-    """About 55 KB of mmproj: an encoder of two layers and Gemma 3's projection."""
+def write_projector(path, embedding=64, seed=0, arch="clip"):
+    """About 40 KB of mmproj: an encoder of two layers and Gemma 3's projection."""
     rng = np.random.default_rng(seed)
 
     def weight(*shape):
