@@ -111,7 +111,8 @@ def mtmd_logits(engine, content):
     past = ctypes.c_int32(0)
 
     def run(tokens):
-        batch = low.llama_batch_get_one((ctypes.c_int32 * len(tokens))(*tokens), len(tokens))
+        held = (ctypes.c_int32 * len(tokens))(*tokens)
+        batch = low.llama_batch_get_one(held, len(tokens))
         assert low.llama_decode(context, batch) == 0
         past.value += len(tokens)
 
@@ -191,10 +192,10 @@ def test_rows_with_and_without_images_run_together(engine):
             Row(sequence=with_image, tokens=tokens, images=image.images),
         ]
     )
-    assert np.abs(found[1] - alone).max() < 1e-5
+    assert np.abs(found[1] - alone).max() < 1e-3
     other = engine.open_sequence()
     kept = found[0].copy()
-    assert np.abs(engine.forward([Row(sequence=other, tokens=text)])[0] - kept).max() < 1e-5
+    assert np.abs(engine.forward([Row(sequence=other, tokens=text)])[0] - kept).max() < 1e-3
 
 
 def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector):
@@ -313,7 +314,7 @@ def test_files_that_are_no_projector_for_the_model(tmp_path):
     for path, kind, words in [
         (tmp_path / "missing.gguf", SourceError, "no projector file"),
         (tmp_path / "noise", FormatError, "not a GGUF file"),
-        (tmp_path / "cut.gguf", FormatError, ""),
+        (tmp_path / "cut.gguf", FormatError, "cut.gguf"),
         (text, FormatError, "'gemma3', not 'clip'"),
         (wide, EngineError, "n_embd = 128"),
     ]:

@@ -90,5 +90,5 @@ def make_engine(projector=None, **native):
     options = EngineOptions(threads=1, context=256, max_batch=4, cached_sequences=4)
     engine = LlamaEngine(gemma_base(), options, LlamaOptions(**native))
     if projector:
-        engine.open_vision(projector)
+        engine.open_vision(Path(projector))
     return engine

@@ -1,0 +1,63 @@
+"""lorakit quantize: a GGUF model in a smaller type."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from lorakit.cli.output import console, print_json, size
+from lorakit.cli.references import JsonOption
+from lorakit.engines.llama.quantize import Quantized, quantize
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IN.gguf", help="A GGUF model, best F16.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.gguf", help="A new file.")],
+    type: Annotated[str, typer.Option("--type", "-t", help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, ...")],
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; all cores if not given.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Quantize a GGUF model, so that it needs less memory and answers faster."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, console=console, transient=True, disable=json) as bar:
+        task = bar.add_task("reading", total=None)
+        done = quantize(
+            source,
+            output,
+            type=type,
+            threads=threads,
+            progress=lambda at, of, name: bar.update(
+                task, completed=at, total=of, description=name
+            ),
+        )
+    if json:
+        print_json(_report(done))
+        return
+    ratio = done.bytes_after / done.bytes_before
+    console.print(f"wrote {output}: {done.type}, {size(done.bytes_after)} ({ratio:.0%})")
+    for (wanted, taken), count in _fallbacks(done).items():
+        console.print(f"  {count} tensors took {taken}, as {wanted} does not divide their rows")
+
+
+def _fallbacks(done: Quantized) -> Counter[tuple[str, str]]:
+    return Counter((wanted, taken) for _, _, wanted, taken in done.fallbacks)
+
+
+def _report(done: Quantized) -> dict[str, object]:
+    return {
+        "output": str(done.path),
+        "type": done.type,
+        "bytes_before": done.bytes_before,
+        "bytes_after": done.bytes_after,
+        "fallbacks": [
+            {"tensor": name, "row": row, "wanted": wanted, "taken": taken}
+            for name, row, wanted, taken in done.fallbacks
+        ],
+    }
