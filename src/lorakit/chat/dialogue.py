@@ -14,8 +14,8 @@ from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.errors import BaseModelError, FormatError
-from lorakit.tokenizer import TextTokenizer
 from lorakit.images import Vectors
+from lorakit.tokenizer import TextTokenizer
 
 
 class Dialogue:

@@ -8,16 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("llama_cpp", reason="needs the extra lorakit[llama]")
-
-from dataclasses import replace
-
-from vision_cases import TRUTH, gemma_base
-
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.quantize import TYPES, quantize
-from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import (
     EngineError,
     FormatError,
@@ -26,16 +20,18 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
+from lorakit.gguf_base import open_gguf_base
 
-BASE = TRUTH / "gguf" / "gemma3.base.f32.gguf"
+from .llama_cases import TRUTH, base_file, logits_of
+
+BASE = base_file("gemma3")
 TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)
 
 
 def logits(path):
     options = EngineOptions(threads=1, context=64)
-    engine = LlamaEngine(replace(gemma_base(), path=path), options, LlamaOptions(repack=False))
-    sequence = engine.open_sequence()
-    found = engine.forward([Row(sequence=sequence, tokens=TOKENS, logits="all")])[0].copy()
+    engine = LlamaEngine(open_gguf_base(path), options, LlamaOptions())
+    found = logits_of(engine, TOKENS)
     engine.close()
     return found
 

@@ -9,10 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("llama_cpp", reason="needs the extra lorakit[llama]")
-
-from vision_cases import POSITIONS, TRUTH, gemma_base, make_engine, png, write_projector
-
 from lorakit.adapter import Adapter, Delta
 from lorakit.chat.images import illustrated_prompt
 from lorakit.chat.template import ChatTemplate
@@ -30,11 +26,14 @@ from lorakit.errors import (
     SourceError,
     UnsupportedError,
 )
-from lorakit.formats import read_adapter
+from lorakit.images import Image, digest_of, pseudo_ids
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler, check_prompt
+
+from .llama_cases import TRUTH, base_file, truth_adapter
+from .vision_cases import POSITIONS, make_engine, png, write_projector
 
 BEFORE, AFTER = [1, 20, 30, 40, 50, 60], [70, 80, 90]
 
@@ -59,10 +58,6 @@ def engine(projector):
     engine = make_engine(projector)
     yield engine
     engine.close()
-
-
-def plain_adapter():
-    return read_adapter(TRUTH / "peft" / "gemma3" / "plain")
 
 
 def prompt(image):
@@ -144,7 +139,7 @@ def test_an_image_is_its_positions_and_the_texts_around_it(engine):
     assert vectors.shape == (POSITIONS, 64)
     assert vectors.dtype == np.float32
     assert len(negative) == POSITIONS
-    tokenizer = LlamaTokenizer(gemma_base().path)
+    tokenizer = LlamaTokenizer(base_file("gemma3"))
     start = image.ids.index(negative[0])
     assert tokenizer.decode(image.ids[:start]) == "<start_of_image>"
     assert tokenizer.decode(image.ids[start + POSITIONS :]) == "<end_of_image>"
@@ -173,7 +168,7 @@ def test_logits_of_all_positions_but_those_within_the_image(engine):
 
 def test_adapters_change_image_turns(engine):
     image = engine.encode_image(png(1))
-    handle = engine.attach(plain_adapter())
+    handle = engine.attach(truth_adapter("gemma3", "plain"))
     base = last_logits(engine, image)
     adapted = last_logits(engine, image, ((handle, 1.0),))
     assert np.abs(adapted - base).max() > 0.01
@@ -201,7 +196,7 @@ def test_rows_with_and_without_images_run_together(engine):
 def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector):
     one, two = engine.encode_image(png(1)), engine.encode_image(png(2))
     warm = Scheduler(engine)
-    handle = warm.attach("plain", plain_adapter())
+    handle = warm.attach("plain", truth_adapter("gemma3", "plain"))
     turns = [
         (prompt(one), one.images, ()),
         ([*prompt(one), 100, 101, 102], one.images, ()),
@@ -220,7 +215,7 @@ def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector)
     for (tokens, images, adapters), warm_result in zip(turns, found, strict=True):
         cold_engine = make_engine(projector)
         cold = Scheduler(cold_engine)
-        cold_handle = cold.attach("plain", plain_adapter())
+        cold_handle = cold.attach("plain", truth_adapter("gemma3", "plain"))
         generation = ask(cold, tokens, images, tuple((cold_handle, s) for _, s in adapters))
         drain(cold)
         assert generation.result().text == warm_result.text
@@ -243,8 +238,6 @@ def test_scoring_a_prompt_with_an_image(engine):
 def test_a_causal_image_may_outgrow_the_micro_batch(projector):
     wide, narrow = make_engine(projector), make_engine(projector, micro_batch=32)
     rng = np.random.default_rng(0)
-    from lorakit.images import Image, digest_of, pseudo_ids
-
     vectors = rng.normal(size=(70, 64)).astype(np.float32)
     digest = digest_of(vectors)
     image = Image(tuple(pseudo_ids(digest, 70)), {digest: vectors})
@@ -261,7 +254,7 @@ def test_a_causal_image_may_outgrow_the_micro_batch(projector):
 
 def test_a_chat_with_an_image(engine):
     template = ChatTemplate.open(TRUTH / "bases" / "gemma3")
-    tokenizer = LlamaTokenizer(gemma_base().path)
+    tokenizer = LlamaTokenizer(base_file("gemma3"))
     parts = [{"type": "text", "text": "What is "}, {"type": "image", "bytes": png(3)}]
     ids, images = illustrated_prompt(
         template,
@@ -377,7 +370,7 @@ HOSTILE = """
 import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from vision_cases import make_engine, png
+from llama.vision_cases import make_engine, png
 from lorakit.errors import LorakitError
 engine = make_engine(sys.argv[2])
 rng = np.random.default_rng(0)
@@ -406,7 +399,7 @@ print("alive")
 
 
 def test_hostile_pictures_leave_the_process_alive(projector):
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", HOSTILE, here, str(projector)],
         capture_output=True, text=True, timeout=100, check=False,
@@ -417,7 +410,7 @@ def test_hostile_pictures_leave_the_process_alive(projector):
 LEFT_OPEN = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from vision_cases import make_engine, png
+from llama.vision_cases import make_engine, png
 engine = make_engine(sys.argv[2])
 engine.encode_image(png(1))
 print("end")
@@ -425,7 +418,7 @@ print("end")
 
 
 def test_a_process_that_forgets_to_close_ends_cleanly(projector):
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", LEFT_OPEN, here, str(projector)],
         capture_output=True, text=True, timeout=60, check=False,

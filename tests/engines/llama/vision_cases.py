@@ -2,18 +2,14 @@
 
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lorakit.base import Base
-from lorakit.engines.llama.engine import LlamaEngine
-from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.protocol import EngineOptions
 from lorakit.gguf import Value, write_gguf_file
 
-TRUTH = Path(__file__).parents[2] / "data" / "truth"
+from .llama_cases import open_engine
+
 SIDE, PATCH, WIDTH, INNER, LAYERS = 32, 8, 16, 32, 2
 POSITIONS = 4  # 4 x 4 patches, pooled 2 x 2
 
@@ -81,14 +77,8 @@ def _chunk(part):
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def gemma_base():
-    folder = Base.open(TRUTH / "bases" / "gemma3")
-    return replace(folder, path=TRUTH / "gguf" / "gemma3.base.f32.gguf")
-
-
 def make_engine(projector=None, **native):
-    options = EngineOptions(threads=1, context=256, max_batch=4, cached_sequences=4)
-    engine = LlamaEngine(gemma_base(), options, LlamaOptions(**native))
+    engine = open_engine("gemma3", context=256, max_batch=4, cached_sequences=4, **native)
     if projector:
         engine.open_vision(Path(projector))
     return engine

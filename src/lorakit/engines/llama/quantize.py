@@ -189,12 +189,12 @@ def _child() -> None:
     source, partial, number, threads = sys.argv[1:]
     api = llama()
 
-    @api.llama_log_callback
     def receive(level: int, text: bytes, _: Any) -> None:
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
 
-    api.llama_log_set(receive, ctypes.c_void_p(0))
+    callback = api.llama_log_callback(receive)
+    api.llama_log_set(callback, ctypes.c_void_p(0))
     params = api.llama_model_quantize_default_params()
     params.ftype, params.nthread = int(number), int(threads)
     code = api.llama_model_quantize(os.fsencode(source), os.fsencode(partial), params)
