@@ -318,6 +318,22 @@ def test_files_that_are_no_projector_for_the_model(tmp_path):
         engine.close()
 
 
+def with_number(content, key, value):
+    at = content.index(key) + len(key) + 4
+    return content[:at] + value.to_bytes(4, "little") + content[at + 4 :]
+
+
+def test_a_projector_that_ends_the_process_is_refused(projector, tmp_path):
+    broken = tmp_path / "mmproj.gguf"
+    engine = make_engine()
+    for key, value in [(b"vision.image_size", 1000), (b"vision.patch_size", 1)]:
+        broken.write_bytes(with_number(projector.read_bytes(), key, value))
+        with pytest.raises(FormatError, match="ends the process"):
+            engine.open_vision(broken)
+    assert np.isfinite(last_text(engine)).all()
+    engine.close()
+
+
 def last_text(engine):
     sequence = engine.open_sequence()
     return engine.forward([Row(sequence=sequence, tokens=np.array([1, 2, 3]))])[0][-1]

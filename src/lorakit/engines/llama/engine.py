@@ -25,6 +25,7 @@ from lorakit.engines.llama.lane import CELLS, Lane, Piece, Set
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.rehearsal import rehearse
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row
 from lorakit.errors import (
@@ -86,10 +87,14 @@ class LlamaEngine:
     # Images.
 
     def open_vision(self, path: Path) -> None:
-        """Load a projector (mmproj), so that prompts may hold images. Raises as Vision does."""
+        """Load a projector (mmproj), so that prompts may hold images.
+
+        Its first use is rehearsed in a child process. Raises as Vision and rehearse do.
+        """
         self._require_open()
         if self._vision is not None:
             raise EngineError("a projector is loaded already")
+        rehearse(path, self._base.path, self._threads)
         self._vision = Vision(self._model, path, threads=self._threads)
 
     def encode_image(self, content: bytes) -> Image:
@@ -425,7 +430,6 @@ class LlamaEngine:
             return
         if self._vision:  # it reads the model's vocabulary
             self._vision.close()
-            self._vision = None
         for lane in self._lanes:
             lane.free()
         self._lanes.clear()
