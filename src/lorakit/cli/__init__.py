@@ -20,7 +20,7 @@ from lorakit.errors import LorakitError
 # Each is a module here with a function `command`, or with an `app` of several commands.
 COMMANDS = (
     *("demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
-    *("merge", "unmerge", "verify", "logits", "doctor", "cache"),
+    *("merge", "unmerge", "quantize", "verify", "logits", "doctor", "cache"),
 )
 
 

@@ -46,6 +46,7 @@ def _survive(projector: Path, model: Path, threads: int) -> str:
     )  # fmt: skip
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        lines = lines or [f"the process ended with {done.returncode}"]
         raise FormatError(
             f"{projector} is broken: llama.cpp ends the process over it",
             items=[Path(line).name if "GGML_ASSERT" in line else line for line in lines[-3:]],
