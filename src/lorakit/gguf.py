@@ -151,9 +151,7 @@ def is_gguf(path: Path) -> bool:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def open_gguf(
-    path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS
-) -> GgufFile:
+def open_gguf(path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS) -> GgufFile:
     """Map a GGUF file.
 
     model: it is a whole model's: arrays of strings (a vocabulary) are passed over and left empty,

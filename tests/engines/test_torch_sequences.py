@@ -10,7 +10,6 @@ from torch_cases import open_torch, truth_base
 
 import lorakit
 from lorakit import demo
-from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import EngineOptions
@@ -39,13 +38,6 @@ def llama():
     opened = open_torch(truth_base("llama"))
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def alora(llama):
-    handle = llama.attach(truth_adapter("llama", "alora"))
-    yield handle
-    llama.detach(handle)
 
 
 def close(found, expected, atol=3e-5):
@@ -137,76 +129,20 @@ def test_rescaling_copies_no_weights_and_the_base_runs_bare(engine):
     assert not overlays._kept
 
 
-# Adapters with invocation tokens.
-
-
-def by_hand(engine, tokens, start, before, after):
-    """The tokens before `start` under one set, the others under another."""
-    plain = open_torch(truth_base("llama"))
-    handles = {h: plain.attach(adapter) for h, adapter in engine_adapters(engine).items()}
-    sequence = plain.open_sequence()
-    parts = []
-    for part, held in ((tokens[:start], before), (tokens[start:], after)):
-        if len(part):
-            named = tuple((handles[h], scale) for h, scale in held)
-            parts.append(plain.forward([row(sequence, part, named)])[0])
-    plain.close()
-    return np.concatenate(parts)
-
-
-def engine_adapters(engine):
-    """What `alora` and its companions are without their invocation tokens."""
-    adapter = truth_adapter("llama", "alora")
-    return {h: Adapter(deltas=adapter.deltas) for h in engine._attached}
-
-
-def test_invocation_in_one_piece(llama, alora):
-    held = ((alora, 1.0),)
-    close(logits_of(llama, INVOKED, held), by_hand(llama, INVOKED, 22, (), held))
-    close(logits_of(llama, IDS, held), logits_of(llama, IDS))  # never invoked: the base
-
-
-@pytest.mark.parametrize("chunk", [1, 5, 10, 23])
-def test_the_end_of_a_chunked_prompt_is_that_of_the_whole(llama, alora, chunk):
-    """An invocation that a chunk splits, or that comes a second time: done again from there."""
-    held = ((alora, 0.5),)
-    expected = by_hand(llama, INVOKED, 22, (), held)
-    found = logits_of(llama, INVOKED, held, chunk=chunk)
-    close(found[24:], expected[24:])
-
-
-def test_invocation_after_fork_and_truncate(llama, alora):
-    held = ((alora, 1.0),)
-    expected = logits_of(llama, INVOKED, held)
+def test_saved_kv_goes_on(llama):
     sequence = llama.open_sequence()
-    llama.forward([row(sequence, INVOKED, held)])
-    for length in (10, 15, 23, 30):  # inside either invocation, between, behind
-        copy = llama.fork(sequence, length)
-        found = llama.forward([row(copy, INVOKED[length:], held)])[0]
-        close(found[-4:], expected[-4:])
-        llama.truncate(copy, 16)
-        shorter = llama.forward([row(copy, IDS[30:40], held)])[0]
-        close(shorter, by_hand(llama, np.append(INVOKED[:16], IDS[30:40]), 9, (), held)[16:])
-        llama.close_sequence(copy)
-    llama.close_sequence(sequence)
-
-
-def test_invocation_beside_another_adapter(llama, alora):
-    other = llama.attach(Adapter(deltas=truth_adapter("llama", "alora").deltas))
-    both = ((other, -0.7), (alora, 1.0))
-    expected = by_hand(llama, INVOKED, 22, both[:1], both)
-    close(logits_of(llama, INVOKED, both), expected)
-    llama.detach(other)
-
-
-def test_what_ran_under_another_set_stays(llama, alora):
-    """Only tokens that asked for the adapter are done again; the rest of the KV is kept."""
-    held = ((alora, 1.0),)
-    sequence = llama.open_sequence()
-    llama.forward([row(sequence, INVOKED[:23])])  # up to the middle of the invocation
-    found = llama.forward([row(sequence, INVOKED[23:], held)])[0]
-    close(found, by_hand(llama, INVOKED, 23, (), held)[23:])
-    llama.close_sequence(sequence)
+    expected = llama.forward([row(sequence, IDS[:20])])[0]
+    state = llama.save_sequence(sequence)
+    expected = llama.forward([row(sequence, IDS[20:22])])[0]
+    loaded = llama.load_sequence(state, 20)
+    close(llama.forward([row(loaded, IDS[20:22])])[0], expected)
+    for broken in (state[:-7], b"", b"nothing"):
+        with pytest.raises(EngineError):
+            llama.load_sequence(broken, 20)
+    with pytest.raises(EngineError):
+        llama.load_sequence(state, 19)
+    for name in (sequence, loaded):
+        llama.close_sequence(name)
 
 
 # Refusals and failures.

@@ -56,6 +56,8 @@ def test_adapter_logits(engines, case):
         adapter = read_adapter(FOUND[case])
     except UnsupportedError as error:
         pytest.skip(f"the reader refuses it: {error.message}")
+    if adapter.invocation_tokens:
+        pytest.skip("the runtime says from which token on it acts: see test_alora")
     handle = engine.attach(adapter)
     records = [key for key in truth if not key.startswith("ids")]
     assert any(key.startswith("scale1") for key in records)

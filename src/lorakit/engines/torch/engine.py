@@ -22,7 +22,7 @@ from lorakit.engines.rows import effective
 from lorakit.engines.torch.loading import choose_device, load_model, native_errors
 from lorakit.engines.torch.overlay import Overlays
 from lorakit.engines.torch.parts import Attached, Places
-from lorakit.engines.torch.sequences import Run, Sequences, State, plan
+from lorakit.engines.torch.sequences import Sequences, State
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -76,9 +76,12 @@ class TorchEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    def prepare(self, adapter: Adapter) -> None:
+        require_fit(adapter, self._base.decoder)
+
     def attach(self, adapter: Adapter) -> int:
         places = self._require_open().places
-        require_fit(adapter, self._base.decoder)
+        self.prepare(adapter)
         with native_errors("attaching an adapter"), torch.inference_mode():
             attached = Attached.of(adapter, places, self._device)
         handle = next(self._handles)
@@ -113,6 +116,19 @@ class TorchEngine:
         self._require_open()
         self._sequences.close(sequence)
 
+    def save_sequence(self, sequence: int) -> bytes:
+        self._require_open()
+        return self._sequences[sequence].save()
+
+    def load_sequence(self, state: bytes, length: int) -> int:
+        self._require_open()
+        decoder = self._base.decoder
+        like = (len(decoder.layers), decoder.kv_heads, decoder.head_dim)
+        return self._sequences.open(State.load(state, length, like, self._device))
+
+    def interrupt(self) -> None:
+        """A step of this engine is not stopped."""
+
     def close(self) -> None:
         self._overlays = None  # and with it the model
         self._sequences.clear()
@@ -136,24 +152,22 @@ class TorchEngine:
 
     def _row(self, overlays: Overlays, row: Row) -> tuple[State, Logits]:
         """What becomes of a row's sequence, and its logits."""
-        state = self._sequences[row.sequence]
-        held, tokens = len(state.tokens), np.concatenate([state.tokens, row.tokens])
-        invocations = {h: a.invocation for h, a in self._attached.items() if a.invocation}
-        runs = plan(state, row.tokens, effective(row.adapters), invocations)
-        state = state.first(runs[0].begin)
-        wanted = {"all": held, "last": len(tokens) - 1, "none": len(tokens)}[row.logits]
+        state, count = self._sequences[row.sequence], len(row.tokens)
+        acted = effective(row.adapters)
+        wanted = {"all": 0, "last": count - 1, "none": count}[row.logits]
         parts = []
-        for run in _chunks(runs):
-            kept = torch.arange(min(max(wanted, run.begin), run.end), run.end) - run.begin
-            cache, new = state.cache(), tokens[run.begin : run.end]
+        for begin in range(0, count, MAX_NEW):
+            end = min(begin + MAX_NEW, count)
+            kept = torch.arange(min(max(wanted, begin), end), end) - begin
+            cache = state.cache()
             result = overlays.run(
-                run.acted,
-                input_ids=torch.tensor(new, device=self._device)[None],
+                acted,
+                input_ids=torch.tensor(row.tokens[begin:end].copy(), device=self._device)[None],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=kept.to(self._device),
             )
-            state = state.extended(new, cache, run)
+            state = state.extended(end - begin, cache)
             parts.append(result.logits[0].float().cpu().numpy())
         return state, np.concatenate(parts)
 
@@ -187,12 +201,3 @@ class TorchEngine:
     def _require_attached(self, handle: int) -> None:
         if handle not in self._attached:
             raise EngineError(f"no adapter is attached with handle {handle}")
-
-
-def _chunks(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, none longer than the model is given at once."""
-    return [
-        Run(begin, min(begin + MAX_NEW, run.end), run.asked, run.acted)
-        for run in runs
-        for begin in range(run.begin, run.end, MAX_NEW)
-    ]

@@ -97,7 +97,6 @@ class Attached:
     heads: list[Term] = field(default_factory=list)  # of the projection to the vocabulary
     values: dict[str, Any] = field(default_factory=dict)  # replaced parameters
     rows: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # of tables, head: ids, values
-    invocation: tuple[int, ...] = ()
 
     @property
     def replaced(self) -> set[str]:
@@ -108,7 +107,7 @@ class Attached:
     def of(cls, adapter: Adapter, places: Places, device: Any) -> Attached:
         """Raises CapabilityError for what no weight of the model answers to."""
         put = Putter(device)
-        self = cls(invocation=adapter.invocation_tokens)
+        self = cls()
         for replacement in sorted(adapter.replacements, key=lambda r: r.rows is not None):
             self._replace(replacement, places, put)
         magnitudes = {m.module: put(m.value) for m in adapter.magnitudes}

@@ -1,63 +1,46 @@
-"""Sequences: their tokens, keys and values, and which adapters acted on which of them.
+"""Sequences: their keys and values.
 
 A state is immutable, so a step that fails leaves it as it was, and a fork shares it. Every layer
 keeps all keys and values, sliding ones too: what a window hides is masked, so any length can be
-cut off again. Adapters with invocation tokens (aLoRA: Greenewald et al. 2025) act from the last
-occurrence of their invocation on; `plan` says what must run for that, a part of what is held again
-where an invocation came, or was completed, only now.
+cut off again.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from transformers import DynamicCache
 
-from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import EngineError
 
-Tokens = npt.NDArray[np.int64]
 Layers = tuple[tuple[Any, Any], ...]  # keys and values [1, heads, tokens, head_dim] of each layer
-Invocations = Mapping[int, tuple[int, ...]]  # by handle, of the adapters that have one
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring tokens that were asked for under one adapter set and ran under another."""
-
-    begin: int
-    end: int
-    asked: AdapterSet
-    acted: AdapterSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class State:
-    """tokens int64 [n], what their keys and values are, and the runs that made them."""
+    """How many tokens a sequence holds, and their keys and values."""
 
-    tokens: Tokens = field(default_factory=lambda: np.zeros(0, np.int64))
+    length: int = 0
     layers: Layers = ()
-    runs: tuple[Run, ...] = ()
 
     def first(self, length: int) -> State:
         """The state of the first tokens, without the memory of the rest."""
-        if length == len(self.tokens):
+        if length == self.length:
             return self
+        if not length:
+            return State()
         return State(
-            tokens=self.tokens[:length].copy(),
+            length=length,
             layers=tuple(
                 (keys[..., :length, :].clone(), values[..., :length, :].clone())
                 for keys, values in self.layers
-            )
-            if length
-            else (),
-            runs=tuple(
-                replace(run, end=min(run.end, length)) for run in self.runs if run.begin < length
             ),
         )
 
@@ -68,60 +51,33 @@ class State:
             cache.update(keys, values, index)
         return cache
 
-    def extended(self, tokens: Tokens, cache: DynamicCache, run: Run) -> State:
-        """The state after a run of further tokens, which the cache has taken in."""
-        runs = self.runs
-        if runs and (runs[-1].asked, runs[-1].acted) == (run.asked, run.acted):
-            runs, run = runs[:-1], replace(run, begin=runs[-1].begin)
+    def extended(self, count: int, cache: DynamicCache) -> State:
+        """The state after further tokens, which the cache has taken in."""
         return State(
-            tokens=np.concatenate([self.tokens, tokens]),
+            length=self.length + count,
             layers=tuple((layer.keys, layer.values) for layer in cache.layers),
-            runs=(*runs, run),
         )
 
+    def save(self) -> bytes:
+        """The keys and values as an .npz file."""
+        file = io.BytesIO()
+        arrays = {f"{n}": part.float().cpu().numpy() for n, part in enumerate(sum(self.layers, ()))}
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
 
-def plan(state: State, new: Tokens, asked: AdapterSet, invocations: Invocations) -> list[Run]:
-    """The runs that append tokens to a state; they begin before its end to do a part again.
-
-    Only tokens that were asked for under the same set as the new ones are done again.
-    """
-    held = len(state.tokens)
-    total = held + len(new)
-    own = {handle: invocations[handle] for handle, _ in asked if handle in invocations}
-    if not own:
-        return [Run(held, total, asked, asked)]
-    tokens = np.concatenate([state.tokens, new])
-    starts = {handle: last_occurrence(tokens, invocation) for handle, invocation in own.items()}
-    since = held
-    for run in reversed(state.runs):
-        if run.asked != asked:
-            break
-        since = run.begin
-    edges = sorted({since, total, *(s for s in starts.values() if since < s < total)})
-    wanted = [
-        Run(begin, end, asked, tuple(e for e in asked if starts.get(e[0], 0) <= begin))
-        for begin, end in itertools.pairwise(edges)
-    ]
-    redo = _first_difference(state.runs, wanted, held)
-    return [replace(run, begin=max(run.begin, redo)) for run in wanted if run.end > redo]
-
-
-def last_occurrence(tokens: Tokens, invocation: Sequence[int]) -> int:
-    """Where the last occurrence begins; beyond the end where there is none."""
-    windows = np.lib.stride_tricks.sliding_window_view
-    if len(invocation) > len(tokens):
-        return len(tokens)
-    found = np.flatnonzero((windows(tokens, len(invocation)) == np.asarray(invocation)).all(1))
-    return int(found[-1]) if len(found) else len(tokens)
-
-
-def _first_difference(had: Iterable[Run], wanted: Iterable[Run], held: int) -> int:
-    """The first held token that another adapter set acted on than is wanted now."""
-    for old, new in itertools.product(had, wanted):
-        begin = max(old.begin, new.begin)
-        if begin < min(old.end, new.end) and old.acted != new.acted:
-            held = min(held, begin)
-    return held
+    @classmethod
+    def load(cls, state: bytes, length: int, like: tuple[int, ...], device: Any) -> State:
+        """What `save` gave; `like` is (layers, heads, head_dim). Raises EngineError."""
+        layers, heads, head_dim = like
+        try:
+            with np.load(io.BytesIO(state), allow_pickle=False) as file:
+                parts = [torch.from_numpy(file[f"{n}"]).to(device) for n in range(len(file.files))]
+        except (ValueError, OSError, KeyError, EOFError, TypeError, BadZipFile) as error:
+            raise EngineError("the saved state cannot be read") from error
+        shape = (1, heads, length, head_dim)
+        if len(parts) != 2 * layers or any(tuple(p.shape) != shape for p in parts) or length < 1:
+            raise EngineError("the saved state is of another model, or of another length")
+        return cls(length=length, layers=tuple(zip(parts[::2], parts[1::2], strict=True)))
 
 
 class Sequences:
@@ -152,7 +108,7 @@ class Sequences:
         self._states |= states
 
     def length(self, sequence: int) -> int:
-        return len(self[sequence].tokens)
+        return self[sequence].length
 
     def truncate(self, sequence: int, length: int) -> None:
         self._states[sequence] = self._first(sequence, length, "truncate to")
@@ -169,8 +125,6 @@ class Sequences:
 
     def _first(self, sequence: int, length: int, doing: str) -> State:
         state = self[sequence]
-        if not 0 <= length <= len(state.tokens):
-            raise EngineError(
-                f"cannot {doing} {length}: the sequence holds {len(state.tokens)} tokens"
-            )
+        if not 0 <= length <= state.length:
+            raise EngineError(f"cannot {doing} {length}: the sequence holds {state.length} tokens")
         return state.first(length)
