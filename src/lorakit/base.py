@@ -105,6 +105,11 @@ class Base:
         )
 
     @property
+    def is_gguf(self) -> bool:
+        """Whether it is one GGUF file, whose weights only llama.cpp reads."""
+        return self.path.is_file()
+
+    @property
     def name(self) -> str:
         return self.path.resolve().name
 

@@ -7,35 +7,38 @@ comes back as text. What happens in between is in runtime/scheduler.py.
 from __future__ import annotations
 
 import asyncio
-import operator
-import time
+import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from numbers import Real
-from typing import Any, Literal, Unpack, overload
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter_config import AdapterRef, ModelWarning
 from lorakit.base import Base
 from lorakit.chat.dialogue import Dialogue
-from lorakit.chat.messages import Message
-from lorakit.engines.protocol import Capabilities, Logits
-from lorakit.errors import ParameterError, QueueFullError
-from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales, as_scales
+from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
+from lorakit.errors import CapabilityError, ParameterError
+from lorakit.generating import Generating
+from lorakit.images import Vectors
+from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
 from lorakit.loading import name_of, ready
 from lorakit.merged import MergedAdapter
-from lorakit.requests import ChatReply, Prompt, Request
-from lorakit.runtime.generation import Completion, Generation, Stream
-from lorakit.runtime.job import Job
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
-from lorakit.runtime.scheduler import KvPolicy, check_prompt
+from lorakit.requests import ChatPrompt, Prompt
+from lorakit.runtime.scheduler import KvPolicy, Scheduler, check_prompt
+from lorakit.runtime.state import read_state, write_state
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, Progress, Source, fetch
-from lorakit.tokenizer import Tokenizer
+from lorakit.tokenizer import TextTokenizer
+
+T = TypeVar("T")
 
 
-class Model:
+class Model(Generating):
     """An open base model. Every method may be called from any thread.
 
     `adapters=` of a request names the adapters for that request alone ({} for the plain base); left
@@ -45,7 +48,7 @@ class Model:
     def __init__(
         self,
         base: Base,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         thread: EngineThread,
         *,
         offline: bool | None = None,
@@ -57,7 +60,7 @@ class Model:
         self._offline = offline
         self._progress = progress
         self.tokenizer = tokenizer
-        self._dialogue = Dialogue(base.path, tokenizer)
+        self._dialogue = Dialogue(base.path, tokenizer, base.templates if base.is_gguf else None)
         self._thread = thread
         self._table = AdapterTable(self._thread)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
@@ -153,184 +156,83 @@ class Model:
         """The loaded adapter of that name, if there is one."""
         return self._table.find(name)
 
-    # Generation.
-
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        adapters: Scales | None = None,
-        sampling: SamplingParams | None = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Completion:
-        """Continue a prompt (text, or token ids as they are) and wait for the whole of it.
-
-        sampling and options (see SamplingParams) say how; timeout is a deadline in seconds.
-        Raises ContextFullError (prompt too long), ParameterError, UnknownAdapterError,
-        QueueFullError, DeadlineError, EngineError, ClosedError.
-        """
-        params = sampling_params(sampling, options)
-        generation = self._submit(self.encode(prompt), params, adapters, timeout)
-        try:
-            return generation.result()
-        except BaseException:  # Ctrl-C too: nothing goes on behind the caller's back
-            generation.cancel()
-            raise
-
-    async def acomplete(
-        self,
-        prompt: Prompt,
-        *,
-        adapters: Scales | None = None,
-        sampling: SamplingParams | None = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Completion:
-        """`complete` for coroutines; cancelling the task cancels the generation."""
-        params = sampling_params(sampling, options)
-        generation = self._submit(self.encode(prompt), params, adapters, timeout)
-        try:
-            return await generation.aresult()
-        except BaseException:
-            generation.cancel()
-            raise
-
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        adapters: Scales | None = None,
-        sampling: SamplingParams | None = None,
-        timeout: float | None = None,
-        lookahead: int | None = 0,
-        **options: Unpack[SamplingOptions],
-    ) -> Stream:
-        """Continue a prompt piece by piece: `for piece in ...` or `async for piece in ...`.
-
-        A piece never splits a character. With lookahead 0 the next token is computed when it is
-        asked for, so a scale changed between two pieces acts on the next one; n lets generation
-        run n pieces ahead of the reader, None as fast as it can. Errors as of `complete`.
-        """
-        params = sampling_params(sampling, options)
-        ids = self.encode(prompt)
-        return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead))
-
-    def batch(
-        self, requests: Iterable[Request], *, timeout: float | None = None
-    ) -> list[Completion]:
-        """Run requests together, each with its own adapters; results in their order.
-
-        If one of them fails the others are cancelled and its error is raised.
-        """
-        generations: list[Generation] = []
-        try:
-            for request in requests:
-                ids = self.encode(request.prompt)
-                generations.append(
-                    self._submit(ids, request.sampling, request.adapters, timeout, wait=True)
-                )
-            return [generation.result() for generation in generations]
-        except BaseException:
-            for generation in generations:
-                generation.cancel()
-            raise
-
-    async def abatch(
-        self, requests: Iterable[Request], *, timeout: float | None = None
-    ) -> list[Completion]:
-        """`batch` for coroutines."""
-        room = asyncio.Semaphore(min(self.capabilities.max_batch, self._thread.max_queue))
-
-        async def run(request: Request) -> Completion:
-            async with room:
-                return await self.acomplete(
-                    request.prompt,
-                    adapters=request.adapters,
-                    sampling=request.sampling,
-                    timeout=timeout,
-                )
-
-        tasks = [asyncio.ensure_future(run(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-
-    # Conversations.
-
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        adapters: Scales | None = None,
-        sampling: SamplingParams | None = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> ChatReply:
-        """Answer a conversation through the model's own chat template.
-
-        messages and tools have OpenAI's shapes. The answer's tool calls are parsed; append
-        `reply.message` to go on. Errors as of `complete`, and BaseModelError (template_missing).
-        """
-        ids = self.chat_prompt(messages, tools=tools)
-        return self.parse_reply(
-            self.complete(ids, adapters=adapters, sampling=sampling, timeout=timeout, **options)
-        )
-
-    async def achat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        adapters: Scales | None = None,
-        sampling: SamplingParams | None = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> ChatReply:
-        """`chat` for coroutines."""
-        ids = self.chat_prompt(messages, tools=tools)
-        return self.parse_reply(
-            await self.acomplete(
-                ids, adapters=adapters, sampling=sampling, timeout=timeout, **options
-            )
-        )
-
-    def chat_prompt(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[int]:
-        """The token ids of a conversation, ready for the model's answer."""
-        return self._dialogue.prompt(messages, tools)
-
-    def parse_reply(self, completion: Completion) -> ChatReply:
-        """Find the tool calls in an answer."""
-        return ChatReply(parsed=self._dialogue.parse(completion.text), completion=completion)
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text as `complete` runs it; ids are passed on as they are."""
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, special=True)
-        try:
-            return [operator.index(token) for token in prompt]
-        except TypeError as error:
-            raise ParameterError(f"a prompt is text or token ids: {error}") from error
+    # What was computed.
 
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
+        ids, images = self._whole(prompt)
+        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary, images)
+        return self._with_adapters(adapters, lambda s, chosen: s.logits(ids, chosen, images))
+
+    def embed(
+        self,
+        prompt: Prompt,
+        *,
+        adapters: Scales | None = None,
+        pooling: Literal["mean", "last"] = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """The prompt as one vector, float32 [hidden size]: its tokens' last hidden states pooled.
+
+        normalize: divide by the length. Raises CapabilityError for an engine that gives none.
+        """
+        if pooling not in ("mean", "last"):
+            raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        ids, images = self._whole(prompt)
+        if images:
+            raise CapabilityError("images have no embedding", hint="embed text alone")
+        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary)
+        states = self._with_adapters(adapters, lambda s, chosen: s.hidden(ids, chosen))
+        vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
+        length = float(np.linalg.norm(vector)) if normalize else 1.0
+        return np.asarray(vector / (length or 1.0), np.float32)
+
+    def save_state(
+        self, prompt: Prompt, path: str | os.PathLike[str], *, adapters: Scales | None = None
+    ) -> int:
+        """Compute a prompt's KV and write it to a file; returns how many tokens it holds.
+
+        It serves only requests with the same base, engine, adapters, scales and tokens.
+        Raises WriteError, and what `complete` raises.
+        """
+        ids, images = self._whole(prompt)
+        if images:
+            raise CapabilityError("the KV of images is not saved", hint="save text alone")
+        chosen = {a.name: a.scale for a in self.adapters if a.active} if adapters is None else None
+        given: Any = adapters if chosen is None else chosen
+        self.complete(ids, adapters=given, max_tokens=1, ignore_eos=True)
+        state = self._with_adapters(given, lambda s, active: s.save_state(ids, active))
+        write_state(Path(path), state, self._about())
+        return len(ids)
+
+    def load_state(self, path: str | os.PathLike[str]) -> int:
+        """Take saved KV into the prefix cache; returns how many tokens it holds.
+
+        Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
+        """
+        state = read_state(Path(path), self._about())
+        with self._table.lock:
+            loaded = self._thread.call(lambda scheduler: scheduler.load_state(state))
+        loaded.result()
+        return len(state.tokens)
+
+    def _about(self) -> dict[str, str]:
+        return {"engine": self.capabilities.engine, "base": self.base.fingerprint}
+
+    def _whole(self, prompt: Prompt) -> tuple[list[int], Mapping[int, Vectors]]:
         ids = self.encode(prompt)
         if not ids:
             raise ParameterError("the prompt holds no tokens")
-        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary)
+        return ids, ids.images if isinstance(ids, ChatPrompt) else {}
+
+    def _with_adapters(
+        self, adapters: Scales | None, command: Callable[[Scheduler, AdapterSet], T]
+    ) -> T:
+        """Run a command on the engine's thread, with the active set where none is named."""
         with self._table.lock:
             chosen = None if adapters is None else self._table.resolve(adapters)
             future = self._thread.call(
-                lambda scheduler: scheduler.logits(
-                    ids, scheduler.active if chosen is None else chosen
-                )
+                lambda scheduler: command(scheduler, scheduler.active if chosen is None else chosen)
             )
         return future.result()
 
@@ -365,7 +267,9 @@ class Model:
     def _load(self, reference: AdapterRef, name: str, source: Source) -> LoadedAdapter:
         get = partial(fetch, source=source, offline=self._offline, progress=self._report)
         try:
-            return self._table.load(name, *ready(reference, self.base, get))
+            adapter, said = ready(reference, self.base, get)
+            self._thread.prepare(adapter)  # here, so that the engine's thread need not
+            return self._table.load(name, adapter, said)
         except BaseException:
             self._table.release(name)
             raise
@@ -378,46 +282,6 @@ class Model:
     def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
         if load.cancelled():
             self._table.release(name)
-
-    def _submit(
-        self,
-        ids: Sequence[int],
-        params: SamplingParams,
-        adapters: Scales | None,
-        timeout: float | None,
-        *,
-        lookahead: int | None = None,
-        wait: bool = False,
-    ) -> Generation:
-        if not ids:
-            raise ParameterError("the prompt holds no tokens")
-        if timeout is not None and not (isinstance(timeout, Real) and timeout > 0):
-            raise ParameterError(f"timeout must be above 0 seconds, found {timeout!r}")
-        if lookahead is not None and not (isinstance(lookahead, int) and lookahead >= 0):
-            raise ParameterError(f"lookahead must be None or 0 and more, found {lookahead!r}")
-        check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary)
-        stops = frozenset(params.stop_tokens)
-        if not params.ignore_eos:
-            stops |= self._dialogue.stop_tokens
-        deadline = None if timeout is None else time.monotonic() + float(timeout)
-        decoder = self.tokenizer.stream(continuing=True)
-        chosen = None if adapters is None else as_scales(adapters)
-        while True:
-            if wait:
-                self._thread.wait_for_room()
-            try:
-                with self._table.lock:  # nothing may be unloaded between naming and queueing it
-                    generation = Generation(
-                        tuple(ids),
-                        params,
-                        adapters=None if chosen is None else self._table.resolve(chosen),
-                        deadline=deadline,
-                        lookahead=lookahead,
-                    )
-                    return self._thread.submit(Job(generation, decoder, stops))
-            except QueueFullError:
-                if not wait:
-                    raise
 
 
 def _shut_down(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import TypedDict, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
 from lorakit.base import Base
-from lorakit.engines import open_engine
+from lorakit.engines import choose_engine, open_engine, open_tokenizer, require_tokenizer
+from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import Device, EngineOptions, Quantization
-from lorakit.errors import LorakitError, ParameterError
+from lorakit.errors import CapabilityError, LorakitError, ParameterError
+from lorakit.gguf_base import open_base
 from lorakit.loading import ready
 from lorakit.merged import MergedAdapter, merged_base
 from lorakit.model import Model
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
-from lorakit.tokenizer import Tokenizer
 
 Choice = Adapter | AdapterConfig
 log = logging.getLogger("lorakit")
@@ -36,13 +37,15 @@ class EngineKeywords(TypedDict, total=False):
     max_batch: int
     cached_sequences: int
     device: Device | None
+    llama: LlamaOptions | None
 
 
 def open(
     base: str | os.PathLike[str],
     *,
     adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
-    engine: str = "onnx",
+    engine: str | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
     max_queue: int = MAX_QUEUE,
     offline: bool | None = None,
     progress: OnProgress | None = None,
@@ -50,16 +53,19 @@ def open(
 ) -> Model:
     """Open a base model and return a Model; close it, or use it as a context manager.
 
-    base: a Hugging Face folder (config.json, safetensors, tokenizer.json): a path, the https:// URL
-    of one, or hf:org/repo[@revision][/subfolder].
+    base: a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file: a path,
+    the https:// URL of one, or hf:org/repo[@revision][/subfolder].
     adapter: one adapter or several to load and apply at once: a reference, an Adapter, or an
     AdapterConfig, which also says at what scale and what to do when it fails.
-    engine: "onnx" (ONNX Runtime, the default), or "torch" (the reference: transformers, every kind
-    of adapter, float32; needs lorakit[torch]).
+    engine: "onnx" (ONNX Runtime, the default for a folder), "llama" (llama.cpp, for a GGUF file;
+    needs lorakit[llama]), or "torch" (the reference: transformers, every kind of adapter, float32;
+    needs lorakit[torch]).
+    mmproj: the file of a GGUF vision model's projector, so that chats may hold images.
     max_queue: how many requests may wait before QueueFullError.
     offline: fetch nothing; None asks LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: told of every
     download, of this model's later `load_adapter` too; see lorakit.sources.
-    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences, device).
+    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences, device,
+    llama=LlamaOptions(...)).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; then everything is closed.
     """
@@ -71,13 +77,16 @@ def open(
     if not isinstance(max_queue, int) or max_queue < 1:
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {max_queue!r}")
     choices = as_choices(adapter)
-    opened = Base.open(fetch(base, kind="base", offline=offline, progress=progress))
+    opened = open_base(fetch(base, kind="base", offline=offline, progress=progress))
+    engine = choose_engine(engine, opened)
     opened, choices, merged, warnings = _merge(opened, choices, offline, progress)
-    Tokenizer.require(opened.path)  # before anything slow begins
+    require_tokenizer(opened)  # before anything slow begins
+    if mmproj is not None:
+        options["llama"] = _with_projector(options.get("llama"), mmproj, opened, offline, progress)
     make = partial(open_engine, engine, opened, EngineOptions(**options))
     thread = EngineThread(make, max_queue=max_queue)
     try:  # beside the opening engine
-        tokenizer = Tokenizer.open(opened.path)
+        tokenizer = open_tokenizer(opened)
         model = Model(opened, tokenizer, thread, offline=offline, progress=progress)
     except BaseException:
         thread.close()
@@ -91,12 +100,33 @@ def open(
     return model
 
 
+def _with_projector(
+    native: LlamaOptions | None,
+    mmproj: str | os.PathLike[str],
+    base: Base,
+    offline: bool | None,
+    progress: OnProgress | None,
+) -> LlamaOptions:
+    """The options with the projector's local file. Raises CapabilityError, and as `fetch`."""
+    if not base.is_gguf:
+        raise CapabilityError(
+            "a projector goes with a GGUF model", hint="open the GGUF file of the vision model"
+        )
+    file = fetch(mmproj, kind="base", offline=offline, progress=progress)
+    return replace(native or LlamaOptions(), mmproj=file)
+
+
 def _merge(
     base: Base, choices: list[Choice], offline: bool | None, progress: OnProgress | None
 ) -> tuple[Base, list[Choice], tuple[MergedAdapter, ...], list[ModelWarning]]:
     """The base with what is to be merged into it, and the adapters that are left to apply."""
     wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
     rest = [c for c in choices if isinstance(c, Adapter) or c.mode != "merge"]
+    if wanted and base.is_gguf:
+        raise CapabilityError(
+            "adapters are merged into a Hugging Face folder, not into a GGUF file",
+            hint='use mode="dynamic", or merge the folder and convert that',
+        )
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
     warnings = []
     for config in wanted:

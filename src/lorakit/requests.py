@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.images import Vectors
 from lorakit.loaded import Scales
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
 
 Prompt = str | Sequence[int]
+
+
+class ChatPrompt(list[int]):
+    """Token ids of a prompt, and the images that its negative ids stand for (see lorakit.images).
+
+    images: float32 vectors [positions, embedding] by digest.
+    """
+
+    def __init__(self, ids: Sequence[int], images: Mapping[int, Vectors] | None = None) -> None:
+        super().__init__(ids)
+        self.images: Mapping[int, Vectors] = images or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,13 @@ from typing import Any, Protocol
 import tokenizers
 
 from lorakit.detokenizer import Detokenizer, TextStream, compile_decoder
-from lorakit.errors import BaseModelError, FormatError, LorakitError, ParameterError
+from lorakit.errors import (
+    BaseModelError,
+    CapabilityError,
+    FormatError,
+    LorakitError,
+    ParameterError,
+)
 from lorakit.files import parse_json, read_bounded
 
 __all__ = ["TextStream", "TextTokenizer", "Tokenizer", "read_special_tokens"]
@@ -52,6 +58,7 @@ class TextTokenizer(Protocol):
     def stream(self, *, skip: Collection[int] = (), continuing: bool = False) -> TextStream: ...
     def token_id(self, token: str) -> int | None: ...
     def token_bytes(self, token: int) -> bytes: ...
+    def constraint(self, grammar: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,6 +153,12 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token adds in mid-text: part of a character, perhaps. Unknown: b""."""
         return self._detokenizer.token_bytes(token) or b""
+
+    def constraint(self, grammar: str) -> Any:
+        """What keeps an answer to a grammar. Raises CapabilityError: these files bring none."""
+        raise CapabilityError(
+            "grammars are for GGUF models, through llama.cpp", hint="open a GGUF file of the model"
+        )
 
     def token_text(self, token: int) -> str:
         """A token alone, for display: U+FFFD for bytes that are part of a character."""

@@ -13,10 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.engines.protocol import AdapterSet, Capabilities, Engine, Logits, Row
+from lorakit.engines.protocol import (
+    AdapterSet,
+    Capabilities,
+    Engine,
+    Logits,
+    Row,
+    Tokens,
+    no_hidden,
+    no_images,
+)
 from lorakit.errors import ContextFullError, EngineError
+from lorakit.images import Image
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005  # Knuth's MMIX linear congruential generator
@@ -96,6 +107,12 @@ class FakeEngine(Engine):
         sequence = self.open_sequence()
         self._states[sequence] = np.frombuffer(state, "<u8").tolist()
         return sequence
+
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        raise no_hidden("fake")
+
+    def encode_image(self, content: bytes) -> Image:
+        raise no_images("fake")
 
     def interrupt(self) -> None:
         pass

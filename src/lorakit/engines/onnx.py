@@ -27,6 +27,8 @@ from lorakit.engines.protocol import (
     Logits,
     Quantization,
     Row,
+    Tokens,
+    no_images,
 )
 from lorakit.engines.rows import Attached, Slabs, effective
 from lorakit.engines.session import Step, native_errors, signed_kernel_exact
@@ -39,6 +41,7 @@ from lorakit.errors import (
     ParameterError,
 )
 from lorakit.graph import GraphOptions, require_supported, targets
+from lorakit.images import Image
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
@@ -148,6 +151,27 @@ class OnnxEngine:
             self._steps.clear()  # they would keep the buffers that are replaced now
         return self._kv.load(state, length)
 
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        self._require_open()
+        total = sum(len(tokens) for tokens, _ in parts)
+        sequence = self._kv.open()
+        found = []
+        try:
+            for tokens, adapters in parts:
+                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="all")
+                self._check([row])
+                if total > self._kv.capacity:
+                    self._steps.clear()  # they would keep the buffers that are replaced now
+                self._kv.reserve(total)
+                found += [step.final[0].copy() for step in self._chunk_steps(row)]
+                self._kv.advance(sequence, len(tokens))
+        finally:
+            self._kv.close(sequence)
+        return np.concatenate(found)
+
+    def encode_image(self, content: bytes) -> Image:
+        raise no_images("onnx")
+
     def interrupt(self) -> None:
         """A step of this engine is short; it is not stopped."""
 
@@ -192,10 +216,14 @@ class OnnxEngine:
 
     def _prefill(self, row: Row) -> Logits:
         """Many new tokens of one row, in chunks; logits are computed only where asked for."""
+        parts = [step.logits[0].copy() for step in self._chunk_steps(row)]  # one buffer for all
+        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+
+    def _chunk_steps(self, row: Row) -> Iterator[Step]:
+        """A row's chunks, each as the step that has just run."""
         first, _ = self._kv.arrange([row.sequence])
         held = effective(row.adapters)
         length = self._kv.length(row.sequence)
-        parts = []
         for begin, end in _chunks(len(row.tokens)):
             keep = _kept(row, begin, end)
             step = self._step([held], first, new=end - begin, kept=len(keep))
@@ -203,8 +231,7 @@ class OnnxEngine:
             step.lengths[0] = length + end - 1
             step.keep[:] = keep
             self._run(step, [held])
-            parts.append(step.logits[0].copy())  # the next run writes into the same buffer
-        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+            yield step
 
     def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.errors import ParameterError
-from lorakit.images import Vectors
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.errors import CapabilityError, ParameterError
+from lorakit.images import Image, Vectors
 
 Logits = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
 Quantization = Literal["none", "fp16", "int8", "int4"]
 Device = Literal["cpu", "cuda", "mps"]
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
@@ -34,6 +36,7 @@ class EngineOptions:
     max_batch: int = 16  # sequences that decode together
     cached_sequences: int = 8  # idle sequences kept for prefix reuse
     device: Device | None = None  # of the torch engine; None = cpu
+    llama: LlamaOptions | None = None  # of the llama.cpp engine; None = its defaults
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""
@@ -49,6 +52,8 @@ class EngineOptions:
         if self.device is not None and self.device not in get_args(Device):
             names = ", ".join(get_args(Device))
             faults.append(f"device must be one of {names}, found {self.device!r}")
+        if not isinstance(self.llama, LlamaOptions | None):
+            faults.append(f"llama must be LlamaOptions, found {self.llama!r:.80}")
         if faults:
             raise ParameterError("invalid engine options", items=faults)
 
@@ -152,6 +157,21 @@ class Engine(Protocol):
         """
         ...
 
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        """Hidden states after the last norm, float32 [tokens, hidden size], of a text on its own.
+
+        parts: its tokens int64 [n], cut where other adapters begin to act. Raises CapabilityError
+        where the engine gives none.
+        """
+        ...
+
+    def encode_image(self, content: bytes) -> Image:
+        """A picture file as a prompt's ids and vectors; may be called from any thread.
+
+        Raises CapabilityError where the model sees no images, ParameterError and FormatError.
+        """
+        ...
+
     def interrupt(self) -> None:
         """Let a running `forward` end early with CancelledError, where the engine can.
 
@@ -170,3 +190,18 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free everything. Calling it twice does no harm."""
         ...
+
+
+def no_images(engine: str) -> CapabilityError:
+    """What an engine says that sees none."""
+    return CapabilityError(
+        f"the {engine} engine sees no images",
+        hint="open a GGUF vision model with mmproj=, the file of its projector",
+    )
+
+
+def no_hidden(engine: str) -> CapabilityError:
+    """What an engine says that gives no hidden states."""
+    return CapabilityError(
+        f"the {engine} engine gives no embeddings", hint='engines that do: "onnx", "llama"'
+    )

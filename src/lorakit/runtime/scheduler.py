@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
@@ -144,6 +145,17 @@ class Scheduler:
         finally:
             self.engine.close_sequence(sequence)
         return result
+
+    def hidden(self, tokens: Sequence[int], adapters: AdapterSet) -> npt.NDArray[np.float32]:
+        """Last hidden states of every position, float32 [tokens, hidden]; see Engine.hidden."""
+        stages = self._plan_of(adapters, tokens)
+        ids, parts, at = np.asarray(tokens, np.int64), [], 0
+        edges = [start for start, _ in stages.stages[1:]] + [len(ids)]
+        for end in edges:
+            parts.append((ids[at:end], stages.at(at)[0]))
+            at = end
+        with _memory_errors():
+            return self.engine.hidden([part for part in parts if len(part[0])])
 
     def save_state(self, tokens: Sequence[int], adapters: AdapterSet) -> State:
         """The KV of tokens that a request has just computed. Raises EngineError if it is gone."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import Capabilities, Engine
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
+from lorakit.images import Image
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.scheduler import Scheduler
@@ -104,6 +105,13 @@ class EngineThread:
         """What of loading an adapter may be done beside the running engine."""
         if (scheduler := self._scheduler) is not None:
             scheduler.engine.prepare(adapter)
+
+    def encode_image(self, content: bytes) -> Image:
+        """A picture file as a prompt's ids and vectors. Raises ClosedError, CapabilityError."""
+        self.require_open()
+        self.wait_open()
+        assert self._scheduler is not None
+        return self._scheduler.engine.encode_image(content)
 
     def close(self) -> None:
         """End all requests with ClosedError, free the engine, end the thread. Idempotent."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.tokenizer import Tokenizer
+from lorakit.tokenizer import TextTokenizer
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps until noon.",
@@ -24,7 +24,7 @@ _SWITCHES = 8  # replaced rows that are tried
 
 
 def prompts_for(
-    tokenizer: Tokenizer | None, vocabulary: int, adapters: Sequence[Adapter] = ()
+    tokenizer: TextTokenizer | None, vocabulary: int, adapters: Sequence[Adapter] = ()
 ) -> dict[str, list[int]]:
     """The built-in prompts by name, at most LENGTH tokens each and the same on every machine.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter import Adapter
 from lorakit.base import Base
@@ -27,7 +28,7 @@ from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.rehearsal import rehearse
 from lorakit.engines.llama.vision import Vision
-from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row
+from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -55,6 +56,33 @@ class _Sequence:
 
 class LlamaEngine:
     """An open GGUF model. See lorakit.engines.protocol.Engine for what its methods promise."""
+
+    @classmethod
+    def open(cls, base: Base, options: EngineOptions) -> LlamaEngine:
+        """Load the base's file, and its projector where LlamaOptions name one.
+
+        Raises CapabilityError for quantize and device, which are the other engines', and
+        EngineError with what llama.cpp says.
+        """
+        if options.quantize != "none":
+            raise CapabilityError(
+                "the llama engine runs a GGUF file as it is stored",
+                hint="lorakit quantize IN.gguf OUT.gguf --type Q8_0, and open that",
+            )
+        if options.device not in (None, "cpu"):
+            raise CapabilityError(
+                f"the llama engine takes no device {options.device!r}",
+                hint="llama=LlamaOptions(gpu_layers=-1) puts the layers on a GPU",
+            )
+        native = options.llama or LlamaOptions()
+        engine = cls(base, options, native)
+        try:
+            if native.mmproj is not None:
+                engine.open_vision(Path(native.mmproj))
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def __init__(self, base: Base, options: EngineOptions, native: LlamaOptions) -> None:
         self._base = base
@@ -193,6 +221,23 @@ class LlamaEngine:
 
     # Running.
 
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        self._require_open()
+        lane = self._new_lane(sum(len(tokens) for tokens, _ in parts), embeddings=True)
+        found = []
+        try:
+            slot = lane.open()
+            for tokens, adapters in parts:
+                for handle, _ in adapters:
+                    self._require_attached(handle)
+                lane.use(self._effective(adapters))
+                found.append(np.empty((len(tokens), lane.width), np.float32))
+                piece = Piece(slot, lane.lengths[slot], tokens, len(tokens))
+                lane.decode([piece], found[-1:])
+            return np.concatenate(found)
+        finally:
+            lane.free()
+
     def interrupt(self) -> None:
         """Make a running `forward` end with CancelledError; may be called from any thread."""
         self._abort.set()
@@ -321,7 +366,7 @@ class LlamaEngine:
         lane.free()
         return grown
 
-    def _new_lane(self, tokens: int) -> Lane:
+    def _new_lane(self, tokens: int, *, embeddings: bool = False) -> Lane:
         return Lane(
             self._model,
             cells=max(tokens, CELLS),
@@ -330,6 +375,7 @@ class LlamaEngine:
             threads=self._threads,
             outputs=self._capabilities.max_sequences,  # no fewer than slots, or llama.cpp aborts
             abort=self._abort,
+            embeddings=embeddings,
         )
 
     def _copied(self, found: _Sequence, lane: Lane) -> tuple[int]:
@@ -445,12 +491,3 @@ class LlamaEngine:
 def _address(native: Any) -> int:
     """The address behind a native pointer, whichever way ctypes holds it."""
     return int(ctypes.cast(native, ctypes.c_void_p).value or 0)
-
-
-def require_no_quantization(options: EngineOptions) -> None:
-    """A GGUF file is quantised already. Raises CapabilityError."""
-    if options.quantize != "none":
-        raise CapabilityError(
-            "the llama.cpp engine runs a GGUF file as it is stored",
-            hint="lorakit quantize IN.gguf OUT.gguf --type Q8_0, and open that",
-        )

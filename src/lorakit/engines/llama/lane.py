@@ -78,7 +78,12 @@ class Lane:
         self.lengths: dict[int, int] = {}  # tokens in the KV cache by slot
         self._free = list(range(slots - 1, -1, -1))
         self._memory = api.llama_get_memory(self.context)
-        self._vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        self._embeds = embeddings
+        self.width = int(  # of a row of results
+            api.llama_model_n_embd(model)
+            if embeddings
+            else api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        )
         self._make_batch()
 
     def _make_batch(self) -> None:
@@ -280,8 +285,9 @@ class Lane:
             )
 
     def _row(self, at: int) -> Logits:
-        address = self._api.llama_get_logits_ith(self.context, at)
-        return np.ctypeslib.as_array(address, (self._vocabulary,))
+        """Logits [vocabulary] of a position of the batch; of an embedding lane its hidden state."""
+        get = self._api.llama_get_embeddings_ith if self._embeds else self._api.llama_get_logits_ith
+        return np.ctypeslib.as_array(get(self.context, at), (self.width,))
 
     def free(self) -> None:
         """Let go of the adapters and free the context."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ class LlamaOptions:
     for all others, as in llama.cpp. Flash attention on a CPU doubles the rounding error of a step.
     """
 
+    mmproj: str | os.PathLike[str] | None = None  # the projector of a vision model
     gpu_layers: int = 0  # layers that a GPU holds; -1 = all
     flash_attention: Literal["off", "on", "auto"] = "off"
     kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"  # of the KV cache; auto: see below

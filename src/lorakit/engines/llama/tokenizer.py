@@ -12,9 +12,9 @@ import threading
 import weakref
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lorakit.detokenizer import Detokenizer, Rules, TextStream
+from lorakit.engines.llama.grammar import Grammar
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
@@ -91,6 +91,10 @@ class LlamaTokenizer:
         """The bytes that a token adds in mid-text: part of a character, perhaps. Unknown: b""."""
         return self._detokenizer.token_bytes(token) or b""
 
+    def constraint(self, grammar: str) -> Grammar:
+        """What keeps an answer to a GBNF grammar. Raises ParameterError."""
+        return Grammar(self, self._vocab, grammar)
+
     def _piece(self, token: int) -> str | None:
         """A token's bytes as Latin-1 text, which the decoder's rules turn back."""
         if not 0 <= token < self.vocabulary:
@@ -125,9 +129,3 @@ class LlamaTokenizer:
         buffer = ctypes.create_string_buffer(256)
         size = llama().llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
-
-
-def chat_template(model: Any) -> str | None:
-    """The chat template that a native model carries."""
-    found = llama().llama_model_chat_template(model, None)
-    return found.decode("utf-8", "replace") if found else None

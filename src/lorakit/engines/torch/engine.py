@@ -12,12 +12,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit
-from lorakit.engines.protocol import Capabilities, EngineOptions, Logits, Row
+from lorakit.engines.protocol import (
+    AdapterSet,
+    Capabilities,
+    EngineOptions,
+    Logits,
+    Row,
+    Tokens,
+    no_hidden,
+    no_images,
+)
 from lorakit.engines.rows import effective
 from lorakit.engines.torch.loading import choose_device, load_model, native_errors
 from lorakit.engines.torch.overlay import Overlays
@@ -30,6 +40,7 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
+from lorakit.images import Image
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one run of the model; bounds the memory of its attention
@@ -125,6 +136,12 @@ class TorchEngine:
         decoder = self._base.decoder
         like = (len(decoder.layers), decoder.kv_heads, decoder.head_dim)
         return self._sequences.open(State.load(state, length, like, self._device))
+
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        raise no_hidden("torch")
+
+    def encode_image(self, content: bytes) -> Image:
+        raise no_images("torch")
 
     def interrupt(self) -> None:
         """A step of this engine is not stopped."""
