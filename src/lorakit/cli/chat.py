@@ -35,7 +35,7 @@ def command(
     base: BaseArgument,
     adapter: AdapterOption = None,
     tools: ToolsOption = None,
-    engine: EngineOption = "onnx",
+    engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,

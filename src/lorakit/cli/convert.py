@@ -45,7 +45,7 @@ def command(
         bool, typer.Option("--verify", help="Read it back and compare logits; needs --base.")
     ] = False,
     tolerance: ToleranceOption = TOLERANCE,
-    engine: EngineOption = "onnx",
+    engine: EngineOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write an adapter in another format, exactly, or say all that it cannot say."""
@@ -93,7 +93,7 @@ def command(
 
 
 def _compare(
-    base: str, adapter: str, output: Path, engine: str, tolerance: float, dtype: str | None
+    base: str, adapter: str, output: Path, engine: str | None, tolerance: float, dtype: str | None
 ) -> ParityReport:
     """What was written, read back, against what was read."""
     rounded = [f"values were stored as {dtype}, which may have rounded them"]

@@ -33,7 +33,7 @@ def command(
     ids: Annotated[str, typer.Option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
     adapter: AdapterOption = None,
-    engine: EngineOption = "onnx",
+    engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,

@@ -16,6 +16,7 @@ from lorakit.cli.downloads import downloads
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, SourceError
 from lorakit.formats import read_adapter
+from lorakit.gguf_base import open_base as open_local_base
 from lorakit.sources import Kind, fetch
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ AdapterOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["onnx", "llama", "torch"], typer.Option(help="What runs the model.")
+    Literal["onnx", "llama", "torch"] | None,
+    typer.Option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
 ]
 QuantizeOption = Annotated[Quantization, typer.Option(help="How the base's weights are held.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Compute threads [default: all cores].")]
@@ -69,7 +71,7 @@ def open_with(
     base: str,
     adapters: Sequence[str] | None,
     *,
-    engine: str,
+    engine: str | None,
     quantize: Quantization,
     threads: int | None = None,
     device: Device | None = None,
@@ -103,7 +105,7 @@ def read_reference(
 
 def open_base(reference: str) -> Base:
     """The base that a reference names."""
-    return Base.open(fetched(reference, "base"))
+    return open_local_base(fetched(reference, "base"))
 
 
 def fetched(reference: str, kind: Kind = "adapter") -> Path:

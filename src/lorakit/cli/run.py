@@ -35,7 +35,7 @@ def command(
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
     tools: ToolsOption = None,
-    engine: EngineOption = "onnx",
+    engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
