@@ -294,3 +294,62 @@ def _describe(opening: Opening, adapters: Sequence[str]) -> str:
     held = "" if opening.quantize == "none" else f", {opening.quantize}"
     engine = opening.engine or ("llama" if is_gguf(Path(opening.base)) else "onnx")
     return " + ".join([opening.base, *adapters]) + f" ({engine}{held})"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 20 else f"{line[:17]}..."
+
+
+def finish(report: ParityReport, *, json: bool) -> None:
+    """Show the report; the process ends with 1 where the sides do not agree."""
+    if json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    raise typer.Exit(0 if report.agrees else 1)
+
+
+def show(report: ParityReport) -> None:
+    """The table, the warnings, the verdict."""
+    console.print(f"one    {report.one}\nother  {report.other}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    titles = ("prompt", "tokens", "max diff", "mean diff", "KL", "top-1", "differs at", "effect")
+    for title in titles:
+        first = title == "prompt"  # it gives way where the terminal is narrow, the numbers do not
+        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
+    for row in report.prompts:
+        table.add_row(*_row(row))
+    table.add_section()
+    table.add_row(*_row(report.total), style="bold")
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    console.print(_verdict(report), style="green" if report.agrees else "red", markup=False)
+
+
+def _row(parity: PromptParity) -> list[str]:
+    at, effect = parity.first_difference, parity.effect
+    return [
+        parity.name,
+        str(parity.tokens),
+        f"{parity.max_difference:.3g}",
+        f"{parity.mean_difference:.3g}",
+        f"{parity.kl:.3g}",
+        f"{parity.top1:.1%}",
+        "" if at is None else str(at),
+        "" if effect is None else f"{effect:.3g}",
+    ]
+
+
+def _verdict(report: ParityReport) -> str:
+    total = report.total
+    if total.non_finite:
+        return f"differs: {total.non_finite} logits are NaN or infinite"
+    share = f", {total.max_difference / total.effect:.2g} of the effect" if total.effect else ""
+    sign = "within" if report.agrees else "above"
+    verdict = "agrees" if report.agrees else "differs"
+    return (
+        f"{verdict}: the largest difference is {total.max_difference:.3g}{share}, "
+        f"{sign} the tolerance of {report.tolerance:g}"
+    )
