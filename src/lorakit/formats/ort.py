@@ -247,7 +247,7 @@ def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fau
             for array in (d.a, d.b)
             if array.dtype not in NUMBERS
         ]
-    faults += [replacement_fault(r, f"a {r.kind}") for r in adapter.replacements]
+    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
     faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
     if adapter.invocation_tokens:
         faults.append(invocation_fault("an .onnx_adapter holds tensors alone"))

@@ -29,7 +29,7 @@ def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fau
         faults += _delta_faults(d, untied, decoder)
         if d.a.ndim == 3 and adapter.magnitudes:
             faults.append(delta_fault(d, "experts beside DoRA"))
-    faults += [replacement_fault(r, f"a {r.kind}") for r in adapter.replacements]
+    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
     faults += dora_faults(adapter)
     by_module = {d.module: d for d in adapter.deltas}
     for m in adapter.magnitudes:
