@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+from rich.table import Table
 
 from lorakit.cli.logits import read_ids
+from lorakit.cli.output import console, print_json
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -31,6 +33,8 @@ from lorakit.opening import unused_name
 from lorakit.verify import (
     TOLERANCE,
     LogitsOf,
+    ParityReport,
+    PromptParity,
     adapted,
     built_in,
     peft_logits,
