@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from commands import invoke
 from conftest import DATA
 from lorakit.base import Base
-from lorakit.cli import app
 from lorakit.convert import convert
 from lorakit.engines import open_engine
 from lorakit.engines.protocol import EngineOptions, Row
@@ -222,14 +221,12 @@ def test_a_merged_base_gives_the_recorded_logits(tmp_path, case):
 def test_the_command_says_the_same(engines, tmp_path, case, to):
     name, target = base_of(case), tmp_path / "out"
     where = str(TRUTH / "bases" / name)
-    done = CliRunner().invoke(
-        app, ["convert", str(TRUTH / case), str(target), "--to", to, "--base", where, "--json"]
-    )
+    done = invoke("convert", TRUTH / case, target, "--to", to, "--base", where, "--json")
     if TABLE[case][to].startswith("no: "):
-        assert done.exit_code == 1
+        assert done.code == 1
         assert not target.exists()
-        assert TABLE[case][to].removeprefix("no: ") in str(done.exception or done.output)
+        assert TABLE[case][to].removeprefix("no: ") in str(done.error or done)
         return
-    assert done.exit_code == 0, done.output
+    assert done.code == 0, done
     assert json.loads(done.stdout)["format"] == to
     same(engines("onnx", name), read_adapter(target, base(name).decoder), case)

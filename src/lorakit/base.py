@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +278,8 @@ def _check(
 
 
 def _fingerprint(base: Base) -> str:
+    from concurrent.futures import ThreadPoolExecutor  # slow, and few ask for this
+
     config = json.dumps(dict(base.config), sort_keys=True).encode()
     with ThreadPoolExecutor(max_workers=4) as pool:
         parts = list(pool.map(_file_digest, base.files))

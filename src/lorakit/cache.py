@@ -7,7 +7,6 @@ that cannot be written is never an error.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorakit.atomic import write_atomic
-
-log = logging.getLogger("lorakit")
 
 
 def cache_root() -> Path:
@@ -47,7 +44,9 @@ class Memo:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, value.encode("ascii"))
         except OSError as error:
-            log.info("cannot remember %s in the cache: %s", self._folder.name, error)
+            import logging  # slow, and this is rare
+
+            logging.getLogger("lorakit").info("no place in the cache for %s: %s", key, error)
         return value
 
 

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
+from commands import invoke
 from lorakit import demo
-from lorakit.cli import app
 from lorakit.cli.cache import parse_size
 from lorakit.errors import ParameterError
 
@@ -14,9 +13,9 @@ HOME = demo.adapter_path("home")
 BASE = str(demo.base_path())
 
 
-def run(*arguments, code=0, **options):
-    done = CliRunner().invoke(app, [str(a) for a in arguments], **options)
-    assert done.exit_code == code, done.output + str(done.exception)
+def run(*arguments, code=0, typed=""):
+    done = invoke(*arguments, typed=typed)
+    assert done.code == code, done
     return done.stdout
 
 
@@ -39,8 +38,8 @@ def test_the_cache_is_listed_pruned_and_cleared(web):
     assert [entry["kind"] for entry in listed["entries"]] == ["downloads"]
     assert f"{web.url}/home/" in run("cache", "list")
     assert json.loads(run("cache", "prune", "--max-age", 1, "--yes", "--json"))["removed"] == []
-    run("cache", "clear", input="n\n", code=1)
-    assert "removed 1 entries" in run("cache", "clear", input="y\n")
+    run("cache", "clear", typed="n\n", code=1)
+    assert "removed 1 entries" in run("cache", "clear", typed="y\n")
     assert json.loads(run("cache", "list", "--json"))["size"] == 0
     run("cache", "prune", code=1)
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
+from commands import invoke
 from conftest import DATA
-from lorakit.cli import app, heatmap
+from lorakit.cli import heatmap
 from lorakit.cli.verify import parse_other
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
@@ -22,8 +22,8 @@ GGUF = str(TRUTH / "gguf/llama.plain.f32.gguf")
 
 
 def lorakit(*arguments, code=0):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
+    done = invoke(*arguments)
+    assert done.code == code, done
     return done.stdout
 
 
@@ -32,9 +32,9 @@ def verify(*arguments, code=0):
 
 
 def refused(error, *arguments):
-    done = CliRunner().invoke(app, ["verify", BASE, *map(str, arguments), "--threads", "1"])
-    assert isinstance(done.exception, error), done.output
-    return done.exception
+    done = invoke("verify", BASE, *arguments, "--threads", "1")
+    assert isinstance(done.error, error), done
+    return done.error
 
 
 def test_another_format_agrees_and_another_adapter_does_not():
@@ -128,10 +128,8 @@ def test_convert_compares_what_it_wrote(tmp_path):
     half = ("--to", "peft", "--dtype", "f16", "-b", BASE, "--verify")
     assert "rounded" in lorakit("convert", PLAIN, tmp_path / "half", *half, code=1)
     lorakit("convert", PLAIN, tmp_path / "again", *half, "--tolerance", "0.1")
-    done = CliRunner().invoke(
-        app, ["convert", PLAIN, str(tmp_path / "n"), "--to", "mlx", "--verify"]
-    )
-    assert isinstance(done.exception, ParameterError)
+    done = invoke("convert", PLAIN, tmp_path / "n", "--to", "mlx", "--verify")
+    assert isinstance(done.error, ParameterError)
     assert not (tmp_path / "n").exists()
 
 
@@ -149,8 +147,7 @@ def test_inspect_shows_spectra_and_a_heat_map_and_draws(tmp_path):
     assert "singular" not in quiet
     assert "--values" in quiet
     for wrong in (["--structure", "--spectrum"], ["--plot", str(tmp_path / "x.jpg")]):
-        done = CliRunner().invoke(app, ["inspect", PLAIN, *wrong])
-        assert isinstance(done.exception, ParameterError)
+        assert isinstance(invoke("inspect", PLAIN, *wrong).error, ParameterError)
 
 
 @pytest.mark.parametrize(("width", "blocks"), [(80, 1), (16, 2), (1, 4)])

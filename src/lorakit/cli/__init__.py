@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-import traceback
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated, Any
-
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+from textwrap import shorten
+from typing import Any
 
 import lorakit
 from lorakit.cli.output import error_json, error_line, print_json
+from lorakit.cli.signature import call, make_parser
 from lorakit.errors import LorakitError
 
-# Each is a module here with a function `command`, or with an `app` of several commands.
+# Each is a module here with a function `command`, or with COMMANDS, several of them by name.
 COMMANDS = (
     *("demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
     *("merge", "unmerge", "quantize", "verify", "logits", "doctor", "cache"),
 )
-
-
-class _Commands(TyperGroup):
-    """Commands by name, each imported when it is wanted: what one needs, the others do not load."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.commands = dict.fromkeys(COMMANDS, self)  # names only, for "did you mean"
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return list(COMMANDS)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"lorakit.cli.{cmd_name}")
-        if not hasattr(module, "command"):
-            return get_command(module.app)
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=HELP)
-        alone.command(cmd_name)(module.command)
-        return get_command(alone)
-
-
-HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(
-    cls=_Commands,
-    name="lorakit",
-    help="LoRA adapters for language models, where the user is.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(lorakit.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the trace of an error (or set LORAKIT_DEBUG=1).")
-    ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    if debug:
-        os.environ["LORAKIT_DEBUG"] = "1"
+# They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
+ONE_THREAD = ("inspect", "check", "convert", "merge", "unmerge")
+LINE = 68  # characters of what a list of commands says about each
+ABOUT = "LoRA adapters for language models, where the user is."
 
 
 def main() -> None:
@@ -83,16 +33,83 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may say what a terminal cannot show
     try:
-        app(prog_name="lorakit")
+        run(sys.argv[1:])
     except LorakitError as error:
         if os.environ.get("LORAKIT_DEBUG"):
-            traceback.print_exception(error)
+            sys.excepthook(type(error), error, error.__traceback__)
         elif "--json" in sys.argv:
             print_json({"error": error_json(error)})
         print(error_line(error), file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # who read the output has gone: nothing is left to say, at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk under the output, say
         if os.environ.get("LORAKIT_DEBUG"):
             raise
         print(f"error [write_failed]: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command line. Raises LorakitError, OSError, and SystemExit where it ends early.
+
+    A command is imported when it is wanted: what one needs, the others do not load.
+    """
+    parser = make_parser("lorakit", ABOUT, "[OPTIONS] COMMAND [ARGS]...")
+    parser.add_argument(
+        "--debug", action="store_true", help="Show the trace of an error (or set LORAKIT_DEBUG=1)."
+    )
+    parser.add_argument(
+        "--version", action="version", version=lorakit.__version__, help="Show the version."
+    )
+    chosen, name, rest = _choose(parser, arguments, dict.fromkeys(COMMANDS, _about))
+    if chosen.debug:
+        os.environ["LORAKIT_DEBUG"] = "1"
+    if name in ONE_THREAD:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy reads it as it is imported
+    module = import_module(f"lorakit.cli.{name}")
+    if hasattr(module, "command"):
+        call(module.command, f"lorakit {name}", rest)
+        return
+    inner = make_parser(f"lorakit {name}", module.ABOUT, "[OPTIONS] COMMAND [ARGS]...")
+    found = {word: lambda word: _first_line(module.COMMANDS[word]) for word in module.COMMANDS}
+    _, word, rest = _choose(inner, rest, found)
+    call(module.COMMANDS[word], f"lorakit {name} {word}", rest)
+
+
+def _choose(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    commands: Mapping[str, Callable[[str], str]],
+) -> tuple[argparse.Namespace, str, Sequence[str]]:
+    """The options before a command's name, the name, and what follows it."""
+    count = next((n for n, word in enumerate(arguments) if word[:1] != "-"), len(arguments))
+    if count == len(arguments) or {"-h", "--help"} & set(arguments[:count]):
+        lines = [f"  {name:<8} {about(name)}" for name, about in commands.items()]
+        parser.epilog = "\n".join(["commands:", *lines])
+    chosen = parser.parse_args(arguments[:count])
+    if count == len(arguments):
+        parser.print_help()
+        parser.exit(2)
+    name = arguments[count]
+    if name not in commands:
+        parser.error(_unknown(name, list(commands)))
+    return chosen, name, arguments[count + 1 :]
+
+
+def _unknown(name: str, commands: Sequence[str]) -> str:
+    from difflib import get_close_matches  # only here
+
+    close = get_close_matches(name, commands)
+    return f"there is no command {name!r}" + (f"; did you mean {' or '.join(close)}?" * bool(close))
+
+
+def _about(name: str) -> str:
+    """What a command does, in the first line of its help."""
+    module = import_module(f"lorakit.cli.{name}")
+    return _first_line(module.command) if hasattr(module, "command") else module.ABOUT
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return shorten(function.__doc__ or "", LINE, placeholder="...")

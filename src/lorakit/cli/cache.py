@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from lorakit import housekeeping
 from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
+from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
 from lorakit.housekeeping import Entry
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, option("--yes", "-y", help="Do not ask.")]
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
-app = typer.Typer(no_args_is_help=True, help="Show and empty the cache.")
+ABOUT = "Show and empty the cache."
 
 
-@app.command("list")
 def show(json: JsonOption = False) -> None:
     """List what is in the cache: kind, size, last use, what it is of."""
     found = housekeeping.entries()
@@ -43,14 +43,13 @@ def show(json: JsonOption = False) -> None:
     console.print(f"{cache_root()}: {len(found)} entries, {size(total)}")
 
 
-@app.command()
 def prune(
     max_age: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Remove what was not used for so long.")
+        float | None, option(metavar="DAYS", help="Remove what was not used for so long.")
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Then remove the oldest until so much is left: 2GB."),
+        option(metavar="SIZE", help="Then remove the oldest until so much is left: 2GB."),
     ] = None,
     yes: YesOption = False,
     json: JsonOption = False,
@@ -64,11 +63,13 @@ def prune(
     _tell(housekeeping.prune(max_age=days, max_bytes=limit), json)
 
 
-@app.command()
 def clear(yes: YesOption = False, json: JsonOption = False) -> None:
     """Remove everything in the cache; all of it can be made or fetched again."""
     _ask("Remove everything in", yes)
     _tell(housekeeping.clear(), json)
+
+
+COMMANDS = {"list": show, "prune": prune, "clear": clear}
 
 
 def parse_size(text: str) -> int:
@@ -80,8 +81,11 @@ def parse_size(text: str) -> int:
 
 
 def _ask(what: str, yes: bool) -> None:
-    if not yes and not typer.confirm(f"{what} {cache_root()}?", err=True):
-        raise typer.Exit(1)
+    if yes:
+        return
+    print(f"{what} {cache_root()}? [y/N]: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise SystemExit(1)
 
 
 def _tell(removed: Sequence[Entry], json: bool) -> None:

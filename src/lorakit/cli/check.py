@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from lorakit.check import check
@@ -17,11 +16,12 @@ from lorakit.cli.references import (
     open_base,
     read_reference,
 )
+from lorakit.cli.signature import option
 
 
 def command(
     adapter: AdapterArgument,
-    base: Annotated[str, typer.Option("--base", "-b", help="The base model folder.")],
+    base: Annotated[str, option("--base", "-b", help="The base model folder.")],
     allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -37,4 +37,4 @@ def command(
             style = "red" if mismatch.severity == "error" else "yellow"
             console.print(Text.assemble((f"{mismatch.severity}: ", style), str(mismatch)))
         console.print("it fits" if not errors else f"it does not fit: {errors} errors")
-    raise typer.Exit(1 if errors else 0)
+    raise SystemExit(1 if errors else 0)

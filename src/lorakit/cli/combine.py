@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from lorakit.algebra.combine import Method, combine
 from lorakit.check import without_unchanged
 from lorakit.cli.references import (
@@ -16,25 +14,26 @@ from lorakit.cli.references import (
     split_reference,
 )
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.cli.signature import argument, option
 
 
 def command(
     adapters: Annotated[
-        list[str], typer.Argument(metavar="REF[:WEIGHT]", help="Adapters; a weight may be < 0.")
+        list[str], argument(metavar="REF[:WEIGHT]", help="Adapters; a weight may be < 0.")
     ],
     output: OutputOption,
     method: Annotated[
-        Method, typer.Option(help="concatenate is exact; the others need a rank or an energy.")
+        Method, option(help="concatenate is exact; the others need a rank or an energy.")
     ] = "concatenate",
     rank: RankOption = None,
     energy: EnergyOption = None,
     density: Annotated[
-        float, typer.Option(help="The share of entries that ties, dare and magnitude keep.")
+        float, option(help="The share of entries that ties, dare and magnitude keep.")
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="For dare's choice.")] = 0,
+    seed: Annotated[int, option(help="For dare's choice.")] = 0,
     base: Annotated[
         str | None,
-        typer.Option("--base", "-b", help="Take out replaced layers that hold what this base has."),
+        option("--base", "-b", help="Take out replaced layers that hold what this base has."),
     ] = None,
     allow_pickle: PickleOption = False,
     json: JsonOption = False,

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from lorakit.cli.output import console, print_json
+from lorakit.cli.output import print_json
 from lorakit.cli.references import (
     AdapterArgument,
     EngineOption,
     JsonOption,
     PickleOption,
+    ToleranceOption,
     fetched,
     open_base,
     open_with,
 )
-from lorakit.cli.verify import ToleranceOption, show
+from lorakit.cli.signature import argument, option
 from lorakit.convert import convert
 from lorakit.errors import ParameterError
 from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
@@ -25,24 +24,24 @@ from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
 
 def command(
     adapter: AdapterArgument,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new file or folder.")],
-    to: Annotated[Literal["peft", "mlx", "gguf", "ort"], typer.Option(help="The format to write.")],
+    output: Annotated[Path, argument(metavar="OUT", help="A new file or folder.")],
+    to: Annotated[Literal["peft", "mlx", "gguf", "ort"], option(help="The format to write.")],
     base: Annotated[
-        str | None, typer.Option("--base", "-b", help="The base model folder; GGUF needs it.")
+        str | None, option("--base", "-b", help="The base model folder; GGUF needs it.")
     ] = None,
     dtype: Annotated[
-        Literal["f32", "f16", "bf16"] | None, typer.Option(help="How to store the values.")
+        Literal["f32", "f16", "bf16"] | None, option(help="How to store the values.")
     ] = None,
     lossy: Annotated[
-        bool, typer.Option("--lossy", help="Leave out what the format cannot say, and list it.")
+        bool, option("--lossy", help="Leave out what the format cannot say, and list it.")
     ] = False,
     init: Annotated[
         Path | None,
-        typer.Option(help="The initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA (PEFT)."),
+        option(help="The initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA (PEFT)."),
     ] = None,
     allow_pickle: PickleOption = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read it back and compare logits; needs --base.")
+        bool, option("--verify", help="Read it back and compare logits; needs --base.")
     ] = False,
     tolerance: ToleranceOption = TOLERANCE,
     engine: EngineOption = None,
@@ -79,17 +78,19 @@ def command(
             "notes": report.notes,
         }
         print_json(said | ({"verify": parity.to_dict()} if parity else {}))
-        raise typer.Exit(failed)
-    console.print(f"wrote {output}: {to}, {modules} modules")
+        raise SystemExit(failed)
+    print(f"wrote {output}: {to}, {modules} modules")
     for note in report.notes:
-        console.print(note, markup=False, highlight=False)
+        print(note)
     if report.dropped:
-        console.print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
+        print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
         for line in report.dropped:
-            console.print(f"  - {line}", markup=False, highlight=False)
+            print(f"  - {line}")
     if parity is not None:
+        from lorakit.cli.verify import show  # slow, as rich is
+
         show(parity)
-    raise typer.Exit(failed)
+    raise SystemExit(failed)
 
 
 def _compare(

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
 from lorakit import demo
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
+from lorakit.cli.signature import option
 from lorakit.demo import story
 from lorakit.model import Model
 from lorakit.opening import open as open_model
@@ -24,10 +24,10 @@ BAR = 24  # characters of a full bar
 def command(
     export: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the base and adapters as folders, and stop."),
+        option(metavar="DIR", help="Write the base and adapters as folders, and stop."),
     ] = None,
     examples: Annotated[
-        int, typer.Option(min=1, max=100, help="Examples of each kind at each scale.")
+        int, option(least=1, most=100, help="Examples of each kind at each scale.")
     ] = 40,
     json: JsonOption = False,
 ) -> None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from lorakit.algebra.extract import extract
 from lorakit.cli.references import BaseArgument, JsonOption, open_base
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.cli.signature import argument, option
 
 
 def command(
     base: BaseArgument,
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Its fine-tune, a folder too.")],
+    tuned: Annotated[str, argument(metavar="TUNED", help="Its fine-tune, a folder too.")],
     output: OutputOption,
     rank: RankOption = None,
     energy: EnergyOption = None,
     modules: Annotated[
         list[str] | None,
-        typer.Option("--module", "-m", help="Only these, such as q_proj; may be repeated."),
+        option("--module", "-m", help="Only these, such as q_proj; may be repeated."),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from lorakit.cli.references import (
     fetched,
     open_base,
 )
+from lorakit.cli.signature import option
 from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.inspect import ModuleReport, Report, inspect
@@ -35,24 +35,24 @@ def command(
     adapter: AdapterArgument,
     values: Annotated[
         bool | None,
-        typer.Option(
+        option(
             "--values/--structure",
             help="Read the values too, for norms and digest; or names and shapes alone. "
             "[default: values up to 256 MB]",
         ),
     ] = None,
     spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Singular values of every delta; reads the values.")
+        bool, option("--spectrum", help="Singular values of every delta; reads the values.")
     ] = False,
     picture: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--plot", metavar="FILE.png", help="Draw norms and singular values into a PNG file."
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--base",
             "-b",
             help="The base: some GGUF files need it, and it decides what other formats can say.",

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import typer
 
 from lorakit.atomic import write_atomic
 from lorakit.cli.output import console, print_json
@@ -23,6 +22,7 @@ from lorakit.cli.references import (
     ThreadsOption,
     open_with,
 )
+from lorakit.cli.signature import option
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 
 Ids = dict[str, npt.NDArray[np.int64]]
@@ -30,8 +30,8 @@ Ids = dict[str, npt.NDArray[np.int64]]
 
 def command(
     base: BaseArgument,
-    ids: Annotated[str, typer.Option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    ids: Annotated[str, option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")],
+    output: Annotated[Path, option("-o", "--output", help="The .npz file to write.")],
     adapter: AdapterOption = None,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.cli.output import print_json, size
@@ -19,16 +17,17 @@ from lorakit.cli.references import (
     read_reference,
     split_reference,
 )
+from lorakit.cli.signature import option
 from lorakit.merge import MergeReport, merge
 
 MergedAdapters = Annotated[
     list[str],
-    typer.Option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated."),
+    option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated."),
 ]
-FolderOption = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder.")]
+FolderOption = Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")]
 DtypeOption = Annotated[
     Literal["f32", "f16", "bf16"] | None,
-    typer.Option(help="What all weights become [default: what they are]."),
+    option(help="What all weights become [default: what they are]."),
 ]
 
 

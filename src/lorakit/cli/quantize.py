@@ -6,22 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
+from lorakit.cli.signature import argument, option
 from lorakit.engines.llama.quantize import Quantized, quantize
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN.gguf", help="A GGUF model, best F16.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT.gguf", help="A new file.")],
-    type: Annotated[str, typer.Option("--type", "-t", help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, ...")],
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; all cores if not given.")
-    ] = None,
+    source: Annotated[Path, argument(metavar="IN.gguf", help="A GGUF model, best F16.")],
+    output: Annotated[Path, argument(metavar="OUT.gguf", help="A new file.")],
+    type: Annotated[str, option("--type", "-t", help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, ...")],
+    threads: Annotated[int | None, option(least=1, help="Threads; all cores if not given.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Quantize a GGUF model, so that it needs less memory and answers faster."""

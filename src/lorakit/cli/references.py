@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base import Base
 from lorakit.cli.downloads import downloads
+from lorakit.cli.signature import argument, option
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, SourceError
 from lorakit.formats import read_adapter
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
     from lorakit.model import Model
 
 BaseArgument = Annotated[
-    str, typer.Argument(metavar="BASE", help="A base model: a folder, https://... or hf:org/repo.")
+    str, argument(metavar="BASE", help="A base model: a folder, https://... or hf:org/repo.")
 ]
 AdapterArgument = Annotated[
-    str, typer.Argument(metavar="ADAPTER", help="An adapter: a path, https://... or hf:org/repo.")
+    str, argument(metavar="ADAPTER", help="An adapter: a path, https://... or hf:org/repo.")
 ]
 AdapterOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--adapter",
         "-a",
         metavar="REF[:SCALE]",
@@ -39,21 +38,24 @@ AdapterOption = Annotated[
 ]
 EngineOption = Annotated[
     Literal["onnx", "llama", "torch"] | None,
-    typer.Option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
+    option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
 ]
-QuantizeOption = Annotated[Quantization, typer.Option(help="How the base's weights are held.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Compute threads [default: all cores].")]
+QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
+ThreadsOption = Annotated[int | None, option(help="Compute threads [default: all cores].")]
 DeviceOption = Annotated[
-    Device | None, typer.Option(help="Where the torch engine computes [default: cpu].")
+    Device | None, option(help="Where the torch engine computes [default: cpu].")
 ]
 ToolsOption = Annotated[
-    Path | None, typer.Option(help="A JSON file with the tools that the model may call.")
+    Path | None, option(help="A JSON file with the tools that the model may call.")
 ]
 PickleOption = Annotated[
     bool,
-    typer.Option("--allow-pickle", help="Read adapter_model.bin, by torch with weights_only."),
+    option("--allow-pickle", help="Read adapter_model.bin, by torch with weights_only."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ToleranceOption = Annotated[
+    float, option(help="The largest difference that passes; the default is for float32.")
+]
+JsonOption = Annotated[bool, option("--json", help="Print JSON.")]
 
 
 def split_reference(reference: str) -> tuple[str, float]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from lorakit.adapter import Adapter
 from lorakit.algebra.report import ResidualReport
 from lorakit.cli.output import console, print_json, size
+from lorakit.cli.signature import option
 from lorakit.formats.peft import write_peft
 
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder, in PEFT's format.")
+    Path, option("--output", "-o", metavar="OUT", help="A new folder, in PEFT's format.")
 ]
-RankOption = Annotated[int | None, typer.Option(help="The rank to keep at most.")]
+RankOption = Annotated[int | None, option(help="The rank to keep at most.")]
 EnergyOption = Annotated[
     float | None,
-    typer.Option(help="The share of the squared singular values to keep, such as 0.99."),
+    option(help="The share of the squared singular values to keep, such as 0.99."),
 ]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
 from lorakit.cli.output import print_json
 from lorakit.cli.references import (
     AdapterOption,
@@ -20,6 +18,7 @@ from lorakit.cli.references import (
     open_with,
     read_tools,
 )
+from lorakit.cli.signature import argument, option
 from lorakit.model import Model
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
@@ -29,10 +28,10 @@ DEFAULTS = SamplingParams()
 
 def command(
     base: BaseArgument,
-    prompt: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    prompt: Annotated[str, argument(help="What to say; - reads standard input.")],
     adapter: AdapterOption = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+        bool, option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
     tools: ToolsOption = None,
     engine: EngineOption = None,

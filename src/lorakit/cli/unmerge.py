@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, Progress, read, show
 from lorakit.cli.references import JsonOption, open_base
+from lorakit.cli.signature import argument
 from lorakit.merge import unmerge
 
 
 def command(
-    merged: Annotated[str, typer.Argument(metavar="MERGED", help="A merged model folder.")],
+    merged: Annotated[str, argument(metavar="MERGED", help="A merged model folder.")],
     adapter: MergedAdapters,
     output: FolderOption,
     dtype: DtypeOption = None,

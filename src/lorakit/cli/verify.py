@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
-import typer
 from rich.table import Table
 
 from lorakit.cli.logits import read_ids
@@ -21,10 +20,12 @@ from lorakit.cli.references import (
     JsonOption,
     QuantizeOption,
     ThreadsOption,
+    ToleranceOption,
     fetched,
     open_with,
     split_reference,
 )
+from lorakit.cli.signature import option
 from lorakit.engines.protocol import Quantization
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.gguf import is_gguf
@@ -44,15 +45,12 @@ from lorakit.verify import (
 
 AgainstOption = Annotated[
     list[str],
-    typer.Option(
+    option(
         "--against",
         metavar="OTHER",
         help="An adapter REF[:SCALE] (may be repeated), a merged model's folder, FILE.npz[#KIND], "
         "or base, peft, engine:NAME, quantize:HOW, model:FOLDER.",
     ),
-]
-ToleranceOption = Annotated[
-    float, typer.Option(help="The largest difference that passes; the default is for float32.")
 ]
 
 
@@ -61,14 +59,14 @@ def command(
     against: AgainstOption,
     adapter: AdapterOption = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.")
+        list[str] | None, option("--prompt", "-p", help="A text; may be repeated.")
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help='A file of texts, one per line, or .jsonl with "prompt" or "ids".'),
+        option(help='A file of texts, one per line, or .jsonl with "prompt" or "ids".'),
     ] = None,
     ids: Annotated[
-        str | None, typer.Option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")
+        str | None, option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")
     ] = None,
     tolerance: ToleranceOption = TOLERANCE,
     engine: EngineOption = None,
@@ -311,7 +309,7 @@ def finish(report: ParityReport, *, json: bool) -> None:
         print_json(report.to_dict())
     else:
         show(report)
-    raise typer.Exit(0 if report.agrees else 1)
+    raise SystemExit(0 if report.agrees else 1)
 
 
 def show(report: ParityReport) -> None:

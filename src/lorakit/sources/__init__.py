@@ -8,17 +8,13 @@ wants to know how far it is gives `progress`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import ParameterError, SourceError
-from lorakit.sources.bundle import BUNDLES, Kind, collect
-from lorakit.sources.download import fetch_file, fetch_one, not_cached
-from lorakit.sources.hub import fetch_hub
+from lorakit.errors import ParameterError
+from lorakit.sources.bundle import BUNDLES, Kind
 from lorakit.sources.limits import MAX_BYTES, Limits, OnProgress, Progress, is_offline
 from lorakit.sources.reference import (
-    IN_FOLDER,
     Hub,
     Local,
     Source,
@@ -26,9 +22,7 @@ from lorakit.sources.reference import (
     default_name,
     describe,
     parse,
-    shown,
 )
-from lorakit.sources.store import Store, safe_name
 
 __all__ = [
     "Hub", "Kind", "Limits", "Local", "OnProgress", "Progress", "Source", "Url", "default_name",
@@ -67,44 +61,10 @@ def fetch(
         "max_bytes": MAX_BYTES[kind] if limits.max_bytes is None else limits.max_bytes,
         "progress": progress,
     }
-    fetch_from: Callable[..., Path] = fetch_hub if isinstance(parsed, Hub) else _fetch_url
-    return fetch_from(parsed, kind, **options)
+    if isinstance(parsed, Hub):
+        from lorakit.sources.hub import fetch_hub  # slow, and paths need neither
 
+        return fetch_hub(parsed, kind, **options)
+    from lorakit.sources.web import fetch_url
 
-def _fetch_url(reference: Url, kind: Kind, **options: Any) -> Path:
-    """A file of the cache, or a folder of them."""
-    name = reference.file
-    if name is not None and not name.lower().endswith(IN_FOLDER):
-        blob = fetch_one(reference, **options)
-        return Store().tree(shown(reference.url), {name: blob}) / safe_name(name)
-    return _fetch_folder(reference, kind, **options)
-
-
-def _fetch_folder(
-    reference: Url, kind: Kind, *, max_bytes: int, offline: bool, **options: Any
-) -> Path:
-    """Fetch the files that a folder of this kind has, each from its own URL."""
-    left = max_bytes
-
-    def get(name: str) -> Path | None:
-        nonlocal left
-        pinned = reference.sha256 if name == reference.file else None
-        path = fetch_file(
-            reference.folder + name, sha256=pinned, max_bytes=left, offline=offline, **options
-        )
-        left -= 0 if path is None else path.stat().st_size
-        return path
-
-    try:
-        files = collect(kind, get, shown(reference.folder))
-    except SourceError as error:
-        if offline and error.code == "source_not_found":
-            raise not_cached(shown(reference.folder)) from error
-        raise
-    if reference.sha256 and reference.file not in files:
-        raise SourceError(
-            f"{shown(reference.url)} is not a file that was used here",
-            code="source_mismatch",
-            hint=f"#sha256= was not checked; used: {', '.join(files)}",
-        )
-    return Store().tree(shown(reference.folder), files)
+    return fetch_url(parsed, kind, **options)

@@ -7,11 +7,14 @@ touch few of its rows; and what switches parts of an adapter on: invocation toke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from lorakit.tokenizer import TextTokenizer
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps until noon.",

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ from lorakit.errors import (
     ParameterError,
     SourceError,
 )
-from lorakit.loaded import Scales
-from lorakit.model import Model
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, verify
 from lorakit.verify.prompts import prompts_for
+
+if TYPE_CHECKING:
+    from lorakit.loaded import Scales
+    from lorakit.model import Model
 
 AnyAdapter = str | os.PathLike[str] | Adapter
 

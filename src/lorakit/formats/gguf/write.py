@@ -44,8 +44,9 @@ def write_gguf(
         name = f"{tensor_of(delta.module, decoder.architecture.layout)}.weight.lora_"
         for half, array in zip("ab", _stored(delta, alpha, decoder), strict=True):
             with np.errstate(over="ignore"):
-                tensors[name + half] = array.astype(DTYPES[dtype])
-            if (np.isfinite(array) & ~np.isfinite(tensors[name + half])).any():
+                stored = array.astype(DTYPES[dtype], copy=False)
+            tensors[name + half] = stored
+            if stored is not array and (np.isfinite(array) & ~np.isfinite(stored)).any():
                 lost.append(f"{delta.module}: {half.upper()}")
     if lost:
         raise FormatError(

@@ -1,0 +1,80 @@
+"""Parameters read off signatures."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from commands import invoke
+from lorakit.cli.signature import argument, call, option, parser_of
+
+
+def parsed(*words):
+    found = {}
+
+    def command(
+        sources: Annotated[list[str], argument(metavar="REF[:WEIGHT]", help="50% of it.")],
+        output: Annotated[Path, option("--output", "-o", metavar="OUT")],
+        rank: int | None = None,
+        share: Annotated[float, option(least=0, most=1)] = 0.5,
+        kind: Annotated[Literal["a", "b"] | None, option()] = None,
+        names: Annotated[list[str] | None, option("--name", "-n")] = None,
+        values: Annotated[bool | None, option("--values/--structure")] = None,
+        as_json: Annotated[bool, option("--json")] = False,
+    ) -> None:
+        """Do it."""
+        found.update(locals())
+
+    call(command, "lorakit it", words)
+    found.pop("found")
+    return command, found
+
+
+def test_words_become_values():
+    _, found = parsed("x", "-oout", "--rank=3", "y:-0.5", "-n", "1", "--name", "2", "--json")
+    assert found == {
+        "sources": ["x", "y:-0.5"], "output": Path("out"), "rank": 3, "share": 0.5, "kind": None,
+        "names": ["1", "2"], "values": None, "as_json": True,
+    }  # fmt: skip
+    assert parsed("x", "-o", "out", "--structure", "--kind", "b")[1]["values"] is False
+    assert parsed("-o", "out", "--", "-x")[1]["sources"] == ["-x"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x"], "-o"),
+        (["-o", "out"], "REF[:WEIGHT]"),
+        (["x", "-o", "out", "--rank", "1.5"], "'1.5' is not a whole number"),
+        (["x", "-o", "out", "--share", "2"], "2 is not from 0 to 1"),
+        (["x", "-o", "out", "--kind", "c"], "invalid choice: 'c'"),
+        (["x", "-o", "out", "--ran", "1"], "unrecognized arguments: --ran"),
+    ],
+)
+def test_wrong_words_end_with_2(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        parsed(*words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_names_what_is_required_and_the_defaults():
+    command, _ = parsed("x", "-o", "out")
+    text = parser_of(command, "lorakit it").format_help()
+    for part in ("usage: lorakit it [OPTIONS] REF[:WEIGHT] ...", "50% of it.", "[required]",
+                 "-o, --output OUT", "[default: 0.5]", "--kind a|b", "Do it."):  # fmt: skip
+        assert part in text
+
+
+def test_commands_that_are_not_there():
+    done = invoke("convrt")
+    assert done.code == 2
+    assert "did you mean convert" in done.stderr
+    assert "did you mean" not in invoke("x").stderr
+    assert invoke("cache", "lst").code == 2
+    assert invoke("--nothing").code == 2
+    for words in ([], ["cache"]):
+        done = invoke(*words)
+        assert done.code == 2
+        assert "commands:" in done.stdout
+    assert invoke("--version").stdout.strip()
