@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lorakit
 from commands import invoke
 from conftest import DATA
 from lorakit.base import Base
 from lorakit.convert import convert
-from lorakit.engines import open_engine
-from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.errors import CapabilityError, ParameterError, UnsupportedError
 from lorakit.formats import FORMATS, read_adapter
 from lorakit.merge import merge
@@ -76,29 +75,21 @@ def record(case: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def engines():
-    """Engines by kind and base, opened when they are first asked for."""
+def models():
+    """Models by engine and base, opened when they are first asked for."""
     opened = {}
 
-    def engine(kind: str, name: str):
-        if kind == "torch":
+    def model(engine: str, name: str):
+        if engine == "torch":
             pytest.importorskip("torch", reason="only the torch engine applies it")
             pytest.importorskip("transformers", reason="the torch engine needs the extra torch")
-        if (kind, name) not in opened:
-            opened[kind, name] = open_engine(kind, base(name), EngineOptions(threads=1))
-        return opened[kind, name]
+        if (engine, name) not in opened:
+            opened[engine, name] = lorakit.open(base(name).path, engine=engine, threads=1)
+        return opened[engine, name]
 
-    yield engine
+    yield model
     for each in opened.values():
         each.close()
-
-
-def logits(engine, ids, adapters=()):
-    sequence = engine.open_sequence()
-    row = Row(sequence=sequence, tokens=ids.astype(np.int64), adapters=adapters, logits="all")
-    found = engine.forward([row])[0].copy()
-    engine.close_sequence(sequence)
-    return found
 
 
 def read(case: str, decoder=None):
@@ -111,25 +102,26 @@ def write(case: str, target: Path, to: str, with_base: bool, dtype: str | None =
     return convert(TRUTH / case, target, to=to, base=given, dtype=dtype, allow_pickle=pickled)
 
 
-def same(engine, adapter, case: str, scales=(1.0, 0.5), share: float = 0.0) -> None:
+def same(model, adapter, case: str, scales=(1.0, 0.5), share: float = 0.0) -> None:
     """An adapter gives the recorded logits; `share` of its effect may be lost to rounding."""
     if "f16" in case:
         share = max(share, HALF["f16"])
-    handle, truth = engine.attach(adapter), record(case)
+    loaded, truth = model.load_adapter(adapter, "case"), record(case)
     try:
         for scale in scales:
-            own = scale * STRONGER.get(case, 1.0)
+            own = {"case": scale * STRONGER.get(case, 1.0)}
             for index in range(3):
                 if (key := f"scale{scale:g}_{index}") not in truth:
                     continue
-                found = logits(engine, truth[f"ids{index}"], ((handle, own),))
+                ids = truth[f"ids{index}"].tolist()
+                found = model.logits(ids, adapters=own)
                 atol = LOOSE.get((case, scale), ATOL)
                 if share:
-                    plain = logits(engine, truth[f"ids{index}"])
+                    plain = model.logits(ids, adapters={})
                     atol += share * float(np.abs(truth[key] - plain).max())
                 np.testing.assert_allclose(found, truth[key], rtol=0, atol=atol, err_msg=key)
     finally:
-        engine.detach(handle)
+        loaded.unload()
 
 
 def scales_of(case: str, to: str) -> tuple[float, ...]:
@@ -147,7 +139,7 @@ def test_the_table_lists_every_adapter_once():
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_an_adapter_gives_its_recorded_logits(engines, case):
+def test_an_adapter_gives_its_recorded_logits(models, case):
     cell = TABLE[case]["read"]
     if cell == "with the base":
         with pytest.raises(UnsupportedError, match="base"):
@@ -162,21 +154,21 @@ def test_an_adapter_gives_its_recorded_logits(engines, case):
     kind = TABLE[case]["runs on"]
     if kind == "torch":
         with pytest.raises(CapabilityError, match="ONNX"):
-            engines("onnx", base_of(case)).attach(adapter)
-    same(engines(kind, base_of(case)), adapter, case)
+            models("onnx", base_of(case)).load_adapter(adapter, "case")
+    same(models(kind, base_of(case)), adapter, case)
 
 
 @pytest.mark.parametrize("with_base", [True, False], ids=["base", "alone"])
 @pytest.mark.parametrize(("case", "to"), CONVERSIONS)
 def test_a_conversion_gives_the_logits_or_is_refused_for_the_reason(
-    engines, tmp_path, case, to, with_base
+    models, tmp_path, case, to, with_base
 ):
     cell, target = TABLE[case][to], tmp_path / "out"
     if cell == "yes" or (cell == "with the base" and with_base):
         write(case, target, to, with_base)
         adapter = read_adapter(target, base(base_of(case)).decoder)
         kind = "onnx" if scales_of(case, to) == (1.0,) else TABLE[case]["runs on"]
-        same(engines(kind, base_of(case)), adapter, case, scales_of(case, to))
+        same(models(kind, base_of(case)), adapter, case, scales_of(case, to))
         return
     with pytest.raises((UnsupportedError, ParameterError)) as caught:
         write(case, target, to, with_base)
@@ -187,10 +179,10 @@ def test_a_conversion_gives_the_logits_or_is_refused_for_the_reason(
 
 
 @pytest.mark.parametrize(("case", "to", "dtype"), HALVES)
-def test_half_precision_loses_a_small_share_of_the_effect(engines, tmp_path, case, to, dtype):
+def test_half_precision_loses_a_small_share_of_the_effect(models, tmp_path, case, to, dtype):
     write(case, tmp_path / "out", to, True, dtype)
     adapter = read_adapter(tmp_path / "out", base(base_of(case)).decoder)
-    same(engines(TABLE[case]["runs on"], base_of(case)), adapter, case, share=HALF[dtype])
+    same(models(TABLE[case]["runs on"], base_of(case)), adapter, case, share=HALF[dtype])
 
 
 @pytest.mark.parametrize("case", MERGES)
@@ -204,21 +196,20 @@ def test_a_merged_base_gives_the_recorded_logits(tmp_path, case):
         return
     assert TABLE[case]["merged"] == "yes"
     merge(base(base_of(case)), [(adapter, scale)], tmp_path / "out")
-    engine = open_engine("onnx", Base.open(tmp_path / "out"), EngineOptions(threads=1))
     truth, share = record(case), HALF["f16"] if "f16" in case else 0.0
-    for index in range(3):
-        expected = truth[f"scale1_{index}"]
-        atol = ATOL + share * float(np.abs(expected).max())
-        found = logits(engine, truth[f"ids{index}"])
-        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-    engine.close()
+    with lorakit.open(tmp_path / "out", threads=1) as model:
+        for index in range(3):
+            expected = truth[f"scale1_{index}"]
+            atol = ATOL + share * float(np.abs(expected).max())
+            found = model.logits(truth[f"ids{index}"].tolist())
+            np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(
     ("case", "to"),
     [("peft/llama/rslora", "gguf"), ("mlx/llama/lora", "peft"), ("peft/gemma3/dora", "ort")],
 )
-def test_the_command_says_the_same(engines, tmp_path, case, to):
+def test_the_command_says_the_same(models, tmp_path, case, to):
     name, target = base_of(case), tmp_path / "out"
     where = str(TRUTH / "bases" / name)
     done = invoke("convert", TRUTH / case, target, "--to", to, "--base", where, "--json")
@@ -229,4 +220,4 @@ def test_the_command_says_the_same(engines, tmp_path, case, to):
         return
     assert done.code == 0, done
     assert json.loads(done.stdout)["format"] == to
-    same(engines("onnx", name), read_adapter(target, base(name).decoder), case)
+    same(models("onnx", name), read_adapter(target, base(name).decoder), case)
