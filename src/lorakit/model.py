@@ -174,7 +174,7 @@ class Model(Generating):
     ) -> npt.NDArray[np.float32]:
         """The prompt as one vector, float32 [hidden size]: its tokens' last hidden states pooled.
 
-        normalize: divide by the length. Raises CapabilityError for an engine that gives none.
+        normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
         """
         if pooling not in ("mean", "last"):
             raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")

@@ -23,7 +23,6 @@ from lorakit.engines.protocol import (
     Logits,
     Row,
     Tokens,
-    no_hidden,
     no_images,
 )
 from lorakit.errors import ContextFullError, EngineError
@@ -109,7 +108,13 @@ class FakeEngine(Engine):
         return sequence
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
-        raise no_hidden("fake")
+        sequence = self.open_sequence()
+        for tokens, adapters in parts:
+            self._run(Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="none"))
+        states = self._states.pop(sequence)[1:]
+        return np.asarray(
+            [[state >> shift & 0xFF for shift in range(0, 64, 8)] for state in states], np.float32
+        )
 
     def encode_image(self, content: bytes) -> Image:
         raise no_images("fake")

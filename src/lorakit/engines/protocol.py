@@ -160,8 +160,7 @@ class Engine(Protocol):
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         """Hidden states after the last norm, float32 [tokens, hidden size], of a text on its own.
 
-        parts: its tokens int64 [n], cut where other adapters begin to act. Raises CapabilityError
-        where the engine gives none.
+        parts: its tokens int64 [n], cut where other adapters begin to act.
         """
         ...
 
@@ -197,11 +196,4 @@ def no_images(engine: str) -> CapabilityError:
     return CapabilityError(
         f"the {engine} engine sees no images",
         hint="open a GGUF vision model with mmproj=, the file of its projector",
-    )
-
-
-def no_hidden(engine: str) -> CapabilityError:
-    """What an engine says that gives no hidden states."""
-    return CapabilityError(
-        f"the {engine} engine gives no embeddings", hint='engines that do: "onnx", "llama"'
     )

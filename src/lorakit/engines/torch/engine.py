@@ -25,7 +25,6 @@ from lorakit.engines.protocol import (
     Logits,
     Row,
     Tokens,
-    no_hidden,
     no_images,
 )
 from lorakit.engines.rows import effective
@@ -138,7 +137,24 @@ class TorchEngine:
         return self._sequences.open(State.load(state, length, like, self._device))
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
-        raise no_hidden("torch")
+        overlays = self._require_open()
+        state, found = State(), []
+        with native_errors("embedding a text"), torch.inference_mode():
+            for tokens, adapters in parts:
+                for handle, _ in adapters:
+                    self._require_attached(handle)
+                cache = state.cache()
+                result = overlays.run(
+                    effective(adapters),
+                    input_ids=torch.tensor(tokens.copy(), device=self._device)[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                    output_hidden_states=True,
+                    logits_to_keep=1,
+                )
+                state = state.extended(len(tokens), cache)
+                found.append(result.hidden_states[-1][0].float().cpu().numpy())
+        return np.concatenate(found)
 
     def encode_image(self, content: bytes) -> Image:
         raise no_images("torch")
