@@ -236,10 +236,12 @@ def _stored(
     """Of each module, the spelling that the files hold; where none is whole, the nearest."""
     table = {}
     for module, ways in spellings(decoder).items():
-        named = [
+        named = ways if not root else [
             tuple(replace(part, name=part.name.removeprefix(root)) for part in way) for way in ways
-        ]
-        table[module] = max(named, key=lambda way: sum(p.name in tensors for p in way) / len(way))
+        ]  # fmt: skip
+        table[module] = named[0] if len(named) == 1 else max(
+            named, key=lambda way: sum(part.name in tensors for part in way) / len(way)
+        )  # fmt: skip
     return table
 
 

@@ -6,7 +6,7 @@ a config or weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,7 +135,7 @@ class Decoder:
         The matrices of a layer's experts are one module for each projection.
         """
         at = f"{self.architecture.layout.blocks}.{index}"
-        return {f"{at}.{linear.name}": self._shape(linear) for linear in self._specs(index)}
+        return {f"{at}.{name}": shape for name, shape in self._shapes(self._specs(index))}
 
     def modules(self) -> dict[str, ModuleShape]:
         """Every module that a low-rank delta may target."""
@@ -143,8 +143,10 @@ class Decoder:
         table = {layout.embedding: self._table(self.vocabulary)}
         if layout.positions is not None:
             table[layout.positions] = self._table(self.context)
-        for index in range(len(self.layers)):
-            table |= self.linears(index)
+        kinds = {True: self._shapes(layout.sparse), False: self._shapes(layout.linears)}
+        for index, layer in enumerate(self.layers):
+            at = f"{layout.blocks}.{index}."
+            table.update((at + name, shape) for name, shape in kinds[layer.sparse])
         table[HEAD] = ModuleShape(in_features=self.hidden, out_features=self.vocabulary)
         return table
 
@@ -169,6 +171,9 @@ class Decoder:
     def _specs(self, index: int) -> tuple[Linear, ...]:
         layout = self.architecture.layout
         return layout.sparse if self.layers[index].sparse else layout.linears
+
+    def _shapes(self, linears: Iterable[Linear]) -> list[tuple[str, ModuleShape]]:
+        return [(linear.name, self._shape(linear)) for linear in linears]
 
     def _shape(self, linear: Linear) -> ModuleShape:
         rows = tuple(self.width(width) for width in linear.outputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -312,8 +312,12 @@ class _Reader:
 
     def table(self, name: str, valid: Any) -> dict[str, Any]:
         value = self._raw.get(name) or {}
-        if isinstance(value, dict) and all(valid(v) for v in value.values()):
-            return value
+        if isinstance(value, dict):
+            found: Collection[Any] = value.values()
+            if set(map(type, found)) <= {int, float}:
+                found = set(found)  # a few numbers, however many names
+            if all(valid(v) for v in found):
+                return value
         self._fault(name, "an object of names and numbers")
         return {}
 
