@@ -277,6 +277,57 @@ def test_dora_of_an_embedding_takes_norms_down_its_columns(tmp_path, monkeypatch
     np.testing.assert_allclose(stored(tmp_path / "out")[f"{name}.weight"], expected, atol=1e-5)
 
 
+def test_dora_of_an_embedding_as_mlx_makes_it_takes_norms_along_its_rows(tmp_path):
+    base = Base.open(LLAMA)
+    name = "model.embed_tokens"
+    w = base.tensors[f"{name}.weight"].astype(np.float64)
+    part = delta(name, *w.shape, site=Site.INPUT)
+    m = np.linspace(1, 2, w.shape[0], dtype=np.float32)
+    adapter = Adapter(deltas=(part,), magnitudes=(Magnitude(module=name, value=m),))
+    merge(base, [(adapter, 1.0)], tmp_path / "out")
+    changed = w + 0.5 * (part.b.astype(np.float64) @ part.a).T
+    expected = (m / np.linalg.norm(changed, axis=1))[:, None] * changed
+    np.testing.assert_allclose(stored(tmp_path / "out")[f"{name}.weight"], expected, atol=1e-5)
+
+
+def test_two_dora_deltas_of_one_use_keep_their_own_magnitudes(tmp_path):
+    base = Base.open(LLAMA)
+    w = base.tensor("lm_head.weight").astype(np.float64)
+    rows, columns = w.shape
+    table = delta("model.embed_tokens", columns, rows, site=Site.OUTPUT)
+    head = delta("lm_head", columns, rows, seed=3)
+    parts = [(table, np.linspace(1, 2, rows)), (head, np.linspace(3, 4, rows))]
+    adapter = Adapter(
+        deltas=(table, head),
+        magnitudes=tuple(Magnitude(module=d.module, value=m.astype(np.float32)) for d, m in parts),
+    )
+    merge(base, [(adapter, 1.0)], tmp_path / "out")
+    expected = w
+    for part, m in parts:
+        low = 0.5 * part.b.astype(np.float64) @ part.a
+        ratio = (m / np.linalg.norm(w + low, axis=1))[:, None]
+        expected = expected + (ratio - 1) * w + ratio * low
+    ours = Base.open(tmp_path / "out").tensor("lm_head.weight")
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_dora_of_a_row_of_zeros_leaves_it_zero(tmp_path):
+    folder = recast(LLAMA, tmp_path / "base", np.float32)
+    tensors = {k: np.array(v) for k, v in Base.open(folder).tensors.items()}
+    tensors[f"{Q}.weight"][3] = 0
+    with (folder / "model.safetensors").open("wb") as file:
+        write_safetensors(file, tensors, {})
+    n_out, n_in = tensors[f"{Q}.weight"].shape
+    part = delta(Q, n_in, n_out)
+    part.b[3] = 0
+    magnitude = Magnitude(module=Q, value=np.ones(n_out, np.float32))
+    adapter = Adapter(deltas=(part,), magnitudes=(magnitude,))
+    merge(Base.open(folder), [(adapter, 1.0)], tmp_path / "out")
+    ours = stored(tmp_path / "out")[f"{Q}.weight"]
+    assert not ours[3].any()
+    np.testing.assert_allclose(np.linalg.norm(np.delete(ours, 3, 0), axis=1), 1, atol=1e-5)
+
+
 def test_biases_of_b_come_with_the_config_key_that_brings_them(tmp_path):
     base = Base.open(LLAMA)
     n_out, n_in = base.tensors[f"{Q}.weight"].shape

@@ -17,26 +17,20 @@ ALONE = 1 << 18  # multiplications up to which OpenBLAS keeps a product on the c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Factors:
-    """A low-rank matrix in stored orientation: `scale * b @ a`, a [r, columns], b [rows, r]."""
-
-    a: Array
-    b: Array
-    scale: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Term:
-    """What one adapter adds to the rows from `begin` up to `end`: the sum of its factors.
+    """What a delta adds to the rows from `begin` up to `end`, in stored orientation: D =
+    scale * b @ a with a [r, columns], b [rows, r].
 
     magnitude: DoRA's (Liu et al. 2024, https://arxiv.org/abs/2402.09353), one value for each row,
-    or with `by_column` for each column. With V = W + sum, the tensor then changes by
-    (m / |V| - 1) W + (m / |V|) sum, so that one adapter alone gives m / |V| V.
+    or with `by_column` for each column. With V = W + D, the tensor then changes by
+    (m / |V| - 1) W + (m / |V|) D, so that one adapter alone gives m / |V| V.
     """
 
     begin: int
     end: int
-    factors: tuple[Factors, ...]
+    a: Array
+    b: Array
+    scale: float
     magnitude: Array | None = None
     by_column: bool = False
 
@@ -56,7 +50,7 @@ class Change:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Ready:
-    """A term in the precision of the arithmetic, its factors side by side, scales folded into b."""
+    """A term in the precision of the arithmetic, its scale folded into b."""
 
     begin: int
     end: int
@@ -97,8 +91,7 @@ class Arithmetic:
                 block = self.replaced(read(begin, end), begin)
                 block += term.b[begin:end] @ term.a
                 squares += np.square(block, dtype=np.float64).sum(axis=0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                term.ratio = (term.magnitude / np.sqrt(squares)).astype(self.dtype)
+            term.ratio = _ratio(term.magnitude, np.sqrt(squares)).astype(self.dtype)
 
     def replaced(self, block: Array, begin: int) -> Array:
         """The block of rows from `begin` on after replacements; changed in place."""
@@ -139,27 +132,30 @@ def _product(b: Array, a: Array, out: Array) -> None:
 
 
 def _renormalise(added: Array, original: Array, term: _Ready, rows: slice) -> None:
-    """The sum of factors becomes DoRA's change, in place."""
+    """The plain change becomes DoRA's, in place."""
     ratio = term.ratio
     added += original
     if ratio is None:
         assert term.magnitude is not None
         norms = np.sqrt(np.einsum("rc,rc->r", added, added))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = (term.magnitude[rows] / norms)[:, None].astype(added.dtype)
+        ratio = _ratio(term.magnitude[rows], norms)[:, None].astype(added.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         added *= ratio
     added -= original
 
 
+def _ratio(magnitude: Array | None, norms: Array) -> Array:
+    """m / |V|; 0 where V is 0, which stays so."""
+    return np.divide(magnitude, norms, out=np.zeros(norms.shape, np.float64), where=norms > 0)
+
+
 def _ready(term: Term, dtype: np.dtype[np.generic]) -> _Ready:
     magnitude = term.magnitude
-    scaled = [factors.b.astype(np.float64) * factors.scale for factors in term.factors]
     return _Ready(
         begin=term.begin,
         end=term.end,
-        a=np.concatenate([factors.a.astype(dtype) for factors in term.factors]),
-        b=np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype),
+        a=np.ascontiguousarray(term.a, dtype),
+        b=np.ascontiguousarray(term.b.astype(np.float64) * term.scale, dtype),
         magnitude=None if magnitude is None else magnitude.astype(np.float64),
         by_column=term.by_column,
     )

@@ -6,7 +6,7 @@ that one expert of a fused tensor is some of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from lorakit.adapter import Array, Delta, Replacement, Site
 from lorakit.architectures import HEAD
 from lorakit.base import Base
-from lorakit.merge.change import Factors, Term
+from lorakit.merge.change import Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,31 +69,39 @@ def places(base: Base, module: str) -> Iterator[Place]:
             yield Place(name=stored.name, expert=expert, begin=expert * rows + first)
 
 
-def term(place: Place, uses: Sequence[Use], scale: float, magnitude: Array | None) -> Term:
-    """The sum of an adapter's deltas there, with its magnitude if it has one."""
-    flip = uses[0].flipped != place.transposed
-    factors = []
-    for use in uses:
-        a, b = use.delta.a, use.delta.b
-        if place.expert is not None:
-            a, b = a[place.expert], b[place.expert]
-        a, b = (b.T, a.T) if flip else (a, b)
-        factors.append(Factors(a=a, b=b, scale=use.delta.scale * scale))
+def term(place: Place, use: Use, scale: float, magnitude: Array | None) -> Term:
+    """What a delta does there, with its magnitude if it has one."""
+    delta, flip = use.delta, use.flipped != place.transposed
+    a, b = delta.a, delta.b
+    if place.expert is not None:
+        a, b = a[place.expert], b[place.expert]
+    a, b = (b.T, a.T) if flip else (a, b)
     if magnitude is not None and magnitude.ndim > 1 and place.expert is not None:
         magnitude = magnitude[place.expert]
     return Term(
         begin=place.begin,
-        end=place.begin + len(factors[0].b),
-        factors=tuple(factors),
+        end=place.begin + len(b),
+        a=a,
+        b=b,
+        scale=delta.scale * scale,
         magnitude=magnitude,
-        by_column=flip,
+        by_column=magnitude is not None and _norms_columns(place, use, magnitude),
     )
+
+
+def _norms_columns(place: Place, use: Use, magnitude: Array) -> bool:
+    """PEFT's magnitude of an embedding is over its hidden axis, MLX's over its vocabulary."""
+    if use.flipped:
+        return len(magnitude) == use.delta.out_features
+    if use.delta.site is Site.OUTPUT:
+        return len(magnitude) == use.delta.in_features
+    return place.transposed
 
 
 def bias_term(bias: Array, scale: float) -> Term:
     """A vector is a matrix of one column, so a bias is a delta of rank one."""
-    factors = Factors(a=np.ones((1, 1), np.float32), b=bias[:, None], scale=scale)
-    return Term(begin=0, end=len(bias), factors=(factors,))
+    one = np.ones((1, 1), np.float32)
+    return Term(begin=0, end=len(bias), a=one, b=bias[:, None], scale=scale)
 
 
 def parameter_parts(base: Base, replacement: Replacement) -> Iterator[Replacement]:

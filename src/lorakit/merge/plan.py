@@ -19,7 +19,7 @@ from lorakit.architectures import HEAD, describe
 from lorakit.base import Base
 from lorakit.errors import UnsupportedError
 from lorakit.merge.change import Change, Term
-from lorakit.merge.places import Use, bias_term, delta_uses, parameter_parts, places, term
+from lorakit.merge.places import bias_term, delta_uses, parameter_parts, places, term
 
 Scaled = Sequence[tuple[Adapter, float]]
 
@@ -143,22 +143,15 @@ class _Planner:
             yield replacement, self.head
 
     def deltas(self, adapter: Adapter, scale: float) -> None:
-        """One term for each use of a module: all that this adapter adds there."""
+        """One term for each place of each use of a delta."""
         magnitudes = {m.module: m.value for m in adapter.magnitudes}
-        gathered: dict[tuple[str, bool], list[Use]] = defaultdict(list)
         for delta in adapter.deltas:
             for use in delta_uses(delta, self.base.decoder.embedding):
-                gathered[use.module, use.flipped].append(use)
-        for (module, flipped), uses in gathered.items():
-            own = {use.delta.module for use in uses} & magnitudes.keys()
-            if own and (module, not flipped) in gathered:
-                self.faults.append(f"{module}: a DoRA delta, and another at the same use")
-            magnitude = magnitudes[own.pop()] if own else None
-            for place in places(self.base, module):
-                tied = module == HEAD and self.base.decoder.tied
-                into = self.uses[self.head if tied else place.name]
-                into.terms.append(term(place, uses, scale, magnitude))
-                into.keys.append((*(id(use.delta) for use in uses), scale))
+                tied = use.module == HEAD and self.base.decoder.tied
+                for place in places(self.base, use.module):
+                    into = self.uses[self.head if tied else place.name]
+                    into.terms.append(term(place, use, scale, magnitudes.get(delta.module)))
+                    into.keys.append((id(delta), scale))
 
     def biases(self, adapter: Adapter, scale: float) -> None:
         """What B's bias adds to the module's own, which a config may have to announce."""
