@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
 from lorakit.errors import FormatError, SourceError
@@ -125,3 +126,26 @@ def test_no_file_and_a_folder_are_no_source(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(SourceError):
             open_safetensors(path)
+
+
+_ONE = b'"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xef\xbb\xbf{" + _ONE + b"}",
+        b'{"__metadata__": [], ' + _ONE + b"}",
+        b'{"__metadata__": false, ' + _ONE + b"}",
+        b'{"__metadata__": "", ' + _ONE + b"}",
+        b'{"__metadata__": {"x": "\\ud800"}, ' + _ONE + b"}",
+        b"{" + _ONE.replace(b'"a"', b'"\\ud800"') + b"}",
+    ],
+)
+def test_a_header_that_the_library_refuses_is_refused(tmp_path, header):
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(SafetensorError), safe_open(path, "numpy"):
+        pass
+    with pytest.raises(FormatError):
+        open_safetensors(path)

@@ -94,16 +94,22 @@ def _parse(header: bytes) -> dict[str, Any]:
     items, objects = count_items(header, MAX_NOTES, per_object=9)
     if objects > MAX_TENSORS + 2 or items > 9 * objects + MAX_NOTES:
         raise ValueError(f"its header names too much: {MAX_TENSORS} tensors is the limit")
+    if header.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("its header begins with a byte order mark")
     entries = parse_json(header, items=9 * MAX_TENSORS + MAX_NOTES)
     if not isinstance(entries, dict):
         raise ValueError("its header is no JSON object")
+    "".join(entries).encode()  # half a surrogate pair is no character: UnicodeEncodeError
     return entries
 
 
 def _metadata(entries: dict[str, Any]) -> dict[str, str]:
-    metadata = entries.pop("__metadata__", None) or {}  # mlx writes null where it has none
+    metadata = entries.pop("__metadata__", None)
+    if metadata is None:  # mlx writes null where it has none
+        return {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its __metadata__ is no object of strings")
+    "".join((*metadata, *metadata.values())).encode()
     return metadata
 
 
