@@ -1,5 +1,6 @@
 """A merge that is broken off, or finds no room, leaves nothing behind."""
 
+import errno
 import os
 import shutil
 import signal
@@ -111,3 +112,28 @@ def test_systems_without_positioned_reads_write_the_same(tmp_path, monkeypatch):
     merge(Base.open(LLAMA), plain(), tmp_path / "two")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def test_a_write_that_a_flush_on_the_way_lost_is_an_error(tmp_path, monkeypatch):
+    flushes = []
+
+    def fsync(handle):
+        flushes.append(handle)
+        if len(flushes) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("lorakit.merge.files.FLUSH", 1)
+    monkeypatch.setattr("lorakit.merge.files.os.fsync", fsync)
+    with pytest.raises(WriteError, match="Input/output"):
+        merge(Base.open(LLAMA), plain(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+def test_a_base_that_became_something_else_is_an_error_and_not_a_crash(tmp_path):
+    folder = shutil.copytree(LLAMA, tmp_path / "base")
+    base = Base.open(folder)
+    for content in (b"", b"\xff" * 64, b"\x02" + bytes(7) + b"[]"):
+        (folder / "new").write_bytes(content)
+        (folder / "new").replace(folder / "model.safetensors")
+        with pytest.raises(SourceError, match="changed since"):
+            merge(base, plain(), tmp_path / "out")

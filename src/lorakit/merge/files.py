@@ -120,7 +120,13 @@ class Target:
             idle = self._flushing is None or self._flushing.done()
             if self._written >= FLUSH and idle:
                 self._written = 0
+                self._require_flushed()
                 self._flushing = self._flusher.submit(os.fsync, self._handle)
+
+    def _require_flushed(self) -> None:
+        """Raise what an earlier flush did: the system tells of a lost write only once."""
+        if self._flushing is not None:
+            self._flushing.result()
 
     def __enter__(self) -> Target:
         return self
@@ -134,6 +140,7 @@ class Target:
         try:
             self._flusher.shutdown()
             if kind is None:
+                self._require_flushed()
                 os.fsync(self._handle)
         finally:
             os.close(self._handle)

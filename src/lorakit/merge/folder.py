@@ -17,11 +17,13 @@ import numpy as np
 from lorakit.atomic import write_synced
 from lorakit.base import INDEX, MAX_JSON, Base, read_json
 from lorakit.errors import BaseModelError
+from lorakit.files import read_bounded
 from lorakit.formats.folder import member
 from lorakit.merge.plan import Plan
 from lorakit.merge.shards import Shard
 
 CONFIG = "config.json"
+MAX_COMPANION = 4 * MAX_JSON
 ALONG = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
@@ -42,19 +44,29 @@ def bring_along(
     if (base.path / INDEX).is_file() and len(shards) and INDEX not in written:
         write_synced(folder / INDEX, _index(base, plan, shards))
         written.add(INDEX)
-    along, left = [], []
+    coming = companions(base)
+    for name, content in coming:
+        write_synced(folder / name, content)
+        written.add(name)
+    left = sorted(path.name for path in base.path.iterdir() if path.name not in written)
+    return tuple(name for name, _ in coming), tuple(left)
+
+
+def companions(base: Base) -> list[tuple[str, bytes]]:
+    """Names and contents of the files that come along with the weights, in order.
+
+    Raises BaseModelError, FormatError and OSError, as `bring_along` does.
+    """
+    found = []
     for path in sorted(base.path.iterdir()):
-        if path.name in written:
-            continue
         if not any(fnmatchcase(path.name, pattern) for pattern in ALONG) or path.is_dir():
-            left.append(path.name)
             continue
         if (source := member(base.path, path.name)) is not None:
-            if source.stat().st_size > MAX_JSON * 4:
-                raise BaseModelError(f"{path} is larger than any tokenizer: {MAX_JSON * 4} bytes")
-            write_synced(folder / path.name, source.read_bytes())
-            along.append(path.name)
-    return tuple(along), tuple(left)
+            content = read_bounded(source, MAX_COMPANION)
+            if content is None:
+                raise BaseModelError(f"{path} is larger than any tokenizer: {MAX_COMPANION} bytes")
+            found.append((path.name, content))
+    return found
 
 
 def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 from lorakit.errors import SourceError
 from lorakit.merge.change import Change
 from lorakit.merge.plan import Plan
-from lorakit.tensors import DTYPES
+from lorakit.tensors import DTYPES, MAX_HEADER
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -96,14 +96,17 @@ def shards(
 
 
 def _read_header(path: Path) -> _Header:
+    """The header of a file that was found whole when the base was opened."""
     try:
         with path.open("rb") as file:
             length = file.read(8)
-            raw = length + file.read(struct.unpack("<Q", length)[0])
+            raw = length + file.read(min(struct.unpack("<Q", length)[0], MAX_HEADER))
+        entries = json.loads(raw[8:])
+        metadata = entries.pop("__metadata__", None)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    entries = json.loads(raw[8:])
-    metadata = entries.pop("__metadata__", None)
+    except (struct.error, ValueError, AttributeError, TypeError) as error:
+        raise SourceError(f"{path} changed since the base was opened") from error
     return _Header(raw=raw, entries=entries, metadata=metadata)
 
 
