@@ -146,6 +146,7 @@ def _renormalise(added: Array, original: Array, term: _Ready, rows: slice) -> No
 
 def _ratio(magnitude: Array | None, norms: Array) -> Array:
     """m / |V|; 0 where V is 0, which stays so."""
+    assert magnitude is not None
     return np.divide(magnitude, norms, out=np.zeros(norms.shape, np.float64), where=norms > 0)
 
 
