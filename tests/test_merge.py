@@ -61,6 +61,29 @@ def test_scales_mean_what_they_mean_at_run_time(case, tmp_path):
     assert worst(logits(tmp_path / "out", ids), expected) < 2e-4
 
 
+@pytest.mark.parametrize("folder", [GEMMA, LLAMA], ids=["tied", "untied"])
+@pytest.mark.parametrize("by_token", [True, False], ids=["by-token", "by-feature"])
+def test_dora_of_an_embedding_by_token_or_by_feature(folder, by_token, tmp_path):
+    """MLX norms each token's row, PEFT each feature's column."""
+    base, rng = Base.open(folder), np.random.default_rng(4)
+    w = base.tensor("model.embed_tokens.weight").astype(np.float64)
+    a, b = rng.normal(size=(3, len(w))), rng.normal(size=(w.shape[1], 3)) * 0.1
+    m = rng.uniform(0.5, 2, len(w) if by_token else w.shape[1])
+    delta = Delta(
+        module="model.embed_tokens",
+        a=a.astype(np.float32),
+        b=b.astype(np.float32),
+        scale=0.7,
+        site=Site.BOTH if base.decoder.tied else Site.INPUT,
+    )
+    magnitude = Magnitude(module="model.embed_tokens", value=m.astype(np.float32))
+    merge(base, [(Adapter(deltas=(delta,), magnitudes=(magnitude,)), 0.5)], tmp_path / "out")
+    v = w + 0.35 * (b @ a).T
+    axis = 1 if by_token else 0
+    v *= np.expand_dims(m, axis) / np.linalg.norm(v, axis=axis, keepdims=True)
+    np.testing.assert_allclose(stored(tmp_path / "out")["model.embed_tokens.weight"], v, atol=1e-5)
+
+
 def naive(base, adapters):
     """Every linear weight by the plainest arithmetic, in float64."""
     weights = {name: np.asarray(t, np.float64) for name, t in base.tensors.items()}
