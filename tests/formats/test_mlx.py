@@ -207,6 +207,19 @@ def test_what_contradicts_itself_is_refused(tmp_path, more, error, said):
         read_adapter(folder(tmp_path / "a", **more))
 
 
+def test_modules_named_in_full_are_adapted_in_any_layer(tmp_path):
+    """mlx-lm: keys relative to a block count in the last num_layers only, full names anywhere."""
+    first, last = "model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"
+    a, b = np.ones((3, 2), np.float32), np.ones((2, 4), np.float32)
+    tensors = {f"{m}.lora_{x}": t for m in (first, last) for x, t in (("a", a), ("b", b))}
+    named = {"keys": [first, "mlp.up_proj"]}
+    given = folder(tmp_path / "a", tensors, named, num_layers=1)
+    assert read_adapter(given).modules == (first, last)
+    short = {"keys": ["self_attn.q_proj", "mlp.up_proj"]}
+    with pytest.raises(FormatError, match="tensors span 4"):
+        read_adapter(folder(tmp_path / "b", tensors, short, num_layers=1))
+
+
 def test_truncated_and_missing_files(tmp_path):
     path = folder(tmp_path / "a")
     weights = path / "adapters.safetensors"

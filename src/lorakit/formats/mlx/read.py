@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def _assemble(
     modules = _sort(tensors, faults)
     for name, parts in modules.items():
         faults += _faults(name, parts, rank, dora, keys)
-    faults += _layer_faults(config.get("num_layers", -1), modules)
+    faults += _layer_faults(config.get("num_layers", -1), modules.keys() - (keys or frozenset()))
     if not modules and not faults:
         faults.append("no tensor at all: the adapter does nothing")
     if faults:
@@ -219,8 +219,9 @@ def _magnitude_fault(module: str, parts: Mapping[str, Array]) -> str:
     return "" if m.shape == wanted else f"{module}: m is {list(m.shape)}, expected {list(wanted)}"
 
 
-def _layer_faults(count: object, modules: Mapping[str, object]) -> list[str]:
-    """mlx-lm adapts the last `num_layers` layers and ignores tensors of others in silence."""
+def _layer_faults(count: object, modules: Collection[str]) -> list[str]:
+    """mlx-lm adapts the last `num_layers` layers, and modules that `keys` names in full anywhere;
+    it ignores tensors of others in silence. modules: those that are not named in full."""
     if not isinstance(count, int) or isinstance(count, bool) or not -1 <= count <= MAX_LAYERS:
         return [f"{CONFIG}: num_layers must be a whole number, found {count!r:.80}"]
     indices = [int(found[1]) for module in modules if (found := LAYER.fullmatch(module))]
