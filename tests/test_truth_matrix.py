@@ -175,6 +175,8 @@ def test_a_conversion_gives_the_logits_or_is_refused_for_the_reason(
     reasons = ["replaced rows", "base"] if cell == "with the base" else [cell.removeprefix("no: ")]
     reasons += [] if with_base else ["base"]  # what cannot even be read without it
     assert any(reason in str(caught.value) for reason in reasons)
+    if TABLE[case]["merged"].startswith("no: "):
+        assert "merge the adapter" not in str(caught.value)
     assert not target.exists()
 
 

@@ -77,8 +77,14 @@ def require_expressible(faults: Sequence[Fault], name: str, hint: str = "") -> N
     raise UnsupportedError(
         f"{name} cannot express this adapter exactly",
         items=[str(fault) for fault in faults[:SHOWN]] + ([f"and {more} more"] if more > 0 else []),
-        hint=hint or "merge the adapter into its base and use the merged model instead",
+        hint=hint or _way_out(faults),
     )
+
+
+def _way_out(faults: Sequence[Fault]) -> str:
+    if any(fault.part == ("invocation",) for fault in faults):  # merged, it would act on all tokens
+        return "PEFT and GGUF files hold invocation tokens"
+    return "merge the adapter into its base and use the merged model instead"
 
 
 def lossy(
