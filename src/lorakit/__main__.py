@@ -3,17 +3,29 @@
 import contextlib
 import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
     """Run the command line. SIGTERM ends it as Ctrl-C does: nothing is left half-written."""
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, interrupt)
         from lorakit.cli import main as run  # slow to import; nothing may precede the try
 
         run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError):  # numpy makes the one the other while it loads
+        if not pressed and isinstance(sys.exception(), ImportError):
+            raise
         sys.stderr.write("interrupted\n")
         sys.exit(130)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,3 +276,48 @@ def test_a_reader_that_goes_away_is_no_error():
     process.stderr.close()
     process.wait(20)
     assert b"Traceback" not in err
+
+
+def test_names_from_files_do_not_reach_the_terminal_raw(tmp_path):
+    folder = tmp_path / "evil"
+    shutil.copytree(HOME, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "org/\x1b[31mred\x1b]0;title\x07[bold]"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    for arguments in (("inspect", str(folder)), ("check", str(folder), "--base", BASE)):
+        out, err = lorakit(*arguments)
+        assert "\x1b" not in out + err
+        assert r"org/\x1b[31mred\x1b]0;title\x07[bold]" in out
+
+
+def test_tables_in_a_pipe_are_neither_cut_nor_folded(tmp_path):
+    name = "model.layers.0.self_attn.q_proj"
+    env = {**os.environ, "COLUMNS": "30"}
+    out, _ = lorakit("inspect", HOME, "--spectrum", env=env)
+    assert sum(line.startswith(f"{name} ") for line in out.splitlines()) == 2
+    assert not any(line.endswith(" ") for line in out.splitlines() if line.startswith("model."))
+    out, _ = lorakit("resize", HOME, "--rank", "2", "-o", str(tmp_path / "small"), env=env)
+    assert name in out
+
+
+def test_a_scale_that_is_no_number_is_said():
+    _, err = lorakit("run", BASE, "--adapter", f"{HOME}:half", "hello", code=1)
+    assert "'half'" in err
+    assert "no scale" in err
+
+
+def test_all_commands_show_help_alike():
+    out, _ = lorakit("cache", "--help")
+    assert "completion" not in out
+    assert "-h, --help" in out
+
+
+def test_ctrl_c_while_numpy_loads_is_no_import_error(tmp_path):
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(9)\n"
+        "except KeyboardInterrupt as error:\n    raise ImportError('umath failed') from error\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    _, err = lorakit("inspect", HOME, code=130, env=env)
+    assert err == "interrupted\n"

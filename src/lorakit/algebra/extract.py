@@ -8,7 +8,7 @@ changed at both its uses; where either has a head of its own, lookup and head ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,12 +28,15 @@ def extract(
     rank: int | None = None,
     energy: float | None = None,
     modules: Sequence[str] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Adapter, ResidualReport]:
     """The adapter that takes `base` to `tuned`, up to the residual in the report.
 
     rank, energy: as in `resize`. modules: module names or their last parts ("q_proj"; a norm such
     as "model.norm" too); all others are left alone and, where they changed, named in
-    `report.skipped`. Raises MismatchError (the models differ in more than weights), AdapterError
+    `report.skipped`. progress: told how many tensors are done, and of how many.
+    Raises MismatchError (the models differ in more than weights), AdapterError
     (values that are not finite) and ParameterError.
     """
     cut = Cut(rank=rank, energy=energy)
@@ -45,7 +48,9 @@ def extract(
     replacements: list[Replacement] = []
     rows: list[ModuleResidual] = []
     skipped: list[str] = []
-    for name in names:
+    for number, name in enumerate(names):
+        if progress is not None:
+            progress(number, len(names))
         pairs = _pairs(base, tuned, name, weights.get(name))
         if all(before is after or _equal(before, after) for before, after in pairs):
             continue

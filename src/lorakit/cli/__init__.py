@@ -14,7 +14,7 @@ from typing import Any
 import lorakit
 from lorakit.cli.output import error_json, error_line, print_json
 from lorakit.cli.signature import call, make_parser
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, WriteError
 
 # Each is a module here with a function `command`, or with COMMANDS, several of them by name.
 COMMANDS = (
@@ -47,7 +47,10 @@ def main() -> None:
     except OSError as error:  # a full disk under the output, say
         if os.environ.get("LORAKIT_DEBUG"):
             raise
-        print(f"error [write_failed]: {error}", file=sys.stderr)
+        failed = WriteError(str(error))
+        if "--json" in sys.argv:
+            print_json({"error": error_json(failed)})
+        print(error_line(failed), file=sys.stderr)
         sys.exit(1)
 
 

@@ -8,11 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from rich.table import Table
-
 from lorakit import housekeeping
 from lorakit.cache import cache_root
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import console, print_json, print_table, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
@@ -33,13 +31,9 @@ def show(json: JsonOption = False) -> None:
         listed = [entry.to_dict() for entry in found]
         print_json({"folder": str(cache_root()), "size": total, "entries": listed})
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("kind", "size", "last used", "what"):
-        table.add_column(title, justify="right" if title == "size" else "left")
-    for entry in found:
-        table.add_row(entry.kind, size(entry.size), _ago(entry.used), entry.name)
+    rows = [(entry.kind, size(entry.size), _ago(entry.used), entry.name) for entry in found]
     if found:
-        console.print(table)
+        print_table(("kind", "size", "last used", "what"), rows, left=("kind", "last used", "what"))
     console.print(f"{cache_root()}: {len(found)} entries, {size(total)}")
 
 

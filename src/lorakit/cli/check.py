@@ -8,7 +8,7 @@ from typing import Annotated
 from rich.text import Text
 
 from lorakit.check import check
-from lorakit.cli.output import console, print_json
+from lorakit.cli.output import console, plain, print_json
 from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
@@ -35,6 +35,7 @@ def command(
     else:
         for mismatch in found:
             style = "red" if mismatch.severity == "error" else "yellow"
-            console.print(Text.assemble((f"{mismatch.severity}: ", style), str(mismatch)))
-        console.print("it fits" if not errors else f"it does not fit: {errors} errors")
+            console.print(Text.assemble((f"{mismatch.severity}: ", style), plain(str(mismatch))))
+        counted = f"{errors} error{'s' if errors > 1 else ''}"
+        console.print("it fits" if not errors else f"it does not fit: {counted}")
     raise SystemExit(1 if errors else 0)

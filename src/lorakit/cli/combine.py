@@ -13,7 +13,7 @@ from lorakit.cli.references import (
     read_reference,
     split_reference,
 )
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
 from lorakit.cli.signature import argument, option
 
 
@@ -39,6 +39,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
+    require_new(output)
     model = None if base is None else open_base(base)
     weighted = []
     for reference in adapters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lorakit.cli.output import print_json
+from lorakit.cli.output import plain, print_json
 from lorakit.cli.references import (
     AdapterArgument,
     EngineOption,
@@ -81,11 +81,11 @@ def command(
         raise SystemExit(failed)
     print(f"wrote {output}: {to}, {modules} modules")
     for note in report.notes:
-        print(note)
+        print(plain(note))
     if report.dropped:
         print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
         for line in report.dropped:
-            print(f"  - {line}")
+            print(f"  - {plain(line)}")
     if parity is not None:
         from lorakit.cli.verify import show  # slow, as rich is
 

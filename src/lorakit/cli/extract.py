@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from lorakit.algebra.extract import extract
+from lorakit.cli.progress import Percent
 from lorakit.cli.references import BaseArgument, JsonOption, open_base
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
 from lorakit.cli.signature import argument, option
+from lorakit.errors import ParameterError
 
 
 def command(
@@ -23,5 +25,16 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Find the adapter that takes a base to its fine-tune, to a rank or an energy."""
-    adapter, report = extract(open_base(base), open_base(tuned), rank, energy, modules)
+    require_new(output)
+    one, other = open_base(base), open_base(tuned)
+    with Percent(of="{} tensors".format) as progress:
+        adapter, report = extract(one, other, rank, energy, modules, progress=progress)
+    if not adapter.deltas and not adapter.replacements:
+        raise ParameterError(
+            f"{tuned} has the weights of {base}: there is nothing to extract"
+            if not report.skipped
+            else "nothing that --module names has changed",
+            items=report.skipped,
+            hint="--module may name what did change" if report.skipped else "",
+        )
     finish(adapter, report, output, json=json)

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from lorakit.atomic import write_atomic
 from lorakit.cli.heatmap import show
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import console, plain, print_json, print_table, size
 from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
@@ -80,11 +79,11 @@ def command(
         return
     rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
     for name, value in rows.items():
-        console.print(Text.assemble((f"{name:<12}", "bold"), str(value)))
-    console.print(_modules(report.modules))
+        console.print(Text.assemble((f"{name:<12}", "bold"), plain(str(value))))
+    _show_modules(report.modules)
     if spectrum:
         console.print()
-        console.print(_spectra(report.modules))
+        _show_spectra(report.modules)
     if (heat := grid(report.modules)) is not None:
         console.print()
         show(heat, console)
@@ -153,40 +152,35 @@ def _counts(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{value:g} in {count} modules" for value, count in counts.items())
 
 
-def _modules(modules: tuple[ModuleReport, ...]) -> Table:
-    table = _table("module", "site", "rank", "in", "out", "scale", "norm")
-    for m in modules:
-        norm = "" if m.norm is None else f"{m.norm:.4g}"
-        table.add_row(
+def _show_modules(modules: tuple[ModuleReport, ...]) -> None:
+    rows = [
+        (
             _name(m), m.site, str(m.rank), str(m.in_features), str(m.out_features), f"{m.scale:g}",
-            norm,
-        )  # fmt: skip
-    return table
+            "" if m.norm is None else f"{m.norm:.4g}",
+        )
+        for m in modules
+    ]  # fmt: skip
+    titles = ("module", "site", "rank", "in", "out", "scale", "norm")
+    print_table(titles, rows, left=("module", "site"))
 
 
-def _spectra(modules: tuple[ModuleReport, ...]) -> Table:
+def _show_spectra(modules: tuple[ModuleReport, ...]) -> None:
     """Of experts the largest and least of all, the mean of the ranks, and the most for 99%."""
-    table = _table("singular values of", "largest", "least", "effective", "stable", "for 99%")
+    rows = []
     for m in modules:
         found = m.spectra or ()
         values = [value for each in found for value in each.values] or [0.0]
         effective = sum(each.effective_rank for each in found) / max(len(found), 1)
         stable = sum(each.stable_rank for each in found) / max(len(found), 1)
-        table.add_row(
-            _name(m), f"{max(values):.3g}", f"{min(values):.3g}", f"{effective:.3g}",
-            f"{stable:.3g}", str(max((each.rank99 for each in found), default=0)),
+        needed = str(max((each.rank99 for each in found), default=0))
+        rows.append(
+            (
+                _name(m), f"{max(values):.3g}", f"{min(values):.3g}", f"{effective:.3g}",
+                f"{stable:.3g}", needed,
+            )
         )  # fmt: skip
-    return table
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for number, title in enumerate(titles):
-        left = number == 0 or title == "site"
-        table.add_column(
-            title, justify="left" if left else "right", no_wrap=number > 0, overflow="fold"
-        )
-    return table
+    titles = ("singular values of", "largest", "least", "effective", "stable", "for 99%")
+    print_table(titles, rows, left=titles[:1])
 
 
 def _name(module: ModuleReport) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.base import Base
-from lorakit.cli.output import print_json, size
+from lorakit.cli.output import plain, print_json, size
+from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     BaseArgument,
     JsonOption,
@@ -40,7 +40,8 @@ def command(
 ) -> None:
     """Write a base with adapters in its weights, as a model folder of its own."""
     opened = open_base(base)
-    report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
+    with Percent(of=size) as progress:
+        report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=progress)
     show(report, json=json)
 
 
@@ -50,30 +51,15 @@ def read(references: Sequence[str], base: Base) -> list[tuple[Adapter, float]]:
     return [(read_reference(path, base.decoder), scale) for path, scale in parts]
 
 
-class Progress:
-    """A line on a terminal that says how far it is; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self.shown = -1 if sys.stderr.isatty() else 100
-
-    def __call__(self, done: int, total: int) -> None:
-        percent = min(99, done * 100 // max(total, 1))
-        if percent > self.shown:
-            self.shown = percent
-            print(f"\r{percent}% of {size(total)} ", end="", file=sys.stderr, flush=True)
-
-
 def show(report: MergeReport, *, json: bool) -> None:
     """What was written, in a few lines or as JSON."""
     if json:
         print_json(report.to_dict())
         return
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
     if report.replaced:
-        print(f"replaced by an adapter: {', '.join(report.replaced)}")
+        print(f"replaced by an adapter: {plain(', '.join(report.replaced))}")
     for note in report.notes:
-        print(f"note: {note}")
+        print(f"note: {plain(note)}")
     if report.left:
-        print(f"left behind: {', '.join(report.left)}")
+        print(f"left behind: {plain(', '.join(report.left))}")
     print(f"{report.target}: {size(report.nbytes)}, {len(report.changed)} tensors changed")

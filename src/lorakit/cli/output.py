@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -29,7 +30,7 @@ def error_line(error: LorakitError) -> str:
     if len(error.items) > SHOWN_ITEMS:
         items.append(f"and {len(error.items) - SHOWN_ITEMS} more")
     text = f"error [{error.code}]: " + ": ".join(filter(None, [error.message, "; ".join(items)]))
-    return " ".join((text + (f" (hint: {error.hint})" if error.hint else "")).split())
+    return plain(" ".join((text + (f" (hint: {error.hint})" if error.hint else "")).split()))
 
 
 def error_json(error: LorakitError) -> dict[str, Any]:
@@ -43,6 +44,41 @@ def error_json(error: LorakitError) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value))
+
+
+def plain(text: str) -> str:
+    """Text that may come from a file, with its control characters spelled out: \\x1b.
+
+    A name in an adapter must not move the cursor, colour the screen or set the terminal's title.
+    """
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.isprintable() else "".join(shown)
+
+
+def print_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Collection[str] = (),
+    total: Sequence[str] | None = None,
+) -> None:
+    """Columns two spaces apart, numbers to the right, the titles in `left` to the left.
+
+    A cell is never cut or folded, also where the terminal is narrow or a pipe has no width.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    lines = [[plain(cell) for cell in row] for row in (titles, *rows, *([total] if total else ()))]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for number, cells in enumerate(lines):
+        padded = [
+            cell + gap if title in left else gap + cell
+            for title, cell, width in zip(titles, cells, widths, strict=True)
+            for gap in [" " * (width - cell_len(cell))]
+        ]
+        bold = number == 0 or (total is not None and number == len(lines) - 1)
+        __getattr__("console").print(Text("  ".join(padded).rstrip(), style="bold" if bold else ""))
 
 
 def size(count: float) -> str:

@@ -13,7 +13,7 @@ from lorakit.base import Base
 from lorakit.cli.downloads import downloads
 from lorakit.cli.signature import argument, option
 from lorakit.engines.protocol import Device, Quantization
-from lorakit.errors import FormatError, SourceError
+from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
 from lorakit.gguf_base import open_base as open_local_base
 from lorakit.sources import Kind, fetch
@@ -66,6 +66,10 @@ def split_reference(reference: str) -> tuple[str, float]:
     try:
         return (path, float(tail)) if colon and path and not host_only else (reference, 1.0)
     except ValueError:
+        if colon and Path(path).exists() and not Path(reference).exists():
+            raise ParameterError(
+                f"{tail!r} in {reference} is no scale", hint=f"a number: {path}:0.5"
+            ) from None
         return reference, 1.0
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from rich.table import Table
-
 from lorakit.adapter import Adapter
 from lorakit.algebra.report import ResidualReport
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import console, plain, print_json, print_table, size
 from lorakit.cli.signature import option
+from lorakit.errors import ParameterError
 from lorakit.formats.peft import write_peft
 
 OutputOption = Annotated[
@@ -23,27 +22,30 @@ EnergyOption = Annotated[
 ]
 
 
+def require_new(output: Path) -> None:
+    """Before anything slow begins: the folder is not there yet, or is empty."""
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ParameterError(f"{output} exists", hint="name a new folder")
+
+
 def finish(adapter: Adapter, report: ResidualReport, output: Path, *, json: bool) -> None:
     """Write the adapter and show what it cost."""
     write_peft(adapter, output)
     if json:
         print_json({"output": str(output), "bytes": adapter.nbytes, **report.to_dict()})
         return
-    console.print(_table(report))
-    for name in report.skipped:
-        console.print(f"changed, but not asked for: {name}", style="yellow")
-    for note in report.notes:
-        console.print(f"note: {note}", style="yellow")
-    console.print(f"{output}: {size(adapter.nbytes)}, relative residual {report.residual:.3g}")
-
-
-def _table(report: ResidualReport) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("module", "site", "rank before", "rank after", "norm", "residual"):
-        table.add_column(title, justify="left" if title in ("module", "site") else "right")
-    for m in report.modules:
-        table.add_row(
+    rows = [
+        (
             m.module, m.site, str(m.rank_before), str(m.rank_after), f"{m.norm:.4g}",
             f"{m.residual:.2g}",
-        )  # fmt: skip
-    return table
+        )
+        for m in report.modules
+    ]  # fmt: skip
+    titles = ("module", "site", "rank before", "rank after", "norm", "residual")
+    print_table(titles, rows, left=("module", "site"))
+    for name in report.skipped:
+        console.print(f"changed, but not asked for: {name}", style="yellow", markup=False)
+    for note in report.notes:
+        console.print(f"note: {plain(note)}", style="yellow", markup=False)
+    said = f"{size(adapter.nbytes)}, relative residual {report.residual:.3g}"
+    console.print(f"{output}: {said}", markup=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorakit.algebra.resize import resize
 from lorakit.cli.references import AdapterArgument, JsonOption, PickleOption, read_reference
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish
+from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
 
 
 def command(
@@ -16,6 +16,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Cut an adapter to a rank or an energy, as well as any of that rank can be."""
+    require_new(output)
     loaded = read_reference(adapter, allow_pickle=allow_pickle)
     resized, report = resize(loaded, rank, energy)
     finish(resized, report, output, json=json)

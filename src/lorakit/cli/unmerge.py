@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, Progress, read, show
+from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, show
+from lorakit.cli.output import size
+from lorakit.cli.progress import Percent
 from lorakit.cli.references import JsonOption, open_base
 from lorakit.cli.signature import argument
 from lorakit.merge import unmerge
@@ -19,5 +21,6 @@ def command(
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
     opened = open_base(merged)
-    report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=Progress())
+    with Percent(of=size) as progress:
+        report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=progress)
     show(report, json=json)

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
-from rich.table import Table
-
 from lorakit.cli.logits import read_ids
-from lorakit.cli.output import console, print_json
+from lorakit.cli.output import console, print_json, print_table
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -315,16 +313,9 @@ def finish(report: ParityReport, *, json: bool) -> None:
 def show(report: ParityReport) -> None:
     """The table, the warnings, the verdict."""
     console.print(f"one    {report.one}\nother  {report.other}", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
     titles = ("prompt", "tokens", "max diff", "mean diff", "KL", "top-1", "differs at", "effect")
-    for title in titles:
-        first = title == "prompt"  # it gives way where the terminal is narrow, the numbers do not
-        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
-    for row in report.prompts:
-        table.add_row(*_row(row))
-    table.add_section()
-    table.add_row(*_row(report.total), style="bold")
-    console.print(table)
+    rows = [_row(row) for row in report.prompts]
+    print_table(titles, rows, left=("prompt",), total=_row(report.total))
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(_verdict(report), style="green" if report.agrees else "red", markup=False)

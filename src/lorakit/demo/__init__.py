@@ -75,6 +75,8 @@ def export(destination: Path) -> list[Path]:
             shutil.copy(folder() / "evaluation.jsonl", temporary)
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
+    except shutil.Error as error:  # all files that failed, with their paths
+        raise WriteError(f"cannot write {destination}: {error.args[0][0][2]}") from error
     except OSError as error:
         raise WriteError(f"cannot write {destination}: {error.strerror or error}") from error
     return sorted(path for path in destination.rglob("*") if path.is_file())

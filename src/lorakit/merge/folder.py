@@ -48,7 +48,8 @@ def bring_along(
     for name, content in coming:
         write_synced(folder / name, content)
         written.add(name)
-    left = sorted(path.name for path in base.path.iterdir() if path.name not in written)
+    names = {path.name for path in base.path.iterdir()} - written
+    left = sorted(name for name in names if name[0] != ".")  # .gitattributes, a record of ours
     return tuple(name for name, _ in coming), tuple(left)
 
 

@@ -202,7 +202,7 @@ def _mapped(reference: Hub, error: Exception) -> SourceError:
     return SourceError(
         f"cannot fetch {reference}: {_first(error)}",
         code="source_unreachable",
-        hint="offline mode uses what was fetched before",
+        hint="offline (LORAKIT_OFFLINE=1) uses what was fetched before",
     )
 
 

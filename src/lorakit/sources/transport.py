@@ -100,7 +100,7 @@ def unreachable(url: str, reason: str) -> SourceError:
     return SourceError(
         f"cannot fetch {shown(url)}: {reason}",
         code="source_unreachable",
-        hint="offline mode uses what was fetched before",
+        hint="offline (LORAKIT_OFFLINE=1) uses what was fetched before",
     )
 
 
