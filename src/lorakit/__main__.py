@@ -1,8 +1,10 @@
 """`lorakit` and `python -m lorakit`. Ctrl-C ends cleanly, while it is still starting too."""
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 
@@ -27,6 +29,12 @@ def main() -> None:
         if not pressed and isinstance(sys.exception(), ImportError):
             raise
         sys.stderr.write("interrupted\n")
+        opening = [t for t in threading.enumerate() if t.name == "lorakit-engine"]
+        for thread in opening:
+            thread.join(3)  # what it builds is cleared away
+        if any(thread.is_alive() for thread in opening):
+            sys.stdout.flush()
+            os._exit(130)  # it is in native code that cannot be stopped
         sys.exit(130)
 
 

@@ -197,3 +197,22 @@ def test_commands_run_between_steps_and_their_errors_come_back(thread):
     assert thread.call(lambda scheduler: scheduler.engine.capabilities.engine).result() == "fake"
     with pytest.raises(ZeroDivisionError):
         thread.call(lambda scheduler: 1 / 0).result()
+
+
+def test_closing_while_the_engine_opens_does_not_wait_for_it():
+    begun, go = threading.Event(), threading.Event()
+    engine = FakeEngine()
+
+    def slow():
+        begun.set()
+        go.wait(10)
+        return engine
+
+    thread = EngineThread(slow, max_queue=4)
+    begun.wait(10)
+    thread.close()
+    assert thread.closed
+    assert not engine.closed
+    go.set()
+    thread._thread.join(10)
+    assert engine.closed

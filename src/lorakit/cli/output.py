@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import sys
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -22,6 +25,21 @@ def __getattr__(name: str) -> Any:
     from rich.console import Console
 
     return globals().setdefault(name, Console(highlight=False, soft_wrap=True))
+
+
+@contextmanager
+def patience(text: str, *, after: float = 1.5) -> Iterator[None]:
+    """Say on a terminal what takes so long, if it does."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(after, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def error_line(error: LorakitError) -> str:

@@ -11,6 +11,7 @@ from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base import Base
 from lorakit.cli.downloads import downloads
+from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, ParameterError, SourceError
@@ -90,7 +91,7 @@ def open_with(
     for reference in adapters or ():
         path, scale = split_reference(reference)
         configs.append(AdapterConfig(path, scale=scale))
-    with downloads:
+    with downloads, patience("opening the model; its graph is built the first time ..."):
         return open_model(
             base,
             adapter=configs,

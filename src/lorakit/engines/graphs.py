@@ -17,10 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lorakit.adapter import Array
 from lorakit.base import Base
 from lorakit.cache import cache_root, touch
+from lorakit.engines.protocol import abandoned
 from lorakit.engines.session import open_session
-from lorakit.errors import EngineError, MissingExtraError
+from lorakit.errors import CancelledError, EngineError, MissingExtraError
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
@@ -79,7 +81,7 @@ def _build(base: Base, options: GraphOptions, folder: Path) -> None:
     _sweep(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        store = FileStore(temporary)
+        store = _Interruptible(temporary)
         try:
             model = build(base, options, store)
         finally:
@@ -91,6 +93,15 @@ def _build(base: Base, options: GraphOptions, folder: Path) -> None:
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Interruptible(FileStore):
+    """Stops between two weights when nobody waits for the engine any more."""
+
+    def put(self, name: str, array: Array) -> tuple[int, int]:
+        if abandoned.get()():
+            raise CancelledError("the model was closed while it was opening")
+        return super().put(name, array)
 
 
 def _sweep(graphs: Path) -> None:

@@ -7,7 +7,8 @@ threads are above: every method here is called from one thread, the one that own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
@@ -24,6 +25,10 @@ Tokens = npt.NDArray[np.int64]
 Quantization = Literal["none", "fp16", "int8", "int4"]
 Device = Literal["cpu", "cuda", "mps"]
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
+
+
+# Asked by what takes long while an engine opens; says whether nobody waits for it any more.
+abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

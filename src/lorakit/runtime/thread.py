@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from lorakit.adapter import Adapter
-from lorakit.engines.protocol import Capabilities, Engine
+from lorakit.engines.protocol import Capabilities, Engine, abandoned
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
 from lorakit.images import Image
 from lorakit.runtime.generation import HEARTBEAT, Generation
@@ -121,8 +121,8 @@ class EngineThread:
         if self._scheduler is not None:
             self._scheduler.engine.interrupt()
         self.poke()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if self._opened.done() and threading.current_thread() is not self._thread:
+            self._thread.join()  # an engine that is still opening is closed as soon as it is open
 
     def require_open(self) -> None:
         """Raises ClosedError once it is closing."""
@@ -133,13 +133,15 @@ class EngineThread:
 
     def _main(self, open_engine: Callable[[], Engine]) -> None:
         try:
+            abandoned.set(lambda: self._closing)
             engine = open_engine()
             scheduler = self._scheduler = Scheduler(engine)
         except BaseException as error:
             self._closing = True
             self._opened.set_exception(error)
             return
-        self._opened.set_result(engine.capabilities)
+        with self._room:
+            self._opened.set_result(engine.capabilities)
         failure: LorakitError = ClosedError("the model was closed")
         try:
             self._loop(scheduler)

@@ -94,7 +94,13 @@ def parse(reference: str | os.PathLike[str], source: Source = "auto") -> Referen
     """
     if source not in ("auto", "local", "url", "huggingface"):
         raise ParameterError(f"source is auto, local, url or huggingface, not {source!r}")
+    if not isinstance(reference, str | os.PathLike):
+        raise ParameterError(f"a reference is a path, a URL or hf:org/repo, not {reference!r:.80}")
     text = os.fspath(reference)
+    if not text:
+        raise ParameterError(
+            "an empty reference names nothing", hint="is a variable unset? . is this folder"
+        )
     if source == "local" or not isinstance(reference, str):
         return Local(path=Path(text))
     scheme = _SCHEME.match(text)

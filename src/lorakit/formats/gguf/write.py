@@ -54,6 +54,7 @@ def write_gguf(
         )
     values = _values(adapter, decoder, alpha)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda file: write_gguf_file(file, values, tensors))
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
