@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev $(VENV)/.llama
+	$(BIN)/python -m pytest -rs
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -36,6 +36,11 @@ $(VENV)/.dev: $(VENV)/.core
 	@echo "installing the development tools into $(VENV) (once)"
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+# The tests of the llama.cpp engine need it compiled; where it cannot be they are skipped.
+$(VENV)/.llama: $(VENV)/.dev scripts/build_llama.py
+	@$(BIN)/python scripts/build_llama.py && touch $@ || \
+		echo "going on without llama.cpp: its tests will be skipped" >&2
 
 clean:
 	rm -rf $(VENV)
