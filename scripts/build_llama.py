@@ -20,6 +20,7 @@ import tempfile
 import time
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGE = "llama-cpp-python"
 ROOT = Path(__file__).parents[1]
@@ -59,10 +60,10 @@ def compiler() -> tuple[str, str]:
     """The C and the C++ compiler to use."""
     if os.environ.get("CC") and os.environ.get("CXX"):
         return os.environ["CC"], os.environ["CXX"]
-    for pair in COMPILERS:
-        if all(map(shutil.which, pair)):
-            return pair
-    fail("llama.cpp is compiled here, and there is no C++ compiler: install clang, or g++")
+    found = next((pair for pair in COMPILERS if all(map(shutil.which, pair))), None)
+    if found is None:
+        fail("llama.cpp is compiled here, and there is no C++ compiler: install clang, or g++")
+    return found
 
 
 def cache() -> Path:
@@ -122,7 +123,7 @@ def wait(command: list[str], output, environment: dict[str, str]) -> int:
             process.wait()
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -62,6 +62,12 @@ def open_gguf_base(path: Path) -> Base:
             f"{path} holds a GGUF file of the type {kind!r:.40}, not a model",
             hint="open the base, and load an adapter's file with load_adapter",
         )
+    parts = file.values.get("split.count")
+    if parts is not None and parts.data != 1:
+        raise BaseModelError(
+            f"{path} is one of several parts of a model",
+            hint="llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf, and open the whole",
+        )
     config = _config(file)
     return Base(
         path=path,

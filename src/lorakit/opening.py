@@ -79,6 +79,11 @@ def open(
     choices = as_choices(adapter)
     opened = open_base(fetch(base, kind="base", offline=offline, progress=progress))
     engine = choose_engine(engine, opened)
+    if options.get("llama") is not None and engine != "llama":
+        raise CapabilityError(
+            f"LlamaOptions are for GGUF files; the {engine} engine runs {opened.path}",
+            hint="leave llama= (on the command line: --gpu-layers) out",
+        )
     opened, choices, merged, warnings = _merge(opened, choices, offline, progress)
     require_tokenizer(opened)  # before anything slow begins
     if mmproj is not None:

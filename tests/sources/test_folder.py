@@ -5,6 +5,7 @@ import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from lorakit import demo, read_adapter
 from lorakit.base import Base
 from lorakit.errors import BaseModelError, ParameterError, SourceError
+from lorakit.gguf_base import open_base
 from lorakit.sources import Limits, fetch
 from web import FAST
 
@@ -162,3 +164,11 @@ def test_a_path_is_itself_and_kinds_are_known(tmp_path):
     assert fetch(tmp_path / "nothing") == tmp_path / "nothing"
     with pytest.raises(ParameterError):
         fetch("x", kind="image")
+
+
+def test_a_base_that_is_one_gguf_file(web):
+    file = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "llama.base.f32.gguf"
+    url = web.put("/models/llama.gguf", file.read_bytes())
+    path = fetch(url, kind="base")
+    assert path.name == "llama.gguf"
+    assert open_base(path).decoder.layers == open_base(file).decoder.layers

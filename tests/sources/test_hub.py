@@ -1,6 +1,7 @@
 """The Hub's own client against a server on loopback that speaks its file protocol."""
 
 import json
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from lorakit import demo, read_adapter
 from lorakit.base import Base
 from lorakit.errors import SourceError
+from lorakit.gguf_base import open_base
 from lorakit.sources import Limits, fetch
 from web import FAST
 
+GGUF = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "gemma3.base.f32.gguf"
 HOME = demo.adapter_path("home")
 COMMIT = "c" * 40
 LIMITS = Limits(**{**FAST, "timeout": 2.0})
@@ -89,6 +92,14 @@ def test_one_file(web):
 def test_a_base(web):
     put_repository(web, files_of(demo.base_path()))
     assert Base.open(get(kind="base")).decoder.hidden == 128
+
+
+def test_a_base_that_is_one_gguf_file(web):
+    put_repository(web, {"q8/model.gguf": GGUF.read_bytes(), "README.md": b"#"})
+    assert open_base(get("hf:org/repo/q8/model.gguf", kind="base")).decoder.hidden == 64
+    with pytest.raises(SourceError, match=r"config\.json") as caught:
+        get(kind="base")
+    assert caught.value.items == ("it holds q8/model.gguf",)
 
 
 def test_the_cap_is_checked_before_anything_is_fetched(web):

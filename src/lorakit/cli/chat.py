@@ -15,8 +15,11 @@ from lorakit.cli.output import console, error_line
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    ContextOption,
     DeviceOption,
     EngineOption,
+    GpuLayersOption,
+    MmprojOption,
     QuantizeOption,
     ThreadsOption,
     ToolsOption,
@@ -24,6 +27,7 @@ from lorakit.cli.references import (
     read_tools,
     split_reference,
 )
+from lorakit.cli.run import with_images
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.model import Model
 from lorakit.runtime.sampling import SamplingParams
@@ -39,13 +43,24 @@ def command(
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    context: ContextOption = None,
+    gpu_layers: GpuLayersOption = None,
+    mmproj: MmprojOption = None,
     max_tokens: int = DEFAULTS.max_tokens,
     temperature: float = DEFAULTS.temperature,
 ) -> None:
     """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     with open_with(
-        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+        base,
+        adapter,
+        engine=engine,
+        quantize=quantize,
+        threads=threads,
+        device=device,
+        context=context,
+        gpu_layers=gpu_layers,
+        mmproj=mmproj,
     ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
         console.print(f"{model.base.name}; /help lists the commands, Ctrl-D ends", style="dim")
@@ -61,6 +76,7 @@ class Session:
     sampling: SamplingParams
     tools: list[dict[str, Any]] | None
     messages: list[dict[str, Any]] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # for the next turn
 
     def run(self) -> None:
         while True:
@@ -80,7 +96,7 @@ class Session:
         """One turn. Ctrl-C stops the answer and takes the turn back."""
         if not line:
             return
-        messages = [*self.messages, {"role": "user", "content": line}]
+        messages = [*self.messages, {"role": "user", "content": with_images(line, self.images)}]
         ids = self.model.chat_prompt(messages, tools=self.tools)
         stream = self.model.stream(ids, sampling=self.sampling)
         try:
@@ -92,6 +108,7 @@ class Session:
             console.print(Text(" (stopped)", "dim"))
             return
         self.messages = [*messages, self.model.parse_reply(stream.result()).message]
+        self.images = []
 
     def command(self, line: str) -> None:
         """Run a line such as "/adapter home 0.5"."""
@@ -138,9 +155,19 @@ class Session:
         names = [tool.get("function", tool).get("name", "?") for tool in self.tools or []]
         console.print(Text(f"  tools: {', '.join(names) or 'none declared'}", "cyan"))
 
+    def show_image(self, rest: str) -> None:
+        """/image FILE|off: show a picture with what you say next; needs --mmproj"""
+        word, _ = _words(rest, 1)
+        picture = {"role": "user", "content": with_images("", [Path(word)])}
+        if word != "off":
+            self.model.chat_prompt([picture])  # says now what is wrong with it
+        self.images = [] if word == "off" else [*self.images, Path(word)]
+        names = ", ".join(image.name for image in self.images)
+        console.print(Text(f"  with what you say next: {names or 'no picture'}", "cyan"))
+
     def reset(self, rest: str) -> None:
         """/reset: forget the conversation"""
-        self.messages = []
+        self.messages, self.images = [], []
 
     def help(self, rest: str) -> None:
         """/help: this list"""
@@ -155,6 +182,7 @@ COMMANDS: dict[str, Callable[[Session, str], None]] = {
     "load": Session.load,
     "clear": Session.clear,
     "tools": Session.set_tools,
+    "image": Session.show_image,
     "reset": Session.reset,
     "help": Session.help,
 }

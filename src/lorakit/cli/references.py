@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from lorakit.model import Model
 
 BaseArgument = Annotated[
-    str, argument(metavar="BASE", help="A base model: a folder, https://... or hf:org/repo.")
+    str,
+    argument(
+        metavar="BASE",
+        help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo.",
+    ),
 ]
 AdapterArgument = Annotated[
     str, argument(metavar="ADAPTER", help="An adapter: a path, https://... or hf:org/repo.")
@@ -45,6 +49,17 @@ QuantizeOption = Annotated[Quantization, option(help="How the base's weights are
 ThreadsOption = Annotated[int | None, option(help="Compute threads [default: all cores].")]
 DeviceOption = Annotated[
     Device | None, option(help="Where the torch engine computes [default: cpu].")
+]
+ContextOption = Annotated[
+    int | None, option(least=1, help="Tokens of context [default: the model's, at most 8192].")
+]
+GpuLayersOption = Annotated[
+    int | None,
+    option(least=-1, help="Layers that a GPU holds, of a GGUF file; -1 = all [default: 0]."),
+]
+MmprojOption = Annotated[
+    str | None,
+    option(metavar="FILE.gguf", help="The projector of a GGUF vision model, so that it sees."),
 ]
 ToolsOption = Annotated[
     Path | None, option(help="A JSON file with the tools that the model may call.")
@@ -82,9 +97,13 @@ def open_with(
     quantize: Quantization,
     threads: int | None = None,
     device: Device | None = None,
+    context: int | None = None,
+    gpu_layers: int | None = None,
+    mmproj: str | None = None,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.adapter_config import AdapterConfig  # slow, and most commands open no model
+    from lorakit.engines.llama.options import LlamaOptions
     from lorakit.opening import open as open_model
 
     configs = []
@@ -99,6 +118,9 @@ def open_with(
             quantize=quantize,
             threads=threads,
             device=device,
+            context=context,
+            llama=None if gpu_layers is None else LlamaOptions(gpu_layers=gpu_layers),
+            mmproj=mmproj,
             progress=downloads,
         )
 
@@ -121,14 +143,23 @@ def fetched(reference: str, kind: Kind = "adapter") -> Path:
         return fetch(reference, kind=kind, progress=downloads)
 
 
+def read_text(path: Path) -> str:
+    """A text file. Raises SourceError, FormatError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text: {error}") from error
+
+
 def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
     """Tool schemas from a JSON file: a list of OpenAI function tools."""
     if path is None:
         return None
+    text = read_text(path)
     try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+        tools = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

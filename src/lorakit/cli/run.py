@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 from lorakit.cli.output import print_json
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    ContextOption,
     DeviceOption,
     EngineOption,
+    GpuLayersOption,
     JsonOption,
+    MmprojOption,
     QuantizeOption,
     ThreadsOption,
     ToolsOption,
     open_with,
+    read_text,
     read_tools,
 )
 from lorakit.cli.signature import argument, option
+from lorakit.errors import ParameterError
 from lorakit.model import Model
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
@@ -34,28 +41,73 @@ def command(
         bool, option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
     tools: ToolsOption = None,
+    image: Annotated[
+        list[Path] | None,
+        option(metavar="FILE", help="A picture to ask about; may be repeated; needs --mmproj."),
+    ] = None,
+    mmproj: MmprojOption = None,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    context: ContextOption = None,
+    gpu_layers: GpuLayersOption = None,
     max_tokens: int = DEFAULTS.max_tokens,
-    temperature: float = DEFAULTS.temperature,
+    temperature: Annotated[float, option(help="0 takes the likeliest.")] = DEFAULTS.temperature,
     top_k: int = DEFAULTS.top_k,
     top_p: float = DEFAULTS.top_p,
+    min_p: float = DEFAULTS.min_p,
+    typical_p: float = DEFAULTS.typical_p,
+    mirostat: Annotated[
+        float | None,
+        option(metavar="TAU", help="Mirostat 2 in their place: bits of surprise per token."),
+    ] = DEFAULTS.mirostat_tau,
+    repetition_penalty: float = DEFAULTS.repetition_penalty,
+    presence_penalty: float = DEFAULTS.presence_penalty,
+    frequency_penalty: float = DEFAULTS.frequency_penalty,
     seed: int | None = DEFAULTS.seed,
+    stop: Annotated[
+        list[str] | None, option(metavar="TEXT", help="Ends the answer; may be repeated.")
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        option(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Answer one prompt with a base and any number of adapters."""
+    if raw and (image or tools):
+        raise ParameterError("--raw uses no chat template, which --image and --tools need")
     sampling = SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        mirostat_tau=mirostat,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+        grammar=None if grammar is None else read_text(grammar),
     )
     text = sys.stdin.read() if prompt == "-" else prompt
     schemas = read_tools(tools)
     with open_with(
-        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+        base,
+        adapter,
+        engine=engine,
+        quantize=quantize,
+        threads=threads,
+        device=device,
+        context=context,
+        gpu_layers=gpu_layers,
+        mmproj=mmproj,
     ) as model:
         ids = model.encode(text) if raw else model.chat_prompt(
-            [{"role": "user", "content": text}], tools=schemas
+            [{"role": "user", "content": with_images(text, image or ())}], tools=schemas
         )  # fmt: skip
         stream = model.stream(ids, sampling=sampling, lookahead=None)
         if not json:
@@ -64,6 +116,14 @@ def command(
             print()
         else:
             _print(model, stream.result(), raw)
+
+
+def with_images(text: str, images: Sequence[Path]) -> str | list[dict[str, Any]]:
+    """The content of a message that shows pictures before it says something."""
+    if not images:
+        return text
+    shown = [{"type": "image", "path": str(image.expanduser())} for image in images]
+    return [*shown, {"type": "text", "text": text}]
 
 
 def _print(model: Model, completion: Completion, raw: bool) -> None:

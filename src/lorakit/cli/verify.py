@@ -41,13 +41,16 @@ from lorakit.verify import (
     verify,
 )
 
+OPENED = ("engine", "quantize", "model", "on")  # words before a colon: what another model is
+
 AgainstOption = Annotated[
     list[str],
     option(
         "--against",
         metavar="OTHER",
         help="An adapter REF[:SCALE] (may be repeated), a merged model's folder, FILE.npz[#KIND], "
-        "or base, peft, engine:NAME, quantize:HOW, model:FOLDER.",
+        "or base, peft, engine:NAME, quantize:HOW; model:BASE is another model without adapters, "
+        "on:BASE the same adapters on another file of the base, its GGUF say.",
     ),
 ]
 
@@ -112,9 +115,10 @@ class Opening:
         )
 
     def changed(self, other: Other) -> Opening:
-        """What a kind of "engine", "quantize" or "model" opens instead."""
-        if other.kind == "model":
-            return replace(self, base=other.value)
+        """What a kind of "engine", "quantize", "model" or "on" opens instead."""
+        if other.kind in ("model", "on"):
+            same = is_gguf(Path(other.value)) == is_gguf(Path(self.base))
+            return replace(self, base=other.value, engine=self.engine if same else None)
         if other.kind == "engine":
             return replace(self, engine=other.value)
         held: Quantization = next(q for q in get_args(Quantization) if q == other.value)
@@ -125,7 +129,7 @@ class Opening:
 class Other:
     """What `--against` says: its kind, and what stands after the colon or the path itself."""
 
-    kind: str  # "base", "peft", "engine", "quantize", "model", "record", "adapters"
+    kind: str  # "base", "peft", "engine", "quantize", "model", "on", "record", "adapters"
     value: str
     references: tuple[str, ...]
 
@@ -154,7 +158,7 @@ def parse_other(against: Sequence[str]) -> Other:
 
 def _kind(reference: str) -> str:
     word, colon, _ = reference.partition(":")
-    if reference in ("base", "peft") or (colon and word in ("engine", "quantize", "model")):
+    if reference in ("base", "peft") or (colon and word in OPENED):
         return word
     if reference.partition("#")[0].endswith(".npz"):
         return "record"
@@ -197,7 +201,13 @@ def other_side(
     opened = stack.enter_context(changed.open([] if other.kind == "model" else adapters))
     notes = [] if changed.quantize == opening.quantize else rounding(changed.quantize)
     return Side(
-        opened.logits, notes=[*notes, *_stored(opened, model), *_itself(changed == opening)]
+        opened.logits,
+        notes=[
+            *notes,
+            *_stored(opened, model),
+            *_native(opened, model),
+            *_itself(changed == opening),
+        ],
     )
 
 
@@ -283,6 +293,16 @@ def _stored(other: Model, first: Model) -> list[str]:
         f"the other model's weights are stored as {name}: rounding them once may change logits by "
         f"more than {TOLERANCE:g}"
         for name in sorted(names)
+    ]
+
+
+def _native(other: Model, first: Model) -> list[str]:
+    """llama.cpp beside another engine: what float32 alone does not explain."""
+    if other.base.is_gguf == first.base.is_gguf:
+        return []
+    return [
+        "one side is a GGUF file: its type may have rounded weights, and llama.cpp takes GELU from "
+        "a float16 table, which moves the logits of Gemma and GPT-2 by 1e-3"
     ]
 
 

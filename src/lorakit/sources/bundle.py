@@ -80,6 +80,7 @@ def _missing(kind: Kind, source: str, name: str) -> SourceError:
     hints = {
         "adapter": "a folder holds adapter_config.json and its weights; a URL of one file ends "
         "in .gguf or .onnx_adapter",
-        "base": "a base is a Hugging Face folder: config.json, safetensors, tokenizer.json",
+        "base": "a base is a Hugging Face folder (config.json, safetensors, tokenizer.json), or "
+        "the reference of one .gguf file",
     }
     return SourceError(f"{source} has no {name}", hint=hints[kind])

@@ -51,8 +51,8 @@ def fetch_hub(
         except SourceError as error:
             if offline and error.code == "source_not_found":
                 raise not_cached(str(reference)) from error
-            if not offline and kind == "adapter":
-                error.items = _choices(sizes, folder)
+            if not offline:
+                error.items = _choices(kind, sizes, folder)
             raise
         folders = {path.parent for path in files.values()}
         if len(folders) > 1:
@@ -150,11 +150,15 @@ def _bar(source: str, file: str, progress: OnProgress | None) -> Any:
     return Told
 
 
-def _choices(sizes: Mapping[str, int], folder: PurePosixPath) -> tuple[str, ...]:
-    """What else in a repository could be meant: adapters in subfolders, and single files."""
+def _choices(kind: Kind, sizes: Mapping[str, int], folder: PurePosixPath) -> tuple[str, ...]:
+    """What else in a repository could be meant: adapters or bases in subfolders, single files."""
+    config, files = {
+        "adapter": ("adapter_config.json", ONE_FILE),
+        "base": ("config.json", (".gguf",)),
+    }[kind]
     below = [PurePosixPath(name) for name in sorted(sizes)]
-    found = [str(p.parent) for p in below if p.name == "adapter_config.json"]
-    found += [str(p) for p in below if p.name.endswith(ONE_FILE)]
+    found = [str(p.parent) for p in below if p.name == config and p.parent != folder]
+    found += [str(p) for p in below if p.name.endswith(files)]
     inside = [name for name in found if PurePosixPath(name).is_relative_to(folder)]
     return tuple(f"it holds {name}" for name in inside[:20])
 

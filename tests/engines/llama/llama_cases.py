@@ -45,3 +45,11 @@ def logits_of(engine, tokens, adapters=()) -> np.ndarray:
         return engine.forward([row(sequence, tokens, adapters)])[0].copy()
     finally:
         engine.close_sequence(sequence)
+
+
+def make_engine(projector=None, **native) -> LlamaEngine:
+    """The tiny Gemma 3, and its projector where one is given."""
+    engine = open_engine("gemma3", context=256, max_batch=4, cached_sequences=4, **native)
+    if projector:
+        engine.open_vision(Path(projector))
+    return engine

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from llama_cases import logits_of, open_engine, row, truth_adapter
 
 from lorakit.errors import (
     CancelledError,
@@ -12,8 +13,6 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
-
-from .llama_cases import logits_of, open_engine, row, truth_adapter
 
 
 @pytest.fixture(scope="module")

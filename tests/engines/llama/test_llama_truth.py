@@ -7,11 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
+from llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
 from lorakit.errors import CapabilityError
 from lorakit.formats import read_adapter
-
-from .llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
 CLOSE = {"gemma3": 2e-3, "llama": 1e-4}
 CASES = [
@@ -21,11 +20,15 @@ CASES = [
 REFUSED = [("gemma3", "dora"), ("gemma3", "embed_only"), ("gemma3", "norm_save"), ("llama", "dora")]
 
 
-@pytest.fixture(scope="module", params=CLOSE)
+@pytest.fixture(scope="module")
 def case(request):
+    """A base's name, and the engine that runs it."""
     engine = open_engine(request.param, contexts=2)
     yield request.param, engine
     engine.close()
+
+
+on_each_base = pytest.mark.parametrize("case", CLOSE, indirect=True)
 
 
 def worst(engine, folder, adapters, prefix):
@@ -39,6 +42,7 @@ def worst(engine, folder, adapters, prefix):
         )
 
 
+@on_each_base
 def test_the_base(case):
     name, engine = case
     with np.load(TRUTH / "bases" / name / "base_logits.npz") as truth:
@@ -47,27 +51,26 @@ def test_the_base(case):
             assert np.abs(found - truth[f"logits{i}"]).max() < CLOSE[name]
 
 
-@pytest.mark.parametrize(("name", "adapter"), CASES)
-def test_adapters_of_peft(case, name, adapter):
-    if case[0] != name:
-        pytest.skip("a case of the other base")
-    engine, folder = case[1], TRUTH / "peft" / name / adapter
+@pytest.mark.parametrize(("case", "adapter"), CASES, indirect=["case"])
+def test_adapters_of_peft(case, adapter):
+    name, engine = case
+    folder = TRUTH / "peft" / name / adapter
     handle = engine.attach(truth_adapter(name, adapter))
     for scale in (1.0, 0.5):
         assert worst(engine, folder, ((handle, scale),), f"scale{scale:g}_") < CLOSE[name]
     engine.detach(handle)
 
 
-@pytest.mark.parametrize(("name", "adapter"), REFUSED)
-def test_what_llama_cpp_cannot_apply_is_refused_with_the_way_out(case, name, adapter):
-    if case[0] != name:
-        pytest.skip("a case of the other base")
+@pytest.mark.parametrize(("case", "adapter"), REFUSED, indirect=["case"])
+def test_what_llama_cpp_cannot_apply_is_refused_with_the_way_out(case, adapter):
+    name, engine = case
     with pytest.raises(CapabilityError, match="cannot apply") as caught:
-        case[1].attach(truth_adapter(name, adapter))
+        engine.attach(truth_adapter(name, adapter))
     assert caught.value.items
     assert "merge" in caught.value.hint
 
 
+@on_each_base
 def test_files_that_llama_cpps_converter_wrote(case):
     name, engine = case
     decoder = engine._base.decoder
@@ -80,6 +83,7 @@ def test_files_that_llama_cpps_converter_wrote(case):
         engine.detach(handle)
 
 
+@on_each_base
 def test_two_adapters_and_every_order_of_applying_and_removing(case):
     """A negative scale takes away what the same adapter adds; the order changes nothing."""
     name, engine = case
@@ -102,6 +106,7 @@ def test_two_adapters_and_every_order_of_applying_and_removing(case):
         engine.detach(handle)
 
 
+@on_each_base
 def test_kv_in_f16_is_what_others_run(case):
     name, _ = case
     engine = open_engine(name, kv_type="f16")

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from llama_cases import TRUTH, base_file, logits_of
 
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
@@ -21,8 +22,6 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.gguf_base import open_gguf_base
-
-from .llama_cases import TRUTH, base_file, logits_of
 
 BASE = base_file("gemma3")
 TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)

@@ -1,13 +1,14 @@
 """Images through llama.cpp: what mtmd's own loop computes, reused and adapted like text."""
 
 import ctypes
+import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from llama_cases import TRUTH, base_file, make_engine, truth_adapter
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.chat.images import illustrated_prompt
@@ -31,9 +32,7 @@ from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler, check_prompt
-
-from .llama_cases import TRUTH, base_file, truth_adapter
-from .vision_cases import POSITIONS, make_engine, png, write_projector
+from projector import POSITIONS, png, write_projector
 
 BEFORE, AFTER = [1, 20, 30, 40, 50, 60], [70, 80, 90]
 
@@ -383,10 +382,11 @@ def test_closing_while_images_are_encoded(projector):
 
 
 HOSTILE = """
-import sys
+import os, sys
 import numpy as np
-sys.path.insert(0, sys.argv[1])
-from llama.vision_cases import make_engine, png
+sys.path += sys.argv[1].split(os.pathsep)
+from llama_cases import make_engine
+from projector import png
 from lorakit.errors import LorakitError
 engine = make_engine(sys.argv[2])
 rng = np.random.default_rng(0)
@@ -415,18 +415,18 @@ print("alive")
 
 
 def test_hostile_pictures_leave_the_process_alive(projector):
-    here = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", HOSTILE, here, str(projector)],
+        [sys.executable, "-c", HOSTILE, os.pathsep.join(sys.path), str(projector)],
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
 
 
 LEFT_OPEN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from llama.vision_cases import make_engine, png
+import os, sys
+sys.path += sys.argv[1].split(os.pathsep)
+from llama_cases import make_engine
+from projector import png
 engine = make_engine(sys.argv[2])
 engine.encode_image(png(1))
 print("end")
@@ -434,9 +434,8 @@ print("end")
 
 
 def test_a_process_that_forgets_to_close_ends_cleanly(projector):
-    here = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN, here, str(projector)],
+        [sys.executable, "-c", LEFT_OPEN, os.pathsep.join(sys.path), str(projector)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")

@@ -19,7 +19,6 @@ from typing import Any
 from lorakit.errors import EngineError, MissingExtraError
 
 log = logging.getLogger("lorakit.llama")
-MINIMUM = "0.3.36"  # of llama-cpp-python
 SYMBOLS = (
     "llama_adapter_lora_free",
     "llama_adapter_lora_init",
@@ -127,7 +126,7 @@ def _require(module: ModuleType, names: tuple[str, ...]) -> None:
         raise EngineError(
             "this llama-cpp-python lacks what the engine calls",
             items=missing,
-            hint=f"pip install --upgrade 'llama-cpp-python>={MINIMUM}'",
+            hint="pip install --force-reinstall 'lorakit[llama]', which names the version",
         )
 
 

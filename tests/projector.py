@@ -1,4 +1,4 @@
-"""A tiny Gemma 3 vision model: a projector of random weights beside the truth folder's base."""
+"""A projector (mmproj) of random weights for tiny Gemma 3 bases, and pictures to show to it."""
 
 import struct
 import zlib
@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.gguf import Value, write_gguf_file
-
-from .llama_cases import open_engine
 
 SIDE, PATCH, WIDTH, INNER, LAYERS = 32, 8, 16, 32, 2
 POSITIONS = 4  # 4 x 4 patches, pooled 2 x 2
@@ -75,10 +73,3 @@ def png(seed, side=24):
 def _chunk(part):
     name, body = part
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def make_engine(projector=None, **native):
-    engine = open_engine("gemma3", context=256, max_batch=4, cached_sequences=4, **native)
-    if projector:
-        engine.open_vision(Path(projector))
-    return engine

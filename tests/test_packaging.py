@@ -1,0 +1,68 @@
+"""What pyproject.toml promises, and what the tree may not hold."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+
+
+def test_the_llama_extra_is_pinned_in_one_place():
+    (requirement,) = EXTRAS["llama"]
+    name, _, version = requirement.partition("==")
+    assert name == "llama-cpp-python"
+    assert version.count(".") == 2
+    assert "llama" in EXTRAS["all"][0]
+    for place in ("src", "scripts", ".ci", "Makefile", "constraints.txt"):
+        files = [ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*")
+        for file in files:
+            if file.suffix in (".py", ".txt", "") and file.is_file():
+                assert f"llama-cpp-python=={version}" not in file.read_text("utf-8"), file
+
+
+def test_nothing_uses_the_high_level_class_of_llama_cpp():
+    """It takes one adapter, at construction, and reuses the KV cache across adapters."""
+    for folder in ("src", "tests", "bench", "scripts"):
+        for file in (ROOT / folder).rglob("*.py"):
+            text = file.read_text("utf-8")
+            if "llama_cpp" in text:
+                assert not list(high_level(ast.parse(text))), file
+
+
+def high_level(tree):
+    """Names that come from the package itself, not from its low-level modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "llama_cpp":
+            yield from (n.name for n in node.names if n.name not in ("llama_cpp", "mtmd_cpp"))
+        if isinstance(node, ast.Attribute) and node.attr in ("Llama", "LlamaCache"):
+            yield ast.unparse(node)
+
+
+def test_the_high_level_class_would_be_found():
+    for line in ("from llama_cpp import Llama", "llama_cpp.Llama('x')"):
+        assert list(high_level(ast.parse(line)))
+
+
+def test_where_llama_cpp_cannot_be_compiled_that_is_said(tmp_path):
+    """Without a compiler, and in an environment that has none of it."""
+    code = (
+        "import runpy, importlib.metadata as m\n"
+        "def absent(name): raise m.PackageNotFoundError\n"
+        "m.version = absent\n"
+        f"runpy.run_path({str(ROOT / 'scripts/build_llama.py')!r}, run_name='__main__')\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("CC", "CXX")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: llama.cpp is compiled here, and there is no C++ compiler")
+    assert list(tmp_path.iterdir()) == []
