@@ -5,7 +5,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from lorakit.cli import run
+from lorakit.cli import run_line
 from lorakit.errors import LorakitError
 
 
@@ -25,7 +25,7 @@ def invoke(*arguments, typed=""):
     code, error = 0, None
     with redirect_stdout(out), redirect_stderr(err), patch("sys.stdin", io.StringIO(typed)):
         try:
-            run([str(argument) for argument in arguments])
+            run_line([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
         except LorakitError as raised:

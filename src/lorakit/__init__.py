@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lorakit.adapter_config import AdapterConfig as AdapterConfig
     from lorakit.adapter_config import ModelWarning as ModelWarning
     from lorakit.base import Base as Base
+    from lorakit.engines.llama.options import LlamaOptions as LlamaOptions
     from lorakit.engines.protocol import EngineOptions as EngineOptions
     from lorakit.errors import LorakitError as LorakitError
     from lorakit.formats import read_adapter as read_adapter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lorakit.requests import Request as Request
     from lorakit.runtime.generation import Completion as Completion
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
+    from lorakit.session import Session as Session
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ _HOMES = {
     "Base": "lorakit.base",
     "Completion": "lorakit.runtime.generation",
     "EngineOptions": "lorakit.engines.protocol",
+    "LlamaOptions": "lorakit.engines.llama.options",
     "LoadedAdapter": "lorakit.loaded",
     "LorakitError": "lorakit.errors",
     "MergedAdapter": "lorakit.merged",
@@ -41,6 +44,7 @@ _HOMES = {
     "ModelWarning": "lorakit.adapter_config",
     "Request": "lorakit.requests",
     "SamplingParams": "lorakit.runtime.sampling",
+    "Session": "lorakit.session",
     "open": "lorakit.opening",
     "read_adapter": "lorakit.formats",
 }

@@ -33,7 +33,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may say what a terminal cannot show
     try:
-        run(sys.argv[1:])
+        run_line(sys.argv[1:])
     except LorakitError as error:
         if os.environ.get("LORAKIT_DEBUG"):
             sys.excepthook(type(error), error, error.__traceback__)
@@ -54,10 +54,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run_line(arguments: Sequence[str]) -> None:
     """Run one command line. Raises LorakitError, OSError, and SystemExit where it ends early.
 
-    A command is imported when it is wanted: what one needs, the others do not load.
+    A command is imported when it is wanted: what one needs, the others do not load. (The name `run`
+    is that of a module here.)
     """
     parser = make_parser("lorakit", ABOUT, "[OPTIONS] COMMAND [ARGS]...")
     parser.add_argument(

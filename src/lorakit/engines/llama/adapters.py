@@ -36,6 +36,6 @@ def native_file(adapter: Adapter, base: Base) -> Path:
         raise CapabilityError(
             "llama.cpp cannot apply this adapter at run time",
             items=error.items or [error.message],
-            hint='merge it into the base (mode="merge"), or open the base\'s Hugging Face folder',
+            hint="merge it into the base's Hugging Face folder, or open that folder: docs/llama.md",
         ) from error
     return path
