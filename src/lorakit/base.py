@@ -67,12 +67,12 @@ class Base:
             raise SourceError(
                 f"{folder} is a file, not a base model folder",
                 code="source_unsupported",
-                hint="this version opens Hugging Face folders; it reads no GGUF or ONNX models",
+                hint="a base is a Hugging Face folder with safetensors, or a GGUF file",
             )
         if not folder.is_dir():
             raise SourceError(
                 f"there is no base model folder at {folder}",
-                hint="expected a Hugging Face folder with config.json and model.safetensors",
+                hint="expected a GGUF file, or a folder with config.json and model.safetensors",
             )
         config = read_json(folder / "config.json")
         try:
