@@ -12,7 +12,13 @@ from typing import TypedDict, Unpack
 from lorakit.adapter import Adapter
 from lorakit.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
 from lorakit.base import Base
-from lorakit.engines import choose_engine, open_engine, open_tokenizer, require_tokenizer
+from lorakit.engines import (
+    choose_engine,
+    open_engine,
+    open_tokenizer,
+    rehearse,
+    require_tokenizer,
+)
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import Device, EngineOptions, Quantization
 from lorakit.errors import CapabilityError, LorakitError, ParameterError
@@ -88,7 +94,9 @@ def open(
     require_tokenizer(opened)  # before anything slow begins
     if mmproj is not None:
         options["llama"] = _with_projector(options.get("llama"), mmproj, opened, offline, progress)
-    make = partial(open_engine, engine, opened, EngineOptions(**options))
+    chosen = EngineOptions(**options)
+    rehearse(opened, chosen)
+    make = partial(open_engine, engine, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # beside the opening engine
         tokenizer = open_tokenizer(opened)

@@ -85,6 +85,18 @@ def require_tokenizer(base: Base) -> None:
         Tokenizer.require(base.path)
 
 
+def rehearse(base: Base, options: EngineOptions) -> None:
+    """Before a base's file meets native code that may end the process over it: try it in a child.
+
+    Raises FormatError for such a file, and MissingExtraError.
+    """
+    if base.is_gguf:
+        from lorakit.engines.llama.options import LlamaOptions
+        from lorakit.engines.llama.rehearsal import rehearse_model  # loads llama.cpp
+
+        rehearse_model(base.path, options.llama or LlamaOptions())
+
+
 def open_tokenizer(base: Base) -> TextTokenizer:
     """The base's own tokenizer, for a GGUF file through llama.cpp."""
     if not base.is_gguf:

@@ -26,7 +26,7 @@ from lorakit.engines.llama.lane import CELLS, Lane, Piece, Set
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.llama.rehearsal import rehearse
+from lorakit.engines.llama.rehearsal import rehearse_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
 from lorakit.errors import (
@@ -117,12 +117,12 @@ class LlamaEngine:
     def open_vision(self, path: Path) -> None:
         """Load a projector (mmproj), so that prompts may hold images.
 
-        Its first use is rehearsed in a child process. Raises as Vision and rehearse do.
+        Its first use is rehearsed in a child process. Raises as Vision and rehearse_projector do.
         """
         self._require_open()
         if self._vision is not None:
             raise EngineError("a projector is loaded already")
-        rehearse(path, self._base.path, self._threads)
+        rehearse_projector(path, self._base.path, self._threads)
         self._vision = Vision(self._model, path, threads=self._threads)
 
     def encode_image(self, content: bytes) -> Image:

@@ -44,6 +44,8 @@ SYMBOLS = (
     "llama_model_n_ctx_train",
     "llama_model_n_embd",
     "llama_model_quantize",
+    "llama_model_quantize_default_params",
+    "llama_print_system_info",
     "llama_set_abort_callback",
     "llama_set_adapters_lora",
     "llama_set_causal_attn",

@@ -26,6 +26,7 @@ class LlamaOptions:
     micro_batch: int = 512  # tokens that run at once; an image must fit
     contexts: int = 8  # adapter sets that run side by side, each with a native context
     repack: bool | None = None  # weights in the CPU's own layout; None = where it is safe
+    rehearse: bool = True  # run a file that was never seen once in a child process first
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""

@@ -1,0 +1,121 @@
+"""Whether this build's kernels for AMX run on this machine.
+
+Builds of GCC 12 end the process at the first step of a quantised model on a CPU with AMX; clang's
+run. The kernels are reached only through weights in the CPU's own layout, which can be had or not
+when a model is loaded. So a tiny model runs with them once in a child process, and the cache
+remembers for the library and the CPU whether it lived.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lorakit.cache import Memo
+from lorakit.engines.llama.child import can_start, library_identity, run_child
+from lorakit.engines.llama.native import Abort, llama
+from lorakit.errors import LorakitError
+from lorakit.gguf import Value, write_gguf_file
+
+Verdict = Literal["none", "safe", "faulty"]
+VERSION = 1
+HIDDEN, INNER, VOCABULARY, TOKENS = 64, 128, 64, 40
+_Q8_0 = 7  # llama_ftype
+
+
+def amx_verdict() -> Verdict:
+    """none: the build or the CPU has no AMX, and nothing was tried."""
+    return _tried() if "AMX_INT8" in system_info() and "amx_int8" in _cpu() else "none"
+
+
+def system_info() -> str:
+    """What llama.cpp says that it was built for, such as "AVX2 = 1 | REPACK = 1"."""
+    return str((llama().llama_print_system_info() or b"").decode("ascii", "replace"))
+
+
+@cache
+def _tried() -> Verdict:
+    if not can_start():
+        return "faulty"  # slower, and never wrong
+    key = f"{VERSION} {library_identity()} {_cpu()}"
+    found = Memo("kernels").get(
+        key, lambda: "faulty" if run_child(__name__, "run_kernels") else "safe"
+    )
+    return "safe" if found == "safe" else "faulty"
+
+
+@cache
+def _cpu() -> str:
+    """The CPU's name and features, as Linux lists them; elsewhere its name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return platform.processor()
+    first = text.split("\n\n")[0].splitlines()
+    return "\n".join(line for line in first if line.startswith(("model name", "flags")))
+
+
+def run_kernels() -> None:
+    """In the child: a prompt and a token of a tiny Q8_0 model, with the CPU's own layout."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        _write_tiny(path)
+        quantised = path.with_name("tiny.q8_0.gguf")
+        params = llama().llama_model_quantize_default_params()
+        params.ftype, params.nthread = _Q8_0, 1
+        if llama().llama_model_quantize(os.fsencode(path), os.fsencode(quantised), params):
+            raise SystemExit(1)
+        _decode(quantised)
+
+
+def _decode(path: Path) -> None:
+    from lorakit.engines.llama.lane import Lane, Piece
+    from lorakit.engines.llama.model import load_model  # which asks this module
+    from lorakit.engines.llama.options import LlamaOptions
+
+    options = LlamaOptions(repack=True)
+    try:
+        model = load_model(path, options)
+        lane = Lane(model, cells=1, slots=2, options=options, threads=2, outputs=2, abort=Abort())
+        slot, result = lane.open(), np.empty((1, lane.width), np.float32)
+        lane.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
+        lane.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])
+    except LorakitError as error:
+        raise SystemExit(1) from error
+    if not np.isfinite(result).all():
+        raise SystemExit(1)
+
+
+def _write_tiny(path: Path) -> None:
+    """A Llama of one layer with random weights and no tokenizer."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "token_embd": (VOCABULARY, HIDDEN), "output": (VOCABULARY, HIDDEN),
+        "blk.0.attn_q": (HIDDEN, HIDDEN), "blk.0.attn_k": (HIDDEN, HIDDEN),
+        "blk.0.attn_v": (HIDDEN, HIDDEN), "blk.0.attn_output": (HIDDEN, HIDDEN),
+        "blk.0.ffn_gate": (INNER, HIDDEN), "blk.0.ffn_up": (INNER, HIDDEN),
+        "blk.0.ffn_down": (HIDDEN, INNER), "output_norm": (HIDDEN,),
+        "blk.0.attn_norm": (HIDDEN,), "blk.0.ffn_norm": (HIDDEN,),
+    }  # fmt: skip
+    numbers = {
+        "block_count": 1, "context_length": 256, "embedding_length": HIDDEN,
+        "feed_forward_length": INNER, "attention.head_count": 2, "vocab_size": VOCABULARY,
+    }  # fmt: skip
+    values = {
+        "general.architecture": Value("str", "llama"),
+        **{f"llama.{name}": Value("u32", number) for name, number in numbers.items()},
+        "llama.attention.layer_norm_rms_epsilon": Value("f32", 1e-6),
+        "tokenizer.ggml.model": Value("str", "none"),
+    }
+    with path.open("wb") as file:
+        tensors = {
+            f"{name}.weight": rng.standard_normal(shape, np.float32) / 8
+            for name, shape in shapes.items()
+        }
+        write_gguf_file(file, values, tensors)
