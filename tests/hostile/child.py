@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,35 @@ def locked(path: Path) -> None:
         read_adapter(path)
 
 
+@cache
+def native() -> Any:
+    """A model that llama.cpp runs, for adapters to be loaded into."""
+    return lorakit.open(DATA / "truth" / "gguf" / "llama.base.f32.gguf", threads=1)
+
+
+def run_adapter(path: Path) -> None:
+    adapter = native().load_adapter(path, "hostile")
+    try:
+        native().complete([1, 5, 6], adapters={"hostile": 1.0}, max_tokens=2)
+    finally:
+        adapter.unload()
+
+
+def run_base(path: Path) -> None:
+    with lorakit.open(path, threads=1, context=64) as model:
+        model.complete("Hello", max_tokens=2)
+
+
 OPENERS: dict[str, Callable[[Path], Any]] = {
     "adapter": read_adapter,
     "fit": lambda path: require_fit(read_adapter(path), DEMO),
     "base": Base.open,
     "tokenizer": Tokenizer.open,
     "locked": locked,
+    "llama": run_adapter,
+    "llama base": run_base,
 }
+DATA = Path(__file__).parents[1] / "data"
 DEMO = Base.open(Path(lorakit.__file__).parent / "demo" / "base")
 
 

@@ -38,6 +38,7 @@ from lorakit.errors import (
 )
 from lorakit.images import Image, Run, runs
 
+MAX_SEQUENCES = 256  # of a native context
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
@@ -85,6 +86,8 @@ class LlamaEngine:
         return engine
 
     def __init__(self, base: Base, options: EngineOptions, native: LlamaOptions) -> None:
+        if options.max_batch > MAX_SEQUENCES:
+            raise ParameterError(f"the llama engine runs at most {MAX_SEQUENCES} rows (max_batch)")
         self._base = base
         self._native = native
         self._threads = options.threads or os.cpu_count() or 1
@@ -96,7 +99,7 @@ class LlamaEngine:
             vocabulary=int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))),
             context=min(options.context or MAX_CONTEXT, trained),
             max_batch=options.max_batch,
-            max_sequences=options.max_batch + options.cached_sequences,
+            max_sequences=min(options.max_batch + options.cached_sequences, MAX_SEQUENCES),
             mixed_batch=False,
             prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
         )
@@ -373,7 +376,7 @@ class LlamaEngine:
             slots=self._capabilities.max_sequences,
             options=self._native,
             threads=self._threads,
-            outputs=self._capabilities.max_sequences,  # no fewer than slots, or llama.cpp aborts
+            outputs=self._capabilities.max_sequences,
             abort=self._abort,
             embeddings=embeddings,
         )

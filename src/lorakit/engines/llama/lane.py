@@ -55,7 +55,8 @@ class Lane:
         params.n_ctx = self.cells = -(-max(cells, CELLS) // CELLS) * CELLS
         params.n_batch = params.n_ubatch = self._batch = options.micro_batch
         params.n_seq_max = slots
-        params.n_outputs_max = self.outputs = min(outputs, options.micro_batch)
+        self.outputs = min(outputs, options.micro_batch)
+        params.n_outputs_max = max(outputs, slots)  # fewer than sequences abort llama.cpp
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = _TYPES[kv_type(model, options)]
         params.flash_attn_type = _FLASH[options.flash_attention]

@@ -1,0 +1,163 @@
+"""Hostile GGUF files given to the llama.cpp engine in a child process, which must outlive them.
+
+Adapters are read by lorakit alone; llama.cpp gets files that lorakit wrote. Bases must be given to
+llama.cpp, which ends the process over some of them: those are found in a rehearsal.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_cases import base_file
+
+from lorakit.gguf import Value, open_gguf, write_gguf_file
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "hostile"))
+from cases import CASES
+from make import Child, write
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes are POSIX's")
+ADAPTERS = [c for c in CASES.values() if c.name.startswith("gguf") and c.opens != "locked"]
+BASE = base_file("llama")
+
+
+@pytest.fixture(scope="module")
+def child():
+    process = Child()
+    yield process
+    process.close()
+
+
+def answer(child, path, opens):
+    """What opening it says; the code is "ended N" where the process died."""
+    found = child.open(path.name, path, opens)
+    assert found["code"] != "", f"{path.name} was taken"
+    assert not found["code"].startswith(("ended", "not ours")), found
+    return found
+
+
+@pytest.mark.parametrize("case", ADAPTERS, ids=lambda case: case.name)
+def test_a_hostile_adapter(case, child, tmp_path):
+    answer(child, write(case, tmp_path), "llama")
+
+
+@pytest.mark.parametrize("case", ADAPTERS, ids=lambda case: case.name)
+def test_a_hostile_adapter_in_a_bases_place(case, child, tmp_path):
+    answer(child, write(case, tmp_path), "llama base")
+
+
+# Changes of a good base, by what llama.cpp makes of them.
+
+
+def halves(name):
+    def change(values, tensors):
+        tensors[name] = tensors[name].astype(np.float16)
+
+    return change
+
+
+def tokens(make):
+    def change(values, tensors):
+        found = list(values["tokenizer.ggml.tokens"].data)
+        values["tokenizer.ggml.tokens"] = Value("str", tuple(make(found)), array=True)
+
+    return change
+
+
+def key(name, kind, data, array=False):
+    def change(values, tensors):
+        values[name] = Value(kind, data, array=array)
+
+    return change
+
+
+def without(*names):
+    def change(values, tensors):
+        for name in names:
+            (values if name in values else tensors).pop(name)
+
+    return change
+
+
+ENDS_THE_PROCESS = {
+    "a norm in float16": halves("blk.2.ffn_norm.weight"),
+    "a token that is there twice": tokens(lambda found: [*found[:-1], found[5]]),
+    "a SentencePiece vocabulary without bytes": key("tokenizer.ggml.model", "str", "llama"),
+}
+REFUSED = {
+    "no layers": key("llama.block_count", "u32", 0),
+    "many layers": key("llama.block_count", "u32", 1 << 31),
+    "a layer more": key("llama.block_count", "u32", 5),
+    "no heads": key("llama.attention.head_count", "u32", 0),
+    "heads that do not divide": key("llama.attention.head_count", "u32", 3),
+    "no KV heads": key("llama.attention.head_count_kv", "u32", 0),
+    "a negative epsilon": key("llama.attention.layer_norm_rms_epsilon", "f32", -1.0),
+    "no width": key("llama.embedding_length", "u32", 0),
+    "a huge width": key("llama.embedding_length", "u32", 0xFFFFFFFF),
+    "another width": key("llama.embedding_length", "u32", 96),
+    "a huge context of a wrong type": key("llama.context_length", "str", "many"),
+    "the width as a float": key("llama.embedding_length", "f32", 64.0),
+    "the architecture as a number": key("general.architecture", "u32", 5),
+    "an adapter's type": key("general.type", "str", "adapter"),
+    "no tokens": tokens(lambda found: ()),
+    "a token less": tokens(lambda found: found[:-1]),
+    "a token more": tokens(lambda found: [*found, "more"]),
+    "no vocabulary": without("tokenizer.ggml.tokens"),
+    "a tokenizer that nobody knows": key("tokenizer.ggml.model", "str", "no such thing"),
+    "a rope of no width": key("llama.rope.dimension_count", "u32", 7),
+    "no embedding": without("token_embd.weight"),
+    "no final norm": without("output_norm.weight"),
+    "no q": without("blk.1.attn_q.weight"),
+}
+
+
+def changed(path, change):
+    """The good base with a change of its values and tensors."""
+    file = open_gguf(BASE)
+    values = dict(file.values)
+    tensors = {name: tensor.array() for name, tensor in file.tensors.items()}
+    change(values, tensors)
+    with path.open("wb") as out:
+        write_gguf_file(out, values, tensors)
+    return path
+
+
+@pytest.mark.parametrize("name", ENDS_THE_PROCESS)
+def test_a_base_that_ends_the_process_is_found_in_the_rehearsal(name, child, tmp_path):
+    path = changed(tmp_path / "base.gguf", ENDS_THE_PROCESS[name])
+    found = answer(child, path, "llama base")
+    assert found["code"] == "format_invalid"
+    assert "llama.cpp ends the process over it" in found["text"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_broken_base_is_refused(name, child, tmp_path):
+    answer(child, changed(tmp_path / "base.gguf", REFUSED[name]), "llama base")
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.3, 0.9, 0.9999])
+def test_a_base_that_was_cut_off(share, child, tmp_path):
+    content = BASE.read_bytes()
+    path = tmp_path / "base.gguf"
+    path.write_bytes(content[: int(len(content) * share)])
+    assert answer(child, path, "llama base")["code"] == "format_invalid"
+
+
+def test_the_good_base_and_what_lived_is_not_rehearsed_again(child, tmp_path, monkeypatch):
+    from lorakit.engines.llama import rehearsal
+    from lorakit.engines.llama.options import LlamaOptions
+
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    path = changed(tmp_path / "base.gguf", lambda values, tensors: None)
+    runs, run = [], rehearsal.run_child
+    monkeypatch.setattr(rehearsal, "run_child", lambda *a: (runs.append(a), run(*a))[1])
+    for _ in range(2):
+        rehearsal.rehearse_model(path, LlamaOptions())
+    rehearsal.rehearse_model(path, LlamaOptions(rehearse=False))
+    assert len(runs) == 1
+    path.write_bytes(path.read_bytes() + bytes(32))
+    rehearsal.rehearse_model(path, LlamaOptions(rehearse=False))
+    assert len(runs) == 1
+    rehearsal.rehearse_model(path, LlamaOptions())
+    assert len(runs) == 2

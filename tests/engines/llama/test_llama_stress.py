@@ -1,0 +1,68 @@
+"""Eight threads do everything at once, and adapters come and go a thousand times.
+
+LORAKIT_STRESS_SECONDS=60 makes the first one last longer.
+"""
+
+import faulthandler
+import os
+import sys
+
+import pytest
+from llama_cases import logits_of, open_engine, truth_adapter
+from stress import THREADS, Stress, resident
+
+from lorakit.adapter import Adapter
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+SLACK = 60 << 20  # bytes: lanes grow and shrink with what is asked
+
+
+@linux
+def test_eight_threads_at_once():
+    seconds = float(os.environ.get("LORAKIT_STRESS_SECONDS", "4"))
+    faulthandler.dump_traceback_later(seconds + 120)
+    try:
+        stress = Stress(seed=int(seconds))
+        before = resident()
+        stress.run(seconds)
+        assert stress.surprises == []
+        assert sum(stress.counts.values()) > 5 * THREADS
+        assert max(stress.resident[-2:]) - before < SLACK
+        stress.close()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@linux
+def test_a_thousand_loads_and_unloads_take_no_memory():
+    engine = open_engine("llama", max_batch=2, cached_sequences=2, contexts=2)
+    adapters: list[Adapter] = [truth_adapter("llama", n) for n in ("plain", "plain_b", "rslora")]
+
+    def cycles(count: int) -> None:
+        for number in range(count):
+            handle = engine.attach(adapters[number % 3])
+            if number % 5 == 0:
+                logits_of(engine, [5, 6, 7], ((handle, 0.5),))
+            engine.detach(handle)
+
+    cycles(100)
+    before = resident()
+    cycles(1000)
+    assert resident() - before < 4 << 20
+    assert not engine._adapters
+    engine.close()
+
+
+@linux
+def test_models_come_and_go_and_take_no_memory():
+    def cycles(count: int) -> None:
+        for _ in range(count):
+            engine = open_engine("llama", max_batch=2, cached_sequences=2)
+            handle = engine.attach(truth_adapter("llama", "plain"))
+            logits_of(engine, [5, 6, 7], ((handle, 1.0),))
+            engine.close()
+
+    cycles(5)
+    before = resident()
+    cycles(60)
+    assert resident() - before < 12 << 20
