@@ -35,6 +35,7 @@ FIELDS = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
+_OFF = ("sliding_window",)  # which converters write as 0 where there is none
 TEMPLATE = "tokenizer.chat_template"
 PLAIN = ("F32", "F16", "BF16")
 _TYPES = {row.gguf: row.model_type for row in reversed(ARCHITECTURES.values())}
@@ -90,7 +91,7 @@ def _config(file: GgufFile) -> dict[str, Any]:
     config: dict[str, Any] = {"model_type": _TYPES[name]}
     for field, key in FIELDS.items():
         value = file.values.get(f"{name}.{key}")
-        if value is not None and not value.array:
+        if value is not None and not value.array and not (field in _OFF and value.data == 0):
             config[field] = value.data
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:

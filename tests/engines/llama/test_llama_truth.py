@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
+from lorakit.engines.llama.engine import LlamaEngine
+from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import CapabilityError
 from lorakit.formats import read_adapter
+from lorakit.gguf_base import open_gguf_base
 
 CLOSE = {"gemma3": 2e-3, "llama": 1e-4}
 CASES = [
@@ -113,4 +116,24 @@ def test_kv_in_f16_is_what_others_run(case):
     with np.load(TRUTH / "bases" / name / "base_logits.npz") as truth:
         found = logits_of(engine, truth["ids2"])
         assert np.abs(found - truth["logits2"]).max() < 0.1
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "base", "near"),
+    [
+        ("phi3", "phi3", 1e-4),
+        ("gpt2", "gpt2", 3e-3),  # the table of GELU again
+        ("qwen3_moe", "qwen3_moe", 1e-4),
+        ("qwen3_moe_experts", "qwen3_moe", 1e-4),
+    ],
+)
+def test_families_that_only_run_as_gguf_files_or_in_torch(adapter, base, near):
+    folder = TRUTH / "llama_cpp" / adapter
+    opened = open_gguf_base(TRUTH / "llama_cpp" / base / "base.f32.gguf")
+    engine = LlamaEngine.open(opened, EngineOptions(threads=1))
+    handle = engine.attach(read_adapter(folder, opened.decoder))
+    with np.load(folder / "logits.npz") as truth:
+        for kind, chosen in (("base", ()), ("adapted", ((handle, 1.0),))):
+            assert np.abs(logits_of(engine, truth["ids"], chosen) - truth[kind]).max() < near
     engine.close()
