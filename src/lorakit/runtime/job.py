@@ -115,6 +115,12 @@ class Job:
         """About a chunk of what is pending, an image as a whole or not at all."""
         assert self.sequence is not None
         adapters, border = self.plan.at(self.computed)
+        if self.pending == 1 and self.tokens[-1] >= 0:  # as nearly always
+            return Row(
+                sequence=self.sequence,
+                tokens=np.array(self.tokens[-1:], np.int64),
+                adapters=adapters,
+            )
         end = min(self.computed + chunk, len(self.tokens))
         end = end if border is None else min(end, border)
         end = row_end(self.tokens, self.computed, end)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -188,6 +187,8 @@ class Scheduler:
                 self._end(job, error)
 
     def _admit(self) -> None:
+        if not self.waiting and not self.parked:
+            return
         for job in [job for job in self.parked if job.generation.wants_more]:
             self.parked.remove(job)
             self.waiting.append(job)
@@ -329,17 +330,21 @@ class Scheduler:
             self._invocations.pop(handle, None)
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
+class _memory_errors:  # noqa: N801  # used as a function; a class costs a third of a generator
     """Running out of memory fails a request, not the engine's thread."""
-    try:
-        yield
-    except MemoryError as error:
-        raise EngineError(
-            "the engine ran out of memory",
-            code="out_of_memory",
-            hint="use a smaller context, fewer rows (max_batch), or a quantized base",
-        ) from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, MemoryError):
+            raise EngineError(
+                "the engine ran out of memory",
+                code="out_of_memory",
+                hint="use a smaller context, fewer rows (max_batch), or a quantized base",
+            ) from error
 
 
 def check_prompt(

@@ -40,6 +40,7 @@ from lorakit.images import Image, Run, runs
 
 MAX_SEQUENCES = 256  # of a native context
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
+KNOWN_SETS = 1024  # sets of adapters whose native form is kept
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
 
@@ -107,6 +108,7 @@ class LlamaEngine:
         self._lanes: list[Lane] = []  # least recently used first
         self._sequences: dict[int, _Sequence] = {}
         self._adapters: dict[int, Any] = {}  # native adapters by handle
+        self._sets: dict[AdapterSet, Set] = {}  # what was checked, see _effective
         self._handles = itertools.count(1)
         self._vision: Vision | None = None
         self._logits = np.zeros((options.max_batch, self._capabilities.vocabulary), np.float32)
@@ -165,6 +167,7 @@ class LlamaEngine:
         self._require_open()
         self._require_attached(handle)
         native = self._adapters.pop(handle)
+        self._sets.clear()
         address = _address(native)
         for lane in self._lanes:  # a freed adapter in force would be read, or taken for a new one
             if any(used == address for used, _ in lane.set):
@@ -231,8 +234,6 @@ class LlamaEngine:
         try:
             slot = lane.open()
             for tokens, adapters in parts:
-                for handle, _ in adapters:
-                    self._require_attached(handle)
                 lane.use(self._effective(adapters))
                 found.append(np.empty((len(tokens), lane.width), np.float32))
                 piece = Piece(slot, lane.lengths[slot], tokens, len(tokens))
@@ -282,6 +283,8 @@ class LlamaEngine:
     def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
         """A row as runs of text and images, each with its part of the row's logits."""
         found = self._sequences[row.sequence]
+        if not row.images:
+            return [(Piece(found.slot, found.length, row.tokens, len(result)), result)]
         total, kept = len(row.tokens), len(result)
         parts = []
         for run in runs(row.tokens):
@@ -403,11 +406,23 @@ class LlamaEngine:
     # Small things.
 
     def _effective(self, adapters: AdapterSet) -> Set:
-        """Native adapters with scales; one that is named twice counts once with both scales."""
+        """Native adapters with scales; one that is named twice counts once with both scales.
+
+        Raises EngineError for an unknown handle, ParameterError for a scale that is not finite.
+        """
+        if (known := self._sets.get(adapters)) is not None:
+            return known
         scales: dict[int, float] = {}
         for handle, scale in adapters:
+            self._require_attached(handle)
+            if not math.isfinite(scale):
+                raise ParameterError(f"a scale must be finite, found {scale}")
             scales[handle] = scales.get(handle, 0.0) + scale
-        return tuple((_address(self._adapters[h]), s) for h, s in scales.items() if s != 0.0)
+        found = tuple((_address(self._adapters[h]), s) for h, s in scales.items() if s != 0.0)
+        if len(self._sets) >= KNOWN_SETS:
+            self._sets.clear()
+        self._sets[adapters] = found
+        return found
 
     def _add(self, sequence: _Sequence) -> int:
         name = next(self._handles)
@@ -422,21 +437,22 @@ class LlamaEngine:
         if len({row.sequence for row in rows}) < len(rows):
             raise EngineError("a step names one sequence twice")
         for row in rows:
-            if row.tokens.ndim != 1 or not len(row.tokens):
+            tokens = row.tokens
+            if tokens.ndim != 1 or not len(tokens):
                 raise ParameterError("a row needs a 1-D array of at least one token")
-            if int(row.tokens.max()) >= limit.vocabulary:
+            low = high = int(tokens[0])
+            if len(tokens) > 1:
+                low, high = int(tokens.min()), int(tokens.max())
+            if high >= limit.vocabulary:
                 raise ParameterError(f"token ids must be below {limit.vocabulary}")
-            if int(row.tokens.min()) < 0:
+            if low < 0:
                 self._check_images(row)
-            total = self._sequence(row.sequence).length + len(row.tokens)
+            total = self._sequence(row.sequence).length + len(tokens)
             if total > limit.context:
                 raise ContextFullError(
                     f"a sequence would hold {total} tokens; the context is {limit.context}"
                 )
-            for handle, scale in row.adapters:
-                self._require_attached(handle)
-                if not math.isfinite(scale):
-                    raise ParameterError(f"a scale must be finite, found {scale}")
+            self._effective(row.adapters)
 
     def _check_images(self, row: Row) -> None:
         """Negative ids must be whole images whose vectors the row brings."""

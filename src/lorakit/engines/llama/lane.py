@@ -26,7 +26,7 @@ _TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH = {"off": 0, "on": 1, "auto": -1}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take three times as long to make, and there is one per token
 class Piece:
     """New tokens of one sequence of the lane. Exactly one of `tokens` and `vectors` counts.
 
@@ -79,7 +79,8 @@ class Lane:
         self.lengths: dict[int, int] = {}  # tokens in the KV cache by slot
         self._free = list(range(slots - 1, -1, -1))
         self._memory = api.llama_get_memory(self.context)
-        self._embeds = embeddings
+        self._get = api.llama_get_embeddings_ith if embeddings else api.llama_get_logits_ith
+        self._views: dict[int, Logits] = {}  # of native memory, by address; few are ever in use
         self.width = int(  # of a row of results
             api.llama_model_n_embd(model)
             if embeddings
@@ -287,8 +288,11 @@ class Lane:
 
     def _row(self, at: int) -> Logits:
         """Logits [vocabulary] of a position of the batch; of an embedding lane its hidden state."""
-        get = self._api.llama_get_embeddings_ith if self._embeds else self._api.llama_get_logits_ith
-        return np.ctypeslib.as_array(get(self.context, at), (self.width,))
+        address = ctypes.addressof(self._get(self.context, at).contents)
+        if (view := self._views.get(address)) is None:  # numpy takes 10 us to make one
+            buffer = (ctypes.c_float * self.width).from_address(address)
+            view = self._views[address] = np.ctypeslib.as_array(buffer)
+        return view
 
     def free(self) -> None:
         """Let go of the adapters and free the context."""

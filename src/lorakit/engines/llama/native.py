@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -154,11 +152,24 @@ def _install_log(module: ModuleType) -> None:
 _KEPT: list[Any] = []
 
 
-class Captured:
-    """What llama.cpp logged on this thread during a call."""
+class captured_log:  # noqa: N801  # used as a function; a class costs a third of a generator
+    """Collects what native calls of this thread log, for the error that is raised of them."""
+
+    __slots__ = ("_before", "entries")
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, str]] = []
+        self._before: list[tuple[int, str]] | None = None
+
+    def __enter__(self) -> captured_log:
+        self._before = getattr(_local, "lines", None)
+        _local.lines = self.entries
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _local.lines = self._before
+        if self._before is not None:
+            self._before.extend(self.entries)
 
     @property
     def reasons(self) -> list[str]:
@@ -169,20 +180,6 @@ class Captured:
             if lines:
                 return list(dict.fromkeys(lines))[:20]
         return []
-
-
-@contextmanager
-def captured_log() -> Iterator[Captured]:
-    """Collect what native calls of this thread log, for the error that is raised of them."""
-    found = Captured()
-    before = getattr(_local, "lines", None)
-    _local.lines = found.entries
-    try:
-        yield found
-    finally:
-        _local.lines = before
-        if before is not None:
-            before.extend(found.entries)
 
 
 class Abort:
