@@ -81,7 +81,8 @@ class Capabilities:
     max_batch: int  # most rows in one forward
     max_sequences: int  # most sequences open at once, idle ones included
     mixed_batch: bool  # rows with different adapters run in one step, not one after another
-    prefill_chunk: int  # how many new tokens of one row are a good step
+    prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
+    prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

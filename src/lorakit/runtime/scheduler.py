@@ -49,6 +49,7 @@ class Scheduler:
         self._retired: set[int] = set()
         self._prefixes = PrefixCache(engine)
         self._capabilities = engine.capabilities
+        self._alone = self._capabilities.prefill_alone or self._capabilities.prefill_chunk
 
     # Adapters.
 
@@ -122,7 +123,7 @@ class Scheduler:
         if not self._room():
             self._prefixes.evict()
         ids = np.asarray(tokens, np.int64)
-        chunk = self._capabilities.prefill_chunk
+        chunk = self._alone
         sequence = self.engine.open_sequence()
         try:
             with _memory_errors():
@@ -230,7 +231,7 @@ class Scheduler:
         ready = [job for job in self.running if job.generation.wants_more]
         ready = ready[: self._capabilities.max_batch]
         plan = [(job, job.row(1)) for job in ready if job.pending == 1]
-        budget = self._capabilities.prefill_chunk
+        budget = self._capabilities.prefill_chunk if plan else self._alone
         for job in ready:
             if job.pending > 1 and budget > 0:
                 plan.append((job, job.row(budget)))

@@ -103,6 +103,7 @@ class LlamaEngine:
             max_sequences=min(options.max_batch + options.cached_sequences, MAX_SEQUENCES),
             mixed_batch=False,
             prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
+            prefill_alone=native.micro_batch,
         )
         self._abort = Abort()
         self._lanes: list[Lane] = []  # least recently used first

@@ -58,8 +58,10 @@ class Lane:
         self.outputs = min(outputs, options.micro_batch)
         params.n_outputs_max = max(outputs, slots)  # fewer than sequences abort llama.cpp
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = _TYPES[kv_type(model, options)]
-        params.flash_attn_type = _FLASH[options.flash_attention]
+        kind = kv_type(model, options)
+        params.type_k = params.type_v = _TYPES[kind]
+        exact = options.flash_attention == "auto" and kind == "f32"
+        params.flash_attn_type = _FLASH["off" if exact else options.flash_attention]
         params.offload_kqv = options.gpu_layers != 0
         params.embeddings = embeddings
         params.no_perf, params.kv_unified, params.swa_full = True, True, True

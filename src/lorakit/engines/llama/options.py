@@ -14,12 +14,14 @@ class LlamaOptions:
     """Native options of the llama.cpp engine; threads, context and batch are EngineOptions.
 
     kv_type "auto" is f32 for a file of float32 weights, which is run for its exactness, and f16
-    for all others, as in llama.cpp. Flash attention on a CPU doubles the rounding error of a step.
+    for all others, as in llama.cpp. flash_attention "auto" is off where the KV cache is f32, as it
+    doubles the rounding error of a step, and llama.cpp's choice otherwise: it skips the cells of
+    other sequences, which the plain kernel multiplies by nothing.
     """
 
     mmproj: str | os.PathLike[str] | None = None  # the projector of a vision model
     gpu_layers: int = 0  # layers that a GPU holds; -1 = all
-    flash_attention: Literal["off", "on", "auto"] = "off"
+    flash_attention: Literal["off", "on", "auto"] = "auto"  # see below
     kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"  # of the KV cache; auto: see below
     mmap: bool = True  # map the file; False reads it into memory
     mlock: bool = False  # keep the weights from being swapped out
