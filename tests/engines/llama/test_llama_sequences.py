@@ -166,3 +166,19 @@ def test_two_models_at_once_and_use_after_close(engine):
         with pytest.raises(ClosedError):
             use()
     np.testing.assert_array_equal(logits_of(engine, [5, 6, 7]), before)
+
+
+@pytest.mark.parametrize("contexts", [1, 2, 8])
+def test_a_step_may_begin_with_more_sets_than_lanes(contexts):
+    engine = open_engine("llama", contexts=contexts, max_batch=3, cached_sequences=1)
+    plain = engine.attach(truth_adapter("llama", "plain"))
+    sets = [((plain, 0.5 * n),) for n in (1, 2, 3)]
+    prompts = [[5 + (n + at) % 200 for at in range(200)] for n in range(3)]
+    opened = [engine.open_sequence() for _ in prompts]
+    rows = [row(*parts) for parts in zip(opened, prompts, sets, strict=True)]
+    found = [logits[-1].copy() for logits in engine.forward(rows)]  # the lanes grow in it
+    for sequence in opened:
+        engine.close_sequence(sequence)
+    for logits, prompt, held in zip(found, prompts, sets, strict=True):
+        np.testing.assert_allclose(logits, logits_of(engine, prompt, held)[-1], atol=1e-4)
+    engine.close()

@@ -257,8 +257,10 @@ class LlamaEngine:
         for index, row in enumerate(rows):
             groups.setdefault(self._effective(row.adapters), []).append(index)
         try:
-            for chosen, lane, members in self._placed(groups, rows):
-                self._run(lane, chosen, [(rows[i], results[i]) for i in members])
+            for chosen in self._in_order(groups):
+                work = [(rows[i], results[i]) for i in groups[chosen]]
+                lane = self._lane_for(chosen, [row for row, _ in work], groups)
+                self._run(lane, chosen, work)
         except BaseException:
             for sequence, length in lengths.items():
                 self.truncate(sequence, length)
@@ -319,31 +321,27 @@ class LlamaEngine:
 
     # Lanes.
 
-    def _placed(
-        self, groups: dict[Set, list[int]], rows: Sequence[Row]
-    ) -> list[tuple[Set, Lane | None, list[int]]]:
-        """A lane for each group: the one with its set, else the one where its sequences live and
-        no other group runs, else a new one, else the least recently used."""
-        placed: dict[Set, Lane | None] = {}
-        by_set = {lane.set: lane for lane in self._lanes}
-        for chosen in groups:
-            if chosen in by_set:
-                placed[chosen] = by_set[chosen]
-        for chosen, members in groups.items():
-            if chosen not in placed:
-                placed[chosen] = self._lane_for([rows[i] for i in members], list(placed.values()))
-        return [(chosen, placed[chosen], members) for chosen, members in groups.items()]
+    def _in_order(self, groups: dict[Set, list[int]]) -> list[Set]:
+        """The sets of a step, those that are in force in some lane first: they need no switch."""
+        in_force = {lane.set for lane in self._lanes}
+        return sorted(groups, key=lambda chosen: chosen not in in_force)
 
-    def _lane_for(self, rows: Sequence[Row], taken: Sequence[Lane | None]) -> Lane | None:
+    def _lane_for(
+        self, chosen: Set, rows: Sequence[Row], groups: dict[Set, list[int]]
+    ) -> Lane | None:
+        """The lane with the set, else the one where the rows live and nobody else does, else a new
+        one (None), else the least recently used one that no group of this step needs, else home."""
+        for lane in self._lanes:
+            if lane.set == chosen:
+                return lane
         homes = [self._sequences[row.sequence].lane for row in rows]
         home = max(homes, key=lambda lane: homes.count(lane) if lane else 0)
-        if home and home not in taken and not self._shared(home, rows):
+        if home and home.set not in groups and not self._shared(home, rows):
             return home
-        made = len(self._lanes) + sum(lane is None for lane in taken)
-        if made < self._native.contexts:
-            return None  # a new one
-        free = [lane for lane in self._lanes if lane not in taken]
-        return free[0] if free else self._lanes[0]
+        if len(self._lanes) < self._native.contexts:
+            return None
+        free = [lane for lane in self._lanes if lane.set not in groups]
+        return free[0] if free else home or self._lanes[0]
 
     def _shared(self, lane: Lane, rows: Sequence[Row]) -> bool:
         """Whether sequences of others live in a lane, who would find their set changed."""
