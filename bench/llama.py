@@ -250,7 +250,7 @@ class Bench:
                 ours.engine.close()
 
     def prompt(self) -> None:
-        for count in (512, 1024):
+        for count in (512,):
             self._prompt(count, "base", 0)
             self._prompt(count, "rank 16", 1)
 

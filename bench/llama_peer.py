@@ -27,7 +27,7 @@ class Peer:
         options.n_ctx = cells
         options.n_threads = options.n_threads_batch = threads
         if like_ours:
-            options.flash_attn_type = 0
+            options.flash_attn_type = -1
             options.kv_unified = options.swa_full = options.no_perf = True
             options.n_batch = options.n_ubatch = 512
         self.context = api.llama_init_from_model(model, options)

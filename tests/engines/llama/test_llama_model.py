@@ -246,7 +246,7 @@ def test_a_long_prefill_is_left_in_the_midst_of_a_step(model, monkeypatch):
     assert asked == [True]
     expected = model.logits(PROMPTS[0])
     monkeypatch.undo()
-    np.testing.assert_array_equal(model.logits(PROMPTS[0]), expected)
+    np.testing.assert_allclose(model.logits(PROMPTS[0]), expected, atol=1e-4)  # other cells
 
 
 def test_close_while_others_stream():
