@@ -7,7 +7,14 @@ import pytest
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
-from lorakit.errors import CancelledError, ContextFullError, DeadlineError, EngineError
+from lorakit.engines.protocol import abandoned
+from lorakit.errors import (
+    CancelledError,
+    ClosedError,
+    ContextFullError,
+    DeadlineError,
+    EngineError,
+)
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
@@ -397,3 +404,26 @@ def test_logits_of_all_positions_come_from_a_cold_sequence(scheduler):
     other = cold.attach("b", adapter(1))
     np.testing.assert_array_equal(ours, cold.logits(range(40), ((other, 1.0),)))
     assert ours.shape == (40, 64)
+
+
+def test_an_interrupt_that_comes_late_does_not_end_what_nobody_can_cancel(scheduler, monkeypatch):
+    expected = scheduler.logits([1, 2, 3], ())
+    for name in ("forward", "hidden"):
+        late, run = [CancelledError("late")] * 2, getattr(scheduler.engine, name)
+
+        def interrupted(given, late=late, run=run):
+            if late:
+                raise late.pop()
+            return run(given)
+
+        monkeypatch.setattr(scheduler.engine, name, interrupted)
+    np.testing.assert_array_equal(scheduler.logits([1, 2, 3], ()), expected)
+
+    def closing(rows):
+        raise CancelledError("closing")
+
+    monkeypatch.setattr(scheduler.engine, "forward", closing)
+    before = abandoned.set(lambda: True)
+    with pytest.raises(ClosedError):
+        scheduler.logits([1, 2, 3], ())
+    abandoned.reset(before)

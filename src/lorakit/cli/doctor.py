@@ -13,7 +13,7 @@ import lorakit
 from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
-from lorakit.errors import MissingExtraError
+from lorakit.errors import EngineError, MissingExtraError
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
             "peft", "llama_cpp_python")  # fmt: skip
@@ -29,9 +29,17 @@ def command(json: JsonOption = False) -> None:
         return
     for title, rows in report.items():
         console.print(f"[bold]{title}[/bold]")
-        for name, value in rows.items():
+        _print_rows(rows)
+
+
+def _print_rows(rows: dict[str, Any], indent: str = "  ") -> None:
+    for name, value in rows.items():
+        if isinstance(value, dict):
+            console.print(f"{indent}{name}")
+            _print_rows(value, indent * 2)
+        else:
             shown = ", ".join(value) if isinstance(value, list) else value
-            console.print(f"  {name:<18} {shown}")
+            console.print(f"{indent}{name:<18} {shown}")
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -43,7 +51,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "platform": platform.platform(),
         },
         "packages": {name: _version(name) or "not installed" for name in PACKAGES},
-        "engines": {"onnx": _onnx(), "torch": _torch()},
+        "engines": {"onnx": _onnx(), "torch": _torch(), "llama": _llama()},
         "cpu": {"cores": os.cpu_count(), "features": _features() or ["unknown"]},
         "cache": _cache(cache_root()),
     }
@@ -72,6 +80,16 @@ def _torch() -> str:
     return (
         f"needs {' and '.join(lacking)}: pip install 'lorakit[torch]'" if lacking else "installed"
     )
+
+
+def _llama() -> str | dict[str, Any]:
+    """What the library is, and whether it is a fast build. A CPU with AMX is tried once."""
+    from lorakit.engines.llama.build import describe_build  # loads llama.cpp
+
+    try:
+        return describe_build()
+    except EngineError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _features() -> list[str]:

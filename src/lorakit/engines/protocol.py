@@ -27,7 +27,7 @@ Device = Literal["cpu", "cuda", "mps"]
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
 
 
-# Asked by what takes long while an engine opens; says whether nobody waits for it any more.
+# Asked by what takes long on an engine's thread; says whether nobody waits for it any more.
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
 
 

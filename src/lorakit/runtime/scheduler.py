@@ -11,16 +11,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
-from lorakit.errors import CancelledError, ContextFullError, EngineError, LorakitError
+from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row, abandoned
+from lorakit.errors import (
+    CancelledError,
+    ClosedError,
+    ContextFullError,
+    EngineError,
+    LorakitError,
+)
 from lorakit.images import Vectors, image_of, row_end
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
@@ -30,6 +37,7 @@ from lorakit.runtime.state import State
 
 KvPolicy = Literal["keep", "recompute"]
 WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
+T = TypeVar("T")
 log = logging.getLogger("lorakit")
 
 
@@ -140,7 +148,7 @@ class Scheduler:
                         logits="all",
                         images=images or {},
                     )
-                    result[at:end] = self.engine.forward([row])[0]
+                    result[at:end] = _to_the_end(partial(self.engine.forward, [row]))[0]
                     at = end
         finally:
             self.engine.close_sequence(sequence)
@@ -155,7 +163,8 @@ class Scheduler:
             parts.append((ids[at:end], stages.at(at)[0]))
             at = end
         with _memory_errors():
-            return self.engine.hidden([part for part in parts if len(part[0])])
+            wanted = [part for part in parts if len(part[0])]
+            return _to_the_end(partial(self.engine.hidden, wanted))
 
     def save_state(self, tokens: Sequence[int], adapters: AdapterSet) -> State:
         """The KV of tokens that a request has just computed. Raises EngineError if it is gone."""
@@ -346,6 +355,16 @@ class _memory_errors:  # noqa: N801  # used as a function; a class costs a third
                 code="out_of_memory",
                 hint="use a smaller context, fewer rows (max_batch), or a quantized base",
             ) from error
+
+
+def _to_the_end(run: Callable[[], T]) -> T:
+    """Run what no request can cancel; an interrupt was meant for the step before. ClosedError."""
+    while True:
+        try:
+            return run()
+        except CancelledError as error:
+            if abandoned.get()():
+                raise ClosedError("the model was closed") from error
 
 
 def check_prompt(

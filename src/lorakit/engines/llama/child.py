@@ -57,11 +57,16 @@ def _ending(code: int) -> str:
         return f"the process was ended by signal {-code}"
 
 
-def library_identity() -> str:
-    """What tells this build of llama.cpp from others: what a child survived holds for it alone."""
+def library_path() -> Path:
+    """libllama as it was loaded; the package where that is not known."""
     api = llama()
     path = Path(getattr(api._lib, "_name", "") or api.__file__)
-    return file_identity(path if path.is_file() else Path(api.__file__))
+    return path if path.is_file() else Path(api.__file__)
+
+
+def library_identity() -> str:
+    """What tells this build of llama.cpp from others: what a child survived holds for it alone."""
+    return file_identity(library_path())
 
 
 def file_identity(path: Path) -> str:

@@ -230,6 +230,7 @@ class LlamaEngine:
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         self._require_open()
+        self._abort.clear()
         lane = self._new_lane(sum(len(tokens) for tokens, _ in parts), embeddings=True)
         found = []
         try:

@@ -1,0 +1,101 @@
+"""The table "With GGUF models" of docs/errors.md: each row happens, and has its code."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_cases import TRUTH, base_file, open_engine
+
+import lorakit
+from lorakit.adapter import Adapter, Delta
+from lorakit.engines.llama.lane import Lane
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.errors import LorakitError
+from lorakit.gguf import open_gguf, write_gguf_file
+
+PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
+ROW = re.compile(r"^\| ([a-z ]+) \| `(\w+)` \|", re.MULTILINE)
+
+
+@pytest.fixture
+def model():
+    with lorakit.open(base_file("llama"), threads=1, max_batch=2) as model:
+        yield model
+
+
+def delta(module, n_in=64, n_out=64):
+    a, b = np.ones((2, n_in), np.float32), np.ones((n_out, 2), np.float32)
+    return Adapter(deltas=(Delta(module=module, a=a, b=b, scale=1.0),))
+
+
+def half(path):
+    file = open_gguf(TRUTH / "gguf" / "llama.plain.f32.gguf")
+    tensors = {name: tensor.array() for name, tensor in file.tensors.items()}
+    del tensors["blk.0.attn_q.weight.lora_b"]
+    with path.open("wb") as out:
+        write_gguf_file(out, file.values, tensors)
+    return path
+
+
+def cut(path):
+    path.write_bytes(base_file("llama").read_bytes()[:5000])
+    return path
+
+
+def too_large():
+    engine = open_engine("llama")
+    try:
+        Lane(
+            engine._model, cells=1 << 30, slots=2, options=LlamaOptions(kv_type="f32"),
+            threads=1, outputs=2, abort=engine._abort,
+        )  # fmt: skip
+    finally:
+        engine.close()
+
+
+def cancelled(model):
+    stream = model.stream([1, 5, 6], max_tokens=100, ignore_eos=True)
+    next(stream)
+    stream.cancel()
+    stream.result(30)
+
+
+def closed(model):
+    model.close()
+    model.complete([1])
+
+
+Q = "self_attn.q_proj"
+SITUATIONS = {
+    "file not found": lambda m, tmp: m.load_adapter(tmp / "no-such-folder"),
+    "not an adapter": lambda m, tmp: m.load_adapter(base_file("llama"), "a"),
+    "a broken model": lambda m, tmp: lorakit.open(cut(tmp / "base.gguf")),
+    "wrong architecture": lambda m, tmp: m.load_adapter(TRUTH / "peft" / "gemma3" / "plain", "a"),
+    "missing module": lambda m, tmp: m.load_adapter(delta(f"model.layers.9.{Q}"), "a"),
+    "shape": lambda m, tmp: m.load_adapter(delta(f"model.layers.0.{Q}", n_in=96), "a"),
+    "half pair": lambda m, tmp: m.load_adapter(half(tmp / "half.gguf"), "a"),
+    "unsupported tensor": lambda m, tmp: m.load_adapter(TRUTH / "peft" / "llama" / "dora", "a"),
+    "out of memory": lambda m, tmp: too_large(),
+    "context full": lambda m, tmp: m.complete([5] * 300),
+    "cancelled": lambda m, tmp: cancelled(m),
+    "closed": lambda m, tmp: closed(m),
+}
+
+
+def rows():
+    return dict(ROW.findall(PAGE.read_text(encoding="utf-8").split("## With GGUF models")[1]))
+
+
+def test_the_table_lists_what_is_tested():
+    assert set(rows()) == set(SITUATIONS)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_it_has_its_code_and_leaves_the_model_as_it_was(name, model, tmp_path):
+    with pytest.raises(LorakitError) as caught:
+        SITUATIONS[name](model, tmp_path)
+    assert caught.value.code == rows()[name], str(caught.value)
+    if name != "closed":
+        assert model.adapters == ()
+        assert model.complete([1, 5], max_tokens=1, ignore_eos=True).tokens
