@@ -1,6 +1,7 @@
 """Shared fixtures: real tiny models, and a cache of the tests' own."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from web import serving
 
 DATA = Path(__file__).parent / "data"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell began with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
