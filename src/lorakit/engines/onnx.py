@@ -8,7 +8,6 @@ more. What a row gets never depends on its batch mates.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,13 +31,11 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.rows import Attached, Slabs, effective
 from lorakit.engines.session import Step, native_errors, signed_kernel_exact
+from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.vocabulary import Vocabulary
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
-    ContextFullError,
-    EngineError,
-    ParameterError,
 )
 from lorakit.graph import GraphOptions, require_supported, targets
 from lorakit.images import Image
@@ -116,7 +113,7 @@ class OnnxEngine:
 
     def detach(self, handle: int) -> None:
         self._require_open()
-        self._require_attached(handle)
+        require_attached(handle, self._attached)
         del self._attached[handle]
         self._slabs.drop(handle)
         self._steps.clear()  # they keep the slabs alive
@@ -266,33 +263,12 @@ class OnnxEngine:
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""
-        limit = self._capabilities
-        if len(rows) > limit.max_batch:
-            raise EngineError(f"{len(rows)} rows in one step; max_batch is {limit.max_batch}")
-        if len({row.sequence for row in rows}) < len(rows):
-            raise EngineError("a step names one sequence twice")
-        for row in rows:
-            if row.tokens.ndim != 1 or not len(row.tokens):
-                raise ParameterError("a row needs a 1-D array of at least one token")
-            if int(row.tokens.min()) < 0 or int(row.tokens.max()) >= limit.vocabulary:
-                raise ParameterError(f"token ids must be below {limit.vocabulary} and not negative")
-            total = self._kv.length(row.sequence) + len(row.tokens)
-            if total > limit.context:
-                raise ContextFullError(
-                    f"a sequence would hold {total} tokens; the context is {limit.context}"
-                )
-            for handle, scale in row.adapters:
-                self._require_attached(handle)
-                if not math.isfinite(scale):
-                    raise ParameterError(f"a scale must be finite, found {scale}")
+        check_rows(rows, self._capabilities, self._kv.length, self._attached)
+        refuse_images(rows)
 
     def _require_open(self) -> None:
         if self._session is None:
             raise ClosedError("the engine is closed")
-
-    def _require_attached(self, handle: int) -> None:
-        if handle not in self._attached:
-            raise EngineError(f"no adapter is attached with handle {handle}")
 
 
 def _graph(base: Base, options: EngineOptions) -> GraphOptions:

@@ -10,8 +10,7 @@ import ctypes
 import itertools
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,18 @@ from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit
 from lorakit.engines.llama.adapters import native_file
-from lorakit.engines.llama.lane import CELLS, Lane, Piece, Set
+from lorakit.engines.llama.lane import Lane, Piece, Set
+from lorakit.engines.llama.lanes import Lanes, Seat
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.rehearsal import rehearse_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
+from lorakit.engines.steps import check_rows, require_attached
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
-    ContextFullError,
     EngineError,
     ParameterError,
 )
@@ -42,18 +42,6 @@ MAX_SEQUENCES = 256  # of a native context
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 KNOWN_SETS = 1024  # sets of adapters whose native form is kept
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """Where a sequence lives. It has no lane before its first token."""
-
-    lane: Lane | None = None
-    slot: int = 0
-
-    @property
-    def length(self) -> int:
-        return self.lane.lengths[self.slot] if self.lane else 0
 
 
 class LlamaEngine:
@@ -106,8 +94,7 @@ class LlamaEngine:
             prefill_alone=native.micro_batch,
         )
         self._abort = Abort()
-        self._lanes: list[Lane] = []  # least recently used first
-        self._sequences: dict[int, _Sequence] = {}
+        self._lanes = Lanes(self._new_lane, native.contexts, self._capabilities)
         self._adapters: dict[int, Any] = {}  # native adapters by handle
         self._sets: dict[AdapterSet, Set] = {}  # what was checked, see _effective
         self._handles = itertools.count(1)
@@ -166,65 +153,41 @@ class LlamaEngine:
 
     def detach(self, handle: int) -> None:
         self._require_open()
-        self._require_attached(handle)
+        require_attached(handle, self._adapters)
         native = self._adapters.pop(handle)
         self._sets.clear()
-        address = _address(native)
-        for lane in self._lanes:  # a freed adapter in force would be read, or taken for a new one
-            if any(used == address for used, _ in lane.set):
-                lane.use(())
+        self._lanes.forget(_address(native))
         llama().llama_adapter_lora_free(native)
 
     # Sequences.
 
     def open_sequence(self) -> int:
         self._require_open()
-        if len(self._sequences) >= self._capabilities.max_sequences:
-            raise EngineError("every sequence of the engine is in use")
-        return self._add(_Sequence())
+        return self._lanes.open()
 
     def length(self, sequence: int) -> int:
-        return self._sequence(sequence).length
+        self._require_open()
+        return self._lanes.length(sequence)
 
     def truncate(self, sequence: int, length: int) -> None:
-        found = self._sequence(sequence)
-        if found.lane:
-            found.lane.truncate(found.slot, length)
+        self._require_open()
+        self._lanes.truncate(sequence, length)
 
     def fork(self, sequence: int, length: int) -> int:
-        found = self._sequence(sequence)
-        if len(self._sequences) >= self._capabilities.max_sequences:
-            raise EngineError("every sequence of the engine is in use")
-        if not found.lane or not length:
-            return self._add(_Sequence())
-        return self._add(_Sequence(found.lane, found.lane.fork(found.slot, length)))
+        self._require_open()
+        return self._lanes.fork(sequence, length)
 
     def close_sequence(self, sequence: int) -> None:
-        found = self._sequence(sequence)
-        if found.lane:
-            found.lane.close(found.slot)
-        del self._sequences[sequence]
+        self._require_open()
+        self._lanes.close(sequence)
 
     def save_sequence(self, sequence: int) -> bytes:
-        """The KV of a sequence, for `load_sequence` on the same base."""
-        found = self._sequence(sequence)
-        return found.lane.save(found.slot) if found.lane else b""
+        self._require_open()
+        return self._lanes.save(sequence)
 
     def load_sequence(self, state: bytes, length: int) -> int:
-        """A new sequence with saved KV. Raises EngineError where it does not fit the model."""
         self._require_open()
-        if not 0 < length <= self._capabilities.context:
-            raise ContextFullError(f"the state holds {length} tokens, more than the context")
-        sequence = self.open_sequence()
-        found = self._sequences[sequence]
-        try:
-            lane = self._lane_with_room(self._lanes[-1] if self._lanes else None, length)
-            found.lane, found.slot = lane, lane.open()
-            lane.load(found.slot, state, length)
-        except BaseException:
-            self.close_sequence(sequence)
-            raise
-        return sequence
+        return self._lanes.load(state, length)
 
     # Running.
 
@@ -253,40 +216,31 @@ class LlamaEngine:
         self._check(rows)
         self._abort.clear()
         results = self._results(rows)
-        lengths = {row.sequence: self._sequences[row.sequence].length for row in rows}
+        lengths = {row.sequence: self._lanes.length(row.sequence) for row in rows}
         groups: dict[Set, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(self._effective(row.adapters), []).append(index)
         try:
-            for chosen in self._in_order(groups):
-                work = [(rows[i], results[i]) for i in groups[chosen]]
-                lane = self._lane_for(chosen, [row for row, _ in work], groups)
-                self._run(lane, chosen, work)
+            for chosen in self._lanes.in_order(groups):
+                self._run(chosen, [(rows[i], results[i]) for i in groups[chosen]], groups)
         except BaseException:
             for sequence, length in lengths.items():
-                self.truncate(sequence, length)
+                self._lanes.truncate(sequence, length)
             raise
         return results
 
-    def _run(self, lane: Lane | None, chosen: Set, work: list[tuple[Row, Logits]]) -> None:
+    def _run(
+        self, chosen: Set, work: list[tuple[Row, Logits]], step: Mapping[Set, list[int]]
+    ) -> None:
         """One decode of rows that share a set of adapters."""
-        need = sum(len(row.tokens) for row, _ in work)
-        need += sum(
-            found.length
-            for row, _ in work
-            if (found := self._sequences[row.sequence]).lane is not lane
-        )
-        lane = self._lane_with_room(lane, need, sequences=len(work))
-        for row, _ in work:
-            self._move(self._sequences[row.sequence], lane)
-        lane.use(chosen)
+        tokens = sum(len(row.tokens) for row, _ in work)
+        lane = self._lanes.place(chosen, [row.sequence for row, _ in work], tokens, step)
         parts = [part for row, result in work for part in self._parts(row, result)]
         lane.decode([piece for piece, _ in parts], [result for _, result in parts])
-        self._lanes.append(self._lanes.pop(self._lanes.index(lane)))
 
     def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
         """A row as runs of text and images, each with its part of the row's logits."""
-        found = self._sequences[row.sequence]
+        found = self._lanes[row.sequence]
         if not row.images:
             return [(Piece(found.slot, found.length, row.tokens, len(result)), result)]
         total, kept = len(row.tokens), len(result)
@@ -298,7 +252,7 @@ class LlamaEngine:
             parts.append((self._piece(row, run, found, keep), share))
         return parts
 
-    def _piece(self, row: Row, run: Run, found: _Sequence, keep: int) -> Piece:
+    def _piece(self, row: Row, run: Run, found: Seat, keep: int) -> Piece:
         image = run.digest is not None
         return Piece(
             found.slot,
@@ -320,62 +274,10 @@ class LlamaEngine:
             for at, row in enumerate(rows)
         ]
 
-    # Lanes.
-
-    def _in_order(self, groups: dict[Set, list[int]]) -> list[Set]:
-        """The sets of a step, those that are in force in some lane first: they need no switch."""
-        in_force = {lane.set for lane in self._lanes}
-        return sorted(groups, key=lambda chosen: chosen not in in_force)
-
-    def _lane_for(
-        self, chosen: Set, rows: Sequence[Row], groups: dict[Set, list[int]]
-    ) -> Lane | None:
-        """The lane with the set, else the one where the rows live and nobody else does, else a new
-        one (None), else the least recently used one that no group of this step needs, else home."""
-        for lane in self._lanes:
-            if lane.set == chosen:
-                return lane
-        homes = [self._sequences[row.sequence].lane for row in rows]
-        home = max(homes, key=lambda lane: homes.count(lane) if lane else 0)
-        if home and home.set not in groups and not self._shared(home, rows):
-            return home
-        if len(self._lanes) < self._native.contexts:
-            return None
-        free = [lane for lane in self._lanes if lane.set not in groups]
-        return free[0] if free else home or self._lanes[0]
-
-    def _shared(self, lane: Lane, rows: Sequence[Row]) -> bool:
-        """Whether sequences of others live in a lane, who would find their set changed."""
-        own = {row.sequence for row in rows}
-        return any(found.lane is lane for name, found in self._sequences.items() if name not in own)
-
-    def _lane_with_room(self, lane: Lane | None, tokens: int, sequences: int = 1) -> Lane:
-        """The lane, or a new one, with cells for so many more tokens; a lane grows by doubling."""
-        if lane is None:
-            lane = self._new_lane(tokens)
-            self._lanes.append(lane)
-            return lane
-        need = lane.used + tokens
-        if need <= lane.cells:
-            return lane
-        grown = self._new_lane(max(need, min(2 * lane.cells, need + self._capabilities.context)))
-        residents = [found for found in self._sequences.values() if found.lane is lane]
-        try:
-            moved = [(found, *self._copied(found, grown)) for found in residents]
-        except BaseException:
-            grown.free()
-            raise
-        for found, slot in moved:
-            found.lane, found.slot = grown, slot
-        grown.use(lane.set)
-        self._lanes[self._lanes.index(lane)] = grown
-        lane.free()
-        return grown
-
-    def _new_lane(self, tokens: int, *, embeddings: bool = False) -> Lane:
+    def _new_lane(self, cells: int, *, embeddings: bool = False) -> Lane:
         return Lane(
             self._model,
-            cells=max(tokens, CELLS),
+            cells=cells,
             slots=self._capabilities.max_sequences,
             options=self._native,
             threads=self._threads,
@@ -383,25 +285,6 @@ class LlamaEngine:
             abort=self._abort,
             embeddings=embeddings,
         )
-
-    def _copied(self, found: _Sequence, lane: Lane) -> tuple[int]:
-        """A slot of another lane with a copy of the sequence's KV."""
-        assert found.lane is not None
-        slot = lane.open()
-        if found.length:
-            lane.load(slot, found.lane.save(found.slot), found.length)
-        return (slot,)
-
-    def _move(self, found: _Sequence, lane: Lane) -> None:
-        if found.lane is lane:
-            return
-        if found.lane is None:
-            found.slot = lane.open()
-        else:
-            (slot,) = self._copied(found, lane)
-            found.lane.close(found.slot)
-            found.slot = slot
-        found.lane = lane
 
     # Small things.
 
@@ -414,7 +297,7 @@ class LlamaEngine:
             return known
         scales: dict[int, float] = {}
         for handle, scale in adapters:
-            self._require_attached(handle)
+            require_attached(handle, self._adapters)
             if not math.isfinite(scale):
                 raise ParameterError(f"a scale must be finite, found {scale}")
             scales[handle] = scales.get(handle, 0.0) + scale
@@ -424,35 +307,12 @@ class LlamaEngine:
         self._sets[adapters] = found
         return found
 
-    def _add(self, sequence: _Sequence) -> int:
-        name = next(self._handles)
-        self._sequences[name] = sequence
-        return name
-
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""
-        limit = self._capabilities
-        if len(rows) > limit.max_batch:
-            raise EngineError(f"{len(rows)} rows in one step; max_batch is {limit.max_batch}")
-        if len({row.sequence for row in rows}) < len(rows):
-            raise EngineError("a step names one sequence twice")
+        check_rows(rows, self._capabilities, self._lanes.length, self._adapters)
         for row in rows:
-            tokens = row.tokens
-            if tokens.ndim != 1 or not len(tokens):
-                raise ParameterError("a row needs a 1-D array of at least one token")
-            low = high = int(tokens[0])
-            if len(tokens) > 1:
-                low, high = int(tokens.min()), int(tokens.max())
-            if high >= limit.vocabulary:
-                raise ParameterError(f"token ids must be below {limit.vocabulary}")
-            if low < 0:
+            if int(row.tokens[0] if len(row.tokens) == 1 else row.tokens.min()) < 0:
                 self._check_images(row)
-            total = self._sequence(row.sequence).length + len(tokens)
-            if total > limit.context:
-                raise ContextFullError(
-                    f"a sequence would hold {total} tokens; the context is {limit.context}"
-                )
-            self._effective(row.adapters)
 
     def _check_images(self, row: Row) -> None:
         """Negative ids must be whole images whose vectors the row brings."""
@@ -475,19 +335,9 @@ class LlamaEngine:
                     hint=f"open the model with micro_batch={count} or more",
                 )
 
-    def _sequence(self, name: int) -> _Sequence:
-        self._require_open()
-        if name not in self._sequences:
-            raise EngineError(f"no sequence {name} is open")
-        return self._sequences[name]
-
     def _require_open(self) -> None:
         if self._model is None:
             raise ClosedError("the engine is closed")
-
-    def _require_attached(self, handle: int) -> None:
-        if handle not in self._adapters:
-            raise EngineError(f"no adapter is attached with handle {handle}")
 
     def close(self) -> None:
         """Contexts first, then adapters, then the model: llama.cpp crashes in other orders."""
@@ -495,10 +345,7 @@ class LlamaEngine:
             return
         if self._vision:  # it reads the model's vocabulary
             self._vision.close()
-        for lane in self._lanes:
-            lane.free()
-        self._lanes.clear()
-        self._sequences.clear()
+        self._lanes.free()
         for native in self._adapters.values():
             llama().llama_adapter_lora_free(native)
         self._adapters.clear()

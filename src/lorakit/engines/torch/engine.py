@@ -7,7 +7,6 @@ overlay of its adapters. It applies every kind of adapter, by lorakit's own read
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from lorakit.engines.protocol import (
     no_images,
 )
 from lorakit.engines.rows import effective
+from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.torch.loading import choose_device, load_model, native_errors
 from lorakit.engines.torch.overlay import Overlays
 from lorakit.engines.torch.parts import Attached, Places
@@ -35,9 +35,6 @@ from lorakit.engines.torch.sequences import Sequences, State
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
-    ContextFullError,
-    EngineError,
-    ParameterError,
 )
 from lorakit.images import Image
 
@@ -100,7 +97,7 @@ class TorchEngine:
 
     def detach(self, handle: int) -> None:
         overlays = self._require_open()
-        self._require_attached(handle)
+        require_attached(handle, self._attached)
         overlays.drop(handle)
         del self._attached[handle]
 
@@ -142,7 +139,7 @@ class TorchEngine:
         with native_errors("embedding a text"), torch.inference_mode():
             for tokens, adapters in parts:
                 for handle, _ in adapters:
-                    self._require_attached(handle)
+                    require_attached(handle, self._attached)
                 cache = state.cache()
                 result = overlays.run(
                     effective(adapters),
@@ -206,31 +203,10 @@ class TorchEngine:
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""
-        limit = self._capabilities
-        if len(rows) > limit.max_batch:
-            raise EngineError(f"{len(rows)} rows in one step; max_batch is {limit.max_batch}")
-        if len({row.sequence for row in rows}) < len(rows):
-            raise EngineError("a step names one sequence twice")
-        for row in rows:
-            if row.tokens.ndim != 1 or not len(row.tokens):
-                raise ParameterError("a row needs a 1-D array of at least one token")
-            if int(row.tokens.min()) < 0 or int(row.tokens.max()) >= limit.vocabulary:
-                raise ParameterError(f"token ids must be below {limit.vocabulary} and not negative")
-            total = self._sequences.length(row.sequence) + len(row.tokens)
-            if total > limit.context:
-                raise ContextFullError(
-                    f"a sequence would hold {total} tokens; the context is {limit.context}"
-                )
-            for handle, scale in row.adapters:
-                self._require_attached(handle)
-                if not math.isfinite(scale):
-                    raise ParameterError(f"a scale must be finite, found {scale}")
+        check_rows(rows, self._capabilities, self._sequences.length, self._attached)
+        refuse_images(rows)
 
     def _require_open(self) -> Overlays:
         if self._overlays is None:
             raise ClosedError("the engine is closed")
         return self._overlays
-
-    def _require_attached(self, handle: int) -> None:
-        if handle not in self._attached:
-            raise EngineError(f"no adapter is attached with handle {handle}")
