@@ -288,3 +288,14 @@ def test_numpy_numbers_are_numbers(model):
     assert len(model.complete("hello", **options).tokens) == 2
     model.apply(iter(["home"]))
     assert model.find("home").scale == 1.0
+
+
+def test_a_scale_of_none_does_not_quietly_remove():
+    with lorakit.open(demo.base_path(), threads=1) as model:
+        home = model.load_adapter(demo.adapter_path("home"))
+        home.apply(0.5)
+        with pytest.raises(ParameterError, match="not None"):
+            home.apply(None)
+        with pytest.raises(ParameterError, match="not None"):
+            home.scale = None
+        assert home.scale == 0.5

@@ -196,11 +196,11 @@ class LoadedAdapter:
         from the next token on, in running generations too: `kv` says whether these keep the KV of
         earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
         """
-        self._table.rescale(self.name, self._handle, scale, kv).result()
+        self._table.rescale(self.name, self._handle, _number(scale), kv).result()
 
     async def aapply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
         """`apply` for coroutines."""
-        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, scale, kv))
+        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, _number(scale), kv))
 
     @property
     def scale(self) -> float | None:
@@ -239,6 +239,13 @@ class LoadedAdapter:
 
     def __repr__(self) -> str:
         return f"LoadedAdapter({self.name!r})"
+
+
+def _number(scale: float) -> float:
+    """A scale that is not None, which would mean to remove. Raises ParameterError."""
+    if scale is None:
+        raise ParameterError("a scale must be a number, not None", hint="remove() takes it out")
+    return scale
 
 
 def as_scales(scales: Scales) -> dict[str, float]:
