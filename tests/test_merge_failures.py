@@ -11,10 +11,12 @@ from collections import namedtuple
 import pytest
 
 from conftest import DATA
+from lorakit.algebra.extract import extract
 from lorakit.base import Base
-from lorakit.errors import SourceError, WriteError
+from lorakit.errors import CapabilityError, SourceError, WriteError
 from lorakit.formats import read_adapter
-from lorakit.merge import merge
+from lorakit.gguf_base import open_base
+from lorakit.merge import merge, unmerge
 
 LLAMA = DATA / "truth/bases/llama"
 ADAPTER = DATA / "truth/peft/llama/plain"
@@ -38,9 +40,11 @@ import resource, signal
 {unreserved}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from pathlib import Path
+from lorakit.algebra.extract import extract
 from lorakit.base import Base
 from lorakit.formats import read_adapter
-from lorakit.merge import merge
+from lorakit.gguf_base import open_base
+from lorakit.merge import merge, unmerge
 base, adapter = Base.open({str(LLAMA)!r}), read_adapter(Path({str(ADAPTER)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 merge(base, [(adapter, 1.0)], Path({str(tmp_path / "out")!r}))
@@ -68,9 +72,11 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
+from lorakit.algebra.extract import extract
 from lorakit.base import Base
 from lorakit.formats import read_adapter
-from lorakit.merge import merge
+from lorakit.gguf_base import open_base
+from lorakit.merge import merge, unmerge
 def progress(done, total):
     if done > total // 2:
         print("middle", flush=True)
@@ -137,3 +143,14 @@ def test_a_base_that_became_something_else_is_an_error_and_not_a_crash(tmp_path)
         (folder / "new").replace(folder / "model.safetensors")
         with pytest.raises(SourceError, match="changed since"):
             merge(base, plain(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_gguf_base_is_refused_by_name(tmp_path, undo):
+    base = open_base(DATA / "truth" / "gguf" / "gemma3.base.f32.gguf")
+    adapter = read_adapter(DATA / "truth" / "peft" / "gemma3" / "plain", base.decoder)
+    with pytest.raises(CapabilityError, match="GGUF file"):
+        (unmerge if undo else merge)(base, [(adapter, 1.0)], tmp_path / "out")
+    with pytest.raises(CapabilityError, match="GGUF file"):
+        extract(base, base, 4)
+    assert not (tmp_path / "out").exists()

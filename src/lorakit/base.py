@@ -19,7 +19,7 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
 from lorakit.cache import Memo
-from lorakit.errors import BaseModelError, SourceError
+from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files import parse_json, read_bounded
 from lorakit.tensors import open_safetensors
 
@@ -107,6 +107,14 @@ class Base:
     def is_gguf(self) -> bool:
         """Whether it is one GGUF file, whose weights only llama.cpp reads."""
         return self.path.is_file()
+
+    def require_weights(self) -> None:
+        """Raise CapabilityError for a GGUF file, whose weights lorakit does not read itself."""
+        if self.is_gguf:
+            raise CapabilityError(
+                f"{self.path.name} is a GGUF file, whose weights are not read or changed here",
+                hint="use the Hugging Face folder of the same model",
+            )
 
     @property
     def name(self) -> str:

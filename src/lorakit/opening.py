@@ -135,11 +135,8 @@ def _merge(
     """The base with what is to be merged into it, and the adapters that are left to apply."""
     wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
     rest = [c for c in choices if isinstance(c, Adapter) or c.mode != "merge"]
-    if wanted and base.is_gguf:
-        raise CapabilityError(
-            "adapters are merged into a Hugging Face folder, not into a GGUF file",
-            hint='use mode="dynamic", or merge the folder and convert that',
-        )
+    if wanted:
+        base.require_weights()
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
     warnings = []
     for config in wanted:

@@ -37,8 +37,10 @@ def extract(
     as "model.norm" too); all others are left alone and, where they changed, named in
     `report.skipped`. progress: told how many tensors are done, and of how many.
     Raises MismatchError (the models differ in more than weights), AdapterError
-    (values that are not finite) and ParameterError.
+    (values that are not finite), ParameterError, and CapabilityError for a GGUF file.
     """
+    for model in (base, tuned):
+        model.require_weights()
     cut = Cut(rank=rank, energy=energy)
     _require_alike(base, tuned)
     weights = _weights(base, tuned)

@@ -51,8 +51,10 @@ class Plan:
 def plan(base: Base, adapters: Scaled) -> Plan:
     """The plan for adapters that fit the base; a user scale of 0 switches an adapter off.
 
-    Raises UnsupportedError that lists everything that no weights of this base can express.
+    Raises UnsupportedError that lists everything that no weights of this base can express, and
+    CapabilityError for a base in a GGUF file.
     """
+    base.require_weights()
     active = [(adapter, float(scale)) for adapter, scale in adapters if scale != 0]
     planner = _Planner(base, active)
     planner.run()
