@@ -45,6 +45,7 @@ class FakeEngine(Engine):
     max_batch: int = 4
     max_sequences: int = 8
     prefill_chunk: int = 16
+    kv_identity: str = "fake"
     step_seconds: float = 0.0
     before_step: Callable[[Sequence[Row]], None] | None = None
     steps: list[list[Row]] = field(default_factory=list)
@@ -62,6 +63,7 @@ class FakeEngine(Engine):
             max_batch=self.max_batch,
             max_sequences=self.max_sequences,
             mixed_batch=True,
+            kv_identity=self.kv_identity,
             prefill_chunk=self.prefill_chunk,
         )
 
@@ -85,6 +87,9 @@ class FakeEngine(Engine):
 
     def length(self, sequence: int) -> int:
         return len(self._states[sequence]) - 1
+
+    def reusable(self, sequence: int, length: int) -> int:
+        return min(length, self.length(sequence))
 
     def truncate(self, sequence: int, length: int) -> None:
         del self._states[sequence][length + 1 :]

@@ -30,14 +30,14 @@ from lorakit.engines.protocol import (
     no_images,
 )
 from lorakit.engines.rows import Attached, Slabs, effective
-from lorakit.engines.session import Step, native_errors, signed_kernel_exact
+from lorakit.engines.session import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.vocabulary import Vocabulary
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
 )
-from lorakit.graph import GraphOptions, require_supported, targets
+from lorakit.graph import VERSION, GraphOptions, require_supported, targets
 from lorakit.images import Image
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
@@ -56,7 +56,9 @@ PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 class OnnxEngine:
     """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
-    def __init__(self, base: Base, options: EngineOptions, session: Any) -> None:
+    def __init__(
+        self, base: Base, options: EngineOptions, graph: GraphOptions, session: Any
+    ) -> None:
         decoder = base.decoder
         self._base = base
         self._session = session
@@ -67,6 +69,7 @@ class OnnxEngine:
             max_batch=options.max_batch,
             max_sequences=options.max_batch + options.cached_sequences,
             mixed_batch=True,
+            kv_identity=_kv_identity(graph),
             prefill_chunk=PREFILL_CHUNK,
         )
         self._kv = KVCache(
@@ -94,7 +97,8 @@ class OnnxEngine:
                 f"the ONNX engine runs on the CPU, not on {options.device}",
                 hint='leave device out, or use engine="torch"',
             )
-        return cls(base, options, open_graph(base, _graph(base, options), threads=options.threads))
+        graph = _graph(base, options)
+        return cls(base, options, graph, open_graph(base, graph, threads=options.threads))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -125,6 +129,9 @@ class OnnxEngine:
     def length(self, sequence: int) -> int:
         self._require_open()
         return self._kv.length(sequence)
+
+    def reusable(self, sequence: int, length: int) -> int:
+        return min(length, self._kv.length(sequence))  # every layer keeps every token
 
     def truncate(self, sequence: int, length: int) -> None:
         self._require_open()
@@ -269,6 +276,11 @@ class OnnxEngine:
     def _require_open(self) -> None:
         if self._session is None:
             raise ClosedError("the engine is closed")
+
+
+def _kv_identity(graph: GraphOptions) -> str:
+    """The head's form is not in it: nothing of the head comes into the KV cache."""
+    return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {graph.linear}, f32"
 
 
 def _graph(base: Base, options: EngineOptions) -> GraphOptions:

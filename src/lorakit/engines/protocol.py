@@ -73,7 +73,11 @@ _LIMITS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What this engine can do, so that the layers above need not ask which engine it is."""
+    """What this engine can do, so that the layers above need not ask which engine it is.
+
+    kv_identity names the engine and its build, the form of its weights, the type of its KV cache
+    and the rules by which a context changes what is computed. KV is never used under another one.
+    """
 
     engine: str  # "onnx", "llama", "torch", "fake"
     vocabulary: int
@@ -81,6 +85,7 @@ class Capabilities:
     max_batch: int  # most rows in one forward
     max_sequences: int  # most sequences open at once, idle ones included
     mixed_batch: bool  # rows with different adapters run in one step, not one after another
+    kv_identity: str  # all that KV depends on beside base, tokens and adapters; see below
     prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
     prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
 
@@ -140,12 +145,18 @@ class Engine(Protocol):
         """How many tokens the sequence's KV cache holds."""
         ...
 
+    def reusable(self, sequence: int, length: int) -> int:
+        """How many of the first `length` tokens a truncation or a fork can keep, whole in every
+        layer: `length`, or less where the engine's memory has let go of what that needs.
+        """
+        ...
+
     def truncate(self, sequence: int, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Forget all but the first `length` tokens. Raises EngineError where `reusable` is less."""
         ...
 
     def fork(self, sequence: int, length: int) -> int:
-        """A new sequence with a copy of the first `length` tokens."""
+        """A new sequence with a copy of the first `length` tokens. Errors as of `truncate`."""
         ...
 
     def close_sequence(self, sequence: int) -> None:

@@ -7,6 +7,7 @@ as there are lanes to be had, so that mixed batches do not switch sets at every 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import itertools
 import math
 import os
@@ -21,7 +22,7 @@ from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit
 from lorakit.engines.llama.adapters import native_file
-from lorakit.engines.llama.lane import Lane, Piece, Set
+from lorakit.engines.llama.lane import Lane, Piece, Set, kv_type
 from lorakit.engines.llama.lanes import Lanes, Seat
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
@@ -90,6 +91,7 @@ class LlamaEngine:
             max_batch=options.max_batch,
             max_sequences=min(options.max_batch + options.cached_sequences, MAX_SEQUENCES),
             mixed_batch=False,
+            kv_identity=_kv_identity(self._model, native),
             prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
             prefill_alone=native.micro_batch,
         )
@@ -168,6 +170,9 @@ class LlamaEngine:
     def length(self, sequence: int) -> int:
         self._require_open()
         return self._lanes.length(sequence)
+
+    def reusable(self, sequence: int, length: int) -> int:
+        return min(length, self._lanes.length(sequence))
 
     def truncate(self, sequence: int, length: int) -> None:
         self._require_open()
@@ -352,6 +357,11 @@ class LlamaEngine:
         llama().llama_model_free(self._model)
         self._model = None
         self._logits = self._logits[:0].copy()
+
+
+def _kv_identity(model: Any, options: LlamaOptions) -> str:
+    version = importlib.metadata.version("llama_cpp_python")
+    return f"llama, llama-cpp-python {version}, {kv_type(model, options)}"
 
 
 def _address(native: Any) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 from lorakit.adapter import Adapter
 from lorakit.base import Base
@@ -60,6 +61,7 @@ class TorchEngine:
             max_batch=options.max_batch,
             max_sequences=options.max_batch + options.cached_sequences,
             mixed_batch=False,
+            kv_identity=f"torch {torch.__version__}, transformers {transformers.__version__}, f32",
             prefill_chunk=PREFILL_CHUNK,
         )
         self._sequences = Sequences(self._capabilities.max_sequences)
@@ -108,6 +110,9 @@ class TorchEngine:
     def length(self, sequence: int) -> int:
         self._require_open()
         return self._sequences.length(sequence)
+
+    def reusable(self, sequence: int, length: int) -> int:
+        return min(length, self._sequences.length(sequence))  # every layer keeps every token
 
     def truncate(self, sequence: int, length: int) -> None:
         self._require_open()
