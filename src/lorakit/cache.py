@@ -1,25 +1,37 @@
 """Where lorakit keeps what it can make again: graphs, fingerprints, downloads, merged bases.
 
-The folder is `$LORAKIT_CACHE`, else the platform's cache folder. Every write is atomic, and a cache
-that cannot be written is never an error.
+The folder is `$LORAKIT_CACHE`, else the platform's cache folder. What is in it is used only if it
+is what was written: a digest is recorded beside it and compared when it is used, and what is
+damaged is made again. Every write is atomic; a cache that cannot be written or is full is no error.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorakit.atomic import write_atomic
+from lorakit.errors import LorakitError, WriteError
+from lorakit.files import open_regular, read_bounded
+
+SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
+MAX_SMALL = 1 << 16  # bytes of a seal and of what a Memo remembers
+SETTLED = 2.0  # seconds after which a change of a file cannot have the time of its last one
+
+Identity = tuple[int, int, int, int, int]
+_checked: dict[Identity, str] = {}  # digests of files that this process has read and that settled
 
 
 def cache_root() -> Path:
-    """The cache folder; it may not exist yet."""
+    """The cache folder, absolute; it may not exist yet."""
     if chosen := os.environ.get("LORAKIT_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lorakit"
     if sys.platform == "darwin":
@@ -36,21 +48,147 @@ class Memo:
     def get(self, key: str, compute: Callable[[], str]) -> str:
         path = self._folder / hashlib.sha256(key.encode()).hexdigest()
         try:
-            return path.read_text(encoding="ascii")
-        except (OSError, ValueError):
+            return _unpacked(key, read_bounded(path, MAX_SMALL))
+        except FileNotFoundError:
             pass
+        except (OSError, ValueError, LorakitError):
+            _log(f"an entry of {self._folder} is damaged or old, and is computed again")
         value = compute()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, value.encode("ascii"))
+            write_atomic(path, _packed(key, value))
         except OSError as error:
-            import logging  # slow, and this is rare
-
-            logging.getLogger("lorakit").info("no place in the cache for %s: %s", key, error)
+            _log(f"no place in the cache for {path}: {error}")
         return value
+
+
+def _packed(key: str, value: str) -> bytes:
+    """A value with a digest of it and its key, so that neither a flipped bit nor another's file
+    can be taken for it."""
+    digest = hashlib.sha256(f"{len(key)}\0{key}\0{value}".encode()).hexdigest()
+    return f"{digest} {value}".encode("ascii")
+
+
+def _unpacked(key: str, content: bytes | None) -> str:
+    value = (content or b"").decode("ascii")[65:]
+    if content != _packed(key, value):
+        raise ValueError("not what was written")
+    return value
 
 
 def touch(path: Path) -> None:
     """Note that an entry was used just now; `lorakit cache prune` goes by that."""
     with suppress(OSError):
         os.utime(path)
+
+
+# A file with its digest beside it.
+
+
+@contextmanager
+def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """A file of the cache whose bytes are those that were written, for use inside the block.
+
+        with cached_file(cache_root() / "kind" / name, lambda place: write(value, place)) as file:
+            native.load(file)
+
+    make(place) writes the file, whole or not at all, and raises OSError or WriteError where it
+    cannot; it is called where the cache has none, one without a seal, or a damaged one (which the
+    log says). Where the cache cannot be written, or is full, the file is made in a temporary folder
+    and vanishes with the block. Raises what `make` raises, and WriteError where no place is left.
+    """
+    if is_sealed(path):
+        yield path
+        return
+    if path.exists():
+        _log(f"{path} is not what was written, and is made again")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path)
+    except (OSError, WriteError) as error:
+        _log(f"{path} cannot be kept ({error}): it is made for this once")
+    else:
+        with suppress(OSError):  # no room for a seal: used now, made again the next time
+            seal(path)
+        yield path
+        return
+    with _elsewhere(path.name, make) as file:
+        yield file
+
+
+def seal(path: Path) -> None:
+    """Record a file's digest beside it, for `is_sealed`. Raises OSError."""
+    record = {"sha256": digest_of(path)}
+    write_atomic(seal_of(path), json.dumps(record).encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there and its bytes are those that `seal` recorded.
+
+    The whole file is read, once in a process for as long as the file system says that it is as it
+    was (inode, size, times of change).
+    """
+    try:
+        record = json.loads(read_bounded(seal_of(path), MAX_SMALL) or b"")
+        return bool(record["sha256"] == digest_of(path))
+    except (OSError, ValueError, TypeError, KeyError, LorakitError):
+        return False
+
+
+def seal_of(path: Path) -> Path:
+    return path.with_name(path.name + SEAL)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a regular file; a file that did not change since this process read it is not read
+    again. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        before = _identity(os.fstat(file.fileno()))
+        if known := _checked.get(before):
+            return known
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        after = os.fstat(file.fileno())
+    changed = max(after.st_mtime, after.st_ctime)
+    if _identity(after) == before and not -SETTLED < time.time() - changed < SETTLED:
+        _checked[before] = found
+    return found
+
+
+def _identity(status: os.stat_result) -> Identity:
+    """What changes with a file's bytes, as far as the file system tells."""
+    return (
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )  # fmt: skip
+
+
+@contextmanager
+def _elsewhere(name: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """The file in a temporary folder. Raises what `make` raises, and WriteError."""
+    import tempfile  # slow, and this is rare
+
+    faults = []
+    for place in (None, "/dev/shm"):  # memory where the disk is full; there is none everywhere
+        try:
+            folder = tempfile.TemporaryDirectory(dir=place, prefix="lorakit-")
+        except OSError as error:
+            faults.append(str(error))
+            continue
+        with folder as made:
+            try:
+                make(file := Path(made) / name)
+            except (OSError, WriteError) as error:
+                faults.append(str(error))
+                continue
+            yield file
+            return
+    raise WriteError(
+        f"there is no place for {name}, in the cache or elsewhere",
+        items=faults,
+        hint="LORAKIT_CACHE and TMPDIR name other places",
+    )
+
+
+def _log(message: str) -> None:
+    import logging  # slow, and this is rare
+
+    logging.getLogger("lorakit").warning(message)

@@ -34,7 +34,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.FileIO:
     """Open a regular file for reading, unbuffered.
 
     Raises OSError as `open` does, and SourceError (source_unsupported) for anything else than a
