@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 from onnx_cases import logits_of
 from safetensors.numpy import save_file
-from torch_cases import MORE, TRUTH, open_torch, truth_base
+from torch_cases import TRUTH, open_torch, truth_base
 
 from lorakit.base import Base
 from lorakit.formats import read_adapter
 
 FAMILY = TRUTH.parent / "families"
 FAMILIES = sorted(path.parent.name for path in FAMILY.glob("*/logits.npz"))
-ROOTS = [TRUTH, MORE] if MORE.is_dir() else [TRUTH]
-FOUND = {  # by tool, base and name; the fuller copy wins
-    path.parent.relative_to(root).parts: path.parent
-    for root in ROOTS
+FOUND = {  # by tool, base and name
+    path.parent.relative_to(TRUTH).parts: path.parent
     for tool in ("peft", "mlx")
-    for path in sorted((root / tool).glob("*/*/logits.npz"))
+    for path in sorted((TRUTH / tool).glob("*/*/logits.npz"))
     if path.parent.name != "alora"  # the runtime says from which token on it acts: test_alora
 }
 # PEFT merges an embedding's delta into the tied weight twice, or into the head as well.

@@ -17,7 +17,6 @@ pytest.importorskip("torch", reason="the torch engine needs the extra torch")
 pytest.importorskip("transformers", reason="the torch engine needs the extra torch")
 
 TRUTH = Path(__file__).parents[1] / "data" / "truth"
-MORE = Path(__file__).parents[3] / "shared" / "truth"  # all cases, where they are kept
 
 
 def truth_base(name: str) -> Path:

@@ -29,7 +29,12 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.rows import effective
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
-from lorakit.engines.torch.loading import choose_device, load_model, native_errors
+from lorakit.engines.torch.loading import (
+    cache_argument,
+    choose_device,
+    load_model,
+    native_errors,
+)
 from lorakit.engines.torch.overlay import Overlays
 from lorakit.engines.torch.parts import Attached, Places
 from lorakit.engines.torch.sequences import Sequences, State
@@ -50,6 +55,7 @@ class TorchEngine:
     def __init__(self, base: Base, options: EngineOptions, model: Any, device: Any) -> None:
         self._base = base
         self._device = device
+        self._cache_argument = cache_argument(model)
         self._threads = options.threads
         self._attached: dict[int, Attached] = {}
         self._overlays: Overlays | None = Overlays(Places.of(model, base), self._attached)
@@ -146,11 +152,11 @@ class TorchEngine:
                 for handle, _ in adapters:
                     require_attached(handle, self._attached)
                 cache = state.cache()
-                result = overlays.run(
+                result = self._run(
+                    overlays,
                     effective(adapters),
-                    input_ids=torch.tensor(tokens.copy(), device=self._device)[None],
-                    past_key_values=cache,
-                    use_cache=True,
+                    tokens,
+                    cache,
                     output_hidden_states=True,
                     logits_to_keep=1,
                 )
@@ -195,16 +201,23 @@ class TorchEngine:
             end = min(begin + MAX_NEW, count)
             kept = torch.arange(min(max(wanted, begin), end), end) - begin
             cache = state.cache()
-            result = overlays.run(
-                acted,
-                input_ids=torch.tensor(row.tokens[begin:end].copy(), device=self._device)[None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=kept.to(self._device),
-            )
+            tokens = row.tokens[begin:end]
+            result = self._run(overlays, acted, tokens, cache, logits_to_keep=kept.to(self._device))
             state = state.extended(end - begin, cache)
             parts.append(result.logits[0].float().cpu().numpy())
         return state, np.concatenate(parts)
+
+    def _run(
+        self, overlays: Overlays, held: AdapterSet, tokens: Tokens, cache: Any, **arguments: Any
+    ) -> Any:
+        """The model's output for new tokens, which the cache takes in."""
+        return overlays.run(
+            held,
+            input_ids=torch.tensor(tokens.copy(), device=self._device)[None],
+            use_cache=True,
+            **{self._cache_argument: cache},
+            **arguments,
+        )
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""

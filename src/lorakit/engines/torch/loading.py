@@ -7,6 +7,7 @@ adapters.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,12 @@ def load_model(base: Base, device: Any) -> Any:
             items=lacking[:20],
         )
     return model
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls the KV cache; transformers 5.24 renamed it."""
+    taken = inspect.signature(type(model).forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def as_torch(array: Array) -> Any:
