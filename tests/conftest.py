@@ -7,11 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from skips import StrictSkips
 from web import serving
 
 DATA = Path(__file__).parent / "data"
+EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell began with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lorakit")
+    group.addoption("--strict-skips", type=Path, metavar="FILE", help="see tests/skips.py")
+    group.addoption("--core", action="store_true", help="as where no extra is installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if listed := config.getoption("strict_skips"):
+        try:
+            config.pluginmanager.register(StrictSkips(listed))
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(str(error)) from error
+    if config.getoption("core"):
+        sys.modules.update(dict.fromkeys(EXTRAS))  # importing one of them fails
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -78,7 +78,6 @@ def test_no_text_raises_and_nothing_is_lost(form, data):
         assert reply.text == text
 
 
-@pytest.mark.skipif(not DEMO.joinpath("chat_template.jinja").exists(), reason="no demo base yet")
 @given(call=calls)
 @settings(deadline=None)
 def test_a_template_renders_as_we_do(call):
@@ -108,7 +107,6 @@ def numbers_differ(value):
     return len(set(lowered)) < len(lowered)
 
 
-@pytest.mark.skipif(not DEMO.joinpath("chat_template.jinja").exists(), reason="no demo base yet")
 def test_a_template_declares_and_responds_as_we_do():
     parameters = {
         "type": "object",

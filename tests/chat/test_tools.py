@@ -44,7 +44,6 @@ def test_calls_that_are_not_json_are_not_taken_for_hermes():
     assert detect_format("<tool_call>\n<function=name>\n<parameter=arguments>") is None
 
 
-@pytest.mark.skipif(not DEMO.joinpath("tokenizer.json").exists(), reason="no demo base yet")
 def test_the_demo_base_is_recognised_by_template_and_by_vocabulary():
     tokenizer = Tokenizer.open(DEMO)
     for template in (ChatTemplate.open(DEMO).source(tools=True), None, "plain"):
