@@ -24,6 +24,7 @@ from lorakit.check import require_fit
 from lorakit.engines.llama.adapters import native_file
 from lorakit.engines.llama.lane import Lane, Piece, Set, kv_type
 from lorakit.engines.llama.lanes import Lanes, Seat
+from lorakit.engines.llama.memory import most_slots
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
@@ -39,7 +40,6 @@ from lorakit.errors import (
 )
 from lorakit.images import Image, Run, runs
 
-MAX_SEQUENCES = 256  # of a native context
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 KNOWN_SETS = 1024  # sets of adapters whose native form is kept
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
@@ -76,20 +76,22 @@ class LlamaEngine:
         return engine
 
     def __init__(self, base: Base, options: EngineOptions, native: LlamaOptions) -> None:
-        if options.max_batch > MAX_SEQUENCES:
-            raise ParameterError(f"the llama engine runs at most {MAX_SEQUENCES} rows (max_batch)")
         self._base = base
         self._native = native
         self._threads = options.threads or os.cpu_count() or 1
         self._model = load_model(base.path, native)
         api = llama()
+        most = most_slots(int(api.llama_model_n_swa(self._model)))
+        if options.max_batch > most:
+            api.llama_model_free(self._model)
+            raise ParameterError(f"the llama engine runs at most {most} rows of it (max_batch)")
         trained = int(api.llama_model_n_ctx_train(self._model))
         self._capabilities = Capabilities(
             engine="llama",
             vocabulary=int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))),
             context=min(options.context or MAX_CONTEXT, trained),
             max_batch=options.max_batch,
-            max_sequences=min(options.max_batch + options.cached_sequences, MAX_SEQUENCES),
+            max_sequences=min(options.max_batch + options.cached_sequences, most),
             mixed_batch=False,
             kv_identity=_kv_identity(self._model, native),
             prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
@@ -172,7 +174,8 @@ class LlamaEngine:
         return self._lanes.length(sequence)
 
     def reusable(self, sequence: int, length: int) -> int:
-        return min(length, self._lanes.length(sequence))
+        self._require_open()
+        return self._lanes.reusable(sequence, length)
 
     def truncate(self, sequence: int, length: int) -> None:
         self._require_open()
@@ -230,18 +233,19 @@ class LlamaEngine:
                 self._run(chosen, [(rows[i], results[i]) for i in groups[chosen]], groups)
         except BaseException:
             for sequence, length in lengths.items():
-                self._lanes.truncate(sequence, length)
+                self._lanes.restore(sequence, length)
             raise
         return results
 
     def _run(
         self, chosen: Set, work: list[tuple[Row, Logits]], step: Mapping[Set, list[int]]
     ) -> None:
-        """One decode of rows that share a set of adapters."""
-        tokens = sum(len(row.tokens) for row, _ in work)
-        lane = self._lanes.place(chosen, [row.sequence for row, _ in work], tokens, step)
-        parts = [part for row, result in work for part in self._parts(row, result)]
-        lane.decode([piece for piece, _ in parts], [result for _, result in parts])
+        """One decode of rows that share a set of adapters, if they come together in one lane."""
+        by_sequence = {row.sequence: (row, result) for row, result in work}
+        tokens = {row.sequence: len(row.tokens) for row, _ in work}
+        for lane, sequences in self._lanes.place(chosen, tokens, step):
+            parts = [part for name in sequences for part in self._parts(*by_sequence[name])]
+            lane.decode([piece for piece, _ in parts], [result for _, result in parts])
 
     def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
         """A row as runs of text and images, each with its part of the row's logits."""

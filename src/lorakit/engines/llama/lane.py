@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lorakit.engines.llama.memory import Memory, native_sequences
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import Logits
@@ -54,9 +55,10 @@ class Lane:
         params = api.llama_context_default_params()
         params.n_ctx = self.cells = -(-max(cells, CELLS) // CELLS) * CELLS
         params.n_batch = params.n_ubatch = self._batch = options.micro_batch
-        params.n_seq_max = slots
+        window = int(api.llama_model_n_swa(model))
+        params.n_seq_max = native_sequences(slots, window)
         self.outputs = min(outputs, options.micro_batch)
-        params.n_outputs_max = max(outputs, slots)  # fewer than sequences abort llama.cpp
+        params.n_outputs_max = max(outputs, params.n_seq_max)  # fewer abort llama.cpp
         params.n_threads = params.n_threads_batch = threads
         kind = kv_type(model, options)
         params.type_k = params.type_v = _TYPES[kind]
@@ -78,9 +80,8 @@ class Lane:
         self._api = api
         self._abort = abort
         self.set: Set = ()
-        self.lengths: dict[int, int] = {}  # tokens in the KV cache by slot
-        self._free = list(range(slots - 1, -1, -1))
-        self._memory = api.llama_get_memory(self.context)
+        self.lengths: dict[int, int] = {}  # tokens that were put into the KV cache, by slot
+        self._memory = Memory(self.context, slots, window)
         self._get = api.llama_get_embeddings_ith if embeddings else api.llama_get_logits_ith
         self._views: dict[int, Logits] = {}  # of native memory, by address; few are ever in use
         self.width = int(  # of a row of results
@@ -113,7 +114,11 @@ class Lane:
     @property
     def used(self) -> int:
         """Tokens in the KV cache, counted once for each sequence that holds them."""
-        return sum(self.lengths.values())
+        return sum(self.lengths.values()) + self._memory.lost
+
+    @property
+    def free_slots(self) -> int:
+        return self._memory.free
 
     def use(self, adapters: Set) -> None:
         """Put exactly these adapters in force; free of cost where they are already."""
@@ -129,81 +134,70 @@ class Lane:
     # Sequences.
 
     def open(self) -> int:
-        slot = self._free.pop()
+        """A slot for a sequence. Raises EngineError where none is free."""
+        slot = self._memory.open()
         self.lengths[slot] = 0
         return slot
 
     def close(self, slot: int) -> None:
-        self._remove(slot, 0)
-        del self.lengths[slot]
-        self._free.append(slot)
+        """Never raises."""
+        self._memory.close(slot, self.lengths.pop(slot))
 
-    @property
-    def full(self) -> bool:
-        return not self._free
+    def reusable(self, slot: int, length: int) -> int:
+        """How many of the first `length` tokens llama.cpp still holds, whole in every layer."""
+        return self._memory.whole(slot, min(length, self.lengths[slot]))
 
     def truncate(self, slot: int, length: int) -> None:
-        if length < self.lengths[slot]:
-            self._remove(slot, length)
-            self.lengths[slot] = length
+        """Cut a sequence, whatever of a failed decode it holds. Raises EngineError where llama.cpp
+        cannot, or holds less; then the slot can only be closed."""
+        self._memory.cut(slot, length)
+        if self._memory.whole(slot, length) < length:
+            raise EngineError("llama.cpp has forgotten a part of a sequence")
+        self.lengths[slot] = length
 
     def fork(self, slot: int, length: int) -> int:
-        """A new slot that shares the cells of the first `length` tokens; nothing is copied."""
-        copy = self.open()
-        if length:
-            self._api.llama_memory_seq_cp(self._memory, slot, copy, 0, length)
+        """A new slot that shares the cells of the first `length` tokens. Raises EngineError."""
+        copy = self._memory.fork(slot, length)
         self.lengths[copy] = length
         return copy
 
-    def _remove(self, slot: int, start: int) -> None:
-        if not self._api.llama_memory_seq_rm(self._memory, slot, start, -1):
-            raise EngineError(
-                "this model's memory cannot forget a part of a sequence",
-                hint="recurrent models are not supported",
-            )
+    def save(self, slot: int) -> list[bytes]:
+        """The KV of a sequence, as Memory.save gives it. Raises EngineError."""
+        return self._memory.save(slot, self.lengths[slot])
 
-    def save(self, slot: int) -> bytes:
-        """The KV of a sequence, as llama.cpp writes it."""
-        size = self._api.llama_state_seq_get_size(self.context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        written = self._api.llama_state_seq_get_data(self.context, buffer, size, slot)
-        return bytes(memoryview(buffer)[:written])
-
-    def load(self, slot: int, state: bytes, length: int) -> None:
-        """Put saved KV into an empty sequence. Raises EngineError where it does not fit."""
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        with captured_log() as said:
-            read = self._api.llama_state_seq_set_data(self.context, buffer, len(state), slot)
-        held = self._api.llama_memory_seq_pos_max(self._memory, slot) + 1
-        if read != len(state) or held != length:
-            self._remove(slot, 0)
-            raise EngineError("llama.cpp cannot restore the KV of a sequence", items=said.reasons)
+    def load(self, states: Sequence[bytes], length: int) -> int:
+        """A new slot with saved KV. Raises EngineError where it does not fit."""
+        slot = self.open()
+        try:
+            self._memory.load(slot, states, length)
+        except BaseException:
+            self.close(slot)
+            raise
         self.lengths[slot] = length
+        return slot
+
+    def spans(self, length: int) -> list[tuple[int, int]]:
+        """Which tokens the parts of a state of so many tokens hold."""
+        return self._memory.pieces(length)
 
     # Running.
 
     def decode(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
         """Run new tokens; the logits of each piece's last `keep` positions go into its result.
 
-        If anything fails, every sequence is cut back to where it was.
+        Where this fails, the slots may hold a part of the new tokens: `truncate` cuts them back.
         """
-        before = {piece.slot: self.lengths[piece.slot] for piece in pieces}
-        try:
-            if len(pieces) == 1 and len(pieces[0].tokens) == 1 and pieces[0].vectors is None:
-                self._single(pieces[0], results[0])
-            else:
-                self._chunks(pieces, results)
-        except BaseException:
-            for slot, length in before.items():
-                self._remove(slot, length)
-                self.lengths[slot] = length
-            raise
+        if len(pieces) == 1 and len(pieces[0].tokens) == 1 and pieces[0].vectors is None:
+            self._single(pieces[0], results[0])
+        else:
+            self._chunks(pieces, results)
 
     def _single(self, piece: Piece, result: Logits) -> None:
         """One token of one sequence: the step that users wait for most."""
         self._tokens[0], self._positions[0] = piece.tokens[0], piece.start
         self._slots[0], self._wanted[0] = piece.slot, piece.keep
         self._run(1)
+        self._memory.pin(piece.slot, piece.start, piece.start + 1)
         if piece.keep:
             result[0] = self._row(0)
         self.lengths[piece.slot] = piece.start + 1
@@ -235,6 +229,7 @@ class Lane:
     ) -> tuple[int, list[tuple[Logits, int, int]]]:
         if filled:
             self._run(filled)
+            self._pin(filled)
             for result, row, at in kept:
                 result[row] = self._row(at)
         return 0, []
@@ -268,6 +263,15 @@ class Lane:
         self._slots[:n], self._wanted[:n] = piece.slot, 0
         self._wanted[n - 1] = bool(piece.keep) and start + n == count
         self._run(n, vectors)
+        self._memory.pin(piece.slot, first, first + n)
+
+    def _pin(self, count: int) -> None:
+        """Pin what the first `count` places of the batch have put into the KV cache."""
+        if not self._memory.pins:
+            return
+        slots, starts = np.unique(self._slots[:count], return_index=True)
+        for slot, start in zip(slots.tolist(), self._positions[starts].tolist(), strict=True):
+            self._memory.pin(slot, start, start + count)
 
     def _run(self, count: int, vectors: npt.NDArray[np.float32] | None = None) -> None:
         batch = self._native

@@ -2,17 +2,23 @@
 
 A sequence has no lane before its first token. Lanes are made as sets come up, as many as are
 allowed; a lane that is full makes way for one of twice its size, with the same sequences in it.
+Whatever fails on the way leaves every sequence where it was, whole; one whose cells llama.cpp does
+not give back is empty afterwards, and says so.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.engines.llama.lane import CELLS, Lane, Set
+from lorakit.engines.llama.state import pack, unpack
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ContextFullError, EngineError
+
+log = logging.getLogger("lorakit.llama")
 
 
 @dataclass(slots=True)
@@ -59,41 +65,76 @@ class Lanes:
     def length(self, sequence: int) -> int:
         return self[sequence].length
 
-    def truncate(self, sequence: int, length: int) -> None:
+    def reusable(self, sequence: int, length: int) -> int:
         seat = self[sequence]
-        if seat.lane:
+        return seat.lane.reusable(seat.slot, length) if seat.lane else 0
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Raises EngineError where less is reusable, and nothing has changed; and where llama.cpp
+        does not give cells back, and the sequence is empty."""
+        seat = self[sequence]
+        if length >= seat.length:
+            return
+        self._require(sequence, length)
+        assert seat.lane is not None
+        try:
             seat.lane.truncate(seat.slot, length)
+        except BaseException:
+            self._drop(seat)
+            raise
+
+    def restore(self, sequence: int, length: int) -> None:
+        """Cut a sequence back to where it was before a step that failed. Never raises: what cannot
+        be cut back is empty."""
+        seat = self[sequence]
+        if not seat.lane:
+            return
+        try:
+            seat.lane.truncate(seat.slot, length)
+        except Exception as error:
+            log.error("the KV of a sequence is lost with a step that failed: %s", error)
+            self._drop(seat)
 
     def fork(self, sequence: int, length: int) -> int:
+        """Raises EngineError where less is reusable, or where no sequence is free."""
         seat = self[sequence]
         self._require_room()
+        length = min(length, seat.length)
         if not seat.lane or not length:
             return self.open()
-        return self.open(Seat(seat.lane, seat.lane.fork(seat.slot, length)))
+        self._require(sequence, length)
+        lane = self._with_room(seat.lane, 0, slots=1)  # which has moved the sequence, if it grew
+        return self.open(Seat(lane, lane.fork(seat.slot, length)))
 
     def close(self, sequence: int) -> None:
-        seat = self[sequence]
-        if seat.lane:
-            seat.lane.close(seat.slot)
+        self._drop(self[sequence])
         del self._seats[sequence]
 
     def save(self, sequence: int) -> bytes:
+        """Raises EngineError where llama.cpp no longer holds the whole sequence."""
         seat = self[sequence]
-        return seat.lane.save(seat.slot) if seat.lane else b""
+        return pack(seat.lane.save(seat.slot) if seat.lane else [], seat.length)
 
     def load(self, state: bytes, length: int) -> int:
+        """Raises EngineError for what `save` did not write."""
         if not 0 < length <= self._limit.context:
             raise ContextFullError(f"the state holds {length} tokens, more than the context")
-        sequence = self.open()
-        seat = self._seats[sequence]
-        try:
-            lane = self._with_room(self._lanes[-1] if self._lanes else None, length)
-            seat.lane, seat.slot = lane, lane.open()
-            lane.load(seat.slot, state, length)
-        except BaseException:
-            self.close(sequence)
-            raise
-        return sequence
+        self._require_room()
+        lane = self._with_room(self._lanes[-1] if self._lanes else None, length, slots=1)
+        return self.open(Seat(lane, lane.load(unpack(state, lane.spans(length)), length)))
+
+    def _require(self, sequence: int, length: int) -> None:
+        found = self.reusable(sequence, length)
+        if found < length:
+            raise EngineError(
+                f"llama.cpp holds only {found} of the first {length} tokens of a sequence"
+            )
+
+    def _drop(self, seat: Seat) -> None:
+        """Let a sequence go from its lane; it is empty then."""
+        if seat.lane:
+            seat.lane.close(seat.slot)
+        seat.lane = None
 
     # Placing.
 
@@ -103,18 +144,50 @@ class Lanes:
         return sorted(sets, key=lambda chosen: chosen not in in_force)
 
     def place(
-        self, chosen: Set, sequences: Sequence[int], tokens: int, step: Collection[Set]
-    ) -> Lane:
-        """The lane that runs so many new tokens of some sequences, which sit in it now, under a
-        set. step: all sets of the step."""
-        lane = self._lane_for(chosen, sequences, step)
-        seats = [self._seats[sequence] for sequence in sequences]
-        lane = self._with_room(lane, tokens + sum(s.length for s in seats if s.lane is not lane))
-        for seat in seats:
-            _move(seat, lane)
-        lane.use(chosen)
-        self._lanes.append(self._lanes.pop(self._lanes.index(lane)))
+        self, chosen: Set, work: Mapping[int, int], step: Collection[Set]
+    ) -> Iterator[tuple[Lane, list[int]]]:
+        """Lanes with a set in force, and the sequences that sit in each of them, to be run one
+        after another; one lane, unless sequences cannot be moved there.
+
+        work: how many new tokens each sequence gets. step: all sets of the step. Raises EngineError
+        where there is no room.
+        """
+        lane = self._lane_for(chosen, list(work), step)
+        try:
+            groups = {self._gathered(lane, work): dict(work)}
+        except EngineError as error:
+            groups = self._homes(work)
+            if not groups or list(groups) == [lane]:
+                raise
+            log.warning("sequences stay in their contexts, which change sets: %s", error)
+        for home, part in groups.items():
+            ready = self._gathered(home, part)
+            ready.use(chosen)
+            self._lanes.append(self._lanes.pop(self._lanes.index(ready)))
+            yield ready, list(part)
+
+    def _gathered(self, lane: Lane | None, work: Mapping[int, int]) -> Lane:
+        """The lane, or a new one, with the sequences in it and room for their new tokens."""
+        outside = [seat for name in work if (seat := self._seats[name]).lane is not lane]
+        tokens = sum(work.values()) + sum(seat.length for seat in outside)
+        lane = self._with_room(lane, tokens, slots=len(outside))
+        for seat in outside:
+            if seat.lane is not lane:
+                slot = _copied(seat, lane)
+                self._drop(seat)
+                seat.lane, seat.slot = lane, slot
         return lane
+
+    def _homes(self, work: Mapping[int, int]) -> dict[Lane, dict[int, int]]:
+        """The work by the lanes where its sequences sit; those without one go to the first of
+        them, or to the lane that was used last."""
+        placed = [lane for name in work if (lane := self._seats[name].lane)]
+        first = next(iter(placed or self._lanes[-1:]), None)
+        homes: dict[Lane, dict[int, int]] = {}
+        for name, tokens in work.items():
+            if lane := self._seats[name].lane or first:
+                homes.setdefault(lane, {})[name] = tokens
+        return homes
 
     def forget(self, address: int) -> None:
         """Take an adapter out of force everywhere: freed, it would be read, or taken for the next
@@ -150,25 +223,26 @@ class Lanes:
         """Whether sequences of others live in a lane, who would find their set changed."""
         return any(seat.lane is lane for name, seat in self._seats.items() if name not in sequences)
 
-    def _with_room(self, lane: Lane | None, tokens: int) -> Lane:
-        """The lane, or a new one, with cells for so many more tokens; a lane grows by doubling."""
+    def _with_room(self, lane: Lane | None, tokens: int, *, slots: int) -> Lane:
+        """The lane, or a new one, with cells for so many more tokens and slots for so many more
+        sequences; a lane grows by doubling."""
         if lane is None:
             lane = self._new_lane(max(tokens, CELLS))
             self._lanes.append(lane)
             return lane
         need = lane.used + tokens
-        if need <= lane.cells:
+        if need <= lane.cells and slots <= lane.free_slots:
             return lane
         grown = self._new_lane(max(need, min(2 * lane.cells, need + self._limit.context)))
         residents = [seat for seat in self._seats.values() if seat.lane is lane]
         try:
             moved = [(seat, _copied(seat, grown)) for seat in residents]
+            grown.use(lane.set)
         except BaseException:
             grown.free()
             raise
         for seat, slot in moved:
             seat.lane, seat.slot = grown, slot
-        grown.use(lane.set)
         self._lanes[self._lanes.index(lane)] = grown
         lane.free()
         return grown
@@ -179,21 +253,7 @@ class Lanes:
 
 
 def _copied(seat: Seat, lane: Lane) -> int:
-    """A slot of another lane with a copy of the sequence's KV."""
-    assert seat.lane is not None
-    slot = lane.open()
-    if seat.length:
-        lane.load(slot, seat.lane.save(seat.slot), seat.length)
-    return slot
-
-
-def _move(seat: Seat, lane: Lane) -> None:
-    if seat.lane is lane:
-        return
-    if seat.lane is None:
-        seat.slot = lane.open()
-    else:
-        slot = _copied(seat, lane)
-        seat.lane.close(seat.slot)
-        seat.slot = slot
-    seat.lane = lane
+    """A slot of another lane with a copy of the sequence's KV. Raises EngineError."""
+    if not seat.lane or not seat.length:
+        return lane.open()
+    return lane.load(seat.lane.save(seat.slot), seat.length)
