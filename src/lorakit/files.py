@@ -70,7 +70,7 @@ def read_bounded(path: Path, limit: int) -> bytes | None:
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > limit:
             return None
-        content = _read(file, limit + 1)
+        content = read_up_to(file, limit + 1)
     return content if len(content) <= limit else None
 
 
@@ -83,10 +83,10 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_READ:
             return np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
-        return np.frombuffer(_read(file, size), np.uint8)
+        return np.frombuffer(read_up_to(file, size), np.uint8)
 
 
-def _read(file: BinaryIO, length: int) -> bytes:
+def read_up_to(file: BinaryIO, length: int) -> bytes:
     """At most `length` bytes; fewer where the file ends."""
     parts = []
     while length > 0 and (part := file.read(min(length, 1 << 24))):

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Unpack
 
+import numpy as np
+
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.images import has_images
 from lorakit.chat.messages import Message
@@ -22,8 +24,8 @@ from lorakit.loaded import AdapterTable, Scales, as_scales
 from lorakit.requests import ChatPrompt, ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.job import Job
+from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
-from lorakit.runtime.scheduler import check_prompt
 from lorakit.runtime.thread import EngineThread
 from lorakit.session import Session
 from lorakit.tokenizer import TextTokenizer
@@ -215,12 +217,9 @@ class Generating:
             return self.tokenizer.encode(prompt, special=True)
         if isinstance(prompt, ChatPrompt):
             return prompt
-        try:
-            return [operator.index(token) for token in prompt]
-        except TypeError as error:
-            raise ParameterError(f"a prompt is text or token ids: {error}") from error
+        return as_ids(prompt)
 
-    # The way in.
+    # Submitting.
 
     def _submit(
         self,
@@ -266,3 +265,17 @@ class Generating:
             except QueueFullError:
                 if not wait:
                     raise
+
+
+def as_ids(prompt: Iterable[int]) -> list[int]:
+    """Token ids as they were given. Raises ParameterError for bytes, truth values and the rest."""
+    if isinstance(prompt, bytes | bytearray | memoryview | Mapping):
+        kind = type(prompt).__name__
+        raise ParameterError(f"a prompt is text or token ids, not {kind}", hint="decode it first")
+    try:
+        ids = list(prompt)
+        if any(isinstance(token, bool | np.bool_) for token in ids):
+            raise ParameterError("a prompt is text or token ids, found a truth value among them")
+        return [operator.index(token) for token in ids]
+    except TypeError as error:
+        raise ParameterError(f"a prompt is text or token ids: {error}") from error

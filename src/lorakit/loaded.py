@@ -15,9 +15,9 @@ from numbers import Real
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
-from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.errors import NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.runtime.plan import KvPolicy
 from lorakit.runtime.sampling import LARGEST
-from lorakit.runtime.scheduler import KvPolicy
 from lorakit.runtime.thread import EngineThread
 
 Scales = Mapping[str, float] | Sequence[str]
@@ -57,6 +57,10 @@ class AdapterTable:
         self._loaded: dict[str, _Loaded] = {}
         self._reserved: set[str] = set()
         self._active: dict[str, float] = {}
+        thread.on_fork.append(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self.lock = threading.RLock()  # another thread may hold it, and is not in this process
 
     def reserve(self, name: str) -> None:
         """Claim a name while its adapter is still loading. Raises NameTakenError."""
@@ -161,8 +165,7 @@ class AdapterTable:
 
     def _find(self, name: str, handle: int | None = None) -> _Loaded:
         """A loaded adapter, the very one with that handle where one is given."""
-        if self._thread.closed:
-            raise ClosedError("the model is closed", hint="open it again")
+        self._thread.require_open()
         loaded = self._loaded.get(name)
         if loaded is None:
             names = ", ".join(sorted(self._loaded)) or "none"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,9 @@ from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
 from lorakit.loading import name_of, ready
 from lorakit.merged import MergedAdapter
 from lorakit.requests import ChatPrompt, Prompt
-from lorakit.runtime.scheduler import KvPolicy, Scheduler, check_prompt
+from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
+from lorakit.runtime.plan import KvPolicy
+from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.state import read_state, write_state
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, Progress, Source, fetch
@@ -64,7 +66,9 @@ class Model(Generating):
         self._thread = thread
         self._table = AdapterTable(self._thread)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
-        self._finalizer = weakref.finalize(self, _shut_down, self._thread, self._loaders)
+        # The collector runs finalizers in the midst of anything: this one signals and never waits.
+        finalizer = weakref.finalize(self, _let_go, self._thread, self._loaders)
+        finalizer.atexit = False  # the thread closes itself then, see runtime.processes
         self.capabilities: Capabilities = thread.wait_open()
 
     # Adapters.
@@ -161,8 +165,8 @@ class Model(Generating):
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
         ids, images = self._whole(prompt)
-        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary, images)
-        return self._with_adapters(adapters, lambda s, chosen: s.logits(ids, chosen, images))
+        self._check(ids, images)
+        return self._compute(adapters, lambda chosen: LogitsOf(ids, chosen, images))
 
     def embed(
         self,
@@ -181,8 +185,8 @@ class Model(Generating):
         ids, images = self._whole(prompt)
         if images:
             raise CapabilityError("images have no embedding", hint="embed text alone")
-        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary)
-        states = self._with_adapters(adapters, lambda s, chosen: s.hidden(ids, chosen))
+        self._check(ids, {})
+        states = self._compute(adapters, lambda chosen: HiddenOf(ids, chosen))
         vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
         length = float(np.linalg.norm(vector)) if normalize else 1.0
         return np.asarray(vector / (length or 1.0), np.float32)
@@ -193,15 +197,14 @@ class Model(Generating):
         """Compute a prompt's KV and write it to a file; returns how many tokens it holds.
 
         It serves only requests with the same base, engine, adapters, scales and tokens.
-        Raises WriteError, and what `complete` raises.
+        Raises WriteError, ContextFullError, ParameterError, UnknownAdapterError, QueueFullError,
+        EngineError, ClosedError.
         """
         ids, images = self._whole(prompt)
         if images:
             raise CapabilityError("the KV of images is not saved", hint="save text alone")
-        chosen = {a.name: a.scale for a in self.adapters if a.active} if adapters is None else None
-        given: Any = adapters if chosen is None else chosen
-        self.complete(ids, adapters=given, max_tokens=1, ignore_eos=True)
-        state = self._with_adapters(given, lambda s, active: s.save_state(ids, active))
+        self._check(ids, {})
+        state = self._compute(adapters, lambda chosen: SavedState(ids, chosen))
         write_state(Path(path), state, self._about())
         return len(ids)
 
@@ -210,14 +213,23 @@ class Model(Generating):
 
         Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
         """
-        state = read_state(Path(path), self._about())
-        with self._table.lock:
-            loaded = self._thread.call(lambda scheduler: scheduler.load_state(state))
-        loaded.result()
+        most, kv = self.capabilities.context, self._most_kv()
+        state = read_state(Path(path), self._about(), max_tokens=most, max_kv=kv)
+        self._thread.compute(LoadedState(state)).result()
         return len(state.tokens)
 
     def _about(self) -> dict[str, str]:
-        return {"engine": self.capabilities.engine, "base": self.base.fingerprint}
+        return {"engine": self.capabilities.kv_identity, "base": self.base.fingerprint}
+
+    def _most_kv(self) -> int:
+        """Bytes of KV that a full context of this model takes, in any engine's form."""
+        d = self.base.decoder
+        token = 2 * len(d.layers) * d.kv_heads * d.head_dim * 4  # keys and values, float32
+        return 2 * (token + 64) * self.capabilities.context + (1 << 20)
+
+    def _check(self, ids: Sequence[int], images: Mapping[int, Vectors]) -> None:
+        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary, images)
+        check_ids(ids[-1:], self.capabilities.vocabulary, images)
 
     def _whole(self, prompt: Prompt) -> tuple[list[int], Mapping[int, Vectors]]:
         ids = self.encode(prompt)
@@ -225,18 +237,20 @@ class Model(Generating):
             raise ParameterError("the prompt holds no tokens")
         return ids, ids.images if isinstance(ids, ChatPrompt) else {}
 
-    def _with_adapters(
-        self, adapters: Scales | None, command: Callable[[Scheduler, AdapterSet], T]
+    def _compute(
+        self, adapters: Scales | None, make: Callable[[AdapterSet | None], Computation[T]]
     ) -> T:
-        """Run a command on the engine's thread, with the active set where none is named."""
-        with self._table.lock:
+        """Queue a computation with the named adapters, or the active set, and wait for it."""
+        with self._table.lock:  # nothing may be unloaded between naming and queueing it
             chosen = None if adapters is None else self._table.resolve(adapters)
-            future = self._thread.call(
-                lambda scheduler: command(scheduler, scheduler.active if chosen is None else chosen)
-            )
-        return future.result()
+            future = self._thread.compute(make(chosen))
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # as Ctrl-C means; where it runs already it runs to its end
+            raise
 
-    # Life and death.
+    # Closing.
 
     @property
     def closed(self) -> bool:
@@ -244,7 +258,8 @@ class Model(Generating):
 
     def close(self) -> None:
         """End running requests with ClosedError and free everything. Twice does no harm."""
-        self._finalizer()
+        self._thread.close()
+        self._loaders.shutdown(wait=False)  # what still loads meets the closed thread and says so
 
     async def aclose(self) -> None:
         """`close` for coroutines."""
@@ -262,7 +277,7 @@ class Model(Generating):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    # The way in.
+    # Loading.
 
     def _load(self, reference: AdapterRef, name: str, source: Source) -> LoadedAdapter:
         get = partial(fetch, source=source, offline=self._offline, progress=self._report)
@@ -284,6 +299,6 @@ class Model(Generating):
             self._table.release(name)
 
 
-def _shut_down(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
-    thread.close()
-    loaders.shutdown(wait=False)  # what is still to load meets the closed thread and says so
+def _let_go(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
+    thread.begin_close()
+    loaders.shutdown(wait=False)

@@ -14,11 +14,14 @@ from lorakit.errors import (
     ContextFullError,
     DeadlineError,
     EngineError,
+    ParameterError,
 )
-from lorakit.runtime.generation import Generation
+from lorakit.runtime.computations import HiddenOf, LogitsOf
+from lorakit.runtime.generation import Completion, Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingParams
-from lorakit.runtime.scheduler import Scheduler, check_prompt
+from lorakit.runtime.scheduler import Scheduler
 
 
 class Numbers:
@@ -53,6 +56,12 @@ def request(
 def drain(scheduler):
     while scheduler.step():
         pass
+
+
+def compute(scheduler, computation):
+    scheduler.add(computation)
+    drain(scheduler)
+    return computation.future.result(0)
 
 
 def text(prompt, adapters=(), **options):
@@ -264,8 +273,10 @@ def test_the_end_of_the_context_ends_a_generation(scheduler):
 def test_prompts_that_cannot_run_are_refused():
     with pytest.raises(ContextFullError, match="256"):
         check_prompt([1] * 256, 256, 64)
-    with pytest.raises(EngineError, match="64"):
+    with pytest.raises(ParameterError, match="64"):
         check_prompt([1, 64], 256, 64)
+    with pytest.raises(ParameterError, match="-1"):
+        check_prompt([1, -1], 256, 64)
 
 
 def test_cancelled_and_overdue_requests_end_before_their_next_token(scheduler):
@@ -354,25 +365,60 @@ def test_logits_find_room_beside_paused_streams():
     for i in range(2):
         request(scheduler, [i], lookahead=1)
     drain(scheduler)
-    assert scheduler.logits([1, 2, 3], ()).shape == (3, 64)
+    assert compute(scheduler, LogitsOf([1, 2, 3], ())).shape == (3, 64)
 
 
-def test_a_parked_stream_does_not_pin_an_unloaded_adapter():
+def test_computations_wait_for_a_sequence_as_requests_do():
+    scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=2))
+    running = [request(scheduler, [i], max_tokens=5) for i in range(4)]
+    logits, hidden = LogitsOf([1, 2, 3], ()), HiddenOf([1, 2], ())
+    scheduler.add(logits)
+    scheduler.add(hidden)
+    scheduler.step()
+    assert not logits.future.done()
+    drain(scheduler)
+    assert logits.future.result(0).shape == (3, 64)
+    assert len(hidden.future.result(0)) == 2
+    assert all(generation.done for generation in running)
+
+
+def test_a_computation_takes_the_set_that_is_active_when_it_is_queued(scheduler):
+    handle = scheduler.attach("a", adapter(1))
+    under = compute(scheduler, LogitsOf([1, 2], ((handle, 1.0),)))
+    scheduler.activate(((handle, 1.0),), "keep")
+    queued = LogitsOf([1, 2], None)
+    scheduler.add(queued)
+    scheduler.activate((), "keep")
+    scheduler.retire(handle)  # held until the computation has run
+    drain(scheduler)
+    np.testing.assert_array_equal(queued.future.result(0), under)
+    assert handle not in scheduler.engine._adapters
+
+
+@pytest.mark.parametrize(("lookahead", "policy", "pinned"), [
+    (0, "keep", False),  # nothing was sampled: the new set acts on all of it
+    (1, "keep", True),  # what is computed anew is computed as it was
+    (1, "recompute", False),
+])  # fmt: skip
+def test_a_parked_stream_holds_the_adapters_of_its_history(lookahead, policy, pinned):
     scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=2))
     handle = scheduler.attach("a", adapter(1))
     scheduler.activate(((handle, 1.0),), "keep")
-    for i in range(2):
-        request(scheduler, [i], lookahead=1)
+    streams = [request(scheduler, [i, 9], lookahead=lookahead, max_tokens=4) for i in range(2)]
     drain(scheduler)
     request(scheduler, [5], (), max_tokens=1)
     drain(scheduler)
-    assert scheduler.parked
-    scheduler.activate((), "keep")
+    (parked,) = scheduler.parked
+    scheduler.activate((), policy)
     scheduler.retire(handle)
     for job in scheduler.running:
         job.generation.cancel()
     drain(scheduler)
+    assert (handle in scheduler.engine._adapters) is pinned
+    parked.generation._run_free()
+    drain(scheduler)
     assert handle not in scheduler.engine._adapters
+    assert any(stream.done and isinstance(stream._outcome, Completion) for stream in streams)
 
 
 def test_a_full_prefix_cache_lets_the_oldest_go(scheduler):
@@ -399,15 +445,15 @@ def test_logits_of_all_positions_come_from_a_cold_sequence(scheduler):
     handle = scheduler.attach("a", adapter(1))
     request(scheduler, list(range(40)))
     drain(scheduler)
-    ours = scheduler.logits(range(40), ((handle, 1.0),))
+    ours = compute(scheduler, LogitsOf(range(40), ((handle, 1.0),)))
     cold = Scheduler(FakeEngine())
     other = cold.attach("b", adapter(1))
-    np.testing.assert_array_equal(ours, cold.logits(range(40), ((other, 1.0),)))
+    np.testing.assert_array_equal(ours, compute(cold, LogitsOf(range(40), ((other, 1.0),))))
     assert ours.shape == (40, 64)
 
 
 def test_an_interrupt_that_comes_late_does_not_end_what_nobody_can_cancel(scheduler, monkeypatch):
-    expected = scheduler.logits([1, 2, 3], ())
+    expected = compute(scheduler, LogitsOf([1, 2, 3], ()))
     for name in ("forward", "hidden"):
         late, run = [CancelledError("late")] * 2, getattr(scheduler.engine, name)
 
@@ -417,7 +463,7 @@ def test_an_interrupt_that_comes_late_does_not_end_what_nobody_can_cancel(schedu
             return run(given)
 
         monkeypatch.setattr(scheduler.engine, name, interrupted)
-    np.testing.assert_array_equal(scheduler.logits([1, 2, 3], ()), expected)
+    np.testing.assert_array_equal(compute(scheduler, LogitsOf([1, 2, 3], ())), expected)
 
     def closing(rows):
         raise CancelledError("closing")
@@ -425,5 +471,5 @@ def test_an_interrupt_that_comes_late_does_not_end_what_nobody_can_cancel(schedu
     monkeypatch.setattr(scheduler.engine, "forward", closing)
     before = abandoned.set(lambda: True)
     with pytest.raises(ClosedError):
-        scheduler.logits([1, 2, 3], ())
+        compute(scheduler, LogitsOf([1, 2, 3], ()))
     abandoned.reset(before)

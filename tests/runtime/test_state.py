@@ -1,11 +1,16 @@
 """Saved KV serves the same tokens under the same adapters and scales, and nobody else."""
 
+import hashlib
+import json
+import os
+
 import numpy as np
 import pytest
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import EngineError, FormatError, MismatchError, SourceError, WriteError
+from lorakit.runtime.computations import LoadedState, SavedState
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
@@ -37,20 +42,26 @@ def run(scheduler, prompt, adapters, tokens=4):
     return generation.result()
 
 
+def compute(scheduler, computation):
+    scheduler.add(computation)
+    while scheduler.step():
+        pass
+    return computation.future.result(0)
+
+
 @pytest.fixture
 def saved(tmp_path):
     scheduler = Scheduler(FakeEngine())
     chosen = ((scheduler.attach("a", adapter(1)), 0.5),)
-    run(scheduler, PROMPT, chosen, tokens=1)
     path = tmp_path / "state"
-    write_state(path, scheduler.save_state(PROMPT, chosen), ABOUT)
+    write_state(path, compute(scheduler, SavedState(PROMPT, chosen)), ABOUT)
     return path
 
 
 def test_a_state_serves_its_own_key_alone(saved):
     scheduler = Scheduler(FakeEngine())
     first, second = scheduler.attach("a", adapter(1)), scheduler.attach("b", adapter(2))
-    scheduler.load_state(read_state(saved, ABOUT))
+    compute(scheduler, LoadedState(read_state(saved, ABOUT)))
     longer = [*PROMPT, 40]
     for chosen, expected in (
         (((first, 0.5),), 30),
@@ -66,10 +77,23 @@ def test_a_state_serves_its_own_key_alone(saved):
         assert found.text == again.text
 
 
-def test_what_was_not_computed_is_not_saved():
+def test_a_state_is_computed_as_far_as_no_cache_holds_it():
     scheduler = Scheduler(FakeEngine())
-    with pytest.raises(EngineError, match="dropped"):
-        scheduler.save_state(PROMPT, ())
+    run(scheduler, PROMPT[:20], ())
+    state = compute(scheduler, SavedState(PROMPT, ()))
+    cold = compute(Scheduler(FakeEngine()), SavedState(PROMPT, ()))
+    assert state.kv == cold.kv
+    assert run(scheduler, [*PROMPT, 40], ()).cached_tokens == 30
+
+
+def test_a_state_of_other_tokens_than_the_model_has_is_refused(saved):
+    state = read_state(saved, ABOUT)
+    for engine in (FakeEngine(vocabulary=16), FakeEngine(context=16)):
+        with pytest.raises(MismatchError, match="does not fit"):
+            compute(Scheduler(engine), LoadedState(state))
+    short = State(tokens=state.tokens[:-1], key=state.key, kv=state.kv)
+    with pytest.raises(EngineError, match="length"):
+        compute(Scheduler(FakeEngine()), LoadedState(short))
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -82,14 +106,22 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     np.testing.assert_array_equal(found.tokens, state.tokens)
 
 
+def test_every_flipped_byte_is_seen(saved, tmp_path):
+    raw, damaged = saved.read_bytes(), tmp_path / "damaged"
+    for at in range(len(raw)):
+        damaged.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        with pytest.raises(FormatError):
+            read_state(damaged, ABOUT)
+
+
 def test_files_that_are_no_state_or_damaged(saved, tmp_path):
     raw = saved.read_bytes()
     for name, content in {
         "empty": b"",
         "other": b"GGUF" + raw,
+        "old": b"LKSTATE1" + raw[8:],
         "cut": raw[:-5],
         "longer": raw + b"x",
-        "flipped": raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:],
         "header": raw[:16] + b"[" + raw[17:],
         "huge": raw[:8] + b"\xff" * 8 + raw[16:],
     }.items():
@@ -101,6 +133,62 @@ def test_files_that_are_no_state_or_damaged(saved, tmp_path):
         read_state(tmp_path / "none", ABOUT)
     with pytest.raises(WriteError):
         write_state(tmp_path / "none" / "s", read_state(saved, ABOUT), ABOUT)
+
+
+def forged(path, saved, **fields):
+    """The saved state with other fields in its header, and a checksum that is right."""
+    raw = saved.read_bytes()
+    length = int.from_bytes(raw[8:16], "little")
+    header = {**json.loads(raw[16 : 16 + length]), **fields}
+    text = json.dumps(header).encode()
+    whole = raw[:8] + len(text).to_bytes(8, "little") + text + raw[16 + length : -32]
+    path.write_bytes(whole + hashlib.sha256(whole).digest())
+    return path
+
+
+def test_a_forged_header_with_a_right_checksum_is_refused(saved, tmp_path):
+    path = tmp_path / "forged"
+    read_state(forged(path, saved), ABOUT)
+    for fields in (
+        {"key": []},
+        {"key": [[3, []]]},
+        {"key": [[0, []], [0, []]]},
+        {"key": [[0, []], [30, []]]},
+        {"key": [[False, []]]},
+        {"key": [[0, [["d", "inf"]]]]},
+        {"key": [[0, [["d", 1.0]]]]},
+        {"key": 5},
+        {"tokens": []},
+        {"tokens": [1.5] * 30},
+        {"tokens": [True] * 30},
+        {"tokens": [-1] * 30},
+        {"tokens": [1 << 40] * 30},
+        {"tokens": {"0": 1}},
+        {"bytes": 1},
+        {"about": 7},
+    ):
+        with pytest.raises(FormatError):
+            read_state(forged(path, saved, **fields), ABOUT)
+
+
+def test_what_a_file_claims_is_never_asked_of_the_memory(saved, tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(saved.read_bytes())
+        file.truncate(1 << 40)
+    with pytest.raises(FormatError, match="leaves"):
+        read_state(path, ABOUT, max_kv=1 << 20)
+    with pytest.raises(FormatError, match="items"):
+        read_state(forged(path, saved, more=[[]] * 100_000), ABOUT, max_tokens=30)
+    with pytest.raises(FormatError, match="header"):
+        read_state(forged(path, saved, more="x" * (2 << 20)), ABOUT, max_tokens=30)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX matter")
+def test_a_named_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="named pipe"):
+        read_state(tmp_path / "pipe", ABOUT)
 
 
 def test_of_another_base_or_engine(saved):

@@ -9,6 +9,7 @@ import pytest
 
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import CancelledError, ClosedError, DeadlineError, EngineError, QueueFullError
+from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation, Stream
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
@@ -181,16 +182,47 @@ def test_close_fails_what_runs_and_waits_and_frees_the_engine(engine):
 
 
 def test_a_crash_of_the_thread_is_told_to_everybody(thread, engine, caplog):
-    def crash(rows):
+    def crash():
         raise RuntimeError("boom")
 
-    engine.before_step = crash
-    generation = submit(thread, [1])
-    with pytest.raises(EngineError, match="boom"):
-        generation.result(5)
-    with pytest.raises(ClosedError):
+    generations = [submit(thread, [i], lookahead=0) for i in range(9)]
+    computation = LogitsOf([1], ())
+    thread.call(lambda scheduler: setattr(scheduler, "_plan", crash)).result()
+    for generation in generations:
+        with pytest.raises(EngineError, match="boom"):
+            generation.result(5)
+    with pytest.raises(ClosedError, match="boom"):  # later callers are told why
         submit(thread, [1])
+    with pytest.raises(ClosedError, match="boom"):
+        thread.compute(computation)
     assert "boom" in caplog.text
+    assert "Traceback" in caplog.text
+    assert engine.closed
+
+
+def test_a_fault_of_the_engine_ends_one_request_and_not_the_model(thread, engine, caplog):
+    def crash(rows):
+        if any(9 in row.tokens for row in rows):
+            raise RuntimeError("boom")
+
+    engine.before_step = crash
+    good, bad = submit(thread, [1, 2]), submit(thread, [9])
+    with pytest.raises(EngineError, match="boom"):
+        bad.result(5)
+    assert good.result(5).text == submit(thread, [1, 2]).result(5).text
+    assert "Traceback" in caplog.text
+
+
+def test_a_finalizer_that_only_signals_waits_for_nobody(thread, engine):
+    """Held locks and a busy engine are what the collector may find where it runs."""
+    engine.step_seconds = 0.01
+    generation = submit(thread, [1], max_tokens=200)
+    with thread._room, generation._condition:
+        thread.begin_close()
+    thread._thread.join(10)
+    assert engine.closed
+    with pytest.raises(ClosedError):
+        generation.result(5)
 
 
 def test_commands_run_between_steps_and_their_errors_come_back(thread):

@@ -102,6 +102,14 @@ class Generation:
                 self._notify()
                 _wake(self._done_wakers)
 
+    def forked(self, error: LorakitError) -> None:
+        """In a child process nobody computes it any more; see EngineThread.forked."""
+        self._condition, self._done = threading.Condition(), threading.Event()
+        self.wake = self.interrupt = lambda: None
+        if self._outcome is None:
+            self._outcome = error
+        self._done.set()
+
     def _notify(self) -> None:
         self._condition.notify_all()
         _wake(self._piece_wakers)

@@ -9,9 +9,9 @@ import numpy as np
 
 from lorakit.engines.protocol import Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
-from lorakit.images import named, row_end
+from lorakit.images import inside, named, row_end
 from lorakit.runtime.generation import Completion, FinishReason, Generation
-from lorakit.runtime.plan import NO_ADAPTERS, Key, Plan
+from lorakit.runtime.plan import Key, KvPolicy, Plan, agreement
 from lorakit.runtime.prefix import Prefix, Tokens
 from lorakit.runtime.sampling import Choice, Constraint, Sampler
 from lorakit.runtime.stopping import StopText
@@ -28,9 +28,9 @@ class TextDecoder(Protocol):
 class Job:
     """One admitted or waiting request. Lives on the engine thread.
 
-    `tokens` is prompt plus output; the first `computed` of them are in the KV cache of `sequence`.
-    The first `pure` of those were computed under `key`; more of them only if the adapters of the
-    sequence were changed in between, which makes the rest useless to anyone else.
+    `tokens` is prompt plus output; the first `computed` of them are in the KV cache of `sequence`,
+    each computed under the adapters that `plan` names for it. The plan is the request's history:
+    it says the same whether the KV was kept, given up, or found in somebody else's cache.
     """
 
     def __init__(
@@ -45,10 +45,8 @@ class Job:
         self.sequence: int | None = None
         self.computed = 0
         self.cached = 0
-        self.plan = NO_ADAPTERS
-        self.key: Key = NO_ADAPTERS.key
+        self.plan: Plan | None = None  # None before it was admitted for the first time
         self.output: list[Choice] = []
-        self._pure: int | None = None  # None: all that is computed
         text = [token for token in generation.prompt if token >= 0]
         self._sampler = Sampler(generation.params, text, constraint)
         self._decoder = decoder
@@ -63,16 +61,16 @@ class Job:
         return self.generation.adapters is None
 
     @property
-    def mixed(self) -> bool:
-        """Whether its adapters were changed while its cache kept what came before."""
-        return self._pure is not None
+    def key(self) -> Key:
+        """Which adapters acted, and will act, on which of its tokens."""
+        assert self.plan is not None
+        return self.plan.key
 
     @property
     def prefix(self) -> Prefix:
         """What its sequence can offer to others."""
         assert self.sequence is not None
-        pure = self.computed if self._pure is None else self._pure
-        tokens = np.asarray(self.tokens[:pure], np.int64)
+        tokens = np.asarray(self.tokens[: self.computed], np.int64)
         return Prefix(sequence=self.sequence, key=self.key, tokens=tokens)
 
     @property
@@ -80,9 +78,8 @@ class Job:
         """Tokens that are not in the KV cache yet; the last of them yields the next token."""
         return len(self.tokens) - self.computed
 
-    def begin(self, sequence: int, cached: int, plan: Plan) -> None:
-        self.sequence, self.computed, self._pure = sequence, cached, None
-        self.plan, self.key = plan, plan.key
+    def begin(self, sequence: int, cached: int) -> None:
+        self.sequence, self.computed = sequence, cached
         if not self.output:
             self.cached = cached
 
@@ -92,28 +89,33 @@ class Job:
 
     def will_share(self, key: Key, tokens: Tokens) -> int:
         """Length of the prefix that it shares with another job and has not wholly computed yet."""
-        joining = self.pending > 1 and self.generation.wants_more
-        if not joining or self.mixed:
+        if not (self.pending > 1 and self.generation.wants_more):
             return 0
         mine = np.asarray(self.tokens, np.int64)
         common = Prefix(sequence=0, key=self.key, tokens=mine).common(key, tokens[:-1])
         return common if common > self.computed else 0
 
-    def switch(self, plan: Plan) -> None:
-        """Go on with other adapters, earlier tokens keeping their KV."""
-        self.plan = plan
-        if self.computed == 0:
-            self.key, self._pure = plan.key, None
-        elif self._pure is None:
-            self._pure = self.computed
+    def follow(self, new: Plan, policy: KvPolicy) -> int:
+        """Go on with other adapters; returns how many computed tokens agree with the new history.
 
-    def restart(self) -> None:
-        """The KV cache was dropped: compute all tokens again."""
-        self.computed, self._pure = 0, None
+        The rules are in docs/engines.md. Before the first token they are the same for both
+        policies; from then on all tokens but the last were fed to the model.
+        """
+        before = self.plan
+        if before is None or not self.output or policy == "recompute":
+            self.plan = new
+        else:
+            self.plan = before.then(new, len(self.tokens) - 1)
+        if before is None:
+            return 0
+        alike = agreement(before.key, self.plan.key)
+        valid = self.computed if alike is None else min(alike, self.computed)
+        return valid - inside(self.tokens, valid)
 
     def row(self, chunk: int) -> Row:
         """About a chunk of what is pending, an image as a whole or not at all."""
         assert self.sequence is not None
+        assert self.plan is not None
         adapters, border = self.plan.at(self.computed)
         if self.pending == 1 and self.tokens[-1] >= 0:  # as nearly always
             return Row(

@@ -1,5 +1,8 @@
 """Which adapters act on which tokens of a sequence, and the key that its KV cache has by them.
 
+A plan is a request's history and its future: what acted on each token that was fed to the model,
+and what acts on those to come. docs/engines.md defines how a change of adapters enters it.
+
 Most adapters act on every token. An adapter with invocation tokens (aLoRA, Greenewald et al. 2025)
 acts from the last place on where the prompt holds them; what comes before is the base's, and its KV
 may be shared with the base.
@@ -9,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from lorakit.engines.protocol import AdapterSet
 
+KvPolicy = Literal["keep", "recompute"]
 SetKey = tuple[tuple[str, float], ...]  # (adapter digest, scale), in order of application
+S = TypeVar("S")
 Key = tuple[tuple[int, SetKey], ...]  # from which token on which set acts; the first from 0
 
 
@@ -37,6 +43,11 @@ class Plan:
     def last(self) -> AdapterSet:
         """The set that acts on what is generated."""
         return self.stages[-1][1]
+
+    def then(self, new: Plan, start: int) -> Plan:
+        """This history for the tokens before `start`, another plan from there on."""
+        stages = _joined(self.stages, new.stages, start)
+        return Plan(new.adapters, stages, _joined(self.key, new.key, start))
 
 
 NO_ADAPTERS = Plan((), ((0, ()),), ((0, ()),))
@@ -63,6 +74,19 @@ def plan(
     )
     key = tuple((start, tuple((digests[h], s) for h, s in chosen)) for start, chosen in stages)
     return Plan(adapters, stages, key)
+
+
+def _joined(old: tuple[tuple[int, S], ...], new: tuple[tuple[int, S], ...], start: int) -> Any:
+    """Stages of `old` before a token and of `new` from it on, without borders between equals."""
+    if start <= 0:
+        return new
+    current = next(chosen for begin, chosen in reversed(new) if begin <= start)
+    rest = ((begin, chosen) for begin, chosen in new if begin > start)
+    joined = [stage for stage in old if stage[0] < start]
+    for stage in ((start, current), *rest):
+        if joined[-1][1] != stage[1]:
+            joined.append(stage)
+    return tuple(joined)
 
 
 def _begun(start: int | None, position: int) -> bool:

@@ -1,11 +1,13 @@
 """Idle sequences kept for their KV cache, found again by what was computed in them.
 
-KV belongs to (adapter digests and scales, tokens): nothing is reused across different keys.
+KV belongs to (adapter digests and scales, tokens): nothing is reused across different keys, and
+never more than the engine says that it still holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +16,10 @@ import numpy.typing as npt
 from lorakit.engines.protocol import Engine
 from lorakit.images import inside
 from lorakit.runtime.plan import Key, agreement
+from lorakit.runtime.sequences import Sequences
 
 Tokens = npt.NDArray[np.int64]
+log = logging.getLogger("lorakit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,31 +46,29 @@ class Prefix:
 class PrefixCache:
     """Idle sequences of one engine, least recently used first."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, sequences: Sequences) -> None:
         self._engine = engine
+        self._sequences = sequences
         self._idle: list[Prefix] = []
 
     def __len__(self) -> int:
         return len(self._idle)
 
     def put(self, prefix: Prefix) -> None:
-        """Keep a sequence that is no longer used; shorter copies of it are dropped."""
+        """Keep a sequence that is no longer used; shorter copies of it are dropped.
+
+        What its cache holds beyond the prefix's tokens is cut off.
+        """
+        if not len(prefix.tokens):
+            self._sequences.close(prefix.sequence)
+            return
+        if not self._sequences.cut(prefix.sequence, len(prefix.tokens)):
+            return
         for other in [
             p for p in self._idle if p.common(prefix.key, prefix.tokens) == len(p.tokens)
         ]:
             self._drop(other)
         self._idle.append(prefix)
-
-    def find(self, key: Key, tokens: Tokens) -> tuple[Prefix, int] | None:
-        """The idle sequence that shares most with `tokens` under `key`, and how much."""
-        found = max(self._idle, key=lambda p: p.common(key, tokens), default=None)
-        common = found.common(key, tokens) if found else 0
-        return (found, common) if found and common else None
-
-    def replace(self, old: Prefix, new: Prefix) -> None:
-        """The same sequence, which now holds other tokens; it is the most recently used."""
-        self._idle.remove(old)
-        self._idle.append(new)
 
     def evict(self) -> bool:
         """Close the least recently used sequence; False where there is none."""
@@ -75,33 +77,54 @@ class PrefixCache:
             return True
         return False
 
-    def acquire(
-        self, key: Key, tokens: Tokens, busy: Sequence[Prefix], room: int
-    ) -> tuple[int, int]:
+    def acquire(self, key: Key, tokens: Tokens, busy: Sequence[Prefix]) -> tuple[int, int]:
         """A sequence for `tokens`, and how many of them its cache already holds.
 
         An idle sequence that is wholly a prefix is taken over; one that shares only its beginning,
-        or is `busy`, is forked. `room` is how many sequences the engine can still open; without
-        any, the least recently used idle one gives way.
+        or is `busy`, is forked. Where the engine can open no more, the least recently used idle
+        one gives way. KV that the engine cannot hand over is computed anew.
         """
-        limit = tokens[:-1]  # the last token must run, for its logits
-        best, common = None, 0
-        for prefix in [*busy, *self._idle]:
-            if (shared := prefix.common(key, limit)) >= max(common, 1):
-                best, common = prefix, shared
-        whole = best is not None and common == len(best.tokens)
-        if best in self._idle and (whole or (not room and best is self._idle[0])):
-            self._idle.remove(best)
-            self._engine.truncate(best.sequence, common)
-            return best.sequence, common
-        if not room:
+        best, common = self._best(key, tokens[:-1], busy)  # the last one runs, for its logits
+        if best is not None and best in self._idle:
+            whole = common == len(best.tokens)
+            if whole or (best is self._idle[0] and not self._sequences.room):
+                self._idle.remove(best)
+                if self._sequences.cut(best.sequence, common):
+                    return best.sequence, common
+                best = None
+            else:  # used just now
+                self._idle.append(self._idle.pop(self._idle.index(best)))
+        if not self._sequences.room:
             self.evict()
-        if best is None:
-            return self._engine.open_sequence(), 0
-        if best in self._idle:  # used just now
-            self._idle.append(self._idle.pop(self._idle.index(best)))
-        return self._engine.fork(best.sequence, common), common
+        if best is not None:
+            copy = self._sequences.fork(best.sequence, common)
+            if copy is not None:
+                return copy, common
+        return self._sequences.open(), 0
+
+    def _best(self, key: Key, tokens: Tokens, busy: Sequence[Prefix]) -> tuple[Prefix | None, int]:
+        """The sequence that shares most with `tokens`, the most recent of equals."""
+        best, most = None, 0
+        for prefix in [*busy, *self._idle]:
+            shared = prefix.common(key, tokens)
+            if shared >= max(most, 1):
+                shared = self._held(prefix, shared)
+                if shared >= max(most, 1):
+                    best, most = prefix, shared
+        return best, most
+
+    def _held(self, prefix: Prefix, length: int) -> int:
+        """How much of a prefix the engine still has; never a part of an image."""
+        try:
+            held = min(length, self._engine.reusable(prefix.sequence, length))
+        except Exception as error:
+            log.warning("a KV cache is not reused: %s", error)
+            return 0
+        return held - inside(prefix.tokens, held)
 
     def _drop(self, prefix: Prefix) -> None:
         self._idle.remove(prefix)
-        self._engine.close_sequence(prefix.sequence)
+        self._sequences.close(prefix.sequence)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return iter(self._idle)

@@ -2,28 +2,38 @@
 
 A state carries no adapter, only the digests of those that acted. Whoever asks with other adapters,
 other scales or other tokens does not meet it.
+
+The file: magic, the length of a JSON header as uint64, the header (what the state belongs to, its
+tokens, its key, the length of the KV), the KV, and one SHA-256 over all that. Little-endian.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, MismatchError, SourceError, WriteError
+from lorakit.files import open_regular, parse_json, read_up_to
 from lorakit.runtime.plan import Key
 from lorakit.runtime.prefix import Tokens
 
-MAGIC = b"LKSTATE1"
-MAX_HEADER = 64 << 20  # bytes
-MAX_KV = 1 << 36  # bytes
+MAGIC = b"LKSTATE2"
+LENGTH = struct.Struct("<Q")
+DIGEST = 32  # bytes
+MAX_TOKENS = 1 << 20  # where the caller knows no better
+MAX_KV = 1 << 36  # bytes, likewise
+MAX_KEY_ITEMS = 10_000  # adapters that acted, several brackets and commas for each
+HINT = "save the state again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,69 +51,108 @@ def write_state(path: Path, state: State, about: Mapping[str, str]) -> None:
         {
             "about": dict(about),
             "tokens": state.tokens.tolist(),
-            "key": [[n, [[d, s.hex()] for d, s in chosen]] for n, chosen in state.key],
+            "key": [[start, [[d, s.hex()] for d, s in acted]] for start, acted in state.key],
             "bytes": len(state.kv),
-            "sha256": hashlib.sha256(state.kv).hexdigest(),
         }
     ).encode()
+    parts = (MAGIC, LENGTH.pack(len(header)), header, state.kv)
+
+    def write(file: BinaryIO) -> None:
+        for part in (*parts, _digest(parts)):
+            file.write(part)
+
     try:
-        write_atomic(path, MAGIC + struct.pack("<Q", len(header)) + header + state.kv)
+        write_atomic(path, write)
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_state(path: Path, about: Mapping[str, str]) -> State:
-    """Read what `write_state` wrote.
+def read_state(
+    path: Path, about: Mapping[str, str], *, max_tokens: int = MAX_TOKENS, max_kv: int = MAX_KV
+) -> State:
+    """Read what `write_state` wrote; no more than the file holds is ever asked of the memory.
 
-    Raises SourceError, FormatError (no state, or a broken one), and MismatchError where it is of
-    another base or engine than `about` says.
+    max_tokens, max_kv (bytes): what the model could have written. Raises SourceError, FormatError
+    (no state, or a damaged one), MismatchError where it is of another base or engine than `about`
+    says.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(16)
-            if head[:8] != MAGIC or len(head) < 16:
-                raise FormatError(f"{path} is not a saved state")
-            size = struct.unpack("<Q", head[8:])[0]
-            if size > MAX_HEADER:
-                raise FormatError(f"{path} has a header of {size} bytes")
-            header = _header(path, file.read(size))
-            if not 0 <= header["bytes"] <= MAX_KV:
-                raise FormatError(f"{path} claims {header['bytes']} bytes of KV")
-            kv = file.read(header["bytes"] + 1)
+        with open_regular(path) as file:
+            raw, kv = _parts(path, file, max_tokens, max_kv)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(kv) != header["bytes"] or hashlib.sha256(kv).hexdigest() != header["sha256"]:
-        raise FormatError(f"{path} is damaged", hint="save the state again")
+    try:
+        header = parse_json(raw, items=8 * max_tokens + MAX_KEY_ITEMS)
+        found, tokens = dict(header["about"]), _tokens(header["tokens"])
+        key = _key(header["key"], len(tokens))
+        if header["bytes"] != len(kv):
+            raise ValueError(f"it names {header['bytes']!r:.40} bytes of KV, and has {len(kv)}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise FormatError(
+            f"{path}: the header cannot be read: {error!r:.200}", hint=HINT
+        ) from error
     differs = [
-        f"{name}: expected {value[:60]}, found {str(header['about'].get(name))[:60]}"
+        f"{name}: expected {value[:200]}, found {str(found.get(name))[:200]}"
         for name, value in about.items()
-        if header["about"].get(name) != value
+        if found.get(name) != value
     ]
     if differs:
-        raise MismatchError(f"{path} was saved from another model", items=differs)
-    return State(tokens=header["tokens"], key=header["key"], kv=kv)
+        raise MismatchError(
+            f"{path} was saved from another model",
+            items=differs,
+            hint="save it again from this one",
+        )
+    return State(tokens=tokens, key=key, kv=kv)
 
 
-def _header(path: Path, raw: bytes) -> dict[str, Any]:
-    """The header, its parts as a State has them."""
-    try:
-        header = json.loads(raw)
-        return {
-            "about": dict(header["about"]),
-            "tokens": np.asarray(header["tokens"], np.int64).reshape(-1),
-            "key": tuple(
-                (int(n), tuple((str(d), float.fromhex(s)) for d, s in chosen))
-                for n, chosen in header["key"]
-            ),
-            "bytes": int(header["bytes"]),
-            "sha256": str(header["sha256"]),
-        }
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        raise FormatError(f"{path} is damaged: its header cannot be read") from error
+def _parts(path: Path, file: BinaryIO, max_tokens: int, max_kv: int) -> tuple[bytes, bytes]:
+    """Header and KV of an open file, once their lengths and their checksum are right."""
+    start = len(MAGIC) + LENGTH.size
+    head = read_up_to(file, start)
+    if head[:7] != MAGIC[:7] or len(head) < start:
+        raise FormatError(f"{path} is not a saved state")
+    if head[:8] != MAGIC:
+        raise FormatError(f"{path} was saved by another version of lorakit", hint=HINT)
+    header = LENGTH.unpack(head[8:])[0]
+    kv = os.fstat(file.fileno()).st_size - start - header - DIGEST
+    most = 16 * max_tokens + (1 << 20)
+    if header > most or not 0 <= kv <= max_kv:
+        raise FormatError(
+            f"{path} should have a header of {header} bytes, which leaves {kv} for the KV",
+            hint=f"at most {most} and {max_kv} are read for this model; {HINT}",
+        )
+    parts = (head[:8], head[8:], read_up_to(file, header), read_up_to(file, kv))
+    if read_up_to(file, DIGEST) != _digest(parts):
+        raise FormatError(f"{path} is damaged: its checksum is wrong", hint=HINT)
+    return parts[2], parts[3]
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _tokens(listed: Any) -> Tokens:
+    """Token ids as a list of integers that int32 holds. Raises ValueError and the like."""
+    if not isinstance(listed, list) or not listed or {type(token) for token in listed} != {int}:
+        raise ValueError("tokens must be a list of integers")
+    if not 0 <= min(listed) <= max(listed) < 1 << 31:
+        raise ValueError("a token id is out of range")
+    return np.asarray(listed, np.int64)
+
+
+def _key(stages: Any, count: int) -> Key:
+    """Stages that begin at token 0 and go on in order. Raises ValueError and the like."""
+    key = tuple(
+        (start, tuple((str(digest), float.fromhex(scale)) for digest, scale in acted))
+        for start, acted in stages
+    )
+    starts = [start for start, _ in key]
+    ordered = starts[:1] == [0] and all(type(start) is int for start in starts)
+    if not ordered or any(a >= b for a, b in zip(starts, [*starts[1:], count], strict=True)):
+        raise ValueError("its key does not say which adapters acted on each token")
+    if not all(math.isfinite(scale) for _, acted in key for _, scale in acted):
+        raise ValueError("a scale is not finite")
+    return key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -19,15 +20,17 @@ from lorakit.adapter import Adapter
 from lorakit.engines.protocol import Capabilities, Engine, abandoned
 from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
 from lorakit.images import Image
+from lorakit.runtime.computations import Computation
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.processes import leave_to_parent, watch
 from lorakit.runtime.scheduler import Scheduler
 
 LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
-# A command with its future, a request, or a poke.
-Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | None
+# A command with its future, a request, a computation, or a poke.
+Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | Computation[Any] | None
 
 
 class EngineThread:
@@ -35,16 +38,20 @@ class EngineThread:
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self.max_queue = max_queue
+        self.on_fork: list[Callable[[], object]] = []  # called in a child process, see `forked`
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._room = threading.Condition()  # guards what follows
         self._unseen = 0  # requests among the events
+        self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()
         self._closing = False
+        self._reason = ClosedError("the model is closed", hint="open it again")
         self._scheduler: Scheduler | None = None
         self._opened: Future[Capabilities] = Future()
         self._thread = threading.Thread(
             target=self._main, args=(open_engine,), name="lorakit-engine", daemon=True
         )
         self._thread.start()
+        watch(self)
 
     def wait_open(self) -> Capabilities:
         """Wait until the engine is open. Raises what opening it raised."""
@@ -72,6 +79,15 @@ class EngineThread:
         """Queue a request. Raises QueueFullError where there is no room."""
         job.generation.wake = self.poke
         job.generation.interrupt = partial(self._interrupt, job)
+        self._queue(job)
+        return job.generation
+
+    def compute(self, computation: Computation[T]) -> Future[T]:
+        """Queue a computation, which waits its turn as a request does. Errors as of `submit`."""
+        self._queue(computation)
+        return computation.future
+
+    def _queue(self, item: Job | Computation[Any]) -> None:
         with self._room:
             self.require_open()
             if self.waiting >= self.max_queue:
@@ -80,8 +96,9 @@ class EngineThread:
                     hint="try again later, or open the model with a larger max_queue",
                 )
             self._unseen += 1
-            self._events.put(job)
-        return job.generation
+            if isinstance(item, Job):
+                self._generations.add(item.generation)
+            self._events.put(item)
 
     def wait_for_room(self) -> None:
         """Wait until the queue has room (somebody else may take it first)."""
@@ -113,21 +130,48 @@ class EngineThread:
         assert self._scheduler is not None
         return self._scheduler.engine.encode_image(content)
 
+    def begin_close(self) -> None:
+        """Tell the thread to end everything, free the engine, and end itself.
+
+        Takes no lock and waits for nobody: finalizers call it, wherever the collector runs them.
+        """
+        self._closing = True
+        if (scheduler := self._scheduler) is not None:
+            scheduler.engine.interrupt()
+        self.poke()
+
     def close(self) -> None:
         """End all requests with ClosedError, free the engine, end the thread. Idempotent."""
-        with self._room:
-            self._closing = True
-            self._room.notify_all()
-        if self._scheduler is not None:
-            self._scheduler.engine.interrupt()
-        self.poke()
+        self.begin_close()
         if self._opened.done() and threading.current_thread() is not self._thread:
             self._thread.join()  # an engine that is still opening is closed as soon as it is open
 
     def require_open(self) -> None:
-        """Raises ClosedError once it is closing."""
+        """Raises ClosedError once it is closing, which says why where it was not asked to."""
         if self._closing:
-            raise ClosedError("the model is closed", hint="open it again")
+            raise ClosedError(self._reason.message, hint=self._reason.hint)
+
+    def forked(self) -> None:
+        """In a child process: the thread is not here, and the engine is the parent's.
+
+        Locks are made anew, as others may have held them when the process was forked. Nothing
+        native is touched, not even freed: its threads are not here either.
+        """
+        self._reason = ClosedError(
+            "the model was opened before this process was forked, and belongs to its parent",
+            hint="open it in this process",
+        )
+        self._closing = True
+        self._room = threading.Condition()
+        self._events = SimpleQueue()
+        if not self._opened.done():
+            self._opened = Future()
+            self._opened.set_exception(self._reason)
+        leave_to_parent(self._scheduler)
+        for generation in list(self._generations):
+            generation.forked(self._reason)
+        for renew in self.on_fork:
+            renew()
 
     # On the thread itself.
 
@@ -146,8 +190,12 @@ class EngineThread:
         try:
             self._loop(scheduler)
         except BaseException as error:
-            log.exception("the engine's thread failed")
+            log.exception("the engine's thread failed, and the model with it")
             failure = EngineError(f"the engine's thread failed: {error!r}")
+            self._reason = ClosedError(
+                f"the model is closed, as the engine's thread failed: {error!r}",
+                hint="open it again; the log of lorakit holds the trace",
+            )
         finally:
             self._finish(scheduler, failure)
 
@@ -173,7 +221,7 @@ class EngineThread:
             return
 
     def _handle(self, event: Event, scheduler: Scheduler) -> None:
-        if isinstance(event, Job):
+        if isinstance(event, Job | Computation):
             with self._room:  # at once, so that nobody counts it twice
                 scheduler.add(event)
                 self._unseen -= 1
@@ -188,6 +236,8 @@ class EngineThread:
             event = self._events.get()
             if isinstance(event, Job):
                 event.generation.finish(failure)
+            elif isinstance(event, Computation):
+                event.fail(failure)
             elif event is not None:
                 event[1].set_exception(failure)
         scheduler.fail_all(failure)

@@ -1,0 +1,218 @@
+"""What callers want of an engine beside text: logits, hidden states, saved KV.
+
+Each waits in the scheduler's queue until a sequence can be had, as requests do, and then runs to
+its end on the engine's thread, so that nobody can cancel a part of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row, Tokens, abandoned
+from lorakit.errors import CancelledError, ClosedError, EngineError, MismatchError
+from lorakit.images import Vectors, row_end
+from lorakit.runtime.plan import Plan
+from lorakit.runtime.prefix import Prefix, PrefixCache
+from lorakit.runtime.sequences import Sequences
+from lorakit.runtime.state import State
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Workbench:
+    """What a computation works with: the engine, its sequences, and what runs beside it."""
+
+    def __init__(self, engine: Engine, sequences: Sequences, prefixes: PrefixCache) -> None:
+        self.engine = engine
+        self.sequences = sequences
+        self.prefixes = prefixes
+        limits = engine.capabilities
+        self.chunk = limits.prefill_alone or limits.prefill_chunk
+        self.busy: list[Prefix] = []  # sequences that requests are using
+
+    def make_room(self) -> None:
+        """Let the engine open one sequence more, at the cost of an idle one."""
+        if not self.sequences.room:
+            self.prefixes.evict()
+
+    def feed(
+        self,
+        sequence: int,
+        tokens: Tokens,
+        plan: Plan,
+        *,
+        start: int = 0,
+        logits: Literal["all", "none"] = "none",
+        images: Mapping[int, Vectors] | None = None,
+    ) -> Iterator[tuple[int, Logits]]:
+        """Run the tokens from `start` on, each under its adapters; the end and the logits of each
+        part."""
+        listed = tokens.tolist()
+        while start < len(tokens):
+            chosen, border = plan.at(start)
+            end = min(start + self.chunk, len(tokens) if border is None else border)
+            end = row_end(listed, start, end)
+            row = Row(
+                sequence=sequence,
+                tokens=tokens[start:end],
+                adapters=chosen,
+                logits=logits,
+                images=images or {},
+            )
+            yield end, to_the_end(partial(self.engine.forward, [row]))[0]
+            start = end
+
+
+class Computation(ABC, Generic[T]):
+    """One of them. `adapters` None means the active set at the moment it is queued."""
+
+    def __init__(self, tokens: Sequence[int] | Tokens, adapters: AdapterSet | None) -> None:
+        self.tokens = np.asarray(tokens, np.int64)
+        self.adapters = adapters
+        self.plan: Plan | None = None  # set when it is queued
+        self.future: Future[T] = Future()
+
+    def run(self, bench: Workbench) -> None:
+        """Compute, and hand the outcome to whoever waits for it; never raises an Exception."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            with memory_errors():
+                result = self.compute(bench)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    @abstractmethod
+    def compute(self, bench: Workbench) -> T: ...
+
+    @property
+    def history(self) -> Plan:
+        assert self.plan is not None
+        return self.plan
+
+
+class LogitsOf(Computation[Logits]):
+    """Logits of every position, float32 [tokens, vocabulary], from a cold sequence."""
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        adapters: AdapterSet | None,
+        images: Mapping[int, Vectors] | None = None,
+    ) -> None:
+        super().__init__(tokens, adapters)
+        self._images = images or {}
+
+    def compute(self, bench: Workbench) -> Logits:
+        bench.make_room()
+        vocabulary = bench.engine.capabilities.vocabulary
+        result = np.empty((len(self.tokens), vocabulary), np.float32)
+        sequence = bench.sequences.open()
+        try:
+            for end, logits in bench.feed(
+                sequence, self.tokens, self.history, logits="all", images=self._images
+            ):
+                result[end - len(logits) : end] = logits
+        finally:
+            bench.sequences.close(sequence)
+        return result
+
+
+class HiddenOf(Computation[npt.NDArray[np.float32]]):
+    """Last hidden states of every position, float32 [tokens, hidden]; see Engine.hidden."""
+
+    def compute(self, bench: Workbench) -> npt.NDArray[np.float32]:
+        bench.make_room()  # some engines open a sequence of their own for it
+        stages = self.history.stages
+        edges = [*(start for start, _ in stages[1:]), len(self.tokens)]
+        parts, at = [], 0
+        for (_, adapters), end in zip(stages, edges, strict=True):
+            if end > at:
+                parts.append((self.tokens[at:end], adapters))
+                at = end
+        return to_the_end(partial(bench.engine.hidden, parts))
+
+
+class SavedState(Computation[State]):
+    """The KV of some tokens, computed as far as no other sequence holds it, to be written."""
+
+    def compute(self, bench: Workbench) -> State:
+        key = self.history.key
+        sequence, cached = bench.prefixes.acquire(key, self.tokens, bench.busy)
+        try:
+            for _ in bench.feed(sequence, self.tokens, self.history, start=cached):
+                pass
+            kv = bench.engine.save_sequence(sequence)
+        except BaseException:
+            bench.sequences.close(sequence)
+            raise
+        bench.prefixes.put(Prefix(sequence=sequence, key=key, tokens=self.tokens))
+        return State(tokens=self.tokens, key=key, kv=kv)
+
+
+class LoadedState(Computation[None]):
+    """Saved KV, made available to requests with the same adapters, scales and tokens."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state.tokens, ())
+        self._state = state
+
+    def compute(self, bench: Workbench) -> None:
+        limits = bench.engine.capabilities
+        count, ids = len(self.tokens), self.tokens
+        if count > limits.context or ids.min() < 0 or ids.max() >= limits.vocabulary:
+            raise MismatchError(
+                "the saved state does not fit this model",
+                items=[
+                    f"{count} tokens, ids {ids.min()} to {ids.max()}",
+                    f"context {limits.context}, vocabulary {limits.vocabulary}",
+                ],
+            )
+        bench.make_room()
+        sequence = bench.sequences.load(self._state.kv, count)
+        held = bench.engine.length(sequence)
+        if held != count:
+            bench.sequences.close(sequence)
+            raise EngineError(f"the saved state holds {held} tokens, not {count}")
+        bench.prefixes.put(Prefix(sequence=sequence, key=self._state.key, tokens=self.tokens))
+
+
+def to_the_end(run: Callable[[], R]) -> R:
+    """Run what no request can cancel; an interrupt was meant for the step before. ClosedError."""
+    while True:
+        try:
+            return run()
+        except CancelledError as error:
+            if abandoned.get()():
+                raise ClosedError("the model was closed") from error
+
+
+class memory_errors:  # noqa: N801  # used as a function; a class costs a third of a generator
+    """Running out of memory fails a request, not the engine's thread."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, MemoryError):
+            raise EngineError(
+                "the engine ran out of memory",
+                code="out_of_memory",
+                hint="use a smaller context, fewer rows (max_batch), or a quantized base",
+            ) from error

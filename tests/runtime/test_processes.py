@@ -1,0 +1,119 @@
+"""A process that was forked, and one that ends, beside an open engine."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lorakit.engines.fake import FakeEngine
+from lorakit.errors import ClosedError
+from lorakit.runtime import processes
+from lorakit.runtime.computations import LogitsOf
+from lorakit.runtime.generation import Generation
+from lorakit.runtime.job import Job
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.thread import EngineThread
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is a POSIX matter")
+
+
+class Numbers:
+    def step(self, token):
+        return f"{token} "
+
+    def flush(self):
+        return ""
+
+
+def submit(thread, **options):
+    params = SamplingParams(max_tokens=100)
+    return thread.submit(Job(Generation((1, 2), params, **options), Numbers(), frozenset()))
+
+
+def in_child(work):
+    """Run it in a forked child; what it returns, or how it failed, as text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode()[:4000])
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        said = file.read().decode()
+    assert os.waitpid(child, 0)[1] == 0
+    return said
+
+
+@pytest.fixture
+def thread():
+    thread = EngineThread(lambda: FakeEngine(step_seconds=0.002), max_queue=64)
+    thread.wait_open()
+    yield thread
+    thread.close()
+
+
+# Forked while another thread holds the locks, as happens where a server forks under load.
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_in_a_child_the_model_is_closed_and_says_so(thread):
+    held, go = threading.Event(), threading.Event()
+    stream = submit(thread, lookahead=0)
+    stream.next_piece()
+
+    def hold():
+        with thread._room, stream._condition:
+            held.set()
+            go.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    try:
+        for work in (
+            lambda: submit(thread),
+            lambda: thread.compute(LogitsOf([1], ())),
+            lambda: thread.call(lambda scheduler: None),
+            lambda: [stream.next_piece() for _ in range(3)],
+            lambda: stream.result(5),
+        ):
+            assert "ClosedError: the model was opened before this process was" in in_child(work)
+        assert in_child(thread.close) == "None"
+    finally:
+        go.set()
+        holder.join()
+    assert len(stream.result(30).tokens) == 100  # the parent's goes on
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_without_the_hook_a_child_would_wait(thread, monkeypatch):
+    """The test above sees the fault: a child that is not told waits for a thread that it lacks."""
+    monkeypatch.setattr(processes, "_OWNERS", set())
+    assert "TimeoutError" in in_child(lambda: submit(thread).result(0.5))
+
+
+def test_an_open_engine_is_closed_when_the_process_ends(tmp_path):
+    code = """
+import sys
+from lorakit.engines.fake import FakeEngine
+from lorakit.runtime.thread import EngineThread
+class Told(FakeEngine):
+    def close(self):
+        open(sys.argv[1], "w").close()
+thread = EngineThread(Told, max_queue=4)
+thread.wait_open()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "closed")], check=True, timeout=60)
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_closed_thread_refuses_in_its_own_process(thread):
+    thread.close()
+    with pytest.raises(ClosedError, match="the model is closed"):
+        submit(thread)
