@@ -6,6 +6,7 @@ its end on the engine's thread, so that nobody can cancel a part of it.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row, Tokens, abandoned
-from lorakit.errors import CancelledError, ClosedError, EngineError, MismatchError
+from lorakit.errors import CancelledError, ClosedError, EngineError, LorakitError, MismatchError
 from lorakit.images import Vectors, row_end
 from lorakit.runtime.plan import Plan
 from lorakit.runtime.prefix import Prefix, PrefixCache
@@ -25,6 +26,7 @@ from lorakit.runtime.state import State
 
 T = TypeVar("T")
 R = TypeVar("R")
+log = logging.getLogger("lorakit")
 
 
 class Workbench:
@@ -88,11 +90,11 @@ class Computation(ABC, Generic[T]):
             with memory_errors():
                 result = self.compute(bench)
         except Exception as error:
-            self.fail(error)
+            self.fail(told(error))
         else:
             self.future.set_result(result)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: LorakitError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -184,11 +186,22 @@ class LoadedState(Computation[None]):
             )
         bench.make_room()
         sequence = bench.sequences.load(self._state.kv, count)
-        held = bench.engine.length(sequence)
-        if held != count:
+        try:
+            held = bench.engine.length(sequence)
+            if held != count:
+                raise EngineError(f"the saved state holds {held} tokens, not {count}")
+        except BaseException:
             bench.sequences.close(sequence)
-            raise EngineError(f"the saved state holds {held} tokens, not {count}")
+            raise
         bench.prefixes.put(Prefix(sequence=sequence, key=self._state.key, tokens=self.tokens))
+
+
+def told(error: Exception) -> LorakitError:
+    """What a caller is told of an error; an unexpected one goes into the log with its trace."""
+    if isinstance(error, LorakitError):
+        return error
+    log.error("a request failed", exc_info=error)
+    return EngineError(f"the request failed: {error!r}")
 
 
 def to_the_end(run: Callable[[], R]) -> R:

@@ -21,7 +21,7 @@ from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import CancelledError, EngineError, LorakitError
 from lorakit.images import inside
 from lorakit.runtime.adapters import AttachedAdapters
-from lorakit.runtime.computations import Computation, Workbench, memory_errors
+from lorakit.runtime.computations import Computation, Workbench, memory_errors, told
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
 from lorakit.runtime.plan import KvPolicy
@@ -266,14 +266,11 @@ class Scheduler:
 
     def _fail(self, item: Waiting, error: Exception) -> None:
         """End one request, or one computation, with what went wrong in it."""
-        if not isinstance(error, LorakitError):
-            log.error("a request failed", exc_info=error)
-            error = EngineError(f"the request failed: {error!r}")
         if isinstance(item, Job):
-            self._end(item, error)
+            self._end(item, told(error))
         else:
             self.waiting.remove(item)
-            item.fail(error)
+            item.fail(told(error))
 
     def _end(self, job: Job, outcome: Completion | LorakitError) -> None:
         """Take a job off the engine, keep its KV for others, then tell whoever waits."""
