@@ -1,10 +1,12 @@
 """A web server on loopback that answers as a test says, faults included."""
 
 import hashlib
+import socket
+import ssl
 import threading
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -134,3 +136,58 @@ def write(handler, page, body):
         time.sleep(stall)
     if cut is not None or page.announce is not None:
         handler.close_connection = True
+
+
+class Raw:
+    """A server that answers with the bytes that a test makes, however they break HTTP."""
+
+    def __init__(self, script):
+        self._script = script
+        self.heads: list[bytes] = []  # what was asked, one for each connection
+        self.url = ""
+
+    def serve(self, listener, context):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection, context), daemon=True).start()
+
+    def _answer(self, connection, context):
+        with suppress(OSError), connection:
+            if context is not None:
+                connection = context.wrap_socket(connection, server_side=True)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += (piece := connection.recv(4096))
+                if not piece:
+                    return
+            self.heads.append(head)
+            with connection:
+                for piece in self._script(head):
+                    connection.sendall(piece)
+
+
+@contextmanager
+def raw_serving(script, *, host="127.0.0.1", tls=None, family=socket.AF_INET):
+    """script: from the head of a request to the pieces of the answer, endless ones too.
+
+    tls: a folder with cert.pem and key.pem; the server speaks https then.
+    """
+    context = None
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+    server = Raw(script)
+    with socket.create_server((host, 0), family=family) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        server.port = listener.getsockname()[1]
+        server.url = f"http{'s' if tls else ''}://{shown}:{server.port}"
+        thread = threading.Thread(target=server.serve, args=(listener, context), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    thread.join()

@@ -21,6 +21,7 @@ from lorakit.errors import LorakitError, WriteError
 from lorakit.files import open_regular, read_bounded
 
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
+HOUR = 3600
 MAX_SMALL = 1 << 16  # bytes of a seal and of what a Memo remembers
 SETTLED = 2.0  # seconds after which a change of a file cannot have the time of its last one
 
@@ -77,9 +78,10 @@ def _unpacked(key: str, content: bytes | None) -> str:
 
 
 def touch(path: Path) -> None:
-    """Note that an entry was used just now; `lorakit cache prune` goes by that."""
+    """Note that an entry was used in this hour; `lorakit cache prune` goes by that."""
     with suppress(OSError):
-        os.utime(path)
+        if abs(time.time() - path.stat().st_mtime) > HOUR:  # else a file would be read again
+            os.utime(path)
 
 
 # A file with its digest beside it.

@@ -1,6 +1,9 @@
 """The Hub's own client against a server on loopback that speaks its file protocol."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -73,6 +76,44 @@ def test_an_adapter(web, capfd):
     assert told[-1].file == "adapter_model.safetensors"
     assert told[-1].done == told[-1].total
     assert capfd.readouterr() == ("", "")
+
+
+FETCH = """
+import sys
+from lorakit.sources import fetch
+fetch("hf:org/repo")
+"""
+BEFORE = {
+    "alone": "",
+    "beside a program that has the client already": "import huggingface_hub.constants\n",
+    "where telemetry is on": "import os; os.environ['HF_HUB_DISABLE_TELEMETRY'] = '0'\n",
+}
+NOT_SWITCHED_OFF = "import lorakit.sources.hub as h, huggingface_hub as c; h._client = lambda: c\n"
+
+
+def all_requests(web, tmp_path, before):
+    """What a process of its own asks the Hub for: the client reads its settings at import."""
+    put_repository(web, {**files_of(HOME), "README.md": b"#"})
+    env = {**os.environ, "HF_ENDPOINT": web.url, "HF_HOME": str(tmp_path / "home")}
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        env.pop(name, None)
+    subprocess.run([sys.executable, "-c", before + FETCH], env=env, check=True)
+    return {path: len(heads) for path, heads in web.asked.items() if heads}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_nothing_is_asked_for_but_the_listing_and_the_files(web, tmp_path, before):
+    folder = "/org/repo/resolve/main"
+    assert all_requests(web, tmp_path, before) == {
+        "/api/models/org/repo": 1,
+        f"{folder}/adapter_config.json": 2,  # HEAD and GET
+        f"{folder}/adapter_model.safetensors": 2,
+    }
+
+
+def test_a_request_that_nobody_asked_for_would_be_seen(web, tmp_path):
+    """The broken variant: the client as it is, which asks which program runs it."""
+    assert len(all_requests(web, tmp_path, NOT_SWITCHED_OFF)) == 4
 
 
 def test_a_revision_and_a_subfolder(web):

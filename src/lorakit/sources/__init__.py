@@ -38,13 +38,15 @@ def fetch(
     offline: bool | None = None,
     progress: OnProgress | None = None,
     limits: Limits | None = None,
+    allow_private: bool = False,
 ) -> Path:
     """A local path for a reference; what is there already is not fetched again.
 
     kind: "adapter" or "base", which says what files a folder has. source: of which kind the
     reference must be; "auto" reads it off. offline: use only what is here; None asks
     LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: called with a Progress before each piece; what it
-    raises ends the download, and a later one goes on from there.
+    raises ends the download, and a later one goes on from there. allow_private: let a URL be of a
+    machine of a private network; one of this very machine is always allowed.
     A path comes back as it is, whether or not there is anything.
     Raises ParameterError (no such kind of reference), SourceError (source_not_found,
     source_denied, source_unreachable, source_too_large, source_mismatch, offline), WriteError.
@@ -67,4 +69,4 @@ def fetch(
         return fetch_hub(parsed, kind, **options)
     from lorakit.sources.web import fetch_url
 
-    return fetch_url(parsed, kind, **options)
+    return fetch_url(parsed, kind, **options, allow_private=allow_private)

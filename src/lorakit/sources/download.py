@@ -2,7 +2,8 @@
 
 A body goes into a partial file that outlives failures and Ctrl-C. It is continued only where the
 server's strong ETag says that it is still the same file, and moves to its place by content when it
-has the length that was announced and, where one is given, the hash.
+has the length that was announced and, where one is given, the hash. A download ends: by a deadline
+for all of it, and by a rate below which a server counts as one that does not answer.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import json
 import os
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorakit.atomic import write_atomic
 from lorakit.cache import touch
 from lorakit.errors import SourceError
+from lorakit.files import open_regular, read_bounded
 from lorakit.sources.limits import Limits, OnProgress, Progress
 from lorakit.sources.reference import Url, shown
-from lorakit.sources.store import Record, Store, writing
+from lorakit.sources.store import MAX_RECORD, Record, Store, writing
 from lorakit.sources.transport import UnreachableError, failure, request, unreachable
+from lorakit.sources.wire import Patience, ProtocolError, Response
 
-CHUNK = 1 << 16
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.ASCII)
+_ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{0,256}"', re.ASCII)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +42,11 @@ class Download:
     max_bytes: int
     sha256: str | None = None
     progress: OnProgress | None = None
+    allow_private: bool = False
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(limits=self.limits)
 
     @property
     def key(self) -> str:
@@ -54,16 +62,19 @@ class Download:
 
     def run(self) -> Path | None:
         """The blob, or None where the server has no such file. Errors as of `fetch_file`."""
-        waits, best = 0, self._size()
+        waits, best, since = 0, self._size(), time.monotonic()
         while True:
             try:
                 return self.attempt()
             except UnreachableError as error:
-                have = self._size()
-                waits, best = (0, have) if have > best else (waits + 1, best)
+                have, now = self._size(), time.monotonic()
+                got_on = have - best >= max(1.0, self.limits.min_rate * (now - since))
+                waits = 0 if got_on else waits + 1
+                best, since = max(best, have), now
                 pause = self.limits.backoff * 2 ** max(0, waits - 1)
                 asked = error.wait or 0.0
-                if waits > self.limits.retries or asked > self.limits.max_wait:
+                late = now + max(pause, asked) >= self._patience.end
+                if late or waits > self.limits.retries or asked > self.limits.max_wait:
                     raise unreachable(self.url, str(error)) from error
                 time.sleep(min(max(pause, asked), self.limits.max_wait))
 
@@ -76,16 +87,20 @@ class Download:
             headers = {"Range": f"bytes={self._size()}-", "If-Range": etag}
         elif record and record.etag and not self.sha256:
             headers = {"If-None-Match": record.etag}
-        with request(self.url, headers, self.limits.timeout) as response:
-            if response.status == 304 and record:
+        with request(
+            self.url, headers, self._patience, allow_private=self.allow_private
+        ) as response:
+            if response.status == 304 and record and "If-None-Match" in headers:
                 return self.store.blob(record.sha256)
             if response.status in (404, 410):
                 return None
             if response.status not in (200, 206):
                 self.discard()
                 raise UnreachableError(f"the server answers {response.status}")
-            begin, total = self._begin(response, etag)
-            self._receive(response, begin, total)
+            begin, end, total = self._begin(response, etag)
+            self._receive(response, begin, end, total)
+        if total is not None and end is not None and end < total:
+            raise UnreachableError(f"the server sends {end} of {total} bytes")
         return self._finish(response.headers.get("ETag"))
 
     def discard(self) -> None:
@@ -102,40 +117,53 @@ class Download:
     def _resumable(self) -> str | None:
         """The ETag of the file that the partial one is the beginning of."""
         try:
-            value = json.loads(self._validator.read_text(encoding="utf-8"))["etag"]
-        except (OSError, ValueError, TypeError, KeyError):
+            value = json.loads(read_bounded(self._validator, MAX_RECORD) or b"")["etag"]
+        except (OSError, ValueError, TypeError, KeyError, SourceError):
             return None
-        return value if isinstance(value, str) and self._size() else None
+        return _strong(value) if isinstance(value, str) and self._size() else None
 
-    def _begin(
-        self, response: http.client.HTTPResponse, asked: str | None
-    ) -> tuple[int, int | None]:
-        """Where in the file the body begins, and the length of the whole."""
-        length = response.headers.get("Content-Length", "")
+    def _begin(self, response: Response, asked: str | None) -> tuple[int, int | None, int | None]:
+        """Where in the file the body begins and ends, and the length of the whole."""
         etag = _strong(response.headers.get("ETag"))
-        begin, total = 0, int(length) if length.isdecimal() else None
+        begin, end, total = 0, response.length, response.length
         if response.status == 206:
-            said = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if not said or int(said[1]) != self._size() or etag not in (None, asked):
+            said = _RANGE.fullmatch(str(response.headers.get("Content-Range", "")))
+            if not said or not self._is_rest(said, response.length, asked, etag):
                 self.discard()
                 raise UnreachableError("the server sends another part than was asked for")
-            begin = int(said[1])
-            total = int(said[3]) if said[3] != "*" else None if total is None else begin + total
-        if total is not None and total > self.max_bytes:
-            raise self._too_large(total)
+            begin, end = int(said[1]), int(said[2]) + 1
+            total = None if said[3] == "*" else int(said[3])
+        if max(end or 0, total or 0) > self.max_bytes:
+            raise self._too_large(max(end or 0, total or 0))
         if begin == 0:
             self.discard()
             if etag is not None:
                 with writing(self.store.root):
                     write_atomic(self._validator, json.dumps({"etag": etag}).encode())
-        return begin, total
+        return begin, end, total
 
-    def _receive(self, response: http.client.HTTPResponse, begin: int, total: int | None) -> None:
+    def _is_rest(
+        self, said: re.Match[str], length: int | None, asked: str | None, etag: str | None
+    ) -> bool:
+        """Whether a part is what is missing, and what is said of it does not contradict itself."""
+        begin, end = int(said[1]), int(said[2]) + 1
+        total = None if said[3] == "*" else int(said[3])
+        return (
+            asked is not None
+            and etag in (None, asked)
+            and begin == self._size()
+            and begin < end
+            and length in (None, end - begin)
+            and (total is None or end <= total)
+        )
+
+    def _receive(self, response: Response, begin: int, end: int | None, total: int | None) -> None:
+        """The body to the end of the partial file, as far as it was announced and is allowed."""
         done = begin
         with writing(self.store.root), self.partial.open("ab") as file:
             while piece := self._next(response, done, total):
                 done += len(piece)
-                if done > self.max_bytes:
+                if done > min(self.max_bytes, self.max_bytes if end is None else end):
                     break
                 file.write(piece)
             file.flush()
@@ -143,29 +171,34 @@ class Download:
         if done > self.max_bytes:
             self.discard()
             raise self._too_large(done)
-        if total is not None and done < total:
-            raise UnreachableError(f"the connection ended after {done} of {total} bytes")
-        if total is not None and done > total:
+        if end is not None and done < end:
+            raise UnreachableError(f"the connection ended after {done} of {end} bytes")
+        if end is not None and done > end:
             self.discard()
-            raise UnreachableError(f"the server sent {done} bytes where it announced {total}")
+            raise UnreachableError(f"the server sent {done} bytes where it announced {end}")
 
-    def _next(self, response: http.client.HTTPResponse, done: int, total: int | None) -> bytes:
+    def _next(self, response: Response, done: int, total: int | None) -> bytes:
         """The next piece of the body, empty at its end; the caller's progress is told before."""
         if self.progress is not None:
             name = self.url.partition("?")[0].rpartition("/")[2]
             self.progress(Progress(source=shown(self.url), file=name, done=done, total=total))
         try:
-            return response.read1(CHUNK)
+            return response.read()
+        except ProtocolError as error:  # what it sent is worth nothing
+            self.discard()
+            raise failure(self.url, error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise failure(self.url, error) from error
 
     def _finish(self, etag: str | None) -> Path:
-        with writing(self.store.root), self.partial.open("rb") as file:
+        with writing(self.store.root), open_regular(self.partial) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
         if self.sha256 not in (None, found):
             self.discard()
             raise mismatch(self.url, self.sha256 or "", found)
+        if not (etag and _ETAG.fullmatch(etag)):
+            etag = None
         record = Record(source=shown(self.url), sha256=found, size=size, etag=etag)
         blob = self.store.put(self.key, self.partial, record)
         self.discard()
@@ -187,6 +220,7 @@ def fetch_file(
     sha256: str | None = None,
     offline: bool = False,
     progress: OnProgress | None = None,
+    allow_private: bool = False,
 ) -> Path | None:
     """The bytes of a URL as a file of the store, or None where the server has no such file.
 
@@ -197,9 +231,10 @@ def fetch_file(
     """
     store = Store()
     download = Download(
-        url=url, store=store, limits=limits, max_bytes=max_bytes, sha256=sha256, progress=progress
-    )
-    if sha256 and _holds(store.blob(sha256), sha256):
+        url=url, store=store, limits=limits, max_bytes=max_bytes, sha256=sha256, progress=progress,
+        allow_private=allow_private,
+    )  # fmt: skip
+    if sha256 and store.holds(sha256):
         return _used(store.blob(sha256))
     if offline:
         record = store.record(download.key)
@@ -213,14 +248,9 @@ def fetch_file(
     return None if blob is None else _used(blob)
 
 
-def fetch_one(
-    reference: Url, *, offline: bool, limits: Limits, max_bytes: int, progress: OnProgress | None
-) -> Path:
+def fetch_one(reference: Url, *, offline: bool, **options: Any) -> Path:
     """`fetch_file`, where the file must be there."""
-    path = fetch_file(
-        reference.url, limits=limits, max_bytes=max_bytes, sha256=reference.sha256,
-        offline=offline, progress=progress,
-    )  # fmt: skip
+    path = fetch_file(reference.url, sha256=reference.sha256, offline=offline, **options)
     if path is None:
         raise not_cached(shown(reference.url)) if offline else not_there(reference.url)
     return path
@@ -249,20 +279,7 @@ def mismatch(url: str, expected: str, found: str) -> SourceError:
 
 def _strong(etag: str | None) -> str | None:
     """An ETag that vouches for every byte (RFC 9110, 8.8.3)."""
-    return etag if etag and etag.startswith('"') else None
-
-
-def _holds(blob: Path, sha256: str) -> bool:
-    """Whether a blob is there and still what its name says; a damaged one is removed."""
-    try:
-        with blob.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except OSError:
-        return False
-    if not whole:
-        with suppress(OSError):
-            blob.unlink()
-    return whole
+    return etag if etag and etag.startswith('"') and _ETAG.fullmatch(etag) else None
 
 
 def _used(blob: Path) -> Path:

@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face Hub, through its own client: its cache, tokens and transfers.
 
-`huggingface_hub` is imported when it is first needed. Its errors become SourceError here.
+`huggingface_hub` is imported when it is first needed, with its telemetry switched off: it asks for
+what a reference names, and for nothing else. Its errors become SourceError here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 from lorakit.errors import LorakitError, SourceError
@@ -81,6 +83,20 @@ class _Budget:
             )
 
 
+def _client() -> ModuleType:
+    """The Hub's client, told not to ask for more than it is asked for.
+
+    Before its first request it would fetch a list of programs (api/agent-harnesses) to report
+    which of them runs it. The setting is read from the environment at import only.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    return huggingface_hub
+
+
 def _endpoint() -> str | None:
     """The Hub's address of this moment; the client itself reads it once, at import."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
@@ -88,10 +104,12 @@ def _endpoint() -> str | None:
 
 def _sizes(reference: Hub, limits: Limits) -> Mapping[str, int]:
     """The files of a revision and their sizes, as the Hub says at this moment."""
-    from huggingface_hub import HfApi
-
-    info = HfApi(endpoint=_endpoint(), library_name="lorakit").model_info(
-        reference.repo, revision=reference.revision, files_metadata=True, timeout=limits.timeout
+    info = (
+        _client()
+        .HfApi(endpoint=_endpoint(), library_name="lorakit")
+        .model_info(
+            reference.repo, revision=reference.revision, files_metadata=True, timeout=limits.timeout
+        )
     )
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
@@ -106,10 +124,8 @@ def _get(
 ) -> Path | None:
     if name not in sizes:
         return None
-    from huggingface_hub import hf_hub_download
-
     budget.spend(sizes[name], str(reference))
-    path = hf_hub_download(
+    path = _client().hf_hub_download(
         reference.repo,
         name,
         revision=reference.revision,
@@ -123,9 +139,7 @@ def _get(
 
 def _cached(reference: Hub, name: str) -> Path | None:
     """A file in the Hub's cache; no request is made."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(reference.repo, name, revision=reference.revision)
+    path = _client().try_to_load_from_cache(reference.repo, name, revision=reference.revision)
     return Path(path) if isinstance(path, str) else None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
+
+from lorakit.errors import ParameterError
 
 GIB = 1 << 30
 _NO = ("", "0", "false", "no", "off")
@@ -29,9 +33,38 @@ class Limits:
 
     max_bytes: int | None = None  # of all files together; None is the kind's: see MAX_BYTES
     timeout: float = 20.0  # seconds to connect, and between two pieces of a body
-    retries: int = 4  # in a row without a new byte
+    deadline: float = 24 * 3600.0  # seconds for one file, with all retries and waits
+    min_rate: float = 1024.0  # bytes per second that must come, averaged over `rate_time`
+    rate_time: float = 60.0  # seconds
+    retries: int = 4  # in a row that did not get on, at `min_rate`
     backoff: float = 0.5  # seconds before the first retry; doubled before each further one
     max_wait: float = 60.0  # seconds that a server's Retry-After may ask for
+
+    def __post_init__(self) -> None:
+        """Raises ParameterError with every value that is no limit."""
+        faults = [
+            f"{item.name}: expected {expected}, found {value!r:.40}"
+            for item in fields(self)
+            if (expected := _fault(item.name, value := getattr(self, item.name)))
+        ]
+        if faults:
+            raise ParameterError("the limits of a download are out of range", items=faults)
+
+
+_POSITIVE = ("timeout", "deadline", "rate_time")
+_WHOLE = ("max_bytes", "retries")
+
+
+def _fault(name: str, value: object) -> str:
+    """What was expected of a limit, or an empty string."""
+    if name == "max_bytes" and value is None:
+        return ""
+    if name in _WHOLE:
+        return "" if type(value) is int and value >= 0 else "an integer of 0 or more"
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if name in _POSITIVE:
+        return "" if number and value > 0 else "a finite number above 0"  # type: ignore[operator]
+    return "" if number and value >= 0 else "a finite number of 0 or more"  # type: ignore[operator]
 
 
 MAX_BYTES = {"adapter": 8 * GIB, "base": 256 * GIB}

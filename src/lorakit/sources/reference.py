@@ -21,6 +21,7 @@ IN_FOLDER = (".safetensors", ".json", ".bin")  # a file of a format that is a fo
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _REPO = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_LOOPBACK = ipaddress.IPv6Address("::1")
 _KEPT = "%/:=&?~+!$,;'@()*[]"  # what `quote` leaves alone in a path or query
 
 
@@ -161,11 +162,20 @@ def require_allowed(url: str) -> None:
 
 
 def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine in so many words: localhost, 127.0.0.0/8, ::1."""
     host = urlsplit(url).hostname or ""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        named = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host == "localhost"
+    return named.is_loopback and (named.version == 4 or named == _LOOPBACK)
+
+
+def cleaned(url: str) -> str:
+    """A URL as it is asked for: without its fragment, and quoted where it must be."""
+    split = urlsplit(url)
+    path, query = quote(split.path, safe=_KEPT), quote(split.query, safe=_KEPT)
+    return urlunsplit((split.scheme.lower(), split.netloc.lower(), path or "/", query, ""))
 
 
 def _url(text: str) -> Url:
@@ -180,8 +190,7 @@ def _url(text: str) -> Url:
         raise ParameterError(
             f"{shown(text)}: the part after # cannot be read", hint="#sha256= and 64 hex digits"
         )
-    path, query = quote(split.path, safe=_KEPT), quote(split.query, safe=_KEPT)
-    url = urlunsplit((split.scheme.lower(), split.netloc.lower(), path or "/", query, ""))
+    url = cleaned(text)
     if found and url.endswith("/"):
         raise ParameterError(f"{shown(text)}: #sha256= is for the URL of a file, not of a folder")
     return Url(url=url, sha256=found[1].lower() if found else None)

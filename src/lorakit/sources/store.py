@@ -6,28 +6,34 @@
     downloads/partial/<sha256 of URL>   what a download that broke off has so far
     downloads/locks/<sha256 of URL>     held while a process downloads
 
-Whatever is in its place is whole: everything arrives by a rename.
+Whatever is in its place was whole when it came, by a rename. What it is now is compared with its
+hash, once in a process; what is damaged is removed, and counts as not fetched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from lorakit.atomic import new_folder, write_atomic, write_synced
-from lorakit.cache import cache_root, touch
-from lorakit.errors import WriteError
+from lorakit.cache import cache_root, digest_of, touch
+from lorakit.errors import SourceError, WriteError
+from lorakit.files import read_bounded
 
+log = logging.getLogger("lorakit")
+MAX_RECORD = 1 << 20  # bytes of a record or a manifest
 MANIFEST = ".source.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -66,14 +72,27 @@ class Store:
         return folder / key
 
     def record(self, key: str) -> Record | None:
-        """The record of a URL whose bytes are still here."""
+        """The record of a URL whose bytes are still here, and still what they were."""
         try:
-            values = json.loads((self.root / "urls" / f"{key}.json").read_text(encoding="utf-8"))
-            record = Record(**values)
-            whole = self.blob(record.sha256).stat().st_size == record.size
-        except (OSError, ValueError, TypeError):
+            content = read_bounded(self.root / "urls" / f"{key}.json", MAX_RECORD)
+            record = Record(**json.loads(content or b""))
+            whole = bool(_SHA256.fullmatch(record.sha256)) and self.holds(record.sha256)
+        except (OSError, ValueError, TypeError, SourceError):
             return None
         return record if whole else None
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a blob is here and still what its name says; a damaged one is removed."""
+        blob = self.blob(sha256)
+        try:
+            whole = digest_of(blob) == sha256
+        except (OSError, SourceError):
+            return False
+        if not whole:
+            log.warning("the download %s is damaged, and counts as not fetched", blob)
+            with suppress(OSError):
+                blob.unlink()
+        return whole
 
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256
@@ -84,7 +103,7 @@ class Store:
         with writing(self.root):
             for folder in (blob.parent, self.root / "urls"):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not _whole(blob.parent, {blob.name: partial}):  # a mapped file cannot be replaced
+            if not self.holds(record.sha256):  # a mapped file cannot be replaced everywhere
                 partial.replace(blob)
             write_atomic(self.root / "urls" / f"{key}.json", json.dumps(asdict(record)).encode())
         return blob
@@ -95,13 +114,13 @@ class Store:
         files = {name: blob.name for name, blob in sorted(names.items())}
         key = hashlib.sha256(json.dumps([source, files]).encode()).hexdigest()[:32]
         path = self.root / "trees" / key
+        manifest = json.dumps({"source": source, "files": files}).encode()
         with self.lock(f"tree-{key}"):  # else one could replace what another was just given
-            if not _whole(path, names):
+            if not _whole(path, files, manifest):
                 with writing(self.root), new_folder(path, replace=True) as folder:
                     for name, blob in names.items():
                         _link(blob, folder / name)
-                    manifest = json.dumps({"source": source, "files": files})
-                    write_synced(folder / MANIFEST, manifest.encode())
+                    write_synced(folder / MANIFEST, manifest)
         touch(path)
         return path
 
@@ -124,12 +143,13 @@ def safe_name(name: str) -> str:
     return f"_{name}" if not name or _DEVICES.fullmatch(name) else name
 
 
-def _whole(path: Path, files: Mapping[str, Path]) -> bool:
+def _whole(path: Path, files: Mapping[str, str], manifest: bytes) -> bool:
+    """Whether a tree's files are there and have their hashes."""
     try:
-        return all(
-            (path / name).stat().st_size == blob.stat().st_size for name, blob in files.items()
+        return read_bounded(path / MANIFEST, MAX_RECORD) == manifest and all(
+            digest_of(path / name) == sha256 for name, sha256 in files.items()
         )
-    except OSError:
+    except (OSError, SourceError):
         return False
 
 

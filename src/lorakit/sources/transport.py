@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
+import functools
 import http.client
+import ipaddress
+import logging
+import re
+import socket
 import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from email.message import Message
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from lorakit.errors import LorakitError, ParameterError, SourceError
-from lorakit.sources.reference import is_loopback, require_allowed, shown
+from lorakit.errors import ParameterError, SourceError
+from lorakit.sources.address import AddressError, Allowed, Reach, connect, fault_of_text, reach
+from lorakit.sources.reference import cleaned, is_loopback, require_allowed, shown
+from lorakit.sources.wire import Patience, ProtocolError, Response, WireError
 
+log = logging.getLogger("lorakit")
 MAX_REDIRECTS = 8
-ANSWERS = (304, 404, 410, 416)
+REDIRECTS = (301, 302, 303, 307, 308)
+ANSWERS = (200, 206, 304, 404, 410, 416)
+_PORTS = {"http": 80, "https": 443}
+_SENT = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", re.ASCII)  # what a header may hold
+_PRIVATE = "allow_private=True, or --allow-private on the command line, allows such addresses"
 
 
 class UnreachableError(Exception):
@@ -26,117 +40,224 @@ class UnreachableError(Exception):
         self.wait = wait
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https, and from http to http; raises SourceError for any other."""
+def request(
+    url: str, headers: Mapping[str, str], patience: Patience, *, allow_private: bool = False
+) -> Response:
+    """Ask for a URL and follow where it redirects; a response of one of ANSWERS.
 
-    max_redirections = MAX_REDIRECTS
-    max_repeats = 2
-
-    def http_error_302(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
-    ) -> Any:
-        target = urllib.parse.urljoin(req.full_url, headers.get("location") or "")
-        fault = ""
-        try:
-            require_allowed(target)
-        except ParameterError as error:
-            fault = error.message
-        if req.full_url.startswith("https:") and not target.startswith("https:"):
-            fault = f"{shown(target)} is no https URL"
-        if fault:
-            fp.close()
-            raise unreachable(req.full_url, f"it redirects where nothing is fetched from: {fault}")
-        return super().http_error_302(req, fp, code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-class _Answers(urllib.request.HTTPErrorProcessor):
-    """Lets statuses through that are answers, and not errors."""
-
-    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
-        return response if response.status in ANSWERS else super().http_response(request, response)
-
-    https_response = http_response
-
-
-def request(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
-    """Ask for a URL; a response of status 200, 206, 304, 404, 410 or 416.
-
-    timeout: seconds to connect, and between two pieces that are read later.
+    allow_private: whether `url` may be of a private network. A redirect leads there only from
+    there, and into this machine only within one server that `url` names itself.
     Raises UnreachableError for what may pass and SourceError for what will not.
     """
-    direct = [urllib.request.ProxyHandler({})] if is_loopback(url) else []
-    opener = urllib.request.build_opener(_Redirects, _Answers, *direct)
-    opener.addheaders = []
-    sent = {"User-Agent": "lorakit", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
+    place = url
+    allowed = _allowed(url, allow_private)
+    for _ in range(MAX_REDIRECTS):
+        response, reached = _ask(place, headers, patience, allowed)
+        if response.status in ANSWERS:
+            if response.headers.get("Content-Encoding", "identity").lower() == "identity":
+                return response
+            response.close()
+            raise unreachable(url, "it answers in a compression that was not asked for")
+        with response:
+            if response.status not in REDIRECTS:
+                raise _refused(url, response.status, response.headers)
+            target = _target(place, str(response.headers.get("Location") or ""))
+        allowed = _allowed_next(place, target, allowed, reached)
+        place = target
+    raise unreachable(url, f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _allowed(url: str, private: bool) -> Allowed:
+    """Which addresses a URL of the caller's may have; http:// is for this machine alone."""
+    secure = urlsplit(url).scheme == "https"
+    return Allowed(public=secure, loopback=is_loopback(url), private=private and secure)
+
+
+def _allowed_next(place: str, target: str, allowed: Allowed, reached: Reach) -> Allowed:
+    """The same of a redirect: no nearer than where it comes from."""
+    secure = urlsplit(target).scheme == "https"
+    return Allowed(
+        public=secure,
+        loopback=allowed.loopback and urlsplit(place)[:2] == urlsplit(target)[:2],
+        private=allowed.private and secure and reached != "public",
+    )
+
+
+def _target(place: str, location: str) -> str:
+    """Where a redirect leads. Raises SourceError where nothing is fetched from there."""
+    fault = target = ""
     try:
-        response: http.client.HTTPResponse = opener.open(
-            urllib.request.Request(url, headers=sent), timeout=timeout
-        )
-    except urllib.error.HTTPError as error:
-        raise _refused(url, error) from error
-    except LorakitError:
-        raise
+        target = cleaned(urljoin(place, location))
+        urlsplit(target).port  # noqa: B018  # raises where it is no number
+        require_allowed(target)
+    except ParameterError as error:
+        fault = error.message
+    except ValueError as error:
+        fault = str(error)
+    if not location:
+        fault = "it does not say where"
+    elif not fault and place.startswith("https:") and not target.startswith("https:"):
+        fault = f"{shown(target)} is no https URL"
+    if fault:
+        raise unreachable(place, f"it redirects where nothing is fetched from: {fault}")
+    return target
+
+
+def _ask(
+    url: str, headers: Mapping[str, str], patience: Patience, allowed: Allowed
+) -> tuple[Response, Reach]:
+    """One request: its response, and where the address that answers is."""
+    split = urlsplit(url)
+    try:
+        with ExitStack() as stack:
+            host = _ascii(split.hostname or "")
+            head = _head(split, host, headers)
+            sock, reached = _dial(split, host, patience, allowed)
+            stack.callback(lambda: sock.close())
+            if split.scheme == "https":
+                sock = _tls().wrap_socket(sock, server_hostname=host.rstrip("."))
+            sock.sendall(head)
+            response = Response(sock, patience)
+            stack.pop_all()
+            return response, reached
+    except AddressError as error:
+        raise unreachable(url, str(error), hint=_PRIVATE) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise failure(url, error) from error
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        response.close()
-        raise unreachable(url, "it answers in a compression that was not asked for")
-    return response
+
+
+def _dial(
+    split: SplitResult, host: str, patience: Patience, allowed: Allowed
+) -> tuple[socket.socket, Reach]:
+    """A connection to a host, through the proxy that the environment names for it."""
+    port = split.port or _PORTS[split.scheme]
+    proxy = None if is_loopback(split.geturl()) else _proxy(split.scheme, host)
+    if proxy is None:
+        sock = connect(host, port, allowed, patience.left())
+        return sock, reach(ipaddress.ip_address(sock.getpeername()[0]))
+    if fault := fault_of_text(host, allowed):
+        raise AddressError(fault)
+    log.warning(
+        "%s is fetched through the proxy %s: whether its address is a private one is not known",
+        host, proxy.hostname,
+    )  # fmt: skip
+    return _tunnel(proxy, _bracketed(host), port, patience), "public"
+
+
+def _proxy(scheme: str, host: str) -> SplitResult | None:
+    said = urllib.request.getproxies().get(scheme)
+    if not said or urllib.request.proxy_bypass(host):
+        return None
+    proxy = urlsplit(said if "://" in said else f"http://{said}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise ValueError(f"proxies of the kind {proxy.scheme} are not supported")
+    return proxy
+
+
+def _tunnel(proxy: SplitResult, host: str, port: int, patience: Patience) -> socket.socket:
+    """A connection through a proxy, whose own address is the user's choice (RFC 9110, 9.3.6)."""
+    sock = socket.create_connection((proxy.hostname, proxy.port or 80), patience.left())
+    try:
+        lines = [f"CONNECT {host}:{port} HTTP/1.1", f"Host: {host}:{port}"]
+        if proxy.username is not None:
+            said = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(said.encode()).decode()}")
+        sock.sendall(_encoded(lines))
+        if not 200 <= (status := Response(sock, patience).status) < 300:
+            raise WireError(f"the proxy {proxy.hostname} answers {status}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _head(split: SplitResult, host: str, headers: Mapping[str, str]) -> bytes:
+    """The request's bytes. The connection serves this one alone."""
+    port = split.port
+    place = _bracketed(host) + (f":{port}" if port not in (None, _PORTS[split.scheme]) else "")
+    target = split.path + (f"?{split.query}" if split.query else "")
+    sent = {
+        "Host": place, "User-Agent": "lorakit", "Accept": "*/*", "Accept-Encoding": "identity",
+        "Connection": "close", **headers,
+    }  # fmt: skip
+    return _encoded([f"GET {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())])
+
+
+def _encoded(lines: list[str]) -> bytes:
+    """Raises ValueError for what would begin a line of its own."""
+    odd = [line for line in lines if not _SENT.fullmatch(line)]
+    if odd:
+        raise ValueError(f"a request cannot hold {odd[0][:60]!a}")
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii")
+
+
+def _ascii(host: str) -> str:
+    """A host name as DNS has it. Raises UnicodeError."""
+    return host if host.isascii() else host.encode("idna").decode("ascii")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def failure(url: str, error: Exception) -> UnreachableError | SourceError:
     """What a failed connection or read is: one that may pass, or a final one."""
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return unreachable(url, f"its certificate is not valid: {reason.verify_message}")
-    if isinstance(error, ValueError | UnicodeError) or isinstance(reason, UnicodeError):
-        return unreachable(url, f"the URL cannot be asked for: {reason}")
-    return UnreachableError(_words(reason))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return unreachable(url, f"its certificate is not valid: {error.verify_message}")
+    if isinstance(error, ProtocolError | http.client.HTTPException):
+        return unreachable(url, _words(error))
+    if isinstance(error, ValueError):
+        return unreachable(url, f"the URL cannot be asked for: {error}")
+    return UnreachableError(_words(error))
 
 
-def unreachable(url: str, reason: str) -> SourceError:
+def unreachable(url: str, reason: str, *, hint: str = "") -> SourceError:
     return SourceError(
         f"cannot fetch {shown(url)}: {reason}",
         code="source_unreachable",
-        hint="offline (LORAKIT_OFFLINE=1) uses what was fetched before",
+        hint=hint or "offline (LORAKIT_OFFLINE=1) uses what was fetched before",
     )
 
 
-def _refused(url: str, error: urllib.error.HTTPError) -> UnreachableError | SourceError:
+def _refused(url: str, code: int, headers: Message) -> UnreachableError | SourceError:
     """What a response is that says no: some may pass, the rest is final."""
-    code = error.code
-    wait = _retry_after(error.headers.get("Retry-After"))
-    error.close()
+    said = f"the server answers {code} {http.client.responses.get(code, '')}".rstrip()
     if code in (408, 425, 429) or code >= 500:
-        return UnreachableError(f"the server answers {code} {error.reason}", wait)
-    if 300 <= code < 400:
-        return unreachable(url, "it redirects too often, or to nowhere")
+        return UnreachableError(said, _retry_after(headers.get("Retry-After")))
     if code in (401, 403):
         return SourceError(
             f"cannot fetch {shown(url)}: the server refuses it ({code})",
             code="source_denied",
             hint="lorakit sends no credentials; download it yourself and give the path",
         )
-    return unreachable(url, f"the server answers {code} {error.reason}")
+    return unreachable(url, said)
 
 
 def _retry_after(value: str | None) -> float | None:
     """Seconds, from a number of seconds or a date (RFC 9110, 10.2.3)."""
-    if not value:
+    said = (value or "").strip()
+    if not said:
         return None
+    if said.isascii() and said.isdecimal():
+        return float(said[:18])
     try:
-        if value.strip().isdecimal():
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, OverflowError, TypeError):
         return None
 
 
-def _words(reason: object) -> str:
-    if isinstance(reason, TimeoutError):
+def _words(error: Exception) -> str:
+    if isinstance(error, WireError):
+        return str(error)
+    if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror
-    return str(reason) or type(reason).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
