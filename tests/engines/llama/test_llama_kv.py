@@ -26,9 +26,7 @@ def test_without_shadows_the_driver_finds_cells_that_were_dropped(monkeypatch):
     """The broken variant: llama.cpp's cache as it comes, whose answers nobody checks."""
     monkeypatch.setattr(lane, "Memory", lambda context, slots, window: Trusting(context, slots, 0))
     with pytest.raises((AssertionError, EngineError)):
-        for seed in range(6):
-            driver = Driver("gemma3", seed)
-            driver.run(25)
+        drive(range(6))
 
 
 def test_without_shadows_the_engine_says_what_it_lost(monkeypatch):
@@ -50,6 +48,13 @@ def test_without_shadows_the_engine_says_what_it_lost(monkeypatch):
             refused(first, 100)
     assert engine.length(first) == 120
     engine.close()
+
+
+def drive(seeds):
+    for seed in seeds:
+        driver = Driver("gemma3", seed)
+        driver.run(25)
+        driver.close()
 
 
 class Trusting(memory.Memory):

@@ -158,9 +158,9 @@ class LlamaEngine:
     def detach(self, handle: int) -> None:
         self._require_open()
         require_attached(handle, self._adapters)
+        self._lanes.forget(_address(self._adapters[handle]))
         native = self._adapters.pop(handle)
         self._sets.clear()
-        self._lanes.forget(_address(native))
         llama().llama_adapter_lora_free(native)
 
     # Sequences.

@@ -128,7 +128,8 @@ class Lane:
         pointer = self._api.llama_adapter_lora_p_ctypes
         addresses = (pointer * count)(*(ctypes.cast(address, pointer) for address, _ in adapters))
         scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
-        self._api.llama_set_adapters_lora(self.context, addresses, count, scales)
+        if self._api.llama_set_adapters_lora(self.context, addresses, count, scales):
+            raise EngineError("llama.cpp does not put the adapters in force")
         self.set = adapters
 
     # Sequences.

@@ -37,7 +37,7 @@ def native_sequences(slots: int, window: int) -> int:
 
 
 class Memory:
-    """The slots of one native context. A slot that cannot be emptied is not used again."""
+    """The slots of one native context. One that cannot be emptied is left, and tried again later."""
 
     def __init__(self, context: Any, slots: int, window: int) -> None:
         """window: tokens that the layers with the narrowest attention see; 0 where all see all."""
@@ -48,7 +48,7 @@ class Memory:
         self._spare = slots  # the native sequence through which pieces of states go
         self._slots = slots
         self._free = list(range(slots - 1, -1, -1))
-        self.lost = 0  # cells that slots which are not used again may still hold
+        self._left: dict[int, int] = {}  # closed slots that are not empty, with their tokens
 
     @property
     def free(self) -> int:
@@ -60,8 +60,15 @@ class Memory:
         """Whether `pin` does anything."""
         return bool(self._window)
 
+    @property
+    def lost(self) -> int:
+        """Tokens that closed slots still hold."""
+        return sum(self._left.values())
+
     def open(self) -> int:
         """A free slot. Raises EngineError where there is none."""
+        for slot, length in list(self._left.items()):
+            self.close(slot, length)
         if not self._free:
             raise EngineError("no sequence of the native context is free")
         return self._free.pop()
@@ -71,9 +78,11 @@ class Memory:
         try:
             self.cut(slot, 0)
         except Exception as error:  # whatever it is, the caller can do nothing about it
-            log.error("a sequence of llama.cpp cannot be emptied and is left alone: %s", error)
-            self.lost += length
+            if slot not in self._left:
+                log.error("a sequence of llama.cpp cannot be emptied and is left: %s", error)
+            self._left[slot] = length
         else:
+            self._left.pop(slot, None)
             self._free.append(slot)
 
     def whole(self, slot: int, length: int) -> int:
@@ -140,6 +149,7 @@ class Memory:
         self._empty_spare()
         try:
             self._copy(slot, self._spare, start, end)
+            self._require_spare(start, end)
             return self._read(self._spare)
         finally:
             self._empty_spare()
@@ -148,11 +158,10 @@ class Memory:
         self._empty_spare()
         try:
             self._write(self._spare, state)
-            first = self._api.llama_memory_seq_pos_min(self._native, self._spare)
-            if (first, self._end(self._spare)) != (start, end):
-                raise EngineError("a saved KV cache holds other tokens than it says")
+            self._require_spare(start, end)
             for name in self._names(slot):
                 self._copy(self._spare, name, start, end)
+            self._require(slot, end)
         finally:
             self._empty_spare()
 
@@ -160,6 +169,11 @@ class Memory:
         self._api.llama_memory_seq_rm(self._native, self._spare, 0, -1)
         if self._end(self._spare):
             raise EngineError("llama.cpp does not forget a sequence")
+
+    def _require_spare(self, start: int, end: int) -> None:
+        first = int(self._api.llama_memory_seq_pos_min(self._native, self._spare))
+        if (first, self._end(self._spare)) != (start, end):
+            raise EngineError(f"llama.cpp holds other tokens than {start} to {end} of a sequence")
 
     def _read(self, name: int) -> bytes:
         size = self._api.llama_state_seq_get_size(self._context, name)
