@@ -24,7 +24,7 @@ from lorakit.loaded import AdapterTable, Scales, as_scales
 from lorakit.requests import ChatPrompt, ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.job import Job
-from lorakit.runtime.prompts import check_prompt
+from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.runtime.thread import EngineThread
 from lorakit.session import Session
@@ -239,6 +239,7 @@ class Generating:
             raise ParameterError(f"lookahead must be None or 0 and more, found {lookahead!r}")
         images = ids.images if isinstance(ids, ChatPrompt) else {}
         check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary, images)
+        check_ids(params.stop_tokens, self.capabilities.vocabulary)
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens

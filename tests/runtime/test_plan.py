@@ -7,7 +7,7 @@ from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
-from lorakit.runtime.plan import agreement, last_occurrence, plan
+from lorakit.runtime.plan import Plan, agreement, last_occurrence, plan
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 
@@ -94,3 +94,23 @@ def test_without_its_invocation_it_does_not_act_and_the_result_says_so():
     found = run(scheduler, [1, 2, 3], ((handle, 1.0),))
     assert found.adapters == ()
     assert found.text == run(Scheduler(FakeEngine()), [1, 2, 3], ()).text
+
+
+HISTORY = Plan(((1, 1.0),), ((0, ()), (4, ((1, 1.0),))), ((0, ()), (4, (("a", 1.0),))))
+BASE = Plan((), ((0, ()),), ((0, ()),))
+
+
+def test_a_history_keeps_what_was_and_goes_on_with_another_plan():
+    changed = HISTORY.then(BASE, 7)
+    assert changed.adapters == ()
+    assert changed.stages == ((0, ()), (4, ((1, 1.0),)), (7, ()))
+    assert changed.key == ((0, ()), (4, (("a", 1.0),)), (7, ()))
+    assert BASE.then(HISTORY, 2).stages == HISTORY.stages  # its own border is still to come
+    assert BASE.then(HISTORY, 6).stages == ((0, ()), (6, ((1, 1.0),)))
+    assert HISTORY.then(BASE, 0) == BASE
+
+
+def test_there_and_back_before_a_token_was_fed_is_no_change():
+    there = HISTORY.then(BASE, 7)
+    assert there.then(HISTORY, 7) == HISTORY
+    assert there.then(HISTORY, 8).stages == (*there.stages, (8, ((1, 1.0),)))

@@ -1,0 +1,92 @@
+"""os.fork() beside an open model: the child is told, may open its own, and ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import DATA
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is a POSIX matter")
+LLAMA = DATA / "truth/bases/llama"
+GGUF = DATA / "truth/gguf/llama.base.f32.gguf"
+
+
+def in_child(work):
+    """Run it in a forked child: what it returns as text, and how the child ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode()[:4000])
+        os.close(writer)
+        raise SystemExit(0)  # a whole end, with its atexit functions, as a user's program has
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        said = file.read().decode()
+    return said, os.waitpid(child, 0)[1]
+
+
+SCRIPT = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from test_fork import in_child
+import lorakit
+base, engine = sys.argv[1:]
+open_model = lambda: lorakit.open(base, engine=engine, threads=2)
+def answer(model):
+    completion = model.complete([5, 6, 7], max_tokens=6, ignore_eos=True)
+    return [token.token for token in completion.tokens]
+model = open_model()
+expected = str(answer(model))
+stream = model.stream([5, 6, 7], max_tokens=40, ignore_eos=True)
+next(stream)
+def anew():
+    with open_model() as mine:
+        return answer(mine)
+for name, work in {{
+    "complete": lambda: answer(model),
+    "logits": lambda: model.logits([5, 6, 7]),
+    "load": lambda: model.load_adapter({adapter!r}),
+    "apply": lambda: model.apply({{}}),
+    "stream": lambda: list(stream),
+    "close": model.close,
+    "anew": anew,
+    "end": lambda: "",
+}}.items():
+    said, status = in_child(work)
+    print(name, status, said.splitlines()[0] if said else "", "right" if said == expected else "")
+print("parent", str(answer(model)) == expected, len(list(stream)) > 10)
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnx", "llama", "torch"])
+def test_a_child_is_told_opens_its_own_and_ends(engine):
+    needed = {"llama": "llama_cpp", "torch": "torch"}.get(engine)
+    if needed:
+        pytest.importorskip(needed)
+    script = SCRIPT.format(
+        tests=str(Path(__file__).parent), adapter=str(DATA / "truth/peft/llama/plain")
+    )
+    base = GGUF if engine == "llama" else LLAMA
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(base), engine],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    told = "0 ClosedError: the model was opened before this process was forked, and belongs to its"
+    for name in ("complete", "logits", "load", "apply", "stream"):
+        assert lines[name].startswith(told), (name, done.stdout, done.stderr)
+    assert lines["close"].strip() == "0 None"
+    assert lines["anew"].startswith("0 ["), done.stdout
+    assert lines["anew"].endswith("right"), done.stdout
+    assert lines["end"].strip() == "0"
+    assert lines["parent"] == "True True"
+    assert done.returncode == 0
