@@ -1,16 +1,20 @@
-# make demo: the story, on a fresh machine.   make test: everything that must hold.
+# make demo: the story, on a fresh machine.   make check: two minutes.   make test: all that must hold.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test lint bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
 
-test: $(VENV)/.dev $(VENV)/.llama
-	$(BIN)/python -m pytest -rs
+# Without torch and llama.cpp, installed or not.
+check: lint
+	$(BIN)/python -m pytest --quick
+
+test: $(VENV)/.oracles $(VENV)/.llama
+	$(BIN)/python -m pytest -rs --strict-skips tests/skips.txt
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,10 +41,14 @@ $(VENV)/.dev: $(VENV)/.core
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-# The tests of the llama.cpp engine need it compiled; where it cannot be they are skipped.
+$(VENV)/.oracles: $(VENV)/.dev
+	@echo "installing torch and what else the tests compare with into $(VENV) (once)"
+	$(PIP) --editable '.[dev,torch,oracles]'
+	@touch $@
+
 $(VENV)/.llama: $(VENV)/.dev scripts/build_llama.py
-	@$(BIN)/python scripts/build_llama.py && touch $@ || \
-		echo "going on without llama.cpp: its tests will be skipped" >&2
+	$(BIN)/python scripts/build_llama.py
+	@touch $@
 
 clean:
 	rm -rf $(VENV)

@@ -124,7 +124,7 @@ def wait(command: list[str], output, environment: dict[str, str]) -> int:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}\n`make check` needs no llama.cpp", file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -11,6 +11,8 @@ from skips import StrictSkips
 from web import serving
 
 DATA = Path(__file__).parent / "data"
+SLOW = ("algebra", "cli", "hostile", "interleaving", "test_docs.py", "test_skips.py")
+SLOW += ("test_truth_matrix.py",)
 EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell began with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shel
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lorakit")
     group.addoption("--strict-skips", type=Path, metavar="FILE", help="see tests/skips.py")
-    group.addoption("--core", action="store_true", help="as where no extra is installed")
+    group.addoption("--quick", action="store_true", help="no extra, and nothing that takes long")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,8 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(StrictSkips(listed))
         except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from error
-    if config.getoption("core"):
+    if config.getoption("quick"):
         sys.modules.update(dict.fromkeys(EXTRAS))  # importing one of them fails
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    quick = config.getoption("quick")
+    slow = collection_path.parent == DATA.parent and collection_path.name in SLOW
+    return True if quick and slow else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,7 @@ import place_cases as place_cases
 from cases import CASES, Case
 
 HERE = Path(__file__).parent
-PATIENCE = 30.0  # seconds until a process counts as hung
+PATIENCE = 90.0  # seconds until a process counts as hung
 
 
 def write(case: Case, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Every hostile file is refused, in a process of its own, by code and by name, with little memory.
 
-`python tests/hostile/make.py --report` prints what each one took. The bound on time here is for a
-busy machine: what counts is that nothing hangs.
+`python tests/hostile/make.py --report` prints what each one took. The bound is on the CPU's time,
+which a busy machine does not stretch; one that hangs is found by make.py.
 """
 
 import sys

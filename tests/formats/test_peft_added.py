@@ -1,0 +1,43 @@
+"""Adapters that PEFT saved with added tokens: the records hold, and nobody gets other logits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorakit.base import Base
+from lorakit.errors import FormatError
+from lorakit.formats import read_adapter
+
+DATA = Path(__file__).parents[1] / "data"
+BASE = DATA / "truth/bases/gemma3"
+FOLDERS = sorted(path.parent for path in DATA.glob("added/gemma3/*/logits.npz"))
+ORIGINAL = ("original_module.weight", "token_adapter.base_layer.weight")  # of the grown base
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: path.name)
+def test_peft_computes_what_is_recorded(path):
+    peft = pytest.importorskip("peft", reason="the oracle of this test")
+    torch = pytest.importorskip("torch", reason="the oracle of this test")
+    transformers = pytest.importorskip("transformers", reason="the oracle of this test")
+    from safetensors.torch import load_file
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        BASE, dtype=torch.float32, attn_implementation="eager"
+    )
+    stored = load_file(path / "adapter_model.safetensors")
+    table = next(t for n, t in stored.items() if "embed_tokens" in n and n.endswith(ORIGINAL))
+    model.resize_token_embeddings(len(table), mean_resizing=False)
+    with torch.no_grad(), np.load(path / "logits.npz") as truth:
+        model.get_input_embeddings().weight.copy_(table)
+        model = peft.PeftModel.from_pretrained(model, path).eval()
+        for index in range(3):
+            found = model(torch.from_numpy(truth[f"ids{index}"])[None]).logits[0]
+            np.testing.assert_allclose(found, truth[f"scale1_{index}"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: path.name)
+def test_we_refuse_them_whole(path):
+    with pytest.raises(FormatError, match=path.name):
+        read_adapter(path, Base.open(BASE).decoder)
