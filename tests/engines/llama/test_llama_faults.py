@@ -1,7 +1,8 @@
-"""Each native call fails in turn: what the engine says afterwards is true, and nobody else loses.
+"""Faults of native calls, and numbers that are not finite: nobody else loses.
 
-A sequence is whole after an error, or it says that it is empty where llama.cpp does not give its
-cells back. Slots do not leak, and the engine goes on.
+Each native call fails in turn: what the engine says afterwards is true. A sequence is whole after
+an error, or it says that it is empty where llama.cpp does not give its cells back. Slots do not
+leak, and the engine goes on.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from llama_cases import logits_of, open_engine, row, truth_adapter
 
 from lorakit.engines.llama import lane, memory
-from lorakit.errors import LorakitError
+from lorakit.errors import EngineError, LorakitError
 
 WAYS = {  # what a call returns that has failed, and has done nothing
     "llama_decode": -3,
@@ -194,3 +195,44 @@ def test_after_any_fault_lengths_slots_and_the_others_are_right(case, tried, way
         place.close(place.open())  # what could not be emptied then is tried again
         assert place.used == 0
         assert place.free_slots == case.engine.capabilities.max_sequences
+
+
+OVERFLOW = 1e30  # a scale
+
+
+@pytest.mark.parametrize("base", ["gemma3", "llama"])
+@pytest.mark.parametrize("contexts", [1, 8])
+@pytest.mark.parametrize("wanted", ["last", "none"])
+def test_numbers_that_overflow_stay_with_whom_they_belong_to(base, contexts, wanted):
+    engine, handle, other = poisoned(base, contexts)
+    before = logits_of(engine, PROMPTS[1]).copy()
+    for prompt in (PROMPTS[0], [9]):
+        bad = engine.open_sequence()
+        with pytest.raises(EngineError, match="not finite"):
+            engine.forward([row(bad, prompt, ((handle, OVERFLOW),), wanted)])
+        assert (engine.length(bad), engine.length(other)) == (0, LENGTH)
+        engine.close_sequence(bad)
+        assert np.abs(logits_of(engine, PROMPTS[1]) - before).max() < 2e-3
+    (found,) = engine.forward([row(other, [NEXT], (), "last")])
+    expected = logits_of(engine, [*PROMPTS[0], NEXT])[-1]
+    assert np.abs(found[0] - expected).max() < 2e-3
+    assert sum(place.tainted for place in engine._lanes) <= contexts - 1
+    engine.close()
+
+
+def test_unchecked_they_reach_others(monkeypatch):
+    """The broken variant."""
+    monkeypatch.setattr(lane.Lane, "_require_finite", lambda *_: None)
+    engine, handle, other = poisoned("llama", 1)
+    bad = engine.open_sequence()
+    engine.forward([row(bad, PROMPTS[0], ((handle, OVERFLOW),), "none")])
+    (found,) = engine.forward([row(other, [NEXT], (), "last")])
+    assert np.isnan(found).any()
+    engine.close()
+
+
+def poisoned(base, contexts):
+    engine = open_engine(base, max_batch=3, cached_sequences=3, contexts=contexts)
+    other = engine.open_sequence()
+    engine.forward([row(other, PROMPTS[0], (), "none")])
+    return engine, engine.attach(truth_adapter(base, "plain")), other

@@ -60,7 +60,7 @@ CHANGES = {
 def test_what_was_not_saved_is_refused_and_harms_nobody(engine, saved, change):
     other = engine.open_sequence()
     engine.forward([row(other, PROMPT, (), "none")])
-    with pytest.raises(EngineError, match="no KV cache that|cannot restore"):
+    with pytest.raises(EngineError, match=r"no KV cache that|cannot restore"):
         engine.load_sequence(change(saved), LENGTH)
     (found,) = engine.forward([row(other, [9], (), "last")])
     engine.close_sequence(other)

@@ -79,6 +79,8 @@ class Lane:
             )
         self._api = api
         self._abort = abort
+        self._spreads = not embeddings and (params.flash_attn_type == 0 or options.gpu_layers != 0)
+        self.tainted = False  # numbers that are not finite are in cells, or were
         self.set: Set = ()
         self.lengths: dict[int, int] = {}  # tokens that were put into the KV cache, by slot
         self._memory = Memory(self.context, slots, window)
@@ -196,9 +198,10 @@ class Lane:
     def _single(self, piece: Piece, result: Logits) -> None:
         """One token of one sequence: the step that users wait for most."""
         self._tokens[0], self._positions[0] = piece.tokens[0], piece.start
-        self._slots[0], self._wanted[0] = piece.slot, piece.keep
+        self._slots[0], self._wanted[0] = piece.slot, bool(piece.keep) or self._spreads
         self._run(1)
         self._memory.pin(piece.slot, piece.start, piece.start + 1)
+        self._require_finite(0)
         if piece.keep:
             result[0] = self._row(0)
         self.lengths[piece.slot] = piece.start + 1
@@ -206,7 +209,7 @@ class Lane:
     def _chunks(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
         """All tokens, in as few decodes as the batch and its outputs allow."""
         filled = 0
-        kept: list[tuple[Logits, int, int]] = []  # result, its row, position in the batch
+        kept: list[_Kept] = []
         for piece, result in zip(pieces, results, strict=True):
             count = len(piece.tokens)
             if piece.vectors is not None:
@@ -214,25 +217,27 @@ class Lane:
                 self._image(piece, result)
                 continue
             for at in range(count):
-                wanted = at >= count - piece.keep
+                last = at == count - 1
+                wanted = at >= count - piece.keep or (last and self._spreads)
                 if filled == self._batch or (wanted and len(kept) == self.outputs):
                     filled, kept = self._flush(filled, kept)
                 self._tokens[filled], self._positions[filled] = piece.tokens[at], piece.start + at
                 self._slots[filled], self._wanted[filled] = piece.slot, wanted
                 if wanted:
-                    kept.append((result, at - (count - piece.keep), filled))
+                    kept.append((result, at - (count - piece.keep), filled, last))
                 filled += 1
             self.lengths[piece.slot] = piece.start + count
         self._flush(filled, kept)
 
-    def _flush(
-        self, filled: int, kept: list[tuple[Logits, int, int]]
-    ) -> tuple[int, list[tuple[Logits, int, int]]]:
+    def _flush(self, filled: int, kept: list[_Kept]) -> tuple[int, list[_Kept]]:
         if filled:
             self._run(filled)
             self._pin(filled)
-            for result, row, at in kept:
-                result[row] = self._row(at)
+            for result, row, at, last in kept:
+                if last:
+                    self._require_finite(at)
+                if len(result):
+                    result[row] = self._row(at)
         return 0, []
 
     def _image(self, piece: Piece, result: Logits) -> None:
@@ -250,6 +255,7 @@ class Lane:
                 self._image_part(piece, vectors[start : start + self._batch], start, count)
         finally:
             self._api.llama_set_causal_attn(self.context, True)
+        self._require_finite((count - 1) % self._batch)
         if piece.keep:  # within an image nothing is predicted
             result[:-1] = np.nan
             result[-1] = self._row((count - 1) % self._batch)
@@ -262,7 +268,8 @@ class Lane:
         first = piece.start + start
         self._positions[:n] = np.arange(first, first + n)
         self._slots[:n], self._wanted[:n] = piece.slot, 0
-        self._wanted[n - 1] = bool(piece.keep) and start + n == count
+        wanted = bool(piece.keep) or self._spreads
+        self._wanted[n - 1] = wanted and start + n == count
         self._run(n, vectors)
         self._memory.pin(piece.slot, first, first + n)
 
@@ -293,6 +300,16 @@ class Lane:
                 items=said.reasons,
             )
 
+    def _require_finite(self, at: int) -> None:
+        """Refuse numbers that are not finite, where the attention multiplies the cells of others by
+        nothing: NaN times 0 is NaN, so they would spread, from free cells too."""
+        if self._spreads and not np.isfinite(self._row(at).sum()):
+            self.tainted = True
+            raise EngineError(
+                "the engine gave logits that are not finite",
+                hint="use smaller scales; lorakit check ADAPTER finds broken weights",
+            )
+
     def _row(self, at: int) -> Logits:
         """Logits [vocabulary] of a position of the batch; of an embedding lane its hidden state."""
         address = ctypes.addressof(self._get(self.context, at).contents)
@@ -316,6 +333,7 @@ def kv_type(model: Any, options: LlamaOptions) -> str:
     return "f32" if llama().llama_model_ftype(model) == 0 else "f16"
 
 
+_Kept = tuple[Logits, int, int, bool]  # result, its row, place in the batch, the piece's last
 _REASONS = {1: "the KV cache of llama.cpp has no room for the step"}
 
 

@@ -225,15 +225,18 @@ class Lanes:
 
     def _with_room(self, lane: Lane | None, tokens: int, *, slots: int) -> Lane:
         """The lane, or a new one, with cells for so many more tokens and slots for so many more
-        sequences; a lane grows by doubling."""
+        sequences. A lane grows by doubling; a tainted one is made anew, with what its sequences
+        hold, for they were cut back to before."""
         if lane is None:
             lane = self._new_lane(max(tokens, CELLS))
             self._lanes.append(lane)
             return lane
         need = lane.used + tokens
-        if need <= lane.cells and slots <= lane.free_slots:
+        fits = need <= lane.cells and slots <= lane.free_slots
+        if fits and not lane.tainted:
             return lane
-        grown = self._new_lane(max(need, min(2 * lane.cells, need + self._limit.context)))
+        larger = max(need, min(2 * lane.cells, need + self._limit.context))
+        grown = self._new_lane(lane.cells if fits else larger)
         residents = [seat for seat in self._seats.values() if seat.lane is lane]
         try:
             moved = [(seat, _copied(seat, grown)) for seat in residents]

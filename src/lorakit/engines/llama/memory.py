@@ -37,7 +37,7 @@ def native_sequences(slots: int, window: int) -> int:
 
 
 class Memory:
-    """The slots of one native context. One that cannot be emptied is left, and tried again later."""
+    """The slots of a native context. One that cannot be emptied is left, and tried again later."""
 
     def __init__(self, context: Any, slots: int, window: int) -> None:
         """window: tokens that the layers with the narrowest attention see; 0 where all see all."""
