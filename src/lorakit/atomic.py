@@ -2,18 +2,35 @@
 
 Everything is written under a temporary name beside its destination, flushed to the disk, and then
 renamed. A failure leaves nothing behind and the destination as it was.
+
+A process that is killed does leave its temporary file. Each is locked by whoever writes it, and the
+system lets go of a lock when its process ends, whatever ended it: what can be locked is left over,
+and `sweep` removes it. A process's number would not say so, for another machine or container that
+shares the folder has numbers of its own.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform == "win32":
+    fcntl = None  # an open file cannot be removed there
+else:
+    import fcntl
+
+UNLOCKABLE_AGE = 24 * 3600  # seconds after which nobody can be at a file that nobody can lock
+OTHERS_AGE = 3600  # seconds for which another's folder is left alone, beside what is locked
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.(?P<kind>tmp|old)", re.DOTALL)
 
 
 def write_atomic(
@@ -26,27 +43,29 @@ def write_atomic(
     verify: called with the file under its temporary name; what it raises keeps it unpublished.
     Raises OSError, and whatever the functions raise, and leaves nothing behind.
     """
-    temporary = _beside(path)
-    try:
-        write_synced(temporary, content)
+    sweep(path.parent, name=path.name, age=OTHERS_AGE)
+    with _claimed(path, _new_file) as temporary:
+        with temporary.open("r+b") as file:
+            _write(file, content)
         if verify is not None:
             verify(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_synced(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a new file and flush it to the disk; for use inside `new_folder`."""
     with path.open("xb") as file:
-        if callable(content):
-            content(file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        _write(file, content)
+
+
+def _write(file: BinaryIO, content: bytes | Callable[[BinaryIO], object]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextmanager
@@ -56,6 +75,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     `replace=True` lets it take the place of an existing folder, which is kept until the new one is
     in place. Raises FileExistsError where there is one otherwise, unless it is empty.
     """
+    sweep(path.parent, name=path.name, age=OTHERS_AGE)
     if path.is_dir() and not replace and any(path.iterdir()):
         raise FileExistsError(f"{path} exists and is not empty")
     if path.exists() and not path.is_dir():
@@ -64,15 +84,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from error
-    temporary = _beside(path)
-    temporary.mkdir()
-    try:
+    with _claimed(path, Path.mkdir) as temporary:
         yield temporary
         _sync_folder(temporary)
         _put_in_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -80,19 +95,126 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         temporary.rename(path)
         _sync_folder(path.parent)
         return
-    old = _beside(path)
-    path.rename(old)
+    old = _beside(path, "old")
+    lock = _lock(path, wait=True)  # else a sweep could take it for what a killed process left
     try:
-        temporary.rename(path)
+        path.rename(old)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        _sync_folder(path.parent)
+        _remove(old)
+    finally:
+        _release(lock)
+
+
+@contextmanager
+def _claimed(path: Path, create: Callable[[Path], object]) -> Iterator[Path]:
+    """A new file or folder beside a destination, locked; removed unless the block succeeds."""
+    lock = None
+    while True:
+        temporary = _beside(path, "tmp")
+        create(temporary)
+        lock = _lock(temporary, wait=True)
+        if temporary.exists():  # else a sweep took it before it was locked
+            break
+        _release(lock)
+    try:
+        yield temporary
     except BaseException:
-        old.rename(path)
+        _remove(temporary)
         raise
-    _sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        _release(lock)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+def _new_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{kind}")
+
+
+# What killed processes left.
+
+
+def sweep(folder: Path, *, name: str | None = None, age: float = 0.0) -> None:
+    """Remove temporary files and folders of writers that are gone.
+
+    name: only those beside this destination. age: only what was not changed for so many seconds.
+    A folder that was to be replaced, and lost its place to nothing, gets it back.
+    """
+    for path, found in _temporaries(folder):
+        if name is None or found["name"] == name:
+            with suppress(OSError):
+                _sweep_one(path, path.with_name(found["name"]), found["kind"], age)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is that of a temporary one of ours."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _temporaries(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(".")]
+    except OSError:
+        return
+    for name in names:
+        if found := _TEMPORARY.fullmatch(name):
+            yield folder / name, found
+
+
+def _sweep_one(path: Path, destination: Path, kind: str, age: float) -> None:
+    old = time.time() - path.lstat().st_mtime
+    lock = _lock(path)
+    try:
+        if lock is None and (kind == "old" or old < UNLOCKABLE_AGE):
+            return  # nobody can say whether somebody is at it
+        if kind == "old" and not destination.exists():
+            path.rename(destination)
+        elif kind == "old" or old >= age:
+            _remove(path)
+    finally:
+        _release(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _lock(path: Path, *, wait: bool = False) -> int | None:
+    """A handle that holds the lock of a file or folder; None where nothing can be locked.
+
+    Raises BlockingIOError where somebody else holds it, unless it is to `wait`.
+    """
+    if fcntl is None:
+        return None
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        handle = os.open(path, flags | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _sync_folder(path: Path) -> None:

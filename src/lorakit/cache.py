@@ -8,6 +8,7 @@ damaged is made again. Every write is atomic; a cache that cannot be written or 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -15,29 +16,49 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lorakit.atomic import write_atomic
+from lorakit.atomic import sweep, write_atomic
 from lorakit.errors import LorakitError, WriteError
 from lorakit.files import open_regular, read_bounded
+
+if TYPE_CHECKING:
+    import tempfile
 
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
 HOUR = 3600
 MAX_SMALL = 1 << 16  # bytes of a seal and of what a Memo remembers
 SETTLED = 2.0  # seconds after which a change of a file cannot have the time of its last one
 
-Identity = tuple[int, int, int, int, int]
-_checked: dict[Identity, str] = {}  # digests of files that this process has read and that settled
+BLOCK = 1 << 24  # bytes
+THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # one core is left to whoever waits
+
+_swept: set[Path] = set()
+_checked: dict[tuple[object, ...], str] = {}  # digests of files that this process has read
 
 
 def cache_root() -> Path:
     """The cache folder, absolute; it may not exist yet."""
-    if chosen := os.environ.get("LORAKIT_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lorakit"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/lorakit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
+    try:
+        if chosen := os.environ.get("LORAKIT_CACHE"):
+            return Path(chosen).expanduser().absolute()
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lorakit"
+        if sys.platform == "darwin":
+            return Path.home() / "Library/Caches/lorakit"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull) / "lorakit"  # which cannot be written
+
+
+def sweep_cache() -> None:
+    """Remove what processes that were killed left in the cache; once in a process for a cache."""
+    root = cache_root()
+    if root in _swept:
+        return
+    _swept.add(root)
+    for folder in (root, *root.glob("*/"), *root.glob("*/*/")):
+        sweep(folder)
 
 
 class Memo:
@@ -144,19 +165,45 @@ def seal_of(path: Path) -> Path:
 def digest_of(path: Path) -> str:
     """SHA-256 of a regular file; a file that did not change since this process read it is not read
     again. Raises as `open_regular`."""
+    return _digest(path, "whole", lambda file: hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def blocks_digest_of(path: Path) -> str:
+    """The same for large files, of a kind of its own: SHA-256 over those of its blocks, which
+    several threads compute."""
+    from concurrent.futures import ThreadPoolExecutor  # slow, and few ask for this
+
+    def block(number: int) -> bytes:
+        with open_regular(path) as file:
+            file.seek(number * BLOCK)
+            found, left = hashlib.sha256(), BLOCK
+            while left and (piece := file.read(min(left, 1 << 20))):
+                found.update(piece)
+                left -= len(piece)
+        return found.digest()
+
+    def compute(file: io.FileIO) -> str:
+        count = -(-os.fstat(file.fileno()).st_size // BLOCK)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return hashlib.sha256(b"".join(pool.map(block, range(count)))).hexdigest()
+
+    return _digest(path, "blocks", compute)
+
+
+def _digest(path: Path, kind: str, compute: Callable[[io.FileIO], str]) -> str:
     with open_regular(path) as file:
-        before = _identity(os.fstat(file.fileno()))
+        before = (kind, *_identity(os.fstat(file.fileno())))
         if known := _checked.get(before):
             return known
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = compute(file)
         after = os.fstat(file.fileno())
     changed = max(after.st_mtime, after.st_ctime)
-    if _identity(after) == before and not -SETTLED < time.time() - changed < SETTLED:
+    if (kind, *_identity(after)) == before and abs(time.time() - changed) > SETTLED:
         _checked[before] = found
     return found
 
 
-def _identity(status: os.stat_result) -> Identity:
+def _identity(status: os.stat_result) -> tuple[int, ...]:
     """What changes with a file's bytes, as far as the file system tells."""
     return (
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -166,23 +213,34 @@ def _identity(status: os.stat_result) -> Identity:
 @contextmanager
 def _elsewhere(name: str, make: Callable[[Path], object]) -> Iterator[Path]:
     """The file in a temporary folder. Raises what `make` raises, and WriteError."""
+    folder = in_spare_place(name, make)
+    with folder as made:
+        yield Path(made) / name
+
+
+def in_spare_place(name: str, make: Callable[[Path], object]) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder in which `make` has written `name`: on the disk, else in memory.
+
+    Raises what `make` raises that is no OSError or WriteError, and WriteError.
+    """
     import tempfile  # slow, and this is rare
 
     faults = []
-    for place in (None, "/dev/shm"):  # memory where the disk is full; there is none everywhere
+    for place in (None, "/dev/shm"):  # there is none everywhere
         try:
             folder = tempfile.TemporaryDirectory(dir=place, prefix="lorakit-")
         except OSError as error:
             faults.append(str(error))
             continue
-        with folder as made:
-            try:
-                make(file := Path(made) / name)
-            except (OSError, WriteError) as error:
-                faults.append(str(error))
-                continue
-            yield file
-            return
+        try:
+            make(Path(folder.name) / name)
+        except BaseException as error:
+            folder.cleanup()
+            if not isinstance(error, (OSError, WriteError)):
+                raise
+            faults.append(str(error))
+        else:
+            return folder
     raise WriteError(
         f"there is no place for {name}, in the cache or elsewhere",
         items=faults,

@@ -59,13 +59,66 @@ def test_options_that_change_the_graph_have_their_own_entry(expected):
     assert len(entries()) == 2
 
 
+def truncated(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flipped(file):
+    """One bit, in the middle; size and time of writing as before."""
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def gone(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, gone])
 @pytest.mark.parametrize("broken", ["weights.bin", "model.onnx", "manifest.json"])
-def test_truncated_entry_is_rebuilt(expected, broken):
+def test_a_damaged_entry_is_rebuilt(expected, caplog, broken, damage):
     (entry,) = entries()
-    file = entry / broken
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    content = {file.name: file.read_bytes() for file in entry.iterdir()}
+    damage(entry / broken)
     check(expected)
-    assert graphs._whole(entry)
+    assert len(caplog.records) == 1
+    assert "building it anew" in caplog.text
+    assert {file.name: file.read_bytes() for file in entry.iterdir()} == content
+
+
+def test_every_single_flipped_bit_of_the_weights_would_be_seen(expected):
+    """The digest is over all blocks, and over their order."""
+    (entry,) = entries()
+    file = entry / "weights.bin"
+    content = file.read_bytes()
+    seen = {graphs.blocks_digest_of(file)}
+    for at in np.linspace(0, len(content) - 1, 20).astype(int):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        seen.add(graphs.blocks_digest_of(file))
+    assert len(seen) == 21
+
+
+def test_sizes_alone_would_take_other_weights(expected, monkeypatch):
+    """The broken variant: the check that was there before, and another answer in silence."""
+    (entry,) = entries()
+    weights = entry / "weights.bin"
+    content = np.frombuffer(weights.read_bytes(), np.uint8).copy()
+    content[3::4] ^= 0x80  # the sign of every float
+    weights.write_bytes(content.tobytes())
+    monkeypatch.setattr(graphs, "_require", lambda folder, expected: None)
+    engine = open_engine(truth_base("gemma3"))
+    assert not np.array_equal(logits_of(engine, IDS), expected)
+    engine.close()
+
+
+def test_an_entry_of_a_reader_alone_opens_from_memory_where_it_is_damaged(expected, monkeypatch):
+    """A cache that may be read but not written, with damage that cannot be healed."""
+    (entry,) = entries()
+    flipped(entry / "weights.bin")
+    monkeypatch.setattr(graphs.shutil, "rmtree", lambda *args, **options: None)
+    check(expected)
 
 
 def test_garbage_in_the_model_is_rebuilt(expected, caplog):
@@ -124,15 +177,31 @@ def test_two_processes_build_at_once(expected):
     check(expected)
 
 
-def test_a_killed_build_is_swept_away_after_a_day(expected):
-    old, new = (cache_root() / "graphs" / f".{name}.abc" for name in ("old", "new"))
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "weights.bin").write_bytes(b"half")
-    os.utime(old, (0, 0))
+KILLED = """
+import os, sys
+from lorakit.base import Base
+from lorakit.engines.onnx import OnnxEngine
+from lorakit.engines.protocol import EngineOptions
+from lorakit.graph import FileStore
+def put(self, name, array):
+    self._file.write(b"half")
+    self._file.flush()
+    os.kill(os.getpid(), 9)
+FileStore.put = put
+OnnxEngine.open(Base.open(sys.argv[1]), EngineOptions(threads=1))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_what_a_killed_build_left_is_swept_by_the_next(expected):
+    before = entries()
+    command = [sys.executable, "-c", KILLED, str(truth_base("llama"))]
+    assert subprocess.run(command).returncode == -9
+    assert len(entries()) == 2
     open_engine(truth_base("llama")).close()
-    assert new.exists()
-    assert not old.exists()
+    after = entries()
+    assert set(before) < set(after)
+    assert not any(path.name.startswith(".") for path in after)
 
 
 def test_importing_the_engine_does_not_import_onnxruntime():

@@ -68,7 +68,8 @@ def test_transfer_encodings_that_nobody_asked_for(cache, said):
 
 @pytest.mark.parametrize(
     "said",
-    ["bytes 0-0/1", "bytes 5-9/10", "bytes 0-" + "9" * 5000 + "/*", "bytes +0-0/1", "bytes \u0660-\u0660/\u0661",
+    ["bytes 0-0/1", "bytes 5-9/10", "bytes 0-" + "9" * 5000 + "/*", "bytes +0-0/1",
+     "bytes \u0660-\u0660/\u0661",
      "bytes 0-5/3", "bytes 9-0/10", "", "items 0-0/1"],
 )  # fmt: skip
 def test_a_part_that_was_not_asked_for_is_no_file(cache, said):
