@@ -44,6 +44,7 @@ SOURCES = [TRUTH / "peft" / "llama" / n for n in ("plain", "plain_b", "rslora", 
 SOURCES += [TRUTH / "gguf" / "llama.plain.f32.gguf", TRUTH / "mlx" / "llama" / "lora"]
 RACES = (UnknownAdapterError, NameTakenError, QueueFullError, DeadlineError)
 THREADS = 8
+ROUND = 60  # acts of each thread
 OPTIONS = {"max_tokens": 6, "ignore_eos": True}
 
 
@@ -53,6 +54,7 @@ class Stress:
     def __init__(self, seed: int = 0) -> None:
         self.model = open_model()
         self.seed = seed
+        self.rounds = 0
         self.counts: Counter[str] = Counter()
         self.surprises: list[str] = []
         self.resident: list[int] = []  # bytes, while it runs
@@ -65,22 +67,21 @@ class Stress:
             for name in (None, "fixed0", "fixed1")
         }
 
-    def run(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def run(self, acts: int = ROUND) -> None:
+        """So many acts of each thread."""
         threads = [
-            threading.Thread(target=self._thread, args=(i, end), name=f"stress-{i}", daemon=True)
+            threading.Thread(target=self._thread, args=(i, acts), name=f"stress-{i}", daemon=True)
             for i in range(THREADS)
         ]
+        self.rounds += 1
         for thread in threads:
             thread.start()
-        while time.monotonic() < end:
-            time.sleep(min(1.0, seconds / 10))
-            self.resident.append(resident())
         for thread in threads:
-            thread.join(60.0)
+            thread.join(100.0)
             if thread.is_alive():
                 faulthandler.dump_traceback(all_threads=True)
                 raise AssertionError(f"{thread.name} hangs after {dict(self.counts)}")
+            self.resident.append(resident())
 
     def close(self) -> None:
         for info in self.model.adapters:
@@ -89,9 +90,11 @@ class Stress:
                 found.unload()
         self.model.close()
 
-    def _thread(self, number: int, end: float) -> None:
-        rng = random.Random(f"{self.seed} {number}")
-        while time.monotonic() < end and not self.surprises:
+    def _thread(self, number: int, acts: int) -> None:
+        rng = random.Random(f"{self.seed} {self.rounds} {number}")
+        for _ in range(acts):
+            if self.surprises:
+                return
             act = rng.choice(ACTS)
             try:
                 act(self, rng)
@@ -214,7 +217,9 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     stress = Stress(seed)
-    stress.run(seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stress.surprises:
+        stress.run()
     step = max(1, len(stress.resident) // 12)
     print("MiB:", *(f"{size >> 20}" for size in stress.resident[::step]), f"{resident() >> 20}")
     print(dict(sorted(stress.counts.items())), "surprises:", stress.surprises)
