@@ -228,10 +228,12 @@ def test_queues_are_at_least_one_long():
         requests = [lorakit.Request(prompt="hello")] * 12
         assert len(model.batch(requests)) == 12
         assert len(asyncio.run(model.abatch(requests))) == 12
-        model._thread.call(lambda scheduler: time.sleep(0.2))
+        held = threading.Event()
+        model._thread.call(lambda scheduler: held.wait(60))
         streams = [model.stream("hello") for _ in range(2)]
         with pytest.raises(QueueFullError):
             model.stream("hello")
+        held.set()
         assert all(stream.result().tokens for stream in streams)
 
 

@@ -260,7 +260,7 @@ def test_ctrl_c_ends_cleanly():
     process.stdout.readline()  # it has begun
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 130
     assert "Traceback" not in err
 

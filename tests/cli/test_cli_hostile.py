@@ -179,7 +179,7 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(command, number, tmp_p
         assert process.poll() is None, process.stderr.read()
     time.sleep(0.05)
     process.send_signal(number)
-    code, err = process.wait(20), process.stderr.read()
+    code, err = process.wait(100), process.stderr.read()
     process.communicate()
     assert code == (130 if number == signal.SIGINT else 143)
     assert "Traceback" not in err

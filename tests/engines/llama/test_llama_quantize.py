@@ -119,7 +119,7 @@ def test_ctrl_c_stops_the_work_and_leaves_nothing(tmp_path):
     )  # fmt: skip
     assert child.stdout.readline() == "step\n"
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=100)
     assert "KeyboardInterrupt" in errors
     assert list(tmp_path.iterdir()) == []
 
