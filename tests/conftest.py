@@ -11,8 +11,16 @@ from skips import StrictSkips
 from web import serving
 
 DATA = Path(__file__).parent / "data"
-SLOW = ("algebra", "cli", "hostile", "interleaving", "test_docs.py", "test_skips.py")
-SLOW += ("test_truth_matrix.py",)
+SLOW = {  # left out by --quick: processes, long searches, whole tables
+    "algebra",
+    "cli",
+    "hostile",
+    "interleaving",
+    "runtime/test_faults.py",
+    "test_docs.py",
+    "test_skips.py",
+    "test_truth_matrix.py",
+}
 EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell began with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,9 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    quick = config.getoption("quick")
-    slow = collection_path.parent == DATA.parent and collection_path.name in SLOW
-    return True if quick and slow else None
+    """Of a folder or a file."""
+    slow = {DATA.parent / path for path in SLOW}
+    return True if config.getoption("quick") and collection_path in slow else None
 
 
 @pytest.fixture(scope="session", autouse=True)

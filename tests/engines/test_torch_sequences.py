@@ -22,6 +22,10 @@ from lorakit.errors import (
     ParameterError,
 )
 
+pytest.importorskip("transformers", reason="the torch engine needs the extra torch")
+
+from lorakit.engines.torch.loading import cache_argument
+
 IDS = np.random.default_rng(3).integers(12, 508, 45)
 INVOKED = np.concatenate([IDS[:9], [10, 11], IDS[9:20], [10, 11], IDS[20:30]])
 
@@ -47,6 +51,21 @@ def close(found, expected, atol=3e-5):
 @pytest.mark.parametrize("chunk", [1, 7, 44])
 def test_chunked_prefill_equals_one_shot(engine, chunk):
     close(logits_of(engine, IDS, chunk=chunk), logits_of(engine, IDS))
+
+
+class Before:  # transformers 5.24
+    def forward(self, input_ids=None, past_key_values=None, use_cache=None):
+        """Knows the old name alone."""
+
+
+class After:
+    def forward(self, input_ids=None, cache=None, use_cache=None, **kwargs):
+        """Takes the old name too, with a warning."""
+
+
+@pytest.mark.parametrize(("model", "name"), [(Before(), "past_key_values"), (After(), "cache")])
+def test_the_kv_cache_goes_by_the_name_of_the_version(model, name):
+    assert cache_argument(model) == name
 
 
 def test_long_rows_are_chunked_inside(engine, monkeypatch):
