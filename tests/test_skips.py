@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import skips
+from conftest import SLOW
 
 HERE = Path(__file__).parent
 LIST = HERE / "skips.txt"
@@ -91,3 +92,25 @@ def test_the_list_names_tests_that_there_are():
         file, _, test = line.node.partition("::")
         text = (HERE.parent / file).read_text("utf-8")
         assert not test or f"\ndef {test}(" in text, line
+
+
+def test_quick_runs_are_as_without_extras(tmp_path):
+    names = ("torch", "llama_cpp", "mlx", "json")
+    (tmp_path / "test_found.py").write_text(
+        f"import importlib.util\nfound = [n for n in {names} if importlib.util.find_spec(n)]\n"
+        "def test_found(): assert found == ['json']\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--quick"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout
+
+
+def test_what_quick_runs_leave_out_is_there():
+    assert [path for path in SLOW if not (HERE / path).exists()] == []
