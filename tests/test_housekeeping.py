@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from lorakit.cache import Memo
+from lorakit.cache import Memo, cached_file
 from lorakit.errors import ParameterError, WriteError
 from lorakit.housekeeping import clear, entries, prune
 from lorakit.sources.store import Record, Store
@@ -159,3 +159,28 @@ def test_pruning_says_what_to_remove():
         prune()
     with pytest.raises(ParameterError):
         prune(max_age=-1)
+
+
+def test_a_file_and_its_seal_are_one_entry(cache):
+    path = cache / "llama/a.gguf"
+    with cached_file(path, lambda place: place.write_bytes(b"x" * 1000)):
+        pass
+    (found,) = entries()
+    assert found.kind == "llama"
+    assert found.name == "a.gguf"
+    assert found.size > 1000
+    assert len(clear()) == 1
+    assert list(path.parent.iterdir()) == []
+    (path.parent / "b.gguf.seal").write_bytes(b"{}")
+    assert names(clear()) == ["b.gguf.seal"]
+
+
+def test_what_killed_processes_left_is_no_entry_and_goes(cache):
+    add_graph(cache, "g", 10, days=0)
+    places = [cache / "graphs", cache / "graphs/g", cache / "downloads/urls"]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ".x.0123456789ab.tmp").write_bytes(b"half")
+    assert [entry.kind for entry in entries()] == ["graphs"]
+    left = list(cache.rglob("*.tmp"))
+    assert left == ([] if os.name == "posix" else left)

@@ -1,5 +1,7 @@
 """Merged bases in the cache: what is found again, and what never is."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -69,6 +71,75 @@ def test_a_base_that_changes_during_the_merge_is_not_kept(folder, cache, monkeyp
     with pytest.raises(SourceError, match="changed while"):
         made(folder, said())
     assert not list((cache / "merged").glob("*/base"))
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit in the weights": lambda path: flipped(path / "model.safetensors"),
+    "a flipped bit in the tokenizer": lambda path: flipped(path / "tokenizer.json"),
+    "a truncated file": lambda path: os.truncate(path / "model.safetensors", 1000),
+    "a file gone": lambda path: (path / "config.json").unlink(),
+    "a file more": lambda path: (path / "chat_template.jinja").write_text("{{ 1 }}"),
+    "no record": lambda path: (path.parent / ".source.json").unlink(),
+    "a damaged record": lambda path: flipped(path.parent / ".source.json"),
+    "half a merge": lambda path: (path.parent / ".source.json").write_text('{"files": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_merge_is_made_again(folder, cache, caplog, damage):
+    path = made(folder, said())
+    content = {file.name: file.read_bytes() for file in path.iterdir()}
+    damage(path)
+    assert made(folder, said()) == path
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == content
+    assert len(caplog.records) == 1
+    assert "made again" in caplog.text
+
+
+def test_that_it_is_there_would_not_show_it(folder, cache, monkeypatch):
+    """The broken variant: what was there before."""
+    path = made(folder, said())
+    flipped(path / "model.safetensors")
+    before = (path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(lorakit.merged, "_whole", lambda entry, name: (entry / name).is_dir())
+    made(folder, said())
+    assert (path / "model.safetensors").read_bytes() == before
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("how", ["in the way", "full"])
+def test_a_cache_without_room_costs_a_temporary_folder(folder, cache, monkeypatch, caplog, how):
+    expected = made(folder, said())
+    monkeypatch.setattr(lorakit.merged, "_elsewhere", {})
+    if how == "full":
+        monkeypatch.setattr("lorakit.merged.write_atomic", full)
+        shutil.rmtree(expected.parent)
+    else:
+        (cache.parent / "file").write_text("in the way")
+        monkeypatch.setenv("LORAKIT_CACHE", str(cache.parent / "file"))
+    base = merged_base(Base.open(folder), [said()])
+    assert not base.path.is_relative_to(cache)
+    assert base.path.name == expected.name
+    assert "cannot be kept" in caplog.text
+    assert merged_base(Base.open(folder), [said()]).path == base.path
+    for kept in lorakit.merged._elsewhere.values():
+        kept.cleanup()
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_has(folder, cache, monkeypatch):
+    path = made(folder, said())
+    monkeypatch.setattr("lorakit.sources.store.FileLock.acquire", full)
+    monkeypatch.setattr("lorakit.merged.write_atomic", full)
+    assert made(folder, said()) == path
 
 
 def test_what_a_killed_merge_left_is_removed(folder, cache):

@@ -18,7 +18,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
-from lorakit.cache import Memo
+from lorakit.cache import Memo, digest_of
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files import parse_json, read_bounded
 from lorakit.tensors import open_safetensors
@@ -38,7 +38,7 @@ class Base:
     ask `weight`, `tensor` and `stored`, not `tensors`, for one of them.
     """
 
-    path: Path
+    path: Path  # absolute: the process may go to another folder
     config: Mapping[str, Any]
     decoder: Decoder
     tensors: Mapping[str, Array]
@@ -94,11 +94,11 @@ class Base:
         stored = _stored(decoder, tensors, root)
         _check(folder, _expected(decoder, stored, root), tensors)
         return cls(
-            path=folder,
+            path=folder.absolute(),  # messages above show it as it was given
             config=config,
             decoder=decoder,
             tensors=tensors,
-            files=files,
+            files=tuple(file.absolute() for file in files),
             _stored=stored,
             _root=root,
         )
@@ -300,8 +300,4 @@ def _file_digest(path: Path) -> str:
     status = path.stat()
     key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
 
-    def compute() -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return Memo("fingerprints").get(key, compute)
+    return Memo("fingerprints").get(key, lambda: digest_of(path))

@@ -71,11 +71,11 @@ def open_gguf_base(path: Path) -> Base:
         )
     config = _config(file)
     return Base(
-        path=path,
+        path=path.absolute(),
         config=config,
         decoder=describe(config),
         tensors=_tables(file),
-        files=(path,),
+        files=(path.absolute(),),
         templates=_templates(file),
     )
 

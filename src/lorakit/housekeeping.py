@@ -7,7 +7,6 @@ Everything here can be made or fetched again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -20,9 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lorakit.cache import cache_root
-from lorakit.errors import ParameterError, WriteError
-from lorakit.sources.store import MANIFEST
+from lorakit.atomic import is_temporary
+from lorakit.cache import cache_root, seal_of, sweep_cache
+from lorakit.errors import ParameterError, SourceError, WriteError
+from lorakit.files import parse_json, read_bounded
+from lorakit.sources.store import MANIFEST, MAX_RECORD
 
 DOWNLOADS = "downloads"
 ABANDONED = 24 * 3600  # seconds after which no download can still be at a file outside a tree
@@ -43,8 +44,9 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Everything in the cache, what was used last first."""
+    """Everything in the cache, what was used last first; what killed processes left is removed."""
     root = cache_root()
+    sweep_cache(again=True)
     found: list[Entry] = []
     for folder in _children(root):
         found += _LISTERS.get(folder.name, _each)(folder)
@@ -133,8 +135,9 @@ def _sweep(downloads: Path, loose: Set[str], age: float) -> list[str]:
         if blob.name not in kept and (blob.name in loose or now - _mtime(blob) >= age)
     ]
     for record in _children(downloads / "urls"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            blob = downloads / "blobs" / json.loads(record.read_bytes())["sha256"]
+        with suppress(OSError, ValueError, KeyError, TypeError, SourceError):
+            content = parse_json(read_bounded(record, MAX_RECORD) or b"")
+            blob = downloads / "blobs" / content["sha256"]
             if not blob.exists():
                 faults.append(_unlink(record))
     return [fault for fault in faults if fault]
@@ -142,8 +145,11 @@ def _sweep(downloads: Path, loose: Set[str], age: float) -> list[str]:
 
 def _each(folder: Path) -> Iterator[Entry]:
     """Every file or folder in a folder is an entry."""
-    for path in _children(folder):
-        yield _entry(folder.name, _manifest(path)[0] or path.name, path)
+    children = _children(folder)
+    sealed = {seal_of(path) for path in children}
+    for path in children:
+        if path not in sealed:
+            yield _entry(folder.name, _manifest(path)[0] or path.name, path, seal_of(path))
 
 
 def _together(folder: Path) -> Iterator[Entry]:
@@ -182,15 +188,16 @@ _LISTERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
 def _manifest(tree: Path) -> tuple[str, list[str]]:
     """What a tree was fetched from, and the blobs that its files are."""
     try:
-        values = json.loads((tree / MANIFEST).read_bytes())
+        values = parse_json(read_bounded(tree / MANIFEST, MAX_RECORD) or b"")
         return str(values["source"]), [str(sha) for sha in values["files"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SourceError):
         return "", []
 
 
 def _children(folder: Path) -> list[Path]:
+    """What is in a folder, but for what a process is just writing."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if not is_temporary(path.name))
     except OSError:
         return []
 

@@ -1,7 +1,9 @@
 """Folders behind URLs: adapters and bases, file by file; and offline mode without a socket."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,6 +18,7 @@ from lorakit.base import Base
 from lorakit.errors import BaseModelError, ParameterError, SourceError
 from lorakit.gguf_base import open_base
 from lorakit.sources import Limits, fetch
+from lorakit.sources.store import Store
 from web import FAST
 
 HOME = demo.adapter_path("home")
@@ -172,3 +175,87 @@ def test_a_base_that_is_one_gguf_file(web):
     path = fetch(url, kind="base")
     assert path.name == "llama.gguf"
     assert open_base(path).decoder.layers == open_base(file).decoder.layers
+
+
+def damaged(path):
+    """One bit; size and time of writing as before."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def stored(cache):
+    return {
+        path: path.read_bytes() for path in cache.glob("downloads/[bt]*/**/*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("kind", ["blobs", "trees", "urls"])
+def test_damaged_downloads_are_fetched_again(web, cache, monkeypatch, kind, linked):
+    if not linked:
+
+        def refuse(*args):
+            raise OSError("no hard links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    url = web.put_folder("/home", HOME)
+    path = fetch(url)
+    content = stored(cache)
+    for file in [f for f in (cache / "downloads" / kind).rglob("*") if f.is_file()]:
+        damaged(file)
+    assert fetch(url) == path
+    assert stored(cache) == content
+    assert read_adapter(path).digest == read_adapter(HOME).digest
+
+
+def test_damaged_downloads_are_no_answer_offline(web, cache, caplog):
+    url = web.put_folder("/home", HOME)
+    fetch(url)
+    for file in (cache / "downloads/blobs").iterdir():
+        damaged(file)
+    with pytest.raises(SourceError) as caught:
+        fetch(url, offline=True)
+    assert caught.value.code == "offline"
+    assert "is damaged" in caplog.text
+
+
+def test_a_check_by_size_would_take_them(web, cache, monkeypatch):
+    """The broken variant: what was there before."""
+    url = web.put_folder("/home", HOME)
+    path = fetch(url)
+    for file in (cache / "downloads/blobs").iterdir():
+        damaged(file)
+    monkeypatch.setattr(Store, "holds", lambda self, sha256: self.blob(sha256).exists())
+    monkeypatch.setattr("lorakit.sources.store._whole", lambda *args: True)
+    assert fetch(url) == path
+    assert any(
+        (path / f.name).read_bytes() != f.read_bytes() for f in HOME.iterdir() if f.is_file()
+    )
+
+
+def test_a_record_names_no_file_outside(web, cache):
+    """Of a hash that is a path, whatever it leads to."""
+    url = web.put("/x.gguf", b"GGUF")
+    fetch(url)
+    (record,) = (cache / "downloads/urls").iterdir()
+    (cache / "secret").write_bytes(b"mine")
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "sha256": "../../secret", "size": 4}))
+    with pytest.raises(SourceError):
+        fetch(url, offline=True)
+    assert fetch(url).read_bytes() == b"GGUF"
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_has(web, cache, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, "read-only")
+
+    url = web.put_folder("/home", HOME)
+    path = fetch(url)
+    for name in ("FileLock.acquire", "write_atomic", "new_folder"):
+        monkeypatch.setattr(f"lorakit.sources.store.{name}", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert [fetch(url), fetch(url, offline=True)] == [path, path]

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lorakit.cache import sweep_cache
 from lorakit.errors import ParameterError
 from lorakit.sources.bundle import BUNDLES, Kind
 from lorakit.sources.limits import MAX_BYTES, Limits, OnProgress, Progress, is_offline
@@ -56,6 +57,7 @@ def fetch(
     parsed = parse(reference, source)
     if isinstance(parsed, Local):
         return parsed.path
+    sweep_cache()
     limits = limits or Limits()
     options: dict[str, Any] = {
         "offline": is_offline(offline),

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
 from lorakit.atomic import new_folder, write_atomic, write_synced
 from lorakit.cache import cache_root, digest_of, touch
@@ -55,19 +55,27 @@ class Store:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Held by one process and one thread at a time."""
-        with writing(self.root):
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "locks" / key)
-            lock.acquire(poll_interval=0.02)
+        """Held by one process and one thread at a time; by nobody where nothing can be written."""
+        lock = self._acquired(key)
         try:
             yield
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
+
+    def _acquired(self, key: str) -> BaseFileLock | None:
+        try:
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / "locks" / key)
+            lock.acquire(poll_interval=0.02)
+        except OSError as error:  # what is here can still be read
+            log.info("no lock in the download cache %s: %s", self.root, error)
+            return None
+        return lock
 
     def partial(self, key: str) -> Path:
         folder = self.root / "partial"
-        with writing(self.root):
+        with suppress(OSError):  # whoever writes there is told
             folder.mkdir(parents=True, exist_ok=True)
         return folder / key
 
