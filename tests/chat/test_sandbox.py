@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.chat import sandbox
+from lorakit.chat.sandbox import budget as sandbox
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import FormatError, LorakitError
 

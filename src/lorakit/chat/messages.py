@@ -1,9 +1,10 @@
 """Chat messages as callers write them, checked and made plain for a template.
 
 Messages follow the OpenAI shape: a role; content that is text or a list of parts; an assistant's
-`tool_calls`; a tool's `tool_call_id` or `name`. Further keys (reasoning_content, images) go to the
-template as they are: templates differ in what they read. Which roles may follow which is the
-template's to say. All faults are reported at once.
+`tool_calls`; a tool's `tool_call_id` or `name`. Further keys go to the template as they are:
+templates differ in what they read. As in transformers, keys whose value is None are as if they were
+not there, and reasoning, under whichever of its three names, is given under those that templates
+read. Which roles may follow which is the template's to say. All faults are reported at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ Message = Mapping[str, Any]
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000
 MAX_CHARACTERS = 16 << 20
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the first that is there counts
 
 
 def prepare_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -129,6 +131,15 @@ def _message(where: str, message: Any, faults: list[str]) -> dict[str, Any]:
         faults.append(f"{where}.content: expected text or a list of parts")
     elif not isinstance(content, str | list | None) and role != "tool":
         faults.append(f"{where}.content: expected text or a list of parts, found {content!r:.80}")
+    return _as_templates_read({key: value for key, value in message.items() if value is not None})
+
+
+def _as_templates_read(message: dict[str, Any]) -> dict[str, Any]:
+    """Reasoning under the names of most templates and of gpt-oss's."""
+    for key in REASONING:
+        if key in message:
+            reasoning = message[key]
+            return {"thinking": reasoning, **message, "reasoning_content": reasoning}
     return message
 
 

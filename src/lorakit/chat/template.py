@@ -24,7 +24,6 @@ from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.tokenizer import read_optional, read_special_tokens, read_whole
 
 MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
-MAX_PROMPT = 16 << 20  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +37,7 @@ class ChatTemplate:
 
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    _environment: BoundedEnvironment = field(init=False, repr=False)
     _compiled: Mapping[str, jinja2.Template] = field(init=False, repr=False)
     _reads: Mapping[str, frozenset[str]] = field(init=False, repr=False)
 
@@ -49,12 +49,12 @@ class ChatTemplate:
                 hint="use complete() with a prompt of your own, or add a chat_template.jinja",
             )
         environment = BoundedEnvironment()
-        compiled = {name: _compile(environment, name, text) for name, text in self.sources.items()}
+        made = {name: _compile(environment, name, text) for name, text in self.sources.items()}
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
         object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
-        object.__setattr__(self, "_compiled", compiled)
-        reads = {name: _variables(environment, text) for name, text in self.sources.items()}
-        object.__setattr__(self, "_reads", reads)
+        object.__setattr__(self, "_environment", environment)
+        object.__setattr__(self, "_compiled", {name: pair[0] for name, pair in made.items()})
+        object.__setattr__(self, "_reads", {name: pair[1] for name, pair in made.items()})
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> ChatTemplate:
@@ -92,7 +92,8 @@ class ChatTemplate:
             "tools": prepared_tools,
             "add_generation_prompt": add_generation_prompt,
         }
-        return _run(self._choose(prepared_tools is not None), context)
+        template = self._choose(prepared_tools is not None)
+        return _run(self._environment, template, context)
 
     def source(self, tools: bool = False) -> str:
         """The text of the template that is used with or without tools."""
@@ -134,41 +135,41 @@ class ChatTemplate:
         )
 
 
-def _run(template: jinja2.Template, context: dict[str, Any]) -> str:
-    pieces: list[str] = []
-    size = 0
+def _run(
+    environment: BoundedEnvironment, template: jinja2.Template, context: dict[str, Any]
+) -> str:
     try:
         with budgeted():
-            for piece in template.generate(context):
-                size += len(piece)
-                if size > MAX_PROMPT:
-                    raise LimitError(f"a prompt of more than {MAX_PROMPT} characters")
-                pieces.append(piece)
+            return environment.render(template, context)
     except RefusalError as error:
         raise ParameterError(
             f"the model's chat template refused the messages: {error.message}"
-        ) from error
-    except LimitError as error:
+        ) from _bare(error)
+    except (LimitError, RecursionError, MemoryError) as error:
         raise FormatError(
             f"the chat template exceeded its limits: {error}",
             hint="the conversation may be too long; or the template may be broken or hostile",
-        ) from error
+        ) from _bare(error)
     except jinja2.exceptions.SecurityError as error:
-        raise FormatError(f"the chat template does what is forbidden: {error}") from error
+        raise FormatError(f"the chat template does what is forbidden: {error}") from _bare(error)
     except Exception as error:  # a template is a program: it may fail in any way
         raise ParameterError(
             f"the model's chat template could not render these messages: {_described(error)}",
             hint="the template may expect other roles, content or tool fields",
-        ) from error
-    return "".join(pieces)
+        ) from _bare(error)
 
 
-def _compile(environment: BoundedEnvironment, name: str, source: str) -> jinja2.Template:
+def _compile(
+    environment: BoundedEnvironment, name: str, source: str
+) -> tuple[jinja2.Template, frozenset[str]]:
+    """The compiled template, and the names that it reads and does not set itself."""
     if len(source) > MAX_SOURCE:
         raise FormatError(f"the chat template {name} is longer than {MAX_SOURCE} characters")
     try:
         with budgeted():
-            return environment.from_string(source)
+            tree = environment.parse(source)
+            reads = meta.find_undeclared_variables(tree) - environment.globals.keys()
+            return environment.from_string(tree), frozenset(reads)
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(
             f"the chat template {name} is not valid Jinja: line {error.lineno}: {error.message}"
@@ -176,18 +177,17 @@ def _compile(environment: BoundedEnvironment, name: str, source: str) -> jinja2.
     except Exception as error:  # nesting too deep for Python's own compiler, and the like
         raise FormatError(
             f"the chat template {name} cannot be compiled: {_described(error)}"
-        ) from error
-
-
-def _variables(environment: BoundedEnvironment, source: str) -> frozenset[str]:
-    """The names that a template reads and does not set itself."""
-    with budgeted():
-        names = meta.find_undeclared_variables(environment.parse(source))
-    return frozenset(names - environment.globals.keys())
+        ) from _bare(error)
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+    return f"{type(error).__name__}: {str(error)[:500]}"
+
+
+def _bare(error: Exception) -> Exception:
+    """An error without its frames, which would keep all of the template's values alive."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _read_files(folder: Path) -> dict[str, str]:
