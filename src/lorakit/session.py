@@ -2,6 +2,12 @@
 
 It holds text and no KV: what was computed before is found again by the runtime's prefix cache, so
 that a fork or another answer to the same question costs only its new tokens.
+
+A saved conversation is a JSON object whose every field is checked, when it is written and when it
+is read, by the rules for what a model is asked: what can be saved can be read.
+
+    format "lorakit-session"    version 2    messages    tools or null
+    adapters  {name: scale} or null          sampling  {parameter: value} or null (not in version 1)
 """
 
 from __future__ import annotations
@@ -9,19 +15,23 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 from lorakit.atomic import write_atomic
-from lorakit.chat.messages import Message
-from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
+from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
+from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError, WriteError
+from lorakit.files import parse_json, read_bounded
 from lorakit.loaded import Scales, as_scales
 from lorakit.requests import ChatReply
 from lorakit.runtime.generation import Completion, Stream
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams
+from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 
-VERSION = 1
+FORMAT, VERSION = "lorakit-session", 2
+FIELDS = {1: ("messages", "tools", "adapters"), 2: ("messages", "tools", "adapters", "sampling")}
 MAX_FILE = 64 << 20  # bytes of a saved conversation
 
 
@@ -115,22 +125,38 @@ class Session:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the conversation as JSON, whole or not at all. Raises WriteError."""
-        content = {
-            "format": "lorakit-session",
+        """Write the conversation as JSON, whole or not at all.
+
+        Raises ParameterError for what no file can hold (images given as bytes, half a surrogate
+        pair, NaN) and for what is no conversation, and WriteError.
+        """
+        try:
+            text = _encoded(self._content())
+            _check(json.loads(text))
+        except FormatError as error:
+            message = f"the conversation cannot be saved: {error.message}"
+            raise ParameterError(message, items=error.items) from error
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ParameterError(f"the conversation cannot be saved as JSON: {error}") from error
+        if len(text) > MAX_FILE:
+            raise ParameterError(f"the conversation has more than {MAX_FILE} bytes")
+        try:
+            write_atomic(Path(path), text)
+        except (OSError, ValueError) as error:  # a name that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise WriteError(f"cannot write {path}: {reason}") from error
+        except TypeError as error:
+            raise ParameterError(f"a path is expected, not {path!r:.80}") from error
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
             "version": VERSION,
             "messages": self.messages,
             "tools": self.tools,
             "adapters": self.adapters,
+            "sampling": None if self.sampling is None else _plain(asdict(self.sampling)),
         }
-        try:
-            text = json.dumps(content, ensure_ascii=False, indent=1)
-        except TypeError as error:
-            raise ParameterError(f"a message cannot be saved as JSON: {error}") from error
-        try:
-            write_atomic(Path(path), text.encode())
-        except OSError as error:
-            raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
     @classmethod
     def load(
@@ -142,15 +168,20 @@ class Session:
     ) -> Session:
         """Read what `save` wrote. Its adapters are names, which must be loaded when it goes on.
 
-        Raises SourceError and FormatError.
+        sampling: in place of what was saved. Raises SourceError and FormatError.
         """
         content = _read(Path(path))
+        try:
+            saved = _check(content)
+        except FormatError as error:
+            message = f"{path} is not a saved conversation: {error.message}"
+            raise FormatError(message, items=error.items) from error
         return cls(
             model,
             messages=content["messages"],
-            tools=content.get("tools"),
-            adapters=content.get("adapters"),
-            sampling=sampling,
+            tools=content["tools"],
+            adapters=content["adapters"],
+            sampling=saved if sampling is None else sampling,
         )
 
     def _turn(self, messages: list[dict[str, Any]], options: SamplingOptions) -> Turn:
@@ -195,20 +226,97 @@ class Turn:
         return self._reply
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
+    """JSON of bounded size that could be written again."""
     try:
-        if path.stat().st_size > MAX_FILE:
+        raw = read_bounded(path, MAX_FILE)
+        if raw is None:
             raise FormatError(f"{path} is larger than {MAX_FILE} bytes")
-        content = json.loads(path.read_bytes())
+        content = parse_json(raw, items=MAX_NODES)
+        _encoded(content)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != "lorakit-session":
-        raise FormatError(f"{path} is not a saved conversation")
-    if content.get("version") != VERSION:
-        raise FormatError(f"{path} has version {content.get('version')!r:.20}, not {VERSION}")
-    messages = content.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise FormatError(f"{path}: messages must be a list of objects")
     return content
+
+
+def _encoded(content: object) -> bytes:
+    """JSON in UTF-8. Raises ValueError for half a surrogate pair, NaN and what has no end, and
+    TypeError."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode()
+
+
+def _check(content: Any) -> SamplingParams | None:
+    """Raise FormatError with everything that is wrong; returns the saved sampling."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(f'it has no "format": "{FORMAT}"')
+    version = content.get("version")
+    if type(version) is not int or version not in FIELDS:
+        known = " or ".join(map(str, FIELDS))
+        raise FormatError(f"it has version {version!r:.20}, not {known}")
+    names = {"format", "version", *FIELDS[version]}
+    faults = [f"{name!r:.80} is not known" for name in content if name not in names]
+    faults += [f"{name} is missing" for name in sorted(names - content.keys())]
+    if faults:
+        raise FormatError("its fields are others", items=faults)
+    found = None
+    for name, check in _CHECKS.items():
+        try:
+            value = content.get(name)
+            result = None if value is None and name != "messages" else check(value)
+            found = result if name == "sampling" else found
+        except ParameterError as error:
+            faults += error.items or (f"{name}: {error.message}",)
+    if faults:
+        raise FormatError("its fields cannot be read", items=faults)
+    return found
+
+
+def _messages(value: object) -> None:
+    if value != []:
+        prepare_messages(value)  # type: ignore[arg-type]  # checked there
+
+
+def _tools(value: object) -> None:
+    if value != []:
+        prepare_tools(_list(value))
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ParameterError(f"expected a list, found {type(value).__name__}")
+    return value
+
+
+def _adapters(value: object) -> None:
+    if not isinstance(value, dict):
+        raise ParameterError(f"expected names with scales, found {type(value).__name__}")
+    as_scales(value)
+
+
+def _sampling(value: object) -> SamplingParams:
+    if not isinstance(value, dict):
+        raise ParameterError(f"expected parameters, found {type(value).__name__}")
+    return sampling_params(None, value)  # type: ignore[arg-type]  # checked there
+
+
+_CHECKS: dict[str, Callable[[object], SamplingParams | None]] = {
+    "messages": _messages,
+    "tools": _tools,
+    "adapters": _adapters,
+    "sampling": _sampling,
+}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of other libraries as Python's, for JSON."""
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, tuple):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, Integral) else float(value)
