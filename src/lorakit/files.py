@@ -1,7 +1,8 @@
 """Files opened without trusting the path or the content: regular ones, of bounded size, no wait.
 
 A named pipe, a device or a folder in a file's place is refused at once. JSON is bounded in bytes
-and in items before it is parsed, so that a small file cannot ask for much memory.
+and in items before it is parsed, so that a small file cannot ask for much memory. Every file of a
+user's is opened here, or by a module that a test of the source names with its reason.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.errors import SourceError
+from lorakit.errors import FormatError, SourceError
 
 MAX_READ = 32 << 20  # bytes; larger files are mapped, and a mapped file must not be shortened
+MAX_TEXT = 16 << 20  # bytes of prompts, tools, grammars
 MAX_JSON_ITEMS = 300_000  # commas and brackets; a list of all tokens of a vocabulary has 262,144
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[,\[{]', re.DOTALL)
 _QUOTE = ord(b'"')
@@ -84,6 +86,20 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
         if size > MAX_READ:
             return np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
         return np.frombuffer(read_up_to(file, size), np.uint8)
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """A text file in UTF-8. Raises SourceError and FormatError."""
+    try:
+        content = read_bounded(path, limit)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    if content is None:
+        raise FormatError(f"{path} is larger than {limit} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def read_up_to(file: BinaryIO, length: int) -> bytes:

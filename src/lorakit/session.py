@@ -23,7 +23,7 @@ from typing import Any, Protocol, Unpack
 
 from lorakit.atomic import write_atomic
 from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
-from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError, WriteError
+from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.files import parse_json, read_bounded
 from lorakit.loaded import Scales, as_scales
 from lorakit.requests import ChatReply

@@ -21,7 +21,8 @@ from typing import Any
 
 from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
-from lorakit.errors import LorakitError, ParameterError
+from lorakit.errors import LorakitError, ParameterError, SourceError
+from lorakit.files import read_bounded
 from lorakit.images import MAX_BYTES, Image, Vectors
 
 Encode = Callable[[bytes], Image]  # LlamaEngine.encode_image
@@ -154,11 +155,12 @@ def _from_path(path: object) -> bytes:
     try:
         if not file.is_file():
             raise ValueError(f"there is no file {file}")
-        with file.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+        content = read_bounded(file, MAX_BYTES)
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
-    if len(content) > MAX_BYTES:
+    except SourceError as error:
+        raise ValueError(error.message) from error
+    if content is None:
         raise ValueError(f"{file} has more than {MAX_BYTES} bytes")
     return content
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +22,10 @@ from lorakit.cli.references import (
     open_with,
 )
 from lorakit.cli.signature import option
-from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
+from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.npz import read_npz
 
+_NUMBERED = re.compile(r"ids[0-9]{1,9}")
 Ids = dict[str, npt.NDArray[np.int64]]
 
 
@@ -67,17 +68,9 @@ def read_ids(source: str) -> Ids:
             raise ParameterError(
                 f"--ids takes numbers (1,2,3) or an .npz file, not {source!r}"
             ) from error
-    try:
-        with Path(source).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = sorted(
-                (name for name in file.files if name[:3] == "ids" and name[3:].isdigit()),
-                key=lambda name: int(name[3:]),
-            )
-            arrays = {name: np.asarray(file[name]) for name in names}
-    except FileNotFoundError as error:
-        raise SourceError(f"there is no file {source}") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"{source} is not a readable .npz file: {error}") from error
+    found = read_npz(Path(source))
+    names = [name for name in found if _NUMBERED.fullmatch(name)]
+    arrays = {name: found[name] for name in sorted(names, key=lambda name: int(name[3:]))}
     if not arrays:
         raise FormatError(f"{source} holds no arrays ids0, ids1, ...")
     for name, array in arrays.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +13,8 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.protocol import Device, Quantization
-from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.errors import FormatError, ParameterError
+from lorakit.files import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.gguf_base import open_base as open_local_base
 from lorakit.sources import Kind, fetch
@@ -143,24 +143,14 @@ def fetched(reference: str, kind: Kind = "adapter") -> Path:
         return fetch(reference, kind=kind, progress=downloads)
 
 
-def read_text(path: Path) -> str:
-    """A text file. Raises SourceError, FormatError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: {error}") from error
-
-
 def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
     """Tool schemas from a JSON file: a list of OpenAI function tools."""
     if path is None:
         return None
     text = read_text(path)
     try:
-        tools = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        tools = parse_json(text.encode())
+    except ValueError as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise FormatError(f"{path} must hold a list of tools, each a JSON object")

@@ -21,11 +21,11 @@ from lorakit.cli.references import (
     ThreadsOption,
     ToolsOption,
     open_with,
-    read_text,
     read_tools,
 )
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
+from lorakit.files import read_text
 from lorakit.model import Model
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams

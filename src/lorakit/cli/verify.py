@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,8 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import option
 from lorakit.engines.protocol import Quantization
-from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.errors import FormatError, ParameterError
+from lorakit.files import parse_json, read_text
 from lorakit.gguf import is_gguf
 from lorakit.model import Model
 from lorakit.opening import unused_name
@@ -249,12 +249,7 @@ def choose_prompts(
 
 def read_prompts(model: Model, path: Path) -> dict[str, list[int]]:
     """Prompts from a file: a text per line, or JSON lines with "prompt", "text" or "ids"."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: {error}") from error
+    lines = read_text(path).splitlines()
     named = {f"line {n}": line for n, line in enumerate(lines, 1) if line.strip()}
     if not named:
         raise FormatError(f"{path} holds no prompts")
@@ -265,8 +260,8 @@ def read_prompts(model: Model, path: Path) -> dict[str, list[int]]:
 
 def _json_prompt(path: Path, name: str, line: str) -> str | list[int]:
     try:
-        row = json_.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line.encode())
+    except ValueError as error:
         raise FormatError(f"{path}, {name} is not valid JSON: {error}") from error
     if isinstance(row, Mapping):
         row = next((row[key] for key in ("prompt", "text", "ids") if key in row), None)

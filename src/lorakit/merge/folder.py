@@ -77,7 +77,9 @@ def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:
         keys = [key for key in ("dtype", "torch_dtype") if key in base.config] or ["dtype"]
         changes |= dict.fromkeys(keys, dtype)
     if all(base.config.get(key) == value for key, value in changes.items()):
-        return (base.path / CONFIG).read_bytes()
+        content = read_bounded(base.path / CONFIG, MAX_JSON)
+        if content is not None:
+            return content
     return _json({**base.config, **changes})
 
 

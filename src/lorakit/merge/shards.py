@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.errors import SourceError
+from lorakit.files import open_regular
 from lorakit.merge.change import Change
 from lorakit.merge.plan import Plan
 from lorakit.tensors import DTYPES, MAX_HEADER
@@ -98,7 +99,7 @@ def shards(
 def _read_header(path: Path) -> _Header:
     """The header of a file that was found whole when the base was opened."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = file.read(8)
             raw = length + file.read(min(struct.unpack("<Q", length)[0], MAX_HEADER))
         entries = json.loads(raw[8:])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +19,8 @@ from lorakit.errors import (
     LorakitError,
     MissingExtraError,
     ParameterError,
-    SourceError,
 )
+from lorakit.npz import read_npz
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, verify
 from lorakit.verify.prompts import prompts_for
 
@@ -142,13 +140,7 @@ def _lookup(
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except FileNotFoundError as error:
-        raise SourceError(f"there is no file {path}") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"{path} is not a readable .npz file: {error}") from error
+    arrays = read_npz(path)
     faults = []
     for name, array in arrays.items():
         ids = name.startswith("ids")

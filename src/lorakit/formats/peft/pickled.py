@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 
 from lorakit.adapter import Array
-from lorakit.errors import FormatError, MissingExtraError, UnsupportedError
+from lorakit.errors import FormatError, LorakitError, MissingExtraError, UnsupportedError
+from lorakit.files import open_regular
 
 PICKLE = "adapter_model.bin"
 MAX_SIZE = 64 << 30  # bytes
@@ -35,10 +37,13 @@ def read_pickle(file: Path) -> dict[str, Array]:
         raise MissingExtraError(
             f"reading {PICKLE} needs torch: {error}", hint="pip install 'lorakit[torch]'"
         ) from error
-    if file.stat().st_size > MAX_SIZE:
-        raise FormatError(f"{file} is larger than {MAX_SIZE} bytes")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file) as opened:
+            if os.fstat(opened.fileno()).st_size > MAX_SIZE:
+                raise FormatError(f"{file} is larger than {MAX_SIZE} bytes")
+            content = torch.load(opened, map_location="cpu", weights_only=True)
+    except LorakitError:
+        raise
     except Exception as error:  # torch documents none: zip, unpickling, end of file, runtime
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise FormatError(f"{file} is not a pickle of tensors alone: {reason}") from error
