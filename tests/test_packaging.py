@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -66,3 +67,32 @@ def test_where_llama_cpp_cannot_be_compiled_that_is_said(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: llama.cpp is compiled here, and there is no C++ compiler")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_tests_run_with_is_pinned():
+    pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    for extra in ("dev", "torch", "oracles"):
+        names = {re.match(r"[\w-]+", requirement)[0] for requirement in EXTRAS[extra]}
+        assert names <= pinned, names - pinned
+
+
+def test_tests_read_the_repository_alone():
+    for file in (ROOT / "tests").rglob("*.py"):
+        if file != Path(__file__):
+            assert not list(above(ast.parse(file.read_text("utf-8")), file)), file
+
+
+def above(tree, file):
+    """Path(__file__).parents[n] where that lies above the repository."""
+    depth = len(file.relative_to(ROOT).parts)  # parents[depth - 1] is the repository
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith(".parents"):
+            number = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if "__file__" in ast.unparse(node.value) and not 0 <= (number or 0) < depth:
+                yield ast.unparse(node)
+
+
+def test_a_path_out_of_the_repository_would_be_found():
+    file = ROOT / "tests" / "engines" / "cases.py"
+    assert not list(above(ast.parse("Path(__file__).parents[2] / 'docs'"), file))
+    assert list(above(ast.parse("Path(__file__).parents[3] / 'shared'"), file))
