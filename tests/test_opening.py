@@ -1,6 +1,7 @@
 """`open` with adapters: from anywhere, at a scale, and what happens when one fails."""
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 
 import lorakit
-from lorakit import AdapterConfig, demo
+from lorakit import AdapterConfig, demo, opening
+from lorakit.base import Base
+from lorakit.chat.dialogue import Dialogue
+from lorakit.engines import open_tokenizer
+from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import (
     CapabilityError,
     LorakitError,
@@ -226,3 +231,74 @@ class TestMerge:
             base, threads=1, adapter=AdapterConfig(**config, on_error="base")
         ) as model:
             assert (model.merged, len(model.warnings)) == ((), 1)
+
+
+@pytest.mark.parametrize("relative", ["base", "./base", "../here/base"])
+def test_a_base_of_a_relative_path_stays_where_it_is(tmp_path, monkeypatch, relative):
+    """The template, stop tokens and weights are read when they are needed, which may be later."""
+    (tmp_path / "here").mkdir()
+    shutil.copytree(BASE, tmp_path / "here/base")
+    monkeypatch.chdir(tmp_path / "here")
+    with lorakit.open(relative, threads=1) as model:
+        monkeypatch.chdir(tmp_path)
+        model.load_adapter(HOME).apply()
+        assert model.base.path.is_absolute()
+        with opened(adapter=HOME) as other:
+            options = {"max_tokens": 8}
+            assert model.chat(LIGHTS, **options).text == other.chat(LIGHTS, **options).text
+        assert model.base.fingerprint
+
+
+def test_a_path_that_is_kept_as_it_was_said_is_lost(tmp_path, monkeypatch):
+    """The broken variant: the path of before, after the process went elsewhere."""
+    shutil.copytree(BASE, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    base = Base.open("base")
+    assert base.path == tmp_path / "base"
+    assert all(file.is_absolute() for file in base.files)
+    before = Path("base")
+    monkeypatch.chdir("/")
+    assert Dialogue(base.path, open_tokenizer(base)).prompt(LIGHTS)
+    with pytest.raises(LorakitError):
+        Dialogue(before, open_tokenizer(base)).prompt(LIGHTS)
+
+
+def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="folder at no/such/base"):
+        lorakit.open("no/such/base")
+
+
+def test_a_projector_of_a_relative_path_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    anchored = opening._anchored(LlamaOptions(mmproj="mmproj.gguf"))
+    assert anchored.mmproj == tmp_path / "mmproj.gguf"
+    assert opening._anchored(LlamaOptions()) == LlamaOptions()
+
+
+@pytest.mark.parametrize("where", ["open", "load_adapter", "waiting", "merge"])
+def test_private_machines_are_fetched_from_where_that_is_said(monkeypatch, cache, where):
+    """Every way to a download hands the word on, and nobody who did not say it has it."""
+    asked = []
+
+    def fetch_url(reference, kind, **options):
+        asked.append(options["allow_private"])
+        return HOME
+
+    monkeypatch.setattr("lorakit.sources.web.fetch_url", fetch_url)
+    url = "https://10.0.0.1/home"
+    if where in ("open", "merge"):
+        mode = "merge" if where == "merge" else "dynamic"
+        for said in (False, True):
+            with opened(adapter=AdapterConfig(url, mode=mode), allow_private=said) as model:
+                model.load_adapter(url, "later")
+        assert asked == [False, False, True, True]
+        return
+    with opened() as model:
+        for number, said in enumerate((None, False, True)):
+            loaded = model.load_adapter(
+                url, f"a{number}", allow_private=said, wait=where != "waiting"
+            )
+            if where == "waiting":
+                loaded.result()
+    assert asked == [False, False, True]

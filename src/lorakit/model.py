@@ -55,12 +55,14 @@ class Model(Generating):
         *,
         offline: bool | None = None,
         progress: OnProgress | None = None,
+        allow_private: bool = False,
     ) -> None:
         self.base = base
         self.warnings: tuple[ModelWarning, ...] = ()  # what `open` went on in spite of
         self.merged: tuple[MergedAdapter, ...] = ()  # what `open` put into the base's weights
         self._offline = offline
         self._progress = progress
+        self._allow_private = allow_private
         self.tokenizer = tokenizer
         self._dialogue = Dialogue(base.path, tokenizer, base.templates if base.is_gguf else None)
         self._thread = thread
@@ -80,6 +82,7 @@ class Model(Generating):
         name: str | None = None,
         *,
         source: Source = "auto",
+        allow_private: bool | None = None,
         wait: Literal[True] = True,
     ) -> LoadedAdapter: ...
     @overload
@@ -89,6 +92,7 @@ class Model(Generating):
         name: str | None = None,
         *,
         source: Source = "auto",
+        allow_private: bool | None = None,
         wait: Literal[False],
     ) -> Future[LoadedAdapter]: ...
     def load_adapter(
@@ -97,14 +101,16 @@ class Model(Generating):
         name: str | None = None,
         *,
         source: Source = "auto",
+        allow_private: bool | None = None,
         wait: bool = True,
     ) -> LoadedAdapter | Future[LoadedAdapter]:
         """Get an adapter, check it against the base and make it available; it is not active yet.
 
         adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, or an
         Adapter. name: how to call it; by default the last part of the reference. source: of which
-        kind the reference must be. With wait=False a Future comes back at once and generation goes
-        on meanwhile.
+        kind the reference must be. allow_private: let a URL be of a machine of a private network;
+        None is as the model was opened. With wait=False a Future comes back at once and generation
+        goes on meanwhile.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError, ClosedError
         and leaves the model as it was.
         """
@@ -112,9 +118,9 @@ class Model(Generating):
         self._thread.require_open()
         self._table.reserve(name)
         if wait:
-            return self._load(adapter, name, source)
+            return self._load(adapter, name, source, allow_private)
         try:
-            future = self._loaders.submit(self._load, adapter, name, source)
+            future = self._loaders.submit(self._load, adapter, name, source, allow_private)
         except RuntimeError:  # closed just now
             self._table.release(name)
             self._thread.require_open()
@@ -123,10 +129,17 @@ class Model(Generating):
         return future
 
     async def aload_adapter(
-        self, adapter: AdapterRef, name: str | None = None, *, source: Source = "auto"
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        allow_private: bool | None = None,
     ) -> LoadedAdapter:
         """`load_adapter` for coroutines."""
-        load = self.load_adapter(adapter, name, source=source, wait=False)
+        load = self.load_adapter(
+            adapter, name, source=source, allow_private=allow_private, wait=False
+        )
         return await asyncio.wrap_future(load)
 
     def apply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
@@ -279,8 +292,16 @@ class Model(Generating):
 
     # Loading.
 
-    def _load(self, reference: AdapterRef, name: str, source: Source) -> LoadedAdapter:
-        get = partial(fetch, source=source, offline=self._offline, progress=self._report)
+    def _load(
+        self, reference: AdapterRef, name: str, source: Source, private: bool | None
+    ) -> LoadedAdapter:
+        get = partial(
+            fetch,
+            source=source,
+            offline=self._offline,
+            progress=self._report,
+            allow_private=self._allow_private if private is None else private,
+        )
         try:
             adapter, said = ready(reference, self.base, get)
             self._thread.prepare(adapter)  # here, so that the engine's thread need not

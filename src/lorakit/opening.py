@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
 from lorakit.base import Base
+from lorakit.cache import sweep_cache
 from lorakit.engines import (
     choose_engine,
     open_engine,
@@ -30,6 +32,7 @@ from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
 
 Choice = Adapter | AdapterConfig
+Get = Callable[..., Path]  # `fetch` as this model wants it
 log = logging.getLogger("lorakit")
 MAX_QUEUE = 256
 
@@ -55,6 +58,7 @@ def open(
     max_queue: int = MAX_QUEUE,
     offline: bool | None = None,
     progress: OnProgress | None = None,
+    allow_private: bool = False,
     **options: Unpack[EngineKeywords],
 ) -> Model:
     """Open a base model and return a Model; close it, or use it as a context manager.
@@ -69,7 +73,8 @@ def open(
     mmproj: the file of a GGUF vision model's projector, so that chats may hold images.
     max_queue: how many requests may wait before QueueFullError.
     offline: fetch nothing; None asks LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: told of every
-    download, of this model's later `load_adapter` too; see lorakit.sources.
+    download, of this model's later `load_adapter` too; see lorakit.sources. allow_private: let URLs
+    be of machines of a private network, there too.
     options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences, device,
     llama=LlamaOptions(...)).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
@@ -83,24 +88,36 @@ def open(
     if not isinstance(max_queue, int) or max_queue < 1:
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {max_queue!r}")
     choices = as_choices(adapter)
-    opened = open_base(fetch(base, kind="base", offline=offline, progress=progress))
+    sweep_cache()
+    get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
+    opened = open_base(get(base, kind="base"))
     engine = choose_engine(engine, opened)
-    if options.get("llama") is not None and engine != "llama":
+    native = options.get("llama")
+    if native is not None and engine != "llama":
         raise CapabilityError(
             f"LlamaOptions are for GGUF files; the {engine} engine runs {opened.path}",
             hint="leave llama= (on the command line: --gpu-layers) out",
         )
-    opened, choices, merged, warnings = _merge(opened, choices, offline, progress)
+    opened, choices, merged, warnings = _merge(opened, choices, get, progress)
     require_tokenizer(opened)  # before anything slow begins
     if mmproj is not None:
-        options["llama"] = _with_projector(options.get("llama"), mmproj, opened, offline, progress)
+        options["llama"] = _with_projector(native, mmproj, opened, get)
+    elif native is not None:
+        options["llama"] = _anchored(native)
     chosen = EngineOptions(**options)
     rehearse(opened, chosen)
     make = partial(open_engine, engine, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # beside the opening engine
         tokenizer = open_tokenizer(opened)
-        model = Model(opened, tokenizer, thread, offline=offline, progress=progress)
+        model = Model(
+            opened,
+            tokenizer,
+            thread,
+            offline=offline,
+            progress=progress,
+            allow_private=allow_private,
+        )
     except BaseException:
         thread.close()
         raise
@@ -117,20 +134,25 @@ def _with_projector(
     native: LlamaOptions | None,
     mmproj: str | os.PathLike[str],
     base: Base,
-    offline: bool | None,
-    progress: OnProgress | None,
+    get: Get,
 ) -> LlamaOptions:
     """The options with the projector's local file. Raises CapabilityError, and as `fetch`."""
     if not base.is_gguf:
         raise CapabilityError(
             "a projector goes with a GGUF model", hint="open the GGUF file of the vision model"
         )
-    file = fetch(mmproj, kind="base", offline=offline, progress=progress)
-    return replace(native or LlamaOptions(), mmproj=file)
+    return _anchored(replace(native or LlamaOptions(), mmproj=get(mmproj, kind="base")))
+
+
+def _anchored(native: LlamaOptions) -> LlamaOptions:
+    """The options with the projector's whole path: the process may go to another folder."""
+    if native.mmproj is None:
+        return native
+    return replace(native, mmproj=Path(native.mmproj).expanduser().absolute())
 
 
 def _merge(
-    base: Base, choices: list[Choice], offline: bool | None, progress: OnProgress | None
+    base: Base, choices: list[Choice], get: Get, progress: OnProgress | None
 ) -> tuple[Base, list[Choice], tuple[MergedAdapter, ...], list[ModelWarning]]:
     """The base with what is to be merged into it, and the adapters that are left to apply."""
     wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
@@ -140,9 +162,8 @@ def _merge(
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
     warnings = []
     for config in wanted:
-        get = partial(fetch, source=config.source, offline=offline, progress=progress)
         try:
-            adapter, source = ready(config.path, base, get)
+            adapter, source = ready(config.path, base, partial(get, source=config.source))
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:

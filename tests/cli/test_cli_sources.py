@@ -50,3 +50,43 @@ def test_sizes_are_read():
     assert parse_size("12") == 12
     with pytest.raises(ParameterError):
         parse_size("much")
+
+
+COMMANDS = {
+    "inspect": ["inspect", "{url}"],
+    "check": ["check", "{url}", "--base", "{url}"],
+    "convert": ["convert", "{url}", "{out}", "--to", "gguf", "--base", "{url}"],
+    "combine": ["combine", "{url}", "-o", "{out}", "--base", "{url}"],
+    "resize": ["resize", "{url}", "-o", "{out}", "--rank", "1"],
+    "extract": ["extract", "{url}", "{url}", "-o", "{out}", "--rank", "1"],
+    "merge": ["merge", "{url}", "-a", "{url}", "-o", "{out}"],
+    "unmerge": ["unmerge", "{url}", "-a", "{url}", "-o", "{out}"],
+    "logits": ["logits", "{url}", "-a", "{url}", "--ids", "1,2", "-o", "{out}"],
+    "run": ["run", "{url}", "-a", "{url}", "hi"],
+    "chat": ["chat", "{url}", "-a", "{url}"],
+    "verify": ["verify", "{url}", "--against", "base", "-a", "{url}"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("said", [False, True])
+def test_every_command_hands_on_that_a_private_machine_is_meant(
+    monkeypatch, cache, tmp_path, name, said
+):
+    asked = []
+
+    def fetch_url(reference, kind, *, allow_private, **options):
+        asked.append(allow_private)
+        return demo.base_path() if kind == "base" else HOME
+
+    monkeypatch.setattr("lorakit.sources.web.fetch_url", fetch_url)
+    words = [w.format(url="https://10.0.0.1/x", out=tmp_path / "out.npz") for w in COMMANDS[name]]
+    invoke(*words, *["--allow-private"] * said)
+    assert asked
+    assert set(asked) == {said}
+
+
+def test_a_private_machine_is_refused_with_a_word_on_how(cache):
+    done = invoke("inspect", "https://10.0.0.1/home")
+    assert done.code == 1
+    assert "--allow-private" in done.error.hint

@@ -20,6 +20,7 @@ from lorakit.cli.references import (
     EngineOption,
     GpuLayersOption,
     MmprojOption,
+    PrivateOption,
     QuantizeOption,
     ThreadsOption,
     ToolsOption,
@@ -46,6 +47,7 @@ def command(
     context: ContextOption = None,
     gpu_layers: GpuLayersOption = None,
     mmproj: MmprojOption = None,
+    allow_private: PrivateOption = False,
     max_tokens: int = DEFAULTS.max_tokens,
     temperature: float = DEFAULTS.temperature,
 ) -> None:
@@ -61,6 +63,7 @@ def command(
         context=context,
         gpu_layers=gpu_layers,
         mmproj=mmproj,
+        allow_private=allow_private,
     ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
         console.print(f"{model.base.name}; /help lists the commands, Ctrl-D ends", style="dim")

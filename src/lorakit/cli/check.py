@@ -13,6 +13,7 @@ from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
     PickleOption,
+    PrivateOption,
     open_base,
     read_reference,
 )
@@ -23,11 +24,14 @@ def command(
     adapter: AdapterArgument,
     base: Annotated[str, option("--base", "-b", help="The base model folder.")],
     allow_pickle: PickleOption = False,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """List every mismatch between an adapter and a base; exits 1 if there is an error."""
-    opened = open_base(base)
-    loaded = read_reference(adapter, opened.decoder, allow_pickle=allow_pickle)
+    opened = open_base(base, allow_private=allow_private)
+    loaded = read_reference(
+        adapter, opened.decoder, allow_pickle=allow_pickle, allow_private=allow_private
+    )
     found = check(loaded, opened)
     errors = sum(mismatch.severity == "error" for mismatch in found)
     if json:

@@ -9,6 +9,7 @@ from lorakit.check import without_unchanged
 from lorakit.cli.references import (
     JsonOption,
     PickleOption,
+    PrivateOption,
     open_base,
     read_reference,
     split_reference,
@@ -36,16 +37,19 @@ def command(
         option("--base", "-b", help="Take out replaced layers that hold what this base has."),
     ] = None,
     allow_pickle: PickleOption = False,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
     require_new(output)
-    model = None if base is None else open_base(base)
+    model = None if base is None else open_base(base, allow_private=allow_private)
     weighted = []
     for reference in adapters:
         path, weight = split_reference(reference)
         decoder = None if model is None else model.decoder
-        adapter = read_reference(path, decoder, allow_pickle=allow_pickle)
+        adapter = read_reference(
+            path, decoder, allow_pickle=allow_pickle, allow_private=allow_private
+        )
         weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed

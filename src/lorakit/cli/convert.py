@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from lorakit.cli.output import plain, print_json
 from lorakit.cli.references import (
@@ -11,6 +11,7 @@ from lorakit.cli.references import (
     EngineOption,
     JsonOption,
     PickleOption,
+    PrivateOption,
     ToleranceOption,
     fetched,
     open_base,
@@ -20,6 +21,9 @@ from lorakit.cli.signature import argument, option
 from lorakit.convert import convert
 from lorakit.errors import ParameterError
 from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
+
+if TYPE_CHECKING:
+    from lorakit.model import Model
 
 
 def command(
@@ -45,6 +49,7 @@ def command(
     ] = False,
     tolerance: ToleranceOption = TOLERANCE,
     engine: EngineOption = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write an adapter in another format, exactly, or say all that it cannot say."""
@@ -55,9 +60,9 @@ def command(
             "--verify reads the adapter again, without --allow-pickle and --init",
             hint="convert it first, then run lorakit verify on what was written",
         )
-    opened = open_base(base) if base is not None else None
+    opened = open_base(base, allow_private=allow_private) if base is not None else None
     report = convert(
-        fetched(adapter),
+        fetched(adapter, allow_private=allow_private),
         output,
         to=to,
         base=opened,
@@ -67,7 +72,12 @@ def command(
         init=init,
     )
     modules = len(report.adapter.modules)
-    parity = _compare(str(base), adapter, output, engine, tolerance, dtype) if verify else None
+    parity = None
+    if verify:
+        with open_with(
+            str(base), None, engine=engine, quantize="none", allow_private=allow_private
+        ) as model:
+            parity = _compare(model, adapter, output, tolerance, dtype)
     failed = parity is not None and not parity.agrees
     if json:
         said = {
@@ -94,16 +104,15 @@ def command(
 
 
 def _compare(
-    base: str, adapter: str, output: Path, engine: str | None, tolerance: float, dtype: str | None
+    model: Model, adapter: str, output: Path, tolerance: float, dtype: str | None
 ) -> ParityReport:
     """What was written, read back, against what was read."""
     rounded = [f"values were stored as {dtype}, which may have rounded them"]
-    with open_with(base, None, engine=engine, quantize="none") as model:
-        return verify_conversion(
-            model,
-            adapter,
-            output,
-            tolerance=tolerance,
-            names=(adapter, str(output)),
-            notes=rounded if dtype in ("f16", "bf16") else (),
-        )
+    return verify_conversion(
+        model,
+        adapter,
+        output,
+        tolerance=tolerance,
+        names=(adapter, str(output)),
+        notes=rounded if dtype in ("f16", "bf16") else (),
+    )

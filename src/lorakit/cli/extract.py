@@ -6,7 +6,7 @@ from typing import Annotated
 
 from lorakit.algebra.extract import extract
 from lorakit.cli.progress import Percent
-from lorakit.cli.references import BaseArgument, JsonOption, open_base
+from lorakit.cli.references import BaseArgument, JsonOption, PrivateOption, open_base
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
@@ -22,11 +22,12 @@ def command(
         list[str] | None,
         option("--module", "-m", help="Only these, such as q_proj; may be repeated."),
     ] = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Find the adapter that takes a base to its fine-tune, to a rank or an energy."""
     require_new(output)
-    one, other = open_base(base), open_base(tuned)
+    one, other = (open_base(each, allow_private=allow_private) for each in (base, tuned))
     with Percent(of="{} tensors".format) as progress:
         adapter, report = extract(one, other, rank, energy, modules, progress=progress)
     if not adapter.deltas and not adapter.replacements:

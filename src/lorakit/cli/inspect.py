@@ -17,6 +17,7 @@ from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
     PickleOption,
+    PrivateOption,
     fetched,
     open_base,
 )
@@ -58,6 +59,7 @@ def command(
         ),
     ] = None,
     allow_pickle: PickleOption = False,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show format, ranks, effective scales, modules, sizes, norms and spectra of an adapter."""
@@ -65,8 +67,8 @@ def command(
         raise ParameterError("--structure reads no values, --spectrum and --plot need them")
     if picture is not None and picture.suffix.lower() != ".png":
         raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
-    decoder = open_base(base).decoder if base else None
-    path = fetched(adapter)
+    decoder = open_base(base, allow_private=allow_private).decoder if base else None
+    path = fetched(adapter, allow_private=allow_private)
     read = read_adapter(path, decoder, allow_pickle=allow_pickle)
     spectrum = spectrum or picture is not None
     wanted = read.nbytes <= SMALL if values is None else values

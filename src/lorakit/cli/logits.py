@@ -17,6 +17,7 @@ from lorakit.cli.references import (
     DeviceOption,
     EngineOption,
     JsonOption,
+    PrivateOption,
     QuantizeOption,
     ThreadsOption,
     open_with,
@@ -38,6 +39,7 @@ def command(
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
@@ -45,7 +47,13 @@ def command(
     if not output.parent.is_dir():
         raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
     with open_with(
-        base, adapter, engine=engine, quantize=quantize, threads=threads, device=device
+        base,
+        adapter,
+        engine=engine,
+        quantize=quantize,
+        threads=threads,
+        device=device,
+        allow_private=allow_private,
     ) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())

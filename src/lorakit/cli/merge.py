@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     BaseArgument,
     JsonOption,
+    PrivateOption,
     open_base,
     read_reference,
     split_reference,
@@ -36,19 +38,24 @@ def command(
     adapter: MergedAdapters,
     output: FolderOption,
     dtype: DtypeOption = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a base with adapters in its weights, as a model folder of its own."""
-    opened = open_base(base)
+    opened = open_base(base, allow_private=allow_private)
+    adapters = read(adapter, opened, allow_private=allow_private)
     with Percent(of=size) as progress:
-        report = merge(opened, read(adapter, opened), output, dtype=dtype, progress=progress)
+        report = merge(opened, adapters, output, dtype=dtype, progress=progress)
     show(report, json=json)
 
 
-def read(references: Sequence[str], base: Base) -> list[tuple[Adapter, float]]:
+def read(
+    references: Sequence[str], base: Base, *, allow_private: bool
+) -> list[tuple[Adapter, float]]:
     """Adapters with their scales."""
+    get = partial(read_reference, decoder=base.decoder, allow_private=allow_private)
     parts = [split_reference(reference) for reference in references]
-    return [(read_reference(path, base.decoder), scale) for path, scale in parts]
+    return [(get(path), scale) for path, scale in parts]
 
 
 def show(report: MergeReport, *, json: bool) -> None:

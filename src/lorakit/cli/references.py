@@ -68,6 +68,10 @@ PickleOption = Annotated[
     bool,
     option("--allow-pickle", help="Read adapter_model.bin, by torch with weights_only."),
 ]
+PrivateOption = Annotated[
+    bool,
+    option("--allow-private", help="Let URLs be of machines of a private network."),
+]
 ToleranceOption = Annotated[
     float, option(help="The largest difference that passes; the default is for float32.")
 ]
@@ -100,6 +104,7 @@ def open_with(
     context: int | None = None,
     gpu_layers: int | None = None,
     mmproj: str | None = None,
+    allow_private: bool = False,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.adapter_config import AdapterConfig  # slow, and most commands open no model
@@ -122,25 +127,31 @@ def open_with(
             llama=None if gpu_layers is None else LlamaOptions(gpu_layers=gpu_layers),
             mmproj=mmproj,
             progress=downloads,
+            allow_private=allow_private,
         )
 
 
 def read_reference(
-    reference: str, decoder: Decoder | None = None, *, allow_pickle: bool = False
+    reference: str,
+    decoder: Decoder | None = None,
+    *,
+    allow_pickle: bool = False,
+    allow_private: bool = False,
 ) -> Adapter:
     """The adapter that a reference names."""
-    return read_adapter(fetched(reference), decoder, allow_pickle=allow_pickle)
+    path = fetched(reference, allow_private=allow_private)
+    return read_adapter(path, decoder, allow_pickle=allow_pickle)
 
 
-def open_base(reference: str) -> Base:
+def open_base(reference: str, *, allow_private: bool = False) -> Base:
     """The base that a reference names."""
-    return open_local_base(fetched(reference, "base"))
+    return open_local_base(fetched(reference, "base", allow_private=allow_private))
 
 
-def fetched(reference: str, kind: Kind = "adapter") -> Path:
+def fetched(reference: str, kind: Kind = "adapter", *, allow_private: bool = False) -> Path:
     """The local path of a reference."""
     with downloads:
-        return fetch(reference, kind=kind, progress=downloads)
+        return fetch(reference, kind=kind, progress=downloads, allow_private=allow_private)
 
 
 def read_tools(path: Path | None) -> list[dict[str, Any]] | None:

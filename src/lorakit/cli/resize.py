@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from lorakit.algebra.resize import resize
-from lorakit.cli.references import AdapterArgument, JsonOption, PickleOption, read_reference
+from lorakit.cli.references import (
+    AdapterArgument,
+    JsonOption,
+    PickleOption,
+    PrivateOption,
+    read_reference,
+)
 from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
 
 
@@ -13,10 +19,11 @@ def command(
     rank: RankOption = None,
     energy: EnergyOption = None,
     allow_pickle: PickleOption = False,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Cut an adapter to a rank or an energy, as well as any of that rank can be."""
     require_new(output)
-    loaded = read_reference(adapter, allow_pickle=allow_pickle)
+    loaded = read_reference(adapter, allow_pickle=allow_pickle, allow_private=allow_private)
     resized, report = resize(loaded, rank, energy)
     finish(resized, report, output, json=json)

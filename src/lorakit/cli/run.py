@@ -17,6 +17,7 @@ from lorakit.cli.references import (
     GpuLayersOption,
     JsonOption,
     MmprojOption,
+    PrivateOption,
     QuantizeOption,
     ThreadsOption,
     ToolsOption,
@@ -73,6 +74,7 @@ def command(
         Path | None,
         option(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
     ] = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Answer one prompt with a base and any number of adapters."""
@@ -105,6 +107,7 @@ def command(
         context=context,
         gpu_layers=gpu_layers,
         mmproj=mmproj,
+        allow_private=allow_private,
     ) as model:
         ids = model.encode(text) if raw else model.chat_prompt(
             [{"role": "user", "content": with_images(text, image or ())}], tools=schemas

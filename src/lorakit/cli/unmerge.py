@@ -7,7 +7,7 @@ from typing import Annotated
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, show
 from lorakit.cli.output import size
 from lorakit.cli.progress import Percent
-from lorakit.cli.references import JsonOption, open_base
+from lorakit.cli.references import JsonOption, PrivateOption, open_base
 from lorakit.cli.signature import argument
 from lorakit.merge import unmerge
 
@@ -17,10 +17,12 @@ def command(
     adapter: MergedAdapters,
     output: FolderOption,
     dtype: DtypeOption = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
-    opened = open_base(merged)
+    opened = open_base(merged, allow_private=allow_private)
+    adapters = read(adapter, opened, allow_private=allow_private)
     with Percent(of=size) as progress:
-        report = unmerge(opened, read(adapter, opened), output, dtype=dtype, progress=progress)
+        report = unmerge(opened, adapters, output, dtype=dtype, progress=progress)
     show(report, json=json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -15,6 +16,7 @@ from lorakit.cli.references import (
     BaseArgument,
     EngineOption,
     JsonOption,
+    PrivateOption,
     QuantizeOption,
     ThreadsOption,
     ToleranceOption,
@@ -73,13 +75,14 @@ def command(
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
+    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Compare the logits of a base with adapters with those of something else; exits 1 if they
     differ by more than the tolerance."""
     other = parse_other(against)
     with ExitStack() as stack:
-        opening = Opening(base, engine, quantize, threads)
+        opening = Opening(base, engine, quantize, threads, allow_private)
         model = stack.enter_context(opening.open(adapter or []))
         scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
         chosen = choose_prompts(model, prompt, prompts, ids)
@@ -104,6 +107,7 @@ class Opening:
     engine: str | None
     quantize: Quantization
     threads: int | None
+    allow_private: bool
 
     def open(self, adapters: Sequence[str]) -> Model:
         return open_with(
@@ -112,6 +116,7 @@ class Opening:
             engine=self.engine,
             quantize=self.quantize,
             threads=self.threads,
+            allow_private=self.allow_private,
         )
 
     def changed(self, other: Other) -> Opening:
@@ -195,7 +200,8 @@ def other_side(
         known = None if ids is None else {k: v.tolist() for k, v in read_ids(ids).items()}
         return Side(*recorded(Path(path), family or None, likely=_likely(adapters), ids=known))
     if other.kind == "peft":
-        pairs = [(fetched(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
+        get = partial(fetched, allow_private=opening.allow_private)
+        pairs = [(get(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
         return Side(stack.enter_context(peft_logits(model.base.path, pairs)))
     changed = opening.changed(other)
     opened = stack.enter_context(changed.open([] if other.kind == "model" else adapters))

@@ -52,7 +52,10 @@ def request(
     place = url
     allowed = _allowed(url, allow_private)
     for _ in range(MAX_REDIRECTS):
-        response, reached = _ask(place, headers, patience, allowed)
+        try:
+            response, reached = _ask(place, headers, patience, allowed)
+        except AddressError as error:
+            raise unreachable(place, str(error), hint=_PRIVATE * (place == url)) from error
         if response.status in ANSWERS:
             if response.headers.get("Content-Encoding", "identity").lower() == "identity":
                 return response
@@ -106,7 +109,10 @@ def _target(place: str, location: str) -> str:
 def _ask(
     url: str, headers: Mapping[str, str], patience: Patience, allowed: Allowed
 ) -> tuple[Response, Reach]:
-    """One request: its response, and where the address that answers is."""
+    """One request: its response, and where the address that answers is.
+
+    Raises AddressError, and what `failure` makes of an error.
+    """
     split = urlsplit(url)
     try:
         with ExitStack() as stack:
@@ -120,8 +126,8 @@ def _ask(
             response = Response(sock, patience)
             stack.pop_all()
             return response, reached
-    except AddressError as error:
-        raise unreachable(url, str(error), hint=_PRIVATE) from error
+    except AddressError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise failure(url, error) from error
 
