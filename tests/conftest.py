@@ -7,21 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from quick import Quick
 from skips import StrictSkips
 from web import serving
 
-DATA = Path(__file__).parent / "data"
-SLOW = {  # left out by --quick: processes, long searches, whole tables
-    "algebra",
-    "cli",
-    "hostile",
-    "interleaving",
-    "runtime/test_faults.py",
-    "test_docs.py",
-    "test_skips.py",
-    "test_truth_matrix.py",
-}
-EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell began with &
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,13 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from error
     if config.getoption("quick"):
-        sys.modules.update(dict.fromkeys(EXTRAS))  # importing one of them fails
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Of a folder or a file."""
-    slow = {DATA.parent / path for path in SLOW}
-    return True if config.getoption("quick") and collection_path in slow else None
+        config.pluginmanager.register(Quick())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lorakit
-from conftest import DATA
+from folders import DATA
 from lorakit.base import Base
 from lorakit.convert import convert
 from lorakit.errors import MismatchError, ParameterError, UnsupportedError

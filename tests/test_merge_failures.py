@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import pytest
 
-from conftest import DATA
+from folders import DATA
 from lorakit.algebra.extract import extract
 from lorakit.base import Base
 from lorakit.errors import CapabilityError, SourceError, WriteError

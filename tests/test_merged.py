@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import lorakit.merged
-from conftest import DATA
+from folders import DATA
 from lorakit.base import Base
 from lorakit.errors import SourceError
 from lorakit.formats import read_adapter

@@ -96,3 +96,9 @@ def test_a_path_out_of_the_repository_would_be_found():
     file = ROOT / "tests" / "engines" / "cases.py"
     assert not list(above(ast.parse("Path(__file__).parents[2] / 'docs'"), file))
     assert list(above(ast.parse("Path(__file__).parents[3] / 'shared'"), file))
+
+
+def test_nothing_is_imported_from_a_conftest():
+    """There are several, and which one the name means depends on what was collected last."""
+    for file in (ROOT / "tests").rglob("*.py"):
+        assert not re.search(r"^(from|import) conftest\b", file.read_text("utf-8"), re.MULTILINE)

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Adapter, Delta, Replacement
 from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter

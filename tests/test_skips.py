@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import skips
-from conftest import SLOW
+from quick import SLOW
 
 HERE = Path(__file__).parent
 LIST = HERE / "skips.txt"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Delta
 from lorakit.formats import read_adapter
 from lorakit.inspect import inspect

@@ -13,7 +13,7 @@ import pytest
 
 import lorakit
 from commands import invoke
-from conftest import DATA
+from folders import DATA
 from lorakit.base import Base
 from lorakit.convert import convert
 from lorakit.errors import CapabilityError, ParameterError, UnsupportedError

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_cli import lorakit
 
-from conftest import DATA
+from folders import DATA
 
 TRUTH = DATA / "truth"
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from commands import invoke
-from conftest import DATA
+from folders import DATA
 from lorakit.cli import heatmap
 from lorakit.cli.verify import parse_other
 from lorakit.errors import FormatError, ParameterError, SourceError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lorakit
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.base import Base
 from lorakit.convert import convert

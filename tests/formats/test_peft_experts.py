@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Adapter, Delta
 from lorakit.base import Base
 from lorakit.errors import FormatError, UnsupportedError

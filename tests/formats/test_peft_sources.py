@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Adapter, Delta
 from lorakit.convert import convert
 from lorakit.errors import FormatError, MissingExtraError, UnsupportedError

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from conftest import DATA
+from folders import DATA
 from lorakit.errors import ParameterError, SourceError
 from lorakit.sources import Limits, address, fetch, transport
 from lorakit.sources.address import AddressError, Allowed, connect, fault_of_text, reach

@@ -5,7 +5,7 @@ import pytest
 from verify_cases import merged_into
 
 import lorakit
-from conftest import DATA
+from folders import DATA
 from lorakit.adapter import Adapter, Delta, Replacement
 from lorakit.errors import EngineError, FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter

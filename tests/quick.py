@@ -1,0 +1,27 @@
+"""What `pytest --quick` leaves out: every extra, installed or not, and what takes long."""
+
+import sys
+from pathlib import Path
+
+EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
+SLOW = {  # processes, long searches, whole tables; folders and files below this one
+    "algebra",
+    "cli",
+    "hostile",
+    "interleaving",
+    "runtime/test_faults.py",
+    "test_docs.py",
+    "test_skips.py",
+    "test_truth_matrix.py",
+}
+
+
+class Quick:
+    """A plugin of one run."""
+
+    def __init__(self) -> None:
+        sys.modules.update(dict.fromkeys(EXTRAS))  # importing one of them fails
+        self._slow = {Path(__file__).parent / path for path in SLOW}
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        return True if collection_path in self._slow else None
