@@ -12,7 +12,7 @@ from lorakit.runtime.sampling import SamplingParams
 
 SCALES = (1.0, 0.5, 2.0, -1.0)
 CUTS = (5, 12, 17, 24, 33, 40)  # where prompts part from each other
-LONG = (150, 190)  # tokens; longer than a step and than any sliding window
+LONG = (150, 190, 253)  # tokens; longer than a step and any sliding window; nearly the context
 
 
 def prompt(world: World, r: random.Random) -> list[int]:
@@ -26,7 +26,8 @@ def prompt(world: World, r: random.Random) -> list[int]:
     if r.random() < 0.25:
         ids += INVOCATION
     ending = random.Random(f"ending {r.randrange(6)}")
-    return ids + [ending.randrange(4, 400) for _ in range(ending.randrange(0, 5))]
+    ids += [ending.randrange(4, 400) for _ in range(ending.randrange(0, 5))]
+    return ids[: world.model.capabilities.context - 1]
 
 
 def sampling(world: World, r: random.Random) -> SamplingParams:

@@ -4,9 +4,11 @@ that others can be left out of a failing interleaving without changing it.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,8 +59,12 @@ def load(world: World, r: random.Random) -> None:
         return
     name, which = r.choice(free), some(r, sorted(world.pool))
     adapter = world.pool[which]
-    world.loaded[name] = (world.model.load_adapter(adapter, name), adapter.digest)
-    world.say(f"  {which} as {name}")
+    if beside := r.random() < 0.3:
+        loading = world.model.load_adapter(adapter, name, wait=False)
+        complete(world, r)
+    handle = loading.result(LONGEST_WAIT) if beside else world.model.load_adapter(adapter, name)
+    world.loaded[name] = (handle, adapter.digest)
+    world.say(f"  {which} as {name}{' beside a request' if beside else ''}")
 
 
 def unload(world: World, r: random.Random) -> str | None:
@@ -236,6 +242,30 @@ def read(world: World, r: random.Random) -> None:
     world.say(f"  {flight.label}, {len(flight.taken)} pieces now")
 
 
+def peek(world: World, r: random.Random) -> None:
+    """Wait for a piece in a coroutine, and not for long: it may leave a prompt half computed."""
+    if not world.flights:
+        take_off(world, r)
+    flight, patience = some(r, world.flights), r.choice((0.0, 1e-4, 1e-3, 1e-2))
+    flight.exact = False  # a step that runs when the reader leaves may still give a piece
+    try:
+        piece = asyncio.run(_soon(flight, patience))
+    except TimeoutError as error:
+        if isinstance(error, DeadlineError) and not flight.deadline:
+            raise
+        world.say(f"  {flight.label}, in vain")
+    else:
+        flight.taken += piece
+        world.say(f"  {flight.label}, {len(flight.taken)} pieces now")
+
+
+async def _soon(flight: Flight, patience: float) -> list[str]:
+    try:
+        return [await asyncio.wait_for(anext(flight.stream), patience)]
+    except StopAsyncIteration:
+        return []
+
+
 def land(world: World, r: random.Random) -> None:
     if world.flights:
         flight = some(r, world.flights)
@@ -305,6 +335,7 @@ def load_state(world: World, r: random.Random) -> None:
     for own in ({names[d]: s for d, s in chosen if d in names}, scales(world, r)):
         params = sampling(world, r)
         more = [*ids, *(r.randrange(4, 400) for _ in range(r.randrange(0, 3)))]
+        more = more[: world.model.capabilities.context - 1]
         question = world.question(more, params, own)
         found = world.model.complete(more, adapters=own, sampling=params)
         world.check(f"a request after {path.name}, adapters {own}", question, found)
@@ -312,22 +343,52 @@ def load_state(world: World, r: random.Random) -> None:
 
 def logits(world: World, r: random.Random) -> None:
     ids, own = prompt(world, r)[:60], own_or_live(world, r)
-    found = world.model.logits(ids, adapters=own)
-    off = float(np.abs(found - world.naive.logits(ids, world.chosen(own))).max())
-    if not off <= world.noise:
-        raise DifferenceError(f"logits of {len(ids)} tokens, adapters {own}, are off by {off:.2g}")
-    world.tally["checked"] += 1
+    _check_logits(world, ids, own, world.model.logits(ids, adapters=own))
 
 
 def embed(world: World, r: random.Random) -> None:
     ids, own = prompt(world, r)[:40], own_or_live(world, r)
-    found = world.model.embed(ids, adapters=own, pooling="last")
+    _check_embedding(world, ids, own, world.model.embed(ids, adapters=own, pooling="last"))
+
+
+def crowd(world: World, r: random.Random) -> None:
+    """Threads that ask for different things at once, while streams are open: all of them queue."""
+    model, asked = world.model, []
+    for kind in r.choices(("complete", "logits", "embed", "save"), k=r.randrange(2, 6)):
+        asked.append((kind, prompt(world, r)[:60], own_or_live(world, r), sampling(world, r)))
+    world.say(f"  {', '.join(kind for kind, *_ in asked)}")
+    with ThreadPoolExecutor(len(asked)) as pool:
+        calls = []
+        for at, (kind, ids, own, params) in enumerate(asked):
+            call = {
+                "complete": partial(model.complete, ids, sampling=params),
+                "logits": partial(model.logits, ids),
+                "embed": partial(model.embed, ids, pooling="last"),
+                "save": partial(model.save_state, ids, world.work / f"crowd {at}.state"),
+            }[kind]
+            calls.append(pool.submit(call, adapters=own))
+        found = [call.result(LONGEST_WAIT) for call in calls]
+    for (kind, ids, own, params), result in zip(asked, found, strict=True):
+        if kind == "complete":
+            world.check("one of a crowd", world.question(ids, params, own), result)
+        elif kind != "save":
+            {"logits": _check_logits, "embed": _check_embedding}[kind](world, ids, own, result)
+
+
+def _check_logits(world: World, ids: list[int], own: dict[str, float] | None, found) -> None:
+    off = float(np.abs(found - world.naive.logits(ids, world.chosen(own))).max())
+    if not off <= world.noise:
+        what = f"logits of {len(ids)} tokens, adapters {own}"
+        raise DifferenceError(f"{what}, are off by {off:.2g}")
+    world.tally["checked"] += 1
+
+
+def _check_embedding(world: World, ids: list[int], own: dict[str, float] | None, found) -> None:
     wanted = world.naive.hidden(ids, world.chosen(own))[-1].astype(np.float64)
     off = float(np.abs(found - wanted / (np.linalg.norm(wanted) or 1.0)).max())
     if not off <= max(world.noise, 1e-6):
-        raise DifferenceError(
-            f"the embedding of {len(ids)} tokens, adapters {own}, is off by {off:.2g}"
-        )
+        what = f"the embedding of {len(ids)} tokens, adapters {own}"
+        raise DifferenceError(f"{what}, is off by {off:.2g}")
     world.tally["checked"] += 1
 
 
@@ -365,6 +426,7 @@ TABLE: dict[str, tuple[float, Callable[[World, random.Random], object]]] = {
     "session": (0.3, session),
     "take_off": (4, take_off),
     "read": (6, read),
+    "peek": (1, peek),
     "land": (1, land),
     "cancel": (0.6, cancel),
     "drop": (0.4, drop),
@@ -373,5 +435,6 @@ TABLE: dict[str, tuple[float, Callable[[World, random.Random], object]]] = {
     "load_state": (0.4, load_state),
     "logits": (0.4, logits),
     "embed": (0.2, embed),
+    "crowd": (0.4, crowd),
     "mistake": (0.5, mistake),
 }

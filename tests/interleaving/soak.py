@@ -71,7 +71,7 @@ def slice_of(engine: str, base: str, first: int, count: int, work: Path) -> int:
             combination,
             count,
             first,
-            lambda: faulthandler.dump_traceback_later(LONGEST, exit=True),
+            lambda: faulthandler.dump_traceback_later(LONGEST, exit=True, file=sys.__stderr__),
         )
     except InterleavingError as failure:
         print(failure)
