@@ -52,6 +52,11 @@ class ChatReply:
         return self.parsed.tool_calls
 
     @property
+    def reasoning(self) -> str:
+        """What the model thought before or between what it said; "" for nothing."""
+        return self.parsed.reasoning
+
+    @property
     def malformed(self) -> tuple[Malformed, ...]:
         """What began like a tool call and could not be read, each with the reason."""
         return self.parsed.malformed

@@ -130,6 +130,13 @@ def test_declarations_and_responses_are_json():
         "<tool_call>[[[[",
         '<tool_call>{"name":"f","arguments":{"a":1,"a":1}}\n',
         call('{"name":"f"}'),
+        "</think>",
+        "<think>",
+        "<think></think>",
+        "`<think>`",
+        '<tool_call>{"a</think>',
+        '<tool_call>{"a<think></think>',
+        "<tool_call>[</think>",
     ],
 )
 def test_parsing_takes_linear_time(unit):

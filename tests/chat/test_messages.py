@@ -132,6 +132,25 @@ def test_broken_tools_are_refused(tools):
         prepare_tools(tools)
 
 
+def test_keys_without_a_value_are_as_if_not_there():
+    dump = {"role": "assistant", "content": "x", "tool_calls": None, "refusal": None}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}], "audio": None}
+    plain, calling = prepare_messages([dump, call])
+    assert plain == {"role": "assistant", "content": "x"}
+    assert calling.keys() == {"role", "tool_calls"}
+    assert prepare_messages([{"role": "user", "content": "x", "y": {"a": None}}])[0]["y"] == {
+        "a": None
+    }
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_under_the_names_that_templates_read(key):
+    (plain,) = prepare_messages([{"role": "assistant", "content": "x", key: "hm"}])
+    assert plain["reasoning_content"] == plain["thinking"] == "hm"
+    both = {"role": "assistant", "content": "x", "thinking": "a", "reasoning": "b"}
+    assert prepare_messages([both])[0] == {**both, "reasoning_content": "a"}
+
+
 def test_variables_are_plain_too():
     assert prepare_variables({"a": (1,)}) == {"a": [1]}
     with pytest.raises(ParameterError, match="variables"):

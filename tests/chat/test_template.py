@@ -285,3 +285,16 @@ def test_transformers_renders_any_conversation_the_same(oracle, family, parts):
         chat, chat_template=text, tools=TOOLS, tokenize=False, add_generation_prompt=True
     )
     assert template(text).render(chat, TOOLS) == expected
+
+
+@pytest.mark.parametrize("family", ["llama3", "chatml_tools", "functiongemma"])
+def test_what_openai_returns_renders_as_in_transformers(oracle, family):
+    dump = {"role": "assistant", "content": "Done.", "tool_calls": None, "refusal": None}
+    call = {**copy.deepcopy(CALLS), "content": None, "audio": None, "thinking": "hm"}
+    text = source(family)
+    for chat in ([USER, dump, USER], [USER, call, RESULT, USER], [USER, call]):
+        expected = oracle.apply_chat_template(
+            copy.deepcopy(chat), chat_template=text, tokenize=False, add_generation_prompt=True
+        )
+        assert template(text).render(chat) == expected
+        assert "None" not in expected

@@ -44,6 +44,12 @@ def test_calls_that_are_not_json_are_not_taken_for_hermes():
     assert detect_format("<tool_call>\n<function=name>\n<parameter=arguments>") is None
 
 
+def test_calls_of_functionary_are_not_taken_for_those_of_llama3():
+    signs = "<|start_header_id|> ipython parameters"
+    assert detect_format(signs).name == "llama3"
+    assert detect_format(f"{signs} <function=f>{{}}</function>") is None
+
+
 def test_the_demo_base_is_recognised_by_template_and_by_vocabulary():
     tokenizer = Tokenizer.open(DEMO)
     for template in (ChatTemplate.open(DEMO).source(tools=True), None, "plain"):

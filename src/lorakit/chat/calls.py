@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+MAX_DEPTH = 64  # levels of a call's arguments
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
@@ -38,20 +40,43 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedReply:
-    """A model's reply taken apart. Nothing is dropped: each part is in one of the three."""
+    """A model's reply taken apart. Nothing is dropped: each part is in one of the four.
+
+    reasoning: what the model thought, without its tags and the space around it; several blocks
+    stand apart by an empty line.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     malformed: tuple[Malformed, ...] = ()
+    reasoning: str = ""
 
     def to_message(self) -> dict[str, Any]:
-        """The reply as an assistant message for the next turn; malformed calls stay out of it."""
+        """The reply as an assistant message for the next turn; malformed calls stay out of it.
+
+        Reasoning is under `reasoning_content`, where chat templates look for it.
+        """
         message: dict[str, Any] = {"role": "assistant", "content": self.text or None}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
         if self.tool_calls:
             message["tool_calls"] = [call.to_openai() for call in self.tool_calls]
         elif message["content"] is None:
             message["content"] = ""
         return message
+
+
+class BadCallError(Exception):
+    """No call stands here. `position` is how far the text was read: never read it again.
+
+    begin: where the faulty call began, if that is not where reading did.
+    """
+
+    def __init__(self, reason: str, position: int, begin: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.position = position
+        self.begin = begin
 
 
 class ToolFormat(Protocol):
@@ -82,8 +107,11 @@ class ToolFormat(Protocol):
         """A function's result, a string or JSON value, as the model expects to read it."""
         ...
 
-    def parse(self, reply: str) -> ParsedReply:
-        """Take a reply apart, in time linear in its length. Never raises."""
+    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
+        """Take a reply apart, in time linear in its length. Never raises.
+
+        reasons: whether the reply begins within reasoning that the prompt opened.
+        """
         ...
 
 
@@ -93,6 +121,29 @@ def number_calls(calls: list[tuple[str, dict[str, Any]]]) -> tuple[ToolCall, ...
         ToolCall(name=name, arguments=arguments, id=f"call_{i}")
         for i, (name, arguments) in enumerate(calls)
     )
+
+
+def check_call(name: str, arguments: Mapping[str, Any], end: int) -> None:
+    """Refuse what could never be written again: half a surrogate pair, and what is nested deeper
+    than messages may be. Raises BadCallError."""
+    level: list[Any] = [name, arguments]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, str) and not _is_text(value):
+                raise BadCallError("a string holds half of a surrogate pair", end)
+            if isinstance(value, Mapping):
+                inner.extend(value)
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+        level = inner
+    if level:
+        raise BadCallError(f"nested deeper than {MAX_DEPTH} levels", end)
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 from lorakit.chat.calls import ParsedReply
 from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
+from lorakit.chat.scanning import NO_CALLS, opens_reasoning, take_apart
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
-from lorakit.errors import BaseModelError, FormatError
+from lorakit.errors import BaseModelError, FormatError, LorakitError
 from lorakit.images import Vectors
 from lorakit.tokenizer import TextTokenizer
 
@@ -82,6 +83,17 @@ class Dialogue:
             paths=paths,
         )
 
+    @cached_property
+    def reasons(self) -> bool:
+        """Whether the template's prompt for an answer ends within reasoning, already opened."""
+        try:
+            prompt = self.template.render([{"role": "user", "content": "x"}])
+        except LorakitError:  # no template, or one that wants something else: nothing is opened
+            return False
+        return opens_reasoning(prompt)
+
     def parse(self, text: str) -> ParsedReply:
-        """An answer taken apart; all text where the model has no known tool format."""
-        return self.tool_format.parse(text) if self.tool_format else ParsedReply(text=text)
+        """An answer taken apart; without calls where the model has no known tool format."""
+        if self.tool_format is None:
+            return take_apart(text, NO_CALLS, reasons=self.reasons)
+        return self.tool_format.parse(text, reasons=self.reasons)

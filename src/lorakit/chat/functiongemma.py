@@ -19,10 +19,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, function_of, number_calls
+from lorakit.chat.calls import (
+    MAX_DEPTH,
+    BadCallError,
+    ParsedReply,
+    ToolCall,
+    check_call,
+    function_of,
+)
+from lorakit.chat.scanning import Call, CallSyntax, take_apart
 from lorakit.errors import ParameterError
 
-MAX_DEPTH = 64
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAME = re.compile(r"[^\s{}\[\]:,<>]+")
 _KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
@@ -30,14 +37,6 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _CONSTANTS = {"true": True, "false": False, "null": None, "None": None}
 _CONSTANTS |= {"True": True, "False": False}
-
-
-class _Broken(Exception):  # noqa: N818 - a jump within the parser, never seen outside
-    """A call does not follow the grammar."""
-
-    def __init__(self, position: int, reason: str) -> None:
-        super().__init__(reason)
-        self.position = position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,40 +74,18 @@ class GemmaFormat:
         body = content if isinstance(content, Mapping) else {"value": content}
         return f"{self.response[0]}response:{name}{self._value(body)}{self.response[1]}"
 
-    def parse(self, reply: str) -> ParsedReply:
-        calls: list[tuple[str, dict[str, Any]]] = []
-        malformed: list[Malformed] = []
-        words: list[str] = []
-        position = 0
-        while (start := reply.find(self.call[0], position)) >= 0:
-            words.append(reply[position:start])
-            try:
-                position, call = _Parser(self, reply).call(start + len(self.call[0]))
-                calls.append(call)
-            except _Broken as error:
-                position = self._end_of_broken(reply, start, error.position)
-                broken = Malformed(text=reply[start:position], reason=str(error), position=start)
-                malformed.append(broken)
-        words.append(reply[position:])
-        text = "".join(words)
-        if calls or malformed:
-            text = self._without_stop(text)
-        return ParsedReply(text=text, tool_calls=number_calls(calls), malformed=tuple(malformed))
+    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
+        syntax = CallSyntax(find=self._find, read=self._read, closing=self.call[1])
+        return take_apart(reply, syntax, stops=self.stops, reasons=reasons)
 
-    def _end_of_broken(self, reply: str, start: int, failed: int) -> int:
-        """Where a malformed call ends: after its closing tag, else before the next call."""
-        after = max(failed, start + len(self.call[0]))
-        following = reply.find(self.call[0], after)
-        limit = len(reply) if following < 0 else following
-        close = reply.find(self.call[1], after, limit)
-        return limit if close < 0 else close + len(self.call[1])
+    def _find(self, reply: str, position: int) -> int:
+        return reply.find(self.call[0], position)
 
-    def _without_stop(self, text: str) -> str:
-        """Words around calls, without white space and a trailing stop token."""
-        text = text.strip()
-        for stop in self.stops:
-            text = text.removesuffix(stop).rstrip()
-        return text
+    def _read(self, reply: str, start: int, calls: list[Call]) -> int:
+        end, call = _Parser(self, reply).call(start + len(self.call[0]))
+        check_call(*call, end)
+        calls.append(call)
+        return end
 
     def _string(self, text: str) -> str:
         if self.escape in text:
@@ -184,10 +161,10 @@ class _Parser:
         position = self._skip(position)
         name = _NAME.match(self.text, position)
         if not name:
-            raise _Broken(position, "the function has no name")
+            raise BadCallError("the function has no name", position)
         position = self._skip(name.end())
         if not self.text.startswith("{", position):
-            raise _Broken(position, "expected '{' after the function's name")
+            raise BadCallError("expected '{' after the function's name", position)
         position, arguments = self._object(position, 0)
         return self._close(position), (name[0], arguments)
 
@@ -200,11 +177,11 @@ class _Parser:
         ends = (opening, *self.format.stops)
         if position == len(self.text) or self.text.startswith(ends, position):
             return position
-        raise _Broken(position, f"expected {closing} after the arguments")
+        raise BadCallError(f"expected {closing} after the arguments", position)
 
     def _value(self, position: int, depth: int) -> tuple[int, Any]:
         if depth > MAX_DEPTH:
-            raise _Broken(position, f"nested deeper than {MAX_DEPTH} levels")
+            raise BadCallError(f"nested deeper than {MAX_DEPTH} levels", position)
         if self.text.startswith(self.format.escape, position):
             return self._string(position)
         if self.text.startswith("{", position):
@@ -217,25 +194,25 @@ class _Parser:
         begin = position + len(self.format.escape)
         end = self.text.find(self.format.escape, begin)
         if end < 0:
-            raise _Broken(len(self.text), f"a string lacks its closing {self.format.escape}")
+            raise BadCallError(f"a string lacks its closing {self.format.escape}", len(self.text))
         return end + len(self.format.escape), self.text[begin:end]
 
     def _bare(self, position: int) -> tuple[int, Any]:
         word = _WORD.match(self.text, position)
         if not word:
-            raise _Broken(position, "expected a value")
+            raise BadCallError("expected a value", position)
         if word[0] in _CONSTANTS:
             return word.end(), _CONSTANTS[word[0]]
         number = _NUMBER.fullmatch(word[0])
         if not number:
             reason = f"{word[0][:40]!r} is no number; a string stands between {self.format.escape}"
-            raise _Broken(word.end(), reason)
+            raise BadCallError(reason, word.end())
         try:
             value = float(word[0]) if number[1] or number[2] else int(word[0])
         except ValueError as error:  # Python's limit on digits
-            raise _Broken(word.end(), "a number with too many digits") from error
+            raise BadCallError("a number with too many digits", word.end()) from error
         if isinstance(value, float) and math.isinf(value):
-            raise _Broken(word.end(), f"the number {word[0][:40]} is too large")
+            raise BadCallError(f"the number {word[0][:40]} is too large", word.end())
         return word.end(), value
 
     def _array(self, position: int, depth: int) -> tuple[int, list[Any]]:
@@ -257,7 +234,7 @@ class _Parser:
                 position = self._skip(self._expect(position, ",", "expected ',' or '}'"))
             position, key = self._object_key(position)
             if key in found:
-                raise _Broken(position, f"the key {key[:40]!r} occurs twice")
+                raise BadCallError(f"the key {key[:40]!r} occurs twice", position)
             position = self._expect(self._skip(position), ":", "expected ':' after a key")
             position, found[key] = self._value(self._skip(position), depth + 1)
             position = self._skip(position)
@@ -268,7 +245,7 @@ class _Parser:
             return self._string(position)
         key = _KEY.match(self.text, position)
         if not key:
-            raise _Broken(position, "expected a key")
+            raise BadCallError("expected a key", position)
         return key.end(), key[0]
 
     def _skip(self, position: int) -> int:
@@ -277,7 +254,7 @@ class _Parser:
 
     def _expect(self, position: int, token: str, reason: str) -> int:
         if not self.text.startswith(token, position):
-            raise _Broken(position, reason)
+            raise BadCallError(reason, position)
         return position + len(token)
 
 

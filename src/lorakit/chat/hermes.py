@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, number_calls
-from lorakit.chat.jsoncall import BadCallError, read_call, skip_space, to_json
+from lorakit.chat.calls import BadCallError, ParsedReply, ToolCall
+from lorakit.chat.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.scanning import Call, CallSyntax, take_apart
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -39,46 +40,26 @@ class HermesFormat:
         body = content if isinstance(content, str) else to_json(content)
         return f"<tool_response>\n{body}\n</tool_response>"
 
-    def parse(self, reply: str) -> ParsedReply:
-        calls: list[tuple[str, dict[str, Any]]] = []
-        malformed: list[Malformed] = []
-        words: list[str] = []
-        position = 0
-        while (start := reply.find(OPEN, position)) >= 0:
-            words.append(reply[position:start])
-            try:
-                position, call = _call(reply, start + len(OPEN))
-                calls.append(call)
-            except BadCallError as error:
-                position = _end_of_broken(reply, max(error.position, start + len(OPEN)))
-                broken = Malformed(text=reply[start:position], reason=error.reason, position=start)
-                malformed.append(broken)
-        words.append(reply[position:])
-        text = "".join(words)
-        if calls or malformed:
-            text = text.strip().removesuffix(self.stops[0]).rstrip()
-        return ParsedReply(text=text, tool_calls=number_calls(calls), malformed=tuple(malformed))
+    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
+        return take_apart(reply, _SYNTAX, stops=self.stops, reasons=reasons)
 
 
-def _call(reply: str, position: int) -> tuple[int, tuple[str, dict[str, Any]]]:
-    """The call after an opening tag; its closing tag may be cut off at the end of the reply."""
-    keys = ("arguments", "parameters")
-    begin = skip_space(reply, position)
-    end, name, arguments = read_call(reply, begin, keys, required=False)
+def _find(reply: str, position: int) -> int:
+    return reply.find(OPEN, position)
+
+
+def _read(reply: str, start: int, calls: list[Call]) -> int:
+    """The call at an opening tag; its closing tag may be cut off at the end of the reply."""
+    begin = skip_space(reply, start + len(OPEN))
+    end, name, arguments = read_call(reply, begin, ("arguments", "parameters"), required=False)
     end = skip_space(reply, end)
     if reply.startswith(CLOSE, end):
-        return end + len(CLOSE), (name, arguments)
-    if end == len(reply) or reply.startswith((OPEN, "<|im_end|>"), end):
-        return end, (name, arguments)
-    raise BadCallError(f"expected {CLOSE} after the call", end)
+        end += len(CLOSE)
+    elif end < len(reply) and not reply.startswith((OPEN, "<|im_end|>"), end):
+        raise BadCallError(f"expected {CLOSE} after the call", end)
+    calls.append((name, arguments))
+    return end
 
 
-def _end_of_broken(reply: str, after: int) -> int:
-    """Where a malformed call ends: after its closing tag, else before the next call."""
-    following = reply.find(OPEN, after)
-    limit = len(reply) if following < 0 else following
-    close = reply.find(CLOSE, after, limit)
-    return limit if close < 0 else close + len(CLOSE)
-
-
+_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE)
 HERMES = HermesFormat()

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lorakit.chat.calls import BadCallError, check_call
 from lorakit.errors import ParameterError
 
 WINDOW = 256  # characters
@@ -18,22 +19,13 @@ MARGIN = 16  # longer than any literal or escape that a window's end can cut
 MAX_DIGITS = 1000
 
 
-class BadCallError(Exception):
-    """No call stands here. `position` is how far the text was read: never read it again."""
-
-    def __init__(self, reason: str, position: int) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.position = position
-
-
 def read_call(
     text: str, position: int, keys: Sequence[str], *, required: bool
 ) -> tuple[int, str, dict[str, Any]]:
     """The call {"name": ..., <one of keys>: {...}} at `position`: its end, name and arguments.
 
-    required: without one of the keys it is no call; otherwise it is one without arguments.
-    Raises BadCallError.
+    required: without one of the keys it is no call; otherwise it is one without arguments, as it
+    is where they are null. Raises BadCallError.
     """
     end, value = read_value(text, position)
     if not isinstance(value, dict):
@@ -47,10 +39,13 @@ def read_call(
     if len(present) > 1:
         raise BadCallError(f"the call has both {' and '.join(present)}", end)
     arguments = value[present[0]] if present else {}
+    if arguments is None and not required:
+        arguments = {}
     if isinstance(arguments, str):  # some models quote the arguments, as OpenAI's API does
         arguments = _unquoted(arguments, end)
     if not isinstance(arguments, dict):
         raise BadCallError(f"{present[0]} must be an object", end)
+    check_call(name, arguments, end)
     return end, name, arguments
 
 

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, number_calls
-from lorakit.chat.jsoncall import BadCallError, read_call, skip_space, to_json
+from lorakit.chat.calls import BadCallError, ParsedReply, ToolCall
+from lorakit.chat.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.scanning import Call, CallSyntax, take_apart
 
 TAG = "<|python_tag|>"
 _STOPS = ("<|eom_id|>", "<|eot_id|>")
@@ -43,34 +44,42 @@ class Llama3Format:
     def render_response(self, name: str, content: Any) -> str:
         return to_json({"output": content} if isinstance(content, str) else content)
 
-    def parse(self, reply: str) -> ParsedReply:
-        before, tag, start = "", "", skip_space(reply, 0)
-        if not _LIKE_A_CALL.match(reply, start):
-            before, tag, _ = reply.partition(TAG)
-            start = len(before) + len(tag)
-            if not tag:
-                return ParsedReply(text=reply)
-        calls, malformed = _calls(reply, start)
-        if malformed and not calls and not tag and not _names_a_function(reply):
-            return ParsedReply(text=reply)
-        return ParsedReply(text=before.strip(), tool_calls=number_calls(calls), malformed=malformed)
+    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
+        parsed = take_apart(reply, _SYNTAX, reasons=reasons)
+        broken = "".join(part.text for part in parsed.malformed)
+        if not broken or parsed.tool_calls or TAG in reply or _names_a_function(broken):
+            return parsed
+        text = reply if not parsed.reasoning else f"{broken}{parsed.text}"
+        return ParsedReply(text=text, reasoning=parsed.reasoning)
 
 
-def _calls(
-    reply: str, position: int
-) -> tuple[list[tuple[str, dict[str, Any]]], tuple[Malformed, ...]]:
+def _lead(reply: str, position: int) -> int:
+    """Where JSON like a call begins at a position, after white space; -1 for other words."""
+    start = skip_space(reply, position)
+    return start if _LIKE_A_CALL.match(reply, start) else -1
+
+
+def _find(reply: str, position: int) -> int:
+    return reply.find(TAG, position)
+
+
+def _read(reply: str, position: int, calls: list[Call]) -> int:
     """Calls until the end or the first fault; from there on the rest is one malformed part."""
-    calls: list[tuple[str, dict[str, Any]]] = []
-    start = position
-    try:
-        while (start := _next(reply, position)) < len(reply):
+    start = _next(reply, position)
+    if start == len(reply):
+        raise BadCallError("no call follows", start)
+    while start < len(reply):
+        try:
             position, name, arguments = read_call(reply, start, _KEYS, required=True)
-            calls.append((name, arguments))
-        if not calls:
-            raise BadCallError("no call follows", position)
-    except BadCallError as error:
-        return calls, (Malformed(text=reply[start:], reason=error.reason, position=start),)
-    return calls, ()
+        except BadCallError as error:
+            begin = start if calls else position
+            raise BadCallError(error.reason, error.position, begin) from error
+        calls.append((name, arguments))
+        start = _next(reply, position)
+    return start
+
+
+_SYNTAX = CallSyntax(find=_find, read=_read, lead=_lead)
 
 
 def _next(reply: str, position: int) -> int:

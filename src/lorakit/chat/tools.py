@@ -53,7 +53,11 @@ FORMATS: Mapping[str, Signs] = {
             present=("<tool_call>", "arguments"),
             absent=("<function=", "<arg_key>"),  # Qwen3-Coder's and GLM's calls are not JSON
         ),
-        Signs(format=LLAMA3, present=("parameters", "<|start_header_id|>", "ipython")),
+        Signs(
+            format=LLAMA3,
+            present=("parameters", "<|start_header_id|>", "ipython"),
+            absent=("<function=",),  # Functionary's calls have another form
+        ),
     )
 }
 
