@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
 from lorakit.engines.rows import Slab
+from lorakit.engines.threads import default_threads
 from lorakit.errors import EngineError, MissingExtraError
 
 Floats = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ def open_session(
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads or default_threads()  # its own choice pins them to cores
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # failures are raised, not printed
     for key, value in SPINNING.items():
@@ -74,19 +74,6 @@ def open_session(
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
             options.add_external_initializers(list(initializers), values)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use, or 0, which leaves the choice to onnxruntime.
-
-    Its own choice pins threads to cores, where they wait for whatever else runs there.
-    """
-    try:
-        folders = [f"/sys/devices/system/cpu/cpu{cpu}" for cpu in os.sched_getaffinity(0)]
-        siblings = [Path(f"{folder}/topology/thread_siblings_list") for folder in folders]
-        return len({path.read_text(encoding="ascii") for path in siblings})
-    except (AttributeError, OSError):
-        return 0
 
 
 @cache

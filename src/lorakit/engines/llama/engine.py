@@ -28,10 +28,12 @@ from lorakit.engines.llama.memory import most_slots
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.rehearsal import rehearse_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
 from lorakit.engines.steps import check_rows, require_attached
+from lorakit.engines.threads import default_threads
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -78,7 +80,7 @@ class LlamaEngine:
     def __init__(self, base: Base, options: EngineOptions, native: LlamaOptions) -> None:
         self._base = base
         self._native = native
-        self._threads = options.threads or os.cpu_count() or 1
+        self._threads = options.threads or default_threads()
         self._model = load_model(base.path, native)
         api = llama()
         most = most_slots(int(api.llama_model_n_swa(self._model)))
@@ -98,6 +100,7 @@ class LlamaEngine:
             prefill_alone=native.micro_batch,
         )
         self._abort = Abort()
+        self._pace = Pace(self._threads)
         self._lanes = Lanes(self._new_lane, native.contexts, self._capabilities)
         self._adapters: dict[int, Any] = {}  # native adapters by handle
         self._sets: dict[AdapterSet, Set] = {}  # what was checked, see _effective
@@ -289,7 +292,7 @@ class LlamaEngine:
             cells=cells,
             slots=self._capabilities.max_sequences,
             options=self._native,
-            threads=self._threads,
+            pace=self._pace,
             outputs=self._capabilities.max_sequences,
             abort=self._abort,
             embeddings=embeddings,

@@ -20,6 +20,7 @@ import numpy as np
 from lorakit.cache import Memo
 from lorakit.engines.llama.child import can_start, library_identity, run_child
 from lorakit.engines.llama.native import Abort, llama
+from lorakit.engines.threads import default_threads
 from lorakit.errors import LorakitError
 from lorakit.gguf import Value, write_gguf_file
 
@@ -78,11 +79,13 @@ def _decode(path: Path) -> None:
     from lorakit.engines.llama.lane import Lane, Piece
     from lorakit.engines.llama.model import load_model  # which asks this module
     from lorakit.engines.llama.options import LlamaOptions
+    from lorakit.engines.llama.pace import Pace
 
     options = LlamaOptions(repack=True)
     try:
         model = load_model(path, options)
-        lane = Lane(model, cells=1, slots=2, options=options, threads=2, outputs=2, abort=Abort())
+        pace = Pace(default_threads())
+        lane = Lane(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
         slot, result = lane.open(), np.empty((1, lane.width), np.float32)
         lane.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
         lane.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lorakit.engines.llama.memory import Memory, native_sequences
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.pace import SHORT, Pace
 from lorakit.engines.protocol import Logits
 from lorakit.errors import CancelledError, EngineError
 
@@ -47,7 +48,7 @@ class Lane:
     """One native context. All calls belong to the engine's thread."""
 
     def __init__(
-        self, model: Any, *, cells: int, slots: int, options: LlamaOptions, threads: int,
+        self, model: Any, *, cells: int, slots: int, options: LlamaOptions, pace: Pace,
         outputs: int, abort: Abort, embeddings: bool = False,
     ) -> None:  # fmt: skip
         """Raises EngineError (out_of_memory) where there is no memory for `cells` tokens."""
@@ -59,7 +60,7 @@ class Lane:
         params.n_seq_max = native_sequences(slots, window)
         self.outputs = min(outputs, options.micro_batch)
         params.n_outputs_max = max(outputs, params.n_seq_max)  # fewer abort llama.cpp
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = self._threads = pace.most
         kind = kv_type(model, options)
         params.type_k = params.type_v = _TYPES[kind]
         exact = options.flash_attention == "auto" and kind == "f32"
@@ -79,6 +80,7 @@ class Lane:
             )
         self._api = api
         self._abort = abort
+        self._pace = pace
         self._spreads = not embeddings and (params.flash_attn_type == 0 or options.gpu_layers != 0)
         self.tainted = False  # numbers that are not finite are in cells, or were
         self.set: Set = ()
@@ -289,8 +291,15 @@ class Lane:
         else:
             batch.token = None
             batch.embd = _pointer(vectors, ctypes.c_float)
+        threads = self._pace.threads(count)
+        if threads != self._threads:
+            self._api.llama_set_n_threads(self.context, threads, threads)
+            self._threads = threads
+        begun = self._pace.begin()
         with captured_log() as said:
             code = self._api.llama_decode(self.context, batch)
+        if threads > 1 and count < SHORT:
+            self._pace.end(begun)
         if code == 2 and self._abort.is_set:
             raise CancelledError("the step was interrupted")
         if code:

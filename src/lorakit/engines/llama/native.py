@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -49,6 +52,7 @@ SYMBOLS = (
     "llama_set_abort_callback",
     "llama_set_adapters_lora",
     "llama_set_causal_attn",
+    "llama_set_n_threads",
     "llama_state_seq_get_data",
     "llama_state_seq_get_size",
     "llama_state_seq_set_data",
@@ -94,7 +98,8 @@ def llama() -> Any:
     Raises MissingExtraError where it is not installed, EngineError where it lacks a symbol.
     """
     try:
-        from llama_cpp import llama_cpp
+        with _short_waits():
+            from llama_cpp import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingExtraError(
             f"the llama.cpp engine needs llama-cpp-python: {error}",
@@ -104,6 +109,27 @@ def llama() -> Any:
     _install_log(llama_cpp)
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+@contextmanager
+def _short_waits() -> Iterator[None]:
+    """Let OpenMP's threads spin for about 10 us at a barrier and then sleep; its library reads this
+    when it is loaded, GCC's at once and clang's (in ms) at the first step.
+
+    ggml has a barrier after each operation. A thread that spins there takes the core that the one
+    it waits for needs, if others run on the machine too: with GCC's 4 ms a token took a hundred
+    times as long beside two busy loops on two cores. Without spinning it takes twice as long where
+    the machine is quiet. What the user has set holds.
+    """
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # else ggml sets 200
+    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
 
 
 @cache

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.engines.llama.native import llama
+from lorakit.engines.threads import default_threads
 from lorakit.errors import (
     EngineError,
     FormatError,
@@ -81,7 +82,7 @@ def quantize(
     partial = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        said = _run(source, partial, number, threads or os.cpu_count() or 1, progress)
+        said = _run(source, partial, number, threads or default_threads(), progress)
         _settle(partial, output)
     except OSError as error:
         raise WriteError(f"cannot write {output}: {error.strerror or error}") from error

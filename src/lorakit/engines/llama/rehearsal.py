@@ -21,8 +21,10 @@ from lorakit.engines.llama.lane import Lane, Piece
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, llama
 from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.tokenizer import LlamaTokenizer
 from lorakit.engines.llama.vision import Vision, check_projector
+from lorakit.engines.threads import default_threads
 from lorakit.errors import FormatError, LorakitError
 
 VERSION = 2  # of the rehearsals; another one is not satisfied with what this one saw
@@ -92,8 +94,8 @@ def _generate(path: Path, options: LlamaOptions) -> None:
     ids = tokenizer.encode(_every_byte(), special=True)
     tokenizer.decode(ids)
     model = load_model(path, options)
-    threads = os.cpu_count() or 1
-    lane = Lane(model, cells=1, slots=2, options=options, threads=threads, outputs=2, abort=Abort())
+    pace = Pace(default_threads())
+    lane = Lane(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
     slot, result = lane.open(), np.empty((1, lane.width), np.float32)
     prompt = np.asarray(ids[:TOKENS] or [0], np.int64)
     lane.decode([Piece(slot, 0, prompt, 1)], [result])

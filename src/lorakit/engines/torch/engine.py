@@ -29,6 +29,7 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.rows import effective
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
+from lorakit.engines.threads import default_threads
 from lorakit.engines.torch.loading import (
     cache_argument,
     choose_device,
@@ -56,7 +57,7 @@ class TorchEngine:
         self._base = base
         self._device = device
         self._cache_argument = cache_argument(model)
-        self._threads = options.threads
+        self._threads = options.threads or default_threads()
         self._attached: dict[int, Attached] = {}
         self._overlays: Overlays | None = Overlays(Places.of(model, base), self._attached)
         self._handles = itertools.count(1)
@@ -180,7 +181,7 @@ class TorchEngine:
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
         overlays = self._require_open()
         self._check(rows)
-        if self._threads and torch.get_num_threads() != self._threads:
+        if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         logits: list[Logits] = []
         states: dict[int, State] = {}

@@ -1,0 +1,108 @@
+"""Short decodes take one thread while others use the cores, and all of them again afterwards."""
+
+import itertools
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from llama_cases import logits_of, open_engine
+
+from lorakit.engines.llama import pace as paces
+from lorakit.engines.llama.pace import FIRST, LONGEST, SHORT, Pace
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(wall=100.0, own=5.0)
+    fake = SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.own)
+    monkeypatch.setattr(paces, "time", fake)
+    return now
+
+
+def decode(pace, clock, seconds, share):
+    threads = pace.threads(1)
+    begun = pace.begin()
+    clock.wall += seconds
+    clock.own += seconds * share
+    if threads > 1:
+        pace.end(begun)
+    return threads
+
+
+def test_alone_all_threads_are_taken(clock):
+    pace = Pace(4)
+    assert {decode(pace, clock, 0.01, 0.95) for _ in range(100)} == {4}
+
+
+def test_crowded_one_thread_is_taken_most_of_the_time(clock):
+    pace = Pace(4)
+    taken = [decode(pace, clock, 0.03, 0.3) for _ in range(1000)]
+    assert taken[:2] == [4, 1]
+    assert taken.count(4) < 20
+    tried = [at for at, threads in enumerate(taken) if threads == 4]
+    pauses = [(after - before) * 0.03 for before, after in itertools.pairwise(tried)]
+    assert pauses[0] == pytest.approx(FIRST, abs=0.06)
+    assert pauses[-1] == pytest.approx(LONGEST, abs=0.06)
+
+
+def test_a_machine_that_is_quiet_again_is_noticed(clock):
+    pace = Pace(4)
+    for _ in range(300):
+        decode(pace, clock, 0.03, 0.3)
+    taken = [decode(pace, clock, 0.03, 0.95) for _ in range(300)]
+    assert taken.index(4) * 0.03 <= LONGEST + 0.06
+    assert set(taken[taken.index(4) :]) == {4}
+
+
+def test_one_long_wait_between_many_short_decodes_is_no_crowd(clock):
+    pace = Pace(2)
+    for _ in range(5):
+        assert decode(pace, clock, 0.004, 1.0) == 2
+    decode(pace, clock, 0.002, 0.1)
+    assert pace.threads(1) == 2
+
+
+def test_a_large_decode_takes_all_threads(clock):
+    pace = Pace(2)
+    decode(pace, clock, 0.1, 0.1)
+    assert (pace.threads(SHORT - 1), pace.threads(SHORT)) == (1, 2)
+
+
+def test_the_number_of_threads_changes_no_logits(monkeypatch):
+    engine = open_engine("gemma3", max_batch=2)
+    engine._pace.most = 2
+    both = logits_of(engine, list(range(5, 25))).copy()
+    monkeypatch.setattr(Pace, "threads", lambda *_: 1)
+    assert (logits_of(engine, list(range(5, 25))) == both).all()
+    engine.close()
+
+
+CHILD = """
+import os, sys
+from lorakit.engines.llama.native import llama
+llama()
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "None 0"),
+        ({"GOMP_SPINCOUNT": "77", "KMP_BLOCKTIME": "5"}, "77 5"),
+        ({"OMP_WAIT_POLICY": "active"}, "None 0"),
+    ],
+)
+def test_what_the_user_set_for_openmp_holds_and_nothing_else_stays(given, expected):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
