@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+
+def _ipv6() -> bool:
+    """Whether this machine reaches itself by IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
 
 ROOT = getattr(os, "geteuid", lambda: None)() == 0
 MLX = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")}  # as in pyproject.toml
@@ -22,6 +34,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "not-root": lambda: not ROOT,
     "windows": lambda: sys.platform == "win32",
     "not-linux": lambda: not sys.platform.startswith("linux"),
+    "no-ipv6": lambda: not _ipv6(),
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,
 }
 

@@ -1,5 +1,6 @@
 """A run is as strict about skips as skips.py says; what must fail is tried in runs of its own."""
 
+import ast
 import os
 import re
 import subprocess
@@ -92,6 +93,49 @@ def test_the_list_names_tests_that_there_are():
         file, _, test = line.node.partition("::")
         text = (HERE.parent / file).read_text("utf-8")
         assert not test or f"\ndef {test}(" in text, line
+
+
+def conditional(node, tree):
+    """Node ids of what a file skips in some places, by a mark."""
+    called = {name for name in ast.walk(tree) if "mark.skipif" in skipping(name)}
+    marks = {
+        target.id
+        for child in tree.body
+        if isinstance(child, ast.Assign) and child.value in called
+        for target in child.targets
+    }
+    if "pytestmark" in marks:
+        yield node
+    for child in tree.body:
+        if isinstance(child, ast.FunctionDef) and any(
+            mark in called or ast.unparse(mark) in marks for mark in child.decorator_list
+        ):
+            yield f"{node}::{child.name}"
+
+
+def skipping(node):
+    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+
+
+def test_the_list_names_what_is_skipped_in_some_place():
+    found = set()
+    for file in HERE.rglob("test_*.py"):
+        node = file.relative_to(HERE.parent).as_posix()
+        found |= set(conditional(node, ast.parse(file.read_text("utf-8"))))
+    listed = {line.node for line in skips.read(LIST)}
+    assert len(found) > 10
+    assert {name for name in found if not {name, name.partition("::")[0]} & listed} == set()
+
+
+def test_a_mark_is_found():
+    text = (
+        "import pytest\nposix = pytest.mark.skipif(True, reason='x')\n"
+        "@posix\ndef test_a(): pass\n"
+        "@pytest.mark.skipif(True, reason='x')\ndef test_b(): pass\n"
+        "def test_c(): pass\n"
+    )
+    assert [*conditional("f", ast.parse(text))] == ["f::test_a", "f::test_b"]
+    assert next(conditional("f", ast.parse(text.replace("posix", "pytestmark")))) == "f"
 
 
 def test_quick_runs_are_as_without_extras(tmp_path):
