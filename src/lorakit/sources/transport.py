@@ -155,7 +155,7 @@ def _proxy(scheme: str, host: str) -> SplitResult | None:
     if not said or urllib.request.proxy_bypass(host):
         return None
     proxy = urlsplit(said if "://" in said else f"http://{said}")
-    if proxy.scheme != "http" or not proxy.hostname:
+    if proxy.scheme not in _PORTS or not proxy.hostname:  # both are spoken to in the clear
         raise ValueError(f"proxies of the kind {proxy.scheme} are not supported")
     return proxy
 
