@@ -159,10 +159,13 @@ class Bench:
         llama()  # sets a log that is quiet
         parameters = api.llama_model_default_params()
         self.model = api.llama_model_load_from_file(os.fsencode(path), parameters)
-        files = [native_file(adapter, self.base) for adapter in self.adapters]
+        self.loras = [self.native(adapter) for adapter in self.adapters]
         if arguments.lora:
-            files[0] = arguments.lora
-        self.loras = [api.llama_adapter_lora_init(self.model, os.fsencode(f)) for f in files]
+            self.loras[0] = api.llama_adapter_lora_init(self.model, os.fsencode(arguments.lora))
+
+    def native(self, adapter: Adapter) -> Any:
+        with native_file(adapter, self.base) as path:
+            return api.llama_adapter_lora_init(self.model, os.fsencode(path))
 
     def tokens(self, count: int) -> Any:
         return np.random.default_rng(0).integers(10, self.base.decoder.vocabulary, count)
@@ -285,7 +288,8 @@ class Bench:
             write_peft(self.adapters[1], peft)
             write_gguf(self.adapters[1], gguf, self.base.decoder)
             ours = Ours(self, rows=1)
-            name = native_file(self.adapters[1], self.base)
+            with native_file(self.adapters[1], self.base) as name:
+                """Where it is cached."""
 
             def attach(path: Path, *, cached: bool) -> None:
                 if not cached:

@@ -191,7 +191,7 @@ def test_generation_goes_on_while_an_adapter_is_read_and_converted(model, monkey
         threads.append(threading.current_thread().name)
         entered.set()
         assert release.wait(30)
-        return write(adapter, base)
+        return write(adapter, base)  # a context manager
 
     monkeypatch.setattr(engine, "native_file", slow)
     future = model.load_adapter(TRUTH / "peft" / "llama" / "rslora", "slow", wait=False)

@@ -6,6 +6,7 @@ Where llama.cpp would end the process, the test shows that the file or call neve
 import ctypes
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_missing_file_gives_a_falsy_pointer_that_is_not_none(engine, tmp_path,
         pointer = llama().llama_adapter_lora_init(engine._model, os.fsencode(path))
     assert not pointer
     assert said.reasons
-    monkeypatch.setattr("lorakit.engines.llama.engine.native_file", lambda *_: path)
+    monkeypatch.setattr("lorakit.engines.llama.engine.native_file", lambda *_: nullcontext(path))
     with pytest.raises(EngineError, match="does not take the adapter") as caught:
         engine.attach(truth_adapter("llama", "plain"))
     assert "missing.gguf" in str(caught.value)
@@ -309,11 +310,44 @@ def test_the_level_of_errors_is_4_and_reasons_are_captured(model, tmp_path, capl
     assert caplog.records, "what nobody captures is logged, at its own level"
 
 
+def test_a_damaged_cached_adapter_is_written_again(engine, tmp_path, monkeypatch, caplog):
+    """llama.cpp computes with whatever numbers it finds, and refuses a short file for ever."""
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
+    adapter = truth_adapter("llama", "plain")
+    with native_file(adapter, engine._base) as path:
+        written = path.read_bytes()
+    damaged = [bytearray(written) for _ in range(3)]
+    damaged[0][-8] ^= 0x40
+    damaged[1][len(written) // 2] ^= 1
+    damaged[2] = damaged[2][: len(written) // 2]
+    expected = logits_with(engine, adapter)
+    for content in damaged:
+        path.write_bytes(content)
+        np.testing.assert_array_equal(logits_with(engine, adapter), expected)
+        assert path.read_bytes() == written
+    assert "is not what was written" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(engine, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "file"))
+    assert np.isfinite(logits_with(engine, truth_adapter("llama", "plain"))).all()
+
+
+def logits_with(engine, adapter):
+    handle = engine.attach(adapter)
+    try:
+        return logits_of(engine, IDS, ((handle, 1.0),)).copy()
+    finally:
+        engine.detach(handle)
+
+
 def test_a_path_that_is_not_ascii(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "Ł cache 模"))
     adapter = truth_adapter("llama", "plain")
     handle = engine.attach(adapter)
-    assert "模" in str(native_file(adapter, engine._base))
+    with native_file(adapter, engine._base) as path:
+        assert "模" in str(path)
     engine.detach(handle)
 
 

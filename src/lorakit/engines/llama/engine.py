@@ -144,13 +144,13 @@ class LlamaEngine:
     def prepare(self, adapter: Adapter) -> None:
         """Check an adapter and write its GGUF file into the cache; may run on any thread."""
         require_fit(adapter, self._base.decoder)
-        native_file(adapter, self._base)
+        with native_file(adapter, self._base):
+            """Written, and compared with its digest."""
 
     def attach(self, adapter: Adapter) -> int:
         self._require_open()
-        self.prepare(adapter)
-        path = native_file(adapter, self._base)
-        with captured_log() as said:
+        require_fit(adapter, self._base.decoder)
+        with native_file(adapter, self._base) as path, captured_log() as said:
             native = llama().llama_adapter_lora_init(self._model, os.fsencode(path))
         if not native:
             raise EngineError("llama.cpp does not take the adapter", items=said.reasons)
