@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from lorakit.errors import (
     UnknownAdapterError,
 )
 from lorakit.requests import Request
+from lorakit.runtime.generation import Generation
 from lorakit.runtime.sampling import SamplingParams
 
 NAMES = ("a", "b", "c", "d")
@@ -182,8 +184,7 @@ def chat(world: World, r: random.Random) -> None:
 
 
 def session(world: World, r: random.Random) -> None:
-    """Two turns, and another answer to the second, with one set of the session's own or the live
-    one; sampled so that the answer's text is the answer's tokens."""
+    """Two turns, and another answer to the second."""
     params = SamplingParams(max_tokens=min(3, world.longest), ignore_eos=True, logprobs=0)
     own = own_or_live(world, r)
     talk = world.model.session(adapters=own, sampling=params)
@@ -195,8 +196,9 @@ def session(world: World, r: random.Random) -> None:
             return
         if len(ids) >= world.model.capabilities.context - world.longest:
             return
-        reply = talk.send(words)
-        world.check("a turn of a session", world.question(ids, params, own), reply.completion)
+        question = world.question(ids, params, own)
+        world.check("a turn of a session", question, talk.send(words).completion)
+    world.check("a turn again", question, talk.regenerate().completion)
 
 
 def take_off(world: World, r: random.Random) -> None:
@@ -277,8 +279,9 @@ def cancel(world: World, r: random.Random) -> None:
     if world.flights:
         flight = some(r, world.flights)
         world.say(f"  {flight.label}")
+        world.flights.remove(flight)
         flight.stream.cancel()
-        _gone(world, flight)
+        _gone(world, flight, flight.stream._generation)
 
 
 def drop(world: World, r: random.Random) -> None:
@@ -286,16 +289,17 @@ def drop(world: World, r: random.Random) -> None:
     if world.flights:
         flight = some(r, world.flights)
         world.say(f"  {flight.label}")
-        generation, flight.stream = flight.stream._generation, None
-        gc.collect(0)
+        world.flights.remove(flight)
+        generation, alive = flight.stream._generation, weakref.ref(flight.stream)
+        flight.stream = None
+        if alive() is not None:  # a coroutine that gave up on it is part of a cycle
+            gc.collect()
         _gone(world, flight, generation)
 
 
-def _gone(world: World, flight: Flight, generation=None) -> None:
-    generation = generation or flight.stream._generation
+def _gone(world: World, flight: Flight, generation: Generation) -> None:
     if not generation._done.wait(LONGEST_WAIT):
         raise DifferenceError(f"{flight.label} does not end")
-    world.flights.remove(flight)
     world.end_early(flight)
 
 

@@ -78,7 +78,7 @@ class World:
     loaded: dict[str, tuple[LoadedAdapter, str]] = field(default_factory=dict)  # with its digest
     active: dict[str, float] = field(default_factory=dict)
     flights: list[Flight] = field(default_factory=list)
-    states: list[tuple[Path, tuple[int, ...], dict[str, float]]] = field(default_factory=list)
+    states: list[tuple[Path, tuple[int, ...], Chosen]] = field(default_factory=list)
     answers: list[tuple[int, ...]] = field(default_factory=list)  # prompts with their answers
     tally: Counter[str] = field(default_factory=Counter)
     worst: float = 0.0  # the largest difference of a log probability that passed
@@ -294,5 +294,5 @@ def expect(error: type[LorakitError], call, *args, **options) -> None:
     raise DifferenceError(f"no {error.__name__} from {call}")
 
 
-def some(random: random.Random, items):
-    return random.choice(list(items))
+def some(r: random.Random, items):
+    return r.choice(list(items))
