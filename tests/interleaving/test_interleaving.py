@@ -34,7 +34,7 @@ def test_every_answer_is_the_naive_one(combination, engine, base):
     report = run(combination(engine, base), SHORT[engine, base])
     assert report.tally["checked"] > 5 * report.interleavings
     assert report.tally["unchecked"] < report.tally["checked"] / 20
-    assert report.tally["ties"] <= report.tally["checked"] / 100
+    assert report.tally["ties"] <= 1 + report.tally["checked"] / 100
 
 
 # The driver sees faults. Each of these is one that the runtime, or an engine, could have.
