@@ -1,12 +1,14 @@
 """Downloads from a server that breaks off, stalls, lies, redirects and changes its mind."""
 
 import hashlib
+import json
 import threading
 
 import pytest
 
 from lorakit.errors import SourceError, WriteError
 from lorakit.sources import Limits, fetch
+from lorakit.sources.download import Download
 from lorakit.sources.transport import _target
 from web import FAST
 
@@ -83,6 +85,84 @@ def test_what_progress_raises_ends_it_and_keeps_the_part(web, cache):
     assert 0 < partials(cache)[0].stat().st_size < len(BODY)
     assert get(url).read_bytes() == BODY
     assert web.asked["/x.gguf"][-1]["Range"]
+
+
+def broken_off(web, cache, at=HALF):
+    """A URL of which a part is there, and the file of the part."""
+    url = web.put("/x.gguf", BODY, cut=[at, 0])
+    assert code_of(url) == "source_unreachable"
+    (part,) = partials(cache)
+    web.put("/x.gguf", BODY)
+    return url, part
+
+
+def flip(path, at=100):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda part: flip(part, HALF - 1),
+        lambda part: part.write_bytes(b"x"),
+        lambda part: flip(part.with_name(f"{part.name}.json"), -4),
+        lambda part: part.with_name(f"{part.name}.json").unlink(),
+        lambda part: part.with_name(f"{part.name}.json").write_text("[]"),
+    ],
+)
+def test_a_damaged_part_is_not_continued(web, cache, damage):
+    url, part = broken_off(web, cache)
+    damage(part)
+    assert get(url).read_bytes() == BODY
+    assert "Range" not in web.asked["/x.gguf"][-1]
+
+
+def test_without_the_hash_of_a_part_it_would_be(web, cache, monkeypatch):
+    """The broken variant: the damage comes into the file, and nobody is told."""
+    url, part = broken_off(web, cache)
+    flip(part)
+    note = part.with_name(f"{part.name}.json")
+    values = json.loads(note.read_text())
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    note.write_text(json.dumps({**values, "sha256": found}))
+    assert get(url).read_bytes() != BODY
+
+
+def test_what_came_after_the_last_note_of_a_killed_process_is_cut_off(web, cache):
+    url, part = broken_off(web, cache)
+    with part.open("ab") as file:
+        file.write(b"half a piece")
+    assert get(url).read_bytes() == BODY
+    assert web.asked["/x.gguf"][-1]["Range"] == f"bytes={HALF}-"
+
+
+def test_a_part_is_noted_on_the_way(web, cache, monkeypatch):
+    """So that a process that is killed loses no more than that."""
+    monkeypatch.setattr("lorakit.sources.download.NOTED", 100_000)
+    noted = []
+    real = Download._write_note
+    monkeypatch.setattr(
+        Download, "_write_note", lambda self, size: noted.append(size) or real(self, size)
+    )
+    get(web.put("/x.gguf", BODY))
+    assert len(noted) >= len(BODY) // 200_000
+    assert noted == sorted(noted)
+
+
+def test_what_a_disk_makes_of_a_body_is_compared_with_the_body(web, cache, monkeypatch):
+    real = Download._finish
+
+    def damaged(self, etag):
+        if len(web.asked["/x.gguf"]) == 1:
+            flip(self.partial)
+        return real(self, etag)
+
+    monkeypatch.setattr(Download, "_finish", damaged)
+    assert get(web.put("/x.gguf", BODY)).read_bytes() == BODY
+    assert len(web.asked["/x.gguf"]) == 2
 
 
 def test_a_file_that_changed_meanwhile_is_begun_again(web):

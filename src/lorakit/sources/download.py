@@ -1,7 +1,8 @@
 """One file of a URL into the store: resumed, bounded, verified, retried.
 
-A body goes into a partial file that outlives failures and Ctrl-C. It is continued only where the
-server's strong ETag says that it is still the same file, and moves to its place by content when it
+A body goes into a partial file that outlives failures and Ctrl-C, with a note of what it is: ETag,
+size and hash. It is continued only where it still has that hash and the server's strong ETag says
+that it is still the same file, and moves to its place by content when it
 has the length that was announced and, where one is given, the hash. A download ends: by a deadline
 for all of it, and by a rate below which a server counts as one that does not answer.
 """
@@ -11,12 +12,15 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import logging
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lorakit.atomic import write_atomic
 from lorakit.cache import touch
@@ -32,6 +36,10 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.AS
 _ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{0,256}"', re.ASCII)
 
 
+NOTED = 32 << 20  # bytes after which a killed process's part is known to be whole
+log = logging.getLogger("lorakit")
+
+
 @dataclass(slots=True, kw_only=True)
 class Download:
     """A file that is being fetched. `attempt` may be called until it returns the blob."""
@@ -44,6 +52,8 @@ class Download:
     progress: OnProgress | None = None
     allow_private: bool = False
     _patience: Patience = field(init=False)
+    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)  # of what the partial file holds
+    _etag: str | None = None  # of what it is the beginning of
 
     def __post_init__(self) -> None:
         self._patience = Patience(limits=self.limits)
@@ -57,7 +67,7 @@ class Download:
         return self.store.partial(self.key)
 
     @property
-    def _validator(self) -> Path:
+    def _note(self) -> Path:
         return self.partial.with_name(f"{self.key}.json")
 
     def run(self) -> Path | None:
@@ -98,13 +108,18 @@ class Download:
                 self.discard()
                 raise UnreachableError(f"the server answers {response.status}")
             begin, end, total = self._begin(response, etag)
-            self._receive(response, begin, end, total)
+            try:
+                self._receive(response, begin, end, total)
+            except SourceError as error:
+                if isinstance(error.__cause__, ProtocolError):  # what it sent is worth nothing
+                    self.discard()
+                raise
         if total is not None and end is not None and end < total:
             raise UnreachableError(f"the server sends {end} of {total} bytes")
         return self._finish(response.headers.get("ETag"))
 
     def discard(self) -> None:
-        for path in (self.partial, self._validator):
+        for path in (self.partial, self._note):
             with writing(self.store.root):
                 path.unlink(missing_ok=True)
 
@@ -115,12 +130,27 @@ class Download:
             return 0
 
     def _resumable(self) -> str | None:
-        """The ETag of the file that the partial one is the beginning of."""
+        """The ETag of the file that the partial one is the beginning of, as far as it was noted."""
         try:
-            value = json.loads(read_bounded(self._validator, MAX_RECORD) or b"")["etag"]
+            note = json.loads(read_bounded(self._note, MAX_RECORD) or b"")
+            etag, size = _strong(note["etag"]), int(note["size"])
+            if etag is None or not 0 < size <= self._size():
+                return None
+            with self.partial.open("r+b") as file:
+                found = _hash_of(file, size)
+                if found.hexdigest() != note["sha256"]:
+                    log.warning("what there is of %s is damaged: beginning anew", shown(self.url))
+                    return None
+                file.truncate(size)
         except (OSError, ValueError, TypeError, KeyError, SourceError):
             return None
-        return _strong(value) if isinstance(value, str) and self._size() else None
+        self._hash, self._etag = found, etag
+        return etag
+
+    def _write_note(self, size: int) -> None:
+        if self._etag is not None:
+            note = {"etag": self._etag, "size": size, "sha256": self._hash.hexdigest()}
+            write_atomic(self._note, json.dumps(note).encode())
 
     def _begin(self, response: Response, asked: str | None) -> tuple[int, int | None, int | None]:
         """Where in the file the body begins and ends, and the length of the whole."""
@@ -137,9 +167,7 @@ class Download:
             raise self._too_large(max(end or 0, total or 0))
         if begin == 0:
             self.discard()
-            if etag is not None:
-                with writing(self.store.root):
-                    write_atomic(self._validator, json.dumps({"etag": etag}).encode())
+            self._hash, self._etag = hashlib.sha256(), etag
         return begin, end, total
 
     def _is_rest(
@@ -160,14 +188,12 @@ class Download:
     def _receive(self, response: Response, begin: int, end: int | None, total: int | None) -> None:
         """The body to the end of the partial file, as far as it was announced and is allowed."""
         done = begin
-        with writing(self.store.root), self.partial.open("ab") as file:
+        with writing(self.store.root), self._appending() as append:
             while piece := self._next(response, done, total):
                 done += len(piece)
                 if done > min(self.max_bytes, self.max_bytes if end is None else end):
                     break
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+                append(piece)
         if done > self.max_bytes:
             self.discard()
             raise self._too_large(done)
@@ -177,6 +203,28 @@ class Download:
             self.discard()
             raise UnreachableError(f"the server sent {done} bytes where it announced {end}")
 
+    @contextmanager
+    def _appending(self) -> Iterator[Callable[[bytes], None]]:
+        """Pieces go to the end of the partial file, and into the note of it now and then."""
+        with self.partial.open("ab") as file:
+            noted = file.tell()
+
+            def append(piece: bytes) -> None:
+                nonlocal noted
+                file.write(piece)
+                self._hash.update(piece)
+                if file.tell() - noted >= NOTED:
+                    noted = file.tell()
+                    file.flush()
+                    self._write_note(noted)
+
+            try:
+                yield append
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+                self._write_note(file.tell())
+
     def _next(self, response: Response, done: int, total: int | None) -> bytes:
         """The next piece of the body, empty at its end; the caller's progress is told before."""
         if self.progress is not None:
@@ -184,9 +232,6 @@ class Download:
             self.progress(Progress(source=shown(self.url), file=name, done=done, total=total))
         try:
             return response.read()
-        except ProtocolError as error:  # what it sent is worth nothing
-            self.discard()
-            raise failure(self.url, error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise failure(self.url, error) from error
 
@@ -194,6 +239,9 @@ class Download:
         with writing(self.store.root), open_regular(self.partial) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
+        if found != self._hash.hexdigest():
+            self.discard()
+            raise UnreachableError("what was written is not what came")
         if self.sha256 not in (None, found):
             self.discard()
             raise mismatch(self.url, self.sha256 or "", found)
@@ -275,6 +323,15 @@ def mismatch(url: str, expected: str, found: str) -> SourceError:
         items=[f"expected {expected}", f"found {found}"],
         hint="ask whoever gave you the hash; do not use the file",
     )
+
+
+def _hash_of(file: BinaryIO, size: int) -> hashlib._Hash:
+    """The hash of a file's first bytes, to go on with."""
+    found = hashlib.sha256()
+    while size and (piece := file.read(min(size, 1 << 20))):
+        found.update(piece)
+        size -= len(piece)
+    return found
 
 
 def _strong(etag: str | None) -> str | None:
