@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -13,8 +14,8 @@ from lorakit import demo, read_adapter
 from lorakit.base import Base
 from lorakit.errors import SourceError
 from lorakit.gguf_base import open_base
-from lorakit.sources import Limits, fetch
-from web import FAST
+from lorakit.sources import Limits, fetch, hub
+from web import FAST, raw_serving
 
 GGUF = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "gemma3.base.f32.gguf"
 HOME = demo.adapter_path("home")
@@ -114,6 +115,45 @@ def test_nothing_is_asked_for_but_the_listing_and_the_files(web, tmp_path, befor
 def test_a_request_that_nobody_asked_for_would_be_seen(web, tmp_path):
     """The broken variant: the client as it is, which asks which program runs it."""
     assert len(all_requests(web, tmp_path, NOT_SWITCHED_OFF)) == 4
+
+
+def dripping(what):
+    """A Hub that sends everything at once but `what`, which it never ends."""
+    name = "lora/home.gguf"
+    siblings = [{"rfilename": name, "size": 1000}]
+    listing = {"id": "org/repo", "modelId": "org/repo", "sha": COMMIT, "siblings": siblings}
+    whole = {"listing": json.dumps(listing).encode(), "file": b"GGUF" * 250}
+
+    def script(head):
+        kind = "listing" if b" /api/" in head else "file"
+        fields = f'Content-Length: {len(whole[kind])}\r\nX-Repo-Commit: {COMMIT}\r\nETag: "1"'
+        yield f"HTTP/1.1 200 OK\r\n{fields}\r\nConnection: close\r\n\r\n".encode()
+        if head.startswith(b"HEAD"):
+            return
+        while kind == what:
+            yield b" "
+            time.sleep(0.02)
+        yield whole[kind]
+
+    return script
+
+
+@pytest.mark.parametrize("what", ["listing", "file"])
+def test_a_hub_that_drips_for_ever_is_left(cache, monkeypatch, what):
+    """The client itself waits for as long as anything comes."""
+    with raw_serving(dripping(what)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        with pytest.raises(SourceError, match="not done after") as caught:
+            fetch("hf:org/repo/lora/home.gguf", limits=Limits(timeout=2.0, deadline=0.6))
+    assert caught.value.code == "source_unreachable"
+
+
+def test_the_least_rate_bounds_a_file_by_its_size():
+    seconds = []
+    for size in (0, 1000, 10**9):
+        limits = Limits(timeout=1.0, rate_time=2.0, min_rate=1000.0, deadline=50.0)
+        seconds.append(hub.allowed_seconds(limits, size))
+    assert seconds == [3.0, 4.0, 50.0]
 
 
 def test_a_revision_and_a_subfolder(web):

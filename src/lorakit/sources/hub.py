@@ -7,6 +7,7 @@ what a reference names, and for nothing else. Its errors become SourceError here
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,9 @@ from lorakit.sources.bundle import Kind, collect
 from lorakit.sources.download import not_cached
 from lorakit.sources.limits import Limits, OnProgress, Progress
 from lorakit.sources.reference import IN_FOLDER, ONE_FILE, Hub
+
+LISTING = 1 << 20  # bytes that a listing of files may have
+CLOSING = 0.2  # seconds
 
 
 def fetch_hub(
@@ -104,13 +108,11 @@ def _endpoint() -> str | None:
 
 def _sizes(reference: Hub, limits: Limits) -> Mapping[str, int]:
     """The files of a revision and their sizes, as the Hub says at this moment."""
-    info = (
-        _client()
-        .HfApi(endpoint=_endpoint(), library_name="lorakit")
-        .model_info(
+    api = _client().HfApi(endpoint=_endpoint(), library_name="lorakit")
+    with _ending(reference, limits, LISTING):
+        info = api.model_info(
             reference.repo, revision=reference.revision, files_metadata=True, timeout=limits.timeout
         )
-    )
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
@@ -125,16 +127,57 @@ def _get(
     if name not in sizes:
         return None
     budget.spend(sizes[name], str(reference))
-    path = _client().hf_hub_download(
-        reference.repo,
-        name,
-        revision=reference.revision,
-        endpoint=_endpoint(),
-        library_name="lorakit",
-        etag_timeout=limits.timeout,
-        tqdm_class=_bar(str(reference), name, progress),
-    )
+    with _ending(reference, limits, sizes[name]):
+        path = _client().hf_hub_download(
+            reference.repo,
+            name,
+            revision=reference.revision,
+            endpoint=_endpoint(),
+            library_name="lorakit",
+            etag_timeout=limits.timeout,
+            tqdm_class=_bar(str(reference), name, progress),
+        )
     return Path(path)
+
+
+def allowed_seconds(limits: Limits, size: int) -> float:
+    """How long so many bytes may take."""
+    rate = max(limits.min_rate, 1e-9)
+    return min(limits.deadline, limits.timeout + limits.rate_time + size / rate)
+
+
+@contextmanager
+def _ending(reference: Hub, limits: Limits, size: int) -> Iterator[None]:
+    """The client's requests end when bytes came more slowly than the limits allow.
+
+    It has no such limit itself, but its connections can be closed, from another thread.
+    """
+    seconds = allowed_seconds(limits, size)
+    done, late = threading.Event(), threading.Event()
+
+    def close() -> None:
+        if done.wait(seconds):
+            return
+        late.set()
+        while not done.wait(CLOSING):  # it connects again, some times
+            _client().close_session()
+
+    watch = threading.Thread(target=close, name="lorakit-hub", daemon=True)
+    watch.start()
+    try:
+        yield
+    except LorakitError:
+        raise
+    except Exception as error:
+        if late.is_set():
+            raise SourceError(
+                f"cannot fetch {reference}: it is not done after {seconds:g} seconds",
+                code="source_unreachable",
+            ) from error
+        raise
+    finally:
+        done.set()
+        watch.join()
 
 
 def _cached(reference: Hub, name: str) -> Path | None:
