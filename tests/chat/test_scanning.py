@@ -28,7 +28,7 @@ TAGS = [
     ("<|channel>thought\n", "<channel|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 ]
-CALLING = [name for name in FORMATS]
+CALLING = list(FORMATS)
 
 
 def parsed(name: str, text: str, **options: bool):

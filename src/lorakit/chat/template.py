@@ -139,7 +139,7 @@ def _run(
     environment: BoundedEnvironment, template: jinja2.Template, context: dict[str, Any]
 ) -> str:
     try:
-        with budgeted():
+        with budgeted(len(context["messages"]) + len(context["tools"] or ())):
             return environment.render(template, context)
     except RefusalError as error:
         raise ParameterError(

@@ -18,13 +18,15 @@ from typing import Any, NoReturn
 
 from jinja2 import Undefined
 
-MAX_WORK = 2_000_000  # steps: a loop turn, a call, 64 characters handled
+WORK = 1_000_000  # steps: a loop turn, a call, 64 characters handled
+WORK_PER_ITEM = 1_500  # more for each message and tool that there is to render
+MAX_WORK = 4_500_000  # for any conversation
 MAX_BYTES = 160 << 20  # of all values made
 MAX_VALUE = 16 << 20  # characters or items of one value
 MAX_INTEGER = 4096  # bits
 MAX_NESTING = 100  # levels of lists and objects within each other
 MAX_KEY = 1 << 60  # larger integers can be chosen so that their hashes collide
-MAX_CPU = 4.0  # seconds of the rendering thread
+MAX_CPU = 5.0  # seconds of the rendering thread
 OBJECT = 128  # bytes counted for any value beside its content; Python's own need 28 to 100
 CHECK = 64  # steps between two looks at the clock
 
@@ -41,10 +43,10 @@ class LimitError(Exception):
 class Budget:
     """What one render may still use, and what it must clear when it ends."""
 
-    __slots__ = ("bytes", "check", "clear", "deadline", "work")
+    __slots__ = ("allowed", "bytes", "check", "clear", "deadline", "work")
 
-    def __init__(self) -> None:
-        self.work = MAX_WORK
+    def __init__(self, items: int = 0) -> None:
+        self.work = self.allowed = min(WORK + WORK_PER_ITEM * items, MAX_WORK)
         self.bytes = MAX_BYTES
         self.deadline = time.thread_time() + MAX_CPU
         self.check = self.work - CHECK
@@ -58,7 +60,7 @@ class Budget:
     def _look(self) -> None:
         self.check = self.work - CHECK
         if self.work < 0:
-            raise LimitError(f"more than {MAX_WORK} steps of work")
+            raise LimitError(f"more than {self.allowed} steps of work")
         if time.thread_time() > self.deadline:
             raise LimitError(f"more than {MAX_CPU:.0f} seconds of work")
 
@@ -67,9 +69,12 @@ _budget: ContextVar[Budget] = ContextVar("budget")
 
 
 @contextmanager
-def budgeted() -> Iterator[None]:
-    """A fresh budget for what runs inside, compilation included."""
-    budget = Budget()
+def budgeted(items: int = 0) -> Iterator[None]:
+    """A fresh budget for what runs inside, compilation included.
+
+    items: how many messages and tools there are to render.
+    """
+    budget = Budget(items)
     token = _budget.set(budget)
     try:
         yield

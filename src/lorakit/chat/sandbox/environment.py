@@ -13,7 +13,7 @@ from jinja2 import nodes, pass_eval_context
 from jinja2.ext import loopcontrols
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 from lorakit.chat.sandbox import operators
 from lorakit.chat.sandbox.budget import (
@@ -31,7 +31,14 @@ from lorakit.chat.sandbox.budget import (
 from lorakit.chat.sandbox.checks import TESTS
 from lorakit.chat.sandbox.filters import FILTERS
 from lorakit.chat.sandbox.formatting import strftime_now
-from lorakit.chat.sandbox.listed import Global, Method, RefusalError, forbidden, unlisted
+from lorakit.chat.sandbox.listed import (
+    ForbiddenError,
+    Global,
+    Method,
+    RefusalError,
+    forbidden,
+    unlisted,
+)
 from lorakit.chat.sandbox.methods import LOOP_VALUES, METHODS, owner_name
 from lorakit.chat.sandbox.rewrite import (
     HIDDEN,
@@ -45,7 +52,11 @@ from lorakit.chat.sandbox.writing import to_text
 MAX_RANGE = 100_000  # items, as in jinja's own sandbox
 MAX_NAME = 200  # characters of a name in an error's message
 _OPERATORS = frozenset({"+", "-", "*", "/", "//", "%", "**"})
-_UNLISTED = ("cycler", "joiner", "lipsum")  # globals of jinja that no chat template uses
+# Globals of jinja that no chat template uses.
+_UNLISTED = {
+    name: Undefined(hint=str(forbidden(f"the global {name}")), exc=ForbiddenError)
+    for name in ("cycler", "joiner", "lipsum")
+}
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -64,7 +75,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {**FILTERS, **HIDDEN}
         self.tests = dict(TESTS)
         self.globals = {
-            **{name: unlisted(f"the global {name}") for name in _UNLISTED},
+            **_UNLISTED,
             **{name: Global(function) for name, function in GLOBALS.items()},
         }
         self.concat = _joined  # type: ignore[assignment]  # jinja joins blocks and macros with it
@@ -117,15 +128,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Undefined):
             return obj[name]  # raises what an undefined value raises
         if isinstance(obj, Namespace):
-            return _of_namespace(obj, name, self._missing(obj, name))
+            value = _of_namespace(obj, name)
+            return self._missing(obj, name) if value is missing else value
         if hasattr(type(obj), name):
             return _attribute(obj, name)
         return self._missing(obj, name)
 
     def _missing(self, obj: Any, name: Any) -> Undefined:
         """An undefined value; its name is part of the error when it is used."""
+        allocate(2 * OBJECT)
         if isinstance(name, str):
-            name = name[:MAX_NAME]
+            if len(name) > MAX_NAME:
+                allocate(4 * MAX_NAME)
+                name = name[:MAX_NAME]
         elif not isinstance(name, int | float | None) or _is_long(name):
             name = type(name).__name__
         return self.undefined(obj=obj, name=name)
@@ -194,7 +209,7 @@ def _attribute(obj: Any, name: str) -> Any:
     return unlisted(f"the attribute {name[:MAX_NAME]} of a {owner_name(kind)}")
 
 
-def _of_namespace(obj: Namespace, name: str, missing: Undefined) -> Any:
+def _of_namespace(obj: Namespace, name: str) -> Any:
     if name.startswith("_"):
         return unlisted(f"the attribute {name[:MAX_NAME]} of a namespace")
     return getattr(obj, name, missing)

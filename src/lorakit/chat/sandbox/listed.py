@@ -14,6 +14,8 @@ import jinja2
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Undefined
 
+from lorakit.chat.sandbox.budget import OBJECT, allocate
+
 
 class ForbiddenError(SecurityError):
     """The template asks for what chat templates may not use."""
@@ -44,6 +46,7 @@ def forbidden(what: str) -> ForbiddenError:
 
 def unlisted(what: str) -> Undefined:
     """What stands in the place of something that exists elsewhere and is not listed."""
+    allocate(OBJECT * 4)
     return Undefined(hint=str(forbidden(what)), exc=ForbiddenError)
 
 

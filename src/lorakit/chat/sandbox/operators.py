@@ -289,6 +289,12 @@ def to_dict(*pairs: Any, **named: Any) -> dict[Any, Any]:
     return dict(chain(parts, named.items()))
 
 
+def made_once(size: int) -> None:
+    """A macro or a loop, which a template may keep."""
+    spend(1)
+    allocate(size)
+
+
 def tick(weight: int) -> None:
     """A turn of a loop or macro, with what its body does beside operators and calls."""
     spend(weight)

@@ -19,8 +19,10 @@ from lorakit.chat.sandbox import operators
 from lorakit.chat.sandbox.budget import LimitError, check_integer
 from lorakit.chat.sandbox.listed import forbidden
 
-MAX_TOKENS = 40_000  # the longest templates in use have about 7,000
-MAX_BLOCKS = 3_000  # tags that open a scope or a branch: compiling takes their number squared
+MAX_TOKENS = 20_000  # the longest templates in use have about 4,000
+MAX_BLOCKS = 1_000  # tags that open a scope or a branch; the most in use are about 100
+MAX_SYMBOLS = 200_000  # names times blocks, which is how often the compiler copies a name
+MACRO, LOOP = 2_048, 1_024  # bytes of what each leaves in memory while something refers to it
 _LISTED: tuple[type[nodes.Node], ...] = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.ExprStmt,
     nodes.For, nodes.If, nodes.Break, nodes.Continue, nodes.Scope, nodes.With,
@@ -42,6 +44,7 @@ HIDDEN: Mapping[str, Callable[..., Any]] = {
     " concatenate": operators.concatenate,
     " dict": operators.make_dict,
     " list": operators.make_list,
+    " made": operators.made_once,
     " sliced": operators.sliced,
     " spread": operators.spread,
     " tick": operators.tick,
@@ -62,37 +65,39 @@ class GenerationTag(Extension):
 
 def check_listed(template: nodes.Template) -> None:
     """Raises ForbiddenError for a construct that is not listed, LimitError for too many."""
-    blocks = 0
+    blocks, names = 0, set()
     for node in template.find_all(nodes.Node):
         if not isinstance(node, _LISTED):
             raise forbidden(f"Jinja's {type(node).__name__.lower()} (line {node.lineno})")
         blocks += isinstance(node, _OPENING)
+        if isinstance(node, nodes.Name):
+            names.add(node.name)
         if isinstance(node, nodes.Const) and isinstance(node.value, int):
             check_integer(node.value.bit_length())
-    if blocks > MAX_BLOCKS:
-        raise LimitError(f"a template of more than {MAX_BLOCKS} blocks")
+    if blocks > MAX_BLOCKS or blocks * len(names) > MAX_SYMBOLS:
+        raise LimitError(f"a template of {blocks} blocks and {len(names)} names")
 
 
 class Meter(NodeTransformer):
     """Puts the budget into a checked template."""
 
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
-        return self._metered_body(node)
+    def visit_Macro(self, node: nodes.Macro) -> list[nodes.Node]:  # noqa: N802
+        return [_statement("made", MACRO, node.lineno), self._metered_body(node)]
 
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:  # noqa: N802
-        return self._metered_body(node)
+    def visit_CallBlock(self, node: nodes.CallBlock) -> list[nodes.Node]:  # noqa: N802
+        return [_statement("made", MACRO, node.lineno), self._metered_body(node)]
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802
         self._metered_body(node)
         if node.test is not None:
             tick = _hidden("tick", nodes.Const(_weight([node.test])), [])
             node.test = nodes.And(nodes.Not(tick), node.test)
-        return node
+        return [_statement("made", LOOP, node.lineno), node]
 
     def _metered_body(self, node: Any) -> nodes.Node:
-        tick = _hidden("tick", nodes.Const(_weight(node.body), lineno=node.lineno), [])
+        tick = _statement("tick", _weight(node.body), node.lineno)
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(tick, lineno=node.lineno))
+        node.body.insert(0, tick)
         return cast(nodes.Node, node)
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Const:  # noqa: N802
@@ -151,6 +156,10 @@ class Meter(NodeTransformer):
 
 def _hidden(name: str, first: nodes.Expr, rest: list[nodes.Expr]) -> nodes.Filter:
     return nodes.Filter(first, f" {name}", rest, [], None, None, lineno=first.lineno)
+
+
+def _statement(name: str, amount: int, line: int) -> nodes.Node:
+    return nodes.ExprStmt(_hidden(name, nodes.Const(amount, lineno=line), []), lineno=line)
 
 
 def _weight(body: list[Any]) -> int:
