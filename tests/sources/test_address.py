@@ -275,6 +275,26 @@ def test_redirects_have_an_end(cache):
         assert len(server.heads) == 8
 
 
+def test_a_redirect_to_several_places_leads_nowhere(cache):
+    both = b"HTTP/1.1 302 Found\r\nLocation: /y.gguf\r\nLocation: https://10.0.0.1/\r\n\r\n"
+    with raw_serving(lambda head: [both]) as server:
+        with pytest.raises(SourceError, match="several places"):
+            get(f"{server.url}/x.gguf")
+        assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\nGGUF", FILE])
+def test_a_line_that_is_cut_is_not_the_end_of_a_body_without_a_length(cache, names, head):
+    """The server of these tests says no goodbye in TLS, as somebody who cuts the line would not."""
+    with public(lambda _: [head]) as server:
+        url = f"https://public.test:{server.port}/x.gguf"
+        if head is FILE:
+            assert get(url) == b"GGUF"
+        else:
+            with pytest.raises(SourceError, match=r"EOF|ended"):
+                get(url)
+
+
 def test_http_to_localhost_is_to_this_machine_whatever_the_name_server_says(cache, monkeypatch):
     asked = resolve_to(monkeypatch, "1.1.1.1", "10.0.0.1")
     for private in (False, True):

@@ -119,6 +119,25 @@ def test_a_part_without_a_length_ends_where_it_says(cache):
     assert "where it announced 10" in message
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"garbage", b"Content-Length : 1", b" Content-Length: 1", b": x", b"Con tent: x", b"X\x00: y",
+     b"Content-Length\t: 1"],
+)  # fmt: skip
+def test_broken_headers_are_refused(cache, line):
+    """Else what stands behind them, such as a length, would not be heeded."""
+    message, tries = ask(whole(OK, line, b"\r\nContent-Length: 2\r\n\r\nx"))
+    assert "headers are broken" in message
+    assert tries == 1
+
+
+@pytest.mark.parametrize("said", [["gzip"], ["identity", "gzip"], ["identity, gzip"], ["GZIP"]])
+def test_compressions_that_nobody_asked_for(cache, said):
+    lines = [f"Content-Encoding: {value}" for value in said]
+    assert "compression" in ask(body([*lines, "Content-Length: 1"]))[0]
+    assert ask(body(["Content-Encoding: Identity", "Content-Length: 1"])) == (b"x", 1)
+
+
 ENDLESS = {
     "100 Continue": itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"),
     "103 Early Hints": itertools.repeat(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),

@@ -57,17 +57,24 @@ def request(
         except AddressError as error:
             raise unreachable(place, str(error), hint=_PRIVATE * (place == url)) from error
         if response.status in ANSWERS:
-            if response.headers.get("Content-Encoding", "identity").lower() == "identity":
+            if _words_of(response, "Content-Encoding") <= {"identity"}:
                 return response
             response.close()
             raise unreachable(url, "it answers in a compression that was not asked for")
         with response:
             if response.status not in REDIRECTS:
                 raise _refused(url, response.status, response.headers)
-            target = _target(place, str(response.headers.get("Location") or ""))
+            said = {str(value) for value in response.headers.get_all("Location", ())}
+            target = _target(place, said.pop() if len(said) == 1 else "")
         allowed = _allowed_next(place, target, allowed, reached)
         place = target
     raise unreachable(url, f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _words_of(response: Response, name: str) -> set[str]:
+    """The words of a list, which may stand in several fields."""
+    values = response.headers.get_all(name, ())
+    return {word.strip().lower() for value in values for word in str(value).split(",")}
 
 
 def _allowed(url: str, private: bool) -> Allowed:
@@ -98,7 +105,7 @@ def _target(place: str, location: str) -> str:
     except ValueError as error:
         fault = str(error)
     if not location:
-        fault = "it does not say where"
+        fault = "it does not say where, or several places"
     elif not fault and place.startswith("https:") and not target.startswith("https:"):
         fault = f"{shown(target)} is no https URL"
     if fault:
@@ -121,7 +128,9 @@ def _ask(
             sock, reached = _dial(split, host, patience, allowed)
             stack.callback(lambda: sock.close())
             if split.scheme == "https":
-                sock = _tls().wrap_socket(sock, server_hostname=host.rstrip("."))
+                sock = _tls().wrap_socket(
+                    sock, server_hostname=host.rstrip("."), suppress_ragged_eofs=False
+                )  # else whoever cuts the line ends a body that has no length
             sock.sendall(head)
             response = Response(sock, patience)
             stack.pop_all()

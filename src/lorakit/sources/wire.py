@@ -23,6 +23,7 @@ MAX_INTERIM = 20  # responses 1xx before the real one
 MAX_LINE = 1 << 10  # bytes of a status line, and of the line before a chunk
 LINGER = 0.25  # seconds in which what follows a body of an announced length shows itself
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 
@@ -187,6 +188,8 @@ def _head(file: BinaryIO) -> tuple[int, Message]:
         if not found:
             raise ProtocolError("it does not speak HTTP")
         headers = http.client.parse_headers(file)
+        if headers.defects or not all(map(_FIELD.fullmatch, headers.keys())):
+            raise ProtocolError("its headers are broken")
         if int(found[1]) >= 200:
             return int(found[1]), headers
     raise ProtocolError(f"it sends more than {MAX_INTERIM} interim responses")
