@@ -209,7 +209,7 @@ def test_the_context_is_full(model):
         model.complete([5] * context)
     ended = model.complete([5] * (context - 4), max_tokens=100, ignore_eos=True)
     assert (ended.finish_reason, len(ended.tokens)) == ("length", 5)
-    with pytest.raises(EngineError):
+    with pytest.raises(ParameterError):
         model.complete([100_000])
 
 

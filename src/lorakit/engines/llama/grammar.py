@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorakit.engines.llama.gbnf import check_grammar
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.protocol import Logits
 from lorakit.errors import ParameterError
@@ -22,6 +23,7 @@ class Grammar:
 
     def __init__(self, tokenizer: LlamaTokenizer, vocabulary: Any, text: str) -> None:
         """Raises ParameterError with what llama.cpp says of a grammar that it cannot read."""
+        check_grammar(text)
         api = llama()
         self._tokenizer = tokenizer  # the native sampler points into its vocabulary
         with captured_log() as said:
