@@ -23,8 +23,12 @@ def base_file(name: str) -> Path:
 
 
 def open_engine(name: str, **options) -> LlamaEngine:
+    return open_file(base_file(name), **options)
+
+
+def open_file(path: Path, **options) -> LlamaEngine:
     native = {key: options.pop(key) for key in NATIVE if key in options}
-    base = open_gguf_base(base_file(name))
+    base = open_gguf_base(path)
     return LlamaEngine(base, EngineOptions(threads=1, **options), LlamaOptions(**native))
 
 

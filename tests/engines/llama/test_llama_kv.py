@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from kv_driver import Driver
-from llama_cases import logits_of, open_engine, row
+from llama_cases import TRUTH, logits_of, open_engine, open_file, row
 
 from lorakit.engines.llama import lane, memory
 from lorakit.errors import EngineError, ParameterError
+from lorakit.gguf import Value, open_gguf, write_gguf_file
 
 PROMPT = [4 + (7 * at) % 490 for at in range(200)]
 
@@ -94,4 +95,67 @@ def test_a_window_halves_how_many_sequences_there_may_be():
         engine.close_sequence(opened[at])
         expected = logits_of(engine, prompts[at])[-1]
         assert np.abs(found[at] - expected).max() < 2e-3
+    engine.close()
+
+
+SHORT = [4 + at % 40 for at in range(50)]
+PHI3 = TRUTH / "llama_cpp" / "phi3" / "base.f32.gguf"
+
+
+@pytest.fixture(scope="module")
+def two_factors(tmp_path_factory):
+    """A Phi 3 with RoPE factors for up to 300 tokens, and for more."""
+    path, file = tmp_path_factory.mktemp("longrope") / "phi3.gguf", open_gguf(PHI3, model=True)
+    rotated = int(file.values["phi3.rope.dimension_count"].data) // 2
+    tensors = {name: tensor.array() for name, tensor in file.tensors.items()}
+    tensors["rope_factors_short.weight"] = np.ones(rotated, np.float32)
+    tensors["rope_factors_long.weight"] = np.linspace(1, 9, rotated, dtype=np.float32)
+    numbers = {"rope.scaling.original_context_length": 300, "context_length": 1024}
+    changed = {f"phi3.{key}": Value("u32", number) for key, number in numbers.items()}
+    values = {**file.values, **changed}
+    with path.open("wb") as out:
+        write_gguf_file(out, values, tensors)
+    return path
+
+
+def in_a_small_and_a_large_context(path, context):
+    """Logits of one prompt, and whose factors they are; the largest difference."""
+    engine = open_file(path, context=context, max_batch=2)
+    small = logits_of(engine, SHORT)[-1].copy()
+    others = [engine.open_sequence() for _ in range(2)]
+    for other in others:  # the context of the first one grows beyond 300 cells
+        engine.forward([row(other, SHORT * 4, (), "none")])
+    assert max(place.cells for place in engine._lanes) > 300
+    large = logits_of(engine, SHORT)[-1].copy()
+    identity = engine.capabilities.kv_identity
+    engine.close()
+    return small, np.abs(large - small).max(), identity
+
+
+def test_rope_factors_go_by_the_context_that_is_open_not_by_who_else_runs(two_factors):
+    short, moved, identity = in_a_small_and_a_large_context(two_factors, 256)
+    assert moved < 1e-4
+    assert "RoPE factors short" in identity
+    long, moved, identity = in_a_small_and_a_large_context(two_factors, 400)
+    assert moved < 1e-4
+    assert "RoPE factors long" in identity
+    assert np.abs(long - short).max() > 1e-2
+
+
+def test_left_to_llama_cpp_they_go_by_the_cells(two_factors, monkeypatch):
+    """The broken variant."""
+    monkeypatch.setattr("lorakit.engines.llama.engine.rope_factors", lambda *_: "")
+    assert in_a_small_and_a_large_context(two_factors, 256)[1] > 1e-2
+
+
+def test_the_identity_of_kv_names_all_that_it_depends_on():
+    options = [{}, {"kv_type": "f16"}, {"kv_type": "f16", "flash_attention": "off"}]
+    found = set()
+    for chosen in options:
+        engine = open_engine("llama", max_batch=2, **chosen)
+        found.add(engine.capabilities.kv_identity)
+        engine.close()
+    assert len(found) == len(options)
+    engine = open_engine("llama", max_batch=8, contexts=2)
+    assert engine.capabilities.kv_identity in found
     engine.close()

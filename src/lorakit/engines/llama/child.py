@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+from lorakit.cache import digest_of
 from lorakit.engines.llama.native import llama
 
 PATIENCE = 600.0  # seconds; only a process that hangs takes so long
@@ -67,6 +70,15 @@ def library_path() -> Path:
 def library_identity() -> str:
     """What tells this build of llama.cpp from others: what a child survived holds for it alone."""
     return file_identity(library_path())
+
+
+@cache
+def library_digest() -> str:
+    """A digest of the libraries that compute: what one build has computed is not another's."""
+    path = library_path().resolve()
+    parts = sorted({path, *(found.resolve() for found in path.parent.glob("*ggml*"))})
+    digests = [f"{part.name} {digest_of(part)}" for part in parts if part.is_file()]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def file_identity(path: Path) -> str:

@@ -7,7 +7,6 @@ as there are lanes to be had, so that mixed batches do not switch sets at every 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import itertools
 import math
 import os
@@ -22,10 +21,11 @@ from lorakit.adapter import Adapter
 from lorakit.base import Base
 from lorakit.check import require_fit
 from lorakit.engines.llama.adapters import native_file
-from lorakit.engines.llama.lane import Lane, Piece, Set, kv_type
+from lorakit.engines.llama.child import library_digest
+from lorakit.engines.llama.lane import Lane, Piece, Set, flash_attention, kv_type
 from lorakit.engines.llama.lanes import Lanes, Seat
 from lorakit.engines.llama.memory import most_slots
-from lorakit.engines.llama.model import load_model
+from lorakit.engines.llama.model import Factors, load_model, repacks, rope_factors
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
@@ -81,21 +81,24 @@ class LlamaEngine:
         self._base = base
         self._native = native
         self._threads = options.threads or default_threads()
-        self._model = load_model(base.path, native)
+        architecture = base.decoder.architecture.gguf or ""
+        trained = int(base.config.get("max_position_embeddings") or MAX_CONTEXT)
+        context = min(options.context or MAX_CONTEXT, trained)
+        factors = rope_factors(base.path, architecture, context)
+        self._model = load_model(base.path, native, architecture=architecture, factors=factors)
         api = llama()
         most = most_slots(int(api.llama_model_n_swa(self._model)))
         if options.max_batch > most:
             api.llama_model_free(self._model)
             raise ParameterError(f"the llama engine runs at most {most} rows of it (max_batch)")
-        trained = int(api.llama_model_n_ctx_train(self._model))
         self._capabilities = Capabilities(
             engine="llama",
             vocabulary=int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))),
-            context=min(options.context or MAX_CONTEXT, trained),
+            context=min(context, int(api.llama_model_n_ctx_train(self._model))),
             max_batch=options.max_batch,
             max_sequences=min(options.max_batch + options.cached_sequences, most),
             mixed_batch=False,
-            kv_identity=_kv_identity(self._model, native),
+            kv_identity=_kv_identity(self._model, native, factors),
             prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
             prefill_alone=native.micro_batch,
         )
@@ -366,9 +369,18 @@ class LlamaEngine:
         self._logits = self._logits[:0].copy()
 
 
-def _kv_identity(model: Any, options: LlamaOptions) -> str:
-    version = importlib.metadata.version("llama_cpp_python")
-    return f"llama, llama-cpp-python {version}, {kv_type(model, options)}"
+def _kv_identity(model: Any, options: LlamaOptions, factors: Factors) -> str:
+    """See Capabilities. What rounds otherwise is another one: other kernels, another attention."""
+    kind = kv_type(model, options)
+    parts = {
+        "llama.cpp": library_digest()[:16],
+        "KV": kind,
+        "flash attention": flash_attention(kind, options),
+        "device": "gpu" if options.gpu_layers else "cpu",
+        "repacked": repacks(options),
+        "RoPE factors": factors or "of the file",
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items())
 
 
 def _address(native: Any) -> int:

@@ -63,8 +63,7 @@ class Lane:
         params.n_threads = params.n_threads_batch = self._threads = pace.most
         kind = kv_type(model, options)
         params.type_k = params.type_v = _TYPES[kind]
-        exact = options.flash_attention == "auto" and kind == "f32"
-        params.flash_attn_type = _FLASH["off" if exact else options.flash_attention]
+        params.flash_attn_type = _FLASH[flash_attention(kind, options)]
         params.offload_kqv = options.gpu_layers != 0
         params.embeddings = embeddings
         params.no_perf, params.kv_unified, params.swa_full = True, True, True
@@ -340,6 +339,12 @@ def kv_type(model: Any, options: LlamaOptions) -> str:
     if options.kv_type != "auto":
         return options.kv_type
     return "f32" if llama().llama_model_ftype(model) == 0 else "f16"
+
+
+def flash_attention(kind: str, options: LlamaOptions) -> str:
+    """off, on, or auto: llama.cpp's choice. See LlamaOptions."""
+    exact = options.flash_attention == "auto" and kind == "f32"
+    return "off" if exact else options.flash_attention
 
 
 _Kept = tuple[Logits, int, int, bool]  # result, its row, place in the batch, the piece's last

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.engines.llama.kernels import amx_verdict
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import EngineError
+from lorakit.gguf import open_gguf
+
+Factors = Literal["", "short", "long"]
+_TWO_FACTORS = ("llama", "phi3")  # architectures whose files may bring both
+_ORIGINAL = "rope.scaling.original_context_length"
+_MOST = (1 << 31) - 1
 
 
-def load_model(path: Path, options: LlamaOptions, *, vocabulary_only: bool = False) -> Any:
-    """A native model. Raises EngineError with what llama.cpp says of it."""
+def load_model(
+    path: Path,
+    options: LlamaOptions,
+    *,
+    vocabulary_only: bool = False,
+    architecture: str = "",
+    factors: Factors = "",
+) -> Any:
+    """A native model. Raises EngineError with what llama.cpp says of it.
+
+    factors: see `rope_factors`; they need the architecture's name in the file.
+    """
     api = llama()
     params = api.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
     params.vocab_only = vocabulary_only
-    params.use_extra_bufts = not vocabulary_only and _repack(options)
+    params.use_extra_bufts = not vocabulary_only and repacks(options)
     params.load_mode = 2 if options.mlock else 1 if options.mmap else 0
+    if factors:
+        overrides = (api.llama_model_kv_override * 2)()  # the second, without a key, ends them
+        overrides[0].key = f"{architecture}.{_ORIGINAL}".encode()
+        overrides[0].value.val_i64 = 1 if factors == "long" else _MOST
+        params.kv_overrides = overrides
     with captured_log() as said:
         model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
@@ -27,6 +48,23 @@ def load_model(path: Path, options: LlamaOptions, *, vocabulary_only: bool = Fal
     return model
 
 
-def _repack(options: LlamaOptions) -> bool:
+def rope_factors(path: Path, architecture: str, context: int) -> Factors:
+    """Which of a file's two lists of RoPE factors sequences of at most so many tokens are for.
+
+    llama.cpp goes by how many cells a native context has, which here depends on who else runs. The
+    rule of the model is the length that it is used with. Empty where a file has not both.
+    """
+    if architecture not in _TWO_FACTORS:
+        return ""
+    file = open_gguf(path, model=True)
+    if not {"rope_factors_long.weight", "rope_factors_short.weight"} <= set(file.tensors):
+        return ""
+    original = file.values.get(f"{architecture}.{_ORIGINAL}")
+    trained = file.values.get(f"{architecture}.context_length")
+    limit = original or trained
+    return "long" if limit is not None and context > int(limit.data) else "short"
+
+
+def repacks(options: LlamaOptions) -> bool:
     """Whether weights go into the CPU's own layout; see LlamaOptions and kernels."""
     return amx_verdict() != "faulty" if options.repack is None else options.repack
