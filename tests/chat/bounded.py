@@ -53,7 +53,7 @@ def main() -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     for name, text in request["templates"].items():
-        signal.setitimer(signal.ITIMER_VIRTUAL, KILL)
+        signal.setitimer(signal.ITIMER_VIRTUAL, request.get("kill", KILL))
         print(json.dumps({"name": name, **_ended(ChatTemplate, text)}), flush=True)
 
 

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
-from jinja2 import meta
 
 from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
@@ -168,8 +167,7 @@ def _compile(
     try:
         with budgeted():
             tree = environment.parse(source)
-            reads = meta.find_undeclared_variables(tree) - environment.globals.keys()
-            return environment.from_string(tree), frozenset(reads)
+            return environment.from_string(tree), environment.reads(tree)
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(
             f"the chat template {name} is not valid Jinja: line {error.lineno}: {error.message}"

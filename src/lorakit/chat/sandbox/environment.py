@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes, pass_eval_context
 from jinja2.ext import loopcontrols
+from jinja2.meta import TrackingCodeGenerator
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, missing
@@ -42,6 +43,7 @@ from lorakit.chat.sandbox.listed import (
 from lorakit.chat.sandbox.methods import LOOP_VALUES, METHODS, owner_name
 from lorakit.chat.sandbox.rewrite import (
     HIDDEN,
+    LOOP,
     MAX_TOKENS,
     GenerationTag,
     Meter,
@@ -79,6 +81,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             **{name: Global(function) for name, function in GLOBALS.items()},
         }
         self.concat = _joined  # type: ignore[assignment]  # jinja joins blocks and macros with it
+
+    def reads(self, tree: nodes.Template) -> frozenset[str]:
+        """The names that a parsed template reads and does not set itself."""
+        finder = TrackingCodeGenerator(self)
+        finder.optimizer = None  # it would compute constants and take the meter for one
+        finder.visit(tree)
+        return frozenset(finder.undeclared_identifiers - self.globals.keys())
 
     def render(self, template: jinja2.Template, variables: Mapping[str, Any]) -> str:
         """The whole text. Raises LimitError, ForbiddenError, RefusalError, and whatever a template
@@ -201,7 +210,7 @@ def _attribute(obj: Any, name: str) -> Any:
     kind = type(obj)
     function = METHODS.get(kind, {}).get(name)
     if function is not None:
-        allocate(OBJECT)
+        allocate(LOOP if kind is LoopContext else OBJECT)  # a method keeps its owner
         return Method(function, obj)
     if kind is LoopContext and name in LOOP_VALUES:
         allocate(OBJECT)

@@ -119,7 +119,9 @@ def braces(pattern: str, positional: tuple[Any, ...], named: Mapping[str, Any]) 
         name = field[1] or str(automatic)
         automatic += not field[1]
         value = positional[int(name)] if name.isdecimal() else named[name]
-        pieces.add(_field(to_repr(value) if field[2] == "r" else value, field[3] or ""))
+        if field[2]:
+            value = to_repr(value) if field[2] == "r" else to_text(value)
+        pieces.add(_field(value, field[3] or ""))
     pieces.add(pattern[position:])
     return pieces.text()
 

@@ -88,11 +88,12 @@ class Meter(NodeTransformer):
         return [_statement("made", MACRO, node.lineno), self._metered_body(node)]
 
     def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802
+        kept = _keeps_loop(node)
         self._metered_body(node)
         if node.test is not None:
             tick = _hidden("tick", nodes.Const(_weight([node.test])), [])
             node.test = nodes.And(nodes.Not(tick), node.test)
-        return [_statement("made", LOOP, node.lineno), node]
+        return [_statement("made", LOOP, node.lineno), node] if kept else [node]
 
     def _metered_body(self, node: Any) -> nodes.Node:
         tick = _statement("tick", _weight(node.body), node.lineno)
@@ -156,6 +157,16 @@ class Meter(NodeTransformer):
 
 def _hidden(name: str, first: nodes.Expr, rest: list[nodes.Expr]) -> nodes.Filter:
     return nodes.Filter(first, f" {name}", rest, [], None, None, lineno=first.lineno)
+
+
+def _keeps_loop(node: nodes.For) -> bool:
+    """Whether `loop` itself is used as a value, and not only what it has."""
+    asked = {
+        id(part.node)
+        for part in node.find_all((nodes.Getattr, nodes.Getitem, nodes.Call))
+        if isinstance(part, nodes.Getattr | nodes.Getitem | nodes.Call)
+    }
+    return any(name.name == "loop" and id(name) not in asked for name in node.find_all(nodes.Name))
 
 
 def _statement(name: str, amount: int, line: int) -> nodes.Node:
