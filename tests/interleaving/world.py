@@ -188,9 +188,11 @@ class World:
         said = []
         for changes in candidates:
             steps: list[Step] = []
-            fault = self._compare(question, changes, found, steps)
+            fault, off = self._compare(question, changes, found, steps)
             if fault is None:
                 self.tally["checked"] += 1
+                if len(candidates) == 1:  # else it may be near, and another one exact
+                    self.worst = max(self.worst, off)
                 return
             said.append((fault, steps, changes))
         for _, steps, _ in said:
@@ -203,30 +205,33 @@ class World:
 
     def _compare(
         self, question: Question, changes, found: Completion, steps: list[Step]
-    ) -> str | None:
-        """What is wrong with an answer, if anything; `steps` are the reference's until there."""
+    ) -> tuple[str | None, float]:
+        """What is wrong with an answer, if anything, and by how much log probabilities are off.
+
+        `steps` are the reference's until there.
+        """
         text, worst = "", 0.0
         believed = [choice.token for choice in found.tokens]
         for at, step in enumerate(self.naive.answer(question, changes, believed=believed)):
             steps.append(step)
             if at >= len(found.tokens):
-                return f"it ends after {at} tokens"
+                return f"it ends after {at} tokens", worst
             choice, wanted = found.tokens[at], step.choice
             if choice.token != wanted.token:
-                return f"token {at} is {choice.token}, not {wanted.token}"
+                return f"token {at} is {choice.token}, not {wanted.token}", worst
             pairs = [(choice.logprob or 0.0, wanted.logprob or 0.0)]
             pairs += [(a, b) for (_, a), (_, b) in zip(choice.top, wanted.top, strict=True)]
             off = max(abs(a - b) for a, b in pairs)
             if not off <= 2 * self.noise:
-                return f"token {at} has a log probability that is off by {off:.2g}"
+                return f"token {at} has a log probability that is off by {off:.2g}", off
             worst = max(worst, off)
             text += "".join(step.pieces)
         if len(found.tokens) != len(steps):
-            return f"it goes on after {len(steps)} tokens"
+            return f"it goes on after {len(steps)} tokens", worst
         if (found.text, found.finish_reason) != (text, steps[-1].reason):
-            return f"{found.text!r} ({found.finish_reason}), not {text!r} ({steps[-1].reason})"
-        self.worst = max(self.worst, worst)
-        return None
+            said = f"{found.text!r} ({found.finish_reason})"
+            return f"{said}, not {text!r} ({steps[-1].reason})", worst
+        return None, worst
 
     def _tie(self, question: Question, steps: list[Step], found: Completion) -> bool:
         """Whether rounding alone explains the other token."""
