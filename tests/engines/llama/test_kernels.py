@@ -24,7 +24,7 @@ def test_nothing_is_tried_without_amx(untried):
     untried.setattr(kernels, "run_child", pytest.fail)
     untried.setattr(kernels, "_cpu", lambda: "flags: avx2")
     assert kernels.amx_verdict() == "none"
-    assert model._repack(LlamaOptions())
+    assert model.repacks(LlamaOptions())
 
 
 def test_a_child_that_lives_is_remembered(untried):
@@ -33,8 +33,8 @@ def test_a_child_that_lives_is_remembered(untried):
     kernels._tried.cache_clear()
     untried.setattr(kernels, "run_child", pytest.fail)
     assert kernels.amx_verdict() == "safe"
-    assert model._repack(LlamaOptions())
-    assert not model._repack(LlamaOptions(repack=False))
+    assert model.repacks(LlamaOptions())
+    assert not model.repacks(LlamaOptions(repack=False))
 
 
 def test_a_child_that_dies_leaves_its_layout_unused(untried):
@@ -42,8 +42,8 @@ def test_a_child_that_dies_leaves_its_layout_unused(untried):
     run = kernels.run_child
     untried.setattr(kernels, "run_child", lambda *_: run("os", "abort"))
     assert kernels.amx_verdict() == "faulty"
-    assert not model._repack(LlamaOptions())
-    assert model._repack(LlamaOptions(repack=True))
+    assert not model.repacks(LlamaOptions())
+    assert model.repacks(LlamaOptions(repack=True))
     engine = open_engine("llama")
     assert logits_of(engine, [5, 6, 7]).shape == (3, 512)
     engine.close()
