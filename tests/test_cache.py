@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -108,17 +109,40 @@ def test_without_a_digest_a_flipped_bit_is_another_value(monkeypatch, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="what is open cannot be removed there")
 def test_what_was_left_over_is_swept_once_in_a_process(monkeypatch, tmp_path):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
-    places = [tmp_path, tmp_path / "graphs", tmp_path / "downloads/trees", tmp_path / "merged/key"]
+    places = [
+        tmp_path / "llama",
+        tmp_path / "graphs",
+        tmp_path / "downloads/trees",
+        tmp_path / "merged/key",
+    ]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
         (place / ".a.0123456789ab.tmp").write_bytes(b"half")
     kept = tmp_path / "downloads/trees/t/.a.0123456789ab.tmp"  # of a user's repository, may be
     kept.parent.mkdir()
     kept.write_bytes(b"mine")
+    other = tmp_path / "documents/.a.0123456789ab.tmp"  # who calls a folder of theirs a cache
+    other.parent.mkdir()
+    other.write_bytes(b"mine")
     sweep_cache()
-    assert list(tmp_path.rglob("*.tmp")) == [kept]
-    (tmp_path / ".a.0123456789ab.tmp").write_bytes(b"half")
+    assert sorted(tmp_path.rglob("*.tmp")) == sorted([kept, other])
+    other.unlink()
+    (tmp_path / "llama/.a.0123456789ab.tmp").write_bytes(b"half")
     sweep_cache()
     assert len(list(tmp_path.rglob("*.tmp"))) == 2
     sweep_cache(again=True)
     assert list(tmp_path.rglob("*.tmp")) == [kept]
+
+
+def test_every_folder_of_the_cache_is_one_that_is_swept():
+    """By the source: whoever writes into a new one adds it to KINDS."""
+    source = Path(lorakit.cache.__file__).parent
+    named = re.compile(r'cache_root\(\) / "(\w+)"|Memo\("(\w+)"\)')
+    found = {
+        name
+        for path in source.rglob("*.py")
+        for pair in named.findall(path.read_text(encoding="utf-8"))
+        for name in pair
+        if name
+    }
+    assert found - {"kind"} == set(lorakit.cache.KINDS)

@@ -1,6 +1,7 @@
 """`open` with adapters: from anywhere, at a scale, and what happens when one fails."""
 
 import logging
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -302,3 +303,15 @@ def test_private_machines_are_fetched_from_where_that_is_said(monkeypatch, cache
             if where == "waiting":
                 loaded.result()
     assert asked == [False, False, True]
+
+
+@pytest.mark.parametrize("way", ["open", "fetch"])
+def test_what_a_killed_process_left_in_the_cache_goes_with_the_next_run(web, cache, way):
+    left = cache / "fingerprints/.x.0123456789ab.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    if way == "open":
+        opened().close()
+    else:
+        lorakit.sources.fetch(web.put("/x.gguf", b"GGUF"))
+    assert left.exists() == (os.name != "posix")  # elsewhere after a day

@@ -26,6 +26,9 @@ from lorakit.files import open_regular, read_bounded
 if TYPE_CHECKING:
     import tempfile
 
+KINDS = (
+    "downloads", "fingerprints", "graphs", "kernels", "llama", "merged", "models", "projectors",
+)  # fmt: skip
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
 HOUR = 3600
 MAX_SMALL = 1 << 16  # bytes of a seal and of what a Memo remembers
@@ -58,8 +61,9 @@ def sweep_cache(*, again: bool = False) -> None:
     if root in _swept and not again:
         return
     _swept.add(root)
-    for folder in (root, *root.glob("*/"), *root.glob("*/*/")):
-        sweep(folder)
+    for kind in KINDS:  # and in no other folder that a user may have there
+        for folder in (root / kind, *(root / kind).glob("*/")):
+            sweep(folder)
 
 
 class Memo:
