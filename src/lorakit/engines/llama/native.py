@@ -113,19 +113,19 @@ def llama() -> Any:
 
 @contextmanager
 def _short_waits() -> Iterator[None]:
-    """Let OpenMP's threads spin for about 10 us at a barrier and then sleep; its library reads this
+    """Let OpenMP's threads spin for some 20 us at a barrier and then sleep; its library reads this
     when it is loaded, GCC's at once and clang's (in ms) at the first step.
 
     ggml has a barrier after each operation. A thread that spins there takes the core that the one
     it waits for needs, if others run on the machine too: with GCC's 4 ms a token took a hundred
-    times as long beside two busy loops on two cores. Without spinning it takes twice as long where
-    the machine is quiet. What the user has set holds.
+    times as long beside two busy loops on two cores. Without any spinning it takes twice as long
+    on a quiet machine. What the user has set holds.
     """
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # else ggml sets 200
     if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
         yield
         return
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "2000"
     try:
         yield
     finally:
