@@ -71,7 +71,7 @@ def _ended(kind: type, text: str) -> dict[str, object]:
         message, end = error.message, _reason(error)
     return {
         "end": end,
-        "message": message,
+        "message": message[:200],
         "cpu": resource.getrusage(resource.RUSAGE_SELF).ru_utime - before,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
     }

@@ -122,7 +122,7 @@ USES = [
     "{{ v.strip(a) }}|{{ v.lstrip() }}|{{ v.rstrip(a) }}|{{ v.partition(a) }}|{{ v.rfind(a) }}",
     "{{ v.replace(a, 'xy', 1) }}|{{ v.replace('', a) }}|{{ v.title() }}|{{ v.swapcase() }}",
     "{{ v.count(a) }}|{{ v.startswith((a, 'b')) }}|{{ v.removeprefix(a) }}|{{ a.join([v, v]) }}",
-    "{{ v|upper }}|{{ v|title }}|{{ v|trim }}|{{ v|capitalize }}|{{ v|lower }}|{{ v|reverse|list }}",
+    "{{ v|upper }}|{{ v|title }}|{{ v|trim }}|{{ v|capitalize }}|{{ v|reverse|list }}",
     "{{ v|indent }}|{{ v|indent(2, true, true) }}|{{ v|indent(a) }}|{{ v|replace(a, 'q') }}",
     "{{ v|e }}|{{ v|safe ~ '<' }}|{{ (v|safe) + '<' + a }}|{{ v|escape|upper }}|{{ v|string }}",
     "{{ v|int }}|{{ v|float }}|{{ v|int(7, 16) }}|{{ v|length }}|{{ v|first }}|{{ v|last }}",

@@ -32,6 +32,7 @@ CHECK = 64  # steps between two looks at the clock
 
 Views: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 HOLDERS: tuple[type[Any], ...] = (list, tuple, dict, *Views)  # of other values
+SEQUENCES: tuple[type[Any], ...] = (str, range, Undefined, *HOLDERS)  # known in full
 Cursor: type[Any] = type(iter([]))  # what filters give that read a list item by item
 _LONG = 64  # characters, from which on a string's size tells its width well enough
 
@@ -209,12 +210,12 @@ def items_of(value: Any) -> list[Any]:
     """The items of what a template can iterate over, as a list that was drawn for."""
     if isinstance(value, str):
         make_items(len(value), 8 if value.isascii() else 8 + OBJECT)
-    elif isinstance(value, (range, *HOLDERS)):
-        make_items(len(value), 8 + OBJECT if isinstance(value, Views[2]) else 8)
     elif isinstance(value, Cursor):
         make_items(value.__length_hint__())
-    elif not is_undefined(value):
+    elif not isinstance(value, SEQUENCES):
         no_iteration(value)
+    elif not isinstance(value, Undefined):
+        make_items(len(value), 8 + OBJECT if isinstance(value, Views[2]) else 8)
     return list(value)
 
 

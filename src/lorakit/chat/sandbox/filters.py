@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from lorakit.chat.sandbox import budget, methods
 from lorakit.chat.sandbox.budget import (
-    HOLDERS,
     OBJECT,
+    SEQUENCES,
     Cursor,
     LimitError,
     check_integer,
@@ -90,7 +90,7 @@ def _safe(value: Any, /) -> Markup:
 @pass_environment
 def _first(environment: Environment, value: Any, /) -> Any:
     spend(1)
-    if not isinstance(value, (str, range, Undefined, Cursor, *HOLDERS)):
+    if not isinstance(value, (SEQUENCES, Cursor)):
         no_iteration(value)
     make_text(1, 4)
     return filters.sync_do_first(environment, value)
@@ -99,7 +99,7 @@ def _first(environment: Environment, value: Any, /) -> Any:
 @pass_environment
 def _last(environment: Environment, value: Any, /) -> Any:
     spend(1)
-    if not isinstance(value, (str, range, Undefined, *HOLDERS)):
+    if not isinstance(value, SEQUENCES):
         raise TypeError(f"'{type(value).__name__}' object is not reversible")
     make_text(1, 4)
     return filters.do_last(environment, value)

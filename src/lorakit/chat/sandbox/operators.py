@@ -14,9 +14,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lorakit.chat.sandbox.budget import (
-    HOLDERS,
     MAX_INTEGER,
     OBJECT,
+    SEQUENCES,
     Cursor,
     Views,
     allocate,
@@ -139,10 +139,10 @@ def contains(container: Any, item: Any) -> bool:
         return item in container
     if isinstance(container, range) and isinstance(item, int):
         return item in container
-    if isinstance(container, (range, Cursor, *HOLDERS)):
-        return any(part is item or equal(part, item) for part in container)
     if is_undefined(container):
         return item in container
+    if isinstance(container, (SEQUENCES, Cursor)):
+        return any(part is item or equal(part, item) for part in container)
     raise TypeError(f"argument of type '{type(container).__name__}' is not iterable")
 
 
