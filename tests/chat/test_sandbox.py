@@ -9,6 +9,7 @@ import pytest
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import FormatError, ParameterError
 
+pytestmark = pytest.mark.timeout(600)  # a child renders many templates, on any machine
 MESSAGES = [{"role": "user", "content": "x"}]
 GROW = (
     "{% set ns = namespace(x='aaaaaaaaaaaaaaaa', y='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}"
@@ -233,13 +234,24 @@ def render(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def ended():
-    """How each bomb ended in a process of bounded memory, at the limits as shipped."""
-    return bounded.run({**BOMBS, **MORE, **SOURCES})
+    """How each bomb ended in a process of bounded memory, with a part of the steps."""
+    return bounded.run({**BOMBS, **MORE, **SOURCES}, work=200_000)
 
 
 @pytest.mark.parametrize("name", [*BOMBS, *MORE, *SOURCES])
 def test_a_hostile_template_is_stopped_by_counts_in_little_memory(ended, name):
     assert ended[name]["end"] in ("counts", "refused"), ended[name]
+
+
+DEAREST = ("macro tree", "summed ranges", "recursive loop", "shared parts compared", "deep sorted")
+LARGEST = ("ns[text]", "namespace(a=1)", "dict(mapping)", "wide | list", "text.split('a')", "loop")
+
+
+def test_the_dearest_and_largest_end_by_counts_at_the_limits_as_shipped():
+    names = [*DEAREST, *(f"kept {value}" for value in LARGEST), "one wide character"]
+    known = {**BOMBS, **MORE}
+    for name, end in bounded.run({name: known[name] for name in names}).items():
+        assert end["end"] == "counts", (name, end)
 
 
 @pytest.mark.parametrize("value", KEPT)
@@ -258,14 +270,18 @@ BROKEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole():
+    return bounded.run(BROKEN)
+
+
 @pytest.mark.parametrize("change", BROKEN)
-def test_an_operation_that_draws_nothing_would_be_caught(change):
+def test_an_operation_that_draws_nothing_would_be_caught(whole, change):
     template = {change: BROKEN[change]}
-    whole = bounded.run(template)
     broken = bounded.run(template, unguarded=[change], cpu=1.0, kill=2.0)
     assert whole[change]["end"] == "counts"
     if change == "bytes":  # the steps still end it, later
-        assert broken[change]["peak"] > 1.5 * whole[change]["peak"]
+        assert broken[change]["peak"] > 1.5 * bounded.run(template)[change]["peak"]
     else:
         assert broken[change]["end"] in ("seconds", "memory", "killed", "rendered")
 

@@ -12,6 +12,7 @@ from lorakit.chat.sandbox.filters import LISTED as FILTERS
 from lorakit.chat.sandbox.methods import LOOP_VALUES, METHODS, owner_name
 from lorakit.chat.sandbox.rewrite import HIDDEN
 
+pytestmark = pytest.mark.timeout(600)  # a child renders many templates, on any machine
 SHARED = (
     "{% set ns = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}"
     "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
