@@ -7,9 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from llama_cases import logits_of, open_engine
+from llama_cases import logits_of, open_engine, row
 
 from lorakit.engines.llama import pace as paces
+from lorakit.engines.llama.lane import SPLIT
 from lorakit.engines.llama.pace import FIRST, LONGEST, SHORT, Pace
 
 
@@ -76,6 +77,26 @@ def test_the_number_of_threads_changes_no_logits(monkeypatch):
     both = logits_of(engine, list(range(5, 25))).copy()
     monkeypatch.setattr(Pace, "threads", lambda *_: 1)
     assert (logits_of(engine, list(range(5, 25))) == both).all()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("flash", "cells", "rows", "free"),
+    [("on", 600, 1, False), ("on", 200, 1, True), ("on", 600, 2, True), ("off", 600, 1, True)],
+)
+def test_where_it_would_change_logits_the_number_of_threads_stays(
+    monkeypatch, flash, cells, rows, free
+):
+    engine = open_engine("llama", max_batch=4, kv_type="f16", flash_attention=flash)
+    asked = []
+    monkeypatch.setattr(Pace, "threads", lambda self, tokens: asked.append(tokens) or 1)
+    opened = [engine.open_sequence() for _ in range(4)]
+    for sequence in opened[: cells // 200]:
+        engine.forward([row(sequence, list(range(5, 205)), (), "none")])
+    assert (max(lane.cells for lane in engine._lanes) >= SPLIT) == (cells >= SPLIT)
+    asked.clear()
+    engine.forward([row(sequence, [9], (), "last") for sequence in opened[:rows]])
+    assert bool(asked) == free
     engine.close()
 
 

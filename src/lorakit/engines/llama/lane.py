@@ -24,6 +24,9 @@ from lorakit.errors import CancelledError, EngineError
 
 Set = tuple[tuple[int, float], ...]  # (address of a native adapter, scale), in order
 CELLS = 256  # the smallest KV cache, in tokens; llama.cpp rounds to multiples of it
+# Cells from which on ggml cuts the attention of a single token into one part for each thread, with
+# sums in float16: there the number of threads must not change, for it changes logits.
+SPLIT = 512
 _TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH = {"off": 0, "on": 1, "auto": -1}
 
@@ -81,6 +84,7 @@ class Lane:
         self._abort = abort
         self._pace = pace
         self._spreads = not embeddings and (params.flash_attn_type == 0 or options.gpu_layers != 0)
+        self._splits = params.flash_attn_type != 0 and self.cells >= SPLIT
         self.tainted = False  # numbers that are not finite are in cells, or were
         self.set: Set = ()
         self.lengths: dict[int, int] = {}  # tokens that were put into the KV cache, by slot
@@ -290,7 +294,8 @@ class Lane:
         else:
             batch.token = None
             batch.embd = _pointer(vectors, ctypes.c_float)
-        threads = self._pace.threads(count)
+        splits = count == 1 and self._splits
+        threads = self._pace.most if splits else self._pace.threads(count)
         if threads != self._threads:
             self._api.llama_set_n_threads(self.context, threads, threads)
             self._threads = threads

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorakit.errors import ParameterError
+from lorakit.values import shown, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,12 @@ class LlamaOptions:
     def __post_init__(self) -> None:
         """Raises ParameterError."""
         faults = [
-            f"{name} must be an integer from {low} to {high}, found {value!r}"
+            f"{name} must be an integer from {low} to {high}, found {shown(value)}"
             for name, low, high in _LIMITS
-            if not (type(value := getattr(self, name)) is int and low <= value <= high)
+            if not (whole(value := getattr(self, name)) and low <= value <= high)
         ]
         faults += [
-            f"{name} must be one of {', '.join(allowed)}, found {value!r}"
+            f"{name} must be one of {', '.join(allowed)}, found {shown(value)}"
             for name, allowed in _CHOICES.items()
             if (value := getattr(self, name)) not in allowed
         ]

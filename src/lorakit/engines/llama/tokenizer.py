@@ -19,6 +19,7 @@ from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import BaseModelError, FormatError, ParameterError
+from lorakit.processes import on_fork
 
 LONGEST_PIECE = 1 << 16  # bytes of one token
 _SPM = 1  # llama_vocab_type: SentencePiece, which drops the space that begins a text
@@ -32,7 +33,8 @@ class LlamaTokenizer:
         api = llama()
         self._model = load_model(Path(path), LlamaOptions(), vocabulary_only=True)
         self._free = weakref.finalize(self, api.llama_model_free, self._model)
-        self._lock = threading.Lock()  # the native tokenizer is not promised to be thread-safe
+        self._renew_lock()
+        on_fork(self, LlamaTokenizer._renew_lock)
         self._vocab = vocab = api.llama_model_get_vocab(self._model)
         if api.llama_vocab_type(vocab) == 0:
             raise BaseModelError(f"{path} has no tokenizer", code="tokenizer_missing")
@@ -46,6 +48,9 @@ class LlamaTokenizer:
         strip = b" " if api.llama_vocab_type(vocab) == _SPM and self._prefixes_space() else b""
         rules = Rules(convert=lambda token: token.encode("latin-1"), strip=strip, strip_count=1)
         self._detokenizer = Detokenizer(rules, self._piece)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()  # the native tokenizer is not promised to be thread-safe
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text. Control tokens written in the text become control tokens.
