@@ -90,3 +90,71 @@ def test_a_child_is_told_opens_its_own_and_ends(engine):
     assert lines["end"].strip() == "0"
     assert lines["parent"] == "True True"
     assert done.returncode == 0
+
+
+LOCKS = """
+import os, sys, threading
+sys.path.insert(0, {tests!r})
+from test_fork import in_child
+import lorakit
+from lorakit.chat.dialogue import Dialogue
+base, engine = sys.argv[1:]
+model = lorakit.open(base, engine=engine, threads=1)
+held, go = threading.Event(), threading.Event()
+def slow(*arguments, **options):
+    held.set()
+    go.wait(30)
+    raise SystemExit
+original = Dialogue.tool_format._function
+Dialogue.tool_format._function = slow
+reading = threading.Thread(target=lambda: model._dialogue.stop_tokens, daemon=True)
+reading.start()
+held.wait(30)
+load = model._loaders.submit(go.wait, 30)
+model._loads.add(load)
+pending = [model.load_adapter({adapter!r}, str(n), wait=False) for n in range(4)]
+def work():
+    Dialogue.tool_format._function = original
+    found = []
+    for use in (
+        lambda: model._dialogue.stop_tokens and "computed",
+        lambda: model.encode("hello") and "encoded",
+        load.result,
+        pending[-1].result,
+        lambda: model.complete("hello", timeout=5),
+    ):
+        try:
+            found.append(use())
+        except lorakit.LorakitError as error:
+            found.append(error.code)
+    return found
+lock = getattr(model.tokenizer, "_lock", None)
+if lock: lock.acquire()
+print(in_child(work))
+if lock: lock.release()
+go.set()
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnx", "llama"])
+def test_no_lock_of_another_thread_is_awaited_in_a_child(engine):
+    if engine == "llama":
+        pytest.importorskip("llama_cpp")
+    adapter = str(DATA / "truth/peft/llama/plain")
+    script = LOCKS.format(tests=str(Path(__file__).parent), adapter=adapter)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            script,
+            str(GGUF if engine == "llama" else LLAMA),
+            engine,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    expected = "(\"['computed', 'encoded', 'closed', 'closed', 'closed']\", 0)"
+    assert done.stdout.strip().endswith(expected), (done.stdout, done.stderr)

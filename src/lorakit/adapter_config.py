@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
 from typing import Literal
 
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
-from lorakit.runtime.sampling import LARGEST
 from lorakit.sources import Source, describe, parse
+from lorakit.values import finite, shown
 
 _CHOICES = {
     "source": ("auto", "local", "url", "huggingface"),
@@ -46,12 +45,8 @@ class AdapterConfig:
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ParameterError(f"{name} is {' or '.join(allowed)}, not {value!r}")
-        if self.scale is not None and not (
-            isinstance(self.scale, Real)
-            and not isinstance(self.scale, bool)
-            and abs(self.scale) <= LARGEST
-        ):
-            raise ParameterError(f"scale must be None or a finite number, not {self.scale!r}")
+        if self.scale is not None and not finite(self.scale):
+            raise ParameterError(f"scale must be None or a finite number, not {shown(self.scale)}")
 
     @property
     def user_scale(self) -> float:

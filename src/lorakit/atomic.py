@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def write_atomic(
     verify: called with the file under its temporary name; what it raises keeps it unpublished.
     Raises OSError, and whatever the functions raise, and leaves nothing behind.
     """
+    _require_replaceable(path)
     sweep(path.parent, name=path.name, age=OTHERS_AGE)
     with _claimed(path, _new_file) as temporary:
         with temporary.open("r+b") as file:
@@ -51,6 +53,16 @@ def write_atomic(
             verify(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
+
+
+def _require_replaceable(path: Path) -> None:
+    """A rename would put a file in the place of a device or a pipe, for everybody. OSError."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # none there, or the writing will say why
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
 
 
 def write_synced(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.errors import FormatError, SourceError
+from lorakit.errors import FormatError, ParameterError, SourceError
+from lorakit.values import shown
 
 MAX_READ = 32 << 20  # bytes; larger files are mapped, and a mapped file must not be shortened
 MAX_TEXT = 16 << 20  # bytes of prompts, tools, grammars
@@ -34,6 +35,17 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path that the system can be asked about. Raises ParameterError."""
+    try:
+        text = os.fspath(path)
+        if isinstance(text, str) and text and "\0" not in text and os.fsencode(text):
+            return Path(text)
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise ParameterError(f"this is no path: {shown(path)}", hint="give a string or a pathlib.Path")
 
 
 def open_regular(path: Path) -> io.FileIO:

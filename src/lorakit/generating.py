@@ -10,7 +10,7 @@ import asyncio
 import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Set as AbstractSet
 from typing import Any, Unpack
 
 import numpy as np
@@ -29,6 +29,9 @@ from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_p
 from lorakit.runtime.thread import EngineThread
 from lorakit.session import Session
 from lorakit.tokenizer import TextTokenizer
+from lorakit.values import real, shown, whole
+
+FOR_EVER = 1e12  # seconds
 
 
 class Generating:
@@ -99,7 +102,7 @@ class Generating:
         """
         params = sampling_params(sampling, options)
         ids = self.encode(prompt)
-        return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead))
+        return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead), self)
 
     def batch(
         self, requests: Iterable[Request], *, timeout: float | None = None
@@ -128,13 +131,19 @@ class Generating:
         room = asyncio.Semaphore(min(self.capabilities.max_batch, self._thread.max_queue))
 
         async def run(request: Request) -> Completion:
+            deadline = deadline_of(timeout)
             async with room:
-                return await self.acomplete(
-                    request.prompt,
-                    adapters=request.adapters,
-                    sampling=request.sampling,
-                    timeout=timeout,
-                )
+                while True:
+                    left = None if deadline is None else max(deadline - time.monotonic(), 1e-9)
+                    try:
+                        return await self.acomplete(
+                            request.prompt,
+                            adapters=request.adapters,
+                            sampling=request.sampling,
+                            timeout=left,
+                        )
+                    except QueueFullError:  # others fill it
+                        await asyncio.to_thread(self._thread.wait_for_room, deadline)
 
         tasks = [asyncio.ensure_future(run(request)) for request in requests]
         try:
@@ -233,24 +242,22 @@ class Generating:
     ) -> Generation:
         if not ids:
             raise ParameterError("the prompt holds no tokens")
-        if timeout is not None and not (isinstance(timeout, Real) and timeout > 0):
-            raise ParameterError(f"timeout must be above 0 seconds, found {timeout!r}")
-        if lookahead is not None and not (isinstance(lookahead, int) and lookahead >= 0):
-            raise ParameterError(f"lookahead must be None or 0 and more, found {lookahead!r}")
+        deadline = deadline_of(timeout)
+        if lookahead is not None and not (whole(lookahead) and lookahead >= 0):
+            raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
         images = ids.images if isinstance(ids, ChatPrompt) else {}
         check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary, images)
         check_ids(params.stop_tokens, self.capabilities.vocabulary)
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens
-        deadline = None if timeout is None else time.monotonic() + float(timeout)
         decoder = self.tokenizer.stream(continuing=True)
         grammar = params.grammar
         constraint = None if grammar is None else self.tokenizer.constraint(grammar)
         chosen = None if adapters is None else as_scales(adapters)
         while True:
             if wait:
-                self._thread.wait_for_room()
+                self._thread.wait_for_room(deadline)
             try:
                 with self._table.lock:  # nothing may be unloaded between naming and queueing it
                     generation = Generation(
@@ -270,9 +277,11 @@ class Generating:
 
 def as_ids(prompt: Iterable[int]) -> list[int]:
     """Token ids as they were given. Raises ParameterError for bytes, truth values and the rest."""
-    if isinstance(prompt, bytes | bytearray | memoryview | Mapping):
-        kind = type(prompt).__name__
-        raise ParameterError(f"a prompt is text or token ids, not {kind}", hint="decode it first")
+    if isinstance(prompt, bytes | bytearray | memoryview | Mapping | AbstractSet):
+        raise ParameterError(
+            f"a prompt is text or token ids, not {type(prompt).__name__}",
+            hint="give text, or a list of ids",
+        )
     try:
         ids = list(prompt)
         if any(isinstance(token, bool | np.bool_) for token in ids):
@@ -280,3 +289,12 @@ def as_ids(prompt: Iterable[int]) -> list[int]:
         return [operator.index(token) for token in ids]
     except TypeError as error:
         raise ParameterError(f"a prompt is text or token ids: {error}") from error
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """When a request is overdue, on the clock of time.monotonic. Raises ParameterError."""
+    if timeout is None:
+        return None
+    if not (real(timeout) and timeout > 0):
+        raise ParameterError(f"timeout must be above 0 seconds, found {shown(timeout)}")
+    return time.monotonic() + float(min(timeout, FOR_EVER))

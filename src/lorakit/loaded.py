@@ -10,15 +10,16 @@ import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Real
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
-from lorakit.errors import NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.processes import on_fork
 from lorakit.runtime.plan import KvPolicy
-from lorakit.runtime.sampling import LARGEST
 from lorakit.runtime.thread import EngineThread
+from lorakit.values import finite, real, shown
 
 Scales = Mapping[str, float] | Sequence[str]
 
@@ -57,7 +58,7 @@ class AdapterTable:
         self._loaded: dict[str, _Loaded] = {}
         self._reserved: set[str] = set()
         self._active: dict[str, float] = {}
-        thread.on_fork.append(self._renew_lock)
+        on_fork(self, AdapterTable._renew_lock)
 
     def _renew_lock(self) -> None:
         self.lock = threading.RLock()  # another thread may hold it, and is not in this process
@@ -66,7 +67,8 @@ class AdapterTable:
         """Claim a name while its adapter is still loading. Raises NameTakenError."""
         with self.lock:
             if not name or not isinstance(name, str):
-                raise ParameterError(f"an adapter's name must be a non-empty string, not {name!r}")
+                said = shown(name)
+                raise ParameterError(f"an adapter's name must be a non-empty string, not {said}")
             if name in self._loaded or name in self._reserved:
                 raise NameTakenError(
                     f"an adapter named {name!r} is loaded already",
@@ -81,11 +83,21 @@ class AdapterTable:
 
     def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
         """Attach an adapter under a reserved name; waits for the engine."""
-        handle = self._thread.call(lambda scheduler: scheduler.attach(name, adapter)).result()
+        future = self._thread.call(lambda scheduler: scheduler.attach(name, adapter))
+        try:
+            handle = future.result()
+        except BaseException:  # Ctrl-C: nobody will know the handle
+            future.add_done_callback(self._take_back)
+            raise
         with self.lock:
             self._reserved.discard(name)
             self._loaded[name] = _Loaded(handle=handle, adapter=adapter, source=source)
         return LoadedAdapter(self, name, handle)
+
+    def _take_back(self, attached: Future[int]) -> None:
+        if attached.exception() is None:
+            with suppress(ClosedError):
+                self._thread.call(lambda scheduler: scheduler.retire(attached.result()))
 
     def find(self, name: str) -> LoadedAdapter | None:
         """The user's handle to a loaded adapter."""
@@ -126,8 +138,8 @@ class AdapterTable:
     def resolve(self, scales: Scales) -> AdapterSet:
         """Handles and scales for the engine; an adapter at scale 0 is left out."""
         with self.lock:
-            pairs = as_scales(scales).items()
-            return tuple((self._find(name).handle, scale) for name, scale in pairs if scale != 0.0)
+            found = [(self._find(name).handle, scale) for name, scale in as_scales(scales).items()]
+            return tuple((handle, scale) for handle, scale in found if scale != 0.0)
 
     def scale(self, name: str, handle: int) -> float | None:
         with self.lock:
@@ -256,17 +268,18 @@ def as_scales(scales: Scales) -> dict[str, float]:
     if isinstance(scales, str):
         scales = [scales]
     if not isinstance(scales, Iterable):
-        raise ParameterError(f"adapters must be names, or names with scales, not {scales!r}")
+        raise ParameterError(f"adapters must be names, or names with scales, not {shown(scales)}")
     pairs = scales.items() if isinstance(scales, Mapping) else [(name, 1.0) for name in scales]
     result: dict[str, float] = {}
     for name, scale in pairs:
         if not isinstance(name, str):
-            raise ParameterError(f"an adapter is named by a string, not {name!r}")
+            raise ParameterError(f"an adapter is named by a string, not {shown(name)}")
         if name in result:
             raise ParameterError(f"adapter {name!r} is named twice")
-        if isinstance(scale, bool) or not isinstance(scale, Real):
-            raise ParameterError(f"the scale of {name!r} must be a number, not {scale!r}")
-        if not abs(scale) <= LARGEST:
-            raise ParameterError(f"the scale of {name!r} must be finite in float32, not {scale}")
+        if not real(scale):
+            raise ParameterError(f"the scale of {name!r} must be a number, not {shown(scale)}")
+        if not finite(scale):
+            said = shown(scale)
+            raise ParameterError(f"the scale of {name!r} must be finite in float32, not {said}")
         result[name] = float(scale)
     return result

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeVar, overload
 
 import numpy as np
@@ -22,12 +23,14 @@ from lorakit.adapter_config import AdapterRef, ModelWarning
 from lorakit.base import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
-from lorakit.errors import CapabilityError, ParameterError
+from lorakit.errors import CapabilityError, ClosedError, ParameterError
+from lorakit.files import as_path
 from lorakit.generating import Generating
 from lorakit.images import Vectors
 from lorakit.loaded import AdapterInfo, AdapterTable, LoadedAdapter, Scales
 from lorakit.loading import name_of, ready
 from lorakit.merged import MergedAdapter
+from lorakit.processes import on_fork
 from lorakit.requests import ChatPrompt, Prompt
 from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
 from lorakit.runtime.plan import KvPolicy
@@ -68,6 +71,8 @@ class Model(Generating):
         self._thread = thread
         self._table = AdapterTable(self._thread)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
+        self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
+        on_fork(self, Model._forked)
         # The collector runs finalizers in the midst of anything: this one signals and never waits.
         finalizer = weakref.finalize(self, _let_go, self._thread, self._loaders)
         finalizer.atexit = False  # the thread closes itself then, see runtime.processes
@@ -125,6 +130,7 @@ class Model(Generating):
             self._table.release(name)
             self._thread.require_open()
             raise
+        self._loads.add(future)
         future.add_done_callback(partial(self._release_cancelled, name))
         return future
 
@@ -217,8 +223,9 @@ class Model(Generating):
         if images:
             raise CapabilityError("the KV of images is not saved", hint="save text alone")
         self._check(ids, {})
+        place = as_path(path)
         state = self._compute(adapters, lambda chosen: SavedState(ids, chosen))
-        write_state(Path(path), state, self._about())
+        write_state(place, state, self._about())
         return len(ids)
 
     def load_state(self, path: str | os.PathLike[str]) -> int:
@@ -227,7 +234,7 @@ class Model(Generating):
         Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
         """
         most, kv = self.capabilities.context, self._most_kv()
-        state = read_state(Path(path), self._about(), max_tokens=most, max_kv=kv)
+        state = read_state(as_path(path), self._about(), max_tokens=most, max_kv=kv)
         self._thread.compute(LoadedState(state)).result()
         return len(state.tokens)
 
@@ -309,6 +316,16 @@ class Model(Generating):
         except BaseException:
             self._table.release(name)
             raise
+
+    def _forked(self) -> None:
+        """In a child process nobody loads what is still to load."""
+        for load in list(self._loads):
+            load._condition = threading.Condition()  # another thread may hold it
+            try:
+                self._thread.require_open()
+            except ClosedError as error:
+                with suppress(InvalidStateError):  # done
+                    load.set_exception(error)
 
     def _report(self, progress: Progress) -> None:
         self._thread.require_open()  # a download does not outlive its model

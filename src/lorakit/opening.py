@@ -30,6 +30,7 @@ from lorakit.merged import MergedAdapter, merged_base
 from lorakit.model import Model
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
+from lorakit.values import shown, whole
 
 Choice = Adapter | AdapterConfig
 Get = Callable[..., Path]  # `fetch` as this model wants it
@@ -85,8 +86,9 @@ def open(
         raise ParameterError(
             f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
         )
-    if not isinstance(max_queue, int) or max_queue < 1:
-        raise ParameterError(f"max_queue must be an integer of 1 or more, found {max_queue!r}")
+    if not whole(max_queue) or max_queue < 1:
+        said = shown(max_queue)
+        raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
     choices = as_choices(adapter)
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lorakit.chat.messages import Message
 from lorakit.chat.scanning import NO_CALLS, opens_reasoning, take_apart
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
+from lorakit.computed import computed_once
 from lorakit.errors import BaseModelError, FormatError, LorakitError
 from lorakit.images import Vectors
 from lorakit.tokenizer import TextTokenizer
@@ -36,14 +36,14 @@ class Dialogue:
         self._tokenizer = tokenizer
         self._templates = templates
 
-    @cached_property
+    @computed_once
     def template(self) -> ChatTemplate:
         """Raises BaseModelError (template_missing) or FormatError."""
         if self._templates is None:
             return ChatTemplate.open(self._folder)
         return ChatTemplate(sources=self._templates, special_tokens=self._tokenizer.special_tokens)
 
-    @cached_property
+    @computed_once
     def tool_format(self) -> ToolFormat | None:
         """How the model writes tool calls; None where no known format is recognised."""
         try:
@@ -52,7 +52,7 @@ class Dialogue:
             source = None
         return detect_format(source, self._tokenizer.token_id)
 
-    @cached_property
+    @computed_once
     def stop_tokens(self) -> frozenset[int]:
         """Tokens that end an answer: the model's own, and those of its tool format."""
         names = self.tool_format.stops if self.tool_format else ()
@@ -83,7 +83,7 @@ class Dialogue:
             paths=paths,
         )
 
-    @cached_property
+    @computed_once
     def reasons(self) -> bool:
         """Whether the template's prompt for an answer ends within reasoning, already opened."""
         try:

@@ -93,12 +93,13 @@ class KVCache:
         shape = (2 * len(decoder.layers), decoder.kv_heads, length, decoder.head_dim)
         if not 0 < length <= self.context or len(state) != 4 * math.prod(shape):
             raise EngineError("the saved state is of another model, or of another length")
+        numbers = np.frombuffer(state, np.float32)
+        if not np.isfinite(numbers).all():
+            raise EngineError("the saved state holds numbers that are not finite")
         self.reserve(length)
         sequence = self.open()
         slot = self._slot[sequence]
-        for buffer, part in zip(
-            self.buffers, np.frombuffer(state, np.float32).reshape(shape), strict=True
-        ):
+        for buffer, part in zip(self.buffers, numbers.reshape(shape), strict=True):
             buffer[slot, :, :length] = part
         self._length[sequence] = length
         return sequence

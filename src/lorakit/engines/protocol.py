@@ -19,6 +19,7 @@ from lorakit.adapter import Adapter
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import CapabilityError, ParameterError
 from lorakit.images import Image, Vectors
+from lorakit.values import shown, whole
 
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -46,17 +47,17 @@ class EngineOptions:
     def __post_init__(self) -> None:
         """Raises ParameterError."""
         faults = [
-            f"{name} must be an integer from {low} to {high}, found {value!r}"
+            f"{name} must be an integer from {low} to {high}, found {shown(value)}"
             for name, low, high in _LIMITS
             if (value := getattr(self, name)) is not None
-            and not (isinstance(value, int) and low <= value <= high)
+            and not (whole(value) and low <= value <= high)
         ]
         if self.quantize not in get_args(Quantization):
             names = ", ".join(get_args(Quantization))
-            faults.append(f"quantize must be one of {names}, found {self.quantize!r}")
+            faults.append(f"quantize must be one of {names}, found {shown(self.quantize)}")
         if self.device is not None and self.device not in get_args(Device):
             names = ", ".join(get_args(Device))
-            faults.append(f"device must be one of {names}, found {self.device!r}")
+            faults.append(f"device must be one of {names}, found {shown(self.device)}")
         if not isinstance(self.llama, LlamaOptions | None):
             faults.append(f"llama must be LlamaOptions, found {self.llama!r:.80}")
         if faults:

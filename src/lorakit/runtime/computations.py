@@ -1,15 +1,16 @@
 """What callers want of an engine beside text: logits, hidden states, saved KV.
 
 Each waits in the scheduler's queue until a sequence can be had, as requests do, and then runs to
-its end on the engine's thread, so that nobody can cancel a part of it.
+its end on the engine's thread, a part in each step, beside the requests.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from typing import Generic, Literal, TypeVar
 
@@ -26,6 +27,7 @@ from lorakit.runtime.state import State
 
 T = TypeVar("T")
 R = TypeVar("R")
+Parts = Generator[None, None, T]
 log = logging.getLogger("lorakit")
 
 
@@ -81,25 +83,37 @@ class Computation(ABC, Generic[T]):
         self.adapters = adapters
         self.plan: Plan | None = None  # set when it is queued
         self.future: Future[T] = Future()
+        self._parts: Parts[T] | None = None
 
-    def run(self, bench: Workbench) -> None:
-        """Compute, and hand the outcome to whoever waits for it; never raises an Exception."""
-        if not self.future.set_running_or_notify_cancel():
-            return
+    def begin(self, bench: Workbench) -> bool:
+        """Whether somebody still waits for it; then `advance` computes it."""
+        self._parts = self.parts(bench)
+        return self.future.set_running_or_notify_cancel()
+
+    def advance(self) -> bool:
+        """Compute one part; True once whoever waits has the outcome. Never raises an Exception."""
+        assert self._parts is not None
         try:
             with memory_errors():
-                result = self.compute(bench)
+                next(self._parts)
+        except StopIteration as done:
+            with suppress(InvalidStateError):
+                self.future.set_result(done.value)
         except Exception as error:
             self.fail(told(error))
         else:
-            self.future.set_result(result)
+            return False
+        return True
 
     def fail(self, error: LorakitError) -> None:
-        if not self.future.done():
+        if self._parts is not None:
+            self._parts.close()
+        with suppress(InvalidStateError):  # cancelled, or done
             self.future.set_exception(error)
 
     @abstractmethod
-    def compute(self, bench: Workbench) -> T: ...
+    def parts(self, bench: Workbench) -> Parts[T]:
+        """Compute; yield wherever others may run."""
 
     @property
     def history(self) -> Plan:
@@ -119,7 +133,7 @@ class LogitsOf(Computation[Logits]):
         super().__init__(tokens, adapters)
         self._images = images or {}
 
-    def compute(self, bench: Workbench) -> Logits:
+    def parts(self, bench: Workbench) -> Parts[Logits]:
         bench.make_room()
         vocabulary = bench.engine.capabilities.vocabulary
         result = np.empty((len(self.tokens), vocabulary), np.float32)
@@ -129,6 +143,8 @@ class LogitsOf(Computation[Logits]):
                 sequence, self.tokens, self.history, logits="all", images=self._images
             ):
                 result[end - len(logits) : end] = logits
+                if end < len(result):
+                    yield
         finally:
             bench.sequences.close(sequence)
         return result
@@ -137,7 +153,8 @@ class LogitsOf(Computation[Logits]):
 class HiddenOf(Computation[npt.NDArray[np.float32]]):
     """Last hidden states of every position, float32 [tokens, hidden]; see Engine.hidden."""
 
-    def compute(self, bench: Workbench) -> npt.NDArray[np.float32]:
+    def parts(self, bench: Workbench) -> Parts[npt.NDArray[np.float32]]:
+        yield from ()  # engines compute them in one piece
         bench.make_room()  # some engines open a sequence of their own for it
         stages = self.history.stages
         edges = [*(start for start, _ in stages[1:]), len(self.tokens)]
@@ -152,12 +169,13 @@ class HiddenOf(Computation[npt.NDArray[np.float32]]):
 class SavedState(Computation[State]):
     """The KV of some tokens, computed as far as no other sequence holds it, to be written."""
 
-    def compute(self, bench: Workbench) -> State:
+    def parts(self, bench: Workbench) -> Parts[State]:
         key = self.history.key
         sequence, cached = bench.prefixes.acquire(key, self.tokens, bench.busy)
         try:
-            for _ in bench.feed(sequence, self.tokens, self.history, start=cached):
-                pass
+            for end, _ in bench.feed(sequence, self.tokens, self.history, start=cached):
+                if end < len(self.tokens):
+                    yield
             kv = bench.engine.save_sequence(sequence)
         except BaseException:
             bench.sequences.close(sequence)
@@ -173,7 +191,8 @@ class LoadedState(Computation[None]):
         super().__init__(state.tokens, ())
         self._state = state
 
-    def compute(self, bench: Workbench) -> None:
+    def parts(self, bench: Workbench) -> Parts[None]:
+        yield from ()
         limits = bench.engine.capabilities
         count, ids = len(self.tokens), self.tokens
         if count > limits.context or ids.min() < 0 or ids.max() >= limits.vocabulary:
@@ -206,12 +225,10 @@ def told(error: Exception) -> LorakitError:
 
 def to_the_end(run: Callable[[], R]) -> R:
     """Run what no request can cancel; an interrupt was meant for the step before. ClosedError."""
-    while True:
-        try:
+    while not abandoned.get()():
+        with suppress(CancelledError):
             return run()
-        except CancelledError as error:
-            if abandoned.get()():
-                raise ClosedError("the model was closed") from error
+    raise ClosedError("the model was closed")
 
 
 class memory_errors:  # noqa: N801  # used as a function; a class costs a third of a generator

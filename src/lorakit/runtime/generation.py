@@ -142,7 +142,7 @@ class Generation:
 
     async def anext_piece(self) -> str | None:
         """next_piece for coroutines."""
-        wanted = 1
+        wanted, waker = 1, None
         with self._condition:
             self._wanted += wanted
         try:
@@ -151,12 +151,14 @@ class Generation:
                     if self._ready():  # take and stop wanting at once, lest one more is computed
                         self._wanted, wanted = self._wanted - wanted, 0
                         return self._take()
-                    arrived = _arrival(self._piece_wakers)
+                    waker = _Waker(self._piece_wakers)
                 self.wake()
-                await arrived
+                await waker.arrived
         finally:
             with self._condition:
                 self._wanted -= wanted
+                if waker is not None:
+                    waker.forget()
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""
@@ -170,12 +172,16 @@ class Generation:
     async def aresult(self) -> Completion:
         """result for coroutines."""
         self._run_free()
-        while True:
+        with self._condition:
+            if self.done:
+                return self._completion()
+            waker = _Waker(self._done_wakers)
+        try:
+            await waker.arrived
+        finally:
             with self._condition:
-                if self.done:
-                    return self._completion()
-                arrived = _arrival(self._done_wakers)
-            await arrived
+                waker.forget()
+        return self._completion()
 
     def _run_free(self) -> None:
         self._lookahead = None
@@ -196,20 +202,29 @@ class Generation:
         if isinstance(self._outcome, Completion):
             return self._outcome
         assert self._outcome is not None
-        raise self._outcome
+        raise self._outcome.with_traceback(None)  # not with that of every earlier call
 
 
-def _arrival(wakers: list[Callable[[], object]]) -> asyncio.Future[None]:
-    """A future of the running loop that is done when `wakers` are called, from any thread."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[None] = loop.create_future()
+class _Waker:
+    """A future of the running loop that is done once its list of wakers is called."""
 
-    def arrive() -> None:
-        if not arrived.done():
-            arrived.set_result(None)
+    def __init__(self, wakers: list[Callable[[], object]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.arrived: asyncio.Future[None] = self._loop.create_future()
+        self._wakers = wakers
+        wakers.append(self._wake)
 
-    wakers.append(lambda: loop.call_soon_threadsafe(arrive))
-    return arrived
+    def forget(self) -> None:
+        """Be called no more."""
+        with suppress(ValueError):
+            self._wakers.remove(self._wake)
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._arrive)
+
+    def _arrive(self) -> None:
+        if not self.arrived.done():
+            self.arrived.set_result(None)
 
 
 def _wake(wakers: list[Callable[[], object]]) -> None:
@@ -225,8 +240,10 @@ class Stream:
     Dropping or closing it cancels the generation; `result()` waits for the Completion.
     """
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, owner: object = None) -> None:
+        """owner: what must live until the stream has been read, such as its model."""
         self._generation = generation
+        self._owner = owner
 
     def __iter__(self) -> Stream:
         return self

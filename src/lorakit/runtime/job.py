@@ -46,6 +46,7 @@ class Job:
         self.computed = 0
         self.cached = 0
         self.plan: Plan | None = None  # None before it was admitted for the first time
+        self.queued = False  # whether the scheduler knows it
         self.output: list[Choice] = []
         text = [token for token in generation.prompt if token >= 0]
         self._sampler = Sampler(generation.params, text, constraint)

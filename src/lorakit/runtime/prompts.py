@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 
 from lorakit.errors import ContextFullError, ParameterError
 from lorakit.images import image_of
+from lorakit.values import shown
 
 
 def check_prompt(
@@ -33,5 +34,5 @@ def check_ids(tokens: Sequence[int], vocabulary: int, images: Container[int] = (
     )
     if outside:
         raise ParameterError(
-            f"token ids must be in [0, {vocabulary}), found {str(outside[:5])[1:-1]:.200}"
+            f"token ids must be in [0, {vocabulary}), found {', '.join(map(shown, outside[:5]))}"
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -18,11 +17,11 @@ import numpy.typing as npt
 
 from lorakit.engines.protocol import Logits
 from lorakit.errors import EngineError, ParameterError
+from lorakit.values import finite, shown, whole
 
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 BLOCK = 512  # tokens that are summed or searched together
-LARGEST = float(np.finfo(np.float32).max)
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
 
 
@@ -63,7 +62,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", _sequence(self.stop))
         object.__setattr__(self, "stop_tokens", _sequence(self.stop_tokens))
         faults = [
-            f"{name} must be {expected}, found {getattr(self, name)!r}"
+            f"{name} must be {expected}, found {shown(getattr(self, name))}"
             for name, expected, valid in _RULES
             if not valid(getattr(self, name))
         ]
@@ -106,7 +105,7 @@ class SamplingOptions(TypedDict, total=False):
 def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
     """SamplingParams with some of them replaced. Raises ParameterError, for unknown names too."""
     if not isinstance(given, SamplingParams | None):
-        raise ParameterError(f"sampling must be SamplingParams, found {given!r}")
+        raise ParameterError(f"sampling must be SamplingParams, found {shown(given)}")
     known = {field.name for field in fields(SamplingParams)}
     if unknown := sorted(set(options) - known):
         raise ParameterError(
@@ -124,31 +123,27 @@ def _sequence(value: Any) -> tuple[Any, ...]:
 
 
 def _integer(x: Any) -> bool:
-    return isinstance(x, Integral) and not isinstance(x, bool) and 0 <= int(x) < 1 << 63
-
-
-def _finite(x: Any) -> bool:
-    number = isinstance(x, Real) and not isinstance(x, bool)
-    return number and bool(abs(x) <= LARGEST)
+    return whole(x) and 0 <= int(x) < 1 << 63
 
 
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_tokens", "an integer of 0 or more", _integer),
-    ("temperature", "a finite number of 0 or more", lambda x: _finite(x) and x >= 0),
+    ("temperature", "a finite number of 0 or more", lambda x: finite(x) and x >= 0),
     ("top_k", "an integer of 0 or more", _integer),
-    ("top_p", "above 0 and at most 1", lambda x: _finite(x) and 0 < x <= 1),
-    ("min_p", "between 0 and 1", lambda x: _finite(x) and 0 <= x <= 1),
-    ("typical_p", "above 0 and at most 1", lambda x: _finite(x) and 0 < x <= 1),
+    ("top_p", "above 0 and at most 1", lambda x: finite(x) and 0 < x <= 1),
+    ("min_p", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
+    ("typical_p", "above 0 and at most 1", lambda x: finite(x) and 0 < x <= 1),
     (
         "mirostat_tau",
         "None or a finite number of 0 or more",
-        lambda x: x is None or (_finite(x) and x >= 0),
+        lambda x: x is None or (finite(x) and x >= 0),
     ),
-    ("mirostat_eta", "between 0 and 1", lambda x: _finite(x) and 0 <= x <= 1),
+    ("mirostat_eta", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
     ("grammar", "None or a text", lambda x: x is None or (isinstance(x, str) and bool(x))),
-    ("repetition_penalty", "a finite number above 0", lambda x: _finite(x) and x > 0),
-    ("presence_penalty", "a finite number", _finite),
-    ("frequency_penalty", "a finite number", _finite),
+    ("repetition_penalty", "a finite number above 0", lambda x: finite(x) and x > 0),
+    ("presence_penalty", "a finite number", finite),
+    ("frequency_penalty", "a finite number", finite),
+    ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
     ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("stop", "non-empty strings", lambda x: all(isinstance(s, str) and s for s in x)),

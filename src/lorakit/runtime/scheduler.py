@@ -10,9 +10,12 @@ Whatever goes wrong with one request, in the engine or in its own sampling, ends
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +32,7 @@ from lorakit.runtime.prefix import PrefixCache
 from lorakit.runtime.sequences import Sequences
 
 WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
-Waiting = Job | Computation  # type: ignore[type-arg]  # of whatever result
+Waiting = Job | Computation[Any]
 log = logging.getLogger("lorakit")
 
 
@@ -41,13 +44,16 @@ class Scheduler:
         self.waiting: deque[Waiting] = deque()
         self.running: list[Job] = []
         self.stepping: list[Job] = []  # those of the step that is running
-        self.parked: list[Job] = []  # paused, and gave up their sequences to others
+        self.parked: dict[Job, None] = {}  # paused, and gave up their sequences to others
+        self.computing: Computation[Any] | None = None
         self.active: AdapterSet = ()
         self.adapters = AttachedAdapters(engine)
         self._sequences = Sequences(engine)
         self._prefixes = PrefixCache(engine, self._sequences)
         self._bench = Workbench(engine, self._sequences, self._prefixes)
         self._capabilities = engine.capabilities
+        self._deadlines: list[tuple[float, int, Job]] = []  # a heap
+        self._count = itertools.count()
         self._alone = self._capabilities.prefill_alone or self._capabilities.prefill_chunk
 
     # Adapters.
@@ -96,29 +102,54 @@ class Scheduler:
             chosen = self.active if item.adapters is None else item.adapters
             item.plan = self.adapters.plan(chosen, item.tokens.tolist())
             self.waiting.append(item)
-        elif item.generation.params.max_tokens == 0:
+            return
+        item.queued = True
+        if item.generation.params.max_tokens == 0:
             wanted = self.adapters.plan(self._wanted(item), item.generation.prompt)
             item.generation.finish(item.completion("length", self.adapters.named(wanted.last)))
         else:
             self.waiting.append(item)
+            if item.generation.deadline is not None:
+                heapq.heappush(self._deadlines, (item.generation.deadline, next(self._count), item))
 
-    def step(self) -> bool:
-        """Run one step; False when there was nothing to run."""
+    def notice(self, job: Job) -> None:
+        """Look at one job: its reader wants more, or it was cancelled."""
+        if job.generation.done:
+            return
+        if job.generation.cancelled and job not in self.running:
+            self._interrupt(job)
+        elif job in self.parked and job.generation.wants_more:
+            del self.parked[job]
+            self.waiting.append(job)
+
+    def step(self, *, look: bool = True) -> bool:
+        """Run one step; False when there was nothing to run.
+
+        look: at every job. Without it those that neither run nor are overdue are left alone, so
+        that a step costs the same however many they are; `notice` is called for them then.
+        """
+        if look:
+            for job in self._jobs():
+                self.notice(job)
         self._reap()
+        if self.computing is not None:
+            self._advance(self.computing)
         self._admit()
         plan = self._plan()
         if plan:
             self._run([job for job, _ in plan], [row for _, row in plan])
-        return bool(plan or self.waiting)  # a reader may have gone since jobs were admitted
+        # A reader may have gone since jobs were admitted.
+        return bool(plan or self.waiting or self.computing)
 
     def next_deadline(self) -> float | None:
         """When the next request is overdue, on the clock of time.monotonic."""
-        deadlines = [job.generation.deadline for job in self._jobs()]
-        return min((d for d in deadlines if d is not None), default=None)
+        while self._deadlines and self._deadlines[0][2].generation.done:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
 
     def fail_all(self, error: LorakitError) -> None:
         """End everything that runs or waits."""
-        for item in [*self.waiting, *self.running, *self.parked]:
+        for item in self._items():
             if isinstance(item, Job):
                 item.generation.finish(error)
             else:
@@ -126,34 +157,47 @@ class Scheduler:
         self.running.clear()
         self.waiting.clear()
         self.parked.clear()
+        self.computing = None
 
     # One step.
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for job in self._jobs():
-            if error := job.interrupted(now):
-                self._end(job, error)
+        for job in self.running[:]:
+            self._interrupt(job, now)
+        while (overdue := self.next_deadline()) is not None and overdue <= now:
+            self._interrupt(heapq.heappop(self._deadlines)[2], now)
+
+    def _interrupt(self, job: Job, now: float = 0.0) -> None:
+        """End a job that was cancelled or is overdue."""
+        if error := job.interrupted(now):
+            self._end(job, error)
+
+    def _advance(self, computation: Computation[Any]) -> None:
+        """Compute a part of what is computed beside the requests."""
+        self._bench.busy = [job.prefix for job in self.running]
+        self.computing = computation
+        if computation.advance():
+            self.computing = None
+            self._free_retired()
 
     def _admit(self) -> None:
-        if not self.waiting and not self.parked:
+        if not self.waiting:
             return
-        for job in [job for job in self.parked if job.generation.wants_more]:
-            self.parked.remove(job)
-            self.waiting.append(job)
         ready = sum(job.generation.wants_more for job in self.running)
         while self.waiting and ready < self._capabilities.max_batch:
             item = self.waiting[0]  # it stays there until it has a sequence
             if not self._make_room():
-                if not self.running:  # nobody will make room
+                if not self.running and self.computing is None:  # nobody will make room
                     self._fail(item, EngineError("the engine opens no more sequences"))
                     continue
                 return
             if isinstance(item, Computation):
-                self._bench.busy = [other.prefix for other in self.running]
-                item.run(self._bench)
+                if self.computing is not None:
+                    return
                 self.waiting.popleft()
-                self._free_retired()
+                if item.begin(self._bench):
+                    self._advance(item)
                 continue
             try:
                 if not self._begin(item):
@@ -187,7 +231,7 @@ class Scheduler:
         self.running.remove(paused)
         self._prefixes.put(paused.prefix)
         paused.park()
-        self.parked.append(paused)
+        self.parked[paused] = None
         return True
 
     def _plan(self) -> list[tuple[Job, Row]]:
@@ -267,27 +311,37 @@ class Scheduler:
     def _fail(self, item: Waiting, error: Exception) -> None:
         """End one request, or one computation, with what went wrong in it."""
         if isinstance(item, Job):
-            self._end(item, told(error))
+            self._end(item, told(error), keep=False)
         else:
             self.waiting.remove(item)
             item.fail(told(error))
 
-    def _end(self, job: Job, outcome: Completion | LorakitError) -> None:
-        """Take a job off the engine, keep its KV for others, then tell whoever waits."""
+    def _end(self, job: Job, outcome: Completion | LorakitError, *, keep: bool = True) -> None:
+        """Take a job off the engine, then tell whoever waits.
+
+        keep: its KV, for others; not that of a request that failed, which may have failed by it.
+        """
         if job in self.parked:
-            self.parked.remove(job)
+            del self.parked[job]
         elif job.sequence is None:
             self.waiting.remove(job)
         else:
             self.running.remove(job)
-            self._prefixes.put(job.prefix)
+            if keep:
+                self._prefixes.put(job.prefix)
+            else:
+                self._sequences.close(job.sequence)
         self._free_retired()
         job.generation.finish(outcome)
 
     # What runs and what is used.
 
+    def _items(self) -> list[Waiting]:
+        computing = () if self.computing is None else (self.computing,)
+        return [*self.running, *self.waiting, *self.parked, *computing]
+
     def _jobs(self) -> list[Job]:
-        return [*self.running, *(j for j in self.waiting if isinstance(j, Job)), *self.parked]
+        return [item for item in self._items() if isinstance(item, Job)]
 
     def _wanted(self, job: Job) -> AdapterSet:
         return self.active if job.live else job.generation.adapters or ()
@@ -299,7 +353,7 @@ class Scheduler:
         used = {handle for handle, _ in self.active}
         for job in self._jobs():
             used |= {handle for handle, _ in self._wanted(job)}
-        for item in [*self.waiting, *self.running, *self.parked]:
+        for item in self._items():
             if item.plan is not None:
                 used |= {handle for _, chosen in item.plan.stages for handle, _ in chosen}
         self.adapters.free(used)

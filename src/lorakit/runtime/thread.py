@@ -18,18 +18,18 @@ from typing import Any, TypeVar
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import Capabilities, Engine, abandoned
-from lorakit.errors import ClosedError, EngineError, LorakitError, QueueFullError
+from lorakit.errors import ClosedError, DeadlineError, EngineError, LorakitError, QueueFullError
 from lorakit.images import Image
+from lorakit.processes import leave_to_parent, watch
 from lorakit.runtime.computations import Computation
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
-from lorakit.runtime.processes import leave_to_parent, watch
 from lorakit.runtime.scheduler import Scheduler
 
 LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
-# A command with its future, a request, a computation, or a poke.
+# A command with its future, a request or a computation to queue, a job to look at, a poke.
 Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | Computation[Any] | None
 
 
@@ -38,7 +38,6 @@ class EngineThread:
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self.max_queue = max_queue
-        self.on_fork: list[Callable[[], object]] = []  # called in a child process, see `forked`
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._room = threading.Condition()  # guards what follows
         self._unseen = 0  # requests among the events
@@ -77,7 +76,7 @@ class EngineThread:
 
     def submit(self, job: Job) -> Generation:
         """Queue a request. Raises QueueFullError where there is no room."""
-        job.generation.wake = self.poke
+        job.generation.wake = partial(self.poke, job)
         job.generation.interrupt = partial(self._interrupt, job)
         self._queue(job)
         return job.generation
@@ -100,18 +99,22 @@ class EngineThread:
                 self._generations.add(item.generation)
             self._events.put(item)
 
-    def wait_for_room(self) -> None:
-        """Wait until the queue has room (somebody else may take it first)."""
+    def wait_for_room(self, deadline: float | None = None) -> None:
+        """Wait until the queue has room (somebody else may take it first). DeadlineError."""
         with self._room:
             while not self._room.wait_for(
                 lambda: self._closing or self.waiting < self.max_queue, HEARTBEAT
             ):
-                pass
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise DeadlineError(
+                        "the deadline passed while the request waited for room in the queue",
+                        hint="allow more time, or open the model with a larger max_queue",
+                    )
 
-    def poke(self) -> None:
-        """Look again: a reader wants more, or a request was cancelled. Takes no lock, so that a
-        garbage-collected stream may call it anywhere."""
-        self._events.put(None)
+    def poke(self, job: Job | None = None) -> None:
+        """Look again, at a job whose reader wants more or that was cancelled. Takes no lock, so
+        that a garbage-collected stream may call it anywhere."""
+        self._events.put(job)
 
     def _interrupt(self, job: Job) -> None:
         """Stop the step that computes a request, if one does. Takes no lock, as `poke`."""
@@ -170,8 +173,6 @@ class EngineThread:
         leave_to_parent(self._scheduler)
         for generation in list(self._generations):
             generation.forked(self._reason)
-        for renew in self.on_fork:
-            renew()
 
     # On the thread itself.
 
@@ -203,7 +204,7 @@ class EngineThread:
         busy = True
         while not self._closing:
             self._take_events(scheduler, wait=not busy)
-            busy = scheduler.step()
+            busy = scheduler.step(look=False)
             with self._room:
                 self._room.notify_all()  # whoever was admitted made room
 
@@ -221,7 +222,9 @@ class EngineThread:
             return
 
     def _handle(self, event: Event, scheduler: Scheduler) -> None:
-        if isinstance(event, Job | Computation):
+        if isinstance(event, Job) and event.queued:
+            scheduler.notice(event)
+        elif isinstance(event, Job | Computation):
             with self._room:  # at once, so that nobody counts it twice
                 scheduler.add(event)
                 self._unseen -= 1

@@ -18,7 +18,6 @@ from lorakit.errors import (
     ClosedError,
     ContextFullError,
     DeadlineError,
-    EngineError,
     NameTakenError,
     ParameterError,
     UnknownAdapterError,

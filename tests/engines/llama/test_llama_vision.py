@@ -28,10 +28,12 @@ from lorakit.errors import (
     UnsupportedError,
 )
 from lorakit.images import Image, digest_of, pseudo_ids
+from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingParams
-from lorakit.runtime.scheduler import Scheduler, check_prompt
+from lorakit.runtime.scheduler import Scheduler
 from projector import POSITIONS, png, write_projector
 
 BEFORE, AFTER = [1, 20, 30, 40, 50, 60], [70, 80, 90]
@@ -230,7 +232,11 @@ def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector)
 
 def test_scoring_a_prompt_with_an_image(engine):
     image = engine.encode_image(png(1))
-    found = Scheduler(engine).logits(prompt(image), (), image.images)
+    scheduler, scored = Scheduler(engine), LogitsOf(prompt(image), (), image.images)
+    scheduler.add(scored)
+    while scheduler.step():
+        pass
+    found = scored.future.result(0)
     assert np.abs(found[-1] - last_logits(engine, image)[-1]).max() < 1e-5
 
 
@@ -264,7 +270,7 @@ def test_a_chat_with_an_image(engine):
     shown = tokenizer.decode([token for token in ids if token >= 0])
     assert shown == "user: What is <start_of_image><end_of_image>\nassistant: "
     check_prompt(ids, 256, 512, images)
-    with pytest.raises(EngineError, match="token ids"):
+    with pytest.raises(ParameterError, match="token ids"):
         check_prompt(ids, 256, 512)
     scheduler = Scheduler(engine)
     generation = ask(scheduler, ids, images)

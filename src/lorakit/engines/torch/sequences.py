@@ -77,6 +77,8 @@ class State:
         shape = (1, heads, length, head_dim)
         if len(parts) != 2 * layers or any(tuple(p.shape) != shape for p in parts) or length < 1:
             raise EngineError("the saved state is of another model, or of another length")
+        if not all(torch.isfinite(part).all() for part in parts):
+            raise EngineError("the saved state holds numbers that are not finite")
         return cls(length=length, layers=tuple(zip(parts[::2], parts[1::2], strict=True)))
 
 

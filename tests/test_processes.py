@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from lorakit import processes
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import ClosedError
-from lorakit.runtime import processes
 from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job

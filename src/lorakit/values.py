@@ -1,0 +1,39 @@
+"""What a number from a user must be, and how a value of a user's is shown in a message."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def whole(value: Any) -> bool:
+    """Whether it is a whole number; a truth value is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
+def real(value: Any) -> bool:
+    """Whether it is a number, infinite ones and NaN included; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def finite(value: Any, largest: float = FLOAT32_MAX) -> bool:
+    """Whether it is a finite number that float32 holds."""
+    try:
+        return real(value) and abs(float(value)) <= largest
+    except OverflowError:
+        return False
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value in a message, cut to `limit` characters, whatever its repr does."""
+    if whole(value) and abs(int(value)) >= 10**limit:  # Python refuses to write out huge ones
+        return f"a whole number of {int(value).bit_length()} bits"
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]}..."
