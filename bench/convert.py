@@ -15,8 +15,8 @@ from pathlib import Path
 from make_base import make_adapter, make_base
 from processes import Case, alternate, load, table
 
-from lorakit.base import Base
-from lorakit.cache import cache_root
+from lorakit.base.folder import Base
+from lorakit.files.cache import cache_root
 from lorakit.formats.peft import write_peft
 
 

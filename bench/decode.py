@@ -27,11 +27,11 @@ import numpy as np
 import psutil
 from make_base import make_adapter, make_base
 
-from lorakit.base import Base
-from lorakit.cache import cache_root
-from lorakit.engines.onnx import OnnxEngine
+from lorakit.base.folder import Base
+from lorakit.engines.onnx.engine import OnnxEngine
+from lorakit.engines.onnx.ort import Step
 from lorakit.engines.protocol import AdapterSet, EngineOptions, Row
-from lorakit.engines.session import Step
+from lorakit.files.cache import cache_root
 
 MODES = ("base", "shared", "distinct")
 BLOCK = 4  # steps of one case before the next has its turn

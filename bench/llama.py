@@ -34,17 +34,17 @@ from make_base import make_adapter
 from make_gguf import make_gguf
 
 from lorakit.adapter import Adapter
-from lorakit.base import Base
-from lorakit.cache import cache_root
-from lorakit.engines.llama.adapters import native_file
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_gguf_base
+from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import AdapterSet, EngineOptions, Row
+from lorakit.files.cache import cache_root
 from lorakit.formats.gguf import write_gguf
 from lorakit.formats.peft import write_peft
-from lorakit.gguf_base import open_gguf_base
-from lorakit.loading import ready
+from lorakit.model.load import ready
 
 CONTEXT = 256  # tokens held when a step begins
 BLOCK = 4  # steps of one side before the next has its turn

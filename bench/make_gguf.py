@@ -14,11 +14,11 @@ import numpy as np
 from make_base import CONFIG, make_base
 
 from lorakit.adapter import Array
-from lorakit.base import Base
-from lorakit.cache import cache_root
+from lorakit.base.folder import Base
 from lorakit.engines.llama.quantize import quantize
+from lorakit.files.cache import cache_root
+from lorakit.files.gguf import Value, write_gguf_file
 from lorakit.formats.gguf.names import tensor_of
-from lorakit.gguf import Value, write_gguf_file
 
 NORMS = {
     "input_layernorm": "attn_norm",

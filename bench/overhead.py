@@ -24,8 +24,8 @@ from typing import Any
 import lorakit
 from lorakit import demo
 from lorakit.engines.llama.native import llama
-from lorakit.engines.session import Step
-from lorakit.requests import Request
+from lorakit.engines.onnx.ort import Step
+from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
 
 TOKENS = 100

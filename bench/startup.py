@@ -18,7 +18,7 @@ from processes import Case, alternate, load, table
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.architectures import describe
-from lorakit.cache import cache_root
+from lorakit.files.cache import cache_root
 from lorakit.formats.peft import write_peft
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import Mismatch, check, require_fit, without_unchanged
 from lorakit.errors import MismatchError
 from lorakit.formats.peft import read_peft

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import check
 
 FAMILIES = Path(__file__).parent / "data/families"

@@ -1,4 +1,4 @@
-"""Every file of a user's is opened by lorakit.files: a test of the source, and of the opener.
+"""Every file of a user's is opened by files.bounded: a test of the source, and of the opener.
 
 A call that opens, maps or reads a file by its name must stand in the table below with its reason.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import lorakit
-from lorakit import files
 from lorakit.errors import FormatError, LorakitError, SourceError
-from lorakit.files import read_bounded, read_text
-from lorakit.npz import read_npz
+from lorakit.files import bounded
+from lorakit.files.bounded import read_bounded, read_text
+from lorakit.files.npz import read_npz
 
 SOURCE = Path(lorakit.__file__).parent
 READERS = {
@@ -38,12 +38,12 @@ OURS = re.compile(
 MODE = re.compile(r"[rwxab][rwxabt+]*")
 
 ALLOWED = {
-    ("files.py", "os.open"): "the bounded opener itself",
-    ("files.py", "io.FileIO"): "the bounded opener itself",
-    ("files.py", "np.memmap"): "of a file that it opened",
-    ("atomic.py", "os.open"): "new files, locks, and folders to flush",
-    ("atomic.py", "temporary.open"): "new files, to write",
-    ("atomic.py", "path.open"): "new files, to write",
+    ("files/bounded.py", "os.open"): "the bounded opener itself",
+    ("files/bounded.py", "io.FileIO"): "the bounded opener itself",
+    ("files/bounded.py", "np.memmap"): "of a file that it opened",
+    ("files/atomic.py", "os.open"): "new files, locks, and folders to flush",
+    ("files/atomic.py", "temporary.open"): "new files, to write",
+    ("files/atomic.py", "path.open"): "new files, to write",
     ("graph/weights.py", ".open"): "a new file of the cache, to write",
     ("merge/files.py", "os.open"): "shards that were opened with the base; files of its own",
     ("sources/download.py", "partial.open"): "a file of the cache, to append to",
@@ -54,7 +54,7 @@ ALLOWED = {
     ("engines/threads.py", "place.read_text"): "the kernel's word on control groups",
     ("demo/__init__.py", ".read_text"): "a file of the package",
     ("demo/__init__.py", "shutil.copytree"): "files of the package",
-    ("engines/kv.py", "mmap.mmap"): "memory, no file",
+    ("engines/onnx/kv_cache.py", "mmap.mmap"): "memory, no file",
     ("verify/sides.py", "AutoModelForCausalLM.from_pretrained"): "the other side of a comparison",
     ("verify/sides.py", "PeftModel.from_pretrained"): "the other side of a comparison",
     ("engines/torch/loading.py", "kind.from_pretrained"): "from a config and mapped weights",
@@ -109,7 +109,9 @@ def found_in_source():
 def test_files_are_opened_where_it_is_allowed_and_nowhere_else():
     found = set(found_in_source())
     unknown = sorted(found - ALLOWED.keys())
-    assert not unknown, f"open files by lorakit.files, or give the reason in this test: {unknown}"
+    assert not unknown, (
+        f"open files by lorakit.files.bounded, or give the reason in this test: {unknown}"
+    )
     assert not sorted(ALLOWED.keys() - found), "allowed, and not there any more"
 
 
@@ -144,19 +146,19 @@ READ = """
 import sys
 from pathlib import Path
 import numpy, onnx, tokenizers
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.chat.images import read_images
 from lorakit.chat.template import ChatTemplate
 from lorakit.cli.logits import read_ids
 from lorakit.cli.references import read_tools
 from lorakit.cli.verify import read_prompts
 from lorakit.errors import LorakitError
-from lorakit.files import read_text
+from lorakit.files.bounded import read_text
 from lorakit.formats import read_adapter
-from lorakit.gguf_base import open_base
+from lorakit.base.gguf import open_base
 from lorakit.runtime.state import read_state
-from lorakit.session import Session
-from lorakit.tokenizer import Tokenizer
+from lorakit.model.conversation import Session
+from lorakit.text.tokenizer import Tokenizer
 from lorakit.verify.sides import recorded
 
 def image(path):
@@ -235,7 +237,7 @@ def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path, monkeypatch):
     path, small = tmp_path / "a", tmp_path / "b"
     path.write_bytes(b"x" * 10_000)
     small.write_bytes(b"x")
-    monkeypatch.setattr(files.os, "fstat", lambda handle: small.stat())
+    monkeypatch.setattr(bounded.os, "fstat", lambda handle: small.stat())
     assert read_bounded(path, 1000) is None
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-import lorakit.cache
-from lorakit.cache import cached_file, digest_of, is_sealed, seal_of
+import lorakit.files.cache
 from lorakit.errors import WriteError
+from lorakit.files.cache import cached_file, digest_of, is_sealed, seal_of
 
 CONTENT = bytes(range(256)) * 40
 
@@ -86,7 +86,9 @@ def test_a_check_by_size_would_not_see_it(path, monkeypatch):
     make = Making()
     use(path, make)
     flip(path)
-    monkeypatch.setattr(lorakit.cache, "is_sealed", lambda p: p.stat().st_size == len(CONTENT))
+    monkeypatch.setattr(
+        lorakit.files.cache, "is_sealed", lambda p: p.stat().st_size == len(CONTENT)
+    )
     assert use(path, make)[1] != CONTENT
 
 
@@ -103,9 +105,9 @@ def test_a_file_is_read_once_while_it_is_as_it_was(path, monkeypatch):
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
     reads = []
-    real = lorakit.cache.hashlib.file_digest
+    real = lorakit.files.cache.hashlib.file_digest
     monkeypatch.setattr(
-        lorakit.cache.hashlib, "file_digest", lambda *args: reads.append(1) or real(*args)
+        lorakit.files.cache.hashlib, "file_digest", lambda *args: reads.append(1) or real(*args)
     )
     digest_of(path), digest_of(path)
     assert len(reads) == 2  # just written: another change might have the same time
@@ -149,7 +151,7 @@ def test_no_room_for_the_seal_is_no_error(path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(lorakit.cache, "write_atomic", full)
+    monkeypatch.setattr(lorakit.files.cache, "write_atomic", full)
     make = Making()
     assert [use(path, make) for _ in range(2)] == [(path, CONTENT)] * 2
     assert make.count == 2

@@ -14,10 +14,10 @@ import pytest
 import lorakit
 from commands import invoke
 from folders import DATA
-from lorakit.base import Base
-from lorakit.convert import convert
+from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError, ParameterError, UnsupportedError
 from lorakit.formats import FORMATS, read_adapter
+from lorakit.formats.convert import convert
 from lorakit.merge import merge
 
 TRUTH = DATA / "truth"

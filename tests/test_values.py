@@ -12,7 +12,7 @@ import pytest
 import lorakit
 from lorakit import EngineOptions, LlamaOptions, SamplingParams, demo
 from lorakit.errors import DeadlineError, ParameterError, WriteError
-from lorakit.files import as_path
+from lorakit.files.bounded import as_path
 from lorakit.values import finite, real, shown, whole
 
 HUGE = 10**5000  # Python refuses to write it out

@@ -10,42 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.adapter import Adapter as Adapter
-    from lorakit.adapter_config import AdapterConfig as AdapterConfig
-    from lorakit.adapter_config import ModelWarning as ModelWarning
-    from lorakit.base import Base as Base
+    from lorakit.base.folder import Base as Base
     from lorakit.engines.llama.options import LlamaOptions as LlamaOptions
     from lorakit.engines.protocol import EngineOptions as EngineOptions
     from lorakit.errors import LorakitError as LorakitError
     from lorakit.formats import read_adapter as read_adapter
-    from lorakit.loaded import AdapterInfo as AdapterInfo
-    from lorakit.loaded import LoadedAdapter as LoadedAdapter
-    from lorakit.merged import MergedAdapter as MergedAdapter
-    from lorakit.model import Model as Model
-    from lorakit.opening import open as open
-    from lorakit.requests import Request as Request
+    from lorakit.merge.cached import MergedAdapter as MergedAdapter
+    from lorakit.model.adapter_config import AdapterConfig as AdapterConfig
+    from lorakit.model.adapter_config import ModelWarning as ModelWarning
+    from lorakit.model.adapters import AdapterInfo as AdapterInfo
+    from lorakit.model.adapters import LoadedAdapter as LoadedAdapter
+    from lorakit.model.conversation import Session as Session
+    from lorakit.model.model import Model as Model
+    from lorakit.model.open import open as open
+    from lorakit.model.types import Request as Request
     from lorakit.runtime.generation import Completion as Completion
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
-    from lorakit.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "lorakit.adapter",
-    "AdapterConfig": "lorakit.adapter_config",
-    "AdapterInfo": "lorakit.loaded",
-    "Base": "lorakit.base",
+    "AdapterConfig": "lorakit.model.adapter_config",
+    "AdapterInfo": "lorakit.model.adapters",
+    "Base": "lorakit.base.folder",
     "Completion": "lorakit.runtime.generation",
     "EngineOptions": "lorakit.engines.protocol",
     "LlamaOptions": "lorakit.engines.llama.options",
-    "LoadedAdapter": "lorakit.loaded",
+    "LoadedAdapter": "lorakit.model.adapters",
     "LorakitError": "lorakit.errors",
-    "MergedAdapter": "lorakit.merged",
-    "Model": "lorakit.model",
-    "ModelWarning": "lorakit.adapter_config",
-    "Request": "lorakit.requests",
+    "MergedAdapter": "lorakit.merge.cached",
+    "Model": "lorakit.model.model",
+    "ModelWarning": "lorakit.model.adapter_config",
+    "Request": "lorakit.model.types",
     "SamplingParams": "lorakit.runtime.sampling",
-    "Session": "lorakit.session",
-    "open": "lorakit.opening",
+    "Session": "lorakit.model.conversation",
+    "open": "lorakit.model.open",
     "read_adapter": "lorakit.formats",
 }
 __all__ = [*_HOMES, "__version__"]  # names of the table

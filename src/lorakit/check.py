@@ -14,7 +14,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import HEAD, Decoder, ModuleShape
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all

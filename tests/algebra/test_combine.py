@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.algebra import combine, subtract
-from lorakit.base import Base
-from lorakit.engines.onnx import OnnxEngine
+from lorakit.base.folder import Base
+from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.errors import AdapterError, ParameterError, UnsupportedError
 from lorakit.formats.peft import read_peft, write_peft

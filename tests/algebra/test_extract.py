@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from lorakit import demo
 from lorakit.adapter import Site
 from lorakit.algebra import extract
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.errors import AdapterError, MismatchError, ParameterError
 

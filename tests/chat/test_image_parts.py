@@ -8,7 +8,7 @@ import pytest
 from lorakit.chat.images import has_images, illustrated_prompt, read_images, takes_parts
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import FormatError, ParameterError
-from lorakit.images import Image
+from lorakit.text.image_ids import Image
 
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}<turn>{{ m.role }}\n"

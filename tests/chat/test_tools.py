@@ -8,7 +8,7 @@ from lorakit.chat.calls import ToolCall
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, detect_format, get_format, validate_call
 from lorakit.errors import ParameterError
-from lorakit.tokenizer import Tokenizer
+from lorakit.text.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "src/lorakit/demo/base"
 TEMPLATES = Path(__file__).parents[1] / "data/templates"

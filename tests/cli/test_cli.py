@@ -16,7 +16,7 @@ from lorakit import demo
 from lorakit.cli.logits import read_ids
 from lorakit.cli.references import split_reference
 from lorakit.errors import FormatError, ParameterError, SourceError
-from lorakit.opening import unused_name
+from lorakit.model.open import unused_name
 
 BASE = str(demo.base_path())
 HOME = str(demo.adapter_path("home"))

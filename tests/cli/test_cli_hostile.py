@@ -149,7 +149,7 @@ def test_two_processes_write_the_same_output(tmp_path):
 
 SLOW = """
 import sys, time
-from lorakit import atomic
+from lorakit.files import atomic
 write = atomic.os.fsync
 def fsync(handle):
     print("writing", flush=True)

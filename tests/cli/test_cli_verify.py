@@ -12,8 +12,8 @@ from lorakit.cli import heatmap
 from lorakit.cli.verify import parse_other
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
-from lorakit.inspect import inspect
-from lorakit.plot import grid
+from lorakit.inspect.plot import grid
+from lorakit.inspect.report import inspect
 
 TRUTH = DATA / "truth"
 BASE = str(TRUTH / "bases/llama")

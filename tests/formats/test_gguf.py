@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import FormatError, LorakitError, ParameterError, UnsupportedError
+from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 from lorakit.formats import read_adapter, sniff
 from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.peft import read_peft
-from lorakit.gguf import Value, open_gguf, write_gguf_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from onnx_cases import logits_of, open_engine

@@ -12,11 +12,11 @@ import pytest
 from lorakit.adapter import Adapter, Delta, Site
 from lorakit.architectures import ARCHITECTURES, describe
 from lorakit.errors import FormatError, UnsupportedError
+from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.gguf import cannot_express, read_gguf, write_gguf
 from lorakit.formats.gguf.names import module_of, tensor_of
 from lorakit.formats.peft import read_peft
-from lorakit.gguf import Value, open_gguf, write_gguf_file
-from lorakit.tensors import open_safetensors
 
 TRUTH = Path(__file__).parents[1] / "data" / "truth" / "llama_cpp"
 CASES = ["qwen3_moe", "qwen3_moe_experts", "phi3", "gpt2"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.formats.gguf import write_gguf
 from lorakit.formats.peft import read_peft
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
-from lorakit.base import Base
-from lorakit.engines.onnx import OnnxEngine
+from lorakit.base.folder import Base
+from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.formats import read_adapter, sniff

@@ -10,13 +10,13 @@ import pytest
 import lorakit
 from folders import DATA
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
-from lorakit.base import Base
-from lorakit.convert import convert
+from lorakit.base.folder import Base
 from lorakit.errors import UnsupportedError
 from lorakit.formats import FORMATS, expressible, read_adapter
+from lorakit.formats.convert import convert
 from lorakit.formats.mlx import read_mlx, write_mlx
 from lorakit.formats.peft import write_peft
-from lorakit.formats.rows import rows_as_deltas
+from lorakit.formats.replaced_rows import rows_as_deltas
 
 RECORDED, TRUTH = DATA / "recorded", DATA / "truth"
 FOLDERS = sorted(path.parent for path in RECORDED.glob("mlx/*/*/adapter_config.json"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import FormatError
 from lorakit.formats import read_adapter
 

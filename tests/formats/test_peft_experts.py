@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from folders import DATA
 from lorakit.adapter import Adapter, Delta
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import FormatError, UnsupportedError
 from lorakit.formats import read_adapter
 from lorakit.formats.peft import read_peft, write_peft

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorakit.adapter import Site
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.formats.peft import read_peft, write_peft
 

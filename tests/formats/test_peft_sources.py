@@ -11,9 +11,9 @@ import pytest
 
 from folders import DATA
 from lorakit.adapter import Adapter, Delta
-from lorakit.convert import convert
 from lorakit.errors import FormatError, MissingExtraError, UnsupportedError
 from lorakit.formats import read_adapter
+from lorakit.formats.convert import convert
 from lorakit.formats.peft import read_peft, write_peft
 
 TRUTH = DATA / "truth/peft/llama"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.graph import HEAD, FileStore, GraphOptions, MemoryStore, build, targets
 from lorakit.graph.weights import ALIGNMENT, WEIGHTS_FILE
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import lorakit
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.errors import LorakitError
 from lorakit.formats import read_adapter
-from lorakit.tokenizer import Tokenizer
+from lorakit.text.tokenizer import Tokenizer
 
 NOBODY = 65534
 

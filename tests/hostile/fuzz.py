@@ -20,7 +20,7 @@ import ort_cases
 from cases import folder
 
 from lorakit.architectures import describe
-from lorakit.base import read_json
+from lorakit.base.folder import read_json
 from lorakit.check import check
 from lorakit.errors import LorakitError
 from lorakit.formats import read_adapter

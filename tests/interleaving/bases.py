@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta
 from lorakit.architectures import HEAD
-from lorakit.base import Base
+from lorakit.base.folder import Base
+from lorakit.base.gguf import FIELDS
+from lorakit.files.gguf import Value, write_gguf_file
 from lorakit.formats import read_adapter
 from lorakit.formats.gguf.names import tensor_of
-from lorakit.gguf import Value, write_gguf_file
-from lorakit.gguf_base import FIELDS
 
 TESTS = Path(__file__).parents[1]
 TRUTH = TESTS / "data" / "truth"

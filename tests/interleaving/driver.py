@@ -23,12 +23,12 @@ from world import World
 
 import lorakit
 from lorakit.adapter import Adapter
-from lorakit.base import Base
-from lorakit.engines import ENGINES, Kind, open_engine, open_tokenizer
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.engines.fake import FakeEngine
 from lorakit.engines.protocol import Capabilities, Engine, EngineOptions, Logits, Row
+from lorakit.engines.table import ENGINES, Kind, open_engine, open_tokenizer
 from lorakit.errors import CapabilityError
-from lorakit.gguf_base import open_base
 
 ENGINE_NAMES = ("onnx", "llama", "torch")
 COMBINATIONS = [("fake", "gemma3"), *((e, b) for e in ENGINE_NAMES for b in BASES)]

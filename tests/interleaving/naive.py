@@ -19,7 +19,7 @@ from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.runtime.sampling import Choice, Sampler, SamplingParams
 from lorakit.runtime.stopping import StopText
-from lorakit.tokenizer import TextStream
+from lorakit.text.tokenizer import TextStream
 
 Chosen = tuple[tuple[str, float], ...]  # (digest of an adapter, scale), in order of application
 MEMORY = 20_000  # logits that are remembered, by their whole history

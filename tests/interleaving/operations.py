@@ -25,7 +25,7 @@ from lorakit.errors import (
     ParameterError,
     UnknownAdapterError,
 )
-from lorakit.requests import Request
+from lorakit.model.types import Request
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.sampling import SamplingParams
 

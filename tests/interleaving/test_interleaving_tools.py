@@ -9,9 +9,9 @@ import soak
 from bases import base_path
 from naive import Question, could_differ
 
-from lorakit.engines import open_engine, open_tokenizer
+from lorakit.base.gguf import open_base
 from lorakit.engines.protocol import EngineOptions, Row
-from lorakit.gguf_base import open_base
+from lorakit.engines.table import open_engine, open_tokenizer
 from lorakit.runtime import prefix
 from lorakit.runtime.sampling import SamplingParams
 

@@ -19,8 +19,8 @@ from naive import Change, Chosen, Naive, Question, Step, Text, could_differ
 
 from lorakit.adapter import Adapter
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
-from lorakit.loaded import LoadedAdapter
-from lorakit.model import Model
+from lorakit.model.adapters import LoadedAdapter
+from lorakit.model.model import Model
 from lorakit.runtime.generation import Completion, Stream
 
 LONGEST_WAIT = 60.0  # seconds until a request counts as hung

@@ -204,7 +204,7 @@ def test_an_error_does_not_grow_with_those_who_read_it():
 
 def test_an_adapter_whose_caller_was_interrupted_is_taken_back(monkeypatch):
     from lorakit.adapter import Adapter, Delta
-    from lorakit.loaded import AdapterTable
+    from lorakit.model.adapters import AdapterTable
 
     thread = EngineThread(FakeEngine, max_queue=10)
     table, held = AdapterTable(thread), threading.Event()

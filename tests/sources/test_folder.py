@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lorakit import demo, read_adapter
-from lorakit.base import Base
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.errors import BaseModelError, ParameterError, SourceError
-from lorakit.gguf_base import open_base
 from lorakit.sources import Limits, fetch
 from lorakit.sources.store import Store
 from web import FAST

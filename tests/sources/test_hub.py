@@ -11,9 +11,9 @@ import huggingface_hub
 import pytest
 
 from lorakit import demo, read_adapter
-from lorakit.base import Base
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.errors import SourceError
-from lorakit.gguf_base import open_base
 from lorakit.sources import Limits, fetch, hub
 from web import FAST, raw_serving
 

@@ -9,7 +9,7 @@ from folders import DATA
 from lorakit.adapter import Adapter, Delta, Replacement
 from lorakit.errors import EngineError, FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
-from lorakit.tokenizer import Tokenizer
+from lorakit.text.tokenizer import Tokenizer
 from lorakit.verify import adapted, peft_logits, prompts_for, recorded, verify, verify_conversion
 
 TRUTH = DATA / "truth"

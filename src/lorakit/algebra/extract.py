@@ -18,7 +18,7 @@ from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual, ResidualReport
 from lorakit.architectures import HEAD
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import AdapterError, MismatchError, ParameterError
 
 

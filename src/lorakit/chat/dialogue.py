@@ -15,8 +15,8 @@ from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.computed import computed_once
 from lorakit.errors import BaseModelError, FormatError, LorakitError
-from lorakit.images import Vectors
-from lorakit.tokenizer import TextTokenizer
+from lorakit.text.image_ids import Vectors
+from lorakit.text.tokenizer import TextTokenizer
 
 
 class Dialogue:

@@ -22,8 +22,8 @@ from typing import Any
 from lorakit.chat.messages import Message
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import LorakitError, ParameterError, SourceError
-from lorakit.files import read_bounded
-from lorakit.images import MAX_BYTES, Image, Vectors
+from lorakit.files.bounded import read_bounded
+from lorakit.text.image_ids import MAX_BYTES, Image, Vectors
 
 Encode = Callable[[bytes], Image]  # LlamaEngine.encode_image
 Tokenize = Callable[[str], list[int]]

@@ -20,7 +20,7 @@ import jinja2
 from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
 from lorakit.errors import BaseModelError, FormatError, ParameterError
-from lorakit.tokenizer import read_optional, read_special_tokens, read_whole
+from lorakit.text.tokenizer import read_optional, read_special_tokens, read_whole
 
 MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from lorakit import housekeeping
-from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, print_table, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
-from lorakit.housekeeping import Entry
+from lorakit.files.cache import cache_root
+from lorakit.sources import prune as store
+from lorakit.sources.prune import Entry
 
 YesOption = Annotated[bool, option("--yes", "-y", help="Do not ask.")]
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -25,7 +25,7 @@ ABOUT = "Show and empty the cache."
 
 def show(json: JsonOption = False) -> None:
     """List what is in the cache: kind, size, last use, what it is of."""
-    found = housekeeping.entries()
+    found = store.entries()
     total = sum(entry.size for entry in found)
     if json:
         listed = [entry.to_dict() for entry in found]
@@ -54,13 +54,13 @@ def prune(
         raise ParameterError("say what to remove", hint="--max-age DAYS, --max-size SIZE or both")
     _ask("Remove what is old from", yes)
     days = None if max_age is None else max_age * 86400
-    _tell(housekeeping.prune(max_age=days, max_bytes=limit), json)
+    _tell(store.prune(max_age=days, max_bytes=limit), json)
 
 
 def clear(yes: YesOption = False, json: JsonOption = False) -> None:
     """Remove everything in the cache; all of it can be made or fetched again."""
     _ask("Remove everything in", yes)
-    _tell(housekeeping.clear(), json)
+    _tell(store.clear(), json)
 
 
 COMMANDS = {"list": show, "prune": prune, "clear": clear}

@@ -30,7 +30,7 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.run import with_images
 from lorakit.errors import LorakitError, ParameterError
-from lorakit.model import Model
+from lorakit.model.model import Model
 from lorakit.runtime.sampling import SamplingParams
 
 DEFAULTS = SamplingParams()

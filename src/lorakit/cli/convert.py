@@ -18,12 +18,12 @@ from lorakit.cli.references import (
     open_with,
 )
 from lorakit.cli.signature import argument, option
-from lorakit.convert import convert
 from lorakit.errors import ParameterError
+from lorakit.formats.convert import convert
 from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
 
 if TYPE_CHECKING:
-    from lorakit.model import Model
+    from lorakit.model.model import Model
 
 
 def command(

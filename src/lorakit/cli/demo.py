@@ -15,8 +15,8 @@ from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.demo import story
-from lorakit.model import Model
-from lorakit.opening import open as open_model
+from lorakit.model.model import Model
+from lorakit.model.open import open as open_model
 
 BAR = 24  # characters of a full bar
 

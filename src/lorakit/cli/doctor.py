@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lorakit
-from lorakit.cache import cache_root
 from lorakit.cli.output import console, print_json, size
 from lorakit.cli.references import JsonOption
 from lorakit.errors import EngineError, MissingExtraError
+from lorakit.files.cache import cache_root
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
             "peft", "llama_cpp_python")  # fmt: skip
@@ -65,7 +65,7 @@ def _version(package: str) -> str | None:
 
 
 def _onnx() -> str:
-    from lorakit.engines.session import onnxruntime  # slow to import
+    from lorakit.engines.onnx.ort import onnxruntime  # slow to import
 
     try:
         providers = onnxruntime().get_available_providers()

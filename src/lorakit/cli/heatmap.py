@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from lorakit.plot import Grid, colour_of
+from lorakit.inspect.plot import Grid, colour_of
 
 SHADES = ".:-=+*#%@"  # least to largest
 NOT_FINITE = "!"

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from rich.text import Text
 
-from lorakit.atomic import write_atomic
 from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, plain, print_json, print_table, size
 from lorakit.cli.references import (
@@ -23,9 +22,10 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError, WriteError
+from lorakit.files.atomic import write_atomic
 from lorakit.formats import read_adapter
-from lorakit.inspect import ModuleReport, Report, inspect
-from lorakit.plot import grid, plot
+from lorakit.inspect.plot import grid, plot
+from lorakit.inspect.report import ModuleReport, Report, inspect
 
 SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
 METADATA = 400  # characters of it that are shown

@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.atomic import write_atomic
 from lorakit.cli.output import console, print_json
 from lorakit.cli.references import (
     AdapterOption,
@@ -24,7 +23,8 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import option
 from lorakit.errors import FormatError, ParameterError, WriteError
-from lorakit.npz import read_npz
+from lorakit.files.atomic import write_atomic
+from lorakit.files.npz import read_npz
 
 _NUMBERED = re.compile(r"ids[0-9]{1,9}")
 Ids = dict[str, npt.NDArray[np.int64]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lorakit.adapter import Adapter
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.cli.output import plain, print_json, size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
-from lorakit.base import Base
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base as open_local_base
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.protocol import Device, Quantization
 from lorakit.errors import FormatError, ParameterError
-from lorakit.files import parse_json, read_text
+from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
-from lorakit.gguf_base import open_base as open_local_base
 from lorakit.sources import Kind, fetch
 
 if TYPE_CHECKING:
-    from lorakit.model import Model
+    from lorakit.model.model import Model
 
 BaseArgument = Annotated[
     str,
@@ -107,9 +107,9 @@ def open_with(
     allow_private: bool = False,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
-    from lorakit.adapter_config import AdapterConfig  # slow, and most commands open no model
     from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.opening import open as open_model
+    from lorakit.model.adapter_config import AdapterConfig  # slow, and most commands open no model
+    from lorakit.model.open import open as open_model
 
     configs = []
     for reference in adapters or ():

@@ -26,8 +26,8 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
-from lorakit.files import read_text
-from lorakit.model import Model
+from lorakit.files.bounded import read_text
+from lorakit.model.model import Model
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
 

@@ -27,10 +27,10 @@ from lorakit.cli.references import (
 from lorakit.cli.signature import option
 from lorakit.engines.protocol import Quantization
 from lorakit.errors import FormatError, ParameterError
-from lorakit.files import parse_json, read_text
-from lorakit.gguf import is_gguf
-from lorakit.model import Model
-from lorakit.opening import unused_name
+from lorakit.files.bounded import parse_json, read_text
+from lorakit.files.gguf import is_gguf
+from lorakit.model.model import Model
+from lorakit.model.open import unused_name
 from lorakit.verify import (
     TOLERANCE,
     LogitsOf,

@@ -13,8 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lorakit.atomic import new_folder
 from lorakit.errors import ParameterError, WriteError
+from lorakit.files.atomic import new_folder
 
 ADAPTERS = ("home", "shop", "style")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.demo import Example, examples
-from lorakit.model import Model
-from lorakit.requests import Request
+from lorakit.model.model import Model
+from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
 
 Scales = Mapping[str, float]

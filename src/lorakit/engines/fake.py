@@ -26,7 +26,7 @@ from lorakit.engines.protocol import (
     no_images,
 )
 from lorakit.errors import ContextFullError, EngineError
-from lorakit.images import Image
+from lorakit.text.image_ids import Image
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005  # Knuth's MMIX linear congruential generator

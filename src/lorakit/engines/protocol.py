@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import CapabilityError, ParameterError
-from lorakit.images import Image, Vectors
+from lorakit.text.image_ids import Image, Vectors
 from lorakit.values import shown, whole
 
 Logits = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ class Row:
     adapter with invocation tokens acts on all of them: the runtime says from which token on.
     logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary]. Within an
     image nothing is predicted: "all" gives NaN for its positions but the last.
-    images: the vectors of the images that negative tokens name (lorakit.images), by digest; a row
+    images: the vectors of the images that negative tokens name (text.image_ids), by digest; a row
     holds all positions of an image or none. Engines without images refuse negative tokens.
     """
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import SourceError, UnsupportedError
-from lorakit.files import open_regular
+from lorakit.files.bounded import open_regular
+from lorakit.files.gguf import is_gguf
 from lorakit.formats import gguf, mlx, ort, peft
 from lorakit.formats.express import Express
 from lorakit.formats.folder import member, read_object
@@ -24,8 +25,7 @@ from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
 from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
-from lorakit.formats.rows import rows_as_deltas
-from lorakit.gguf import is_gguf
+from lorakit.formats.replaced_rows import rows_as_deltas
 
 CONFIG = "adapter_config.json"
 FILES = frozenset(

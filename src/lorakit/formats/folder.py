@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import FormatError, SourceError
-from lorakit.files import parse_json, read_bounded
+from lorakit.files.bounded import parse_json, read_bounded
 
 MAX_NAME = 512  # characters of a tensor's name
 MAX_WEIGHTS = 64 << 30  # bytes; rank 256 on all linears of a model of 405B parameters are 20 GB

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Site
 from lorakit.architectures import Decoder
-from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
-from lorakit.files import load, open_regular
+from lorakit.files.atomic import write_atomic
+from lorakit.files.bounded import load, open_regular
 from lorakit.formats.express import (
     Fault,
     bias_fault,

@@ -23,7 +23,7 @@ from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Layer, Rope
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.lora import HEAD, LoraTarget, lora, targets
 from lorakit.graph.quantize import FORMS, Form

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.atomic import write_synced
-from lorakit.base import INDEX, MAX_JSON, Base, read_json
+from lorakit.base.folder import INDEX, MAX_JSON, Base, read_json
 from lorakit.errors import BaseModelError
-from lorakit.files import read_bounded
+from lorakit.files.atomic import write_synced
+from lorakit.files.bounded import read_bounded
 from lorakit.formats.folder import member
 from lorakit.merge.plan import Plan
 from lorakit.merge.shards import Shard

@@ -17,8 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.atomic import new_folder
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.errors import (
     AdapterError,
@@ -27,6 +26,7 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
+from lorakit.files.atomic import new_folder
 from lorakit.merge.folder import bring_along
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.shards import Shard, shards

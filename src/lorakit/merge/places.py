@@ -13,7 +13,7 @@ import numpy as np
 
 from lorakit.adapter import Array, Delta, Replacement, Site
 from lorakit.architectures import HEAD
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.merge.change import Term
 
 

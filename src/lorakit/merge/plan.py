@@ -16,7 +16,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Replacement, Site
 from lorakit.architectures import HEAD, describe
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import UnsupportedError
 from lorakit.merge.change import Change, Term
 from lorakit.merge.places import bias_term, delta_uses, parameter_parts, places, term

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from lorakit.errors import SourceError
-from lorakit.files import open_regular
+from lorakit.files.bounded import open_regular
+from lorakit.files.safetensors import DTYPES, MAX_HEADER
 from lorakit.merge.change import Change
 from lorakit.merge.plan import Plan
-from lorakit.tensors import DTYPES, MAX_HEADER
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})

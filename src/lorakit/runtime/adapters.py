@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine
-from lorakit.runtime.plan import Plan, plan
+from lorakit.runtime.stages import Plan, plan
 
 log = logging.getLogger("lorakit")
 

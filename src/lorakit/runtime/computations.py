@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row, Tokens, abandoned
 from lorakit.errors import CancelledError, ClosedError, EngineError, LorakitError, MismatchError
-from lorakit.images import Vectors, row_end
-from lorakit.runtime.plan import Plan
 from lorakit.runtime.prefix import Prefix, PrefixCache
 from lorakit.runtime.sequences import Sequences
+from lorakit.runtime.stages import Plan
 from lorakit.runtime.state import State
+from lorakit.text.image_ids import Vectors, row_end
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -19,8 +19,8 @@ from typing import Literal
 
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import CancelledError, LorakitError
-from lorakit.images import Vectors
 from lorakit.runtime.sampling import Choice, SamplingParams
+from lorakit.text.image_ids import Vectors
 
 HEARTBEAT = 0.5  # seconds; a wait without end cannot be interrupted by Ctrl-C on Windows
 FinishReason = Literal["stop", "length"]

@@ -9,12 +9,12 @@ import numpy as np
 
 from lorakit.engines.protocol import Logits, Row
 from lorakit.errors import CancelledError, DeadlineError, LorakitError
-from lorakit.images import inside, named, row_end
 from lorakit.runtime.generation import Completion, FinishReason, Generation
-from lorakit.runtime.plan import Key, KvPolicy, Plan, agreement
 from lorakit.runtime.prefix import Prefix, Tokens
 from lorakit.runtime.sampling import Choice, Constraint, Sampler
+from lorakit.runtime.stages import Key, KvPolicy, Plan, agreement
 from lorakit.runtime.stopping import StopText
+from lorakit.text.image_ids import inside, named, row_end
 
 
 class TextDecoder(Protocol):

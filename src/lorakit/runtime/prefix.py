@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.engines.protocol import Engine
-from lorakit.images import inside
-from lorakit.runtime.plan import Key, agreement
 from lorakit.runtime.sequences import Sequences
+from lorakit.runtime.stages import Key, agreement
+from lorakit.text.image_ids import inside
 
 Tokens = npt.NDArray[np.int64]
 log = logging.getLogger("lorakit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from lorakit.errors import ContextFullError, ParameterError
-from lorakit.images import image_of
+from lorakit.text.image_ids import image_of
 from lorakit.values import shown
 
 

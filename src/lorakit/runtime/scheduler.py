@@ -22,14 +22,14 @@ import numpy as np
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import CancelledError, EngineError, LorakitError
-from lorakit.images import inside
 from lorakit.runtime.adapters import AttachedAdapters
 from lorakit.runtime.computations import Computation, Workbench, memory_errors, told
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.job import Job
-from lorakit.runtime.plan import KvPolicy
 from lorakit.runtime.prefix import PrefixCache
 from lorakit.runtime.sequences import Sequences
+from lorakit.runtime.stages import KvPolicy
+from lorakit.text.image_ids import inside
 
 WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
 Waiting = Job | Computation[Any]

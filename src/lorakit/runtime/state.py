@@ -21,11 +21,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, MismatchError, SourceError, WriteError
-from lorakit.files import open_regular, parse_json, read_up_to
-from lorakit.runtime.plan import Key
+from lorakit.files.atomic import write_atomic
+from lorakit.files.bounded import open_regular, parse_json, read_up_to
 from lorakit.runtime.prefix import Tokens
+from lorakit.runtime.stages import Key
 
 MAGIC = b"LKSTATE2"
 LENGTH = struct.Struct("<Q")

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import Capabilities, Engine, abandoned
 from lorakit.errors import ClosedError, DeadlineError, EngineError, LorakitError, QueueFullError
-from lorakit.images import Image
 from lorakit.processes import leave_to_parent, watch
 from lorakit.runtime.computations import Computation
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.scheduler import Scheduler
+from lorakit.text.image_ids import Image
 
 LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
 T = TypeVar("T")

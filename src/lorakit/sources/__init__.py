@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lorakit.cache import sweep_cache
 from lorakit.errors import ParameterError
+from lorakit.files.cache import sweep_cache
 from lorakit.sources.bundle import BUNDLES, Kind
 from lorakit.sources.limits import MAX_BYTES, Limits, OnProgress, Progress, is_offline
 from lorakit.sources.reference import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorakit.errors import BaseModelError, SourceError
-from lorakit.files import parse_json, read_bounded
+from lorakit.files.bounded import parse_json, read_bounded
 
 Kind = Literal["adapter", "base"]
 Get = Callable[[str], Path | None]  # a file of the folder by name; None where there is none

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lorakit.atomic import write_atomic
-from lorakit.cache import touch
 from lorakit.errors import SourceError
-from lorakit.files import open_regular, read_bounded
+from lorakit.files.atomic import write_atomic
+from lorakit.files.bounded import open_regular, read_bounded
+from lorakit.files.cache import touch
 from lorakit.sources.limits import Limits, OnProgress, Progress
 from lorakit.sources.reference import Url, shown
 from lorakit.sources.store import MAX_RECORD, Record, Store, writing

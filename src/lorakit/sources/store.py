@@ -25,10 +25,10 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock
 
-from lorakit.atomic import new_folder, write_atomic, write_synced
-from lorakit.cache import cache_root, digest_of, touch
 from lorakit.errors import SourceError, WriteError
-from lorakit.files import read_bounded
+from lorakit.files.atomic import new_folder, write_atomic, write_synced
+from lorakit.files.bounded import read_bounded
+from lorakit.files.cache import cache_root, digest_of, touch
 
 log = logging.getLogger("lorakit")
 MAX_RECORD = 1 << 20  # bytes of a record or a manifest

@@ -14,7 +14,7 @@ import numpy as np
 from lorakit.adapter import Adapter
 
 if TYPE_CHECKING:
-    from lorakit.tokenizer import TextTokenizer
+    from lorakit.text.tokenizer import TextTokenizer
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps until noon.",

@@ -20,13 +20,13 @@ from lorakit.errors import (
     MissingExtraError,
     ParameterError,
 )
-from lorakit.npz import read_npz
+from lorakit.files.npz import read_npz
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, verify
 from lorakit.verify.prompts import prompts_for
 
 if TYPE_CHECKING:
-    from lorakit.loaded import Scales
-    from lorakit.model import Model
+    from lorakit.model.adapters import Scales
+    from lorakit.model.model import Model
 
 AnyAdapter = str | os.PathLike[str] | Adapter
 

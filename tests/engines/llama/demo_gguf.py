@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from lorakit import demo
-from lorakit.base import Base
+from lorakit.base.folder import Base
+from lorakit.base.gguf import FIELDS
+from lorakit.files.gguf import Value, write_gguf_file
 from lorakit.formats.gguf.names import tensor_of
-from lorakit.gguf import Value, write_gguf_file
-from lorakit.gguf_base import FIELDS
 
 NORMS = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",

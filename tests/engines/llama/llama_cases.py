@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
 
 from lorakit.adapter import Adapter
+from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.formats import read_adapter
-from lorakit.gguf_base import open_gguf_base
 
 TRUTH = Path(__file__).parents[2] / "data" / "truth"
 NATIVE = ("gpu_layers", "flash_attention", "kv_type", "micro_batch", "contexts", "mmap", "mlock")

@@ -34,8 +34,8 @@ from lorakit.errors import (
     QueueFullError,
     UnknownAdapterError,
 )
-from lorakit.model import Model
-from lorakit.requests import Request
+from lorakit.model.model import Model
+from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
 
 TRUTH = Path(__file__).parents[2] / "data" / "truth"

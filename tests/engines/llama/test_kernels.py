@@ -3,7 +3,9 @@
 import pytest
 from llama_cases import base_file, logits_of, open_engine
 
-from lorakit.engines.llama import build, child, kernels, model, rehearsal
+from lorakit.engines.llama import build, kernels, model
+from lorakit.engines.llama import child_process as child
+from lorakit.engines.llama import preflight as rehearsal
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import FormatError
 

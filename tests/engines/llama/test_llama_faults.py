@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from llama_cases import logits_of, open_engine, row, truth_adapter
 
-from lorakit.engines.llama import lane, memory
+from lorakit.engines.llama import context as lane
+from lorakit.engines.llama import memory
 from lorakit.errors import EngineError, LorakitError
 
 WAYS = {  # what a call returns that has failed, and has done nothing

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from llama_cases import base_file
 
-from lorakit.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "hostile"))
 from cases import CASES
@@ -145,7 +145,7 @@ def test_a_base_that_was_cut_off(share, child, tmp_path):
 
 
 def test_the_good_base_and_what_lived_is_not_rehearsed_again(child, tmp_path, monkeypatch):
-    from lorakit.engines.llama import rehearsal
+    from lorakit.engines.llama import preflight as rehearsal
     from lorakit.engines.llama.options import LlamaOptions
 
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))

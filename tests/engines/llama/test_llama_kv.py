@@ -5,9 +5,10 @@ import pytest
 from kv_driver import Driver
 from llama_cases import TRUTH, logits_of, open_engine, open_file, row
 
-from lorakit.engines.llama import lane, memory
+from lorakit.engines.llama import context as lane
+from lorakit.engines.llama import memory
 from lorakit.errors import EngineError, ParameterError
-from lorakit.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 
 PROMPT = [4 + (7 * at) % 490 for at in range(200)]
 

@@ -12,7 +12,7 @@ from llama_cases import TRUTH, base_file
 
 import lorakit
 from lorakit import demo
-from lorakit.engines.llama.lane import Lane
+from lorakit.engines.llama.context import Lane
 from lorakit.errors import (
     CancelledError,
     ClosedError,
@@ -24,7 +24,7 @@ from lorakit.errors import (
 )
 from lorakit.formats import read_adapter
 from lorakit.formats.ort import write_ort
-from lorakit.requests import Request
+from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
 
 SOURCES = {

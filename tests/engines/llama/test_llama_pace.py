@@ -10,7 +10,7 @@ import pytest
 from llama_cases import logits_of, open_engine, row
 
 from lorakit.engines.llama import pace as paces
-from lorakit.engines.llama.lane import SPLIT
+from lorakit.engines.llama.context import SPLIT
 from lorakit.engines.llama.pace import FIRST, LONGEST, SHORT, Pace
 
 

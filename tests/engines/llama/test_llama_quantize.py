@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from llama_cases import TRUTH, base_file, logits_of
 
+from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.quantize import TYPES, quantize
@@ -21,7 +22,6 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
-from lorakit.gguf_base import open_gguf_base
 
 BASE = base_file("gemma3")
 TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)

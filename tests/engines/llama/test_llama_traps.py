@@ -15,8 +15,9 @@ from llama_cases import TRUTH, base_file, logits_of, open_engine, row, truth_ada
 
 import lorakit
 from lorakit.adapter import Adapter, Delta, Precondition
+from lorakit.base.gguf import open_gguf_base
 from lorakit.check import check
-from lorakit.engines.llama.adapters import native_file
+from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
@@ -30,9 +31,8 @@ from lorakit.errors import (
     ParameterError,
     SourceError,
 )
+from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 from lorakit.formats import read_adapter
-from lorakit.gguf import Value, open_gguf, write_gguf_file
-from lorakit.gguf_base import open_gguf_base
 
 IDS = list(range(5, 25))
 PLAIN = TRUTH / "gguf" / "llama.plain.f32.gguf"

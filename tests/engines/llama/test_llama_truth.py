@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
+from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import CapabilityError
 from lorakit.formats import read_adapter
-from lorakit.gguf_base import open_gguf_base
 
 CLOSE = {"gemma3": 2e-3, "llama": 1e-4}
 CASES = [

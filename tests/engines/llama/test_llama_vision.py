@@ -27,13 +27,13 @@ from lorakit.errors import (
     SourceError,
     UnsupportedError,
 )
-from lorakit.images import Image, digest_of, pseudo_ids
 from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
+from lorakit.text.image_ids import Image, digest_of, pseudo_ids
 from projector import POSITIONS, png, write_projector
 
 BEFORE, AFTER = [1, 20, 30, 40, 50, 60], [70, 80, 90]

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from lorakit.engines.llama.child import library_path
+from lorakit.engines.llama.child_process import library_path
 from lorakit.engines.llama.kernels import amx_verdict, system_info
 
 REBUILD = "CC=clang CXX=clang++ pip install --no-cache-dir --force-reinstall 'lorakit[llama]'"

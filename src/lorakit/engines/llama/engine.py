@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit
-from lorakit.engines.llama.adapters import native_file
-from lorakit.engines.llama.child import library_digest
-from lorakit.engines.llama.lane import Lane, Piece, Set, flash_attention, kv_type
-from lorakit.engines.llama.lanes import Lanes, Seat
+from lorakit.engines.llama.adapter_file import native_file
+from lorakit.engines.llama.child_process import library_digest
+from lorakit.engines.llama.context import Lane, Piece, Set, flash_attention, kv_type
+from lorakit.engines.llama.context_pool import Lanes, Seat
 from lorakit.engines.llama.memory import most_slots
 from lorakit.engines.llama.model import Factors, load_model, repacks, rope_factors
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
-from lorakit.engines.llama.rehearsal import rehearse_projector
+from lorakit.engines.llama.preflight import rehearse_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
 from lorakit.engines.steps import check_rows, require_attached
@@ -40,7 +40,7 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
-from lorakit.images import Image, Run, runs
+from lorakit.text.image_ids import Image, Run, runs
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 KNOWN_SETS = 1024  # sets of adapters whose native form is kept

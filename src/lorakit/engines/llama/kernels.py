@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from lorakit.cache import Memo
-from lorakit.engines.llama.child import can_start, library_identity, run_child
+from lorakit.engines.llama.child_process import can_start, library_identity, run_child
 from lorakit.engines.llama.native import Abort, llama
 from lorakit.engines.threads import default_threads
 from lorakit.errors import LorakitError
-from lorakit.gguf import Value, write_gguf_file
+from lorakit.files.cache import Memo
+from lorakit.files.gguf import Value, write_gguf_file
 
 Verdict = Literal["none", "safe", "faulty"]
 VERSION = 1
@@ -76,7 +76,7 @@ def run_kernels() -> None:
 
 
 def _decode(path: Path) -> None:
-    from lorakit.engines.llama.lane import Lane, Piece
+    from lorakit.engines.llama.context import Lane, Piece
     from lorakit.engines.llama.model import load_model  # which asks this module
     from lorakit.engines.llama.options import LlamaOptions
     from lorakit.engines.llama.pace import Pace

@@ -10,7 +10,7 @@ from lorakit.engines.llama.kernels import amx_verdict
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import EngineError
-from lorakit.gguf import open_gguf
+from lorakit.files.gguf import open_gguf
 
 Factors = Literal["", "short", "long"]
 _TWO_FACTORS = ("llama", "phi3")  # architectures whose files may bring both

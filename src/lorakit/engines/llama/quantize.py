@@ -28,7 +28,7 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
-from lorakit.gguf import is_gguf, open_gguf
+from lorakit.files.gguf import is_gguf, open_gguf
 
 Progress = Callable[[int, int, str], object]  # tensors done, of how many, the one at work
 

@@ -13,20 +13,20 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from lorakit.detokenizer import Detokenizer, Rules, TextStream
 from lorakit.engines.llama.grammar import Grammar
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.processes import on_fork
+from lorakit.text.detokenizer import Detokenizer, Rules, TextStream
 
 LONGEST_PIECE = 1 << 16  # bytes of one token
 _SPM = 1  # llama_vocab_type: SentencePiece, which drops the space that begins a text
 
 
 class LlamaTokenizer:
-    """What lorakit.tokenizer.Tokenizer offers, for a GGUF file. Safe to share between threads."""
+    """What text.tokenizer.Tokenizer offers, for a GGUF file. Safe to share between threads."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises EngineError (no such file, no GGUF), BaseModelError (tokenizer_missing)."""

@@ -27,8 +27,8 @@ from lorakit.errors import (
     SourceError,
     UnsupportedError,
 )
-from lorakit.gguf import is_gguf, open_gguf
-from lorakit.images import Image, Vectors, check_picture, digest_of, pseudo_ids
+from lorakit.files.gguf import is_gguf, open_gguf
+from lorakit.text.image_ids import Image, Vectors, check_picture, digest_of, pseudo_ids
 
 REMEMBERED = 16  # images whose vectors are kept: a chat shows the same ones at each turn
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type

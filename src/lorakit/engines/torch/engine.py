@@ -16,8 +16,9 @@ import torch
 import transformers
 
 from lorakit.adapter import Adapter
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.onnx.lora_inputs import effective
 from lorakit.engines.protocol import (
     AdapterSet,
     Capabilities,
@@ -27,7 +28,6 @@ from lorakit.engines.protocol import (
     Tokens,
     no_images,
 )
-from lorakit.engines.rows import effective
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
 from lorakit.engines.torch.loading import (
@@ -43,7 +43,7 @@ from lorakit.errors import (
     CapabilityError,
     ClosedError,
 )
-from lorakit.images import Image
+from lorakit.text.image_ids import Image
 
 MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one run of the model; bounds the memory of its attention

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from lorakit.adapter import Array
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError, EngineError
 
 # What transformers raises for a config or weights that it does not take.

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
 from lorakit.architectures import HEAD
-from lorakit.base import Base
+from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # the projections that a stack of experts holds

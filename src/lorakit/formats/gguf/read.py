@@ -17,6 +17,7 @@ import numpy as np
 from lorakit.adapter import Adapter, Array, Delta, Precondition, Site
 from lorakit.architectures import Decoder, Layout
 from lorakit.errors import AdapterError, FormatError, UnsupportedError
+from lorakit.files.gguf import GgufFile, Value, open_gguf
 from lorakit.formats.folder import MAX_WEIGHTS
 from lorakit.formats.gguf.names import (
     LAYOUTS,
@@ -28,7 +29,6 @@ from lorakit.formats.gguf.names import (
     module_of,
     permuted,
 )
-from lorakit.gguf import GgufFile, Value, open_gguf
 
 ALPHA = "adapter.lora.alpha"
 INVOCATION = "adapter.alora.invocation_tokens"

@@ -12,13 +12,13 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
-from lorakit.atomic import write_atomic
 from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.files.atomic import write_atomic
+from lorakit.files.gguf import Value, write_gguf_file
 from lorakit.formats.express import require_expressible
 from lorakit.formats.gguf.express import alpha_of, cannot_express
 from lorakit.formats.gguf.names import ROTATED, head_keys, heads_of, permuted, tensor_of
 from lorakit.formats.gguf.read import ALPHA, BASE, FINGERPRINT, INVOCATION
-from lorakit.gguf import Value, write_gguf_file
 
 DTYPES: dict[str, np.dtype[np.generic]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 

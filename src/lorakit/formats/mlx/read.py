@@ -11,11 +11,11 @@ import numpy as np
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Site
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, SourceError, UnsupportedError
+from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.folder import MAX_WEIGHTS, is_name, member, read_object
 from lorakit.formats.mlx.names import HEAD, LAYER, canonical, is_table, relative
 from lorakit.formats.peft.parts import FLOATS
 from lorakit.formats.peft.read import FINGERPRINT, SHOWN
-from lorakit.tensors import open_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"

@@ -12,15 +12,15 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
-from lorakit.atomic import new_folder, write_synced
 from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.files.atomic import new_folder, write_synced
+from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import Fault, require_expressible
 from lorakit.formats.mlx.express import cannot_express
 from lorakit.formats.mlx.names import native
 from lorakit.formats.mlx.read import CONFIG, WEIGHTS, read_mlx
 from lorakit.formats.peft.read import FINGERPRINT
 from lorakit.formats.readback import as_dtype, require_same
-from lorakit.tensors import write_safetensors
 
 
 def write_mlx(

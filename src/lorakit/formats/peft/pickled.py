@@ -10,7 +10,7 @@ import ml_dtypes
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, LorakitError, MissingExtraError, UnsupportedError
-from lorakit.files import open_regular
+from lorakit.files.bounded import open_regular
 
 PICKLE = "adapter_model.bin"
 MAX_SIZE = 64 << 30  # bytes

@@ -14,6 +14,7 @@ import numpy as np
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
+from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.folder import MAX_WEIGHTS, member, read_object
 from lorakit.formats.patterns import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
@@ -21,7 +22,6 @@ from lorakit.formats.peft.experts import read_experts
 from lorakit.formats.peft.initial import find_initial, since_initial
 from lorakit.formats.peft.parts import Parts, sort
 from lorakit.formats.peft.pickled import PICKLE, read_pickle, refuse_pickle
-from lorakit.tensors import open_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
 from lorakit.architectures import Decoder
-from lorakit.atomic import new_folder, write_synced
 from lorakit.errors import ParameterError, WriteError
+from lorakit.files.atomic import new_folder, write_synced
+from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import require_expressible
 from lorakit.formats.patterns import PatternTable
 from lorakit.formats.peft.experts import (
@@ -30,7 +31,6 @@ from lorakit.formats.peft.express import COPIED, cannot_express
 from lorakit.formats.peft.parts import PREFIX
 from lorakit.formats.peft.read import CONFIG, FINGERPRINT, WEIGHTS, read_peft
 from lorakit.formats.readback import as_dtype, require_same
-from lorakit.tensors import write_safetensors
 
 # Taken over from the config that an adapter was read from: they say nothing of the arithmetic.
 KEPT: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""A base model: a Hugging Face folder, or a GGUF file read as one."""

@@ -1,0 +1,303 @@
+"""Base: a base model on disk. Config, tokenizer files and lazily mapped tensors.
+
+It reads a Hugging Face folder (config.json, safetensors, sharded or not) and computes nothing but
+its fingerprint. It does not know engines or adapters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit.adapter import Array
+from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
+from lorakit.errors import BaseModelError, CapabilityError, SourceError
+from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.cache import Memo, digest_of
+from lorakit.files.safetensors import open_safetensors
+
+MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
+MAX_SHARDS = 4096
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Base:
+    """A base model folder. `tensors` maps the names in its files to read-only mapped arrays.
+
+    Modules and parameters have the names of the model class, which the files may spell otherwise:
+    ask `weight`, `tensor` and `stored`, not `tensors`, for one of them.
+    """
+
+    path: Path  # absolute: the process may go to another folder
+    config: Mapping[str, Any]
+    decoder: Decoder
+    tensors: Mapping[str, Array]
+    files: tuple[Path, ...]  # the weight files
+    templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
+    _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)
+    _root: str = field(default="", repr=False)  # what the files leave out at the beginning of names
+    _fingerprint: list[str] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Base:
+        """Open a Hugging Face folder; tensors are mapped, not read.
+
+        Raises SourceError (no such folder, a file missing), FormatError (broken weights) and
+        BaseModelError (unknown architecture, tensors missing or of another shape: all listed).
+        """
+        folder = Path(path).expanduser()
+        try:
+            return cls._open(folder)
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise SourceError(f"cannot read {folder}: {error.strerror or error}") from error
+
+    @classmethod
+    def _open(cls, folder: Path) -> Base:
+        if folder.is_file():
+            raise SourceError(
+                f"{folder} is a file, not a base model folder",
+                code="source_unsupported",
+                hint="a base is a Hugging Face folder with safetensors, or a GGUF file",
+            )
+        if not folder.is_dir():
+            raise SourceError(
+                f"there is no base model folder at {folder}",
+                hint="expected a GGUF file, or a folder with config.json and model.safetensors",
+            )
+        config = read_json(folder / "config.json")
+        try:
+            decoder = describe(config)
+        except BaseModelError as error:
+            message = f"{folder}: {error.message}"
+            raise BaseModelError(
+                message, code=error.code, items=error.items, hint=error.hint
+            ) from error
+        files = _weight_files(folder)
+        tensors: dict[str, Array] = {}
+        for file in files:
+            found = open_safetensors(file).tensors
+            twice = sorted(found.keys() & tensors.keys())
+            if twice:
+                raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
+            tensors |= found
+        root = _left_out(decoder, tensors)
+        stored = _stored(decoder, tensors, root)
+        _check(folder, _expected(decoder, stored, root), tensors)
+        return cls(
+            path=folder.absolute(),  # messages above show it as it was given
+            config=config,
+            decoder=decoder,
+            tensors=tensors,
+            files=tuple(file.absolute() for file in files),
+            _stored=stored,
+            _root=root,
+        )
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is one GGUF file, whose weights only llama.cpp reads."""
+        return self.path.is_file()
+
+    def require_weights(self) -> None:
+        """Raise CapabilityError for a GGUF file, whose weights lorakit does not read itself."""
+        if self.is_gguf:
+            raise CapabilityError(
+                f"{self.path.name} is a GGUF file, whose weights are not read or changed here",
+                hint="use the Hugging Face folder of the same model",
+            )
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(tensor.nbytes) for tensor in self.tensors.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the config and the whole weight files.
+
+        Remembered in the cache by path, size and modification time, so that it is read once.
+        """
+        if not self._fingerprint:
+            self._fingerprint.append(_fingerprint(self))
+        return self._fingerprint[0]
+
+    def tensor(self, name: str) -> Array:
+        """A parameter by its name in the model class, as the class shapes it.
+
+        A view of the file, but for fused experts whose matrices the files keep one by one: those
+        are copied into one array. The tied lm_head is the embedding. Raises KeyError.
+        """
+        if name == f"{HEAD}.weight" and self.decoder.tied:
+            name = f"{self.decoder.embedding}.weight"
+        found = self.tensors.get(self.file_name(name))
+        return found if found is not None else self._joined(name)
+
+    def file_name(self, name: str) -> str:
+        """What the files call a parameter that they keep as the model class has it."""
+        return name.removeprefix(self._root)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the base holds a parameter of this name; a tied lm_head is the embedding."""
+        tied = name == f"{HEAD}.weight" and self.decoder.tied
+        return tied or name in self.decoder.parameters()
+
+    def stored(self, module: str) -> tuple[Stored, ...]:
+        """The tensors in the files that hold a module's weight, and which part of each is its own.
+
+        Names are those of `tensors`. The tied lm_head is the embedding. Raises KeyError.
+        """
+        return self._stored[module]
+
+    def weight(self, module: str) -> Array:
+        """A module's weight as [out, in]; for an embedding that is [hidden, vocabulary].
+
+        Of experts: [experts, out, in]. A view of the file, except for experts whose matrices the
+        files keep one by one: those are copied into one array (see `experts`). Raises KeyError.
+        """
+        held = self._stored[module]
+        views = [part.view(self.tensors[part.name]) for part in held]
+        return views[0] if held[0].expert is None else np.stack(views)
+
+    def experts(self, module: str) -> tuple[Array, ...]:
+        """The matrices [out, in] of a module's experts, always views. Raises KeyError."""
+        held = self._stored[module]
+        views = [part.view(self.tensors[part.name]) for part in held]
+        return tuple(views) if held[0].expert is not None else tuple(views[0])
+
+    def _joined(self, name: str) -> Array:
+        """Experts as the model class fuses them, from matrices that the files keep one by one."""
+        modules = [m for m in self._stored if name == self.decoder.fused(m)]
+        if not modules:
+            raise KeyError(name)
+        return np.concatenate([self.weight(module) for module in modules], axis=1)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size; SourceError or BaseModelError otherwise."""
+    try:
+        raw = read_bounded(path, MAX_JSON)
+        if raw is None:
+            raise BaseModelError(f"{path} is larger than {MAX_JSON} bytes")
+        content = parse_json(raw)
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{path.parent} has no {path.name}",
+            hint="a Hugging Face model folder holds config.json, model.safetensors, tokenizer.json",
+        ) from error
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BaseModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BaseModelError(f"{path} must hold a JSON object")
+    return content
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / INDEX).is_file():
+        raise SourceError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX}",
+            hint="only safetensors weights are read; convert pickled weights first",
+        )
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BaseModelError(f"{folder / INDEX} has no weight_map")
+    strange = [f"{name!r:.80}" for name in shards.values() if not isinstance(name, str)]
+    names = [] if strange else sorted(set(shards.values()))
+    if len(names) > MAX_SHARDS:
+        raise BaseModelError(
+            f"{folder / INDEX} names {len(names)} files; {MAX_SHARDS} is the limit"
+        )
+    outside = strange or [name for name in names if Path(name).name != name]
+    if outside:
+        raise BaseModelError(f"{folder / INDEX} names files outside the folder", items=outside[:20])
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise SourceError(f"{folder} lacks weight files that its index names", items=missing[:20])
+    return tuple(folder / name for name in names)
+
+
+def _left_out(decoder: Decoder, tensors: Mapping[str, Array]) -> str:
+    """The beginning of names that the files of a bare model, without a head, do not have."""
+    root, table = decoder.architecture.layout.root, f"{decoder.embedding}.weight"
+    return root if table not in tensors and table.removeprefix(root) in tensors else ""
+
+
+def _stored(
+    decoder: Decoder, tensors: Mapping[str, Array], root: str
+) -> dict[str, tuple[Stored, ...]]:
+    """Of each module, the spelling that the files hold; where none is whole, the nearest."""
+    table = {}
+    for module, ways in spellings(decoder).items():
+        named = ways if not root else [
+            tuple(replace(part, name=part.name.removeprefix(root)) for part in way) for way in ways
+        ]  # fmt: skip
+        table[module] = named[0] if len(named) == 1 else max(
+            named, key=lambda way: sum(part.name in tensors for part in way) / len(way)
+        )  # fmt: skip
+    return table
+
+
+def _expected(
+    decoder: Decoder, stored: Mapping[str, tuple[Stored, ...]], root: str
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the files must hold, in their own spelling."""
+    table = decoder.parameters()
+    singles: dict[str, tuple[int, ...]] = {}
+    for module, shape in decoder.modules().items():
+        if shape.experts is not None and stored[module][0].expert is not None:
+            size = (shape.out_features, shape.in_features)
+            singles |= {part.name: size for part in stored[module]}
+            table.pop(decoder.fused(module) or "", None)
+    return {name.removeprefix(root): shape for name, shape in table.items()} | singles
+
+
+def _check(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Array]
+) -> None:
+    faults = []
+    for name, shape in expected.items():
+        if name not in tensors:
+            faults.append(f"{name}: missing, expected {list(shape)}")
+        elif tensors[name].shape != shape:
+            faults.append(f"{name}: expected {list(shape)}, found {list(tensors[name].shape)}")
+        elif tensors[name].dtype.name not in FLOATS:
+            faults.append(f"{name}: expected floating point, found {tensors[name].dtype.name}")
+    if faults:
+        shown = faults[:20] + ([f"and {len(faults) - 20} more"] if len(faults) > 20 else [])
+        raise BaseModelError(
+            f"the weights in {folder} do not match its config.json",
+            items=shown,
+            hint="the folder may be incomplete or hold the config of another model",
+        )
+
+
+def _fingerprint(base: Base) -> str:
+    from concurrent.futures import ThreadPoolExecutor  # slow, and few ask for this
+
+    config = json.dumps(dict(base.config), sort_keys=True).encode()
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        parts = list(pool.map(_file_digest, base.files))
+    return hashlib.sha256(b"\0".join([config, *(part.encode() for part in parts)])).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+
+    return Memo("fingerprints").get(key, lambda: digest_of(path))

@@ -1,0 +1,129 @@
+"""A base model in one GGUF file: its numbers, as the config of a Hugging Face folder says them.
+
+llama.cpp runs the file; this is what lorakit must know of it to check adapters, to convert them
+and to tell bases apart. Keys as in ggml-org/ggml, docs/gguf.md. Weights are not read, but for the
+tables of embeddings where they are stored as plain floats.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit.adapter import Array
+from lorakit.architectures import ARCHITECTURES, HEAD, describe
+from lorakit.base.folder import Base
+from lorakit.errors import BaseModelError
+from lorakit.files.gguf import GgufFile, is_gguf, open_gguf
+
+# Field of a config.json -> key of a GGUF file, after the name of its architecture.
+FIELDS = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "sliding_window": "attention.sliding_window",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
+    "rope_theta": "rope.freq_base",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+}
+_OFF = ("sliding_window",)  # which converters write as 0 where there is none
+TEMPLATE = "tokenizer.chat_template"
+PLAIN = ("F32", "F16", "BF16")
+_TYPES = {row.gguf: row.model_type for row in reversed(ARCHITECTURES.values())}
+
+
+def open_base(path: str | os.PathLike[str]) -> Base:
+    """A base model from a Hugging Face folder or a GGUF file, found out by content.
+
+    Errors as of Base.open and open_gguf_base.
+    """
+    place = Path(path).expanduser()
+    return open_gguf_base(place) if is_gguf(place) else Base.open(place)
+
+
+def open_gguf_base(path: Path) -> Base:
+    """A Base of a GGUF file, of which llama.cpp reads the weights.
+
+    Raises SourceError, FormatError, and BaseModelError: `architecture_unknown`, or `base_invalid`
+    where the file is an adapter or lacks a number.
+    """
+    file = open_gguf(path, model=True)
+    kind = _text(file, "general.type") or "model"
+    if kind != "model":
+        raise BaseModelError(
+            f"{path} holds a GGUF file of the type {kind!r:.40}, not a model",
+            hint="open the base, and load an adapter's file with load_adapter",
+        )
+    parts = file.values.get("split.count")
+    if parts is not None and parts.data != 1:
+        raise BaseModelError(
+            f"{path} is one of several parts of a model",
+            hint="llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf, and open the whole",
+        )
+    config = _config(file)
+    return Base(
+        path=path.absolute(),
+        config=config,
+        decoder=describe(config),
+        tensors=_tables(file),
+        files=(path.absolute(),),
+        templates=_templates(file),
+    )
+
+
+def _config(file: GgufFile) -> dict[str, Any]:
+    name = _text(file, "general.architecture")
+    if name not in _TYPES:
+        raise BaseModelError(
+            f"the architecture {name!r:.80} is not supported",
+            code="architecture_unknown",
+            hint=f"supported GGUF architectures: {', '.join(sorted(_TYPES))}",
+        )
+    config: dict[str, Any] = {"model_type": _TYPES[name]}
+    for field, key in FIELDS.items():
+        value = file.values.get(f"{name}.{key}")
+        if value is not None and not value.array and not (field in _OFF and value.data == 0):
+            config[field] = value.data
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise BaseModelError(f"{file.path} has no token_embd.weight")
+    config["vocab_size"] = embedding.shape[0]
+    config["tie_word_embeddings"] = "output.weight" not in file.tensors
+    config["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+    config["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+    return config
+
+
+def _tables(file: GgufFile) -> Mapping[str, Array]:
+    """The embedding and the head by their Hugging Face names, where they are plain floats."""
+    names = {"model.embed_tokens.weight": "token_embd.weight", f"{HEAD}.weight": "output.weight"}
+    return {
+        name: file.tensors[stored].array()
+        for name, stored in names.items()
+        if stored in file.tensors and file.tensors[stored].kind in PLAIN
+    }
+
+
+def _templates(file: GgufFile) -> dict[str, str]:
+    """Chat templates by name; the plain one is "default"."""
+    found = {}
+    for key, value in file.values.items():
+        if key == TEMPLATE and not value.array and isinstance(value.data, str):
+            found["default"] = value.data
+        elif key.startswith(f"{TEMPLATE}.") and isinstance(value.data, str):
+            found[key.removeprefix(f"{TEMPLATE}.")] = value.data
+    return found
+
+
+def _text(file: GgufFile, key: str) -> str:
+    value = file.values.get(key)
+    return value.data if value is not None and isinstance(value.data, str) else ""

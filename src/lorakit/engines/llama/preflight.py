@@ -1,0 +1,129 @@
+"""Files tried once in a process of their own, and remembered.
+
+llama.cpp checks much of a file only when it computes, and then ends the whole process: a projector
+whose numbers do not fit its tensors, a vocabulary that names a token twice, a norm in float16. So
+the first use of a model or a projector loads it in a child process, and runs it once.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit.engines.llama.child_process import (
+    can_start,
+    file_identity,
+    library_identity,
+    run_child,
+)
+from lorakit.engines.llama.context import Lane, Piece
+from lorakit.engines.llama.model import load_model
+from lorakit.engines.llama.native import Abort, llama
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.llama.pace import Pace
+from lorakit.engines.llama.tokenizer import LlamaTokenizer
+from lorakit.engines.llama.vision import Vision, check_projector
+from lorakit.engines.threads import default_threads
+from lorakit.errors import FormatError, LorakitError
+from lorakit.files.cache import Memo
+
+VERSION = 2  # of the rehearsals; another one is not satisfied with what this one saw
+SIDE = 64  # pixels of the picture
+TOKENS = 8  # of the prompt
+
+
+def rehearse_model(path: Path, options: LlamaOptions) -> None:
+    """Load a model with its tokenizer and run a few tokens, in a child process.
+
+    Nothing is done where the options say so, for a file that lived through it before, and where no
+    child can be started. Raises FormatError for a file that ends the process.
+    """
+    if not options.rehearse or not can_start():
+        return
+    key = [str(VERSION), library_identity(), file_identity(path)]
+    key += [options.kv_type, options.flash_attention]
+
+    def survive() -> str:
+        died = run_child(__name__, "_run_model", str(path), *key[-2:])
+        if died:
+            raise FormatError(
+                f"{path} is broken: llama.cpp ends the process over it",
+                items=died,
+                hint="download it again, or convert it with llama.cpp's own converter",
+            )
+        return "fine"
+
+    Memo("models").get("\0".join(key), survive)
+
+
+def rehearse_projector(projector: Path, model: Path, threads: int) -> None:
+    """Encode a picture with a projector in a child process.
+
+    Raises SourceError and FormatError, the latter for a file that ends the process.
+    """
+    check_projector(projector)
+    if not can_start():
+        return
+
+    def survive() -> str:
+        died = run_child(__name__, "_encode", str(projector), str(model), str(threads))
+        if died:
+            raise FormatError(
+                f"{projector} is broken: llama.cpp ends the process over it",
+                items=died,
+                hint="download it again, or use the mmproj file that belongs to the model",
+            )
+        return "fine"
+
+    key = [str(VERSION), library_identity(), file_identity(projector), file_identity(model)]
+    Memo("projectors").get("\0".join(key), survive)
+
+
+# In the child. A refusal is no failure here: the parent meets it again and raises it.
+
+
+def _run_model(path: str, kv_type: Any, flash_attention: Any) -> None:
+    with suppress(LorakitError):
+        options = LlamaOptions(kv_type=kv_type, flash_attention=flash_attention, repack=False)
+        _generate(Path(path), options)
+    os._exit(0)
+
+
+def _generate(path: Path, options: LlamaOptions) -> None:
+    tokenizer = LlamaTokenizer(path)
+    ids = tokenizer.encode(_every_byte(), special=True)
+    tokenizer.decode(ids)
+    model = load_model(path, options)
+    pace = Pace(default_threads())
+    lane = Lane(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
+    slot, result = lane.open(), np.empty((1, lane.width), np.float32)
+    prompt = np.asarray(ids[:TOKENS] or [0], np.int64)
+    lane.decode([Piece(slot, 0, prompt, 1)], [result])
+    lane.decode([Piece(slot, len(prompt), prompt[:1], 1)], [result])
+    lane.free()
+    llama().llama_model_free(model)
+
+
+def _every_byte() -> str:
+    """A text with every byte that UTF-8 has."""
+    points = [*range(1, 0xC0), *range(0xC0, 0x800, 64), *range(0x800, 0xD800, 4096)]
+    return "".join(map(chr, [*points, 0xE000, 0xF000, *range(0x10000, 0x110000, 0x40000)]))
+
+
+def _encode(projector: str, model: str, threads: str) -> None:
+    with suppress(LorakitError):
+        vocabulary = load_model(Path(model), LlamaOptions(), vocabulary_only=True)
+        Vision(vocabulary, Path(projector), threads=int(threads)).encode(_picture())
+    os._exit(0)
+
+
+def _picture() -> bytes:
+    """A grey square, as a BMP file."""
+    pixels = bytes([128]) * (3 * SIDE * SIDE)
+    head = struct.pack("<2sIII", b"BM", 54 + len(pixels), 0, 54)
+    return head + struct.pack("<IiiHH24x", 40, SIDE, SIDE, 1, 24) + pixels

@@ -1,0 +1,1 @@
+"""The default engine: our own graph of a base on ONNX Runtime."""

@@ -1,0 +1,323 @@
+"""The default engine: our own graph of the base on ONNX Runtime, on the CPU.
+
+A step embeds the rows' tokens from the mapped checkpoint, makes the LoRA rows and the KV slots
+ready, and runs the graph: once for all rows with a single new token, and once for each row with
+more. What a row gets never depends on its batch mates.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.adapter import Adapter
+from lorakit.base.folder import Base
+from lorakit.check import require_fit
+from lorakit.engines.onnx.graph_cache import open_graph
+from lorakit.engines.onnx.kv_cache import KVCache
+from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
+from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
+from lorakit.engines.onnx.vocabulary import Vocabulary
+from lorakit.engines.protocol import (
+    AdapterSet,
+    Capabilities,
+    EngineOptions,
+    Logits,
+    Quantization,
+    Row,
+    Tokens,
+    no_images,
+)
+from lorakit.engines.steps import check_rows, refuse_images, require_attached
+from lorakit.errors import (
+    CapabilityError,
+    ClosedError,
+)
+from lorakit.graph import VERSION, GraphOptions, require_supported, targets
+from lorakit.text.image_ids import Image
+
+MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
+MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
+FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
+    "none": ("float32", "float32"),
+    "fp16": ("float16", "float16"),
+    "int8": ("rowwise8", "rowwise8"),
+    "int4": ("block4", "rowwise8"),
+}
+SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
+MAX_STEPS = 32  # bound steps kept for their shapes
+PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
+
+
+class OnnxEngine:
+    """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
+
+    def __init__(
+        self, base: Base, options: EngineOptions, graph: GraphOptions, session: Any
+    ) -> None:
+        decoder = base.decoder
+        self._base = base
+        self._session = session
+        self._capabilities = Capabilities(
+            engine="onnx",
+            vocabulary=decoder.vocabulary,
+            context=min(options.context or MAX_CONTEXT, decoder.context),
+            max_batch=options.max_batch,
+            max_sequences=options.max_batch + options.cached_sequences,
+            mixed_batch=True,
+            kv_identity=_kv_identity(graph),
+            prefill_chunk=PREFILL_CHUNK,
+        )
+        self._kv = KVCache(
+            decoder, slots=self._capabilities.max_sequences, context=self._capabilities.context
+        )
+        self._slabs = Slabs(targets(decoder))
+        self._attached: dict[int, Attached] = {}
+        self._vocabulary = Vocabulary(base, self._attached)
+        self._handles = itertools.count(1)
+        self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
+        self._stamp = (0, 0)  # of the memory that they are bound to
+        self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
+
+    @classmethod
+    def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
+        """Build the base's graph, or find it in the cache, and load it.
+
+        Raises CapabilityError for an architecture that the graph does not compute and for a device
+        other than the CPU, ParameterError for options out of range, EngineError where onnxruntime
+        refuses.
+        """
+        require_supported(base.decoder)
+        if options.device not in (None, "cpu"):
+            raise CapabilityError(
+                f"the ONNX engine runs on the CPU, not on {options.device}",
+                hint='leave device out, or use engine="torch"',
+            )
+        graph = _graph(base, options)
+        return cls(base, options, graph, open_graph(base, graph, threads=options.threads))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def prepare(self, adapter: Adapter) -> None:
+        _require_applicable(adapter)
+        require_fit(adapter, self._base.decoder)
+
+    def attach(self, adapter: Adapter) -> int:
+        self._require_open()
+        self.prepare(adapter)
+        handle = next(self._handles)
+        self._attached[handle] = Attached.of(adapter)
+        return handle
+
+    def detach(self, handle: int) -> None:
+        self._require_open()
+        require_attached(handle, self._attached)
+        del self._attached[handle]
+        self._slabs.drop(handle)
+        self._steps.clear()  # they keep the slabs alive
+
+    def open_sequence(self) -> int:
+        self._require_open()
+        return self._kv.open()
+
+    def length(self, sequence: int) -> int:
+        self._require_open()
+        return self._kv.length(sequence)
+
+    def reusable(self, sequence: int, length: int) -> int:
+        return min(length, self._kv.length(sequence))  # every layer keeps every token
+
+    def truncate(self, sequence: int, length: int) -> None:
+        self._require_open()
+        self._kv.truncate(sequence, length)
+
+    def fork(self, sequence: int, length: int) -> int:
+        self._require_open()
+        return self._kv.fork(sequence, length)
+
+    def close_sequence(self, sequence: int) -> None:
+        self._require_open()
+        self._kv.close(sequence)
+
+    def save_sequence(self, sequence: int) -> bytes:
+        self._require_open()
+        return self._kv.save(sequence)
+
+    def load_sequence(self, state: bytes, length: int) -> int:
+        self._require_open()
+        if length > self._kv.capacity:
+            self._steps.clear()  # they would keep the buffers that are replaced now
+        return self._kv.load(state, length)
+
+    def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
+        self._require_open()
+        total = sum(len(tokens) for tokens, _ in parts)
+        sequence = self._kv.open()
+        found = []
+        try:
+            for tokens, adapters in parts:
+                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="all")
+                self._check([row])
+                if total > self._kv.capacity:
+                    self._steps.clear()  # they would keep the buffers that are replaced now
+                self._kv.reserve(total)
+                found += [step.final[0].copy() for step in self._chunk_steps(row)]
+                self._kv.advance(sequence, len(tokens))
+        finally:
+            self._kv.close(sequence)
+        return np.concatenate(found)
+
+    def encode_image(self, content: bytes) -> Image:
+        raise no_images("onnx")
+
+    def interrupt(self) -> None:
+        """A step of this engine is short; it is not stopped."""
+
+    def close(self) -> None:
+        self._steps.clear()
+        self._attached.clear()
+        self._kv.free()
+        self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
+        self._session = None
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        self._require_open()
+        self._check(rows)
+        if not rows:
+            return []
+        longest = max(self._kv.length(row.sequence) + len(row.tokens) for row in rows)
+        if longest > self._kv.capacity:
+            self._steps.clear()  # they would keep the buffers that are replaced now
+        self._kv.reserve(longest)
+        single = [row for row in rows if len(row.tokens) == 1]
+        first, order = self._kv.arrange([row.sequence for row in single])
+        logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}
+        if single:  # last, as its logits stay in the engine's buffer
+            logits |= self._decode([single[index] for index in order], first)
+        for row in rows:  # only now, so that a failure above leaves every sequence as it was
+            self._kv.advance(row.sequence, len(row.tokens))
+        return [logits[row.sequence] for row in rows]
+
+    def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
+        """One new token for each of several rows, in one run; they sit in slots from `first`."""
+        sets = [effective(row.adapters) for row in rows]
+        kept = 1 if any(row.logits != "none" for row in rows) else 0
+        step = self._step(sets, first, new=1, kept=kept)
+        for at, (row, held) in enumerate(zip(rows, sets, strict=True)):
+            step.hidden[at] = self._vocabulary.embed(row.tokens, held)
+            step.lengths[at] = self._kv.length(row.sequence)
+        self._run(step, sets)
+        return {
+            row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
+            for at, row in enumerate(rows)
+        }
+
+    def _prefill(self, row: Row) -> Logits:
+        """Many new tokens of one row, in chunks; logits are computed only where asked for."""
+        parts = [step.logits[0].copy() for step in self._chunk_steps(row)]  # one buffer for all
+        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+
+    def _chunk_steps(self, row: Row) -> Iterator[Step]:
+        """A row's chunks, each as the step that has just run."""
+        first, _ = self._kv.arrange([row.sequence])
+        held = effective(row.adapters)
+        length = self._kv.length(row.sequence)
+        for begin, end in _chunks(len(row.tokens)):
+            keep = _kept(row, begin, end)
+            step = self._step([held], first, new=end - begin, kept=len(keep))
+            step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
+            step.lengths[0] = length + end - 1
+            step.keep[:] = keep
+            self._run(step, [held])
+            yield step
+
+    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
+        """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
+        with native_errors("writing LoRA rows"):
+            slab, rows = self._slabs.fill(first, sets, self._attached)
+        stamp = (self._kv.generation, self._slabs.generation)
+        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
+            self._steps.clear()  # they keep the memory alive that they were bound to
+            self._stamp = stamp
+        shape = (len(sets), new, kept)
+        step = self._steps.get(shape) or self._new_step(*shape)
+        if kept <= 1:
+            self._steps[shape] = step
+        step.bind_cache(self._kv.buffers, first)
+        step.bind_lora(slab, rows)
+        return step
+
+    def _new_step(self, batch: int, new: int, kept: int) -> Step:
+        """All steps that give at most one row of logits per sequence share a buffer for them."""
+        decoder = self._base.decoder
+        if kept <= 1:
+            logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
+        else:
+            logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
+        return Step(self._session, new=new, hidden=decoder.hidden, logits=logits)
+
+    def _run(self, step: Step, sets: Sequence[AdapterSet]) -> None:
+        step.total[...] = step.lengths.max() + 1
+        step.run()
+        for at, held in enumerate(sets):
+            self._vocabulary.project(step.final[at], step.logits[at], held)
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        """Refuse what cannot run before anything is touched."""
+        check_rows(rows, self._capabilities, self._kv.length, self._attached)
+        refuse_images(rows)
+
+    def _require_open(self) -> None:
+        if self._session is None:
+            raise ClosedError("the engine is closed")
+
+
+def _kv_identity(graph: GraphOptions) -> str:
+    """The head's form is not in it: nothing of the head comes into the KV cache."""
+    return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {graph.linear}, f32"
+
+
+def _graph(base: Base, options: EngineOptions) -> GraphOptions:
+    """Which graph serves these options on this machine."""
+    linear, head = FORMS[options.quantize]
+    if head == "rowwise8" and options.max_batch <= SMALL_BATCH:
+        head = "block8"
+    if "rowwise8" in (linear, head) and not signed_kernel_exact():
+        linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
+    context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)
+    return GraphOptions(linear=linear, head=head, context=context)
+
+
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, count, MAX_NEW):
+        yield begin, min(begin + MAX_NEW, count)
+
+
+def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:
+    """Which positions of a chunk get logits."""
+    if row.logits == "all":
+        return np.arange(end - begin)
+    if row.logits == "last" and end == len(row.tokens):
+        return np.array([end - begin - 1])
+    return np.zeros(0, np.int64)
+
+
+def _require_applicable(adapter: Adapter) -> None:
+    """Refuse what a graph with low-rank inputs cannot do at run time."""
+    items = [f"{m.module}: DoRA magnitude" for m in adapter.magnitudes]
+    items += [f"{r.name}: {r.kind}" for r in adapter.replacements]
+    items += [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
+    items += [f"{d.module}: bias beside B" for d in adapter.deltas if d.bias is not None]
+    if items:
+        raise CapabilityError(
+            "the ONNX engine cannot apply this adapter at run time",
+            items=items,
+            hint='open the base with engine="torch", or load the adapter with mode="merge": '
+            'open(base, adapter=AdapterConfig(path, mode="merge"))',
+        )

@@ -1,0 +1,137 @@
+"""Built graphs on disk: find a base's graph in the cache, or build it, and open a session on it.
+
+An entry is a folder that appears by one rename, so it is whole or absent, however many processes
+build it at once. Its files are used only if they have the digests that were written with them: the
+weights are read for that while the session opens, and an entry that is damaged is built anew. A
+cache that cannot be written costs a warning and the graph is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lorakit.adapter import Array
+from lorakit.base.folder import Base
+from lorakit.engines.onnx.ort import open_session
+from lorakit.engines.protocol import abandoned
+from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
+from lorakit.files.atomic import new_folder, sweep, write_synced
+from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.cache import blocks_digest_of, cache_root, touch
+from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
+
+log = logging.getLogger("lorakit")
+ENTRY = 2  # of what an entry holds
+MAX_MANIFEST = 1 << 16  # bytes
+MODEL, MANIFEST = "model.onnx", "manifest.json"
+
+
+def open_graph(base: Base, options: GraphOptions, *, threads: int | None) -> Any:
+    """A session on the base's graph. Raises EngineError where onnxruntime refuses it."""
+    folder = cache_root() / "graphs" / _key(base, options)
+    try:
+        return _open_cached(base, options, folder, threads)
+    except (OSError, EngineError, FormatError) as error:
+        if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
+            raise
+        log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
+    store = MemoryStore()
+    model = build(base, options, store)
+    return open_session(model, threads=threads, initializers=store.arrays)
+
+
+def _open_cached(base: Base, options: GraphOptions, folder: Path, threads: int | None) -> Any:
+    """A session on the cache's entry, built where there is none or a damaged one."""
+    if folder.exists():
+        try:
+            touch(folder)
+            return _open_checked(folder, threads)
+        except (OSError, EngineError, FormatError) as error:
+            if getattr(error, "code", "") in ("out_of_memory", "extra_missing"):
+                raise
+            log.warning(
+                "the cached graph of %s is damaged (%s): building it anew", base.name, error
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+    _build(base, options, folder)
+    return open_session(str(folder / MODEL), threads=threads)
+
+
+def _open_checked(folder: Path, threads: int | None) -> Any:
+    """A session on an entry whose files are those that were written.
+
+    The model is small, and read first; the weights are read beside the opening session. Raises
+    FormatError, and EngineError where the session does not open.
+    """
+    expected = _manifest(folder)
+    _require(folder, {MODEL: expected[MODEL]})
+    with ThreadPoolExecutor(1) as pool:
+        weights = pool.submit(_require, folder, expected)
+        session = open_session(str(folder / MODEL), threads=threads)
+        weights.result()
+    return session
+
+
+def _key(base: Base, options: GraphOptions) -> str:
+    parts = {"base": base.fingerprint, "version": VERSION, "entry": ENTRY, **asdict(options)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """The digest of every file but the manifest. Raises FormatError."""
+    try:
+        digests = parse_json(read_bounded(folder / MANIFEST, MAX_MANIFEST) or b"")
+        if isinstance(digests, dict) and MODEL in digests:
+            return {str(name): str(digest) for name, digest in digests.items()}
+    except (OSError, ValueError, SourceError):
+        pass
+    raise FormatError(f"{MANIFEST} cannot be read")
+
+
+def _require(folder: Path, expected: dict[str, str]) -> None:
+    """Raise FormatError unless the files have their digests."""
+    for name, digest in expected.items():
+        try:
+            found = blocks_digest_of(folder / name)
+        except (OSError, SourceError) as error:
+            raise FormatError(f"{name} cannot be read: {error}") from error
+        if found != digest:
+            raise FormatError(f"{name} is not what was written")
+
+
+def _build(base: Base, options: GraphOptions, folder: Path) -> None:
+    """Build an entry beside its place, then rename it, unless another process was first.
+
+    Raises OSError.
+    """
+    sweep(folder.parent)
+    try:
+        with new_folder(folder) as temporary:
+            store = _Interruptible(temporary)
+            try:
+                model = build(base, options, store)
+            finally:
+                store.close()
+            write_synced(temporary / MODEL, model)
+            digests = {path.name: blocks_digest_of(path) for path in temporary.iterdir()}
+            write_synced(temporary / MANIFEST, json.dumps(digests).encode())
+    except OSError:
+        if not folder.exists():
+            raise
+        _require(folder, _manifest(folder))
+
+
+class _Interruptible(FileStore):
+    """Stops between two weights when nobody waits for the engine any more."""
+
+    def put(self, name: str, array: Array) -> tuple[int, int]:
+        if abandoned.get()():
+            raise CancelledError("the model was closed while it was opening")
+        return super().put(name, array)

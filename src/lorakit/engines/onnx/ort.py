@@ -1,0 +1,167 @@
+"""The boundary to onnxruntime: sessions, bound steps, and its errors as ours.
+
+onnxruntime is imported here and nowhere else, when the first session opens, with its telemetry
+switched off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from lorakit.adapter import Array
+from lorakit.engines.onnx.lora_inputs import Slab
+from lorakit.engines.threads import default_threads
+from lorakit.errors import EngineError, MissingExtraError
+
+Floats = npt.NDArray[np.float32]
+SPINNING = {  # a short wait between operators: nearly as fast as a long one, and kind to others
+    "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "50",
+    "session.force_spinning_stop": "1",  # none between steps: an idle engine burns nothing
+}
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module. Raises MissingExtraError where it is not installed."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise MissingExtraError(
+            f"onnxruntime cannot be imported: {error}", hint="pip install onnxruntime"
+        ) from error
+    return module
+
+
+@contextmanager
+def native_errors(doing: str) -> Iterator[None]:
+    """Whatever onnxruntime raises inside, or a lack of memory, becomes an EngineError."""
+    try:
+        yield
+    except Exception as error:
+        native = type(error).__module__.startswith("onnxruntime")
+        if not native and not isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        code = "out_of_memory" if isinstance(error, MemoryError) else None
+        raise EngineError(f"the ONNX engine failed while {doing}: {error}", code=code) from error
+
+
+def open_session(
+    model: str | bytes, *, threads: int | None, initializers: Mapping[str, Array] | None = None
+) -> Any:
+    """An InferenceSession on the CPU from a path, or from bytes with its weights in memory.
+
+    onnxruntime copies the arrays in `initializers` while it opens.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()  # its own choice pins them to cores
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # failures are raised, not printed
+    for key, value in SPINNING.items():
+        options.add_session_config_entry(key, value)
+    with native_errors("opening the model"):
+        if initializers:
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
+            options.add_external_initializers(list(initializers), values)
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def signed_kernel_exact() -> bool:
+    """Whether uint8 x int8 products are exact on this CPU.
+
+    x86 without VNNI adds pairs of them in 16 bits, which saturates; tried with the largest values.
+    """
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [4, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [4, 32])
+    weight = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "w")
+    graph = helper.make_graph(nodes, "probe", [x], [y], initializer=[weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    session = open_session(model.SerializeToString(), threads=1)
+    (result,) = session.run(None, {"x": np.full((4, 64), 255, np.uint8)})
+    return bool((result == 255 * 127 * 64).all())
+
+
+@dataclass(slots=True)
+class Binding:
+    """Named numpy arrays bound to a session: inputs and outputs are read and written in place."""
+
+    session: Any
+    _io: Any = field(init=False)
+    _alive: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._io = self.session.io_binding()
+
+    def input(self, name: str, array: Array) -> None:
+        self._alive[name] = array
+        address = array.__array_interface__["data"][0]
+        self._io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, address)
+
+    def output(self, name: str, array: Array) -> None:
+        self._alive[name] = array
+        address = array.__array_interface__["data"][0]
+        self._io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
+
+    def run(self) -> None:
+        with native_errors("running a step"):
+            self.session.run_with_iobinding(self._io)
+
+
+class Step:
+    """A bound step of one shape: its small tensors are written in place before each run.
+
+    hidden float32 [batch, new, hidden], keep int64 [kept], lengths int32 [batch], total int32 [],
+    logits float32 [batch, kept, vocabulary], final float32 [batch, kept, hidden].
+    Large tensors are bound by `bind_cache` and `bind_lora`, which do nothing where nothing moved.
+    """
+
+    def __init__(self, session: Any, *, new: int, hidden: int, logits: Floats) -> None:
+        batch, kept, _ = logits.shape
+        self.hidden = np.zeros((batch, new, hidden), np.float32)
+        self.lengths = np.zeros(batch, np.int32)
+        self.total = np.zeros((), np.int32)
+        self.keep = np.zeros(kept, np.int64)
+        self.logits = logits
+        self.final = np.zeros((batch, kept, hidden), np.float32)
+        self._binding = Binding(session)
+        self._bound: dict[str, Any] = {}
+        for name in ("hidden", "lengths", "total", "keep"):
+            self._binding.input(name, getattr(self, name))
+        for name in ("logits", "final"):
+            self._binding.output(name, getattr(self, name))
+
+    def bind_cache(self, buffers: Sequence[Floats], first: int) -> None:
+        """Point past and present of every layer at the same slots of the KV cache."""
+        if self._bound.get("cache") == first:
+            return
+        for index, buffer in enumerate(buffers):
+            name = f"{index // 2}.{'value' if index % 2 else 'key'}"
+            view = buffer[first : first + len(self.lengths)]
+            self._binding.input(f"past.{name}", view)
+            self._binding.output(f"present.{name}", view)
+        self._bound["cache"] = first
+
+    def bind_lora(self, slab: Slab, rows: slice) -> None:
+        """Point every LoRA input at some rows of a slab."""
+        if self._bound.get("lora") == (slab, rows):
+            return
+        for module, (a, b) in slab.arrays.items():
+            target = slab.targets[module]
+            self._binding.input(target.a, a[rows])
+            self._binding.input(target.b, b[rows])
+        self._bound["lora"] = (slab, rows)
+
+    def run(self) -> None:
+        self._binding.run()

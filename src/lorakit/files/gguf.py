@@ -1,0 +1,420 @@
+"""GGUF files: read as typed values and mapped tensors, written the same way every time.
+
+Only the container: it knows nothing of adapters or models. Read in the format's own description
+(ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3; tensors F32, F16, BF16 and Q8_0.
+Every length is compared with what the file holds before it is used, and nothing recurses.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from lorakit.adapter import Array
+from lorakit.errors import FormatError, SourceError, UnsupportedError
+from lorakit.files.bounded import load, open_regular
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32  # bytes, where `general.alignment` says nothing
+MAX_ALIGNMENT = 1 << 20
+MAX_KEYS = 65_536
+MAX_TENSORS = 40_000
+MAX_DIMENSIONS = 4
+MAX_NAME = 1024  # bytes of a key or a tensor's name; llama.cpp takes 63 for the latter
+MAX_STRINGS = 1_000_000  # items of string arrays in one file; the largest vocabularies have 300,000
+MAX_TEXT = 16 << 20  # bytes of all strings in one file; Gemma 3 has 11 MB, merges and all
+
+# Value types by number: a name, and how a fixed-size one is stored.
+_KINDS = {
+    0: ("u8", "<u1"),
+    1: ("i8", "<i1"),
+    2: ("u16", "<u2"),
+    3: ("i16", "<i2"),
+    4: ("u32", "<u4"),
+    5: ("i32", "<i4"),
+    6: ("f32", "<f4"),
+    7: ("bool", "u1"),
+    8: ("str", ""),
+    10: ("u64", "<u8"),
+    11: ("i64", "<i8"),
+    12: ("f64", "<f8"),
+}
+_ARRAY = 9
+_LENGTH = struct.Struct("<Q")
+_NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
+_STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
+# Tensor types by number: a name, values in a block, bytes of a block.
+_TENSORS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
+# What a model's file may hold beside these; the values are not read here, only bounded.
+_OPAQUE = {
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+_PLAIN = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_WRITTEN = {
+    dtype: number for number, (name, _, _) in _TENSORS.items() if (dtype := _PLAIN.get(name))
+}
+_Q8_0 = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A typed value. kind (of an array: its items): u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str.
+
+    data: an int, float, bool or str; for an array a tuple of str, or a one-dimensional numpy array.
+    """
+
+    kind: str
+    data: Any
+    array: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor as stored. shape: as numpy counts, so the reverse of ggml's ne."""
+
+    kind: str  # F32, F16, BF16 or Q8_0; of a model's file others too, whose values are not read
+    shape: tuple[int, ...]
+    raw: Array  # the mapped bytes, read-only
+
+    def array(self) -> Array:
+        """The values: mapped where the type is a plain one, dequantised to float32 for Q8_0."""
+        if self.kind in _PLAIN:
+            plain: Array = self.raw.view(_PLAIN[self.kind])
+            return plain.reshape(self.shape)
+        blocks = self.raw.view(_Q8_0)
+        with np.errstate(invalid="ignore"):  # an infinite scale; the checker finds what comes of it
+            values: Array = blocks["scale"].astype(np.float32)[:, None] * blocks["values"]
+        values = values.reshape(self.shape)
+        values.flags.writeable = False
+        return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufFile:
+    """An open, validated file: values by key and tensors by name, in the order of the file."""
+
+    path: Path
+    values: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that begins as a GGUF file does. Raises SourceError."""
+    if not path.is_file():
+        return False
+    try:
+        with open_regular(path) as file:
+            return file.read(4) == MAGIC
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def open_gguf(path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS) -> GgufFile:
+    """Map a GGUF file.
+
+    model: it is a whole model's: arrays of strings (a vocabulary) are passed over and left empty,
+    and quantised tensors of every type are taken.
+
+    Raises SourceError where there is none, FormatError where it is broken, truncated or beyond the
+    bounds, and UnsupportedError for a version or a tensor type that is not read here.
+    """
+    try:
+        content = load(path)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    return _Reader(path, content, max_strings, model).file()
+
+
+class _Reader:
+    """A cursor over a mapped file; every read is checked against the file's end first."""
+
+    def __init__(self, path: Path, content: Array, max_strings: int, model: bool) -> None:
+        self._path = path
+        self._model = model
+        self._content = content
+        self._bytes = memoryview(content.data)
+        self._at = 0
+        self._strings = self._max_strings = max_strings
+        self._text = MAX_TEXT
+
+    def file(self) -> GgufFile:
+        if bytes(self._take(4, "the magic")) != MAGIC:
+            raise self._broken("it does not begin with GGUF")
+        version = self._number("<I", "the version")
+        if version not in (2, VERSION):
+            raise UnsupportedError(
+                f"{self._path} is a GGUF file of version {version}; 2 and 3 are read",
+                hint="big-endian and version 1 files must be converted first",
+            )
+        tensors = self._count("tensors", MAX_TENSORS)
+        keys = self._count("keys", MAX_KEYS)
+        values: dict[str, Value] = {}
+        for _ in range(keys):
+            key = self._name("a key")
+            if key in values:
+                raise self._broken(f"the key {key!r:.80} is there twice")
+            values[key] = self._value(key)
+        infos = [self._info() for _ in range(tensors)]
+        start = _padded(self._at, self._alignment(values))
+        return GgufFile(path=self._path, values=values, tensors=self._tensors(infos, start, values))
+
+    def _value(self, key: str) -> Value:
+        number = self._number("<I", f"the type of {key!r:.80}")
+        if number != _ARRAY:
+            kind = self._kind(number, key)
+            return Value(kind, self._scalar(kind, key))
+        kind = self._kind(self._number("<I", f"the item type of {key!r:.80}"), key)
+        count = int(self._number("<Q", f"the length of {key!r:.80}"))
+        if kind == "str":
+            if not self._model:
+                self._strings -= count
+            if self._strings < 0 or count * 8 > self._left:
+                raise self._broken(
+                    f"{key!r:.80} claims {count} strings ({self._max_strings} is the limit)"
+                )
+            if self._model:
+                self._pass_over(count, key)
+                return Value(kind, (), array=True)
+            return Value(kind, self._string_items(key, count), array=True)
+        stored = _STORED[kind]
+        raw = self._take(count * stored.itemsize, f"the {count} items of {key!r:.80}")
+        items = np.frombuffer(raw, stored) if count else np.empty(0, stored)
+        return Value(kind, items, array=True)
+
+    def _pass_over(self, count: int, key: str) -> None:
+        """Strings that nobody asks for; only their lengths are read."""
+        at, end, content = self._at, len(self._content), self._bytes
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            at += 8 + unpack(content, at)[0]
+        if at > end:
+            raise self._broken(f"it ends before {key!r:.80}")
+        self._at = at
+
+    def _kind(self, number: int, key: str) -> str:
+        if number == _ARRAY:
+            raise self._broken(f"{key!r:.80} is an array of arrays, which llama.cpp refuses too")
+        if number not in _KINDS:
+            raise self._broken(f"{key!r:.80} has the unknown type {number}")
+        return _KINDS[number][0]
+
+    def _scalar(self, kind: str, key: str) -> Any:
+        if kind == "str":
+            return self._string(key)
+        stored = _STORED[kind]
+        raw = self._take(stored.itemsize, f"the value of {key!r:.80}")
+        value = np.frombuffer(raw, stored)[0].item()
+        if kind == "bool" and value > 1:
+            raise self._broken(f"{key!r:.80} is neither true nor false")
+        return bool(value) if kind == "bool" else value
+
+    def _info(self) -> tuple[str, int, tuple[int, ...], int]:
+        name = self._name("a tensor name")
+        dimensions = int(self._number("<I", f"the dimensions of {name!r:.80}"))
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise self._broken(f"{name!r:.80} has {dimensions} dimensions")
+        extent = [int(self._number("<Q", f"the shape of {name!r:.80}")) for _ in range(dimensions)]
+        kind = int(self._number("<I", f"the type of {name!r:.80}"))
+        return (
+            name,
+            kind,
+            tuple(reversed(extent)),
+            int(self._number("<Q", f"offset of {name!r:.80}")),
+        )
+
+    def _tensors(
+        self, infos: list[tuple[str, int, tuple[int, ...], int]], start: int, values: Any
+    ) -> dict[str, Tensor]:
+        alignment, size = self._alignment(values), len(self._content)
+        tensors: dict[str, Tensor] = {}
+        unknown, spans = [], []
+        for name, kind, shape, offset in infos:
+            if name in tensors:
+                raise self._broken(f"the tensor {name!r:.80} is there twice")
+            found = _TENSORS.get(kind) or (_OPAQUE.get(kind) if self._model else None)
+            if found is None:
+                unknown.append(f"{name:.80}: ggml type {kind}")
+                continue
+            label, block, itemsize = found
+            count = math.prod(shape)
+            if not count or shape[-1] % block:
+                raise self._broken(f"{name!r:.80} cannot have the shape {list(shape)} as {label}")
+            begin = start + offset
+            end = begin + count // block * itemsize
+            if offset % alignment or end > size:
+                raise self._broken(
+                    f"{name!r:.80} claims bytes {begin} to {end} of a file of {size} bytes"
+                )
+            spans.append((begin, end, name))
+            tensors[name] = Tensor(kind=label, shape=shape, raw=self._content[begin:end])
+        if unknown:
+            raise UnsupportedError(
+                f"{self._path} holds tensors of types that are not read here",
+                items=unknown[:20],
+                hint="convert the file to F32, F16, BF16 or Q8_0",
+            )
+        spans.sort()
+        for (_, end, name), (begin, _, other) in pairwise(spans):
+            if begin < end:
+                raise self._broken(f"the tensors {name!r:.80} and {other!r:.80} overlap")
+        return tensors
+
+    def _alignment(self, values: Mapping[str, Value]) -> int:
+        value = values.get("general.alignment", Value("u32", ALIGNMENT))
+        found = value.data
+        good = value.kind == "u32" and not value.array and 0 < found <= MAX_ALIGNMENT
+        if not good or found & (found - 1):
+            raise self._broken(f"general.alignment is {found!r:.40}")
+        return int(found)
+
+    def _count(self, what: str, limit: int) -> int:
+        count = int(self._number("<Q", f"the number of {what}"))
+        # the smallest key or tensor takes 13 bytes
+        if count > limit or count * 13 > self._left:
+            raise self._broken(f"it claims {count} {what} ({limit} is the limit)")
+        return count
+
+    def _name(self, what: str) -> str:
+        return self._string(what, limit=MAX_NAME)
+
+    def _string(self, what: str, limit: int = MAX_TEXT) -> str:
+        length = int(self._number("<Q", f"the length of {what:.80}"))
+        self._text -= length
+        if length > limit or self._text < 0:
+            raise self._broken(f"{what:.80} has {length} bytes ({limit} is the limit)")
+        try:
+            return str(self._take(length, what), "utf-8")
+        except UnicodeDecodeError as error:
+            raise self._broken(f"{what:.80} is not UTF-8") from error
+
+    def _string_items(self, key: str, count: int) -> tuple[str, ...]:
+        """The strings of an array, in a tight loop of its own: vocabularies are long."""
+        content, at, unpack = self._bytes, self._at, _LENGTH.unpack_from
+        end = min(len(self._content), at + 8 * count + self._text)
+        items = []
+        try:
+            for _ in range(count):
+                start = at + 8
+                at = start + unpack(content, at)[0]
+                if at > end:
+                    raise self._broken(f"the strings of {key!r:.80} are too long, or cut off")
+                items.append(str(content[start:at], "utf-8"))
+        except (struct.error, UnicodeDecodeError) as error:
+            raise self._broken(f"the strings of {key!r:.80} are cut off, or no UTF-8") from error
+        self._text -= at - self._at - 8 * count
+        self._at = at
+        return tuple(items)
+
+    def _number(self, layout: str, what: str) -> int:
+        size = struct.calcsize(layout)
+        number: int = struct.unpack(layout, self._take(size, what))[0]
+        return number
+
+    def _take(self, length: int, what: str) -> memoryview:
+        if length > self._left:
+            raise self._broken(f"it ends before {what:.120}")
+        self._at += length
+        return self._bytes[self._at - length : self._at]
+
+    @property
+    def _left(self) -> int:
+        return len(self._content) - self._at
+
+    def _broken(self, reason: str) -> FormatError:
+        return FormatError(
+            f"{self._path} is not a valid GGUF file: {reason}",
+            hint="the file may be truncated: download or copy it again",
+        )
+
+
+def write_gguf_file(
+    file: BinaryIO, values: Mapping[str, Value], tensors: Mapping[str, Array]
+) -> None:
+    """Write values in their order and tensors by name: equal arguments give equal bytes.
+
+    Tensors are float32, float16 or bfloat16. Raises FormatError for another dtype, no values in a
+    tensor, or too many dimensions.
+    """
+    order = sorted(tensors)
+    head = [MAGIC, struct.pack("<IQQ", VERSION, len(order), len(values))]
+    for key, value in values.items():
+        head += [_text(key), _packed(value)]
+    offset = 0
+    for name in order:
+        array = tensors[name]
+        if array.dtype not in _WRITTEN or not array.size or not 1 <= array.ndim <= MAX_DIMENSIONS:
+            raise FormatError(f"{name}: GGUF cannot hold {array.dtype} of {list(array.shape)}")
+        shape = struct.pack(f"<I{array.ndim}Q", array.ndim, *reversed(array.shape))
+        head += [_text(name), shape, struct.pack("<IQ", _WRITTEN[array.dtype], offset)]
+        offset = _padded(offset + array.nbytes, ALIGNMENT)
+    content = b"".join(head)
+    file.write(content + bytes(-len(content) % ALIGNMENT))
+    for name in order:
+        array = tensors[name]
+        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        file.write(bytes(-array.nbytes % ALIGNMENT))
+
+
+def _packed(value: Value) -> bytes:
+    number = struct.pack("<I", _NUMBERS[value.kind])
+    items = value.data if value.array else [value.data]
+    if value.kind == "str":
+        body = b"".join(_text(item) for item in items)
+    else:
+        body = np.asarray(items, _STORED[value.kind]).tobytes()
+    if not value.array:
+        return number + body
+    return struct.pack("<I", _ARRAY) + number + struct.pack("<Q", len(items)) + body
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _padded(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

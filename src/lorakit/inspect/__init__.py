@@ -1,0 +1,1 @@
+"""What is in an adapter: a report, spectra, a picture."""

@@ -1,0 +1,150 @@
+"""Merged bases in the cache: made once for a base, adapters and scales, and found again.
+
+A merged base is used only if its files have the digests that were recorded when it was made; a
+damaged one is merged again. Where the cache has no room for it, it lives in a temporary folder, and
+as long as the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lorakit.adapter import Adapter
+from lorakit.base.folder import Base
+from lorakit.errors import LorakitError, SourceError, WriteError
+from lorakit.files.atomic import sweep, write_atomic
+from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.cache import blocks_digest_of, cache_root, in_spare_place, sweep_cache, touch
+from lorakit.merge import companions, merge
+from lorakit.sources import OnProgress, Progress
+from lorakit.sources.store import MANIFEST, Store, safe_name, writing
+
+log = logging.getLogger("lorakit")
+VERSION = 2  # of what `merge` writes for the same input
+MAX_MANIFEST = 16 << 20  # bytes
+_elsewhere: dict[str, Any] = {}  # by key: temporary folders, which go when the process ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedAdapter:
+    """An adapter that is in a model's weights."""
+
+    name: str
+    source: str
+    scale: float
+    digest: str
+
+
+def merged_base(
+    base: Base,
+    adapters: Sequence[tuple[Adapter, MergedAdapter]],
+    progress: OnProgress | None = None,
+) -> Base:
+    """The base with adapters at their scales in its weights, in the weights' own dtype.
+
+    Kept in the cache by the base's fingerprint and the files that come along with it, the adapters'
+    digests and the scales. Raises what `lorakit.merge.merge` raises, SourceError where the base
+    changes meanwhile, and WriteError.
+    """
+    sweep_cache()
+    key = _key(base, [said for _, said in adapters])
+    entry = cache_root() / "merged" / key
+    name = safe_name(base.name)
+    source = " + ".join([base.name, *(f"{m.source}:{m.scale:g}" for _, m in adapters)])
+    make = partial(_merge, base, adapters, source=source, progress=progress)
+    try:
+        with Store().lock(f"merged-{key}"):
+            if not _whole(entry, name):
+                _make(entry, name, make, source)
+    except WriteError as error:
+        log.warning("the merged base %s cannot be kept: %s", source, error.message)
+        return Base.open(_elsewhere_made(key, name, make))
+    touch(entry)
+    return Base.open(entry / name)
+
+
+def _make(entry: Path, name: str, make: Callable[[Path], object], source: str) -> None:
+    """Merge into an entry, and record the digests of what was written."""
+    folder = entry / name
+    if folder.exists():
+        log.warning("the merged base %s is not what was written, and is made again", source)
+    with writing(entry):
+        entry.mkdir(parents=True, exist_ok=True)
+        sweep(entry)
+        shutil.rmtree(folder, ignore_errors=True)
+    make(folder)
+    with writing(entry):
+        digests = {path.name: blocks_digest_of(path) for path in folder.iterdir()}
+        manifest = {"source": source, "files": {}, "digests": digests}
+        write_atomic(entry / MANIFEST, json.dumps(manifest).encode())
+
+
+def _elsewhere_made(key: str, name: str, make: Callable[[Path], object]) -> Path:
+    """The merged base in a temporary folder, made once in a process. Raises WriteError."""
+    if key not in _elsewhere or not _is_there(Path(_elsewhere[key].name) / name):
+        _elsewhere[key] = in_spare_place(name, make)
+    return Path(_elsewhere[key].name) / name
+
+
+def _is_there(folder: Path) -> bool:
+    with suppress(OSError):
+        return any(folder.iterdir())
+    return False
+
+
+def _whole(entry: Path, name: str) -> bool:
+    """Whether an entry's files are those that were written, each with its digest."""
+    try:
+        digests = parse_json(read_bounded(entry / MANIFEST, MAX_MANIFEST) or b"")["digests"]
+        found = {path.name: blocks_digest_of(path) for path in (entry / name).iterdir()}
+    except (OSError, ValueError, TypeError, KeyError, SourceError):
+        return False
+    return isinstance(digests, Mapping) and bool(found) and found == digests
+
+
+def _merge(
+    base: Base,
+    adapters: Sequence[tuple[Adapter, MergedAdapter]],
+    folder: Path,
+    *,
+    source: str,
+    progress: OnProgress | None,
+) -> None:
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(source=source, file=f"merging {base.name}", done=done, total=total))
+
+    merge(base, [(adapter, said.scale) for adapter, said in adapters], folder, progress=report)
+    if not _is_still(base):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SourceError(
+            f"{base.path} changed while adapters were merged into it", hint="open it again"
+        )
+
+
+def _is_still(base: Base) -> bool:
+    """Whether the files on disk are those that were opened, by their size and time."""
+    try:
+        return Base.open(base.path).fingerprint == base.fingerprint
+    except (LorakitError, OSError):
+        return False
+
+
+def _key(base: Base, adapters: Sequence[MergedAdapter]) -> str:
+    """Other weights, another tokenizer or template: another key."""
+    try:
+        along = [(name, hashlib.sha256(content).hexdigest()) for name, content in companions(base)]
+    except OSError as error:
+        raise SourceError(f"cannot read {base.path}: {error.strerror or error}") from error
+    said = [(adapter.digest, adapter.scale) for adapter in adapters]
+    parts = [VERSION, base.fingerprint, along, said]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

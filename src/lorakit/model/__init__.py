@@ -1,0 +1,1 @@
+"""The user's objects: open, Model, its adapters, conversations."""

@@ -1,0 +1,285 @@
+"""The adapters of an open model: which are loaded, which are active, and at what scale.
+
+State changes are made under one lock and handed to the engine's thread in the same order, so that
+what a caller reads is what the engine will do from the next token on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+
+from lorakit.adapter import Adapter
+from lorakit.engines.protocol import AdapterSet
+from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.processes import on_fork
+from lorakit.runtime.stages import KvPolicy
+from lorakit.runtime.thread import EngineThread
+from lorakit.values import finite, real, shown
+
+Scales = Mapping[str, float] | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterInfo:
+    """What there is to know of a loaded adapter. `scale` is None while it is not active."""
+
+    name: str
+    source: str
+    scale: float | None
+    rank: int
+    modules: int
+    parameters: int
+    nbytes: int
+    digest: str
+
+    @property
+    def active(self) -> bool:
+        return self.scale is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    handle: int
+    adapter: Adapter
+    source: str
+
+
+class AdapterTable:
+    """Loaded and active adapters of one engine thread. Every method is thread-safe."""
+
+    def __init__(self, thread: EngineThread) -> None:
+        self.lock = threading.RLock()
+        self._thread = thread
+        self._loaded: dict[str, _Loaded] = {}
+        self._reserved: set[str] = set()
+        self._active: dict[str, float] = {}
+        on_fork(self, AdapterTable._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self.lock = threading.RLock()  # another thread may hold it, and is not in this process
+
+    def reserve(self, name: str) -> None:
+        """Claim a name while its adapter is still loading. Raises NameTakenError."""
+        with self.lock:
+            if not name or not isinstance(name, str):
+                said = shown(name)
+                raise ParameterError(f"an adapter's name must be a non-empty string, not {said}")
+            if name in self._loaded or name in self._reserved:
+                raise NameTakenError(
+                    f"an adapter named {name!r} is loaded already",
+                    hint="unload it first, or load this one under another name",
+                )
+            self._reserved.add(name)
+
+    def release(self, name: str) -> None:
+        """Give up a reserved name whose adapter did not load."""
+        with self.lock:
+            self._reserved.discard(name)
+
+    def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
+        """Attach an adapter under a reserved name; waits for the engine."""
+        future = self._thread.call(lambda scheduler: scheduler.attach(name, adapter))
+        try:
+            handle = future.result()
+        except BaseException:  # Ctrl-C: nobody will know the handle
+            future.add_done_callback(self._take_back)
+            raise
+        with self.lock:
+            self._reserved.discard(name)
+            self._loaded[name] = _Loaded(handle=handle, adapter=adapter, source=source)
+        return LoadedAdapter(self, name, handle)
+
+    def _take_back(self, attached: Future[int]) -> None:
+        if attached.exception() is None:
+            with suppress(ClosedError):
+                self._thread.call(lambda scheduler: scheduler.retire(attached.result()))
+
+    def find(self, name: str) -> LoadedAdapter | None:
+        """The user's handle to a loaded adapter."""
+        with self.lock:
+            loaded = self._loaded.get(name)
+            return LoadedAdapter(self, name, loaded.handle) if loaded else None
+
+    def unload(self, name: str, handle: int) -> Future[None]:
+        """Forget an adapter; its memory goes when the last running request that uses it ends."""
+        with self.lock:
+            self._find(name, handle)
+            if name in self._active:
+                self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
+            del self._loaded[name]
+            return self._thread.call(lambda scheduler: scheduler.retire(handle))
+
+    def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
+        """Make exactly these adapters active, in this order."""
+        if policy not in ("keep", "recompute"):
+            raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
+        with self.lock:
+            scales = as_scales(scales)
+            adapters = self.resolve(scales)
+            self._active = scales
+            return self._thread.call(lambda scheduler: scheduler.activate(adapters, policy))
+
+    def rescale(
+        self, name: str, handle: int, scale: float | None, policy: KvPolicy
+    ) -> Future[None]:
+        """Add an adapter to the active set, change its scale there, or (None) take it out."""
+        with self.lock:
+            self._find(name, handle)
+            scales = {**self._active, name: scale} if scale is not None else dict(self._active)
+            if scale is None:
+                scales.pop(name, None)
+            return self.activate({k: s for k, s in scales.items() if s is not None}, policy)
+
+    def resolve(self, scales: Scales) -> AdapterSet:
+        """Handles and scales for the engine; an adapter at scale 0 is left out."""
+        with self.lock:
+            found = [(self._find(name).handle, scale) for name, scale in as_scales(scales).items()]
+            return tuple((handle, scale) for handle, scale in found if scale != 0.0)
+
+    def scale(self, name: str, handle: int) -> float | None:
+        with self.lock:
+            self._find(name, handle)
+            return self._active.get(name)
+
+    def info(self, name: str, handle: int) -> AdapterInfo:
+        with self.lock:
+            self._find(name, handle)
+            return self._info(name)
+
+    def adapter(self, name: str, handle: int) -> Adapter:
+        with self.lock:
+            return self._find(name, handle).adapter
+
+    def all_info(self) -> tuple[AdapterInfo, ...]:
+        """All loaded adapters: the active ones in their order, then the rest."""
+        with self.lock:
+            rest = [name for name in self._loaded if name not in self._active]
+            return tuple(self._info(name) for name in [*self._active, *rest])
+
+    def _info(self, name: str) -> AdapterInfo:
+        loaded = self._loaded[name]
+        adapter = loaded.adapter
+        return AdapterInfo(
+            name=name,
+            source=loaded.source,
+            scale=self._active.get(name),
+            rank=adapter.max_rank,
+            modules=len(adapter.modules),
+            parameters=adapter.parameters,
+            nbytes=adapter.nbytes,
+            digest=adapter.digest,
+        )
+
+    def _find(self, name: str, handle: int | None = None) -> _Loaded:
+        """A loaded adapter, the very one with that handle where one is given."""
+        self._thread.require_open()
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            names = ", ".join(sorted(self._loaded)) or "none"
+            raise UnknownAdapterError(
+                f"no adapter named {name!r} is loaded", hint=f"loaded adapters: {names}"
+            )
+        if handle is not None and handle != loaded.handle:
+            raise UnknownAdapterError(
+                f"this adapter {name!r} was unloaded; another has its name now",
+                hint="use the handle that load_adapter returned last, or model.find",
+            )
+        return loaded
+
+
+class LoadedAdapter:
+    """A user's handle to a loaded adapter.
+
+    Methods wait for the engine to end its step; their `a...` twins await instead. After `unload`
+    (or the model's close) every one of them raises.
+    """
+
+    def __init__(self, table: AdapterTable, name: str, handle: int) -> None:
+        self._table = table
+        self._handle = handle
+        self.name = name
+
+    def apply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+        """Make the adapter active at a scale, beside those that are active already.
+
+        scale multiplies the adapter's own effective scale; any finite number, 0 is off. It acts
+        from the next token on, in running generations too: `kv` says whether these keep the KV of
+        earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
+        """
+        self._table.rescale(self.name, self._handle, _number(scale), kv).result()
+
+    async def aapply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+        """`apply` for coroutines."""
+        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, _number(scale), kv))
+
+    @property
+    def scale(self) -> float | None:
+        """The scale at which it is active; None while it is not. Setting it is `apply`."""
+        return self._table.scale(self.name, self._handle)
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        self.apply(scale)
+
+    @property
+    def info(self) -> AdapterInfo:
+        """Rank, sizes, digest, source and scale."""
+        return self._table.info(self.name, self._handle)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The value that was loaded."""
+        return self._table.adapter(self.name, self._handle)
+
+    def remove(self, *, kv: KvPolicy = "keep") -> None:
+        """Take it out of the active set; it stays loaded."""
+        self._table.rescale(self.name, self._handle, None, kv).result()
+
+    async def aremove(self, *, kv: KvPolicy = "keep") -> None:
+        """`remove` for coroutines."""
+        await asyncio.wrap_future(self._table.rescale(self.name, self._handle, None, kv))
+
+    def unload(self) -> None:
+        """Free it. Requests that already run with it end first; new ones cannot name it."""
+        self._table.unload(self.name, self._handle).result()
+
+    async def aunload(self) -> None:
+        """`unload` for coroutines."""
+        await asyncio.wrap_future(self._table.unload(self.name, self._handle))
+
+    def __repr__(self) -> str:
+        return f"LoadedAdapter({self.name!r})"
+
+
+def _number(scale: float) -> float:
+    """A scale that is not None, which would mean to remove. Raises ParameterError."""
+    if scale is None:
+        raise ParameterError("a scale must be a number, not None", hint="remove() takes it out")
+    return scale
+
+
+def as_scales(scales: Scales) -> dict[str, float]:
+    """{"a": 0.7} or ["a"] (scale 1) as a dict of finite floats. Raises ParameterError."""
+    if isinstance(scales, str):
+        scales = [scales]
+    if not isinstance(scales, Iterable):
+        raise ParameterError(f"adapters must be names, or names with scales, not {shown(scales)}")
+    pairs = scales.items() if isinstance(scales, Mapping) else [(name, 1.0) for name in scales]
+    result: dict[str, float] = {}
+    for name, scale in pairs:
+        if not isinstance(name, str):
+            raise ParameterError(f"an adapter is named by a string, not {shown(name)}")
+        if name in result:
+            raise ParameterError(f"adapter {name!r} is named twice")
+        if not real(scale):
+            raise ParameterError(f"the scale of {name!r} must be a number, not {shown(scale)}")
+        if not finite(scale):
+            said = shown(scale)
+            raise ParameterError(f"the scale of {name!r} must be finite in float32, not {said}")
+        result[name] = float(scale)
+    return result

@@ -1,0 +1,322 @@
+"""A conversation with a model: its messages, kept, changed, forked and saved.
+
+It holds text and no KV: what was computed before is found again by the runtime's prefix cache, so
+that a fork or another answer to the same question costs only its new tokens.
+
+A saved conversation is a JSON object whose every field is checked, when it is written and when it
+is read, by the rules for what a model is asked: what can be saved can be read.
+
+    format "lorakit-session"    version 2    messages    tools or null
+    adapters  {name: scale} or null          sampling  {parameter: value} or null (not in version 1)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
+from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
+from lorakit.files.atomic import write_atomic
+from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.model.adapters import Scales, as_scales
+from lorakit.model.types import ChatReply
+from lorakit.runtime.generation import Completion, Stream
+from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
+
+FORMAT, VERSION = "lorakit-session", 2
+FIELDS = {1: ("messages", "tools", "adapters"), 2: ("messages", "tools", "adapters", "sampling")}
+MAX_FILE = 64 << 20  # bytes of a saved conversation
+
+
+class Talker(Protocol):
+    """What a session asks of a Model."""
+
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]: ...
+
+    def stream(
+        self,
+        prompt: Any,
+        *,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> Stream: ...
+
+    def parse_reply(self, completion: Completion) -> ChatReply: ...
+
+
+class Session:
+    """A conversation. For use by one thread at a time; the model may serve others meanwhile.
+
+    messages: OpenAI's shapes, oldest first; yours to read, and to change between two turns.
+    adapters: as of `Model.chat`: for this conversation alone, or None to follow the active set.
+    """
+
+    def __init__(
+        self,
+        model: Talker,
+        *,
+        system: str | None = None,
+        messages: Sequence[Message] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+    ) -> None:
+        self._model = model
+        self.messages: list[dict[str, Any]] = [copy.deepcopy(dict(m)) for m in messages]
+        if system is not None:
+            self.messages.insert(0, {"role": "system", "content": system})
+        self.tools = tools
+        self.adapters = None if adapters is None else as_scales(adapters)
+        self.sampling = sampling
+
+    def send(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
+        """Say something and wait for the answer; both are kept. Errors as of `Model.chat`, and then
+        the conversation is as it was."""
+        for _ in (turn := self.stream(content, **options)):
+            pass
+        return turn.reply
+
+    def stream(self, content: Any, **options: Unpack[SamplingOptions]) -> Turn:
+        """Say something and read the answer piece by piece; both are kept once it has ended."""
+        return self._turn([*self.messages, {"role": "user", "content": content}], options)
+
+    def answer(self, results: Sequence[Message], **options: Unpack[SamplingOptions]) -> ChatReply:
+        """Hand over the results of tool calls (messages of the role "tool") and wait for what
+        the model says of them."""
+        for _ in (turn := self._turn([*self.messages, *map(dict, results)], options)):
+            pass
+        return turn.reply
+
+    def regenerate(self, **options: Unpack[SamplingOptions]) -> ChatReply:
+        """Another answer to the last message, in place of the one that was given."""
+        end = self._last_user() + 1
+        for _ in (turn := self._turn(self.messages[:end], options)):
+            pass
+        return turn.reply
+
+    def edit_last(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
+        """Say the last thing otherwise; what was answered is dropped and answered anew."""
+        start = self._last_user()
+        changed = {**self.messages[start], "content": content}
+        for _ in (turn := self._turn([*self.messages[:start], changed], options)):
+            pass
+        return turn.reply
+
+    def fork(self) -> Session:
+        """A conversation that goes on from here by itself."""
+        return Session(
+            self._model,
+            messages=self.messages,
+            tools=self.tools,
+            adapters=self.adapters,
+            sampling=self.sampling,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversation as JSON, whole or not at all.
+
+        Raises ParameterError for what no file can hold (images given as bytes, half a surrogate
+        pair, NaN) and for what is no conversation, and WriteError.
+        """
+        try:
+            text = _encoded(self._content())
+            _check(json.loads(text))
+        except FormatError as error:
+            message = f"the conversation cannot be saved: {error.message}"
+            raise ParameterError(message, items=error.items) from error
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ParameterError(f"the conversation cannot be saved as JSON: {error}") from error
+        if len(text) > MAX_FILE:
+            raise ParameterError(f"the conversation has more than {MAX_FILE} bytes")
+        try:
+            write_atomic(Path(path), text)
+        except (OSError, ValueError) as error:  # a name that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise WriteError(f"cannot write {path}: {reason}") from error
+        except TypeError as error:
+            raise ParameterError(f"a path is expected, not {path!r:.80}") from error
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "messages": self.messages,
+            "tools": self.tools,
+            "adapters": self.adapters,
+            "sampling": None if self.sampling is None else _plain(asdict(self.sampling)),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        model: Talker,
+        path: str | os.PathLike[str],
+        *,
+        sampling: SamplingParams | None = None,
+    ) -> Session:
+        """Read what `save` wrote. Its adapters are names, which must be loaded when it goes on.
+
+        sampling: in place of what was saved. Raises SourceError and FormatError.
+        """
+        content = _read(Path(path))
+        try:
+            saved = _check(content)
+        except FormatError as error:
+            message = f"{path} is not a saved conversation: {error.message}"
+            raise FormatError(message, items=error.items) from error
+        return cls(
+            model,
+            messages=content["messages"],
+            tools=content["tools"],
+            adapters=content["adapters"],
+            sampling=saved if sampling is None else sampling,
+        )
+
+    def _turn(self, messages: list[dict[str, Any]], options: SamplingOptions) -> Turn:
+        ids = self._model.chat_prompt(messages, tools=self.tools)
+        stream = self._model.stream(ids, adapters=self.adapters, sampling=self.sampling, **options)
+        return Turn(self, messages, stream, self._model)
+
+    def _last_user(self) -> int:
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index].get("role") == "user":
+                return index
+        raise ParameterError("the conversation holds no message of the user yet")
+
+
+class Turn:
+    """One answer while it is written: iterate for its pieces, then read `reply`."""
+
+    def __init__(
+        self, session: Session, messages: list[dict[str, Any]], stream: Stream, model: Talker
+    ) -> None:
+        self._session, self._messages = session, messages
+        self._stream, self._model = stream, model
+        self._reply: ChatReply | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._stream
+        self._finish()
+
+    @property
+    def reply(self) -> ChatReply:
+        """The whole answer; waits for it. Raises what went wrong."""
+        return self._finish()
+
+    def cancel(self) -> None:
+        """Stop the answer and take the turn back."""
+        self._stream.cancel()
+
+    def _finish(self) -> ChatReply:
+        if self._reply is None:
+            self._reply = self._model.parse_reply(self._stream.result())
+            self._session.messages[:] = [*self._messages, self._reply.message]
+        return self._reply
+
+
+def _read(path: Path) -> Any:
+    """JSON of bounded size that could be written again."""
+    try:
+        raw = read_bounded(path, MAX_FILE)
+        if raw is None:
+            raise FormatError(f"{path} is larger than {MAX_FILE} bytes")
+        content = parse_json(raw, items=MAX_NODES)
+        _encoded(content)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+    return content
+
+
+def _encoded(content: object) -> bytes:
+    """JSON in UTF-8. Raises ValueError for half a surrogate pair, NaN and what has no end, and
+    TypeError."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode()
+
+
+def _check(content: Any) -> SamplingParams | None:
+    """Raise FormatError with everything that is wrong; returns the saved sampling."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(f'it has no "format": "{FORMAT}"')
+    version = content.get("version")
+    if type(version) is not int or version not in FIELDS:
+        known = " or ".join(map(str, FIELDS))
+        raise FormatError(f"it has version {version!r:.20}, not {known}")
+    names = {"format", "version", *FIELDS[version]}
+    faults = [f"{name!r:.80} is not known" for name in content if name not in names]
+    faults += [f"{name} is missing" for name in sorted(names - content.keys())]
+    if faults:
+        raise FormatError("its fields are others", items=faults)
+    found = None
+    for name, check in _CHECKS.items():
+        try:
+            value = content.get(name)
+            result = None if value is None and name != "messages" else check(value)
+            found = result if name == "sampling" else found
+        except ParameterError as error:
+            faults += error.items or (f"{name}: {error.message}",)
+    if faults:
+        raise FormatError("its fields cannot be read", items=faults)
+    return found
+
+
+def _messages(value: object) -> None:
+    if value != []:
+        prepare_messages(value)  # type: ignore[arg-type]  # checked there
+
+
+def _tools(value: object) -> None:
+    if value != []:
+        prepare_tools(_list(value))
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ParameterError(f"expected a list, found {type(value).__name__}")
+    return value
+
+
+def _adapters(value: object) -> None:
+    if not isinstance(value, dict):
+        raise ParameterError(f"expected names with scales, found {type(value).__name__}")
+    as_scales(value)
+
+
+def _sampling(value: object) -> SamplingParams:
+    if not isinstance(value, dict):
+        raise ParameterError(f"expected parameters, found {type(value).__name__}")
+    return sampling_params(None, value)  # type: ignore[arg-type]  # checked there
+
+
+_CHECKS: dict[str, Callable[[object], SamplingParams | None]] = {
+    "messages": _messages,
+    "tools": _tools,
+    "adapters": _adapters,
+    "sampling": _sampling,
+}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of other libraries as Python's, for JSON."""
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, tuple):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, Integral) else float(value)

@@ -1,0 +1,342 @@
+"""Model: a base model that is ready to generate, with adapters that come and go.
+
+A call here becomes a Generation, waits its turn in the scheduler, runs as a row of the engine and
+comes back as text. What happens in between is in runtime/scheduler.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Literal, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.base.folder import Base
+from lorakit.chat.dialogue import Dialogue
+from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
+from lorakit.errors import CapabilityError, ClosedError, ParameterError
+from lorakit.files.bounded import as_path
+from lorakit.merge.cached import MergedAdapter
+from lorakit.model.adapter_config import AdapterRef, ModelWarning
+from lorakit.model.adapters import AdapterInfo, AdapterTable, LoadedAdapter, Scales
+from lorakit.model.generating import Generating
+from lorakit.model.load import name_of, ready
+from lorakit.model.types import ChatPrompt, Prompt
+from lorakit.processes import on_fork
+from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
+from lorakit.runtime.prompts import check_ids, check_prompt
+from lorakit.runtime.stages import KvPolicy
+from lorakit.runtime.state import read_state, write_state
+from lorakit.runtime.thread import EngineThread
+from lorakit.sources import OnProgress, Progress, Source, fetch
+from lorakit.text.image_ids import Vectors
+from lorakit.text.tokenizer import TextTokenizer
+
+T = TypeVar("T")
+
+
+class Model(Generating):
+    """An open base model. Every method may be called from any thread.
+
+    `adapters=` of a request names the adapters for that request alone ({} for the plain base); left
+    out, the request follows the model's active set, changes in mid-generation included.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        tokenizer: TextTokenizer,
+        thread: EngineThread,
+        *,
+        offline: bool | None = None,
+        progress: OnProgress | None = None,
+        allow_private: bool = False,
+    ) -> None:
+        self.base = base
+        self.warnings: tuple[ModelWarning, ...] = ()  # what `open` went on in spite of
+        self.merged: tuple[MergedAdapter, ...] = ()  # what `open` put into the base's weights
+        self._offline = offline
+        self._progress = progress
+        self._allow_private = allow_private
+        self.tokenizer = tokenizer
+        self._dialogue = Dialogue(base.path, tokenizer, base.templates if base.is_gguf else None)
+        self._thread = thread
+        self._table = AdapterTable(self._thread)
+        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
+        self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
+        on_fork(self, Model._forked)
+        # The collector runs finalizers in the midst of anything: this one signals and never waits.
+        finalizer = weakref.finalize(self, _let_go, self._thread, self._loaders)
+        finalizer.atexit = False  # the thread closes itself then, see runtime.processes
+        self.capabilities: Capabilities = thread.wait_open()
+
+    # Adapters.
+
+    @overload
+    def load_adapter(
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        allow_private: bool | None = None,
+        wait: Literal[True] = True,
+    ) -> LoadedAdapter: ...
+    @overload
+    def load_adapter(
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        allow_private: bool | None = None,
+        wait: Literal[False],
+    ) -> Future[LoadedAdapter]: ...
+    def load_adapter(
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        allow_private: bool | None = None,
+        wait: bool = True,
+    ) -> LoadedAdapter | Future[LoadedAdapter]:
+        """Get an adapter, check it against the base and make it available; it is not active yet.
+
+        adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, or an
+        Adapter. name: how to call it; by default the last part of the reference. source: of which
+        kind the reference must be. allow_private: let a URL be of a machine of a private network;
+        None is as the model was opened. With wait=False a Future comes back at once and generation
+        goes on meanwhile.
+        Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError, ClosedError
+        and leaves the model as it was.
+        """
+        name = name or name_of(adapter)
+        self._thread.require_open()
+        self._table.reserve(name)
+        if wait:
+            return self._load(adapter, name, source, allow_private)
+        try:
+            future = self._loaders.submit(self._load, adapter, name, source, allow_private)
+        except RuntimeError:  # closed just now
+            self._table.release(name)
+            self._thread.require_open()
+            raise
+        self._loads.add(future)
+        future.add_done_callback(partial(self._release_cancelled, name))
+        return future
+
+    async def aload_adapter(
+        self,
+        adapter: AdapterRef,
+        name: str | None = None,
+        *,
+        source: Source = "auto",
+        allow_private: bool | None = None,
+    ) -> LoadedAdapter:
+        """`load_adapter` for coroutines."""
+        load = self.load_adapter(
+            adapter, name, source=source, allow_private=allow_private, wait=False
+        )
+        return await asyncio.wrap_future(load)
+
+    def apply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
+        """Make exactly these adapters active, all at once: {"a": 0.7, "b": 0.3}.
+
+        Scales multiply the adapters' own effective scales; 0 is off. Running generations that
+        follow the active set change with their next token; `kv` says whether the KV of their
+        earlier tokens is kept or recomputed.
+        Raises ParameterError, UnknownAdapterError, ClosedError, and then changes nothing.
+        """
+        self._table.activate(adapters, kv).result()
+
+    async def aapply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
+        """`apply` for coroutines."""
+        await asyncio.wrap_future(self._table.activate(adapters, kv))
+
+    def clear_adapters(self, *, kv: KvPolicy = "keep") -> None:
+        """Back to the plain base; the adapters stay loaded."""
+        self.apply({}, kv=kv)
+
+    async def aclear_adapters(self, *, kv: KvPolicy = "keep") -> None:
+        """`clear_adapters` for coroutines."""
+        await self.aapply({}, kv=kv)
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All loaded adapters: the active ones in their order, then the rest."""
+        return self._table.all_info()
+
+    def find(self, name: str) -> LoadedAdapter | None:
+        """The loaded adapter of that name, if there is one."""
+        return self._table.find(name)
+
+    # What was computed.
+
+    def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
+        """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
+        ids, images = self._whole(prompt)
+        self._check(ids, images)
+        return self._compute(adapters, lambda chosen: LogitsOf(ids, chosen, images))
+
+    def embed(
+        self,
+        prompt: Prompt,
+        *,
+        adapters: Scales | None = None,
+        pooling: Literal["mean", "last"] = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """The prompt as one vector, float32 [hidden size]: its tokens' last hidden states pooled.
+
+        normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
+        """
+        if pooling not in ("mean", "last"):
+            raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        ids, images = self._whole(prompt)
+        if images:
+            raise CapabilityError("images have no embedding", hint="embed text alone")
+        self._check(ids, {})
+        states = self._compute(adapters, lambda chosen: HiddenOf(ids, chosen))
+        vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
+        length = float(np.linalg.norm(vector)) if normalize else 1.0
+        return np.asarray(vector / (length or 1.0), np.float32)
+
+    def save_state(
+        self, prompt: Prompt, path: str | os.PathLike[str], *, adapters: Scales | None = None
+    ) -> int:
+        """Compute a prompt's KV and write it to a file; returns how many tokens it holds.
+
+        It serves only requests with the same base, engine, adapters, scales and tokens.
+        Raises WriteError, ContextFullError, ParameterError, UnknownAdapterError, QueueFullError,
+        EngineError, ClosedError.
+        """
+        ids, images = self._whole(prompt)
+        if images:
+            raise CapabilityError("the KV of images is not saved", hint="save text alone")
+        self._check(ids, {})
+        place = as_path(path)
+        state = self._compute(adapters, lambda chosen: SavedState(ids, chosen))
+        write_state(place, state, self._about())
+        return len(ids)
+
+    def load_state(self, path: str | os.PathLike[str]) -> int:
+        """Take saved KV into the prefix cache; returns how many tokens it holds.
+
+        Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
+        """
+        most, kv = self.capabilities.context, self._most_kv()
+        state = read_state(as_path(path), self._about(), max_tokens=most, max_kv=kv)
+        self._thread.compute(LoadedState(state)).result()
+        return len(state.tokens)
+
+    def _about(self) -> dict[str, str]:
+        return {"engine": self.capabilities.kv_identity, "base": self.base.fingerprint}
+
+    def _most_kv(self) -> int:
+        """Bytes of KV that a full context of this model takes, in any engine's form."""
+        d = self.base.decoder
+        token = 2 * len(d.layers) * d.kv_heads * d.head_dim * 4  # keys and values, float32
+        return 2 * (token + 64) * self.capabilities.context + (1 << 20)
+
+    def _check(self, ids: Sequence[int], images: Mapping[int, Vectors]) -> None:
+        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary, images)
+        check_ids(ids[-1:], self.capabilities.vocabulary, images)
+
+    def _whole(self, prompt: Prompt) -> tuple[list[int], Mapping[int, Vectors]]:
+        ids = self.encode(prompt)
+        if not ids:
+            raise ParameterError("the prompt holds no tokens")
+        return ids, ids.images if isinstance(ids, ChatPrompt) else {}
+
+    def _compute(
+        self, adapters: Scales | None, make: Callable[[AdapterSet | None], Computation[T]]
+    ) -> T:
+        """Queue a computation with the named adapters, or the active set, and wait for it."""
+        with self._table.lock:  # nothing may be unloaded between naming and queueing it
+            chosen = None if adapters is None else self._table.resolve(adapters)
+            future = self._thread.compute(make(chosen))
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # as Ctrl-C means; where it runs already it runs to its end
+            raise
+
+    # Closing.
+
+    @property
+    def closed(self) -> bool:
+        return self._thread.closed
+
+    def close(self) -> None:
+        """End running requests with ClosedError and free everything. Twice does no harm."""
+        self._thread.close()
+        self._loaders.shutdown(wait=False)  # what still loads meets the closed thread and says so
+
+    async def aclose(self) -> None:
+        """`close` for coroutines."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Model:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    # Loading.
+
+    def _load(
+        self, reference: AdapterRef, name: str, source: Source, private: bool | None
+    ) -> LoadedAdapter:
+        get = partial(
+            fetch,
+            source=source,
+            offline=self._offline,
+            progress=self._report,
+            allow_private=self._allow_private if private is None else private,
+        )
+        try:
+            adapter, said = ready(reference, self.base, get)
+            self._thread.prepare(adapter)  # here, so that the engine's thread need not
+            return self._table.load(name, adapter, said)
+        except BaseException:
+            self._table.release(name)
+            raise
+
+    def _forked(self) -> None:
+        """In a child process nobody loads what is still to load."""
+        for load in list(self._loads):
+            load._condition = threading.Condition()  # another thread may hold it
+            try:
+                self._thread.require_open()
+            except ClosedError as error:
+                with suppress(InvalidStateError):  # done
+                    load.set_exception(error)
+
+    def _report(self, progress: Progress) -> None:
+        self._thread.require_open()  # a download does not outlive its model
+        if self._progress is not None:
+            self._progress(progress)
+
+    def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
+        if load.cancelled():
+            self._table.release(name)
+
+
+def _let_go(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
+    thread.begin_close()
+    loaders.shutdown(wait=False)

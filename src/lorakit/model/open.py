@@ -1,0 +1,230 @@
+"""`open`: a base, from wherever it is, with its adapters, as a running Model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from lorakit.adapter import Adapter
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.protocol import Device, EngineOptions, Quantization
+from lorakit.engines.table import (
+    choose_engine,
+    open_engine,
+    open_tokenizer,
+    rehearse,
+    require_tokenizer,
+)
+from lorakit.errors import CapabilityError, LorakitError, ParameterError
+from lorakit.files.cache import sweep_cache
+from lorakit.merge.cached import MergedAdapter, merged_base
+from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
+from lorakit.model.load import ready
+from lorakit.model.model import Model
+from lorakit.runtime.thread import EngineThread
+from lorakit.sources import OnProgress, describe, fetch
+from lorakit.values import shown, whole
+
+Choice = Adapter | AdapterConfig
+Get = Callable[..., Path]  # `fetch` as this model wants it
+log = logging.getLogger("lorakit")
+MAX_QUEUE = 256
+
+
+class EngineKeywords(TypedDict, total=False):
+    """EngineOptions as keyword arguments of `open`."""
+
+    quantize: Quantization
+    threads: int | None
+    context: int | None
+    max_batch: int
+    cached_sequences: int
+    device: Device | None
+    llama: LlamaOptions | None
+
+
+def open(
+    base: str | os.PathLike[str],
+    *,
+    adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
+    engine: str | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
+    max_queue: int = MAX_QUEUE,
+    offline: bool | None = None,
+    progress: OnProgress | None = None,
+    allow_private: bool = False,
+    **options: Unpack[EngineKeywords],
+) -> Model:
+    """Open a base model and return a Model; close it, or use it as a context manager.
+
+    base: a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file: a path,
+    the https:// URL of one, or hf:org/repo[@revision][/subfolder].
+    adapter: one adapter or several to load and apply at once: a reference, an Adapter, or an
+    AdapterConfig, which also says at what scale and what to do when it fails.
+    engine: "onnx" (ONNX Runtime, the default for a folder), "llama" (llama.cpp, for a GGUF file;
+    needs lorakit[llama]), or "torch" (the reference: transformers, every kind of adapter, float32;
+    needs lorakit[torch]).
+    mmproj: the file of a GGUF vision model's projector, so that chats may hold images.
+    max_queue: how many requests may wait before QueueFullError.
+    offline: fetch nothing; None asks LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: told of every
+    download, of this model's later `load_adapter` too; see lorakit.sources. allow_private: let URLs
+    be of machines of a private network, there too.
+    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences, device,
+    llama=LlamaOptions(...)).
+    Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
+    adapter, what `Model.load_adapter` raises; then everything is closed.
+    """
+    known = [option.name for option in fields(EngineOptions)]
+    if unknown := sorted(set(options) - set(known)):
+        raise ParameterError(
+            f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
+        )
+    if not whole(max_queue) or max_queue < 1:
+        said = shown(max_queue)
+        raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
+    choices = as_choices(adapter)
+    sweep_cache()
+    get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
+    opened = open_base(get(base, kind="base"))
+    engine = choose_engine(engine, opened)
+    native = options.get("llama")
+    if native is not None and engine != "llama":
+        raise CapabilityError(
+            f"LlamaOptions are for GGUF files; the {engine} engine runs {opened.path}",
+            hint="leave llama= (on the command line: --gpu-layers) out",
+        )
+    opened, choices, merged, warnings = _merge(opened, choices, get, progress)
+    require_tokenizer(opened)  # before anything slow begins
+    if mmproj is not None:
+        options["llama"] = _with_projector(native, mmproj, opened, get)
+    elif native is not None:
+        options["llama"] = _anchored(native)
+    chosen = EngineOptions(**options)
+    rehearse(opened, chosen)
+    make = partial(open_engine, engine, opened, chosen)
+    thread = EngineThread(make, max_queue=max_queue)
+    try:  # beside the opening engine
+        tokenizer = open_tokenizer(opened)
+        model = Model(
+            opened,
+            tokenizer,
+            thread,
+            offline=offline,
+            progress=progress,
+            allow_private=allow_private,
+        )
+    except BaseException:
+        thread.close()
+        raise
+    try:
+        model.merged = merged
+        model.warnings = (*warnings, *_apply(model, choices))
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _with_projector(
+    native: LlamaOptions | None,
+    mmproj: str | os.PathLike[str],
+    base: Base,
+    get: Get,
+) -> LlamaOptions:
+    """The options with the projector's local file. Raises CapabilityError, and as `fetch`."""
+    if not base.is_gguf:
+        raise CapabilityError(
+            "a projector goes with a GGUF model", hint="open the GGUF file of the vision model"
+        )
+    return _anchored(replace(native or LlamaOptions(), mmproj=get(mmproj, kind="base")))
+
+
+def _anchored(native: LlamaOptions) -> LlamaOptions:
+    """The options with the projector's whole path: the process may go to another folder."""
+    if native.mmproj is None:
+        return native
+    return replace(native, mmproj=Path(native.mmproj).expanduser().absolute())
+
+
+def _merge(
+    base: Base, choices: list[Choice], get: Get, progress: OnProgress | None
+) -> tuple[Base, list[Choice], tuple[MergedAdapter, ...], list[ModelWarning]]:
+    """The base with what is to be merged into it, and the adapters that are left to apply."""
+    wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
+    rest = [c for c in choices if isinstance(c, Adapter) or c.mode != "merge"]
+    if wanted:
+        base.require_weights()
+    found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
+    warnings = []
+    for config in wanted:
+        try:
+            adapter, source = ready(config.path, base, partial(get, source=config.source))
+        except LorakitError as error:
+            warnings.append(_survived(config, error))
+        else:
+            found.append((config, adapter, _merged(config, adapter, source)))
+    try:
+        pairs = [(adapter, said) for _, adapter, said in found]
+        merged = merged_base(base, pairs, progress) if found else base
+    except LorakitError as error:  # of them together
+        warnings += [_survived(config, error) for config, _, _ in found]
+        return base, rest, (), warnings
+    return merged, rest, tuple(said for _, said in pairs), warnings
+
+
+def _merged(config: AdapterConfig, adapter: Adapter, source: str) -> MergedAdapter:
+    return MergedAdapter(
+        name=config.name, source=source, scale=config.user_scale, digest=adapter.digest
+    )
+
+
+def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
+    """Load adapters and make them active; returns what went wrong and was to be survived."""
+    scales: dict[str, float] = {}
+    warnings = []
+    for choice in choices:
+        try:
+            name, scale = _load(model, choice, scales)
+        except LorakitError as error:
+            if isinstance(choice, Adapter):
+                raise
+            warnings.append(_survived(choice, error))
+        else:
+            scales[name] = scale
+    model.apply(scales)
+    return tuple(warnings)
+
+
+def _load(model: Model, choice: Choice, taken: Container[str]) -> tuple[str, float]:
+    if isinstance(choice, Adapter):
+        name = unused_name("adapter", taken)
+        model.load_adapter(choice, name)
+        return name, 1.0
+    name = unused_name(choice.name, taken)
+    model.load_adapter(choice.path, name, source=choice.source)
+    return name, choice.user_scale
+
+
+def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
+    """What is told of an adapter that may fail; the error is raised where it may not."""
+    if choice.on_error == "raise":
+        raise error
+    reference = describe(choice.path, choice.source)
+    log.warning("going on without the adapter %s [%s]: %s", reference, error.code, error.message)
+    return ModelWarning(code=error.code, message=str(error), adapter=reference)
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name-2`, `name-3`, ... where it is taken."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

@@ -1,0 +1,70 @@
+"""What goes into a Model's calls and comes out of them, beside plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.model.adapters import Scales
+from lorakit.runtime.generation import Completion
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.text.image_ids import Vectors
+
+Prompt = str | Sequence[int]
+
+
+class ChatPrompt(list[int]):
+    """Token ids of a prompt, and the images that its negative ids stand for (see text.image_ids).
+
+    images: float32 vectors [positions, embedding] by digest.
+    """
+
+    def __init__(self, ids: Sequence[int], images: Mapping[int, Vectors] | None = None) -> None:
+        super().__init__(ids)
+        self.images: Mapping[int, Vectors] = images or {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One entry of `Model.batch`: a prompt with its own adapters and sampling."""
+
+    prompt: Prompt
+    adapters: Scales | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    """An answer in a conversation, taken apart. `str()` of it is its text."""
+
+    parsed: ParsedReply
+    completion: Completion
+
+    @property
+    def text(self) -> str:
+        """What the model said beside its tool calls."""
+        return self.parsed.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.parsed.tool_calls
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before or between what it said; "" for nothing."""
+        return self.parsed.reasoning
+
+    @property
+    def malformed(self) -> tuple[Malformed, ...]:
+        """What began like a tool call and could not be read, each with the reason."""
+        return self.parsed.malformed
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message to append to the conversation (OpenAI's shape)."""
+        return self.parsed.to_message()
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,1 @@
+"""Text to token ids and back; the ids that stand for the positions of an image."""

@@ -1,0 +1,294 @@
+"""Sessions on the demo model: what is kept, changed, forked and saved."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lorakit
+from lorakit import demo
+from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
+from lorakit.model.conversation import Session
+from lorakit.runtime.sampling import SamplingParams
+
+SHORT = {"max_tokens": 6, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def model():
+    with lorakit.open(demo.base_path(), threads=1) as model:
+        model.load_adapter(demo.adapter_path("home"))
+        yield model
+
+
+def test_turns_are_kept_and_equal_chat(model):
+    session = model.session()
+    first = session.send("turn on the light", **SHORT)
+    second = session.send("and the other", **SHORT)
+    assert [m["role"] for m in session.messages] == ["user", "assistant"] * 2
+    asked = [{"role": "user", "content": "turn on the light"}]
+    assert model.chat(asked, **SHORT).completion.tokens == first.completion.tokens
+    asked += [first.message, {"role": "user", "content": "and the other"}]
+    assert model.chat(asked, **SHORT).completion.tokens == second.completion.tokens
+    assert second.completion.cached_tokens > 0
+
+
+def test_streaming_keeps_the_turn_at_its_end(model):
+    session = model.session(adapters={"home": 1.0})
+    turn = session.stream("turn on the light", **SHORT)
+    pieces = "".join(turn)
+    assert session.messages[-1]["role"] == "assistant"
+    assert pieces == turn.reply.completion.text
+    assert turn.reply.completion.adapters == (("home", 1.0),)
+    cancelled = session.stream("again", **SHORT)
+    cancelled.cancel()
+    assert len(session.messages) == 2
+
+
+def test_edit_regenerate_and_fork(model):
+    session = model.session()
+    session.send("one", **SHORT)
+    other = session.fork()
+    edited = session.edit_last("two", **SHORT)
+    assert session.messages[0]["content"] == "two"
+    assert len(session.messages) == 2
+    assert other.messages[0]["content"] == "one"
+    again = session.regenerate(**SHORT)
+    assert again.completion.tokens == edited.completion.tokens
+    assert len(session.messages) == 2
+    cold = model.chat([{"role": "user", "content": "two"}], **SHORT)
+    assert cold.completion.tokens == edited.completion.tokens
+    with pytest.raises(ParameterError, match="no message of the user"):
+        model.session().regenerate()
+
+
+def test_a_failed_turn_changes_nothing(model):
+    session = model.session()
+    session.send("one", **SHORT)
+    before = list(session.messages)
+    with pytest.raises(ParameterError):
+        session.send("two", top_p=7.0)
+    with pytest.raises(lorakit.LorakitError):
+        Session(model, messages=before, adapters={"nobody": 1.0}).send("two")
+    assert session.messages == before
+
+
+def test_saved_and_loaded(model, tmp_path):
+    session = model.session(adapters={"home": 0.5})
+    session.send("one", **SHORT)
+    session.save(tmp_path / "talk.json")
+    loaded = Session.load(model, tmp_path / "talk.json")
+    assert loaded.messages == session.messages
+    assert loaded.adapters == {"home": 0.5}
+    expected = session.send("two", **SHORT).completion.tokens
+    assert loaded.send("two", **SHORT).completion.tokens == expected
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "lorakit-session"}'])
+def test_files_that_are_no_session(model, tmp_path, content):
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(FormatError):
+        Session.load(model, tmp_path / "bad.json")
+    with pytest.raises(SourceError):
+        Session.load(model, tmp_path / "none.json")
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+TALK = [
+    {"role": "user", "content": "hi \N{SNOWMAN}"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "name": "f", "content": {"any": [1, 2.5, None, True]}},
+    {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+]
+TOOLS = [{"name": "f", "description": "d", "parameters": {"type": "object"}}]
+
+
+def test_everything_is_saved(tmp_path):
+    sampling = SamplingParams(
+        temperature=np.float32(0.5), max_tokens=np.int64(7), stop=["a"], stop_tokens=[3]
+    )
+    session = Session(None, messages=TALK, tools=TOOLS, adapters={"a": 0.5}, sampling=sampling)
+    session.save(tmp_path / "s.json")
+    loaded = Session.load(None, tmp_path / "s.json")
+    for name in ("messages", "tools", "adapters", "sampling"):
+        assert getattr(loaded, name) == getattr(session, name)
+    other = SamplingParams(max_tokens=1)
+    assert Session.load(None, tmp_path / "s.json", sampling=other).sampling is other
+
+
+def test_an_empty_one_is_saved(tmp_path):
+    Session(None, tools=[], adapters={}).save(tmp_path / "s.json")
+    assert Session.load(None, tmp_path / "s.json").messages == []
+
+
+def test_a_file_of_the_first_version_is_read(tmp_path):
+    content = {"format": "lorakit-session", "version": 1, "messages": TALK, "tools": None}
+    (tmp_path / "s.json").write_text(json.dumps({**content, "adapters": {"a": 1}}))
+    assert Session.load(None, tmp_path / "s.json").messages == TALK
+
+
+FIELDS = {
+    "version": [0, 3, "2", True, None, 2.0, [2]],
+    "format": [None, "other", 5],
+    "messages": [5, None, "hi", {}, [5], [[]], [{}], [{"role": 5, "content": "x"}],
+                 [{"role": "user"}], [{"role": "", "content": "x"}],
+                 [{"role": "user", "content": 5}], [{"role": "user", "content": [5]}],
+                 [{"role": "user", "content": "x", "tool_calls": 5}],
+                 [{"role": "user", "content": "x", "tool_calls": [{"function": 5}]}],
+                 [{"role": "user", "content": "\ud83d"}],
+                 [{"role": "user", "content": "x", "y": float("nan")}]],
+    "tools": [5, "x", {}, {"a": 1}, [5], [{}], [{"name": 5}], [{"name": "f", "parameters": 5}]],
+    "adapters": [5, "a", ["a"], {"a": "1"}, {"a": None}, {"a": True}, {"a": float("inf")},
+                 {"a": 1e300}, {"a": []}],
+    "sampling": [5, [], {"max_tokens": -1}, {"max_tokens": "1"}, {"other": 1}, {"top_p": 7},
+                 {"stop": [5]}, {"temperature": float("nan")}],
+    "other": [1],
+}  # fmt: skip
+BAD = [(name, value) for name, values in FIELDS.items() for value in values]
+
+
+def written(path, **changes):
+    content = {"format": "lorakit-session", "version": 2, "messages": TALK, "tools": TOOLS,
+               "adapters": {"a": 1.0}, "sampling": {"max_tokens": 5}, **changes}  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_file_that_is_changed_is_good(tmp_path):
+    assert Session.load(None, written(tmp_path / "s.json")).sampling.max_tokens == 5
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v!r:.40}" for n, v in BAD])
+def test_every_field_is_checked(tmp_path, name, value):
+    path = written(tmp_path / "s.json", **{name: value})
+    with pytest.raises(FormatError):
+        Session.load(None, path)
+
+
+@pytest.mark.parametrize("name", ["format", "version", "messages", "tools", "adapters", "sampling"])
+def test_no_field_may_be_missing(tmp_path, name):
+    content = json.loads(written(tmp_path / "s.json").read_text())
+    del content[name]
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError):
+        Session.load(None, tmp_path / "s.json")
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    path = written(tmp_path / "s.json", tools=5, adapters=5, sampling=5)
+    with pytest.raises(FormatError) as caught:
+        Session.load(None, path)
+    assert len(caught.value.items) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a": ' * 50_000,
+        "1" * 5000,
+        '"\\ud83d"',
+        '{"format": 1, "format": 2}',
+        "NaN",
+    ],
+)
+def test_json_that_means_harm(tmp_path, text):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(FormatError):
+        Session.load(None, tmp_path / "s.json")
+
+
+def test_a_file_that_is_huge_is_not_read(tmp_path):
+    with (tmp_path / "s.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(FormatError, match="larger than"):
+        Session.load(None, tmp_path / "s.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_named_pipe_is_no_session(tmp_path):
+    os.mkfifo(tmp_path / "s.json")
+    code = (
+        "import sys\nfrom lorakit.model.conversation import Session\n"
+        "from lorakit.errors import SourceError\n"
+        "try: Session.load(None, sys.argv[1])\n"
+        "except SourceError as error: print(error.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "s.json"], timeout=60, capture_output=True
+    )
+    assert done.stdout.strip() == b"source_unsupported"
+
+
+def circular():
+    value = {"role": "user", "content": "x"}
+    value["y"] = value
+    return value
+
+
+def deep():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return {"role": "user", "content": "x", "y": value}
+
+
+UNSAVED = {
+    "half a surrogate pair": {"messages": [{"role": "user", "content": "\ud83d"}]},
+    "the same in a key": {"messages": [{"role": "user", "content": "x", "\ud83d": 1}]},
+    "the same in a tool": {"tools": [{"name": "f", "description": "\udc80"}]},
+    "the same in an adapter": {"adapters": {"\ud83d": 1.0}},
+    "NaN": {"messages": [{"role": "user", "content": "x", "y": float("nan")}]},
+    "infinity": {"messages": [{"role": "user", "content": "x", "y": float("inf")}]},
+    "bytes": {"messages": [{"role": "user", "content": [{"type": "image", "bytes": b"x"}]}]},
+    "an object": {"messages": [{"role": "user", "content": "x", "y": object()}]},
+    "keys of other kinds": {"messages": [{"role": "user", "content": "x", (1, 2): 1}]},
+    "a circle": {"messages": [circular()]},
+    "depth": {"messages": [deep()]},
+    "no messages": {"messages": None},
+    "a message that is none": {"messages": ["hi"]},
+    "a huge number": {"messages": [{"role": "user", "content": "x", "y": 10**5000}]},
+    "other tools": {"tools": 5},
+    "other adapters": {"adapters": 5},
+    "other sampling": {"sampling": 5},
+}
+
+
+@pytest.mark.parametrize("changes", UNSAVED.values(), ids=UNSAVED)
+def test_what_cannot_be_saved_is_one_error_and_writes_nothing(tmp_path, changes):
+    path = tmp_path / "s.json"
+    path.write_text("before")
+    session = Session(None)
+    for name, value in changes.items():
+        setattr(session, name, value)
+    with pytest.raises(ParameterError, match="cannot be saved"):
+        session.save(path)
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_a_plain_writer_would_raise_another_error_or_write_what_cannot_be_read():
+    """The broken variant: what `save` did before."""
+
+    def plain(name):
+        return json.dumps(UNSAVED[name]["messages"], ensure_ascii=False, indent=1).encode()
+
+    with pytest.raises(UnicodeEncodeError):
+        plain("half a surrogate pair")
+    with pytest.raises(RecursionError):
+        plain("depth")
+    assert b"NaN" in plain("NaN")
+    assert json.loads(plain("a message that is none")) == ["hi"]
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "none/s.json", ".", "/", "x" * 5000, 5, None, b"s.json", "\ud83d"]
+)
+def test_places_where_nothing_can_be_saved(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((WriteError, ParameterError)):
+        Session(None).save(path)
+    assert list(tmp_path.iterdir()) == []
