@@ -10,9 +10,7 @@ import pytest
 from lorakit import processes
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import ClosedError
-from lorakit.runtime.computations import LogitsOf
-from lorakit.runtime.generation import Generation
-from lorakit.runtime.job import Job
+from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.thread import EngineThread
 
@@ -29,7 +27,7 @@ class Numbers:
 
 def submit(thread, **options):
     params = SamplingParams(max_tokens=100)
-    return thread.submit(Job(Generation((1, 2), params, **options), Numbers(), frozenset()))
+    return thread.submit(Submission(prompt=(1, 2), params=params, decoder=Numbers(), **options))
 
 
 def in_child(work):
@@ -77,7 +75,7 @@ def test_in_a_child_the_model_is_closed_and_says_so(thread):
     try:
         for work in (
             lambda: submit(thread),
-            lambda: thread.compute(LogitsOf([1], ())),
+            lambda: thread.logits([1], ()),
             lambda: thread.call(lambda scheduler: None),
             lambda: [stream.next_piece() for _ in range(3)],
             lambda: stream.result(5),

@@ -134,12 +134,12 @@ def test_a_batch_waits_for_room_no_longer_than_its_deadline():
     with lorakit.open(demo.base_path(), threads=1, max_queue=1, max_batch=1) as model:
         requests = [lorakit.Request(prompt="hello")] * 6
         assert len(asyncio.run(model.abatch(requests))) == 6
-        model._thread.call(lambda scheduler: time.sleep(1.5))
+        model._runtime.call(lambda scheduler: time.sleep(1.5))
         first = model.stream("hello", lookahead=None)
         with pytest.raises(DeadlineError):
             model.batch(requests, timeout=0.2)
         first.result()
-        model._thread.call(lambda scheduler: time.sleep(1.5))
+        model._runtime.call(lambda scheduler: time.sleep(1.5))
         model.stream("hello", lookahead=None)
         with pytest.raises(DeadlineError):
             asyncio.run(model.abatch(requests, timeout=0.2))

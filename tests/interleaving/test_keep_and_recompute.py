@@ -183,7 +183,7 @@ def test_cases(combination, engine, base, cached):
 def test_in_the_midst_of_a_prompt(combination, engine, base, kv):
     """A change that comes while the prompt is computed acts on the whole of it."""
     with opened(combination(engine, base), cached=2, chunk=8) as world:
-        watched = world.model._thread._scheduler.engine
+        watched = world.model._runtime._scheduler.engine
         arrived, go_on = threading.Event(), threading.Event()
 
         def wait(rows):

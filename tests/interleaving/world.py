@@ -254,8 +254,8 @@ class World:
         """End what is in flight; then nothing may be left over."""
         while self.flights:
             self.land(self.flights[0])
-        left = self.model._thread.call(left_over).result(LONGEST_WAIT)
-        attached = len(self.model._thread._scheduler.engine.attached)
+        left = self.model._runtime.call(left_over).result(LONGEST_WAIT)
+        attached = len(self.model._runtime._scheduler.engine.attached)
         if attached != len(self.loaded):
             left["attached adapters"] = attached - len(self.loaded)
         if left := {what: count for what, count in left.items() if count}:

@@ -47,7 +47,7 @@ def held(model):
         entered.set()
         release.wait(30)
 
-    model._thread.call(hold)
+    model._runtime.call(hold)
     assert entered.wait(10)
     yield release
     release.set()
@@ -72,7 +72,7 @@ def test_close_after_a_cancelled_command_leaves_nobody_waiting():
     stream = model.stream("hello", max_tokens=500, ignore_eos=True)
     next(stream)
     release = threading.Event()
-    model._thread.call(lambda scheduler: release.wait(30))
+    model._runtime.call(lambda scheduler: release.wait(30))
 
     async def cancelled():
         with pytest.raises(TimeoutError):
@@ -130,7 +130,7 @@ def test_cancelled_and_late_loads_give_their_names_back(held):
             entered.set()
             release.wait(30)
 
-        model._thread.call(hold)
+        model._runtime.call(hold)
         assert entered.wait(10)
         loads = [
             model.load_adapter(demo.adapter_path("home"), f"a{i}", wait=False) for i in range(6)
@@ -229,7 +229,7 @@ def test_queues_are_at_least_one_long():
         assert len(model.batch(requests)) == 12
         assert len(asyncio.run(model.abatch(requests))) == 12
         held = threading.Event()
-        model._thread.call(lambda scheduler: held.wait(60))
+        model._runtime.call(lambda scheduler: held.wait(60))
         streams = [model.stream("hello") for _ in range(2)]
         with pytest.raises(QueueFullError):
             model.stream("hello")

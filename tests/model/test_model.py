@@ -319,7 +319,7 @@ def test_close_and_use_after_close(prompt):
 
 def test_a_forgotten_model_is_freed():
     model = lorakit.open(demo.base_path(), threads=1)
-    thread = model._thread._thread
+    thread = model._runtime._thread
     reference = weakref.ref(model)
     del model
     gc.collect()

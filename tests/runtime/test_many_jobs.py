@@ -8,9 +8,10 @@ import pytest
 
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import ClosedError, DeadlineError, EngineError
-from lorakit.runtime.computations import HiddenOf, LogitsOf, SavedState
+from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.thread import EngineThread
@@ -28,6 +29,13 @@ def job(prompt, **options):
     tokens = options.pop("tokens", 8)
     generation = Generation(tuple(prompt), SamplingParams(max_tokens=tokens), **options)
     return Job(generation, Numbers(), frozenset())
+
+
+def submit(thread, prompt, *, tokens=8, **options):
+    params = SamplingParams(max_tokens=tokens)
+    return thread.submit(
+        Submission(prompt=tuple(prompt), params=params, decoder=Numbers(), **options)
+    )
 
 
 def drain(scheduler):
@@ -48,11 +56,11 @@ def test_requests_run_beside_a_long_computation():
     assert logits.future.result(0).shape == (200, 64)
 
 
-@pytest.mark.parametrize("kind", [LogitsOf, HiddenOf, SavedState])
+@pytest.mark.parametrize("kind", ["logits", "hidden", "save_state"])
 def test_many_computations_end_with_the_model_that_is_closed(kind):
     engine = FakeEngine(step_seconds=0.01)
     thread = EngineThread(lambda: engine, max_queue=400)
-    futures = [thread.compute(kind([n % 60] * 200, ())) for n in range(300)]
+    futures = [getattr(thread, kind)([n % 60] * 200, ()) for n in range(300)]
     futures[0].result(30)
     ran = len(engine.steps)
     thread.close()
@@ -65,11 +73,10 @@ def test_many_computations_end_with_the_model_that_is_closed(kind):
 def test_a_deadline_holds_behind_computations():
     engine = FakeEngine(step_seconds=0.01)
     thread = EngineThread(lambda: engine, max_queue=400)
-    futures = [thread.compute(LogitsOf([n % 60] * 200, ())) for n in range(300)]
-    late = job([1], deadline=time.monotonic() + 0.05)
-    thread.submit(late)
+    futures = [thread.logits([n % 60] * 200, ()) for n in range(300)]
+    late = submit(thread, [1], deadline=time.monotonic() + 0.05)
     with pytest.raises(DeadlineError):
-        late.generation.result(60)
+        late.result(60)
     assert not futures[-1].done()
     thread.close()
 
@@ -111,37 +118,22 @@ def test_the_only_sequence_is_waited_for():
     assert request.generation.result(0).tokens
 
 
-class Counted(Generation):
-    """Counts how often a scheduler looks at it."""
-
-    looks = 0
-
-    @property
-    def wants_more(self):
-        Counted.looks += 1
-        return super().wants_more
-
-
-def test_a_step_costs_the_same_however_many_wait_unread():
+def test_a_step_costs_the_same_however_many_wait_unread(monkeypatch):
     """Looks are counted, not seconds; 300 streams that nobody reads are left alone."""
+    looks, original = [], Generation.wants_more.fget
+
+    def wants_more(self):
+        looks.append(self)
+        return original(self)
+
+    monkeypatch.setattr(Generation, "wants_more", property(wants_more))
     thread = EngineThread(lambda: FakeEngine(max_batch=2, max_sequences=3), max_queue=1000)
-    streams = [
-        thread.submit(
-            Job(
-                Counted((n % 60,), SamplingParams(max_tokens=4), lookahead=0),
-                Numbers(),
-                frozenset(),
-            )
-        )
-        for n in range(300)
-    ]
+    streams = [submit(thread, [n % 60], tokens=4, lookahead=0) for n in range(300)]
     while thread.call(lambda scheduler: len(scheduler.waiting)).result():
         time.sleep(0.001)
-    Counted.looks = 0
-    request = job([7, 7], tokens=20)
-    thread.submit(request)
-    request.generation.result(60)
-    assert Counted.looks < 20 * 20  # a few running ones in each of some 20 steps
+    looks.clear()
+    submit(thread, [7, 7], tokens=20).result(60)
+    assert len(looks) < 20 * 20  # a few running ones in each of some 20 steps
     assert "".join(piece for piece in iter(streams[123].next_piece, None)).split()
     streams[200].cancel()
     assert streams[200].next_piece() is None
@@ -171,19 +163,18 @@ def test_readers_that_give_up_leave_nothing_behind():
     import asyncio
 
     thread = EngineThread(lambda: FakeEngine(step_seconds=0.5), max_queue=10)
-    request = job([1], lookahead=0)
-    thread.submit(request)
+    request = submit(thread, [1], lookahead=0)
 
     async def impatient():
         for _ in range(5):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(request.generation.anext_piece(), 0.01)
+                await asyncio.wait_for(request.anext_piece(), 0.01)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(request.generation.aresult(), 0.01)
+                await asyncio.wait_for(request.aresult(), 0.01)
 
     asyncio.run(impatient())
-    assert not request.generation._piece_wakers
-    assert not request.generation._done_wakers
+    assert not request._piece_wakers
+    assert not request._done_wakers
     thread.close()
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import CancelledError, ClosedError, DeadlineError, EngineError, QueueFullError
-from lorakit.runtime.computations import LogitsOf
-from lorakit.runtime.generation import Generation, Stream
-from lorakit.runtime.job import Job
+from lorakit.runtime.generation import Stream
+from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.thread import EngineThread
 
@@ -24,11 +23,12 @@ class Numbers:
         return ""
 
 
-def submit(thread, prompt, *, lookahead=None, **options):
-    generation = Generation(
-        tuple(prompt), SamplingParams(**{"max_tokens": 8, **options}), lookahead=lookahead
+def submit(thread, prompt, *, lookahead=None, deadline=None, **options):
+    params = SamplingParams(**{"max_tokens": 8, **options})
+    given = {"lookahead": lookahead, "deadline": deadline}
+    return thread.submit(
+        Submission(prompt=tuple(prompt), params=params, decoder=Numbers(), **given)
     )
-    return thread.submit(Job(generation, Numbers(), frozenset()))
 
 
 @pytest.fixture
@@ -156,8 +156,7 @@ def test_a_full_queue_refuses_and_room_can_be_awaited():
 
 
 def test_deadlines_hold_for_streams_that_nobody_reads(thread):
-    generation = Generation((1,), SamplingParams(), lookahead=0, deadline=time.monotonic() + 0.05)
-    thread.submit(Job(generation, Numbers(), frozenset()))
+    generation = submit(thread, [1], lookahead=0, deadline=time.monotonic() + 0.05)
     limit = time.monotonic() + 5
     while not generation.done and time.monotonic() < limit:
         time.sleep(0.01)
@@ -186,7 +185,6 @@ def test_a_crash_of_the_thread_is_told_to_everybody(thread, engine, caplog):
         raise RuntimeError("boom")
 
     generations = [submit(thread, [i], lookahead=0) for i in range(9)]
-    computation = LogitsOf([1], ())
     thread.call(lambda scheduler: setattr(scheduler, "_plan", crash)).result()
     for generation in generations:
         with pytest.raises(EngineError, match="boom"):
@@ -194,7 +192,7 @@ def test_a_crash_of_the_thread_is_told_to_everybody(thread, engine, caplog):
     with pytest.raises(ClosedError, match="boom"):  # later callers are told why
         submit(thread, [1])
     with pytest.raises(ClosedError, match="boom"):
-        thread.compute(computation)
+        thread.logits([1], ())
     assert "boom" in caplog.text
     assert "Traceback" in caplog.text
     assert engine.closed

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
-from lorakit.processes import on_fork
+from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
-from lorakit.runtime.thread import EngineThread
 from lorakit.values import finite, real, shown
 
 Scales = Mapping[str, float] | Sequence[str]
@@ -50,18 +49,18 @@ class _Loaded:
 
 
 class AdapterTable:
-    """Loaded and active adapters of one engine thread. Every method is thread-safe."""
+    """Loaded and active adapters of one runtime. Every method is thread-safe."""
 
-    def __init__(self, thread: EngineThread) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.lock = threading.RLock()
-        self._thread = thread
+        self._runtime = runtime
         self._loaded: dict[str, _Loaded] = {}
         self._reserved: set[str] = set()
         self._active: dict[str, float] = {}
-        on_fork(self, AdapterTable._renew_lock)
 
-    def _renew_lock(self) -> None:
-        self.lock = threading.RLock()  # another thread may hold it, and is not in this process
+    def renew_lock(self) -> None:
+        """In a forked child: another thread may hold it, and is not in this process."""
+        self.lock = threading.RLock()
 
     def reserve(self, name: str) -> None:
         """Claim a name while its adapter is still loading. Raises NameTakenError."""
@@ -83,7 +82,7 @@ class AdapterTable:
 
     def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
         """Attach an adapter under a reserved name; waits for the engine."""
-        future = self._thread.call(lambda scheduler: scheduler.attach(name, adapter))
+        future = self._runtime.load(name, adapter)
         try:
             handle = future.result()
         except BaseException:  # Ctrl-C: nobody will know the handle
@@ -97,7 +96,7 @@ class AdapterTable:
     def _take_back(self, attached: Future[int]) -> None:
         if attached.exception() is None:
             with suppress(ClosedError):
-                self._thread.call(lambda scheduler: scheduler.retire(attached.result()))
+                self._runtime.unload(attached.result())
 
     def find(self, name: str) -> LoadedAdapter | None:
         """The user's handle to a loaded adapter."""
@@ -112,7 +111,7 @@ class AdapterTable:
             if name in self._active:
                 self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
             del self._loaded[name]
-            return self._thread.call(lambda scheduler: scheduler.retire(handle))
+            return self._runtime.unload(handle)
 
     def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
         """Make exactly these adapters active, in this order."""
@@ -122,7 +121,7 @@ class AdapterTable:
             scales = as_scales(scales)
             adapters = self.resolve(scales)
             self._active = scales
-            return self._thread.call(lambda scheduler: scheduler.activate(adapters, policy))
+            return self._runtime.activate(adapters, policy)
 
     def rescale(
         self, name: str, handle: int, scale: float | None, policy: KvPolicy
@@ -177,7 +176,7 @@ class AdapterTable:
 
     def _find(self, name: str, handle: int | None = None) -> _Loaded:
         """A loaded adapter, the very one with that handle where one is given."""
-        self._thread.require_open()
+        self._runtime.require_open()
         loaded = self._loaded.get(name)
         if loaded is None:
             names = ", ".join(sorted(self._loaded)) or "none"

@@ -24,10 +24,9 @@ from lorakit.model.adapters import AdapterTable, Scales, as_scales
 from lorakit.model.conversation import Session
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Request
 from lorakit.runtime.generation import Completion, Generation, Stream
-from lorakit.runtime.job import Job
 from lorakit.runtime.prompts import check_ids, check_prompt
+from lorakit.runtime.protocol import Runtime, Submission
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
-from lorakit.runtime.thread import EngineThread
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import real, shown, whole
 
@@ -40,7 +39,7 @@ class Generating:
     tokenizer: TextTokenizer
     capabilities: Capabilities
     _dialogue: Dialogue
-    _thread: EngineThread
+    _runtime: Runtime
     _table: AdapterTable
 
     def complete(
@@ -128,7 +127,7 @@ class Generating:
         self, requests: Iterable[Request], *, timeout: float | None = None
     ) -> list[Completion]:
         """`batch` for coroutines."""
-        room = asyncio.Semaphore(min(self.capabilities.max_batch, self._thread.max_queue))
+        room = asyncio.Semaphore(min(self.capabilities.max_batch, self._runtime.max_queue))
 
         async def run(request: Request) -> Completion:
             deadline = deadline_of(timeout)
@@ -143,7 +142,7 @@ class Generating:
                             timeout=left,
                         )
                     except QueueFullError:  # others fill it
-                        await asyncio.to_thread(self._thread.wait_for_room, deadline)
+                        await asyncio.to_thread(self._runtime.wait_for_room, deadline)
 
         tasks = [asyncio.ensure_future(run(request)) for request in requests]
         try:
@@ -214,7 +213,7 @@ class Generating:
         """
         if not has_images(messages):
             return ChatPrompt(self._dialogue.prompt(messages, tools))
-        return ChatPrompt(*self._dialogue.illustrated(messages, tools, self._thread.encode_image))
+        return ChatPrompt(*self._dialogue.illustrated(messages, tools, self._runtime.encode_image))
 
     def parse_reply(self, completion: Completion) -> ChatReply:
         """Find the tool calls in an answer."""
@@ -257,19 +256,22 @@ class Generating:
         chosen = None if adapters is None else as_scales(adapters)
         while True:
             if wait:
-                self._thread.wait_for_room(deadline)
+                self._runtime.wait_for_room(deadline)
             try:
                 with self._table.lock:  # nothing may be unloaded between naming and queueing it
-                    generation = Generation(
-                        tuple(ids),
-                        params,
-                        adapters=None if chosen is None else self._table.resolve(chosen),
-                        deadline=deadline,
-                        lookahead=lookahead,
-                        images=images,
+                    return self._runtime.submit(
+                        Submission(
+                            prompt=tuple(ids),
+                            params=params,
+                            decoder=decoder,
+                            stops=stops,
+                            constraint=constraint,
+                            adapters=None if chosen is None else self._table.resolve(chosen),
+                            deadline=deadline,
+                            lookahead=lookahead,
+                            images=images,
+                        )
                     )
-                    job = Job(generation, decoder, stops, constraint)
-                    return self._thread.submit(job)
             except QueueFullError:
                 if not wait:
                     raise

@@ -31,11 +31,10 @@ from lorakit.model.generating import Generating
 from lorakit.model.load import name_of, ready
 from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.processes import on_fork
-from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
 from lorakit.runtime.prompts import check_ids, check_prompt
+from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
 from lorakit.runtime.state import read_state, write_state
-from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, Progress, Source, fetch
 from lorakit.text.image_ids import Vectors
 from lorakit.text.tokenizer import TextTokenizer
@@ -54,7 +53,7 @@ class Model(Generating):
         self,
         base: Base,
         tokenizer: TextTokenizer,
-        thread: EngineThread,
+        runtime: Runtime,
         *,
         offline: bool | None = None,
         progress: OnProgress | None = None,
@@ -68,15 +67,16 @@ class Model(Generating):
         self._allow_private = allow_private
         self.tokenizer = tokenizer
         self._dialogue = Dialogue(base.path, tokenizer, base.templates if base.is_gguf else None)
-        self._thread = thread
-        self._table = AdapterTable(self._thread)
+        self._runtime = runtime
+        self._table = AdapterTable(runtime)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
         self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
         on_fork(self, Model._forked)
         # The collector runs finalizers in the midst of anything: this one signals and never waits.
-        finalizer = weakref.finalize(self, _let_go, self._thread, self._loaders)
+        finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
         finalizer.atexit = False  # the thread closes itself then, see runtime.processes
-        self.capabilities: Capabilities = thread.wait_open()
+        on_fork(self._table, AdapterTable.renew_lock)
+        self.capabilities: Capabilities = runtime.capabilities
 
     # Adapters.
 
@@ -120,7 +120,7 @@ class Model(Generating):
         and leaves the model as it was.
         """
         name = name or name_of(adapter)
-        self._thread.require_open()
+        self._runtime.require_open()
         self._table.reserve(name)
         if wait:
             return self._load(adapter, name, source, allow_private)
@@ -128,7 +128,7 @@ class Model(Generating):
             future = self._loaders.submit(self._load, adapter, name, source, allow_private)
         except RuntimeError:  # closed just now
             self._table.release(name)
-            self._thread.require_open()
+            self._runtime.require_open()
             raise
         self._loads.add(future)
         future.add_done_callback(partial(self._release_cancelled, name))
@@ -185,7 +185,7 @@ class Model(Generating):
         """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
         ids, images = self._whole(prompt)
         self._check(ids, images)
-        return self._compute(adapters, lambda chosen: LogitsOf(ids, chosen, images))
+        return self._compute(adapters, lambda chosen: self._runtime.logits(ids, chosen, images))
 
     def embed(
         self,
@@ -205,7 +205,7 @@ class Model(Generating):
         if images:
             raise CapabilityError("images have no embedding", hint="embed text alone")
         self._check(ids, {})
-        states = self._compute(adapters, lambda chosen: HiddenOf(ids, chosen))
+        states = self._compute(adapters, lambda chosen: self._runtime.hidden(ids, chosen))
         vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
         length = float(np.linalg.norm(vector)) if normalize else 1.0
         return np.asarray(vector / (length or 1.0), np.float32)
@@ -224,7 +224,7 @@ class Model(Generating):
             raise CapabilityError("the KV of images is not saved", hint="save text alone")
         self._check(ids, {})
         place = as_path(path)
-        state = self._compute(adapters, lambda chosen: SavedState(ids, chosen))
+        state = self._compute(adapters, lambda chosen: self._runtime.save_state(ids, chosen))
         write_state(place, state, self._about())
         return len(ids)
 
@@ -235,7 +235,7 @@ class Model(Generating):
         """
         most, kv = self.capabilities.context, self._most_kv()
         state = read_state(as_path(path), self._about(), max_tokens=most, max_kv=kv)
-        self._thread.compute(LoadedState(state)).result()
+        self._runtime.load_state(state).result()
         return len(state.tokens)
 
     def _about(self) -> dict[str, str]:
@@ -258,12 +258,12 @@ class Model(Generating):
         return ids, ids.images if isinstance(ids, ChatPrompt) else {}
 
     def _compute(
-        self, adapters: Scales | None, make: Callable[[AdapterSet | None], Computation[T]]
+        self, adapters: Scales | None, queue: Callable[[AdapterSet | None], Future[T]]
     ) -> T:
         """Queue a computation with the named adapters, or the active set, and wait for it."""
         with self._table.lock:  # nothing may be unloaded between naming and queueing it
             chosen = None if adapters is None else self._table.resolve(adapters)
-            future = self._thread.compute(make(chosen))
+            future = queue(chosen)
         try:
             return future.result()
         except BaseException:
@@ -274,11 +274,11 @@ class Model(Generating):
 
     @property
     def closed(self) -> bool:
-        return self._thread.closed
+        return self._runtime.closed
 
     def close(self) -> None:
         """End running requests with ClosedError and free everything. Twice does no harm."""
-        self._thread.close()
+        self._runtime.close()
         self._loaders.shutdown(wait=False)  # what still loads meets the closed thread and says so
 
     async def aclose(self) -> None:
@@ -311,7 +311,6 @@ class Model(Generating):
         )
         try:
             adapter, said = ready(reference, self.base, get)
-            self._thread.prepare(adapter)  # here, so that the engine's thread need not
             return self._table.load(name, adapter, said)
         except BaseException:
             self._table.release(name)
@@ -322,13 +321,13 @@ class Model(Generating):
         for load in list(self._loads):
             load._condition = threading.Condition()  # another thread may hold it
             try:
-                self._thread.require_open()
+                self._runtime.require_open()
             except ClosedError as error:
                 with suppress(InvalidStateError):  # done
                     load.set_exception(error)
 
     def _report(self, progress: Progress) -> None:
-        self._thread.require_open()  # a download does not outlive its model
+        self._runtime.require_open()  # a download does not outlive its model
         if self._progress is not None:
             self._progress(progress)
 
@@ -337,6 +336,6 @@ class Model(Generating):
             self._table.release(name)
 
 
-def _let_go(thread: EngineThread, loaders: ThreadPoolExecutor) -> None:
-    thread.begin_close()
+def _let_go(runtime: Runtime, loaders: ThreadPoolExecutor) -> None:
+    runtime.begin_close()
     loaders.shutdown(wait=False)

@@ -10,21 +10,27 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from lorakit.adapter import Adapter
-from lorakit.engines.protocol import Capabilities, Engine, abandoned
+from lorakit.engines.protocol import AdapterSet, Capabilities, Engine, Logits, abandoned
 from lorakit.errors import ClosedError, DeadlineError, EngineError, LorakitError, QueueFullError
 from lorakit.processes import leave_to_parent, watch
-from lorakit.runtime.computations import Computation
+from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.protocol import Submission
 from lorakit.runtime.scheduler import Scheduler
-from lorakit.text.image_ids import Image
+from lorakit.runtime.stages import KvPolicy
+from lorakit.runtime.state import State
+from lorakit.text.image_ids import Image, Vectors
 
 LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
 T = TypeVar("T")
@@ -34,7 +40,7 @@ Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | Computation[Any] 
 
 
 class EngineThread:
-    """Opens an engine and runs its scheduler until closed."""
+    """Opens an engine and runs its scheduler until closed. A Runtime: see runtime.protocol."""
 
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self.max_queue = max_queue
@@ -57,6 +63,10 @@ class EngineThread:
         return self._opened.result()
 
     @property
+    def capabilities(self) -> Capabilities:
+        return self.wait_open()
+
+    @property
     def waiting(self) -> int:
         """Requests that were submitted and not admitted yet."""
         return self._unseen + (len(self._scheduler.waiting) if self._scheduler else 0)
@@ -74,15 +84,54 @@ class EngineThread:
             self._events.put((command, future))
         return future
 
-    def submit(self, job: Job) -> Generation:
-        """Queue a request. Raises QueueFullError where there is no room."""
-        job.generation.wake = partial(self.poke, job)
-        job.generation.interrupt = partial(self._interrupt, job)
+    def submit(self, submission: Submission) -> Generation:
+        generation = Generation(
+            submission.prompt,
+            submission.params,
+            adapters=submission.adapters,
+            deadline=submission.deadline,
+            lookahead=submission.lookahead,
+            images=submission.images,
+        )
+        job = Job(generation, submission.decoder, submission.stops, submission.constraint)
+        generation.wake = partial(self.poke, job)
+        generation.interrupt = partial(self._interrupt, job)
         self._queue(job)
-        return job.generation
+        return generation
 
-    def compute(self, computation: Computation[T]) -> Future[T]:
-        """Queue a computation, which waits its turn as a request does. Errors as of `submit`."""
+    def load(self, name: str, adapter: Adapter) -> Future[int]:
+        self.wait_open()
+        assert self._scheduler is not None
+        self._scheduler.engine.prepare(adapter)  # here, so that the engine's thread need not
+        return self.call(lambda scheduler: scheduler.attach(name, adapter))
+
+    def unload(self, handle: int) -> Future[None]:
+        return self.call(lambda scheduler: scheduler.retire(handle))
+
+    def activate(self, adapters: AdapterSet, policy: KvPolicy) -> Future[None]:
+        return self.call(lambda scheduler: scheduler.activate(adapters, policy))
+
+    def logits(
+        self,
+        tokens: Sequence[int],
+        adapters: AdapterSet | None,
+        images: Mapping[int, Vectors] | None = None,
+    ) -> Future[Logits]:
+        return self._compute(LogitsOf(tokens, adapters, images))
+
+    def hidden(
+        self, tokens: Sequence[int], adapters: AdapterSet | None
+    ) -> Future[npt.NDArray[np.float32]]:
+        return self._compute(HiddenOf(tokens, adapters))
+
+    def save_state(self, tokens: Sequence[int], adapters: AdapterSet | None) -> Future[State]:
+        return self._compute(SavedState(tokens, adapters))
+
+    def load_state(self, state: State) -> Future[None]:
+        return self._compute(LoadedState(state))
+
+    def _compute(self, computation: Computation[T]) -> Future[T]:
+        """Queue a computation, which waits its turn as a request does."""
         self._queue(computation)
         return computation.future
 
@@ -120,11 +169,6 @@ class EngineThread:
         """Stop the step that computes a request, if one does. Takes no lock, as `poke`."""
         if (scheduler := self._scheduler) is not None and job in scheduler.stepping:
             scheduler.engine.interrupt()
-
-    def prepare(self, adapter: Adapter) -> None:
-        """What of loading an adapter may be done beside the running engine."""
-        if (scheduler := self._scheduler) is not None:
-            scheduler.engine.prepare(adapter)
 
     def encode_image(self, content: bytes) -> Image:
         """A picture file as a prompt's ids and vectors. Raises ClosedError, CapabilityError."""

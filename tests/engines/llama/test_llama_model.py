@@ -225,7 +225,7 @@ def test_a_deadline_and_a_cancelled_answer(model):
 
 def test_a_long_prefill_is_left_in_the_midst_of_a_step(model, monkeypatch):
     """Whoever cancels reaches the native step that runs, through its abort callback."""
-    engine = model._thread._scheduler.engine
+    engine = model._runtime._scheduler.engine
     decode, asked, begun, cancelled = Lane._run, [], threading.Event(), threading.Event()
 
     def run(lane, *arguments):
@@ -289,7 +289,7 @@ def test_a_forgotten_model_frees_contexts_then_adapters_then_the_model(monkeypat
     model = open_model()
     model.load_adapter(SOURCES["peft"], "one").apply()
     model.complete(PROMPTS[0], **ASK)
-    running, freed, api = model._thread._thread, [], engine.llama()
+    running, freed, api = model._runtime._thread, [], engine.llama()
 
     class Spy:
         def __getattr__(self, name):
@@ -298,7 +298,7 @@ def test_a_forgotten_model_frees_contexts_then_adapters_then_the_model(monkeypat
             return getattr(api, name)
 
     monkeypatch.setattr(engine, "llama", Spy)
-    for held in model._thread._scheduler.engine._lanes:
+    for held in model._runtime._scheduler.engine._lanes:
         held._api = Spy()
     del model
     gc.collect()
