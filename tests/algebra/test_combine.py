@@ -231,10 +231,12 @@ def test_the_engine_sees_no_difference():
         engine.close_sequence(sequence)
         return result
 
-    both = logits(tuple((engine.attach(a), w) for a, w in weighted))
+    both = logits(tuple((engine.attach(engine.prepare(a)), w) for a, w in weighted))
     assert np.abs(both - logits(())).max() > 0.1
     for one in (found, whole):
-        np.testing.assert_allclose(logits(((engine.attach(one), 1.0),)), both, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(
+            logits(((engine.attach(engine.prepare(one)), 1.0),)), both, rtol=0, atol=2e-4
+        )
     engine.close()
 
 

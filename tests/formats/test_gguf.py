@@ -85,7 +85,7 @@ def test_invocation_tokens():
 def test_logits_of_converted_files(base, name):
     recorded = np.load(TRUTH / "peft" / base / name.removesuffix(".folded") / "logits.npz")
     engine = open_engine(TRUTH / "bases" / base)
-    handle = engine.attach(truth(base, name))
+    handle = engine.attach(engine.prepare(truth(base, name)))
     for index in range(3):
         found = logits_of(engine, recorded[f"ids{index}"], ((handle, 1.0),))
         np.testing.assert_allclose(found, recorded[f"scale1_{index}"], rtol=0, atol=1e-4)

@@ -33,7 +33,7 @@ def logits(engine, handle, scale, ids):
 
 def compare(base, adapter, truth, noisy=None):
     engine = OnnxEngine.open(Base.open(TRUTH / "bases" / base), EngineOptions(threads=1))
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     for scale in (1.0, 0.5):
         for index in range(3):
             found = logits(engine, handle, scale, truth[f"ids{index}"].astype(np.int64))

@@ -26,7 +26,7 @@ from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.fake import FakeEngine
-from lorakit.engines.protocol import Capabilities, Engine, EngineOptions, Logits, Row
+from lorakit.engines.protocol import Capabilities, Engine, EngineOptions, Logits, Prepared, Row
 from lorakit.engines.table import ENGINES, Kind, open_engine, open_tokenizer
 from lorakit.errors import CapabilityError
 
@@ -65,8 +65,8 @@ class Watched:
             self.before_step(rows)
         return self._inner.forward(rows)
 
-    def attach(self, adapter: Adapter) -> int:
-        handle = self._inner.attach(adapter)
+    def attach(self, prepared: Prepared) -> int:
+        handle = self._inner.attach(prepared)
         self.attached.add(handle)
         return handle
 

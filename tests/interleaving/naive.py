@@ -200,7 +200,9 @@ class Naive:
     def _held(self, chosen: Chosen) -> AdapterSet:
         for digest, _ in chosen:
             if digest not in self._handles:
-                self._handles[digest] = self.engine.attach(self.adapters[digest])
+                self._handles[digest] = self.engine.attach(
+                    self.engine.prepare(self.adapters[digest])
+                )
         return tuple((self._handles[digest], scale) for digest, scale in chosen)
 
     def _run(self, parts: Sequence[tuple[np.ndarray, Chosen]]) -> Logits:

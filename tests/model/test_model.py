@@ -364,3 +364,16 @@ def test_a_truncated_base(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(LorakitError, match=r"model\.safetensors"):
         lorakit.open(tmp_path)
+
+
+def test_loading_an_adapter_checks_it_once(monkeypatch):
+    from lorakit.engines.onnx import engine
+
+    checked = []
+    original = engine.require_fit
+    monkeypatch.setattr(
+        engine, "require_fit", lambda *given: (checked.append(given), original(*given))
+    )
+    with lorakit.open(demo.base_path(), threads=1) as model:
+        model.load_adapter(demo.adapter_path("home"))
+        assert len(checked) == 1

@@ -70,7 +70,7 @@ def submit(runtime: Runtime, prompt, *, tokens=8, **options):
 def text(prompt, *changes, tokens=8):
     """What a fake engine says: changes are (after how many tokens, seed or None, scale)."""
     engine = FakeEngine()
-    handles = {seed: engine.attach(adapter(seed)) for seed in (1, 2)}
+    handles = {seed: engine.attach(engine.prepare(adapter(seed))) for seed in (1, 2)}
     sequence, said, ids = engine.open_sequence(), [], list(prompt)
     chosen: tuple = ()
     while len(said) < tokens:

@@ -87,7 +87,10 @@ class Workload:
         self.fake.max_sequences = max(self.fake.max_sequences, self.fake.max_batch)
         self.engine = Faulty(self.fake, at, error, late)
         self.scheduler = Scheduler(self.engine)
-        self.handles = [self.scheduler.attach(str(n), adapter(n)) for n in range(3)]
+        self.handles = [
+            self.scheduler.attach(str(n), self.scheduler.engine.prepare(adapter(n)))
+            for n in range(3)
+        ]
         self.jobs, self.computations = [], []
         self.run()
 

@@ -52,7 +52,7 @@ def compute(scheduler, computation):
 @pytest.fixture
 def saved(tmp_path):
     scheduler = Scheduler(FakeEngine())
-    chosen = ((scheduler.attach("a", adapter(1)), 0.5),)
+    chosen = ((scheduler.attach("a", scheduler.engine.prepare(adapter(1))), 0.5),)
     path = tmp_path / "state"
     write_state(path, compute(scheduler, SavedState(PROMPT, chosen)), ABOUT)
     return path
@@ -60,7 +60,10 @@ def saved(tmp_path):
 
 def test_a_state_serves_its_own_key_alone(saved):
     scheduler = Scheduler(FakeEngine())
-    first, second = scheduler.attach("a", adapter(1)), scheduler.attach("b", adapter(2))
+    first, second = (
+        scheduler.attach("a", scheduler.engine.prepare(adapter(1))),
+        scheduler.attach("b", scheduler.engine.prepare(adapter(2))),
+    )
     compute(scheduler, LoadedState(read_state(saved, ABOUT)))
     longer = [*PROMPT, 40]
     for chosen, expected in (
@@ -70,7 +73,10 @@ def test_a_state_serves_its_own_key_alone(saved):
         ((), 0),
     ):
         cold = Scheduler(FakeEngine())
-        handles = {first: cold.attach("a", adapter(1)), second: cold.attach("b", adapter(2))}
+        handles = {
+            first: cold.attach("a", cold.engine.prepare(adapter(1))),
+            second: cold.attach("b", cold.engine.prepare(adapter(2))),
+        }
         found = run(scheduler, longer, chosen)
         assert found.cached_tokens == expected
         again = run(cold, longer, tuple((handles[h], s) for h, s in chosen))

@@ -21,6 +21,7 @@ from lorakit.engines.protocol import (
     Capabilities,
     Engine,
     Logits,
+    Prepared,
     Row,
     Tokens,
     no_images,
@@ -67,12 +68,12 @@ class FakeEngine(Engine):
             prefill_chunk=self.prefill_chunk,
         )
 
-    def prepare(self, adapter: Adapter) -> None:
-        pass
+    def prepare(self, adapter: Adapter) -> Prepared:
+        return Prepared(adapter=adapter)
 
-    def attach(self, adapter: Adapter) -> int:
+    def attach(self, prepared: Prepared) -> int:
         self._handles += 1
-        self._adapters[self._handles] = adapter.digest
+        self._adapters[self._handles] = prepared.adapter.digest
         return self._handles
 
     def detach(self, handle: int) -> None:

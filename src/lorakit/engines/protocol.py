@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,14 @@ class Row:
     images: Mapping[int, Vectors] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """An adapter that `Engine.prepare` has checked. content: in a form of that engine's own."""
+
+    adapter: Adapter
+    content: Any = None
+
+
 class Engine(Protocol):
     """A model that is loaded and can run.
 
@@ -123,14 +131,15 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def prepare(self, adapter: Adapter) -> None:
-        """Check an adapter, and do what of `attach` may be done beforehand.
+    def prepare(self, adapter: Adapter) -> Prepared:
+        """Check an adapter, and do what of attaching it may be done beside the running engine.
 
-        May be called from any thread while the engine runs. Errors as of `attach`.
+        May be called from any thread. Raises CapabilityError and MismatchError with all that this
+        engine cannot apply, or that does not fit its base.
         """
         ...
 
-    def attach(self, adapter: Adapter) -> int:
+    def attach(self, prepared: Prepared) -> int:
         """Make an adapter available; returns its handle. Costs about the adapter's own bytes."""
         ...
 

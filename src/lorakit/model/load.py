@@ -1,4 +1,4 @@
-"""A reference becomes an adapter that is ready for an engine: fetched, read, checked, in memory."""
+"""A reference becomes an adapter that is ready for an engine: fetched, read, in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
-from lorakit.check import require_fit, without_unchanged
+from lorakit.check import without_unchanged
 from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
 from lorakit.model.adapter_config import AdapterRef
@@ -17,9 +17,9 @@ Fetch = Callable[[AdapterRef], Path]
 
 
 def ready(reference: AdapterRef, base: Base, fetch: Fetch) -> tuple[Adapter, str]:
-    """An adapter that fits a base, and where it came from.
+    """An adapter, and where it came from. Whether it fits is checked by whoever applies it.
 
-    Raises what `fetch` raises, FormatError and MismatchError.
+    Raises what `fetch` raises, and FormatError.
     """
     if isinstance(reference, Adapter):
         adapter, source = reference, "memory"
@@ -27,7 +27,6 @@ def ready(reference: AdapterRef, base: Base, fetch: Fetch) -> tuple[Adapter, str
         adapter = read_adapter(fetch(reference), base.decoder)
         adapter = adapter.in_memory()  # whatever happens to its file from here on
         source = describe(reference)
-    require_fit(adapter, base)
     adapter = without_unchanged(adapter, base)
     adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
     return adapter, source

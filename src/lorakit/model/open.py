@@ -13,6 +13,7 @@ from typing import TypedDict, Unpack
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
+from lorakit.check import require_fit
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.protocol import Device, EngineOptions, Quantization
 from lorakit.engines.table import (
@@ -166,6 +167,7 @@ def _merge(
     for config in wanted:
         try:
             adapter, source = ready(config.path, base, partial(get, source=config.source))
+            require_fit(adapter, base)
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from lorakit.adapter import Adapter
-from lorakit.engines.protocol import AdapterSet, Engine
+from lorakit.engines.protocol import AdapterSet, Engine, Prepared
 from lorakit.runtime.stages import Plan, plan
 
 log = logging.getLogger("lorakit")
@@ -26,9 +25,9 @@ class AttachedAdapters:
     def __len__(self) -> int:
         return len(self._names)
 
-    def attach(self, name: str, adapter: Adapter) -> int:
+    def attach(self, name: str, prepared: Prepared) -> int:
         """Hand an adapter to the engine; returns its handle. Raises what the engine raises."""
-        handle = self._engine.attach(adapter)
+        handle, adapter = self._engine.attach(prepared), prepared.adapter
         self._names[handle], self._digests[handle] = name, adapter.digest
         if adapter.invocation_tokens:
             self._invocations[handle] = adapter.invocation_tokens

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.adapter import Adapter
-from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
+from lorakit.engines.protocol import AdapterSet, Engine, Logits, Prepared, Row
 from lorakit.errors import CancelledError, EngineError, LorakitError
 from lorakit.runtime.adapters import AttachedAdapters
 from lorakit.runtime.computations import Computation, Workbench, memory_errors, told
@@ -58,8 +57,8 @@ class Scheduler:
 
     # Adapters.
 
-    def attach(self, name: str, adapter: Adapter) -> int:
-        return self.adapters.attach(name, adapter)
+    def attach(self, name: str, prepared: Prepared) -> int:
+        return self.adapters.attach(name, prepared)
 
     def retire(self, handle: int) -> None:
         """Free an adapter as soon as no request uses it."""

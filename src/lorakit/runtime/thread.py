@@ -102,8 +102,8 @@ class EngineThread:
     def load(self, name: str, adapter: Adapter) -> Future[int]:
         self.wait_open()
         assert self._scheduler is not None
-        self._scheduler.engine.prepare(adapter)  # here, so that the engine's thread need not
-        return self.call(lambda scheduler: scheduler.attach(name, adapter))
+        prepared = self._scheduler.engine.prepare(adapter)  # beside the engine's thread
+        return self.call(lambda scheduler: scheduler.attach(name, prepared))
 
     def unload(self, handle: int) -> Future[None]:
         return self.call(lambda scheduler: scheduler.retire(handle))

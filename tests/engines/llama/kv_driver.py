@@ -33,7 +33,10 @@ class Driver:
         )
         self.cold = open_engine(base, max_batch=1, cached_sequences=0, contexts=1, **options)
         self.handles = [
-            tuple(engine.attach(truth_adapter(base, name)) for engine in (self.engine, self.cold))
+            tuple(
+                engine.attach(engine.prepare(truth_adapter(base, name)))
+                for engine in (self.engine, self.cold)
+            )
             for name in ADAPTERS
         ]
         self.tolerance = TOLERANCE[kv_type]

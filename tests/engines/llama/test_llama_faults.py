@@ -64,7 +64,9 @@ class Case:
         self.api = api
         self.engine = open_engine(base, max_batch=3, cached_sequences=3, contexts=2)
         names = ("plain", "plain_b")
-        handles = [self.engine.attach(truth_adapter(base, name)) for name in names]
+        handles = [
+            self.engine.attach(self.engine.prepare(truth_adapter(base, name))) for name in names
+        ]
         self.sets = [(), ((handles[0], 1.0),), ((handles[1], 0.5),)]
         self.expected = {}
 
@@ -236,4 +238,4 @@ def poisoned(base, contexts):
     engine = open_engine(base, max_batch=3, cached_sequences=3, contexts=contexts)
     other = engine.open_sequence()
     engine.forward([row(other, PROMPTS[0], (), "none")])
-    return engine, engine.attach(truth_adapter(base, "plain")), other
+    return engine, engine.attach(engine.prepare(truth_adapter(base, "plain"))), other

@@ -38,7 +38,10 @@ def cold(engine, history):
 @pytest.mark.parametrize("contexts", [1, 2, 3])
 def test_any_interleaving_equals_cold_runs(contexts):
     engine = open_engine("llama", max_batch=4, cached_sequences=4, contexts=contexts)
-    handles = [engine.attach(truth_adapter("llama", n)) for n in ("plain", "plain_b", "rslora")]
+    handles = [
+        engine.attach(engine.prepare(truth_adapter("llama", n)))
+        for n in ("plain", "plain_b", "rslora")
+    ]
     rng, histories = random.Random(contexts), {}
     for _ in range(40):
         act = rng.random()
@@ -86,7 +89,7 @@ def test_wanted_logits_and_no_others(engine):
 def test_a_refused_step_leaves_everything_as_it_was(engine):
     sequence = engine.open_sequence()
     engine.forward([row(sequence, [5, 6, 7])])
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     bad = [
         (row(sequence, []), ParameterError),
         (row(sequence, [512]), ParameterError),
@@ -121,13 +124,13 @@ def test_an_interrupted_step_did_not_happen(engine, monkeypatch):
 
 
 def test_saved_kv_goes_on_in_another_engine(engine):
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     chosen, sequence = ((handle, 1.0),), engine.open_sequence()
     engine.forward([row(sequence, list(range(5, 25)), chosen, "none")])
     state = engine.save_sequence(sequence)
     expected = engine.forward([row(sequence, [30], chosen, "last")])[0].copy()
     other = open_engine("llama")
-    again = other.attach(truth_adapter("llama", "plain"))
+    again = other.attach(other.prepare(truth_adapter("llama", "plain")))
     loaded = other.load_sequence(state, 20)
     found = other.forward([row(loaded, [30], ((again, 1.0),), "last")])[0]
     assert np.abs(found - expected).max() < 1e-5
@@ -141,11 +144,11 @@ def test_saved_kv_goes_on_in_another_engine(engine):
 
 def test_adapters_come_and_go_while_others_are_in_force(engine):
     """A freed adapter's address may be given to the next; nothing of the old may act."""
-    ids, keep = list(range(5, 20)), engine.attach(truth_adapter("llama", "plain"))
+    ids, keep = list(range(5, 20)), engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     expected = logits_of(engine, ids, ((keep, 1.0),))
     other = truth_adapter("llama", "plain_b")
     for _ in range(50):
-        handle = engine.attach(other)
+        handle = engine.attach(engine.prepare(other))
         logits_of(engine, ids, ((handle, 1.0),))
         engine.detach(handle)
         with pytest.raises(EngineError, match="no adapter"):
@@ -156,7 +159,7 @@ def test_adapters_come_and_go_while_others_are_in_force(engine):
 
 def test_two_models_at_once_and_use_after_close(engine):
     other = open_engine("gemma3")
-    handle = other.attach(truth_adapter("gemma3", "plain"))
+    handle = other.attach(other.prepare(truth_adapter("gemma3", "plain")))
     before = logits_of(engine, [5, 6, 7])
     logits_of(other, [5, 6, 7], ((handle, 1.0),))
     np.testing.assert_array_equal(logits_of(engine, [5, 6, 7]), before)
@@ -171,7 +174,7 @@ def test_two_models_at_once_and_use_after_close(engine):
 @pytest.mark.parametrize("contexts", [1, 2, 8])
 def test_a_step_may_begin_with_more_sets_than_lanes(contexts):
     engine = open_engine("llama", contexts=contexts, max_batch=3, cached_sequences=1)
-    plain = engine.attach(truth_adapter("llama", "plain"))
+    plain = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     sets = [((plain, 0.5 * n),) for n in (1, 2, 3)]
     prompts = [[5 + (n + at) % 200 for at in range(200)] for n in range(3)]
     opened = [engine.open_sequence() for _ in prompts]

@@ -36,7 +36,7 @@ def test_a_thousand_loads_and_unloads_take_no_memory():
 
     def cycles(count: int) -> None:
         for number in range(count):
-            handle = engine.attach(adapters[number % 3])
+            handle = engine.attach(engine.prepare(adapters[number % 3]))
             if number % 5 == 0:
                 logits_of(engine, [5, 6, 7], ((handle, 0.5),))
             engine.detach(handle)
@@ -54,7 +54,7 @@ def test_models_come_and_go_and_take_no_memory():
     def cycles(count: int) -> None:
         for _ in range(count):
             engine = open_engine("llama", max_batch=2, cached_sequences=2)
-            handle = engine.attach(truth_adapter("llama", "plain"))
+            handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
             logits_of(engine, [5, 6, 7], ((handle, 1.0),))
             engine.close()
 

@@ -86,12 +86,14 @@ def test_a_missing_file_gives_a_falsy_pointer_that_is_not_none(engine, tmp_path,
     assert said.reasons
     monkeypatch.setattr("lorakit.engines.llama.engine.native_file", lambda *_: nullcontext(path))
     with pytest.raises(EngineError, match="does not take the adapter") as caught:
-        engine.attach(truth_adapter("llama", "plain"))
+        engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     assert "missing.gguf" in str(caught.value)
 
 
 def test_an_adapter_freed_while_it_is_set_is_taken_out_of_every_context_first(engine):
-    keep, gone = (engine.attach(truth_adapter("llama", n)) for n in ("plain", "plain_b"))
+    keep, gone = (
+        engine.attach(engine.prepare(truth_adapter("llama", n))) for n in ("plain", "plain_b")
+    )
     base = logits_of(engine, IDS)
     sequences = [engine.open_sequence() for _ in range(2)]
     both = ((keep, 1.0), (gone, 1.0))
@@ -110,7 +112,7 @@ def test_a_reused_address_with_the_same_scale_is_another_set(engine):
     """llama.cpp compares addresses, and malloc gives a freed one to the next adapter."""
     expected, addresses = {}, []
     for name in ("plain", "plain_b") * 10:
-        handle = engine.attach(truth_adapter("llama", name))
+        handle = engine.attach(engine.prepare(truth_adapter("llama", name)))
         addresses.append(ctypes.cast(engine._adapters[handle], ctypes.c_void_p).value)
         found = logits_of(engine, IDS, ((handle, 1.0),))
         engine.detach(handle)
@@ -121,7 +123,7 @@ def test_a_reused_address_with_the_same_scale_is_another_set(engine):
 
 def test_an_adapter_of_another_model_has_no_handle_here(engine):
     other = open_engine("llama")
-    foreign = [other.attach(truth_adapter("llama", "plain")) for _ in range(30)][-1]
+    foreign = [other.attach(other.prepare(truth_adapter("llama", "plain"))) for _ in range(30)][-1]
     with pytest.raises(EngineError, match="no adapter"):
         logits_of(engine, IDS, ((foreign + 1000, 1.0),))
     other.close()
@@ -132,7 +134,7 @@ def test_an_adapter_of_another_model_has_no_handle_here(engine):
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_infinite_scales_never_arrive(engine, scale):
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     with pytest.raises(ParameterError, match="finite"):
         logits_of(engine, IDS, ((handle, scale),))
     assert np.isfinite(logits_of(engine, IDS, ((handle, 1.0),))).all()
@@ -140,7 +142,7 @@ def test_nan_and_infinite_scales_never_arrive(engine, scale):
 
 
 def test_scale_0_is_the_base_bit_for_bit(engine):
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     base = logits_of(engine, IDS)
     for zero in (0.0, -0.0):
         np.testing.assert_array_equal(logits_of(engine, IDS, ((handle, zero),)), base)
@@ -148,7 +150,7 @@ def test_scale_0_is_the_base_bit_for_bit(engine):
 
 
 def test_a_negative_scale_is_no_error(engine):
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     base, more = logits_of(engine, IDS), logits_of(engine, IDS, ((handle, 1e-3),))
     less = logits_of(engine, IDS, ((handle, -1e-3),))
     assert np.abs((more - base) + (less - base)).max() < 0.1 * np.abs(more - base).max()
@@ -156,7 +158,7 @@ def test_a_negative_scale_is_no_error(engine):
 
 
 def test_of_duplicates_llama_cpp_keeps_the_first_and_we_add_them_up(engine):
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     twice = logits_of(engine, IDS, ((handle, 0.75), (handle, 0.25)))
     np.testing.assert_array_equal(twice, logits_of(engine, IDS, ((handle, 1.0),)))
     none = logits_of(engine, IDS, ((handle, 0.75), (handle, -0.75)))
@@ -206,7 +208,7 @@ def test_saved_states_know_their_adapters(model, tmp_path):
 def test_a_token_embd_lora_on_a_tied_base_is_refused_before(never_native):
     engine = open_engine("gemma3")
     with pytest.raises(CapabilityError) as caught:
-        engine.attach(truth_adapter("gemma3", "embed_only"))
+        engine.attach(engine.prepare(truth_adapter("gemma3", "embed_only")))
     assert "embed_tokens" in str(caught.value)
     engine.close()
 
@@ -335,7 +337,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(engine, tmp_path, monkeypatc
 
 
 def logits_with(engine, adapter):
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     try:
         return logits_of(engine, IDS, ((handle, 1.0),)).copy()
     finally:
@@ -345,7 +347,7 @@ def logits_with(engine, adapter):
 def test_a_path_that_is_not_ascii(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "Ł cache 模"))
     adapter = truth_adapter("llama", "plain")
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     with native_file(adapter, engine._base) as path:
         assert "模" in str(path)
     engine.detach(handle)

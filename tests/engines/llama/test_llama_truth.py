@@ -58,7 +58,7 @@ def test_the_base(case):
 def test_adapters_of_peft(case, adapter):
     name, engine = case
     folder = TRUTH / "peft" / name / adapter
-    handle = engine.attach(truth_adapter(name, adapter))
+    handle = engine.attach(engine.prepare(truth_adapter(name, adapter)))
     for scale in (1.0, 0.5):
         assert worst(engine, folder, ((handle, scale),), f"scale{scale:g}_") < CLOSE[name]
     engine.detach(handle)
@@ -68,7 +68,7 @@ def test_adapters_of_peft(case, adapter):
 def test_what_llama_cpp_cannot_apply_is_refused_with_the_way_out(case, adapter):
     name, engine = case
     with pytest.raises(CapabilityError, match="cannot apply") as caught:
-        engine.attach(truth_adapter(name, adapter))
+        engine.attach(engine.prepare(truth_adapter(name, adapter)))
     assert caught.value.items
     assert "merge" in caught.value.hint
 
@@ -78,7 +78,9 @@ def test_files_that_llama_cpps_converter_wrote(case):
     name, engine = case
     decoder = engine._base.decoder
     for adapter in ("plain", "plain_b"):
-        handle = engine.attach(read_adapter(TRUTH / "gguf" / f"{name}.{adapter}.f32.gguf", decoder))
+        handle = engine.attach(
+            engine.prepare(read_adapter(TRUTH / "gguf" / f"{name}.{adapter}.f32.gguf", decoder))
+        )
         assert (
             worst(engine, TRUTH / "peft" / name / adapter, ((handle, 1.0),), "scale1_")
             < CLOSE[name]
@@ -90,7 +92,10 @@ def test_files_that_llama_cpps_converter_wrote(case):
 def test_two_adapters_and_every_order_of_applying_and_removing(case):
     """A negative scale takes away what the same adapter adds; the order changes nothing."""
     name, engine = case
-    one, two = (engine.attach(truth_adapter(name, adapter)) for adapter in ("plain", "plain_b"))
+    one, two = (
+        engine.attach(engine.prepare(truth_adapter(name, adapter)))
+        for adapter in ("plain", "plain_b")
+    )
     ids = list(range(5, 30))
     with_both = logits_of(engine, ids, ((one, 1.0), (two, 0.5)))
     base = logits_of(engine, ids)
@@ -102,7 +107,7 @@ def test_two_adapters_and_every_order_of_applying_and_removing(case):
             np.testing.assert_array_equal(logits_of(engine, ids, chosen), cold[chosen])
     other = logits_of(engine, ids, ((two, 0.5), (one, 1.0)))
     assert np.abs(other - with_both).max() < CLOSE[name]
-    again = engine.attach(truth_adapter(name, "plain"))
+    again = engine.attach(engine.prepare(truth_adapter(name, "plain")))
     nothing = logits_of(engine, ids, ((one, 0.7), (again, -0.7)))
     assert np.abs(nothing - base).max() < CLOSE[name]
     for handle in (one, two, again):
@@ -132,7 +137,7 @@ def test_families_that_only_run_as_gguf_files_or_in_torch(adapter, base, near):
     folder = TRUTH / "llama_cpp" / adapter
     opened = open_gguf_base(TRUTH / "llama_cpp" / base / "base.f32.gguf")
     engine = LlamaEngine.open(opened, EngineOptions(threads=1))
-    handle = engine.attach(read_adapter(folder, opened.decoder))
+    handle = engine.attach(engine.prepare(read_adapter(folder, opened.decoder)))
     with np.load(folder / "logits.npz") as truth:
         for kind, chosen in (("base", ()), ("adapted", ((handle, 1.0),))):
             assert np.abs(logits_of(engine, truth["ids"], chosen) - truth[kind]).max() < near

@@ -169,7 +169,7 @@ def test_logits_of_all_positions_but_those_within_the_image(engine):
 
 def test_adapters_change_image_turns(engine):
     image = engine.encode_image(png(1))
-    handle = engine.attach(truth_adapter("gemma3", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("gemma3", "plain")))
     base = last_logits(engine, image)
     adapted = last_logits(engine, image, ((handle, 1.0),))
     assert np.abs(adapted - base).max() > 0.01
@@ -197,7 +197,7 @@ def test_rows_with_and_without_images_run_together(engine):
 def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector):
     one, two = engine.encode_image(png(1)), engine.encode_image(png(2))
     warm = Scheduler(engine)
-    handle = warm.attach("plain", truth_adapter("gemma3", "plain"))
+    handle = warm.attach("plain", warm.engine.prepare(truth_adapter("gemma3", "plain")))
     turns = [
         (prompt(one), one.images, ()),
         ([*prompt(one), 100, 101, 102], one.images, ()),
@@ -216,7 +216,7 @@ def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector)
     for (tokens, images, adapters), warm_result in zip(turns, found, strict=True):
         cold_engine = make_engine(projector)
         cold = Scheduler(cold_engine)
-        cold_handle = cold.attach("plain", truth_adapter("gemma3", "plain"))
+        cold_handle = cold.attach("plain", cold.engine.prepare(truth_adapter("gemma3", "plain")))
         generation = ask(cold, tokens, images, tuple((cold_handle, s) for _, s in adapters))
         drain(cold)
         assert generation.result().text == warm_result.text
@@ -348,7 +348,7 @@ def test_an_adapter_on_the_vision_tower_is_refused(engine):
     a, b = np.ones((2, 16), np.float32), np.ones((16, 2), np.float32)
     name = "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
     with pytest.raises(MismatchError, match="vision_tower"):
-        engine.attach(Adapter(deltas=(Delta(module=name, a=a, b=b, scale=1.0),)))
+        engine.attach(engine.prepare(Adapter(deltas=(Delta(module=name, a=a, b=b, scale=1.0),))))
 
 
 def test_images_after_close(projector):

@@ -19,7 +19,7 @@ def error(found, expected):
 def exact(request):
     engine = open_engine(truth_base(request.param))
     adapter = truth_adapter(request.param, "plain")
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     yield (
         request.param,
         adapter,
@@ -40,7 +40,7 @@ def test_error_is_bounded(exact, quantized):
     _, adapter, base_logits, adapted_logits = exact
     mode, engine = quantized
     assert error(logits_of(engine, IDS), base_logits) < BOUNDS[mode]
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     assert error(logits_of(engine, IDS, ((handle, 1.0),)), adapted_logits) < BOUNDS[mode]
 
 
@@ -75,7 +75,7 @@ def test_result_does_not_depend_on_batch_mates(exact, quantized):
     """One mate's huge activations must not coarsen another row's scale."""
     _, adapter, *_ = exact
     _, engine = quantized
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     results = []
     for mates in ((), ((handle, 30.0),)):
         sequences = [engine.open_sequence() for _ in range(4)]

@@ -29,7 +29,7 @@ def engine():
 @pytest.fixture
 def handles(engine):
     names = ("plain", "plain_b", "rslora", "embed_tied", "embed_only", "layers")
-    attached = [engine.attach(truth_adapter("gemma3", name)) for name in names]
+    attached = [engine.attach(engine.prepare(truth_adapter("gemma3", name))) for name in names]
     yield attached
     for handle in attached:
         engine.detach(handle)
@@ -173,7 +173,7 @@ def test_a_row_half_written_is_written_again(engine, handles, monkeypatch):
 
 
 def test_detach_frees_the_rows(engine, handles):
-    extra = engine.attach(truth_adapter("gemma3", "plain"))
+    extra = engine.attach(engine.prepare(truth_adapter("gemma3", "plain")))
     decode(engine, PROMPTS[:2], [((extra, 1.0),), ()])
     logits_of(engine, PROMPTS[0], ((extra, 1.0),))
     engine.detach(extra)
@@ -181,14 +181,15 @@ def test_detach_frees_the_rows(engine, handles):
     assert not any(slab.holds(extra) for slab in [slabs._mixed, *slabs._single])
     with pytest.raises(EngineError, match="no adapter is attached"):
         logits_of(engine, [5], ((extra, 1.0),))
-    assert engine.attach(truth_adapter("gemma3", "plain")) != extra
+    assert engine.attach(engine.prepare(truth_adapter("gemma3", "plain"))) != extra
 
 
 def test_ranks_may_differ_and_change(engine):
     """Rows are padded to the largest rank; a bigger one may come and go."""
     base = Base.open(truth_base("gemma3"))
     small, large = (
-        engine.attach(random_adapter(base, seed, rank)) for seed, rank in ((1, 2), (2, 40))
+        engine.attach(engine.prepare(random_adapter(base, seed, rank)))
+        for seed, rank in ((1, 2), (2, 40))
     )
     alone = decode(engine, PROMPTS[:1], [((small, 1.0),)])
     for sets in ([((small, 1.0),), ()], [((small, 1.0),), ((large, 1.0),)]):
@@ -207,14 +208,14 @@ def test_refuses_what_the_graph_cannot_do(engine):
         replacements=(Replacement(name="model.norm.weight", value=np.ones(64, np.float32)),),
     )
     with pytest.raises(CapabilityError, match="cannot apply") as caught:
-        engine.attach(adapter)
+        engine.attach(engine.prepare(adapter))
     assert len(caught.value.items) == 2
     assert "merge" in caught.value.hint
 
 
 def test_refuses_an_adapter_of_another_base(engine):
     with pytest.raises(MismatchError):
-        engine.attach(truth_adapter("llama", "plain"))
+        engine.attach(engine.prepare(truth_adapter("llama", "plain")))
 
 
 def test_refuses_bad_rows_and_changes_nothing(engine, handles):
@@ -262,7 +263,7 @@ def test_every_site_of_a_tied_matrix(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     save_file(weights, folder / "model.safetensors")
     adapted, merged = open_engine(truth_base("gemma3")), open_engine(folder)
-    handle = adapted.attach(Adapter(deltas=deltas))
+    handle = adapted.attach(adapted.prepare(Adapter(deltas=deltas)))
     np.testing.assert_allclose(
         logits_of(adapted, PROMPTS[4], ((handle, 1.0),)),
         logits_of(merged, PROMPTS[4]),
@@ -288,7 +289,7 @@ def test_half_precision_adapters_are_applied_in_float32(engine):
             for d in half.deltas
         )
     )
-    one, other = engine.attach(half), engine.attach(widened)
+    one, other = engine.attach(engine.prepare(half)), engine.attach(engine.prepare(widened))
     np.testing.assert_array_equal(
         logits_of(engine, PROMPTS[1], ((one, 1.0),)), logits_of(engine, PROMPTS[1], ((other, 1.0),))
     )

@@ -213,7 +213,7 @@ def test_options_out_of_range(options):
 
 def test_use_after_close():
     engine = open_engine(truth_base("llama"))
-    handle = engine.attach(truth_adapter("llama", "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     sequence = engine.open_sequence()
     engine.forward([row(sequence, IDS[:4], ((handle, 1.0),))])
     engine.close()
@@ -222,7 +222,7 @@ def test_use_after_close():
         lambda: engine.forward([row(sequence, [5])]),
         engine.open_sequence,
         lambda: engine.length(sequence),
-        lambda: engine.attach(truth_adapter("llama", "plain")),
+        lambda: engine.attach(engine.prepare(truth_adapter("llama", "plain"))),
         lambda: engine.detach(handle),
     ]
     for call in calls:

@@ -53,7 +53,7 @@ def test_base_logits(named):
 def test_adapter_logits(engines, base, name):
     engine = engines[base]
     truth = np.load(TRUTH / "peft" / base / name / "logits.npz")
-    handle = engine.attach(truth_adapter(base, name))
+    handle = engine.attach(engine.prepare(truth_adapter(base, name)))
     for scale in (1.0, 0.5):
         for index in range(3):
             if (key := f"scale{scale:g}_{index}") not in truth:
@@ -76,7 +76,7 @@ def test_adapter_logits(engines, base, name):
 def test_two_adapters_together_equal_the_merged_base(tmp_path, engines, base, pair):
     engine, ids = engines[base], np.arange(4, 40)
     adapters = [truth_adapter(base, name) for name in pair]
-    handles = [engine.attach(adapter) for adapter in adapters]
+    handles = [engine.attach(engine.prepare(adapter)) for adapter in adapters]
     parts = list(zip(adapters, (0.7, -0.4), strict=True))
     merged = open_engine(merged_base(tmp_path / "merged", truth_base(base), parts))
     together = tuple(zip(handles, (0.7, -0.4), strict=True))

@@ -95,7 +95,7 @@ def dora(base, deltas, rng):
 
 def equal(tmp_path, base, engine, parts, ids=IDS, atol=2e-4):
     """The engine's answer under adapters [(adapter, scale)] is that of the merged weights."""
-    handles = [engine.attach(adapter) for adapter, _ in parts]
+    handles = [engine.attach(engine.prepare(adapter)) for adapter, _ in parts]
     held = tuple((handle, scale) for handle, (_, scale) in zip(handles, parts, strict=True))
     other = open_torch(merged(tmp_path / "merged", base, parts))
     expected = logits_of(other, ids)
@@ -194,7 +194,9 @@ def test_two_adapters_may_not_replace_the_same(tiny):
     base, engine = tiny["llama"]
     values = [base.tensor("model.norm.weight") * s for s in (1.1, 0.9)]
     handles = [
-        engine.attach(Adapter(replacements=(Replacement(name="model.norm.weight", value=v),)))
+        engine.attach(
+            engine.prepare(Adapter(replacements=(Replacement(name="model.norm.weight", value=v),)))
+        )
         for v in values
     ]
     before = logits_of(engine, IDS)
@@ -211,7 +213,11 @@ def test_what_no_weight_answers_to_is_refused(tiny):
     base, engine = tiny["qwen3_moe"]
     rng = np.random.default_rng(13)
     with pytest.raises(CapabilityError, match="bias"):
-        engine.attach(Adapter(deltas=(delta(base, "model.layers.0.mlp.gate", rng, bias=True),)))
+        engine.attach(
+            engine.prepare(
+                Adapter(deltas=(delta(base, "model.layers.0.mlp.gate", rng, bias=True),))
+            )
+        )
 
 
 def test_the_model_itself_never_changes(tiny):
@@ -219,7 +225,7 @@ def test_the_model_itself_never_changes(tiny):
     engine = tiny["gemma3"][1]
     before = logits_of(engine, IDS)
     for name in ("dora", "norm_save", "embed_tied"):
-        handle = engine.attach(truth_adapter("gemma3", name))
+        handle = engine.attach(engine.prepare(truth_adapter("gemma3", name)))
         assert np.abs(logits_of(engine, IDS, ((handle, 1.0),)) - before).max() > 1e-2
         np.testing.assert_array_equal(logits_of(engine, IDS, ((handle, 0.0),)), before)
         engine.detach(handle)

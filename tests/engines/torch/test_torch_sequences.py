@@ -102,7 +102,7 @@ def test_fork_and_truncate(engine):
 def test_mixed_rows_equal_separate_runs(engine):
     base = "gemma3" if len(engine._base.decoder.layers) == 6 else "llama"
     names = ("plain", "dora", "norm_save" if base == "gemma3" else "trainable_tokens")
-    a, b, c = (engine.attach(truth_adapter(base, name)) for name in names)
+    a, b, c = (engine.attach(engine.prepare(truth_adapter(base, name))) for name in names)
     sets = [((a, 1.0),), (), ((b, 0.5), (a, -0.3)), ((c, 1.0), (b, 1.0))]
     expected = [logits_of(engine, IDS, held) for held in sets]
     sequences = [engine.open_sequence() for _ in sets]
@@ -120,7 +120,7 @@ def test_rescaling_with_kept_kv_is_what_the_onnx_engine_does(engine):
     base = "gemma3" if len(engine._base.decoder.layers) == 6 else "llama"
     other, results = open_onnx(truth_base(base)), []
     for each in (engine, other):
-        handle = each.attach(truth_adapter(base, "plain"))
+        handle = each.attach(each.prepare(truth_adapter(base, "plain")))
         sequence = each.open_sequence()
         parts = [
             each.forward([row(sequence, IDS[at : at + 9], ((handle, scale),))])[0].copy()
@@ -135,7 +135,7 @@ def test_rescaling_with_kept_kv_is_what_the_onnx_engine_does(engine):
 
 def test_rescaling_copies_no_weights_and_the_base_runs_bare(engine):
     base = "gemma3" if len(engine._base.decoder.layers) == 6 else "llama"
-    handle = engine.attach(truth_adapter(base, "plain"))
+    handle = engine.attach(engine.prepare(truth_adapter(base, "plain")))
     overlays, model = engine._overlays, engine._overlays.places.model
     for step in range(40):
         logits_of(engine, IDS[:2], ((handle, 0.1 * (step + 1)),))
@@ -207,7 +207,7 @@ def test_rows_that_cannot_run(engine):
             engine.forward([row(sequences[0], tokens)])
     for scale in (float("nan"), float("inf")):
         base = "gemma3" if len(engine._base.decoder.layers) == 6 else "llama"
-        handle = engine.attach(truth_adapter(base, "plain"))
+        handle = engine.attach(engine.prepare(truth_adapter(base, "plain")))
         with pytest.raises(ParameterError, match="finite"):
             engine.forward([row(sequences[0], [5], ((handle, scale),))])
         engine.detach(handle)
@@ -223,14 +223,14 @@ def test_rows_that_cannot_run(engine):
 
 def test_two_engines_and_a_closed_one(llama):
     other, expected = open_torch(truth_base("llama"), context=40), logits_of(llama, IDS)
-    handle = other.attach(truth_adapter("llama", "dora"))
+    handle = other.attach(other.prepare(truth_adapter("llama", "dora")))
     logits_of(other, IDS[:40], ((handle, 1.0),))
     np.testing.assert_array_equal(logits_of(llama, IDS), expected)
     other.close()
     other.close()
     for use in (
         lambda: other.open_sequence(),
-        lambda: other.attach(truth_adapter("llama", "plain")),
+        lambda: other.attach(other.prepare(truth_adapter("llama", "plain"))),
         lambda: other.forward([]),
         lambda: other.detach(handle),
         lambda: other.length(1),

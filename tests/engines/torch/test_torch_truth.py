@@ -50,7 +50,9 @@ def test_adapter_logits(engines, case):
     engine = engines[case[1]]
     with np.load(FOUND[case] / "logits.npz") as file:
         truth = dict(file)
-    handle = engine.attach(read_adapter(FOUND[case], engine._base.decoder, allow_pickle=True))
+    handle = engine.attach(
+        engine.prepare(read_adapter(FOUND[case], engine._base.decoder, allow_pickle=True))
+    )
     records = [key for key in truth if not key.startswith("ids")]
     assert any(key.startswith("scale1") for key in records)
     for key in records:
@@ -136,7 +138,7 @@ def test_against_peft_now(engines, tmp_path, name):
     adapter = read_adapter(tmp_path)
     engine, ids = engines[base], np.random.default_rng(2).integers(4, 508, 24)
     ids[5], ids[11] = 9, 77
-    handle = engine.attach(adapter)
+    handle = engine.attach(engine.prepare(adapter))
     for scale in (1.0, 0.5):
         for layer in model.modules():
             if scale != 1.0 and isinstance(layer, peft.tuners.lora.LoraLayer):

@@ -31,7 +31,15 @@ from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.preflight import rehearse_projector
 from lorakit.engines.llama.vision import Vision
-from lorakit.engines.protocol import AdapterSet, Capabilities, EngineOptions, Logits, Row, Tokens
+from lorakit.engines.protocol import (
+    AdapterSet,
+    Capabilities,
+    EngineOptions,
+    Logits,
+    Prepared,
+    Row,
+    Tokens,
+)
 from lorakit.engines.steps import check_rows, require_attached
 from lorakit.engines.threads import default_threads
 from lorakit.errors import (
@@ -144,16 +152,16 @@ class LlamaEngine:
 
     # Adapters.
 
-    def prepare(self, adapter: Adapter) -> None:
-        """Check an adapter and write its GGUF file into the cache; may run on any thread."""
-        require_fit(adapter, self._base.decoder)
+    def prepare(self, adapter: Adapter) -> Prepared:
+        """Check an adapter and write its GGUF file into the cache."""
+        require_fit(adapter, self._base)
         with native_file(adapter, self._base):
             """Written, and compared with its digest."""
+        return Prepared(adapter=adapter)
 
-    def attach(self, adapter: Adapter) -> int:
+    def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        require_fit(adapter, self._base.decoder)
-        with native_file(adapter, self._base) as path, captured_log() as said:
+        with native_file(prepared.adapter, self._base) as path, captured_log() as said:
             native = llama().llama_adapter_lora_init(self._model, os.fsencode(path))
         if not native:
             raise EngineError("llama.cpp does not take the adapter", items=said.reasons)

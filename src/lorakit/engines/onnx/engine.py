@@ -27,6 +27,7 @@ from lorakit.engines.protocol import (
     Capabilities,
     EngineOptions,
     Logits,
+    Prepared,
     Quantization,
     Row,
     Tokens,
@@ -104,15 +105,15 @@ class OnnxEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def prepare(self, adapter: Adapter) -> None:
+    def prepare(self, adapter: Adapter) -> Prepared:
         _require_applicable(adapter)
-        require_fit(adapter, self._base.decoder)
+        require_fit(adapter, self._base)
+        return Prepared(adapter=adapter, content=Attached.of(adapter))
 
-    def attach(self, adapter: Adapter) -> int:
+    def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        self.prepare(adapter)
         handle = next(self._handles)
-        self._attached[handle] = Attached.of(adapter)
+        self._attached[handle] = prepared.content
         return handle
 
     def detach(self, handle: int) -> None:

@@ -24,6 +24,7 @@ from lorakit.engines.protocol import (
     Capabilities,
     EngineOptions,
     Logits,
+    Prepared,
     Row,
     Tokens,
     no_images,
@@ -92,16 +93,17 @@ class TorchEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def prepare(self, adapter: Adapter) -> None:
-        require_fit(adapter, self._base.decoder)
-
-    def attach(self, adapter: Adapter) -> int:
+    def prepare(self, adapter: Adapter) -> Prepared:
         places = self._require_open().places
-        self.prepare(adapter)
-        with native_errors("attaching an adapter"), torch.inference_mode():
+        require_fit(adapter, self._base)
+        with native_errors("preparing an adapter"), torch.inference_mode():
             attached = Attached.of(adapter, places, self._device)
+        return Prepared(adapter=adapter, content=attached)
+
+    def attach(self, prepared: Prepared) -> int:
+        self._require_open()
         handle = next(self._handles)
-        self._attached[handle] = attached
+        self._attached[handle] = prepared.content
         return handle
 
     def detach(self, handle: int) -> None:
