@@ -29,8 +29,9 @@ from make_base import make_adapter, make_base
 
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.ort import Step
-from lorakit.engines.protocol import AdapterSet, EngineOptions, Row
+from lorakit.engines.protocol import AdapterSet, Row
 from lorakit.files.cache import cache_root
 
 MODES = ("base", "shared", "distinct")
@@ -78,7 +79,7 @@ class Bench:
     def __init__(self, base: Base, arguments: argparse.Namespace, quantize: str) -> None:
         self.quantize, self.context = quantize, arguments.context
         rows = max(arguments.batch)
-        options = EngineOptions(
+        options = OnnxOptions(
             quantize=quantize, threads=arguments.threads, max_batch=rows, cached_sequences=rows
         )
         OnnxEngine.open(base, options).close()  # builds and caches the graph the first time
@@ -88,7 +89,9 @@ class Bench:
         self.opened = time.perf_counter() - before
         self.resident = psutil.Process().memory_info().rss - resident
         self.handles = [
-            self.engine.attach(make_adapter(base.decoder, seed, arguments.rank))
+            self.engine.attach(
+                self.engine.prepare(make_adapter(base.decoder, seed, arguments.rank))
+            )
             for seed in range(rows)
         ]
         self.prompt = np.random.default_rng(0).integers(0, base.decoder.vocabulary, self.context)

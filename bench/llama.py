@@ -40,7 +40,7 @@ from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.protocol import AdapterSet, EngineOptions, Row
+from lorakit.engines.protocol import AdapterSet, Row
 from lorakit.files.cache import cache_root
 from lorakit.formats.gguf import write_gguf
 from lorakit.formats.peft import write_peft
@@ -92,12 +92,14 @@ class Ours:
     def __init__(
         self, bench: Bench, *, rows: int, contexts: int = 8, adapters: int = 1, kv: int = CONTEXT
     ) -> None:
-        self.options = EngineOptions(
-            threads=bench.threads, max_batch=rows, cached_sequences=rows,
-            llama=LlamaOptions(contexts=contexts),
-        )  # fmt: skip
+        self.options = LlamaOptions(
+            threads=bench.threads, max_batch=rows, cached_sequences=rows, contexts=contexts
+        )
         self.engine = LlamaEngine.open(bench.base, self.options)
-        self.handles = [self.engine.attach(adapter) for adapter in bench.adapters[:adapters]]
+        self.handles = [
+            self.engine.attach(self.engine.prepare(adapter))
+            for adapter in bench.adapters[:adapters]
+        ]
         self.length, self.prompt = kv, bench.tokens(kv)
         self.sequences = [self.engine.open_sequence() for _ in range(rows)]
 
@@ -295,7 +297,7 @@ class Bench:
                 if not cached:
                     name.unlink()
                 adapter, _ = ready(path, self.base, lambda place: place)
-                ours.engine.detach(ours.engine.attach(adapter))
+                ours.engine.detach(ours.engine.attach(ours.engine.prepare(adapter)))
 
             def native() -> None:
                 lora = api.llama_adapter_lora_init(self.model, os.fsencode(gguf))

@@ -8,7 +8,8 @@ from safetensors.numpy import save_file
 from lorakit.adapter import Adapter, Delta, Site
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
-from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.engines.onnx.options import OnnxOptions
+from lorakit.engines.protocol import Row
 from lorakit.formats.peft import read_peft
 
 DATA = Path(__file__).parent / "data"
@@ -20,7 +21,7 @@ CASES = {
 
 
 def open_engine(folder: Path, **options) -> OnnxEngine:
-    return OnnxEngine.open(Base.open(folder), EngineOptions(threads=1, **options))
+    return OnnxEngine.open(Base.open(folder), OnnxOptions(threads=1, **options))
 
 
 def truth_base(name: str) -> Path:

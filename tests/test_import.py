@@ -71,3 +71,17 @@ print(json.dumps([os.environ.get("ORT_DISABLE_TELEMETRY"), links]))
     flag, links = child(code)
     assert flag == "1"
     assert not [link for link in links if link.startswith("socket:")]
+
+
+def test_the_protocol_of_engines_imports_no_engine_and_no_tokenizer():
+    code = """
+import sys, json
+import lorakit.engines.protocol, lorakit.engines.llama.options, lorakit.engines.onnx.options
+import lorakit.engines.torch.options
+print(json.dumps(sorted(sys.modules)))
+"""
+    loaded = child(code)
+    assert not [name for name in loaded if name.split(".")[0] in HEAVY]
+    assert "tokenizers" not in loaded
+    for engine in ("onnx", "llama", "torch"):
+        assert f"lorakit.engines.{engine}.engine" not in loaded

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from lorakit.adapter import Site
 from lorakit.architectures import HEAD
 from lorakit.base.folder import Base
-from lorakit.engines.protocol import EngineOptions
 from lorakit.engines.table import open_engine
+from lorakit.engines.torch.options import TorchOptions
 
 pytest.importorskip("torch", reason="the torch engine needs the extra torch")
 pytest.importorskip("transformers", reason="the torch engine needs the extra torch")
@@ -24,7 +24,7 @@ def truth_base(name: str) -> Path:
 
 
 def open_torch(folder: Path, **options):
-    return open_engine("torch", Base.open(folder), EngineOptions(threads=1, **options))
+    return open_engine("torch", Base.open(folder), TorchOptions(threads=1, **options))
 
 
 def tiny_base(folder: Path, config, seed: int = 0) -> Path:

@@ -15,7 +15,8 @@ from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement
 from lorakit.algebra import combine, subtract
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
-from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.engines.onnx.options import OnnxOptions
+from lorakit.engines.protocol import Row
 from lorakit.errors import AdapterError, ParameterError, UnsupportedError
 from lorakit.formats.peft import read_peft, write_peft
 
@@ -221,7 +222,7 @@ def test_the_engine_sees_no_difference():
     weighted = [(read_peft(demo.adapter_path(n)), w) for n, w in (("home", 0.7), ("style", 0.3))]
     found, _ = combine(weighted)
     whole, _ = combine(weighted, "svd", energy=1.0)
-    engine = OnnxEngine.open(base, EngineOptions(threads=1))
+    engine = OnnxEngine.open(base, OnnxOptions(threads=1))
     tokens = np.arange(5, 45, dtype=np.int64)
 
     def logits(parts):

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
-from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.engines.onnx.options import OnnxOptions
+from lorakit.engines.protocol import Row
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.formats import read_adapter, sniff
 from lorakit.formats.mlx import read_mlx, write_mlx
@@ -32,7 +33,7 @@ def logits(engine, handle, scale, ids):
 
 
 def compare(base, adapter, truth, noisy=None):
-    engine = OnnxEngine.open(Base.open(TRUTH / "bases" / base), EngineOptions(threads=1))
+    engine = OnnxEngine.open(Base.open(TRUTH / "bases" / base), OnnxOptions(threads=1))
     handle = engine.attach(engine.prepare(adapter))
     for scale in (1.0, 0.5):
         for index in range(3):

@@ -27,7 +27,7 @@ from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.fake import FakeEngine
 from lorakit.engines.protocol import Capabilities, Engine, EngineOptions, Logits, Prepared, Row
-from lorakit.engines.table import ENGINES, Kind, open_engine, open_tokenizer
+from lorakit.engines.table import ENGINES, choose_engine, open_engine
 from lorakit.errors import CapabilityError
 
 ENGINE_NAMES = ("onnx", "llama", "torch")
@@ -117,7 +117,7 @@ class Combination:
         )
         pool = adapters_for(self.base, base_path(self.base, self.work))
         self.pool = {name: adapter for name, adapter in pool.items() if _applicable(own, adapter)}
-        tokenizer = open_tokenizer(base)
+        tokenizer = ENGINES[choose_engine(None, base)].tokenizer(base)
         self.naive = Naive(
             own,
             {adapter.digest: adapter for adapter in pool.values()},
@@ -149,9 +149,10 @@ class Combination:
             inner = self._fake(options) if fake else original.open(base, options)
             return Watched(self.wrap(inner), chunk)
 
-        original = ENGINES.get(self.engine, Kind(make))
+        folder_kind = replace(ENGINES["onnx"], options=EngineOptions)
+        original = ENGINES.get(self.engine, folder_kind)
         with (
-            patch.dict(ENGINES, {self.engine: Kind(make, gguf=original.gguf)}),
+            patch.dict(ENGINES, {self.engine: replace(original, open=make)}),
             tempfile.TemporaryDirectory() as folder,
             lorakit.open(
                 self.path, engine=self.engine, threads=1, context=CONTEXT, **options

@@ -11,7 +11,7 @@ from naive import Question, could_differ
 
 from lorakit.base.gguf import open_base
 from lorakit.engines.protocol import EngineOptions, Row
-from lorakit.engines.table import open_engine, open_tokenizer
+from lorakit.engines.table import ENGINES, choose_engine, open_engine
 from lorakit.runtime import prefix
 from lorakit.runtime.sampling import SamplingParams
 
@@ -27,7 +27,7 @@ def test_a_gguf_file_is_its_folder(bases_folder, name):
         row = Row(sequence=opened.open_sequence(), tokens=ids, logits="all")
         found.append(opened.forward([row])[0].copy())
         opened.close()
-        tokenizer = open_tokenizer(base)
+        tokenizer = ENGINES[choose_engine(None, base)].tokenizer(base)
         texts.append([tokenizer.token_bytes(token) for token in range(4, 400)])
     assert np.abs(found[0] - found[1]).max() < 2e-2
     assert np.std(found[0]) > 0.5

@@ -14,7 +14,7 @@ from lorakit import AdapterConfig, demo
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.table import open_tokenizer
+from lorakit.engines.table import ENGINES
 from lorakit.errors import (
     CapabilityError,
     LorakitError,
@@ -260,9 +260,9 @@ def test_a_path_that_is_kept_as_it_was_said_is_lost(tmp_path, monkeypatch):
     assert all(file.is_absolute() for file in base.files)
     before = Path("base")
     monkeypatch.chdir("/")
-    assert Dialogue(base.path, open_tokenizer(base)).prompt(LIGHTS)
+    assert Dialogue(base.path, ENGINES["onnx"].tokenizer(base)).prompt(LIGHTS)
     with pytest.raises(LorakitError):
-        Dialogue(before, open_tokenizer(base)).prompt(LIGHTS)
+        Dialogue(before, ENGINES["onnx"].tokenizer(base)).prompt(LIGHTS)
 
 
 def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
@@ -273,9 +273,9 @@ def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
 
 def test_a_projector_of_a_relative_path_stays_where_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    anchored = opening._anchored(LlamaOptions(mmproj="mmproj.gguf"))
-    assert anchored.mmproj == tmp_path / "mmproj.gguf"
-    assert opening._anchored(LlamaOptions()) == LlamaOptions()
+    given = {"llama": LlamaOptions(mmproj="mmproj.gguf")}
+    assert opening._options("llama", given, None, opening.fetch).mmproj == tmp_path / "mmproj.gguf"
+    assert opening._options("llama", {}, None, opening.fetch) == LlamaOptions()
 
 
 @pytest.mark.parametrize("where", ["open", "load_adapter", "waiting", "merge"])

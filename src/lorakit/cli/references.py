@@ -13,7 +13,8 @@ from lorakit.base.gguf import open_base as open_local_base
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
-from lorakit.engines.protocol import Device, Quantization
+from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.torch.options import Device
 from lorakit.errors import FormatError, ParameterError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter

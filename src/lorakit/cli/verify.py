@@ -25,7 +25,7 @@ from lorakit.cli.references import (
     split_reference,
 )
 from lorakit.cli.signature import option
-from lorakit.engines.protocol import Quantization
+from lorakit.engines.onnx.options import Quantization
 from lorakit.errors import FormatError, ParameterError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.files.gguf import is_gguf

@@ -10,21 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import CapabilityError, ParameterError
 from lorakit.text.image_ids import Image, Vectors
 from lorakit.values import shown, whole
 
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
-Quantization = Literal["none", "fp16", "int8", "int4"]
-Device = Literal["cpu", "cuda", "mps"]
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
 
 
@@ -34,15 +31,15 @@ abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lamb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What a user may choose of an engine. `None` lets the engine decide."""
+    """What a user may choose of every engine. `None` lets the engine decide.
 
-    quantize: Quantization = "none"
+    What an engine has beyond that is in a subclass of its own, named in its row of engines.table.
+    """
+
     threads: int | None = None  # compute threads; None = physical cores
     context: int | None = None  # tokens per sequence; None = the model's own limit, at most 8192
     max_batch: int = 16  # sequences that decode together
     cached_sequences: int = 8  # idle sequences kept for prefix reuse
-    device: Device | None = None  # of the torch engine; None = cpu
-    llama: LlamaOptions | None = None  # of the llama.cpp engine; None = its defaults
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""
@@ -52,14 +49,6 @@ class EngineOptions:
             if (value := getattr(self, name)) is not None
             and not (whole(value) and low <= value <= high)
         ]
-        if self.quantize not in get_args(Quantization):
-            names = ", ".join(get_args(Quantization))
-            faults.append(f"quantize must be one of {names}, found {shown(self.quantize)}")
-        if self.device is not None and self.device not in get_args(Device):
-            names = ", ".join(get_args(Device))
-            faults.append(f"device must be one of {names}, found {shown(self.device)}")
-        if not isinstance(self.llama, LlamaOptions | None):
-            faults.append(f"llama must be LlamaOptions, found {self.llama!r:.80}")
         if faults:
             raise ParameterError("invalid engine options", items=faults)
 

@@ -1,31 +1,51 @@
-"""The engines, by name, and which of them runs what. Adding one is one file and one row here."""
+"""The engines, by name: what each runs, how it opens, and what a user may choose of it.
+
+Adding one is a folder and one row here. Importing this loads no engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from lorakit.base.folder import Base
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.protocol import Engine, EngineOptions
-from lorakit.errors import CapabilityError, MissingExtraError
+from lorakit.engines.torch.options import TorchOptions
+from lorakit.errors import CapabilityError, MissingExtraError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
+from lorakit.values import shown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """open: makes the engine. gguf: whether it runs a GGUF file, and not a Hugging Face folder."""
+    """An engine's row.
 
-    open: Callable[[Base, EngineOptions], Engine]
+    options: the class of its options. open, tokenizer: make the engine, and what its bases' texts
+    are encoded with. require: raises early what `tokenizer` would raise, where that is cheap.
+    preflight: tries a file in a child process before native code may end this one over it.
+    gguf: whether it runs a GGUF file, and not a Hugging Face folder. others: of options that are
+    another engine's, what is said where one is chosen: (values that choose nothing, words, hint).
+    """
+
+    options: type[EngineOptions]
+    open: Callable[[Base, Any], Engine]
+    tokenizer: Callable[[Base], TextTokenizer]
+    require: Callable[[Base], object] = lambda base: None
+    preflight: Callable[[Base, Any], object] = lambda base, options: None
     gguf: bool = False
+    others: Mapping[str, tuple[tuple[Any, ...], str, str]] = field(default_factory=dict)
 
 
-def _onnx(base: Base, options: EngineOptions) -> Engine:
+def _onnx(base: Base, options: OnnxOptions) -> Engine:
     from lorakit.engines.onnx.engine import OnnxEngine  # loads onnxruntime
 
     return OnnxEngine.open(base, options)
 
 
-def _torch(base: Base, options: EngineOptions) -> Engine:
+def _torch(base: Base, options: TorchOptions) -> Engine:
     try:
         from lorakit.engines.torch.engine import TorchEngine  # loads torch and transformers
     except ImportError as error:
@@ -37,17 +57,120 @@ def _torch(base: Base, options: EngineOptions) -> Engine:
     return TorchEngine.open(base, options)
 
 
-def _llama(base: Base, options: EngineOptions) -> Engine:
+def _llama(base: Base, options: LlamaOptions) -> Engine:
     from lorakit.engines.llama.engine import LlamaEngine  # loads llama.cpp when it is opened
 
     return LlamaEngine.open(base, options)
 
 
+def _llama_tokenizer(base: Base) -> TextTokenizer:
+    from lorakit.engines.llama.tokenizer import LlamaTokenizer  # loads llama.cpp
+
+    return LlamaTokenizer(base.path)
+
+
+def _llama_preflight(base: Base, options: LlamaOptions) -> None:
+    from lorakit.engines.llama.preflight import preflight_model  # loads llama.cpp
+
+    preflight_model(base.path, options)
+
+
+def _folder_tokenizer(base: Base) -> TextTokenizer:
+    return Tokenizer.open(base.path)
+
+
+def _require_tokenizer(base: Base) -> None:
+    Tokenizer.require(base.path)
+
+
+_LLAMA_ALONE = (
+    (None,),
+    "LlamaOptions are for GGUF files; this engine runs a Hugging Face folder",
+    "leave llama= (on the command line: --gpu-layers) out",
+)
+_PROJECTOR = (
+    (None,),
+    "a projector goes with a GGUF model",
+    "open the GGUF file of the vision model",
+)
 ENGINES: dict[str, Kind] = {
-    "onnx": Kind(_onnx),
-    "torch": Kind(_torch),
-    "llama": Kind(_llama, gguf=True),
+    "onnx": Kind(
+        options=OnnxOptions,
+        open=_onnx,
+        tokenizer=_folder_tokenizer,
+        require=_require_tokenizer,
+        others={
+            "device": (
+                (None, "cpu"),
+                "the ONNX engine runs on the CPU",
+                'leave device out, or use engine="torch"',
+            ),
+            "llama": _LLAMA_ALONE,
+            "mmproj": _PROJECTOR,
+        },
+    ),
+    "torch": Kind(
+        options=TorchOptions,
+        open=_torch,
+        tokenizer=_folder_tokenizer,
+        require=_require_tokenizer,
+        others={
+            "quantize": (
+                ("none",),
+                "the torch engine computes in float32, not in quantized weights",
+                'leave quantize at "none", or use engine="onnx"',
+            ),
+            "llama": _LLAMA_ALONE,
+            "mmproj": _PROJECTOR,
+        },
+    ),
+    "llama": Kind(
+        options=LlamaOptions,
+        open=_llama,
+        tokenizer=_llama_tokenizer,
+        preflight=_llama_preflight,
+        gguf=True,
+        others={
+            "quantize": (
+                ("none",),
+                "the llama engine runs a GGUF file as it is stored",
+                "lorakit quantize IN.gguf OUT.gguf --type Q8_0, and open that",
+            ),
+            "device": (
+                (None, "cpu"),
+                "the llama engine takes no device",
+                "llama=LlamaOptions(gpu_layers=-1) puts the layers on a GPU",
+            ),
+        },
+    ),
 }
+
+
+def make_options(
+    name: str, given: Mapping[str, Any], ready: EngineOptions | None = None
+) -> EngineOptions:
+    """The options of an engine from keyword arguments, which change those that are ready.
+
+    Raises ParameterError for an unknown keyword or a bad value, CapabilityError for what another
+    engine has and this one has not.
+    """
+    kind = ENGINES[name]
+    own = {option.name for option in fields(kind.options)}
+    known = own.union(*(row.others for row in ENGINES.values())) - {"llama", "mmproj"}
+    if unknown := sorted(set(given) - known - own - set(kind.others)):
+        raise ParameterError(
+            f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(sorted(known))}"
+        )
+    for option, value in given.items():
+        if option not in own:
+            neutral, words, hint = kind.others[option]
+            if value not in neutral:
+                raise CapabilityError(f"{words} ({option}={shown(value)})", hint=hint)
+    if ready is not None and not isinstance(ready, kind.options):
+        wanted = kind.options.__name__
+        raise ParameterError(f"the {name} engine takes {wanted}, found {shown(ready)}")
+    chosen = {option: value for option, value in given.items() if option in own}
+    return kind.options(**chosen) if ready is None else replace(ready, **chosen)
 
 
 def choose_engine(name: str | None, base: Base) -> str:
@@ -75,32 +198,11 @@ def choose_engine(name: str | None, base: Base) -> str:
 
 
 def open_engine(name: str, base: Base, options: EngineOptions) -> Engine:
-    """Open an engine by name. Errors as of `choose_engine`, and the engine's own."""
-    return ENGINES[choose_engine(name, base)].open(base, options)
+    """Open an engine by name. Errors as of `choose_engine`, and the engine's own.
 
-
-def require_tokenizer(base: Base) -> None:
-    """Raise BaseModelError (tokenizer_missing) where `open_tokenizer` would, if that is cheap."""
-    if not base.is_gguf:
-        Tokenizer.require(base.path)
-
-
-def rehearse(base: Base, options: EngineOptions) -> None:
-    """Before a base's file meets native code that may end the process over it: try it in a child.
-
-    Raises FormatError for such a file, and MissingExtraError.
+    options: of the engine's own class, or EngineOptions, which all share.
     """
-    if base.is_gguf:
-        from lorakit.engines.llama.options import LlamaOptions
-        from lorakit.engines.llama.preflight import rehearse_model  # loads llama.cpp
-
-        rehearse_model(base.path, options.llama or LlamaOptions())
-
-
-def open_tokenizer(base: Base) -> TextTokenizer:
-    """The base's own tokenizer, for a GGUF file through llama.cpp."""
-    if not base.is_gguf:
-        return Tokenizer.open(base.path)
-    from lorakit.engines.llama.tokenizer import LlamaTokenizer  # loads llama.cpp
-
-    return LlamaTokenizer(base.path)
+    kind = ENGINES[choose_engine(name, base)]
+    if not isinstance(options, kind.options):
+        options = make_options(name, {o.name: getattr(options, o.name) for o in fields(options)})
+    return kind.open(base, options)

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.check import require_fit
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.protocol import Device, EngineOptions, Quantization
-from lorakit.engines.table import (
-    choose_engine,
-    open_engine,
-    open_tokenizer,
-    rehearse,
-    require_tokenizer,
-)
-from lorakit.errors import CapabilityError, LorakitError, ParameterError
+from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.protocol import EngineOptions
+from lorakit.engines.table import ENGINES, choose_engine, make_options, open_engine
+from lorakit.engines.torch.options import Device
+from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
 from lorakit.merge.cached import MergedAdapter, merged_base
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
@@ -40,7 +35,7 @@ MAX_QUEUE = 256
 
 
 class EngineKeywords(TypedDict, total=False):
-    """EngineOptions as keyword arguments of `open`."""
+    """The options of all engines as keyword arguments of `open`."""
 
     quantize: Quantization
     threads: int | None
@@ -77,16 +72,11 @@ def open(
     offline: fetch nothing; None asks LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: told of every
     download, of this model's later `load_adapter` too; see lorakit.sources. allow_private: let URLs
     be of machines of a private network, there too.
-    options: see EngineOptions (quantize, threads, context, max_batch, cached_sequences, device,
-    llama=LlamaOptions(...)).
+    options: see EngineOptions (threads, context, max_batch, cached_sequences), and of one engine
+    each OnnxOptions (quantize), TorchOptions (device) and llama=LlamaOptions(...).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; then everything is closed.
     """
-    known = [option.name for option in fields(EngineOptions)]
-    if unknown := sorted(set(options) - set(known)):
-        raise ParameterError(
-            f"unknown options: {', '.join(unknown)}", hint=f"options: {', '.join(known)}"
-        )
     if not whole(max_queue) or max_queue < 1:
         said = shown(max_queue)
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
@@ -95,24 +85,15 @@ def open(
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
     opened = open_base(get(base, kind="base"))
     engine = choose_engine(engine, opened)
-    native = options.get("llama")
-    if native is not None and engine != "llama":
-        raise CapabilityError(
-            f"LlamaOptions are for GGUF files; the {engine} engine runs {opened.path}",
-            hint="leave llama= (on the command line: --gpu-layers) out",
-        )
+    chosen = _options(engine, options, mmproj, get)
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
-    require_tokenizer(opened)  # before anything slow begins
-    if mmproj is not None:
-        options["llama"] = _with_projector(native, mmproj, opened, get)
-    elif native is not None:
-        options["llama"] = _anchored(native)
-    chosen = EngineOptions(**options)
-    rehearse(opened, chosen)
+    kind = ENGINES[engine]
+    kind.require(opened)  # before anything slow begins
+    kind.preflight(opened, chosen)
     make = partial(open_engine, engine, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # beside the opening engine
-        tokenizer = open_tokenizer(opened)
+        tokenizer = kind.tokenizer(opened)
         model = Model(
             opened,
             tokenizer,
@@ -133,25 +114,24 @@ def open(
     return model
 
 
-def _with_projector(
-    native: LlamaOptions | None,
-    mmproj: str | os.PathLike[str],
-    base: Base,
-    get: Get,
-) -> LlamaOptions:
-    """The options with the projector's local file. Raises CapabilityError, and as `fetch`."""
-    if not base.is_gguf:
-        raise CapabilityError(
-            "a projector goes with a GGUF model", hint="open the GGUF file of the vision model"
-        )
-    return _anchored(replace(native or LlamaOptions(), mmproj=get(mmproj, kind="base")))
-
-
-def _anchored(native: LlamaOptions) -> LlamaOptions:
-    """The options with the projector's whole path: the process may go to another folder."""
-    if native.mmproj is None:
-        return native
-    return replace(native, mmproj=Path(native.mmproj).expanduser().absolute())
+def _options(
+    engine: str, given: Mapping[str, Any], mmproj: str | os.PathLike[str] | None, get: Get
+) -> EngineOptions:
+    """The engine's options from the keywords of `open`, files among them fetched."""
+    native, rest = given.get("llama"), {k: v for k, v in given.items() if k != "llama"}
+    if native is not None and "llama" in ENGINES[engine].others:
+        rest["llama"] = native  # of another engine, which says so
+        native = None
+    if mmproj is not None:
+        rest["mmproj"] = mmproj
+    chosen = make_options(engine, rest, native)
+    projector = getattr(chosen, "mmproj", None)
+    if projector is None:
+        return chosen
+    if mmproj is not None:
+        projector = get(mmproj, kind="base")
+    whole = Path(projector).expanduser().absolute()  # the process may go to another folder
+    return make_options(engine, {"mmproj": whole}, chosen)
 
 
 def _merge(

@@ -11,7 +11,7 @@ from lorakit.adapter import Adapter
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.protocol import EngineOptions, Row
+from lorakit.engines.protocol import Row
 from lorakit.formats import read_adapter
 
 TRUTH = Path(__file__).parents[2] / "data" / "truth"
@@ -29,7 +29,7 @@ def open_engine(name: str, **options) -> LlamaEngine:
 def open_file(path: Path, **options) -> LlamaEngine:
     native = {key: options.pop(key) for key in NATIVE if key in options}
     base = open_gguf_base(path)
-    return LlamaEngine(base, EngineOptions(threads=1, **options), LlamaOptions(**native))
+    return LlamaEngine(base, LlamaOptions(threads=1, **options, **native))
 
 
 def truth_adapter(name: str, adapter: str) -> Adapter:

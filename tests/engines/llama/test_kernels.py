@@ -3,9 +3,8 @@
 import pytest
 from llama_cases import base_file, logits_of, open_engine
 
-from lorakit.engines.llama import build, kernels, model
+from lorakit.engines.llama import build, kernels, model, preflight
 from lorakit.engines.llama import child_process as child
-from lorakit.engines.llama import preflight as rehearsal
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import FormatError
 
@@ -54,9 +53,9 @@ def test_a_child_that_dies_leaves_its_layout_unused(untried):
 
 def test_a_frozen_program_starts_no_child(untried):
     untried.setattr(child.sys, "frozen", True, raising=False)
-    untried.setattr(rehearsal, "run_child", pytest.fail)
+    untried.setattr(preflight, "run_child", pytest.fail)
     untried.setattr(kernels, "run_child", pytest.fail)
-    rehearsal.rehearse_model(base_file("llama"), LlamaOptions())
+    preflight.preflight_model(base_file("llama"), LlamaOptions())
     with_amx(untried)
     assert kernels.amx_verdict() == "faulty", "slower, and never wrong"
 
@@ -65,9 +64,9 @@ def test_how_a_child_died_is_said(cache, monkeypatch):
     assert child.run_child("os", "_exit_no_such_function")[-1].startswith("ImportError")
     said = child.run_child("os", "abort")
     assert any("SIGABRT" in line or "ended with" in line for line in said)
-    monkeypatch.setattr(rehearsal, "run_child", lambda *_: said)
+    monkeypatch.setattr(preflight, "run_child", lambda *_: said)
     with pytest.raises(FormatError) as caught:
-        rehearsal.rehearse_model(base_file("llama"), LlamaOptions())
+        preflight.preflight_model(base_file("llama"), LlamaOptions())
     assert caught.value.items == tuple(said)
 
 

@@ -1,7 +1,7 @@
 """Hostile GGUF files given to the llama.cpp engine in a child process, which must outlive them.
 
 Adapters are read by lorakit alone; llama.cpp gets files that lorakit wrote. Bases must be given to
-llama.cpp, which ends the process over some of them: those are found in a rehearsal.
+llama.cpp, which ends the process over some of them: those are found in a preflight.
 """
 
 import sys
@@ -124,7 +124,7 @@ def changed(path, change):
 
 
 @pytest.mark.parametrize("name", ENDS_THE_PROCESS)
-def test_a_base_that_ends_the_process_is_found_in_the_rehearsal(name, child, tmp_path):
+def test_a_base_that_ends_the_process_is_found_in_the_preflight(name, child, tmp_path):
     path = changed(tmp_path / "base.gguf", ENDS_THE_PROCESS[name])
     found = answer(child, path, "llama base")
     assert found["code"] == "format_invalid"
@@ -144,20 +144,20 @@ def test_a_base_that_was_cut_off(share, child, tmp_path):
     assert answer(child, path, "llama base")["code"] == "format_invalid"
 
 
-def test_the_good_base_and_what_lived_is_not_rehearsed_again(child, tmp_path, monkeypatch):
-    from lorakit.engines.llama import preflight as rehearsal
+def test_the_good_base_and_what_lived_is_not_tried_again(child, tmp_path, monkeypatch):
+    from lorakit.engines.llama import preflight
     from lorakit.engines.llama.options import LlamaOptions
 
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     path = changed(tmp_path / "base.gguf", lambda values, tensors: None)
-    runs, run = [], rehearsal.run_child
-    monkeypatch.setattr(rehearsal, "run_child", lambda *a: (runs.append(a), run(*a))[1])
+    runs, run = [], preflight.run_child
+    monkeypatch.setattr(preflight, "run_child", lambda *a: (runs.append(a), run(*a))[1])
     for _ in range(2):
-        rehearsal.rehearse_model(path, LlamaOptions())
-    rehearsal.rehearse_model(path, LlamaOptions(rehearse=False))
+        preflight.preflight_model(path, LlamaOptions())
+    preflight.preflight_model(path, LlamaOptions(preflight=False))
     assert len(runs) == 1
     path.write_bytes(path.read_bytes() + bytes(32))
-    rehearsal.rehearse_model(path, LlamaOptions(rehearse=False))
+    preflight.preflight_model(path, LlamaOptions(preflight=False))
     assert len(runs) == 1
-    rehearsal.rehearse_model(path, LlamaOptions())
+    preflight.preflight_model(path, LlamaOptions())
     assert len(runs) == 2

@@ -13,7 +13,6 @@ from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.quantize import TYPES, quantize
-from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import (
     EngineError,
     FormatError,
@@ -28,8 +27,8 @@ TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)
 
 
 def logits(path):
-    options = EngineOptions(threads=1, context=64)
-    engine = LlamaEngine(open_gguf_base(path), options, LlamaOptions())
+    options = LlamaOptions(threads=1, context=64)
+    engine = LlamaEngine(open_gguf_base(path), options)
     found = logits_of(engine, TOKENS)
     engine.close()
     return found

@@ -21,7 +21,6 @@ from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import (
     CapabilityError,
     EngineError,
@@ -263,7 +262,7 @@ def test_a_half_pair_and_a_wrong_shape_are_named(model, tmp_path, never_native):
 def test_experts_that_the_base_has_not_are_refused(never_native, more):
     """ne[2] of an adapter is not compared natively (llama.cpp#29128: it writes out of bounds)."""
     base = open_gguf_base(TRUTH / "llama_cpp" / "qwen3_moe" / "base.f32.gguf")
-    engine = LlamaEngine(base, EngineOptions(threads=1), LlamaOptions())
+    engine = LlamaEngine(base, LlamaOptions(threads=1))
     module = "model.layers.0.mlp.experts.gate_proj"
     shape = base.decoder.modules()[module]
     experts = shape.experts + more

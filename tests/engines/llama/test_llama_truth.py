@@ -11,7 +11,6 @@ from llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
-from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import CapabilityError
 from lorakit.formats import read_adapter
 
@@ -136,7 +135,7 @@ def test_kv_in_f16_is_what_others_run(case):
 def test_families_that_only_run_as_gguf_files_or_in_torch(adapter, base, near):
     folder = TRUTH / "llama_cpp" / adapter
     opened = open_gguf_base(TRUTH / "llama_cpp" / base / "base.f32.gguf")
-    engine = LlamaEngine.open(opened, EngineOptions(threads=1))
+    engine = LlamaEngine.open(opened, LlamaOptions(threads=1))
     handle = engine.attach(engine.prepare(read_adapter(folder, opened.decoder)))
     with np.load(folder / "logits.npz") as truth:
         for kind, chosen in (("base", ()), ("adapted", ((handle, 1.0),))):

@@ -19,10 +19,10 @@ OPEN = """
 import sys
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
-from lorakit.engines.protocol import EngineOptions
+from lorakit.engines.onnx.options import OnnxOptions
 print("ready", flush=True)
 sys.stdin.readline()
-OnnxEngine.open(Base.open(sys.argv[1]), EngineOptions(threads=1)).close()
+OnnxEngine.open(Base.open(sys.argv[1]), OnnxOptions(threads=1)).close()
 """
 
 
@@ -181,14 +181,14 @@ KILLED = """
 import os, sys
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
-from lorakit.engines.protocol import EngineOptions
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.graph import FileStore
 def put(self, name, array):
     self._file.write(b"half")
     self._file.flush()
     os.kill(os.getpid(), 9)
 FileStore.put = put
-OnnxEngine.open(Base.open(sys.argv[1]), EngineOptions(threads=1))
+OnnxEngine.open(Base.open(sys.argv[1]), OnnxOptions(threads=1))
 """
 
 

@@ -9,7 +9,7 @@ from lorakit.base.folder import Base
 from lorakit.engines.onnx import engine as engine_module
 from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.kv_cache import KVCache
-from lorakit.engines.protocol import EngineOptions
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.errors import ClosedError, ContextFullError, EngineError, ParameterError
 from onnx_cases import logits_of, open_engine, row, truth_adapter, truth_base
 
@@ -195,7 +195,7 @@ def test_too_many_rows_or_sequences(engine):
 
 
 def test_an_idle_engine_burns_no_cpu():
-    engine = OnnxEngine.open(Base.open(truth_base("llama")), EngineOptions(threads=2))
+    engine = OnnxEngine.open(Base.open(truth_base("llama")), OnnxOptions(threads=2))
     logits_of(engine, IDS)
     before = time.process_time()
     time.sleep(0.3)

@@ -8,8 +8,10 @@ import pytest
 import lorakit
 from lorakit import demo
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.protocol import EngineOptions
 from lorakit.engines.table import open_engine
+from lorakit.engines.torch.options import TorchOptions
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
@@ -244,16 +246,16 @@ def test_options(monkeypatch):
 
     base = Base.open(truth_base("llama"))
     with pytest.raises(CapabilityError, match="float32") as refused:
-        open_engine("torch", base, EngineOptions(quantize="int8"))
+        open_engine("torch", base, OnnxOptions(quantize="int8"))
     assert "onnx" in refused.value.hint
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules["lorakit.engines.torch.loading"].DEVICES, "cuda", lambda: False)
     with pytest.raises(CapabilityError, match="no cuda device"):
-        open_engine("torch", base, EngineOptions(device="cuda"))
+        open_engine("torch", base, TorchOptions(device="cuda"))
     with pytest.raises(CapabilityError, match="runs on the CPU"):
-        open_engine("onnx", base, EngineOptions(device="cuda"))
+        open_engine("onnx", base, TorchOptions(device="cuda"))
     with pytest.raises(ParameterError, match="device must be one of"):
-        EngineOptions(device="tpu")
+        TorchOptions(device="tpu")
     monkeypatch.setitem(sys.modules, "lorakit.engines.torch.engine", None)
     with pytest.raises(MissingExtraError, match="needs torch and transformers") as missing:
         open_engine("torch", base, EngineOptions())

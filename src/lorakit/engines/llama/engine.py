@@ -29,12 +29,11 @@ from lorakit.engines.llama.model import Factors, load_model, repacks, rope_facto
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
-from lorakit.engines.llama.preflight import rehearse_projector
+from lorakit.engines.llama.preflight import preflight_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import (
     AdapterSet,
     Capabilities,
-    EngineOptions,
     Logits,
     Prepared,
     Row,
@@ -59,41 +58,29 @@ class LlamaEngine:
     """An open GGUF model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
     @classmethod
-    def open(cls, base: Base, options: EngineOptions) -> LlamaEngine:
+    def open(cls, base: Base, options: LlamaOptions) -> LlamaEngine:
         """Load the base's file, and its projector where LlamaOptions name one.
 
-        Raises CapabilityError for quantize and device, which are the other engines', and
-        EngineError with what llama.cpp says.
+        Raises EngineError with what llama.cpp says.
         """
-        if options.quantize != "none":
-            raise CapabilityError(
-                "the llama engine runs a GGUF file as it is stored",
-                hint="lorakit quantize IN.gguf OUT.gguf --type Q8_0, and open that",
-            )
-        if options.device not in (None, "cpu"):
-            raise CapabilityError(
-                f"the llama engine takes no device {options.device!r}",
-                hint="llama=LlamaOptions(gpu_layers=-1) puts the layers on a GPU",
-            )
-        native = options.llama or LlamaOptions()
-        engine = cls(base, options, native)
+        engine = cls(base, options)
         try:
-            if native.mmproj is not None:
-                engine.open_vision(Path(native.mmproj))
+            if options.mmproj is not None:
+                engine.open_vision(Path(options.mmproj))
         except BaseException:
             engine.close()
             raise
         return engine
 
-    def __init__(self, base: Base, options: EngineOptions, native: LlamaOptions) -> None:
+    def __init__(self, base: Base, options: LlamaOptions) -> None:
         self._base = base
-        self._native = native
+        self._options = options
         self._threads = options.threads or default_threads()
         architecture = base.decoder.architecture.gguf or ""
         trained = int(base.config.get("max_position_embeddings") or MAX_CONTEXT)
         context = min(options.context or MAX_CONTEXT, trained)
         factors = rope_factors(base.path, architecture, context)
-        self._model = load_model(base.path, native, architecture=architecture, factors=factors)
+        self._model = load_model(base.path, options, architecture=architecture, factors=factors)
         api = llama()
         most = most_slots(int(api.llama_model_n_swa(self._model)))
         if options.max_batch > most:
@@ -106,13 +93,13 @@ class LlamaEngine:
             max_batch=options.max_batch,
             max_sequences=min(options.max_batch + options.cached_sequences, most),
             mixed_batch=False,
-            kv_identity=_kv_identity(self._model, native, factors),
-            prefill_chunk=min(PREFILL_CHUNK, native.micro_batch),
-            prefill_alone=native.micro_batch,
+            kv_identity=_kv_identity(self._model, options, factors),
+            prefill_chunk=min(PREFILL_CHUNK, options.micro_batch),
+            prefill_alone=options.micro_batch,
         )
         self._abort = Abort()
         self._pace = Pace(self._threads)
-        self._lanes = Lanes(self._new_lane, native.contexts, self._capabilities)
+        self._lanes = Lanes(self._new_lane, options.contexts, self._capabilities)
         self._adapters: dict[int, Any] = {}  # native adapters by handle
         self._sets: dict[AdapterSet, Set] = {}  # what was checked, see _effective
         self._handles = itertools.count(1)
@@ -128,12 +115,12 @@ class LlamaEngine:
     def open_vision(self, path: Path) -> None:
         """Load a projector (mmproj), so that prompts may hold images.
 
-        Its first use is rehearsed in a child process. Raises as Vision and rehearse_projector do.
+        Its first use is tried in a child process. Raises as Vision and preflight_projector do.
         """
         self._require_open()
         if self._vision is not None:
             raise EngineError("a projector is loaded already")
-        rehearse_projector(path, self._base.path, self._threads)
+        preflight_projector(path, self._base.path, self._threads)
         self._vision = Vision(self._model, path, threads=self._threads)
 
     def encode_image(self, content: bytes) -> Image:
@@ -302,7 +289,7 @@ class LlamaEngine:
             self._model,
             cells=cells,
             slots=self._capabilities.max_sequences,
-            options=self._native,
+            options=self._options,
             pace=self._pace,
             outputs=self._capabilities.max_sequences,
             abort=self._abort,
@@ -351,10 +338,10 @@ class LlamaEngine:
                     "a row's negative token ids must be whole images of this model, with vectors",
                     items=[f"token {run.start}: {count} positions from {run.position} on"],
                 )
-            if not self._vision.causal and count > self._native.micro_batch:
+            if not self._vision.causal and count > self._options.micro_batch:
                 raise EngineError(
                     f"an image of {count} tokens does not fit a micro batch of "
-                    f"{self._native.micro_batch}",
+                    f"{self._options.micro_batch}",
                     hint=f"open the model with micro_batch={count} or more",
                 )
 

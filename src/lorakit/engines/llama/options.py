@@ -6,13 +6,14 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from lorakit.engines.protocol import EngineOptions
 from lorakit.errors import ParameterError
 from lorakit.values import shown, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaOptions:
-    """Native options of the llama.cpp engine; threads, context and batch are EngineOptions.
+class LlamaOptions(EngineOptions):
+    """What the llama.cpp engine has beyond EngineOptions.
 
     kv_type "auto" is f32 for a file of float32 weights, which is run for its exactness, and f16
     for all others, as in llama.cpp. flash_attention "auto" is off where the KV cache is f32, as it
@@ -29,10 +30,11 @@ class LlamaOptions:
     micro_batch: int = 512  # tokens that run at once; an image must fit
     contexts: int = 8  # adapter sets that run side by side, each with a native context
     repack: bool | None = None  # weights in the CPU's own layout; None = where it is safe
-    rehearse: bool = True  # run a file that was never seen once in a child process first
+    preflight: bool = True  # run a file that was never seen once in a child process first
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""
+        EngineOptions.__post_init__(self)
         faults = [
             f"{name} must be an integer from {low} to {high}, found {shown(value)}"
             for name, low, high in _LIMITS

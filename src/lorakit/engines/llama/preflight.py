@@ -32,18 +32,18 @@ from lorakit.engines.threads import default_threads
 from lorakit.errors import FormatError, LorakitError
 from lorakit.files.cache import Memo
 
-VERSION = 2  # of the rehearsals; another one is not satisfied with what this one saw
+VERSION = 2  # of the preflights; another one is not satisfied with what this one saw
 SIDE = 64  # pixels of the picture
 TOKENS = 8  # of the prompt
 
 
-def rehearse_model(path: Path, options: LlamaOptions) -> None:
+def preflight_model(path: Path, options: LlamaOptions) -> None:
     """Load a model with its tokenizer and run a few tokens, in a child process.
 
     Nothing is done where the options say so, for a file that lived through it before, and where no
     child can be started. Raises FormatError for a file that ends the process.
     """
-    if not options.rehearse or not can_start():
+    if not options.preflight or not can_start():
         return
     key = [str(VERSION), library_identity(), file_identity(path)]
     key += [options.kv_type, options.flash_attention]
@@ -61,7 +61,7 @@ def rehearse_model(path: Path, options: LlamaOptions) -> None:
     Memo("models").get("\0".join(key), survive)
 
 
-def rehearse_projector(projector: Path, model: Path, threads: int) -> None:
+def preflight_projector(projector: Path, model: Path, threads: int) -> None:
     """Encode a picture with a projector in a child process.
 
     Raises SourceError and FormatError, the latter for a file that ends the process.

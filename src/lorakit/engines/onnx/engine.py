@@ -20,15 +20,14 @@ from lorakit.check import require_fit
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
+from lorakit.engines.onnx.options import OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
     AdapterSet,
     Capabilities,
-    EngineOptions,
     Logits,
     Prepared,
-    Quantization,
     Row,
     Tokens,
     no_images,
@@ -57,9 +56,7 @@ PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 class OnnxEngine:
     """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
-    def __init__(
-        self, base: Base, options: EngineOptions, graph: GraphOptions, session: Any
-    ) -> None:
+    def __init__(self, base: Base, options: OnnxOptions, graph: GraphOptions, session: Any) -> None:
         decoder = base.decoder
         self._base = base
         self._session = session
@@ -85,19 +82,13 @@ class OnnxEngine:
         self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
 
     @classmethod
-    def open(cls, base: Base, options: EngineOptions) -> OnnxEngine:
+    def open(cls, base: Base, options: OnnxOptions) -> OnnxEngine:
         """Build the base's graph, or find it in the cache, and load it.
 
-        Raises CapabilityError for an architecture that the graph does not compute and for a device
-        other than the CPU, ParameterError for options out of range, EngineError where onnxruntime
-        refuses.
+        Raises CapabilityError for an architecture that the graph does not compute, EngineError
+        where onnxruntime refuses.
         """
         require_supported(base.decoder)
-        if options.device not in (None, "cpu"):
-            raise CapabilityError(
-                f"the ONNX engine runs on the CPU, not on {options.device}",
-                hint='leave device out, or use engine="torch"',
-            )
         graph = _graph(base, options)
         return cls(base, options, graph, open_graph(base, graph, threads=options.threads))
 
@@ -284,7 +275,7 @@ def _kv_identity(graph: GraphOptions) -> str:
     return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {graph.linear}, f32"
 
 
-def _graph(base: Base, options: EngineOptions) -> GraphOptions:
+def _graph(base: Base, options: OnnxOptions) -> GraphOptions:
     """Which graph serves these options on this machine."""
     linear, head = FORMS[options.quantize]
     if head == "rowwise8" and options.max_batch <= SMALL_BATCH:

@@ -22,7 +22,6 @@ from lorakit.engines.onnx.lora_inputs import effective
 from lorakit.engines.protocol import (
     AdapterSet,
     Capabilities,
-    EngineOptions,
     Logits,
     Prepared,
     Row,
@@ -37,11 +36,11 @@ from lorakit.engines.torch.loading import (
     load_model,
     native_errors,
 )
+from lorakit.engines.torch.options import TorchOptions
 from lorakit.engines.torch.overlay import Overlays
 from lorakit.engines.torch.parts import Attached, Places
 from lorakit.engines.torch.sequences import Sequences, State
 from lorakit.errors import (
-    CapabilityError,
     ClosedError,
 )
 from lorakit.text.image_ids import Image
@@ -54,7 +53,7 @@ PREFILL_CHUNK = 512  # rows run one after another, so that a longer prompt only 
 class TorchEngine:
     """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
-    def __init__(self, base: Base, options: EngineOptions, model: Any, device: Any) -> None:
+    def __init__(self, base: Base, options: TorchOptions, model: Any, device: Any) -> None:
         self._base = base
         self._device = device
         self._cache_argument = cache_argument(model)
@@ -75,17 +74,12 @@ class TorchEngine:
         self._sequences = Sequences(self._capabilities.max_sequences)
 
     @classmethod
-    def open(cls, base: Base, options: EngineOptions) -> TorchEngine:
-        """Load the base into transformers; see EngineOptions.device.
+    def open(cls, base: Base, options: TorchOptions) -> TorchEngine:
+        """Load the base into transformers; see TorchOptions.device.
 
-        Raises CapabilityError for quantized weights and for a device that is not there, EngineError
+        Raises CapabilityError for a device that is not there, EngineError
         where transformers refuses the base.
         """
-        if options.quantize != "none":
-            raise CapabilityError(
-                f"the torch engine computes in float32, not in {options.quantize}",
-                hint='leave quantize at "none", or use engine="onnx"',
-            )
         device = choose_device(options.device)
         return cls(base, options, load_model(base, device), device)
 
