@@ -11,6 +11,7 @@ from llama_cases import TRUTH, logits_of, open_engine, truth_adapter
 
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.engine import LlamaEngine
+from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import CapabilityError
 from lorakit.formats import read_adapter
 
