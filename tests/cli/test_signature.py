@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import pytest
 
 from commands import invoke
-from lorakit.cli.signature import argument, call, option, parser_of
+from lorakit.cli.signature import argument, call, in_flags, option, parser_of
+from lorakit.errors import LorakitError
 
 
 def parsed(*words):
@@ -78,3 +79,30 @@ def test_commands_that_are_not_there():
         assert done.code == 2
         assert "commands:" in done.stdout
     assert invoke("--version").stdout.strip()
+
+
+@pytest.mark.parametrize(("hint", "expected"), [
+    ("use rank=16, or more", "use --rank 16, or more"),
+    ('leave it, or kind="a"', "leave it, or --kind a"),
+    ("open it with rank=", "open it with --rank"),
+    ("ask with as_json=True", "ask with --json"),
+    ("as_json=False shows it", "no --json shows it"),
+    ('engine="torch" has it', 'engine="torch" has it'),  # this command has no such flag
+    ("--rank 8 is a=b", "--rank 8 is a=b"),
+    ("", ""),
+])  # fmt: skip
+def test_hints_speak_the_flags_of_the_command(hint, expected):
+    command, _ = parsed("x", "-o", "out")
+
+    def fails(
+        rank: int | None = None,
+        kind: Annotated[Literal["a", "b"] | None, option()] = None,
+        as_json: Annotated[bool, option("--json")] = False,
+    ) -> None:
+        """Fail."""
+        raise LorakitError("no", hint=hint)
+
+    assert in_flags(hint, parser_of(command, "lorakit it")) == expected
+    with pytest.raises(LorakitError) as caught:
+        call(fails, "lorakit fails", [])
+    assert caught.value.hint == expected

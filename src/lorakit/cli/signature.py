@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lorakit.errors import LorakitError
+
 Command = Callable[..., None]
+# A keyword with its value in a hint, as Python writes it.
+_KEYWORD = re.compile(r'\b(?P<name>[a-z_]+)=(?:"(?P<text>[^"]*)"|(?P<word>[\w.-]*\w))?')
 _VERBATIM = "\0"  # before words that follow "--"; no word of a command line has it
 
 
@@ -56,7 +61,34 @@ def call(function: Command, name: str, arguments: Sequence[str]) -> None:
     if "--" in words:  # argparse forgets about it where options may stand between arguments
         at = words.index("--")
         words[at:] = [_VERBATIM + word for word in words[at + 1 :]]
-    function(**vars(parser_of(function, name).parse_intermixed_args(words)))
+    parser = parser_of(function, name)
+    given = vars(parser.parse_intermixed_args(words))
+    try:
+        function(**given)
+    except LorakitError as error:
+        error.hint = in_flags(error.hint, parser)
+        raise
+
+
+def in_flags(hint: str, parser: argparse.ArgumentParser) -> str:
+    """A hint of the library in the words of a command: `rank=8` becomes `--rank 8`.
+
+    Keywords that the command has no flag for stay as they are.
+    """
+    flags = {action.dest: action for action in parser._actions if action.option_strings}
+
+    def flag(found: re.Match[str]) -> str:
+        action = flags.get(found["name"])
+        if action is None:
+            return found[0]
+        words = [name for name in action.option_strings if name.startswith("--")]
+        value = found["text"] or found["word"] or ""
+        if action.nargs == 0:  # a flag, which is given or not
+            wanted = bool(action.const) == (value != "False")
+            return words[0] if wanted else f"no {words[0]}"
+        return f"{words[0]} {value}".rstrip()
+
+    return _KEYWORD.sub(flag, hint)
 
 
 def parser_of(function: Command, name: str) -> argparse.ArgumentParser:
