@@ -1,16 +1,32 @@
 """What a built graph looks like from outside: its inputs and outputs, and where its weights are."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lorakit.base.folder import Base
-from lorakit.graph import HEAD, FileStore, GraphOptions, MemoryStore, build, targets
+from lorakit.graph import HEAD, VERSION, FileStore, GraphOptions, MemoryStore, build, targets
+from lorakit.graph.quantize import FORMS
 from lorakit.graph.weights import ALIGNMENT, WEIGHTS_FILE
+from lorakit.graph.writer import Writer
 
-BASES = Path(__file__).parents[1] / "data" / "truth" / "bases"
+DATA = Path(__file__).parents[1] / "data"
+BASES = DATA / "truth" / "bases"
+GRAPHS = {  # of VERSION 5
+    "gemma3": "04aee16075ed64ba",
+    "llama": "7be10205da69510c",
+    "gemma3_softcap": "cf07afa3695d8315",
+    "llama3_rope": "225ecc1cb5d8d94f",
+    "llama_linear_rope": "f57db169ef261f68",
+    "mistral_window": "04b843ea41e77790",
+    "qwen2": "6d210d483dff4352",
+    "qwen3": "b975b77685982f1a",
+}
 
 
 @pytest.fixture(params=["gemma3", "llama"])
@@ -64,3 +80,53 @@ def test_building_twice_gives_the_same_bytes(base, tmp_path):
     assert models[0] == models[1]
     one, two = ((tmp_path / name / WEIGHTS_FILE).read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def digest(folder):
+    """Of a base's graphs in all forms, and of their weights but RoPE's: sines vary with the CPU."""
+    found, base = hashlib.sha256(), Base.open(folder)
+    for form in FORMS:
+        store = MemoryStore()
+        found.update(build(base, GraphOptions(linear=form, head=form, context=256), store))
+        for name, array in store.arrays.items():
+            found.update(b"" if name.startswith("rope.") else array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def folder_of(name):
+    return (BASES if (BASES / name).exists() else DATA / "families") / name
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_version_stands_for_its_graphs(name):
+    """Where this fails the cached graphs of users no longer fit: raise VERSION, record anew."""
+    assert (VERSION, digest(folder_of(name))) == (5, GRAPHS[name])
+
+
+def test_one_other_node_is_seen(monkeypatch):
+    node = Writer.node
+    monkeypatch.setattr(
+        Writer,
+        "node",
+        lambda self, op, *given, **more: node(
+            self, "Gelu" if op == "FastGelu" else op, *given, **more
+        ),
+    )
+    assert digest(folder_of("gemma3")) != GRAPHS["gemma3"]
+
+
+def test_a_bare_model_keeps_its_biases(tmp_path):
+    """A checkpoint without a head leaves `model.` out of its names."""
+    folder = DATA / "families" / "qwen2"
+    whole = load_file(folder / "model.safetensors")
+    whole.pop(f"{HEAD}.weight", None)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    models = []
+    for name, cut in (("whole", ""), ("bare", "model.")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        tensors = {key.removeprefix(cut): array for key, array in whole.items()}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        models.append(build(Base.open(tmp_path / name), GraphOptions(), MemoryStore()))
+    assert b"q_proj.biased" in models[0]
+    assert models[0] == models[1]

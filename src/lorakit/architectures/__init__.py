@@ -14,7 +14,7 @@ from lorakit.architectures.decoder import (
     Rope,
 )
 from lorakit.architectures.describe import describe
-from lorakit.architectures.layouts import HEAD, Layout, Linear
+from lorakit.architectures.layouts import HEAD, Layout, Linear, Part
 from lorakit.architectures.stored import Stored, spellings
 from lorakit.architectures.table import ARCHITECTURES
 
@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "Linear",
     "ModuleShape",
+    "Part",
     "Rope",
     "Stored",
     "describe",

@@ -12,18 +12,21 @@ from typing import Literal
 HEAD = "lm_head"
 Width = Literal["hidden", "queries", "keys", "feedforward", "expert", "experts"]
 Bias = Literal["qkv", "output", "mlp", "always", "never"]
+Part = Literal["query", "key", "value", "output", "router", "gate", "up", "down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
     """A linear module of a block.
 
-    outputs: one width for each part; the parts of a fused module follow each other in its rows.
+    parts: what it computes; several follow each other in the rows of a fused module. outputs: the
+    width of each.
     stacked: one matrix for each expert; `fused` is then the parameter of the model class that holds
     it, and `part` its place in that parameter's rows.
     """
 
     name: str  # below the block, or below the expert
+    parts: tuple[Part, ...]
     inputs: Width
     outputs: tuple[Width, ...]
     gguf: str | None  # below "blk.N."; None where llama.cpp has no such tensor
@@ -47,6 +50,10 @@ class Layout:
     sparse: tuple[Linear, ...] = ()  # of a block with experts, in place of `linears`
     transposed: bool = False  # checkpoints hold linears as [in, out]
 
+    def linear(self, part: Part) -> Linear | None:
+        """The linear of a block without experts that computes this, where there is one."""
+        return next((linear for linear in self.linears if part in linear.parts), None)
+
     @property
     def gguf(self) -> dict[str, str]:
         """GGUF names of a block's linears by their own names."""
@@ -64,25 +71,28 @@ class Layout:
         return {self.embedding: "token_embd", HEAD: "output"}
 
 
-def _linear(name: str, inputs: Width, outputs: Width, gguf: str, bias: Bias = "never") -> Linear:
-    return Linear(name=name, inputs=inputs, outputs=(outputs,), gguf=gguf, bias=bias)
+def _linear(
+    name: str, part: Part, inputs: Width, outputs: Width, gguf: str, bias: Bias = "never"
+) -> Linear:
+    return Linear(name=name, parts=(part,), inputs=inputs, outputs=(outputs,), gguf=gguf, bias=bias)
 
 
 _ATTENTION = (
-    _linear("self_attn.q_proj", "hidden", "queries", "attn_q", "qkv"),
-    _linear("self_attn.k_proj", "hidden", "keys", "attn_k", "qkv"),
-    _linear("self_attn.v_proj", "hidden", "keys", "attn_v", "qkv"),
-    _linear("self_attn.o_proj", "queries", "hidden", "attn_output", "output"),
+    _linear("self_attn.q_proj", "query", "hidden", "queries", "attn_q", "qkv"),
+    _linear("self_attn.k_proj", "key", "hidden", "keys", "attn_k", "qkv"),
+    _linear("self_attn.v_proj", "value", "hidden", "keys", "attn_v", "qkv"),
+    _linear("self_attn.o_proj", "output", "queries", "hidden", "attn_output", "output"),
 )
 _MLP = (
-    _linear("mlp.gate_proj", "hidden", "feedforward", "ffn_gate", "mlp"),
-    _linear("mlp.up_proj", "hidden", "feedforward", "ffn_up", "mlp"),
-    _linear("mlp.down_proj", "feedforward", "hidden", "ffn_down", "mlp"),
+    _linear("mlp.gate_proj", "gate", "hidden", "feedforward", "ffn_gate", "mlp"),
+    _linear("mlp.up_proj", "up", "hidden", "feedforward", "ffn_up", "mlp"),
+    _linear("mlp.down_proj", "down", "feedforward", "hidden", "ffn_down", "mlp"),
 )
 _EXPERTS = (
-    _linear("mlp.gate", "hidden", "experts", "ffn_gate_inp"),
+    _linear("mlp.gate", "router", "hidden", "experts", "ffn_gate_inp"),
     Linear(
         name="mlp.experts.gate_proj",
+        parts=("gate",),
         inputs="hidden",
         outputs=("expert",),
         gguf="ffn_gate_exps",
@@ -91,6 +101,7 @@ _EXPERTS = (
     ),
     Linear(
         name="mlp.experts.up_proj",
+        parts=("up",),
         inputs="hidden",
         outputs=("expert",),
         gguf="ffn_up_exps",
@@ -99,6 +110,7 @@ _EXPERTS = (
     ),
     Linear(
         name="mlp.experts.down_proj",
+        parts=("down",),
         inputs="expert",
         outputs=("hidden",),
         gguf="ffn_down_exps",
@@ -126,18 +138,20 @@ FUSED = Layout(
     linears=(
         Linear(
             name="self_attn.qkv_proj",
+            parts=("query", "key", "value"),
             inputs="hidden",
             outputs=("queries", "keys", "keys"),
             gguf="attn_qkv",
         ),
-        _linear("self_attn.o_proj", "queries", "hidden", "attn_output"),
+        _linear("self_attn.o_proj", "output", "queries", "hidden", "attn_output"),
         Linear(
             name="mlp.gate_up_proj",
+            parts=("gate", "up"),
             inputs="hidden",
             outputs=("feedforward", "feedforward"),
             gguf="ffn_up",
         ),
-        _linear("mlp.down_proj", "feedforward", "hidden", "ffn_down"),
+        _linear("mlp.down_proj", "down", "feedforward", "hidden", "ffn_down"),
     )
 )
 CONV1D = Layout(
@@ -151,14 +165,15 @@ CONV1D = Layout(
     linears=(
         Linear(
             name="attn.c_attn",
+            parts=("query", "key", "value"),
             inputs="hidden",
             outputs=("hidden", "hidden", "hidden"),
             gguf="attn_qkv",
             bias="always",
         ),
-        _linear("attn.c_proj", "hidden", "hidden", "attn_output", "always"),
-        _linear("mlp.c_fc", "hidden", "feedforward", "ffn_up", "always"),
-        _linear("mlp.c_proj", "feedforward", "hidden", "ffn_down", "always"),
+        _linear("attn.c_proj", "output", "hidden", "hidden", "attn_output", "always"),
+        _linear("mlp.c_fc", "up", "hidden", "feedforward", "ffn_up", "always"),
+        _linear("mlp.c_proj", "down", "feedforward", "hidden", "ffn_down", "always"),
     ),
     transposed=True,
 )
