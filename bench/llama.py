@@ -6,8 +6,8 @@
 
 Parts: decode (batch 1, 8 and 16; no adapter, one of rank 16), distinct (another adapter in every
 row), apply (the token after a change of set), prompt (prefill), load (an adapter from PEFT, GGUF
-and the cache), memory (of 1 to 16 lanes). The base has FunctionGemma's shape and random weights, as
-Q8_0; it is made on first use (bench/make_gguf.py).
+and the cache), memory (of 1 to 16 contexts). The base has FunctionGemma's shape and random weights,
+in Q8_0; it is made on first use (bench/make_gguf.py).
 
 All sides run on one copy of the weights and take turns of a few steps, so that whatever else the
 machine does hits them alike: the ratios are medians of paired turns, with quartiles. A step of ours
@@ -314,7 +314,7 @@ class Bench:
             ours.engine.close()
 
     def memory(self) -> None:
-        print("\n| lanes | resident MB above the first |\n|---|---|")
+        print("\n| contexts | resident MB above the first |\n|---|---|")
         ours = Ours(self, rows=16, contexts=16, adapters=16)
         held = [((handle, 1.0),) for handle in ours.handles]
         first = 0

@@ -32,7 +32,7 @@ MODULES = {  # whose `load` or `open` takes a name; of others these are methods 
     "tarfile", "codecs", "Image", "wave", "shelve", "dbm", "tokenize", "tomllib", "fileinput",
 }  # fmt: skip
 OURS = re.compile(
-    r"self|cls|_?kv|_?lanes?|_?sequences|sources|model|Tokenizer|Base|opening|changed"
+    r"self|cls|_?kv|_?context|_?pool|_?sequences|sources|model|Tokenizer|Base|opening|changed"
     r"|(Onnx|Torch|Llama)Engine|ChatTemplate"
 )
 MODE = re.compile(r"[rwxab][rwxabt+]*")
@@ -132,8 +132,8 @@ def test_every_way_to_open_a_file_is_found(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["self.open()", "lane.open()", "Base.open(path)", "open_regular(path)",
-             "self._kv.open()", "Tokenizer.open(folder)", "json.loads(text)",
+    "line", ["self.open()", "context.open()", "self._pool.open()", "Base.open(path)",
+             "open_regular(path)", "self._kv.open()", "Tokenizer.open(folder)", "json.loads(text)",
              "sources.open(source.file)"],
 )  # fmt: skip
 def test_what_is_no_file_is_not(line):
@@ -149,9 +149,7 @@ import numpy, onnx, tokenizers
 from lorakit.base.folder import Base
 from lorakit.chat.images import read_images
 from lorakit.chat.template import ChatTemplate
-from lorakit.cli.logits import read_ids
 from lorakit.cli.references import read_tools
-from lorakit.cli.verify import read_prompts
 from lorakit.errors import LorakitError
 from lorakit.files.bounded import read_text
 from lorakit.formats import read_adapter
@@ -159,6 +157,7 @@ from lorakit.base.gguf import open_base
 from lorakit.runtime.state import read_state
 from lorakit.model.conversation import Session
 from lorakit.text.tokenizer import Tokenizer
+from lorakit.verify.prompts import read_ids, read_prompts
 from lorakit.verify.sides import recorded
 
 def image(path):

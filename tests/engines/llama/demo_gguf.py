@@ -1,4 +1,4 @@
-"""The demo's base as a GGUF file, tokenizer and all, as llama.cpp's converter would write it."""
+"""The demo's base as a GGUF file with tokenizer, as llama.cpp's converter would write it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fork while the parent decodes with two threads; the child opens a model anew and ends by itself.
+"""Fork while the parent decodes with two threads; the child opens the model again and exits.
 
 python tests/engines/llama/forked.py BASE ADAPTER     # prints one line per child
 """

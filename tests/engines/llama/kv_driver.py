@@ -1,8 +1,8 @@
-"""Random interleavings of what an engine is asked, each step compared with a cold run.
+"""Random interleavings of engine calls, each step compared with a cold run.
 
     python tests/engines/llama/kv_driver.py BASE SEEDS [KV_TYPE]   # gemma3 0-100 f16
 
-A cold run computes a sequence's whole history on an engine of its own that holds nothing else.
+A cold run computes a sequence's whole history in a separate engine that holds nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOLERANCE = {"f32": 2e-3, "f16": 1e-2, "q8_0": 5e-2}
 
 
 class Driver:
-    """One engine, what its sequences have seen, and the engine of the cold runs."""
+    """An engine, the history of its sequences, and the engine for the cold runs."""
 
     def __init__(self, base: str, seed: int, kv_type: str = "f32", contexts: int = 2) -> None:
         self.rng = random.Random(f"{base} {seed} {kv_type}")
@@ -42,7 +42,7 @@ class Driver:
         self.tolerance = TOLERANCE[kv_type]
         self.histories: dict[int, list[tuple[int, tuple]]] = {}
         self.worst = 0.0
-        self.lost: Counter[str] = Counter()  # where reuse was not to be had
+        self.lost: Counter[str] = Counter()  # calls in which nothing could be reused
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What the tests of the llama.cpp engine share: small GGUF bases, adapters, ways to ask."""
+"""What the tests of the llama.cpp engine share: small GGUF bases, adapters, helpers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A context that memory has no room for, in a process whose memory is limited; prints the code.
+"""A context that does not fit into memory, in a process with limited memory; prints the code.
 
 python tests/engines/llama/short_of_memory.py [BYTES]     # how much more it may have, 128 MiB
 """
@@ -18,11 +18,11 @@ ROOM = 128 << 20
 def main() -> None:
     room = int(sys.argv[1]) if len(sys.argv) > 1 else ROOM
     engine = open_engine("llama", max_batch=2)
-    before = logits_of(engine, [5, 6, 7])  # what a step needs is there now
+    before = logits_of(engine, [5, 6, 7])  # allocates what a step needs
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
     try:
-        engine._new_lane(CELLS)
+        engine._new_context(CELLS)
         print("room enough")
     except LorakitError as error:
         print(error.code)

@@ -1,10 +1,10 @@
-"""Many threads do everything at once to one model for a while; any surprise is an error.
+"""Many threads use one model at once for a while; anything unexpected is an error.
 
 python tests/engines/llama/stress.py [SECONDS] [SEED]     # prints what was done and the memory
 
-Every call must return or raise what races allow: an adapter that another thread unloaded, a full
-queue, a deadline, a cancellation. Between the calls each thread compares an answer with what a
-quiet model says.
+Every call must return, or raise an error that a race explains: an adapter unloaded by another
+thread, a full queue, a deadline, a cancellation. In between, each thread compares an answer with
+that of an idle model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OPTIONS = {"max_tokens": 6, "ignore_eos": True}
 
 
 class Stress:
-    """One model under fire; `surprises` must stay empty, and every thread must end."""
+    """One model under load; `surprises` must stay empty, and every thread must end."""
 
     def __init__(self, seed: int = 0) -> None:
         self.model = open_model()
@@ -68,7 +68,7 @@ class Stress:
         }
 
     def run(self, acts: int = ROUND) -> None:
-        """So many acts of each thread."""
+        """Run `acts` random acts in each thread."""
         threads = [
             threading.Thread(target=self._thread, args=(i, acts), name=f"stress-{i}", daemon=True)
             for i in range(THREADS)
@@ -112,7 +112,7 @@ class Stress:
         ids = [1, *range(10 + prompt, 40 + 3 * prompt)]
         return self.model.complete(ids, adapters=adapters, **OPTIONS).text
 
-    # What a thread may do.
+    # The acts of a thread.
 
     def _check(self, rng: random.Random) -> None:
         prompt, name = rng.choice(list(self._truth))

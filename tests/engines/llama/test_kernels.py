@@ -1,4 +1,4 @@
-"""Kernels that may end the process are tried in a child; what it says decides how models load."""
+"""Kernels that may crash are tried in a child process; the result decides how models load."""
 
 import pytest
 from llama_cases import base_file, logits_of, open_engine
@@ -28,7 +28,7 @@ def test_nothing_is_tried_without_amx(untried):
     assert model.repacks(LlamaOptions())
 
 
-def test_a_child_that_lives_is_remembered(untried):
+def test_a_success_is_remembered(untried):
     with_amx(untried)
     assert kernels.amx_verdict() == "safe"
     kernels._tried.cache_clear()
@@ -38,7 +38,7 @@ def test_a_child_that_lives_is_remembered(untried):
     assert not model.repacks(LlamaOptions(repack=False))
 
 
-def test_a_child_that_dies_leaves_its_layout_unused(untried):
+def test_a_crash_turns_repacking_off(untried):
     with_amx(untried)
     run = kernels.run_child
     untried.setattr(kernels, "run_child", lambda *_: run("os", "abort"))
@@ -48,7 +48,7 @@ def test_a_child_that_dies_leaves_its_layout_unused(untried):
     engine = open_engine("llama")
     assert logits_of(engine, [5, 6, 7]).shape == (3, 512)
     engine.close()
-    assert "left out" in build.describe_build()["AMX"]
+    assert "not used" in build.describe_build()["AMX"]
 
 
 def test_a_frozen_program_starts_no_child(untried):
@@ -60,14 +60,14 @@ def test_a_frozen_program_starts_no_child(untried):
     assert kernels.amx_verdict() == "faulty", "slower, and never wrong"
 
 
-def test_how_a_child_died_is_said(cache, monkeypatch):
+def test_the_reasons_of_a_crash_are_reported(cache, monkeypatch):
     assert child.run_child("os", "_exit_no_such_function")[-1].startswith("ImportError")
-    said = child.run_child("os", "abort")
-    assert any("SIGABRT" in line or "ended with" in line for line in said)
-    monkeypatch.setattr(preflight, "run_child", lambda *_: said)
+    reasons = child.run_child("os", "abort")
+    assert any("SIGABRT" in line or "ended with" in line for line in reasons)
+    monkeypatch.setattr(preflight, "run_child", lambda *_: reasons)
     with pytest.raises(FormatError) as caught:
         preflight.preflight_model(base_file("llama"), LlamaOptions())
-    assert caught.value.items == tuple(said)
+    assert caught.value.items == tuple(reasons)
 
 
 def test_the_build_is_described():

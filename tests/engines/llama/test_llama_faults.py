@@ -1,19 +1,18 @@
-"""Faults of native calls, and numbers that are not finite: nobody else loses.
+"""Failing native calls, and values that are not finite: other sequences are not affected.
 
-Each native call fails in turn: what the engine says afterwards is true. A sequence is whole after
-an error, or it says that it is empty where llama.cpp does not give its cells back. Slots do not
-leak, and the engine goes on.
+Each native call fails in turn; what the engine reports afterwards is right. After an error a
+sequence is intact, or reports that it is empty if llama.cpp failed to remove its cells. No slot
+leaks, and the engine keeps working.
 """
 
 import numpy as np
 import pytest
 from llama_cases import logits_of, open_engine, row, truth_adapter
 
-from lorakit.engines.llama import context as lane
-from lorakit.engines.llama import memory
+from lorakit.engines.llama import context, memory
 from lorakit.errors import EngineError, LorakitError
 
-WAYS = {  # what a call returns that has failed, and has done nothing
+WAYS = {  # what a call returns when it fails without effect
     "llama_decode": -3,
     "llama_init_from_model": None,
     "llama_memory_seq_cp": None,
@@ -30,7 +29,7 @@ NEXT = 77
 
 
 class Faulty:
-    """The native module; the calls of a block that are chosen fail."""
+    """The native module, in which chosen calls fail."""
 
     def __init__(self, api):
         self._api = api
@@ -77,7 +76,7 @@ class Case:
             self.engine.forward([row(name, PROMPTS[index], self.sets[index % 2], "none")])
 
     def check(self):
-        """Every sequence holds what it says, or nothing."""
+        """Every sequence holds what it reports, or nothing."""
         for name, (index, length) in self.held.items():
             if self.engine.length(name):
                 assert self.engine.length(name) == length
@@ -106,15 +105,15 @@ class Case:
         return self.expected[key]
 
     def end(self):
-        for name in [*self.engine._lanes._seats]:
+        for name in [*self.engine._pool._seats]:
             self.engine.close_sequence(name)
-        for place in self.engine._lanes:
+        for place in self.engine._pool:
             assert not place.lengths
 
-    # What is tried, each a step that a scheduler would take.
+    # The operations to try; each is one that a scheduler would do.
 
     def switched(self):
-        """All under a set that is in force nowhere: two of them move."""
+        """All rows under a set that is active in no context: two of them move."""
         return [row(name, [9, 10], self.sets[2], "last") for name in self.names]
 
     def run_switched(self):
@@ -156,8 +155,8 @@ TRIED = (Case.run_switched, Case.grown, Case.fork, Case.truncate, Case.copy, Cas
 @pytest.fixture(scope="module", params=["gemma3", "llama"])
 def case(request):
     patch = pytest.MonkeyPatch()
-    api = Faulty(lane.llama())
-    for module in (lane, memory):
+    api = Faulty(context.llama())
+    for module in (context, memory):
         patch.setattr(module, "llama", lambda: api)
     found = Case(request.param, api)
     found.begin()
@@ -194,8 +193,8 @@ def test_after_any_fault_lengths_slots_and_the_others_are_right(case, tried, way
             break
     assert number > 1
     assert failed or tried is Case.close
-    for place in case.engine._lanes:
-        place.close(place.open())  # what could not be emptied then is tried again
+    for place in case.engine._pool:
+        place.close(place.open())  # emptying is tried again
         assert place.used == 0
         assert place.free_slots == case.engine.capabilities.max_sequences
 
@@ -206,7 +205,7 @@ OVERFLOW = 1e30  # a scale
 @pytest.mark.parametrize("base", ["gemma3", "llama"])
 @pytest.mark.parametrize("contexts", [1, 8])
 @pytest.mark.parametrize("wanted", ["last", "none"])
-def test_numbers_that_overflow_stay_with_whom_they_belong_to(base, contexts, wanted):
+def test_overflows_affect_only_their_own_sequence(base, contexts, wanted):
     engine, handle, other = poisoned(base, contexts)
     before = logits_of(engine, PROMPTS[1]).copy()
     for prompt in (PROMPTS[0], [9]):
@@ -219,13 +218,13 @@ def test_numbers_that_overflow_stay_with_whom_they_belong_to(base, contexts, wan
     (found,) = engine.forward([row(other, [NEXT], (), "last")])
     expected = logits_of(engine, [*PROMPTS[0], NEXT])[-1]
     assert np.abs(found[0] - expected).max() < 2e-3
-    assert sum(place.tainted for place in engine._lanes) <= contexts - 1
+    assert sum(place.tainted for place in engine._pool) <= contexts - 1
     engine.close()
 
 
-def test_unchecked_they_reach_others(monkeypatch):
+def test_unchecked_overflows_reach_others(monkeypatch):
     """The broken variant."""
-    monkeypatch.setattr(lane.Lane, "_require_finite", lambda *_: None)
+    monkeypatch.setattr(context.Context, "_require_finite", lambda *_: None)
     engine, handle, other = poisoned("llama", 1)
     bad = engine.open_sequence()
     engine.forward([row(bad, PROMPTS[0], ((handle, OVERFLOW),), "none")])

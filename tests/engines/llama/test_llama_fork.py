@@ -1,4 +1,4 @@
-"""After a fork in the midst of a decode a model can be opened anew, and the child ends."""
+"""After a fork during a decode, the child can open a model again and exits cleanly."""
 
 import os
 import subprocess

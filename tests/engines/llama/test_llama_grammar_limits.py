@@ -1,4 +1,4 @@
-"""Grammars that llama.cpp would not live through are refused before it reads them."""
+"""Grammars that would crash llama.cpp are refused before it parses them."""
 
 import random
 import subprocess
@@ -82,13 +82,13 @@ def vocabulary():
 
 
 @pytest.mark.parametrize("text", FINE.values(), ids=FINE)
-def test_what_llama_cpp_reads_is_let_through(vocabulary, text):
+def test_valid_grammars_are_accepted(vocabulary, text):
     check_grammar(text)
     assert vocabulary.constraint(text) is not None
 
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
-def test_what_harms_is_refused(vocabulary, text):
+def test_harmful_grammars_are_refused(vocabulary, text):
     with pytest.raises(ParameterError) as caught:
         vocabulary.constraint(text)
     assert caught.value.items
@@ -96,7 +96,7 @@ def test_what_harms_is_refused(vocabulary, text):
 
 
 @pytest.mark.parametrize("text", [None, b'root ::= "a"', 5])
-def test_what_is_no_text_is_refused(vocabulary, text):
+def test_a_grammar_must_be_text(vocabulary, text):
     with pytest.raises(ParameterError, match="must be text"):
         vocabulary.constraint(text)
 
@@ -115,8 +115,8 @@ def random_grammars(count):
         yield f'root ::= "s" {body}\nb ::= "p" | c\nc ::= [q]? '
 
 
-def test_what_is_let_through_ends_no_process():
-    """In a child with 2 GiB and 60 seconds of a CPU; llama.cpp reads what was let through."""
+def test_accepted_grammars_never_crash():
+    """In a child limited to 2 GiB and 60 CPU seconds; llama.cpp parses the accepted ones."""
     done = child("live_through")
     assert done.returncode == 0, done.stderr[-2000:]
     let, read = map(int, done.stdout.split())
@@ -125,7 +125,7 @@ def test_what_is_let_through_ends_no_process():
 
 
 @pytest.mark.parametrize("name", ["nested", "fewer than least"])
-def test_unchecked_they_end_the_process(name):
+def test_unchecked_they_crash(name):
     """The broken variant."""
     assert child("unchecked", name).returncode
 

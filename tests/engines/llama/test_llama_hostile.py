@@ -1,4 +1,4 @@
-"""Hostile GGUF files given to the llama.cpp engine in a child process, which must outlive them.
+"""Hostile GGUF files given to the llama.cpp engine in a child process, which must survive them.
 
 Adapters are read by lorakit alone; llama.cpp gets files that lorakit wrote. Bases must be given to
 llama.cpp, which ends the process over some of them: those are found in a preflight.
@@ -30,7 +30,7 @@ def child():
 
 
 def answer(child, path, opens):
-    """What opening it says; the code is "ended N" where the process died."""
+    """The outcome of opening it; the code is "ended N" if the process crashed."""
     found = child.open(path.name, path, opens)
     assert found["code"] != "", f"{path.name} was taken"
     assert not found["code"].startswith(("ended", "not ours")), found
@@ -47,7 +47,7 @@ def test_a_hostile_adapter_in_a_bases_place(case, child, tmp_path):
     answer(child, write(case, tmp_path), "llama base")
 
 
-# Changes of a good base, by what llama.cpp makes of them.
+# Changes to a good base, by their effect in llama.cpp.
 
 
 def halves(name):
@@ -113,7 +113,7 @@ REFUSED = {
 
 
 def changed(path, change):
-    """The good base with a change of its values and tensors."""
+    """The good base with changed values and tensors."""
     file = open_gguf(BASE)
     values = dict(file.values)
     tensors = {name: tensor.array() for name, tensor in file.tensors.items()}
@@ -124,11 +124,11 @@ def changed(path, change):
 
 
 @pytest.mark.parametrize("name", ENDS_THE_PROCESS)
-def test_a_base_that_ends_the_process_is_found_in_the_preflight(name, child, tmp_path):
+def test_the_preflight_finds_a_base_that_crashes_llama_cpp(name, child, tmp_path):
     path = changed(tmp_path / "base.gguf", ENDS_THE_PROCESS[name])
     found = answer(child, path, "llama base")
     assert found["code"] == "format_invalid"
-    assert "llama.cpp ends the process over it" in found["text"]
+    assert "llama.cpp crashes when it runs it" in found["text"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -144,7 +144,7 @@ def test_a_base_that_was_cut_off(share, child, tmp_path):
     assert answer(child, path, "llama base")["code"] == "format_invalid"
 
 
-def test_the_good_base_and_what_lived_is_not_tried_again(child, tmp_path, monkeypatch):
+def test_a_base_that_passed_the_preflight_is_not_tried_again(child, tmp_path, monkeypatch):
     from lorakit.engines.llama import preflight
     from lorakit.engines.llama.options import LlamaOptions
 

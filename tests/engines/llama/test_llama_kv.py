@@ -1,12 +1,11 @@
-"""A sliding window drops nothing: interleavings equal cold runs, and what is lost is said."""
+"""With a sliding window no KV is lost unnoticed: interleavings equal cold runs."""
 
 import numpy as np
 import pytest
 from kv_driver import Driver
 from llama_cases import TRUTH, logits_of, open_engine, open_file, row
 
-from lorakit.engines.llama import context as lane
-from lorakit.engines.llama import memory
+from lorakit.engines.llama import context, memory
 from lorakit.errors import EngineError, ParameterError
 from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 
@@ -25,15 +24,15 @@ def test_any_interleaving_equals_cold_runs_under_a_window(kv_type, seeds):
 
 
 def test_without_shadows_the_driver_finds_cells_that_were_dropped(monkeypatch):
-    """The broken variant: llama.cpp's cache as it comes, whose answers nobody checks."""
-    monkeypatch.setattr(lane, "Memory", lambda context, slots, window: Trusting(context, slots, 0))
+    """The broken variant: llama.cpp's own cache, unchecked."""
+    monkeypatch.setattr(context, "Memory", lambda native, slots, window: Trusting(native, slots, 0))
     with pytest.raises((AssertionError, EngineError)):
         drive(range(6))
 
 
-def test_without_shadows_the_engine_says_what_it_lost(monkeypatch):
+def test_without_shadows_the_engine_reports_lost_cells(monkeypatch):
     monkeypatch.setattr(
-        lane, "Memory", lambda context, slots, window: memory.Memory(context, slots, 0)
+        context, "Memory", lambda native, slots, window: memory.Memory(native, slots, 0)
     )
     engine = open_engine("gemma3", max_batch=2, cached_sequences=2)
     passing, first = engine.open_sequence(), engine.open_sequence()
@@ -83,7 +82,7 @@ def test_a_copy_between_contexts_is_exact_and_whole():
         engine.close()
 
 
-def test_a_window_halves_how_many_sequences_there_may_be():
+def test_a_window_halves_the_number_of_sequences():
     with pytest.raises(ParameterError, match="at most 127 rows"):
         open_engine("gemma3", max_batch=128)
     engine = open_engine("gemma3", max_batch=127, cached_sequences=100)
@@ -119,21 +118,21 @@ def two_factors(tmp_path_factory):
     return path
 
 
-def in_a_small_and_a_large_context(path, context):
-    """Logits of one prompt, and whose factors they are; the largest difference."""
-    engine = open_file(path, context=context, max_batch=2)
+def in_a_small_and_a_large_context(path, length):
+    """Logits of one prompt in a small context, their difference in a large one, the identity."""
+    engine = open_file(path, context=length, max_batch=2)
     small = logits_of(engine, SHORT)[-1].copy()
     others = [engine.open_sequence() for _ in range(2)]
     for other in others:  # the context of the first one grows beyond 300 cells
         engine.forward([row(other, SHORT * 4, (), "none")])
-    assert max(place.cells for place in engine._lanes) > 300
+    assert max(place.cells for place in engine._pool) > 300
     large = logits_of(engine, SHORT)[-1].copy()
     identity = engine.capabilities.kv_identity
     engine.close()
     return small, np.abs(large - small).max(), identity
 
 
-def test_rope_factors_go_by_the_context_that_is_open_not_by_who_else_runs(two_factors):
+def test_rope_factors_depend_on_the_option_not_on_other_sequences(two_factors):
     short, moved, identity = in_a_small_and_a_large_context(two_factors, 256)
     assert moved < 1e-4
     assert "RoPE factors short" in identity
@@ -143,7 +142,7 @@ def test_rope_factors_go_by_the_context_that_is_open_not_by_who_else_runs(two_fa
     assert np.abs(long - short).max() > 1e-2
 
 
-def test_left_to_llama_cpp_they_go_by_the_cells(two_factors, monkeypatch):
+def test_llama_cpp_alone_chooses_factors_by_the_cells(two_factors, monkeypatch):
     """The broken variant."""
     monkeypatch.setattr("lorakit.engines.llama.engine.rope_factors", lambda *_: "")
     assert in_a_small_and_a_large_context(two_factors, 256)[1] > 1e-2

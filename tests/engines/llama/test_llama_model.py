@@ -1,4 +1,4 @@
-"""A Model on llama.cpp, through every public call; its answers are those of cold models."""
+"""A Model on llama.cpp, through every public call; answers equal those of cold models."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from llama_cases import TRUTH, base_file
 
 import lorakit
 from lorakit import demo
-from lorakit.engines.llama.context import Lane
+from lorakit.engines.llama.context import Context
 from lorakit.errors import (
     CancelledError,
     ClosedError,
@@ -54,7 +54,7 @@ def model(shared):
     return shared
 
 
-def test_every_call_of_an_adapters_life(model):
+def test_an_adapters_life_cycle(model):
     base = model.complete(PROMPTS[0], **ASK).text
     adapter = model.load_adapter(SOURCES["peft"], "mine")
     assert model.find("mine").info.digest == adapter.info.digest
@@ -106,7 +106,7 @@ def test_an_onnx_adapter_acts_like_the_folder_it_was_made_from(model, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), 1e39, "1", True])
-def test_scales_that_are_no_finite_numbers_change_nothing(model, scale):
+def test_scales_that_are_not_finite_are_refused(model, scale):
     model.apply({"one": 0.5})
     before = model.logits(PROMPTS[2])
     for use in (
@@ -157,7 +157,7 @@ def test_interleavings_of_prompts_and_sets_equal_cold_models(model):
         assert found == [cold[pair] for pair in pairs]
 
 
-def test_coroutines_and_loads_that_nobody_waits_for(model):
+def test_coroutines_and_background_loads(model):
     future = model.load_adapter(SOURCES["peft"], "late", wait=False)
     with pytest.raises(NameTakenError):
         model.load_adapter(SOURCES["mlx"], "late")
@@ -180,7 +180,7 @@ def test_coroutines_and_loads_that_nobody_waits_for(model):
 
 
 def test_generation_goes_on_while_an_adapter_is_read_and_converted(model, monkeypatch):
-    """The loader is held in the midst of its work; a whole answer is made meanwhile."""
+    """The loader is blocked halfway; a whole answer is generated meanwhile."""
     from lorakit.engines.llama import engine
 
     entered, release, threads = threading.Event(), threading.Event(), []
@@ -223,19 +223,19 @@ def test_a_deadline_and_a_cancelled_answer(model):
     assert model.complete(PROMPTS[0], **ASK).text
 
 
-def test_a_long_prefill_is_left_in_the_midst_of_a_step(model, monkeypatch):
-    """Whoever cancels reaches the native step that runs, through its abort callback."""
+def test_a_long_prefill_is_interrupted_within_a_step(model, monkeypatch):
+    """Cancelling interrupts the running native step, through its abort callback."""
     engine = model._runtime._scheduler.engine
-    decode, asked, begun, cancelled = Lane._run, [], threading.Event(), threading.Event()
+    decode, asked, begun, cancelled = Context._run, [], threading.Event(), threading.Event()
 
-    def run(lane, *arguments):
+    def run(context, *arguments):
         if not begun.is_set():
             begun.set()
             assert cancelled.wait(30)
             asked.append(engine._abort.is_set)
-        return decode(lane, *arguments)
+        return decode(context, *arguments)
 
-    monkeypatch.setattr(Lane, "_run", run)
+    monkeypatch.setattr(Context, "_run", run)
     stream = model.stream([1, *[77] * 200], max_tokens=1, lookahead=None)
     assert begun.wait(30)
     stream.cancel()
@@ -298,7 +298,7 @@ def test_a_forgotten_model_frees_contexts_then_adapters_then_the_model(monkeypat
             return getattr(api, name)
 
     monkeypatch.setattr(engine, "llama", Spy)
-    for held in model._runtime._scheduler.engine._lanes:
+    for held in model._runtime._scheduler.engine._pool:
         held._api = Spy()
     del model
     gc.collect()
@@ -319,7 +319,7 @@ def test_two_models_at_once(model):
     assert model.complete(PROMPTS[0], **ASK).text
 
 
-def test_the_demo_says_the_same_as_through_onnx_runtime(tmp_path):
+def test_the_demo_answers_as_with_onnx_runtime(tmp_path):
     pytest.importorskip("onnxruntime", reason="it is what the answers are compared with")
     path = write_demo(tmp_path / "demo.gguf")
     with (

@@ -1,4 +1,4 @@
-"""Short decodes take one thread while others use the cores, and all of them again afterwards."""
+"""Short decodes use one thread while other programs use the cores, and all threads afterwards."""
 
 import itertools
 import os
@@ -32,12 +32,12 @@ def decode(pace, clock, seconds, share):
     return threads
 
 
-def test_alone_all_threads_are_taken(clock):
+def test_on_free_cores_all_threads_are_used(clock):
     pace = Pace(4)
     assert {decode(pace, clock, 0.01, 0.95) for _ in range(100)} == {4}
 
 
-def test_crowded_one_thread_is_taken_most_of_the_time(clock):
+def test_on_shared_cores_one_thread_is_used_most_of_the_time(clock):
     pace = Pace(4)
     taken = [decode(pace, clock, 0.03, 0.3) for _ in range(1000)]
     assert taken[:2] == [4, 1]
@@ -48,7 +48,7 @@ def test_crowded_one_thread_is_taken_most_of_the_time(clock):
     assert pauses[-1] == pytest.approx(LONGEST, abs=0.06)
 
 
-def test_a_machine_that_is_quiet_again_is_noticed(clock):
+def test_free_cores_are_noticed_again(clock):
     pace = Pace(4)
     for _ in range(300):
         decode(pace, clock, 0.03, 0.3)
@@ -57,7 +57,7 @@ def test_a_machine_that_is_quiet_again_is_noticed(clock):
     assert set(taken[taken.index(4) :]) == {4}
 
 
-def test_one_long_wait_between_many_short_decodes_is_no_crowd(clock):
+def test_one_long_wait_among_short_decodes_changes_nothing(clock):
     pace = Pace(2)
     for _ in range(5):
         assert decode(pace, clock, 0.004, 1.0) == 2
@@ -65,13 +65,13 @@ def test_one_long_wait_between_many_short_decodes_is_no_crowd(clock):
     assert pace.threads(1) == 2
 
 
-def test_a_large_decode_takes_all_threads(clock):
+def test_a_large_decode_uses_all_threads(clock):
     pace = Pace(2)
     decode(pace, clock, 0.1, 0.1)
     assert (pace.threads(SHORT - 1), pace.threads(SHORT)) == (1, 2)
 
 
-def test_the_number_of_threads_changes_no_logits(monkeypatch):
+def test_the_number_of_threads_does_not_change_logits(monkeypatch):
     engine = open_engine("gemma3", max_batch=2)
     engine._pace.most = 2
     both = logits_of(engine, list(range(5, 25))).copy()
@@ -84,7 +84,7 @@ def test_the_number_of_threads_changes_no_logits(monkeypatch):
     ("flash", "cells", "rows", "free"),
     [("on", 600, 1, False), ("on", 200, 1, True), ("on", 600, 2, True), ("off", 600, 1, True)],
 )
-def test_where_it_would_change_logits_the_number_of_threads_stays(
+def test_the_number_of_threads_is_fixed_if_it_would_change_logits(
     monkeypatch, flash, cells, rows, free
 ):
     engine = open_engine("llama", max_batch=4, kv_type="f16", flash_attention=flash)
@@ -93,7 +93,7 @@ def test_where_it_would_change_logits_the_number_of_threads_stays(
     opened = [engine.open_sequence() for _ in range(4)]
     for sequence in opened[: cells // 200]:
         engine.forward([row(sequence, list(range(5, 205)), (), "none")])
-    assert (max(lane.cells for lane in engine._lanes) >= SPLIT) == (cells >= SPLIT)
+    assert (max(context.cells for context in engine._pool) >= SPLIT) == (cells >= SPLIT)
     asked.clear()
     engine.forward([row(sequence, [9], (), "last") for sequence in opened[:rows]])
     assert bool(asked) == free
@@ -116,7 +116,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
         ({"OMP_WAIT_POLICY": "active"}, "None 0"),
     ],
 )
-def test_what_the_user_set_for_openmp_holds_and_nothing_else_stays(given, expected):
+def test_the_users_openmp_settings_are_kept_and_ours_are_removed(given, expected):
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Quantising through llama.cpp: files that load and are near, and faults that are said."""
+"""Quantising with llama.cpp: the files load and are close, and faults are reported."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ def logits(path):
     return found
 
 
-def test_q8_0_is_near_and_the_steps_are_told(tmp_path):
+def test_q8_0_is_close_and_reports_progress(tmp_path):
     steps = []
     done = quantize(
         BASE, tmp_path / "q.gguf", type="q8_0", threads=1, progress=lambda *step: steps.append(step)
@@ -46,24 +46,24 @@ def test_q8_0_is_near_and_the_steps_are_told(tmp_path):
     assert "token_embd.weight" in {name for _, _, name in steps}
     difference = np.abs(logits(done.path) - logits(BASE)).max()
     assert 0 < difference < 0.1
-    with pytest.raises(UnsupportedError, match="quantised already"):
+    with pytest.raises(UnsupportedError, match="already quantised"):
         quantize(done.path, tmp_path / "again.gguf", type="Q4_0")
     assert [file.name for file in tmp_path.iterdir()] == ["q.gguf"]
 
 
-def test_rows_that_the_type_does_not_divide_are_listed(tmp_path):
+def test_fallbacks_for_odd_row_lengths_are_listed(tmp_path):
     done = quantize(BASE, tmp_path / "q.gguf", type="Q4_K_M", threads=1)
     assert ("blk.0.attn_q.weight", 64, "q4_K", "q5_0") in done.fallbacks
     assert np.isfinite(logits(done.path)).all()
 
 
-def test_unknown_types_are_answered_with_the_known_ones(tmp_path):
+def test_the_error_for_an_unknown_type_lists_the_known_ones(tmp_path):
     with pytest.raises(ParameterError) as caught:
         quantize(BASE, tmp_path / "q.gguf", type="Q7")
     assert caught.value.items == tuple(TYPES)
 
 
-def test_sources_that_are_no_models(tmp_path):
+def test_sources_that_are_not_models_are_refused(tmp_path):
     (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)
     (tmp_path / "cut.gguf").write_bytes(BASE.read_bytes()[:20_000])
     out = tmp_path / "out.gguf"
@@ -78,7 +78,7 @@ def test_sources_that_are_no_models(tmp_path):
     assert not out.exists()
 
 
-def test_what_llama_cpp_refuses_is_said_with_its_words(tmp_path):
+def test_the_error_holds_llama_cpps_own_reason(tmp_path):
     source = tmp_path / "odd.gguf"
     source.write_bytes(BASE.read_bytes().replace(b"gemma3", b"gemmaX"))
     with pytest.raises(EngineError, match="gemmaX"):

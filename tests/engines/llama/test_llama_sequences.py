@@ -1,4 +1,4 @@
-"""Lanes: sequences that move, grow, fork and change their adapters equal cold runs."""
+"""Contexts: sequences that move, grow, fork and change their adapters equal cold runs."""
 
 import random
 
@@ -75,7 +75,7 @@ def test_any_interleaving_equals_cold_runs(contexts):
     engine.close()
 
 
-def test_wanted_logits_and_no_others(engine):
+def test_only_the_wanted_logits_are_returned(engine):
     ids, sequence = list(range(5, 60)), engine.open_sequence()
     every = logits_of(engine, ids)
     last, none = engine.fork(sequence, 0), engine.fork(sequence, 0)
@@ -109,7 +109,7 @@ def test_a_refused_step_leaves_everything_as_it_was(engine):
     engine.close_sequence(sequence)
 
 
-def test_an_interrupted_step_did_not_happen(engine, monkeypatch):
+def test_an_interrupted_step_leaves_no_trace(engine, monkeypatch):
     sequence = engine.open_sequence()
     engine.forward([row(sequence, [5, 6, 7])])
     monkeypatch.setattr(engine._abort, "clear", lambda: None)
@@ -123,7 +123,7 @@ def test_an_interrupted_step_did_not_happen(engine, monkeypatch):
     engine.close_sequence(sequence)
 
 
-def test_saved_kv_goes_on_in_another_engine(engine):
+def test_saved_kv_continues_in_another_engine(engine):
     handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     chosen, sequence = ((handle, 1.0),), engine.open_sequence()
     engine.forward([row(sequence, list(range(5, 25)), chosen, "none")])
@@ -142,8 +142,8 @@ def test_saved_kv_goes_on_in_another_engine(engine):
     engine.close_sequence(sequence)
 
 
-def test_adapters_come_and_go_while_others_are_in_force(engine):
-    """A freed adapter's address may be given to the next; nothing of the old may act."""
+def test_adapters_come_and_go_while_others_are_active(engine):
+    """A freed adapter's address may be reused for the next one; the old one must not act."""
     ids, keep = list(range(5, 20)), engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     expected = logits_of(engine, ids, ((keep, 1.0),))
     other = truth_adapter("llama", "plain_b")
@@ -172,14 +172,14 @@ def test_two_models_at_once_and_use_after_close(engine):
 
 
 @pytest.mark.parametrize("contexts", [1, 2, 8])
-def test_a_step_may_begin_with_more_sets_than_lanes(contexts):
+def test_a_step_may_begin_with_more_sets_than_contexts(contexts):
     engine = open_engine("llama", contexts=contexts, max_batch=3, cached_sequences=1)
     plain = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     sets = [((plain, 0.5 * n),) for n in (1, 2, 3)]
     prompts = [[5 + (n + at) % 200 for at in range(200)] for n in range(3)]
     opened = [engine.open_sequence() for _ in prompts]
     rows = [row(*parts) for parts in zip(opened, prompts, sets, strict=True)]
-    found = [logits[-1].copy() for logits in engine.forward(rows)]  # the lanes grow in it
+    found = [logits[-1].copy() for logits in engine.forward(rows)]  # the contexts grow meanwhile
     for sequence in opened:
         engine.close_sequence(sequence)
     for logits, prompt, held in zip(found, prompts, sets, strict=True):

@@ -1,4 +1,4 @@
-"""Saved KV as anybody may have written it: refused before native code sees it, or harmless."""
+"""Saved KV from untrusted files: refused before native code reads it, or harmless."""
 
 import struct
 
@@ -57,20 +57,20 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_was_not_saved_is_refused_and_harms_nobody(engine, saved, change):
+def test_a_changed_state_is_refused_and_harms_no_other_sequence(engine, saved, change):
     other = engine.open_sequence()
     engine.forward([row(other, PROMPT, (), "none")])
-    with pytest.raises(EngineError, match=r"no KV cache that|cannot restore"):
+    with pytest.raises(EngineError, match=r"not a KV cache|cannot restore"):
         engine.load_sequence(change(saved), LENGTH)
     (found,) = engine.forward([row(other, [9], (), "last")])
     engine.close_sequence(other)
     assert np.abs(found[0] - logits_of(engine, [*PROMPT, 9])[-1]).max() < 2e-3
-    assert not engine._lanes._seats
+    assert not engine._pool._seats
 
 
 @pytest.mark.parametrize("length", [LENGTH - 1, LENGTH + 1, 1])
 def test_another_length_is_refused(engine, saved, length):
-    with pytest.raises(EngineError, match="no KV cache that"):
+    with pytest.raises(EngineError, match="not a KV cache"):
         engine.load_sequence(saved, length)
 
 
@@ -81,7 +81,7 @@ def test_a_length_beyond_the_context_is_refused(engine, saved, length):
 
 
 def test_any_four_bytes_changed_end_neither_the_process_nor_others(engine, saved):
-    """Either refused, or numbers of that sequence alone."""
+    """Either refused, or only that sequence is affected."""
     rng = np.random.default_rng(1)
     head = rng.integers(0, 700, 300)
     anywhere = rng.integers(0, len(saved) - 4, 300)
@@ -104,7 +104,7 @@ def test_any_four_bytes_changed_end_neither_the_process_nor_others(engine, saved
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
-def test_numbers_that_are_not_finite_would_reach_others_and_are_refused(kv_type):
+def test_values_that_are_not_finite_would_reach_others_and_are_refused(kv_type):
     engine = open_engine("gemma3", max_batch=2, cached_sequences=2, kv_type=kv_type)
     sequence = engine.open_sequence()
     engine.forward([row(sequence, PROMPT, (), "none")])
@@ -116,5 +116,5 @@ def test_numbers_that_are_not_finite_would_reach_others_and_are_refused(kv_type)
         form = "<f" if kv_type == "f32" else "<e"
         with pytest.raises(EngineError) as caught:
             engine.load_sequence(put(state, numbers, form, value), LENGTH)
-        assert caught.value.items == ("numbers that are not finite",)
+        assert caught.value.items == ("values that are not finite",)
     engine.close()

@@ -13,7 +13,7 @@ from stress import ROUND, THREADS, Stress, resident
 from lorakit.adapter import Adapter
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-SLACK = 60 << 20  # bytes: lanes grow and shrink with what is asked
+SLACK = 60 << 20  # bytes: contexts grow and shrink with the load
 
 
 @linux
@@ -30,7 +30,7 @@ def test_eight_threads_at_once():
 
 
 @linux
-def test_a_thousand_loads_and_unloads_take_no_memory():
+def test_a_thousand_loads_and_unloads_leak_no_memory():
     engine = open_engine("llama", max_batch=2, cached_sequences=2, contexts=2)
     adapters: list[Adapter] = [truth_adapter("llama", n) for n in ("plain", "plain_b", "rslora")]
 
@@ -50,7 +50,7 @@ def test_a_thousand_loads_and_unloads_take_no_memory():
 
 
 @linux
-def test_models_come_and_go_and_take_no_memory():
+def test_opening_and_closing_models_leaks_no_memory():
     def cycles(count: int) -> None:
         for _ in range(count):
             engine = open_engine("llama", max_batch=2, cached_sequences=2)

@@ -1,6 +1,6 @@
-"""The traps of llama.cpp's adapter functions, one test each: what they do, and that we avoid it.
+"""The traps in llama.cpp's adapter functions, one test each, and that we avoid them.
 
-Where llama.cpp would end the process, the test shows that the file or call never reaches it.
+If llama.cpp would crash, the test shows that the file or call never reaches it.
 """
 
 import ctypes
@@ -79,17 +79,17 @@ def changed(path, values=None, tensors=None, drop=(), source=PLAIN):
 
 def test_a_missing_file_gives_a_falsy_pointer_that_is_not_none(engine, tmp_path, monkeypatch):
     path = tmp_path / "missing.gguf"
-    with captured_log() as said:
+    with captured_log() as native_log:
         pointer = llama().llama_adapter_lora_init(engine._model, os.fsencode(path))
     assert not pointer
-    assert said.reasons
+    assert native_log.reasons
     monkeypatch.setattr("lorakit.engines.llama.engine.native_file", lambda *_: nullcontext(path))
-    with pytest.raises(EngineError, match="does not take the adapter") as caught:
+    with pytest.raises(EngineError, match="cannot load the adapter") as caught:
         engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     assert "missing.gguf" in str(caught.value)
 
 
-def test_an_adapter_freed_while_it_is_set_is_taken_out_of_every_context_first(engine):
+def test_an_adapter_is_deactivated_in_every_context_before_it_is_freed(engine):
     keep, gone = (
         engine.attach(engine.prepare(truth_adapter("llama", n))) for n in ("plain", "plain_b")
     )
@@ -97,10 +97,10 @@ def test_an_adapter_freed_while_it_is_set_is_taken_out_of_every_context_first(en
     sequences = [engine.open_sequence() for _ in range(2)]
     both = ((keep, 1.0), (gone, 1.0))
     engine.forward([row(sequences[0], IDS, both), row(sequences[1], IDS, ((gone, 0.5),))])
-    in_force = [lane for lane in engine._lanes if len(lane.set)]
+    in_force = [context for context in engine._pool if len(context.set)]
     assert len(in_force) == 2
     engine.detach(gone)
-    assert all(lane.set == () for lane in in_force)
+    assert all(context.set == () for context in in_force)
     assert np.abs(logits_of(engine, IDS) - base).max() < 1e-4
     for sequence in sequences:
         engine.close_sequence(sequence)
@@ -156,7 +156,7 @@ def test_a_negative_scale_is_no_error(engine):
     engine.detach(handle)
 
 
-def test_of_duplicates_llama_cpp_keeps_the_first_and_we_add_them_up(engine):
+def test_scales_of_duplicates_are_added_where_llama_cpp_keeps_the_first(engine):
     handle = engine.attach(engine.prepare(truth_adapter("llama", "plain")))
     twice = logits_of(engine, IDS, ((handle, 0.75), (handle, 0.25)))
     np.testing.assert_array_equal(twice, logits_of(engine, IDS, ((handle, 1.0),)))
@@ -201,7 +201,7 @@ def test_saved_states_know_their_adapters(model, tmp_path):
         assert same.cached_tokens == len(prompt)
 
 
-# Files that llama.cpp takes in silence, or that end the process.
+# Files that llama.cpp silently accepts, or crashes on.
 
 
 def test_a_token_embd_lora_on_a_tied_base_is_refused_before(never_native):
@@ -232,7 +232,7 @@ def test_a_missing_alpha_is_the_scale_1_that_llama_cpp_makes_of_it(model, tmp_pa
     assert {delta.scale for delta in adapter.deltas} == {1.0}
 
 
-def test_zero_tensors_are_no_adapter(model, tmp_path, never_native):
+def test_a_file_without_tensors_is_not_an_adapter(model, tmp_path, never_native):
     names = tuple(open_gguf(PLAIN).tensors)
     with pytest.raises(LorakitError):
         model.load_adapter(changed(tmp_path / "a.gguf", drop=names), "a")
@@ -281,7 +281,7 @@ def test_a_layer_beyond_the_bases_is_refused(model, never_native):
         model.load_adapter(adapter, "deep")
 
 
-def test_other_weights_of_the_same_shapes_are_told_by_the_fingerprint(model):
+def test_the_fingerprint_tells_bases_of_the_same_shapes_apart(model):
     adapter = read_adapter(TRUTH / "peft" / "llama" / "plain")
     for fingerprint, expected in (("0" * 64, ["base fingerprint"]), (model.base.fingerprint, [])):
         asked = replace(adapter, precondition=Precondition(fingerprint=fingerprint))
@@ -294,17 +294,17 @@ def test_an_adapter_of_another_architecture_is_refused(model, never_native):
     assert caught.value.code in ("adapter_mismatch", "format_invalid", "format_unsupported")
 
 
-# Reading what it says.
+# Its log.
 
 
 def test_the_level_of_errors_is_4_and_reasons_are_captured(model, tmp_path, caplog):
     path = tmp_path / "no.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
-    with captured_log() as said, caplog.at_level(logging.ERROR, "lorakit.llama"):
+    with captured_log() as native_log, caplog.at_level(logging.ERROR, "lorakit.llama"):
         assert not llama().llama_model_load_from_file(
             os.fsencode(path), llama().llama_model_default_params()
         )
-    assert any("failed" in reason for reason in said.reasons)
+    assert any("failed" in reason for reason in native_log.reasons)
     assert not caplog.records, "what an exception will say is not logged as well"
     with caplog.at_level(logging.ERROR, "lorakit.llama"):
         llama().llama_model_load_from_file(os.fsencode(path), llama().llama_model_default_params())
@@ -312,7 +312,7 @@ def test_the_level_of_errors_is_4_and_reasons_are_captured(model, tmp_path, capl
 
 
 def test_a_damaged_cached_adapter_is_written_again(engine, tmp_path, monkeypatch, caplog):
-    """llama.cpp computes with whatever numbers it finds, and refuses a short file for ever."""
+    """llama.cpp does not check the weights it loads, and would refuse a short file for ever."""
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
     adapter = truth_adapter("llama", "plain")
     with native_file(adapter, engine._base) as path:
@@ -353,7 +353,7 @@ def test_a_path_that_is_not_ascii(engine, tmp_path, monkeypatch):
 
 
 def test_more_sequences_than_outputs_of_a_step_do_not_abort():
-    """llama.cpp ends the process where n_outputs_max is below n_seq_max."""
+    """llama.cpp aborts the process if n_outputs_max is below n_seq_max."""
     engine = open_engine("llama", max_batch=1, cached_sequences=60, micro_batch=32)
     assert np.isfinite(logits_of(engine, list(range(5, 100)))).all()
     engine.close()

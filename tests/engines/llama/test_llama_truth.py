@@ -65,7 +65,7 @@ def test_adapters_of_peft(case, adapter):
 
 
 @pytest.mark.parametrize(("case", "adapter"), REFUSED, indirect=["case"])
-def test_what_llama_cpp_cannot_apply_is_refused_with_the_way_out(case, adapter):
+def test_what_llama_cpp_cannot_apply_is_refused_with_a_hint(case, adapter):
     name, engine = case
     with pytest.raises(CapabilityError, match="cannot apply") as caught:
         engine.attach(engine.prepare(truth_adapter(name, adapter)))
@@ -115,7 +115,7 @@ def test_two_adapters_and_every_order_of_applying_and_removing(case):
 
 
 @on_each_base
-def test_kv_in_f16_is_what_others_run(case):
+def test_an_f16_kv_cache_is_close(case):
     name, _ = case
     engine = open_engine(name, kv_type="f16")
     with np.load(TRUTH / "bases" / name / "base_logits.npz") as truth:
@@ -133,7 +133,7 @@ def test_kv_in_f16_is_what_others_run(case):
         ("qwen3_moe_experts", "qwen3_moe", 1e-4),
     ],
 )
-def test_families_that_only_run_as_gguf_files_or_in_torch(adapter, base, near):
+def test_families_that_run_only_as_gguf_files_or_in_torch(adapter, base, near):
     folder = TRUTH / "llama_cpp" / adapter
     opened = open_gguf_base(TRUTH / "llama_cpp" / base / "base.f32.gguf")
     engine = LlamaEngine.open(opened, LlamaOptions(threads=1))

@@ -1,8 +1,8 @@
-"""An adapter as the file that llama.cpp loads, written once into the cache by our own writer.
+"""The GGUF file through which llama.cpp loads an adapter, written once to the cache.
 
-llama.cpp takes no adapter from memory, aborts the process on some files, and computes with whatever
-weights it finds. Only bytes that lorakit itself wrote, from an adapter that was checked against the
-base, ever reach it: the cache compares a file with its digest before it is used.
+llama.cpp loads adapters only from files, aborts the process on some broken ones, and does not check
+the weights. So it is given only files that lorakit wrote from an adapter checked against the base;
+the cache verifies a file's digest before each use.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lorakit.errors import CapabilityError, UnsupportedError
 from lorakit.files.cache import cache_root, cached_file
 from lorakit.formats.gguf import write_gguf
 
-VERSION = 1  # of the files; a change of what is written must not meet old ones
+VERSION = 1  # of the files; raise it when their content changes
 
 
 @contextmanager
 def native_file(adapter: Adapter, base: Base) -> Iterator[Path]:
-    """The adapter's GGUF file for a base, while the block runs; F32, about its own size.
+    """The adapter's GGUF file (F32) for a base, taken from the cache or written now.
 
-    It is from the cache or written now. Raises CapabilityError listing what llama.cpp cannot apply,
-    and WriteError where there is no place for it at all.
+    It exists while the block runs. Raises CapabilityError listing what llama.cpp cannot apply, and
+    WriteError if the file cannot be written.
     """
     decoder = base.decoder
     shape = f"{VERSION} {decoder.architecture.gguf} {decoder.heads} {decoder.kv_heads}"

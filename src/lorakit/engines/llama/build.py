@@ -1,4 +1,4 @@
-"""What this build of llama.cpp is: its version, its compiler, and whether it is a slow one."""
+"""Describes this build of llama.cpp: version, compiler, and whether a faster one is possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VECTORS = ("AVX2", "AVX512", "NEON", "SVE", "VSX", "VXE", "RISCV_V", "WASM_SIMD"
 _AMX = {
     "none": "not in this build or not on this CPU",
     "safe": "tried, works",
-    "faulty": "this build's AMX kernels end the process here; they are left out",
+    "faulty": "this build's AMX kernels crash on this CPU; they are not used",
 }
 # What compilers leave in a library's .comment section.
 _COMPILER = re.compile(rb"(clang version [\d.]+|GCC: \([^)\0]{0,60}\) [\d.]+)")
@@ -49,7 +49,7 @@ def _rows(
 
 
 def slowness(info: str, compiler: str, verdict: str) -> str:
-    """Why this build is slower than it could be; empty where nothing is known of it."""
+    """Why this build is slower than it could be; empty if no reason is known."""
     if not any(f"{name} = 1" in info for name in VECTORS):
         return "it was built without the CPU's vector instructions"
     if verdict == "faulty":
@@ -60,7 +60,7 @@ def slowness(info: str, compiler: str, verdict: str) -> str:
 
 
 def _compiler(library: Path) -> str:
-    """From the libraries that hold the kernels, beside libllama; stripped ones tell by OpenMP's."""
+    """The compiler, read from the kernel libraries; from their OpenMP library if stripped."""
     for path in (*sorted(library.parent.glob("*ggml-cpu*")), library):
         with suppress(OSError, ValueError), path.open("rb") as file:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -1,4 +1,4 @@
-"""Something risky done once in a process of its own, so that only that process can die of it."""
+"""Run a function in a child process, so that a native crash does not end this one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 from lorakit.engines.llama.native import llama
 from lorakit.files.cache import digest_of
 
-PATIENCE = 600.0  # seconds; only a process that hangs takes so long
+PATIENCE = 600.0  # seconds; only a hung process takes longer
 
 
 def can_start() -> bool:
-    """Whether sys.executable is a Python: in a frozen program it is the program itself."""
+    """Whether sys.executable is Python; in a frozen program it is the program itself."""
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def run_child(module: str, function: str, *arguments: str) -> list[str]:
     """Call `function(*arguments)` of a module in a new process.
 
-    Returns nothing where it lived, else how it died: its last lines, or its signal.
+    Returns an empty list on success, else the reasons: its last log lines, or its signal.
     """
     code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
     try:
@@ -33,7 +33,7 @@ def run_child(module: str, function: str, *arguments: str) -> list[str]:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "GGML_NO_BACKTRACE": "1",  # which would start a debugger
+                "GGML_NO_BACKTRACE": "1",  # a backtrace would start a debugger
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -47,8 +47,8 @@ def run_child(module: str, function: str, *arguments: str) -> list[str]:
     if not done.returncode:
         return []
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    said = [Path(line).name for line in lines if "GGML_ASSERT" in line or "what():" in line]
-    return said or lines[-3:] or [_ending(done.returncode)]
+    reasons = [Path(line).name for line in lines if "GGML_ASSERT" in line or "what():" in line]
+    return reasons or lines[-3:] or [_ending(done.returncode)]
 
 
 def _ending(code: int) -> str:
@@ -61,20 +61,20 @@ def _ending(code: int) -> str:
 
 
 def library_path() -> Path:
-    """libllama as it was loaded; the package where that is not known."""
+    """The libllama that is loaded, or the Python package if its path is unknown."""
     api = llama()
     path = Path(getattr(api._lib, "_name", "") or api.__file__)
     return path if path.is_file() else Path(api.__file__)
 
 
 def library_identity() -> str:
-    """What tells this build of llama.cpp from others: what a child survived holds for it alone."""
+    """Identifies this build of llama.cpp; preflight results are valid for one build only."""
     return file_identity(library_path())
 
 
 @cache
 def library_digest() -> str:
-    """A digest of the libraries that compute: what one build has computed is not another's."""
+    """A digest of llama.cpp's libraries; KV is reused only within one build."""
     path = library_path().resolve()
     parts = sorted({path, *(found.resolve() for found in path.parent.glob("*ggml*"))})
     digests = [f"{part.name} {digest_of(part)}" for part in parts if part.is_file()]

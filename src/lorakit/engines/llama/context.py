@@ -1,8 +1,8 @@
-"""A lane: one llama_context, with sequences in its KV cache and one set of adapters in force.
+"""One llama_context: sequences in its KV cache, and the set of adapters that is active in it.
 
-What the KV cache holds does not depend on the set in force; the set only acts on what is decoded
-next. So a lane may change its set at any time, but a change makes llama.cpp plan its memory anew
-at the next decode (about 10 ms), which is why the engine keeps several lanes.
+Changing the active set leaves the KV cache as it is; the new set acts on the tokens decoded next.
+A change makes llama.cpp reserve its compute buffers again at the next decode (about 10 ms), so the
+engine keeps several contexts: see context_pool.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from lorakit.errors import CancelledError, EngineError
 
 Set = tuple[tuple[int, float], ...]  # (address of a native adapter, scale), in order
 CELLS = 256  # the smallest KV cache, in tokens; llama.cpp rounds to multiples of it
-# Cells from which on ggml cuts the attention of a single token into one part for each thread, with
-# sums in float16: there the number of threads must not change, for it changes logits.
+# From this many cells on, ggml splits the attention of a single token into one part per thread and
+# sums in float16, so the number of threads changes the logits and must stay fixed.
 SPLIT = 512
 _TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH = {"off": 0, "on": 1, "auto": -1}
 
 
-@dataclass(slots=True)  # frozen ones take three times as long to make, and there is one per token
+@dataclass(slots=True)  # one per token, and a frozen one takes three times as long to make
 class Piece:
-    """New tokens of one sequence of the lane. Exactly one of `tokens` and `vectors` counts.
+    """New tokens of one sequence of the context. With `vectors`, the token ids are ignored.
 
-    tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: how many of the last
-    positions give logits. causal: whether an image's positions see only those before them.
+    tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: for how many of the last
+    positions logits are returned. causal: whether an image's positions attend only to earlier ones.
     """
 
     slot: int
@@ -47,14 +47,14 @@ class Piece:
     causal: bool = True
 
 
-class Lane:
-    """One native context. All calls belong to the engine's thread."""
+class Context:
+    """One native context. Used by the engine's thread only."""
 
     def __init__(
         self, model: Any, *, cells: int, slots: int, options: LlamaOptions, pace: Pace,
         outputs: int, abort: Abort, embeddings: bool = False,
     ) -> None:  # fmt: skip
-        """Raises EngineError (out_of_memory) where there is no memory for `cells` tokens."""
+        """Raises EngineError (out_of_memory) if there is no memory for `cells` tokens."""
         api = llama()
         params = api.llama_context_default_params()
         params.n_ctx = self.cells = -(-max(cells, CELLS) // CELLS) * CELLS
@@ -62,7 +62,7 @@ class Lane:
         window = int(api.llama_model_n_swa(model))
         params.n_seq_max = native_sequences(slots, window)
         self.outputs = min(outputs, options.micro_batch)
-        params.n_outputs_max = max(outputs, params.n_seq_max)  # fewer abort llama.cpp
+        params.n_outputs_max = max(outputs, params.n_seq_max)  # llama.cpp aborts with fewer
         params.n_threads = params.n_threads_batch = self._threads = pace.most
         kind = kv_type(model, options)
         params.type_k = params.type_v = _TYPES[kind]
@@ -71,13 +71,13 @@ class Lane:
         params.embeddings = embeddings
         params.no_perf, params.kv_unified, params.swa_full = True, True, True
         params.abort_callback, params.abort_callback_data = abort.callback, abort.data
-        with captured_log() as said:
-            self.context = api.llama_init_from_model(model, params)
-        if not self.context:
+        with captured_log() as native_log:
+            self.native = api.llama_init_from_model(model, params)
+        if not self.native:
             raise EngineError(
                 f"llama.cpp cannot make a context of {params.n_ctx} tokens",
                 code="out_of_memory",
-                items=said.reasons,
+                items=native_log.reasons,
                 hint="use a smaller context or a smaller kv_type, or fewer contexts",
             )
         self._api = api
@@ -85,12 +85,12 @@ class Lane:
         self._pace = pace
         self._spreads = not embeddings and (params.flash_attn_type == 0 or options.gpu_layers != 0)
         self._splits = params.flash_attn_type != 0 and self.cells >= SPLIT
-        self.tainted = False  # numbers that are not finite are in cells, or were
+        self.tainted = False  # NaN or infinity is, or was, in its cells
         self.set: Set = ()
-        self.lengths: dict[int, int] = {}  # tokens that were put into the KV cache, by slot
-        self._memory = Memory(self.context, slots, window)
+        self.lengths: dict[int, int] = {}  # tokens written to the KV cache, by slot
+        self._memory = Memory(self.native, slots, window)
         self._get = api.llama_get_embeddings_ith if embeddings else api.llama_get_logits_ith
-        self._views: dict[int, Logits] = {}  # of native memory, by address; few are ever in use
+        self._views: dict[int, Logits] = {}  # of native memory, by address; there are few
         self.width = int(  # of a row of results
             api.llama_model_n_embd(model)
             if embeddings
@@ -99,7 +99,7 @@ class Lane:
         self._make_batch()
 
     def _make_batch(self) -> None:
-        """Numpy arrays that the native batch points into, filled anew for each decode."""
+        """The numpy arrays that the native batch points into, refilled for each decode."""
         n = self._batch
         self._tokens = np.zeros(n, np.int32)
         self._positions = np.zeros(n, np.int32)
@@ -116,7 +116,7 @@ class Lane:
         )
         batch.logits = _pointer(self._wanted, ctypes.c_int8)
         self._token_pointer = _pointer(self._tokens, api.llama_token)
-        self._native = batch
+        self._native_batch = batch
 
     @property
     def used(self) -> int:
@@ -128,21 +128,21 @@ class Lane:
         return self._memory.free
 
     def use(self, adapters: Set) -> None:
-        """Put exactly these adapters in force; free of cost where they are already."""
+        """Make exactly these adapters active. Costs nothing if they already are."""
         if adapters == self.set:
             return
         count = len(adapters)
         pointer = self._api.llama_adapter_lora_p_ctypes
         addresses = (pointer * count)(*(ctypes.cast(address, pointer) for address, _ in adapters))
         scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
-        if self._api.llama_set_adapters_lora(self.context, addresses, count, scales):
-            raise EngineError("llama.cpp does not put the adapters in force")
+        if self._api.llama_set_adapters_lora(self.native, addresses, count, scales):
+            raise EngineError("llama.cpp refused to activate the adapters")
         self.set = adapters
 
     # Sequences.
 
     def open(self) -> int:
-        """A slot for a sequence. Raises EngineError where none is free."""
+        """A slot for a new sequence. Raises EngineError if none is free."""
         slot = self._memory.open()
         self.lengths[slot] = 0
         return slot
@@ -152,29 +152,31 @@ class Lane:
         self._memory.close(slot, self.lengths.pop(slot))
 
     def reusable(self, slot: int, length: int) -> int:
-        """How many of the first `length` tokens llama.cpp still holds, whole in every layer."""
+        """How many of the first `length` tokens llama.cpp still holds in every layer."""
         return self._memory.whole(slot, min(length, self.lengths[slot]))
 
     def truncate(self, slot: int, length: int) -> None:
-        """Cut a sequence, whatever of a failed decode it holds. Raises EngineError where llama.cpp
-        cannot, or holds less; then the slot can only be closed."""
+        """Cut a sequence back to `length` tokens, also after a failed decode.
+
+        Raises EngineError if llama.cpp cannot, or holds fewer; the slot can then only be closed.
+        """
         self._memory.cut(slot, length)
         if self._memory.whole(slot, length) < length:
-            raise EngineError("llama.cpp has forgotten a part of a sequence")
+            raise EngineError("llama.cpp has dropped part of a sequence from its KV cache")
         self.lengths[slot] = length
 
     def fork(self, slot: int, length: int) -> int:
-        """A new slot that shares the cells of the first `length` tokens. Raises EngineError."""
+        """A new slot sharing the cells of the first `length` tokens. Raises EngineError."""
         copy = self._memory.fork(slot, length)
         self.lengths[copy] = length
         return copy
 
     def save(self, slot: int) -> list[bytes]:
-        """The KV of a sequence, as Memory.save gives it. Raises EngineError."""
+        """The KV of a sequence; see Memory.save. Raises EngineError."""
         return self._memory.save(slot, self.lengths[slot])
 
     def load(self, states: Sequence[bytes], length: int) -> int:
-        """A new slot with saved KV. Raises EngineError where it does not fit."""
+        """A new slot with saved KV. Raises EngineError if it does not fit."""
         slot = self.open()
         try:
             self._memory.load(slot, states, length)
@@ -185,15 +187,15 @@ class Lane:
         return slot
 
     def spans(self, length: int) -> list[tuple[int, int]]:
-        """Which tokens the parts of a state of so many tokens hold."""
+        """The range of tokens in each part of a saved state of `length` tokens."""
         return self._memory.pieces(length)
 
     # Running.
 
     def decode(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
-        """Run new tokens; the logits of each piece's last `keep` positions go into its result.
+        """Run new tokens; write the logits of each piece's last `keep` positions to its result.
 
-        Where this fails, the slots may hold a part of the new tokens: `truncate` cuts them back.
+        After an error the slots may hold some of the new tokens; cut them back with `truncate`.
         """
         if len(pieces) == 1 and len(pieces[0].tokens) == 1 and pieces[0].vectors is None:
             self._single(pieces[0], results[0])
@@ -201,7 +203,7 @@ class Lane:
             self._chunks(pieces, results)
 
     def _single(self, piece: Piece, result: Logits) -> None:
-        """One token of one sequence: the step that users wait for most."""
+        """One token of one sequence: the most frequent step."""
         self._tokens[0], self._positions[0] = piece.tokens[0], piece.start
         self._slots[0], self._wanted[0] = piece.slot, bool(piece.keep) or self._spreads
         self._run(1)
@@ -212,7 +214,7 @@ class Lane:
         self.lengths[piece.slot] = piece.start + 1
 
     def _chunks(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
-        """All tokens, in as few decodes as the batch and its outputs allow."""
+        """All tokens, in as few decodes as the limits on tokens and outputs allow."""
         filled = 0
         kept: list[_Kept] = []
         for piece, result in zip(pieces, results, strict=True):
@@ -246,7 +248,7 @@ class Lane:
         return 0, []
 
     def _image(self, piece: Piece, result: Logits) -> None:
-        """An image's vectors; in one decode where they are attended to in both directions."""
+        """An image's vectors; in a single decode if their attention is not causal."""
         vectors = np.ascontiguousarray(piece.vectors, np.float32)
         count = len(vectors)
         if count > self._batch and not piece.causal:
@@ -254,14 +256,14 @@ class Lane:
                 f"an image of {count} tokens does not fit a micro batch of {self._batch}",
                 hint=f"open the model with micro_batch={count} or more",
             )
-        self._api.llama_set_causal_attn(self.context, piece.causal)
+        self._api.llama_set_causal_attn(self.native, piece.causal)
         try:
             for start in range(0, count, self._batch):
                 self._image_part(piece, vectors[start : start + self._batch], start, count)
         finally:
-            self._api.llama_set_causal_attn(self.context, True)
+            self._api.llama_set_causal_attn(self.native, True)
         self._require_finite((count - 1) % self._batch)
-        if piece.keep:  # within an image nothing is predicted
+        if piece.keep:  # positions inside an image predict nothing
             result[:-1] = np.nan
             result[-1] = self._row((count - 1) % self._batch)
         self.lengths[piece.slot] = piece.start + count
@@ -279,7 +281,7 @@ class Lane:
         self._memory.pin(piece.slot, first, first + n)
 
     def _pin(self, count: int) -> None:
-        """Pin what the first `count` places of the batch have put into the KV cache."""
+        """Pin the cells that the first `count` entries of the batch were written to."""
         if not self._memory.pins:
             return
         slots, starts = np.unique(self._slots[:count], return_index=True)
@@ -287,7 +289,7 @@ class Lane:
             self._memory.pin(slot, start, start + count)
 
     def _run(self, count: int, vectors: npt.NDArray[np.float32] | None = None) -> None:
-        batch = self._native
+        batch = self._native_batch
         batch.n_tokens = count
         if vectors is None:
             batch.token, batch.embd = self._token_pointer, None
@@ -297,11 +299,11 @@ class Lane:
         splits = count == 1 and self._splits
         threads = self._pace.most if splits else self._pace.threads(count)
         if threads != self._threads:
-            self._api.llama_set_n_threads(self.context, threads, threads)
+            self._api.llama_set_n_threads(self.native, threads, threads)
             self._threads = threads
         begun = self._pace.begin()
-        with captured_log() as said:
-            code = self._api.llama_decode(self.context, batch)
+        with captured_log() as native_log:
+            code = self._api.llama_decode(self.native, batch)
         if threads > 1 and count < SHORT:
             self._pace.end(begun)
         if code == 2 and self._abort.is_set:
@@ -310,50 +312,53 @@ class Lane:
             raise EngineError(
                 _REASONS.get(code, f"llama.cpp failed to decode (code {code})"),
                 code="out_of_memory" if code == 1 else None,
-                items=said.reasons,
+                items=native_log.reasons,
             )
 
     def _require_finite(self, at: int) -> None:
-        """Refuse numbers that are not finite, where the attention multiplies the cells of others by
-        nothing: NaN times 0 is NaN, so they would spread, from free cells too."""
+        """Raise EngineError if a result is not finite.
+
+        Without flash attention, and on a GPU, the cells of other sequences are multiplied by 0.
+        NaN times 0 is NaN, so bad values would spread between sequences, even from freed cells.
+        """
         if self._spreads and not np.isfinite(self._row(at).sum()):
             self.tainted = True
             raise EngineError(
-                "the engine gave logits that are not finite",
+                "the logits are not finite",
                 hint="use smaller scales; lorakit check ADAPTER finds broken weights",
             )
 
     def _row(self, at: int) -> Logits:
-        """Logits [vocabulary] of a position of the batch; of an embedding lane its hidden state."""
-        address = ctypes.addressof(self._get(self.context, at).contents)
+        """A position's logits [vocabulary], or its hidden state if the context embeds."""
+        address = ctypes.addressof(self._get(self.native, at).contents)
         if (view := self._views.get(address)) is None:  # numpy takes 10 us to make one
             buffer = (ctypes.c_float * self.width).from_address(address)
             view = self._views[address] = np.ctypeslib.as_array(buffer)
         return view
 
     def free(self) -> None:
-        """Let go of the adapters and free the context."""
-        if self.context:
+        """Deactivate the adapters, then free the native context."""
+        if self.native:
             self.use(())
-            self._api.llama_free(self.context)
-            self.context = None
+            self._api.llama_free(self.native)
+            self.native = None
 
 
 def kv_type(model: Any, options: LlamaOptions) -> str:
-    """What the KV cache stores, see LlamaOptions."""
+    """The data type of the KV cache; see LlamaOptions."""
     if options.kv_type != "auto":
         return options.kv_type
     return "f32" if llama().llama_model_ftype(model) == 0 else "f16"
 
 
 def flash_attention(kind: str, options: LlamaOptions) -> str:
-    """off, on, or auto: llama.cpp's choice. See LlamaOptions."""
+    """off, on, or auto (llama.cpp chooses); see LlamaOptions."""
     exact = options.flash_attention == "auto" and kind == "f32"
     return "off" if exact else options.flash_attention
 
 
 _Kept = tuple[Logits, int, int, bool]  # result, its row, place in the batch, the piece's last
-_REASONS = {1: "the KV cache of llama.cpp has no room for the step"}
+_REASONS = {1: "llama.cpp's KV cache has no room for this step"}
 
 
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Which sequence lives in which lane, and which lane runs which set of adapters.
+"""Which sequence lives in which context, and which context runs which set of adapters.
 
-A sequence has no lane before its first token. Lanes are made as sets come up, as many as are
-allowed; a lane that is full makes way for one of twice its size, with the same sequences in it.
-Whatever fails on the way leaves every sequence where it was, whole; one whose cells llama.cpp does
-not give back is empty afterwards, and says so.
+A sequence gets a context with its first token. Contexts are made as adapter sets appear, up to a
+limit; a full context is replaced by one of twice its size that holds the same sequences. An error
+leaves every sequence intact in its context, except one whose cells llama.cpp fails to remove: that
+sequence becomes empty, and reports a length of 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lorakit.engines.llama.context import CELLS, Lane, Set
+from lorakit.engines.llama.context import CELLS, Context, Set
 from lorakit.engines.llama.state import pack, unpack
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ContextFullError, EngineError
@@ -23,31 +23,31 @@ log = logging.getLogger("lorakit.llama")
 
 @dataclass(slots=True)
 class Seat:
-    """Where a sequence lives."""
+    """The context and the slot that hold a sequence."""
 
-    lane: Lane | None = None
+    context: Context | None = None
     slot: int = 0
 
     @property
     def length(self) -> int:
-        return self.lane.lengths[self.slot] if self.lane else 0
+        return self.context.lengths[self.slot] if self.context else 0
 
 
-class Lanes:
-    """The lanes and the sequences of one engine. new_lane makes one with so many cells."""
+class ContextPool:
+    """The contexts and sequences of one engine. new_context makes a context of so many cells."""
 
     def __init__(
-        self, new_lane: Callable[[int], Lane], most: int, capabilities: Capabilities
+        self, new_context: Callable[[int], Context], most: int, capabilities: Capabilities
     ) -> None:
-        self._new_lane = new_lane
+        self._new_context = new_context
         self._most = most
         self._limit = capabilities
-        self._lanes: list[Lane] = []  # least recently used first
+        self._contexts: list[Context] = []  # least recently used first
         self._seats: dict[int, Seat] = {}
         self._ids = itertools.count(1)
 
-    def __iter__(self) -> Iterator[Lane]:
-        return iter(self._lanes)
+    def __iter__(self) -> Iterator[Context]:
+        return iter(self._contexts)
 
     def __getitem__(self, sequence: int) -> Seat:
         if sequence not in self._seats:
@@ -67,61 +67,61 @@ class Lanes:
 
     def reusable(self, sequence: int, length: int) -> int:
         seat = self[sequence]
-        return seat.lane.reusable(seat.slot, length) if seat.lane else 0
+        return seat.context.reusable(seat.slot, length) if seat.context else 0
 
     def truncate(self, sequence: int, length: int) -> None:
-        """Raises EngineError where less is reusable, and nothing has changed; and where llama.cpp
-        does not give cells back, and the sequence is empty."""
+        """Raises EngineError if fewer tokens are reusable (nothing changes), or if llama.cpp fails
+        to remove the cells (the sequence is then empty)."""
         seat = self[sequence]
         if length >= seat.length:
             return
         self._require(sequence, length)
-        assert seat.lane is not None
+        assert seat.context is not None
         try:
-            seat.lane.truncate(seat.slot, length)
+            seat.context.truncate(seat.slot, length)
         except BaseException:
             self._drop(seat)
             raise
 
     def restore(self, sequence: int, length: int) -> None:
-        """Cut a sequence back to where it was before a step that failed. Never raises: what cannot
-        be cut back is empty."""
+        """Cut a sequence back to its length before a failed step. Never raises: a sequence that
+        cannot be cut back becomes empty."""
         seat = self[sequence]
-        if not seat.lane:
+        if not seat.context:
             return
         try:
-            seat.lane.truncate(seat.slot, length)
+            seat.context.truncate(seat.slot, length)
         except Exception as error:
-            log.error("the KV of a sequence is lost with a step that failed: %s", error)
+            log.error("a failed step lost the KV of a sequence: %s", error)
             self._drop(seat)
 
     def fork(self, sequence: int, length: int) -> int:
-        """Raises EngineError where less is reusable, or where no sequence is free."""
+        """Raises EngineError if fewer tokens are reusable, or if no sequence is free."""
         seat = self[sequence]
         self._require_room()
         length = min(length, seat.length)
-        if not seat.lane or not length:
+        if not seat.context or not length:
             return self.open()
         self._require(sequence, length)
-        lane = self._with_room(seat.lane, 0, slots=1)  # which has moved the sequence, if it grew
-        return self.open(Seat(lane, lane.fork(seat.slot, length)))
+        context = self._with_room(seat.context, 0, slots=1)  # a growing context moves the sequence
+        return self.open(Seat(context, context.fork(seat.slot, length)))
 
     def close(self, sequence: int) -> None:
         self._drop(self[sequence])
         del self._seats[sequence]
 
     def save(self, sequence: int) -> bytes:
-        """Raises EngineError where llama.cpp no longer holds the whole sequence."""
+        """Raises EngineError if llama.cpp no longer holds the whole sequence."""
         seat = self[sequence]
-        return pack(seat.lane.save(seat.slot) if seat.lane else [], seat.length)
+        return pack(seat.context.save(seat.slot) if seat.context else [], seat.length)
 
     def load(self, state: bytes, length: int) -> int:
-        """Raises EngineError for what `save` did not write."""
+        """Raises EngineError for a state that `save` did not write."""
         if not 0 < length <= self._limit.context:
             raise ContextFullError(f"the state holds {length} tokens, more than the context")
         self._require_room()
-        lane = self._with_room(self._lanes[-1] if self._lanes else None, length, slots=1)
-        return self.open(Seat(lane, lane.load(unpack(state, lane.spans(length)), length)))
+        context = self._with_room(self._contexts[-1] if self._contexts else None, length, slots=1)
+        return self.open(Seat(context, context.load(unpack(state, context.spans(length)), length)))
 
     def _require(self, sequence: int, length: int) -> None:
         found = self.reusable(sequence, length)
@@ -131,123 +131,128 @@ class Lanes:
             )
 
     def _drop(self, seat: Seat) -> None:
-        """Let a sequence go from its lane; it is empty then."""
-        if seat.lane:
-            seat.lane.close(seat.slot)
-        seat.lane = None
+        """Remove a sequence from its context, which leaves it empty."""
+        if seat.context:
+            seat.context.close(seat.slot)
+        seat.context = None
 
     # Placing.
 
     def in_order(self, sets: Collection[Set]) -> list[Set]:
-        """The sets of a step, those that are in force in some lane first: they need no switch."""
-        in_force = {lane.set for lane in self._lanes}
+        """The sets of a step; first those active in some context, as they need no switch."""
+        in_force = {context.set for context in self._contexts}
         return sorted(sets, key=lambda chosen: chosen not in in_force)
 
     def place(
         self, chosen: Set, work: Mapping[int, int], step: Collection[Set]
-    ) -> Iterator[tuple[Lane, list[int]]]:
-        """Lanes with a set in force, and the sequences that sit in each of them, to be run one
-        after another; one lane, unless sequences cannot be moved there.
+    ) -> Iterator[tuple[Context, list[int]]]:
+        """Yield contexts in which `chosen` is active, each with its sequences, to be run in turn.
 
-        work: how many new tokens each sequence gets. step: all sets of the step. Raises EngineError
-        where there is no room.
+        It is a single context unless some sequences cannot be moved to it. work: how many new
+        tokens each sequence gets. step: all sets of the step. Raises EngineError if there is no
+        room.
         """
-        lane = self._lane_for(chosen, list(work), step)
+        context = self._context_for(chosen, list(work), step)
         try:
-            groups = {self._gathered(lane, work): dict(work)}
+            groups = {self._gathered(context, work): dict(work)}
         except EngineError as error:
             groups = self._homes(work)
-            if not groups or list(groups) == [lane]:
+            if not groups or list(groups) == [context]:
                 raise
-            log.warning("sequences stay in their contexts, which change sets: %s", error)
+            log.warning("sequences cannot move; their contexts switch sets instead: %s", error)
         for home, part in groups.items():
             ready = self._gathered(home, part)
             ready.use(chosen)
-            self._lanes.append(self._lanes.pop(self._lanes.index(ready)))
+            self._contexts.append(self._contexts.pop(self._contexts.index(ready)))
             yield ready, list(part)
 
-    def _gathered(self, lane: Lane | None, work: Mapping[int, int]) -> Lane:
-        """The lane, or a new one, with the sequences in it and room for their new tokens."""
-        outside = [seat for name in work if (seat := self._seats[name]).lane is not lane]
+    def _gathered(self, context: Context | None, work: Mapping[int, int]) -> Context:
+        """The context, or a new one, holding the sequences, with room for their new tokens."""
+        outside = [seat for name in work if (seat := self._seats[name]).context is not context]
         tokens = sum(work.values()) + sum(seat.length for seat in outside)
-        lane = self._with_room(lane, tokens, slots=len(outside))
+        context = self._with_room(context, tokens, slots=len(outside))
         for seat in outside:
-            if seat.lane is not lane:
-                slot = _copied(seat, lane)
+            if seat.context is not context:
+                slot = _copied(seat, context)
                 self._drop(seat)
-                seat.lane, seat.slot = lane, slot
-        return lane
+                seat.context, seat.slot = context, slot
+        return context
 
-    def _homes(self, work: Mapping[int, int]) -> dict[Lane, dict[int, int]]:
-        """The work by the lanes where its sequences sit; those without one go to the first of
-        them, or to the lane that was used last."""
-        placed = [lane for name in work if (lane := self._seats[name].lane)]
-        first = next(iter(placed or self._lanes[-1:]), None)
-        homes: dict[Lane, dict[int, int]] = {}
+    def _homes(self, work: Mapping[int, int]) -> dict[Context, dict[int, int]]:
+        """The work, grouped by the contexts that hold its sequences. A sequence without a context
+        goes to the first of these, or else to the most recently used context."""
+        placed = [context for name in work if (context := self._seats[name].context)]
+        first = next(iter(placed or self._contexts[-1:]), None)
+        homes: dict[Context, dict[int, int]] = {}
         for name, tokens in work.items():
-            if lane := self._seats[name].lane or first:
-                homes.setdefault(lane, {})[name] = tokens
+            if context := self._seats[name].context or first:
+                homes.setdefault(context, {})[name] = tokens
         return homes
 
     def forget(self, address: int) -> None:
-        """Take an adapter out of force everywhere: freed, it would be read, or taken for the next
-        one at its address."""
-        for lane in self._lanes:
-            if any(used == address for used, _ in lane.set):
-                lane.use(())
+        """Deactivate an adapter in every context before it is freed: a context would read freed
+        memory, or another adapter later allocated at the same address."""
+        for context in self._contexts:
+            if any(used == address for used, _ in context.set):
+                context.use(())
 
     def free(self) -> None:
-        for lane in self._lanes:
-            lane.free()
-        self._lanes.clear()
+        for context in self._contexts:
+            context.free()
+        self._contexts.clear()
         self._seats.clear()
 
-    def _lane_for(
+    def _context_for(
         self, chosen: Set, sequences: Sequence[int], step: Collection[Set]
-    ) -> Lane | None:
-        """The lane with the set, else the one where the rows live and nobody else does, else a new
-        one (None), else the least recently used one that no group of this step needs, else home."""
-        for lane in self._lanes:
-            if lane.set == chosen:
-                return lane
-        homes = [self._seats[sequence].lane for sequence in sequences]
-        home = max(homes, key=lambda lane: homes.count(lane) if lane else 0)
+    ) -> Context | None:
+        """The context to run a set in; None for a new one. In order of preference: one in which
+        the set is active; the one that holds these sequences and no others; a new one; the least
+        recently used one whose set this step does not need; the one that holds most of them."""
+        for context in self._contexts:
+            if context.set == chosen:
+                return context
+        homes = [self._seats[sequence].context for sequence in sequences]
+        home = max(homes, key=lambda context: homes.count(context) if context else 0)
         if home and home.set not in step and not self._shared(home, sequences):
             return home
-        if len(self._lanes) < self._most:
+        if len(self._contexts) < self._most:
             return None
-        free = [lane for lane in self._lanes if lane.set not in step]
-        return free[0] if free else home or self._lanes[0]
+        free = [context for context in self._contexts if context.set not in step]
+        return free[0] if free else home or self._contexts[0]
 
-    def _shared(self, lane: Lane, sequences: Sequence[int]) -> bool:
-        """Whether sequences of others live in a lane, who would find their set changed."""
-        return any(seat.lane is lane for name, seat in self._seats.items() if name not in sequences)
+    def _shared(self, context: Context, sequences: Sequence[int]) -> bool:
+        """Whether a context also holds other sequences, which a change of set would affect."""
+        return any(
+            seat.context is context for name, seat in self._seats.items() if name not in sequences
+        )
 
-    def _with_room(self, lane: Lane | None, tokens: int, *, slots: int) -> Lane:
-        """The lane, or a new one, with cells for so many more tokens and slots for so many more
-        sequences. A lane grows by doubling; a tainted one is made anew, with what its sequences
-        hold, for they were cut back to before."""
-        if lane is None:
-            lane = self._new_lane(max(tokens, CELLS))
-            self._lanes.append(lane)
-            return lane
-        need = lane.used + tokens
-        fits = need <= lane.cells and slots <= lane.free_slots
-        if fits and not lane.tainted:
-            return lane
-        larger = max(need, min(2 * lane.cells, need + self._limit.context))
-        grown = self._new_lane(lane.cells if fits else larger)
-        residents = [seat for seat in self._seats.values() if seat.lane is lane]
+    def _with_room(self, context: Context | None, tokens: int, *, slots: int) -> Context:
+        """The context, or a new one, with room for this many more tokens and sequences.
+
+        A full context doubles. A tainted one is replaced by a copy: its sequences were already cut
+        back to before the bad values.
+        """
+        if context is None:
+            context = self._new_context(max(tokens, CELLS))
+            self._contexts.append(context)
+            return context
+        need = context.used + tokens
+        fits = need <= context.cells and slots <= context.free_slots
+        if fits and not context.tainted:
+            return context
+        larger = max(need, min(2 * context.cells, need + self._limit.context))
+        grown = self._new_context(context.cells if fits else larger)
+        residents = [seat for seat in self._seats.values() if seat.context is context]
         try:
             moved = [(seat, _copied(seat, grown)) for seat in residents]
-            grown.use(lane.set)
+            grown.use(context.set)
         except BaseException:
             grown.free()
             raise
         for seat, slot in moved:
-            seat.lane, seat.slot = grown, slot
-        self._lanes[self._lanes.index(lane)] = grown
-        lane.free()
+            seat.context, seat.slot = grown, slot
+        self._contexts[self._contexts.index(context)] = grown
+        context.free()
         return grown
 
     def _require_room(self) -> None:
@@ -255,8 +260,8 @@ class Lanes:
             raise EngineError("every sequence of the engine is in use")
 
 
-def _copied(seat: Seat, lane: Lane) -> int:
-    """A slot of another lane with a copy of the sequence's KV. Raises EngineError."""
-    if not seat.lane or not seat.length:
-        return lane.open()
-    return lane.load(seat.lane.save(seat.slot), seat.length)
+def _copied(seat: Seat, context: Context) -> int:
+    """A slot of another context with a copy of the sequence's KV. Raises EngineError."""
+    if not seat.context or not seat.length:
+        return context.open()
+    return context.load(seat.context.save(seat.slot), seat.length)

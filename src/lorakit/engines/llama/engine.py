@@ -1,7 +1,7 @@
 """The llama.cpp engine: a GGUF model with adapters that change at any step.
 
-Rows with the same adapters run in one decode. Each set of adapters has a lane of its own as long
-as there are lanes to be had, so that mixed batches do not switch sets at every step.
+Rows with the same adapters run in one decode. Each set of adapters has its own context, up to the
+limit on contexts, so that mixed batches do not switch sets at every step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.child_process import library_digest
-from lorakit.engines.llama.context import Lane, Piece, Set, flash_attention, kv_type
-from lorakit.engines.llama.context_pool import Lanes, Seat
+from lorakit.engines.llama.context import Context, Piece, Set, flash_attention, kv_type
+from lorakit.engines.llama.context_pool import ContextPool, Seat
 from lorakit.engines.llama.memory import most_slots
 from lorakit.engines.llama.model import Factors, load_model, repacks, rope_factors
 from lorakit.engines.llama.native import Abort, captured_log, llama
@@ -49,19 +49,19 @@ from lorakit.errors import (
 )
 from lorakit.text.image_ids import Image, Run, runs
 
-MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
-KNOWN_SETS = 1024  # sets of adapters whose native form is kept
-PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
+MAX_CONTEXT = 8192  # tokens per sequence by default
+KNOWN_SETS = 1024  # checked adapter sets to remember
+PREFILL_CHUNK = 128  # tokens per prefill step while other rows decode
 
 
 class LlamaEngine:
-    """An open GGUF model. See lorakit.engines.protocol.Engine for what its methods promise."""
+    """An open GGUF model. Its methods are documented in lorakit.engines.protocol.Engine."""
 
     @classmethod
     def open(cls, base: Base, options: LlamaOptions) -> LlamaEngine:
-        """Load the base's file, and its projector where LlamaOptions name one.
+        """Load the base's file, and the projector if LlamaOptions names one.
 
-        Raises EngineError with what llama.cpp says.
+        Raises EngineError with llama.cpp's log.
         """
         engine = cls(base, options)
         try:
@@ -78,18 +78,18 @@ class LlamaEngine:
         self._threads = options.threads or default_threads()
         architecture = base.decoder.architecture.gguf or ""
         trained = int(base.config.get("max_position_embeddings") or MAX_CONTEXT)
-        context = min(options.context or MAX_CONTEXT, trained)
-        factors = rope_factors(base.path, architecture, context)
+        longest = min(options.context or MAX_CONTEXT, trained)
+        factors = rope_factors(base.path, architecture, longest)
         self._model = load_model(base.path, options, architecture=architecture, factors=factors)
         api = llama()
         most = most_slots(int(api.llama_model_n_swa(self._model)))
         if options.max_batch > most:
             api.llama_model_free(self._model)
-            raise ParameterError(f"the llama engine runs at most {most} rows of it (max_batch)")
+            raise ParameterError(f"max_batch: this model runs at most {most} rows at once")
         self._capabilities = Capabilities(
             engine="llama",
             vocabulary=int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))),
-            context=min(context, int(api.llama_model_n_ctx_train(self._model))),
+            context=min(longest, int(api.llama_model_n_ctx_train(self._model))),
             max_batch=options.max_batch,
             max_sequences=min(options.max_batch + options.cached_sequences, most),
             mixed_batch=False,
@@ -99,9 +99,9 @@ class LlamaEngine:
         )
         self._abort = Abort()
         self._pace = Pace(self._threads)
-        self._lanes = Lanes(self._new_lane, options.contexts, self._capabilities)
+        self._pool = ContextPool(self._new_context, options.contexts, self._capabilities)
         self._adapters: dict[int, Any] = {}  # native adapters by handle
-        self._sets: dict[AdapterSet, Set] = {}  # what was checked, see _effective
+        self._sets: dict[AdapterSet, Set] = {}  # by what was asked for, see _effective
         self._handles = itertools.count(1)
         self._vision: Vision | None = None
         self._logits = np.zeros((options.max_batch, self._capabilities.vocabulary), np.float32)
@@ -113,26 +113,26 @@ class LlamaEngine:
     # Images.
 
     def open_vision(self, path: Path) -> None:
-        """Load a projector (mmproj), so that prompts may hold images.
+        """Load a projector (mmproj), so that prompts may contain images.
 
-        Its first use is tried in a child process. Raises as Vision and preflight_projector do.
+        It is first tried in a child process. Raises what Vision and preflight_projector raise.
         """
         self._require_open()
         if self._vision is not None:
-            raise EngineError("a projector is loaded already")
+            raise EngineError("a projector is already loaded")
         preflight_projector(path, self._base.path, self._threads)
         self._vision = Vision(self._model, path, threads=self._threads)
 
     def encode_image(self, content: bytes) -> Image:
-        """A picture file as a prompt's ids and vectors; any thread may call it at any time.
+        """An image file as a prompt's ids and vectors. Thread-safe.
 
-        Raises CapabilityError where no projector is loaded, and what Vision.encode raises.
+        Raises CapabilityError if no projector is loaded, and what Vision.encode raises.
         """
         vision = self._vision
         if vision is None:
             self._require_open()
             raise CapabilityError(
-                "this model was opened without a projector, so it sees no images",
+                "this model was opened without a projector, so it cannot read images",
                 hint="open it with mmproj=, the second GGUF file of a vision model",
             )
         return vision.encode(content)
@@ -143,15 +143,15 @@ class LlamaEngine:
         """Check an adapter and write its GGUF file into the cache."""
         require_fit(adapter, self._base)
         with native_file(adapter, self._base):
-            """Written, and compared with its digest."""
+            """Written to the cache, and verified."""
         return Prepared(adapter=adapter)
 
     def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        with native_file(prepared.adapter, self._base) as path, captured_log() as said:
+        with native_file(prepared.adapter, self._base) as path, captured_log() as native_log:
             native = llama().llama_adapter_lora_init(self._model, os.fsencode(path))
         if not native:
-            raise EngineError("llama.cpp does not take the adapter", items=said.reasons)
+            raise EngineError("llama.cpp cannot load the adapter", items=native_log.reasons)
         handle = next(self._handles)
         self._adapters[handle] = native
         return handle
@@ -159,7 +159,7 @@ class LlamaEngine:
     def detach(self, handle: int) -> None:
         self._require_open()
         require_attached(handle, self._adapters)
-        self._lanes.forget(_address(self._adapters[handle]))
+        self._pool.forget(_address(self._adapters[handle]))
         native = self._adapters.pop(handle)
         self._sets.clear()
         llama().llama_adapter_lora_free(native)
@@ -168,56 +168,56 @@ class LlamaEngine:
 
     def open_sequence(self) -> int:
         self._require_open()
-        return self._lanes.open()
+        return self._pool.open()
 
     def length(self, sequence: int) -> int:
         self._require_open()
-        return self._lanes.length(sequence)
+        return self._pool.length(sequence)
 
     def reusable(self, sequence: int, length: int) -> int:
         self._require_open()
-        return self._lanes.reusable(sequence, length)
+        return self._pool.reusable(sequence, length)
 
     def truncate(self, sequence: int, length: int) -> None:
         self._require_open()
-        self._lanes.truncate(sequence, length)
+        self._pool.truncate(sequence, length)
 
     def fork(self, sequence: int, length: int) -> int:
         self._require_open()
-        return self._lanes.fork(sequence, length)
+        return self._pool.fork(sequence, length)
 
     def close_sequence(self, sequence: int) -> None:
         self._require_open()
-        self._lanes.close(sequence)
+        self._pool.close(sequence)
 
     def save_sequence(self, sequence: int) -> bytes:
         self._require_open()
-        return self._lanes.save(sequence)
+        return self._pool.save(sequence)
 
     def load_sequence(self, state: bytes, length: int) -> int:
         self._require_open()
-        return self._lanes.load(state, length)
+        return self._pool.load(state, length)
 
     # Running.
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         self._require_open()
         self._abort.clear()
-        lane = self._new_lane(sum(len(tokens) for tokens, _ in parts), embeddings=True)
+        context = self._new_context(sum(len(tokens) for tokens, _ in parts), embeddings=True)
         found = []
         try:
-            slot = lane.open()
+            slot = context.open()
             for tokens, adapters in parts:
-                lane.use(self._effective(adapters))
-                found.append(np.empty((len(tokens), lane.width), np.float32))
-                piece = Piece(slot, lane.lengths[slot], tokens, len(tokens))
-                lane.decode([piece], found[-1:])
+                context.use(self._effective(adapters))
+                found.append(np.empty((len(tokens), context.width), np.float32))
+                piece = Piece(slot, context.lengths[slot], tokens, len(tokens))
+                context.decode([piece], found[-1:])
             return np.concatenate(found)
         finally:
-            lane.free()
+            context.free()
 
     def interrupt(self) -> None:
-        """Make a running `forward` end with CancelledError; may be called from any thread."""
+        """Make a running `forward` raise CancelledError. Thread-safe."""
         self._abort.set()
 
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
@@ -225,32 +225,32 @@ class LlamaEngine:
         self._check(rows)
         self._abort.clear()
         results = self._results(rows)
-        lengths = {row.sequence: self._lanes.length(row.sequence) for row in rows}
+        lengths = {row.sequence: self._pool.length(row.sequence) for row in rows}
         groups: dict[Set, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(self._effective(row.adapters), []).append(index)
         try:
-            for chosen in self._lanes.in_order(groups):
+            for chosen in self._pool.in_order(groups):
                 self._run(chosen, [(rows[i], results[i]) for i in groups[chosen]], groups)
         except BaseException:
             for sequence, length in lengths.items():
-                self._lanes.restore(sequence, length)
+                self._pool.restore(sequence, length)
             raise
         return results
 
     def _run(
         self, chosen: Set, work: list[tuple[Row, Logits]], step: Mapping[Set, list[int]]
     ) -> None:
-        """One decode of rows that share a set of adapters, if they come together in one lane."""
+        """Decode rows that share a set of adapters: at once, if one context can hold them all."""
         by_sequence = {row.sequence: (row, result) for row, result in work}
         tokens = {row.sequence: len(row.tokens) for row, _ in work}
-        for lane, sequences in self._lanes.place(chosen, tokens, step):
+        for context, sequences in self._pool.place(chosen, tokens, step):
             parts = [part for name in sequences for part in self._parts(*by_sequence[name])]
-            lane.decode([piece for piece, _ in parts], [result for _, result in parts])
+            context.decode([piece for piece, _ in parts], [result for _, result in parts])
 
     def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
-        """A row as runs of text and images, each with its part of the row's logits."""
-        found = self._lanes[row.sequence]
+        """A row split into text and images, each with its share of the row's logits."""
+        found = self._pool[row.sequence]
         if not row.images:
             return [(Piece(found.slot, found.length, row.tokens, len(result)), result)]
         total, kept = len(row.tokens), len(result)
@@ -274,7 +274,7 @@ class LlamaEngine:
         )
 
     def _results(self, rows: Sequence[Row]) -> list[Logits]:
-        """Where each row's logits go: at most one goes into the engine's own buffer."""
+        """Buffers for the rows' logits; the engine's own for rows of at most one position."""
         wide = self._capabilities.vocabulary
         sizes = {"none": 0, "last": 1}
         return [
@@ -284,8 +284,8 @@ class LlamaEngine:
             for at, row in enumerate(rows)
         ]
 
-    def _new_lane(self, cells: int, *, embeddings: bool = False) -> Lane:
-        return Lane(
+    def _new_context(self, cells: int, *, embeddings: bool = False) -> Context:
+        return Context(
             self._model,
             cells=cells,
             slots=self._capabilities.max_sequences,
@@ -296,10 +296,10 @@ class LlamaEngine:
             embeddings=embeddings,
         )
 
-    # Small things.
+    # Checks.
 
     def _effective(self, adapters: AdapterSet) -> Set:
-        """Native adapters with scales; one that is named twice counts once with both scales.
+        """Native adapters with scales; the scales of an adapter named twice are added.
 
         Raises EngineError for an unknown handle, ParameterError for a scale that is not finite.
         """
@@ -318,16 +318,16 @@ class LlamaEngine:
         return found
 
     def _check(self, rows: Sequence[Row]) -> None:
-        """Refuse what cannot run before anything is touched."""
-        check_rows(rows, self._capabilities, self._lanes.length, self._adapters)
+        """Refuse rows that cannot run, before anything changes."""
+        check_rows(rows, self._capabilities, self._pool.length, self._adapters)
         for row in rows:
             if int(row.tokens[0] if len(row.tokens) == 1 else row.tokens.min()) < 0:
                 self._check_images(row)
 
     def _check_images(self, row: Row) -> None:
-        """Negative ids must be whole images whose vectors the row brings."""
+        """Negative ids must form whole images, and the row must hold their vectors."""
         if self._vision is None:
-            raise ParameterError("a row holds negative token ids, and no projector is loaded")
+            raise ParameterError("a row has negative token ids, but no projector is loaded")
         for run in runs(row.tokens):
             if run.digest is None:
                 continue
@@ -335,7 +335,7 @@ class LlamaEngine:
             count = run.end - run.start
             if vectors is None or run.position or vectors.shape != (count, self._vision.width):
                 raise ParameterError(
-                    "a row's negative token ids must be whole images of this model, with vectors",
+                    "negative token ids must form whole images of this model, with vectors",
                     items=[f"token {run.start}: {count} positions from {run.position} on"],
                 )
             if not self._vision.causal and count > self._options.micro_batch:
@@ -350,12 +350,12 @@ class LlamaEngine:
             raise ClosedError("the engine is closed")
 
     def close(self) -> None:
-        """Contexts first, then adapters, then the model: llama.cpp crashes in other orders."""
+        """Contexts first, then adapters, then the model: any other order crashes llama.cpp."""
         if self._model is None:
             return
-        if self._vision:  # it reads the model's vocabulary
+        if self._vision:  # first: it uses the model's vocabulary
             self._vision.close()
-        self._lanes.free()
+        self._pool.free()
         for native in self._adapters.values():
             llama().llama_adapter_lora_free(native)
         self._adapters.clear()
@@ -365,7 +365,7 @@ class LlamaEngine:
 
 
 def _kv_identity(model: Any, options: LlamaOptions, factors: Factors) -> str:
-    """See Capabilities. What rounds otherwise is another one: other kernels, another attention."""
+    """See Capabilities. It names all that changes rounding: kernels, attention, device."""
     kind = kv_type(model, options)
     parts = {
         "llama.cpp": library_digest()[:16],
@@ -379,5 +379,5 @@ def _kv_identity(model: Any, options: LlamaOptions, factors: Factors) -> str:
 
 
 def _address(native: Any) -> int:
-    """The address behind a native pointer, whichever way ctypes holds it."""
+    """The address that a native pointer points to."""
     return int(ctypes.cast(native, ctypes.c_void_p).value or 0)

@@ -1,9 +1,9 @@
-"""GBNF grammars measured before llama.cpp reads them.
+"""GBNF grammars are checked against limits before llama.cpp parses them.
 
-llama.cpp parses by recursion, copies what is repeated, and follows every way that a grammar allows
-at once: a few bytes end the process or take all memory. So a grammar is read here first, by the
-same rules, and refused where it is too deep, too large or too ambiguous. llama.cpp then reads the
-text again. What an answer makes of an ambiguous grammar, token by token, is not bounded here.
+llama.cpp parses recursively, copies whatever is repeated, and follows all alternatives at once: a
+few bytes can overflow the stack or use up all memory. So a grammar is parsed here first, by the
+same rules, and refused if it is too deep, too large or too ambiguous. llama.cpp then parses the
+text again. How an ambiguous grammar's state grows while an answer is generated is not bounded.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 from lorakit.errors import ParameterError
 
-# What a thread with 128 KiB of stack lives through is 270 groups in each other and 911 rules that
-# begin with each other; other limits bound time and memory to about a second and 100 MiB.
+# A thread with 128 KiB of stack survives 270 nested groups, and 911 rules that begin with each
+# other. The other limits bound time to about a second and memory to 100 MiB.
 MAX_TEXT = 1 << 18  # characters
-MAX_NESTING = 100  # groups
+MAX_NESTING = 100  # groups inside each other
 MAX_LEFT = 400  # rules that begin with each other
-MAX_RULES = 20_000  # those for groups and repetitions among them
-MAX_ELEMENTS = 200_000  # characters and references, repeated ones counted each time
-MAX_WAYS = 4096  # in which the grammar may go on at any place
-MAX_TIMES = 2000  # llama.cpp's own: more is without bound, or refused
+MAX_RULES = 20_000  # including those that groups and repetitions need
+MAX_ELEMENTS = 200_000  # characters and references, with repetitions expanded
+MAX_WAYS = 4096  # alternatives at any one place
+MAX_TIMES = 2000  # repetitions, as in llama.cpp: a higher maximum means unbounded
 
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
@@ -39,7 +39,7 @@ _TERMINAL = -1  # an element that takes a character; others are the numbers of r
 
 @dataclass(slots=True)
 class _Sequence:
-    """Elements in order, with what each of them costs natively."""
+    """Elements in order, each with its size in llama.cpp."""
 
     elements: list[int] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
@@ -50,11 +50,11 @@ class _Sequence:
 
 
 def check_grammar(text: str) -> None:
-    """Raises ParameterError for what is no grammar, or none that llama.cpp lives through."""
+    """Raises ParameterError if it is not a grammar, or exceeds a limit."""
     if not isinstance(text, str):
         raise ParameterError(f"a grammar must be text, found {type(text).__name__}")
     if len(text) > MAX_TEXT:
-        raise _refused(f"{len(text)} characters; at most {MAX_TEXT} are read")
+        raise _refused(f"{len(text)} characters; the limit is {MAX_TEXT}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -102,7 +102,7 @@ class _Parser:
 
     def _alternatives(self, rule: int, depth: int) -> None:
         if depth > MAX_NESTING:
-            raise _refused(f"more than {MAX_NESTING} groups in each other")
+            raise _refused(f"more than {MAX_NESTING} nested groups")
         found = [self._sequence(depth).elements]
         while self._peek() == "|":
             self._at += 1
@@ -113,7 +113,7 @@ class _Parser:
 
     def _sequence(self, depth: int) -> _Sequence:
         row = _Sequence()
-        last = 0  # where the last symbol begins, which a repetition repeats
+        last = 0  # start of the last symbol, to which a repetition applies
         while True:
             sign = self._peek()
             if sign in _QUANTIFIERS:
@@ -125,7 +125,7 @@ class _Parser:
             last = begin
 
     def _symbol(self, sign: str, row: _Sequence, depth: int) -> bool:
-        """One symbol; false where the sequence ends."""
+        """Read one symbol; False at the end of the sequence."""
         if sign == '"':
             self._characters(row, self._take(_LITERAL, 'the end of a "literal"')[1:-1])
         elif sign == "[":
@@ -153,13 +153,13 @@ class _Parser:
         return True
 
     def _characters(self, row: _Sequence, inner: str) -> None:
-        """A literal or a class; only where it begins and what it costs matters here."""
+        """A literal or a class; only its number of characters matters here."""
         count = len(_ONE.findall(inner))
         if count:
             self._add(row, _TERMINAL, count)
 
     def _times(self, depth: int) -> tuple[int, int | None]:
-        """The least and the most repetitions of a quantifier; None: without bound."""
+        """The minimum and maximum of a quantifier; None is unbounded."""
         sign, space = self._peek(), _LINES if depth else _SPACE
         self._at += 1
         self._skip(space)
@@ -176,16 +176,16 @@ class _Parser:
         self._at += 1
         self._skip(space)
         if least > MAX_TIMES:
-            raise _refused(f"{least} repetitions; at most {MAX_TIMES}")
+            raise _refused(f"{least} repetitions; the limit is {MAX_TIMES}")
         return least, most if most is None or most <= MAX_TIMES else None
 
     def _repeat(self, row: _Sequence, last: int, least: int, most: int | None) -> None:
-        """S{m,n} as llama.cpp writes it: S m times, then a rule for each further one."""
+        """S{m,n} expanded as in llama.cpp: S m times, then one rule for each optional S."""
         if most is not None and most < least:
-            raise _refused(f"at least {least} and at most {most} repetitions")
+            raise _refused(f"a repetition with minimum {least} and maximum {most}")
         symbol, costs = row.elements[last:], row.costs[last:]
         if not symbol:
-            raise self._wrong("something before a repetition")
+            raise self._wrong("a symbol before a repetition")
         further = 1 if most is None else most - least
         self._spend(sum(costs) * (max(least - 1, 0) + further) + 3 * further)
         if not least:
@@ -201,7 +201,7 @@ class _Parser:
         if before is not None:
             row.add(before, 1)
 
-    # Small things.
+    # Reading characters; counting against the limits.
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -240,7 +240,9 @@ class _Parser:
     def _spend(self, elements: int) -> None:
         self._elements += elements
         if self._elements > MAX_ELEMENTS:
-            raise _refused(f"more than {MAX_ELEMENTS} characters and references with repetitions")
+            raise _refused(
+                f"more than {MAX_ELEMENTS} characters and references, repetitions expanded"
+            )
 
     def _wrong(self, expected: str) -> ParameterError:
         line = self._text.count("\n", 0, self._at) + 1
@@ -254,13 +256,13 @@ _QUANTIFIERS: dict[str, tuple[int, int | None]] = {
 
 
 class _Measure:
-    """How deep the first elements of rules lead, and in how many ways."""
+    """The depth and the number of alternatives at the start of each rule."""
 
     def __init__(self, rules: dict[int, list[list[int]]], names: dict[str, int]) -> None:
         self._rules = rules
         self._names = {rule: name for name, rule in names.items()}
         self._empty = self._nullable()
-        self._ways: dict[int, int] = {}  # in which a rule may begin
+        self._ways: dict[int, int] = {}  # alternatives at the start of a rule
         self._depth: dict[int, int] = {}
 
     def check(self) -> None:
@@ -271,10 +273,10 @@ class _Measure:
             for element in reversed(row):
                 ways = self._first(element) + (ways if element in self._empty else 0)
                 if ways > MAX_WAYS:
-                    raise _refused(f"more than {MAX_WAYS} ways to go on at one place")
+                    raise _refused(f"more than {MAX_WAYS} alternatives at one place")
 
     def _settle(self, group: set[int]) -> None:
-        """Fill in _ways and _depth of rules that begin with each other, after those below them."""
+        """Fill in _ways and _depth for rules that begin with each other."""
         depth = ways = 0
         for rule in group:
             for row in self._rules[rule]:
@@ -288,12 +290,12 @@ class _Measure:
         if depth > MAX_LEFT:
             raise _refused(f"more than {MAX_LEFT} rules that begin with each other")
         if ways > MAX_WAYS:
-            raise _refused(f"more than {MAX_WAYS} ways to go on at one place")
+            raise _refused(f"more than {MAX_WAYS} alternatives at one place")
         self._ways |= dict.fromkeys(group, ways)
         self._depth |= dict.fromkeys(group, depth)
 
     def _require_last(self, rule: int, row: list[int], at: int) -> None:
-        """A rule may begin with itself where nothing follows: ("a"*)* does, a ::= b a "c" not."""
+        """A rule may begin with itself only if nothing follows: ("a"*)* may, a ::= b a "c" not."""
         if at < len(row) - 1:
             raise _refused(f"left recursion: {self._names.get(rule, 'a group')} begins with itself")
 
@@ -305,7 +307,7 @@ class _Measure:
         return row
 
     def _firsts(self, rule: int) -> list[int]:
-        """The rules that it may begin with."""
+        """The rules that a rule may begin with."""
         leading = (element for row in self._rules[rule] for element in self._leading(row))
         return [element for element in leading if element != _TERMINAL]
 
@@ -313,8 +315,8 @@ class _Measure:
         return 1 if element == _TERMINAL else self._ways[element]
 
     def _nullable(self) -> set[int]:
-        """Rules that may be empty."""
-        users: dict[int, list[tuple[int, int]]] = {}  # of a rule: the rows that name it
+        """The rules that may match nothing."""
+        users: dict[int, list[tuple[int, int]]] = {}  # the rows that refer to a rule
         missing: dict[tuple[int, int], int] = {}
         ready: list[int] = []
         for rule, rows in self._rules.items():

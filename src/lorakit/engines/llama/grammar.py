@@ -19,19 +19,19 @@ _TOKEN = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class Grammar:
-    """The state of one answer; see runtime.sampling.Constraint. Used by one thread at a time."""
+    """The grammar state of one answer; see runtime.sampling.Constraint. Not thread-safe."""
 
     def __init__(self, tokenizer: LlamaTokenizer, vocabulary: Any, text: str) -> None:
-        """Raises ParameterError with what llama.cpp says of a grammar that it cannot read."""
+        """Raises ParameterError, with llama.cpp's log, for a grammar that it cannot read."""
         check_grammar(text)
         api = llama()
         self._tokenizer = tokenizer  # the native sampler points into its vocabulary
-        with captured_log() as said:
+        with captured_log() as native_log:
             self._native = api.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
         if not self._native:
             raise ParameterError(
                 "the grammar cannot be read",
-                items=said.reasons,
+                items=native_log.reasons,
                 hint='GBNF with a rule named root, such as: root ::= "yes" | "no"',
             )
         weakref.finalize(self, api.llama_sampler_free, self._native)

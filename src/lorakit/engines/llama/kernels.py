@@ -1,9 +1,9 @@
-"""Whether this build's kernels for AMX run on this machine.
+"""Whether this build's AMX kernels work on this machine.
 
-Builds of GCC 12 end the process at the first step of a quantised model on a CPU with AMX; clang's
-run. The kernels are reached only through weights in the CPU's own layout, which can be had or not
-when a model is loaded. So a tiny model runs with them once in a child process, and the cache
-remembers for the library and the CPU whether it lived.
+On a CPU with AMX, builds made with GCC 12 crash at the first step of a quantised model; builds
+made with clang do not. The AMX kernels are used only with repacked weights, an option of loading a
+model. So a tiny model with repacked weights is run once in a child process, and the outcome is
+cached for this library and this CPU.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _Q8_0 = 7  # llama_ftype
 
 
 def amx_verdict() -> Verdict:
-    """none: the build or the CPU has no AMX, and nothing was tried."""
+    """none: the build or the CPU has no AMX, so nothing was tried."""
     return _tried() if "AMX_INT8" in system_info() and "amx_int8" in _cpu() else "none"
 
 
 def system_info() -> str:
-    """What llama.cpp says that it was built for, such as "AVX2 = 1 | REPACK = 1"."""
+    """The features llama.cpp was built with, such as "AVX2 = 1 | REPACK = 1"."""
     return str((llama().llama_print_system_info() or b"").decode("ascii", "replace"))
 
 
 @cache
 def _tried() -> Verdict:
     if not can_start():
-        return "faulty"  # slower, and never wrong
+        return "faulty"  # the safe assumption: slower, never a crash
     key = f"{VERSION} {library_identity()} {_cpu()}"
     found = Memo("kernels").get(
         key, lambda: "faulty" if run_child(__name__, "run_kernels") else "safe"
@@ -53,7 +53,7 @@ def _tried() -> Verdict:
 
 @cache
 def _cpu() -> str:
-    """The CPU's name and features, as Linux lists them; elsewhere its name."""
+    """The CPU's name and features as Linux lists them; on other systems its name."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -63,7 +63,7 @@ def _cpu() -> str:
 
 
 def run_kernels() -> None:
-    """In the child: a prompt and a token of a tiny Q8_0 model, with the CPU's own layout."""
+    """In the child: run a prompt and one token of a tiny Q8_0 model with repacked weights."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
         _write_tiny(path)
@@ -76,8 +76,8 @@ def run_kernels() -> None:
 
 
 def _decode(path: Path) -> None:
-    from lorakit.engines.llama.context import Lane, Piece
-    from lorakit.engines.llama.model import load_model  # which asks this module
+    from lorakit.engines.llama.context import Context, Piece
+    from lorakit.engines.llama.model import load_model  # which imports this module
     from lorakit.engines.llama.options import LlamaOptions
     from lorakit.engines.llama.pace import Pace
 
@@ -85,10 +85,12 @@ def _decode(path: Path) -> None:
     try:
         model = load_model(path, options)
         pace = Pace(default_threads())
-        lane = Lane(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
-        slot, result = lane.open(), np.empty((1, lane.width), np.float32)
-        lane.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
-        lane.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])
+        context = Context(
+            model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort()
+        )
+        slot, result = context.open(), np.empty((1, context.width), np.float32)
+        context.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
+        context.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])
     except LorakitError as error:
         raise SystemExit(1) from error
     if not np.isfinite(result).all():
@@ -96,7 +98,7 @@ def _decode(path: Path) -> None:
 
 
 def _write_tiny(path: Path) -> None:
-    """A Llama of one layer with random weights and no tokenizer."""
+    """A one-layer Llama with random weights and no tokenizer."""
     rng = np.random.default_rng(0)
     shapes = {
         "token_embd": (VOCABULARY, HIDDEN), "output": (VOCABULARY, HIDDEN),

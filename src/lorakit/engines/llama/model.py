@@ -13,7 +13,7 @@ from lorakit.errors import EngineError
 from lorakit.files.gguf import open_gguf
 
 Factors = Literal["", "short", "long"]
-_TWO_FACTORS = ("llama", "phi3")  # architectures whose files may bring both
+_TWO_FACTORS = ("llama", "phi3")  # architectures whose files may have both lists
 _ORIGINAL = "rope.scaling.original_context_length"
 _MOST = (1 << 31) - 1
 
@@ -26,9 +26,9 @@ def load_model(
     architecture: str = "",
     factors: Factors = "",
 ) -> Any:
-    """A native model. Raises EngineError with what llama.cpp says of it.
+    """A native model. Raises EngineError with llama.cpp's log.
 
-    factors: see `rope_factors`; they need the architecture's name in the file.
+    factors: see `rope_factors`; they need `architecture`, its name in the file.
     """
     api = llama()
     params = api.llama_model_default_params()
@@ -41,18 +41,18 @@ def load_model(
         overrides[0].key = f"{architecture}.{_ORIGINAL}".encode()
         overrides[0].value.val_i64 = 1 if factors == "long" else _MOST
         params.kv_overrides = overrides
-    with captured_log() as said:
+    with captured_log() as native_log:
         model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise EngineError(f"llama.cpp cannot load {path}", items=said.reasons)
+        raise EngineError(f"llama.cpp cannot load {path}", items=native_log.reasons)
     return model
 
 
 def rope_factors(path: Path, architecture: str, context: int) -> Factors:
-    """Which of a file's two lists of RoPE factors sequences of at most so many tokens are for.
+    """Which of a file's two lists of RoPE factors to use for a context of so many tokens.
 
-    llama.cpp goes by how many cells a native context has, which here depends on who else runs. The
-    rule of the model is the length that it is used with. Empty where a file has not both.
+    llama.cpp chooses by the number of cells of a native context, which here depends on the other
+    sequences. The model means the length it is used with. Empty if the file lacks either list.
     """
     if architecture not in _TWO_FACTORS:
         return ""
@@ -66,5 +66,5 @@ def rope_factors(path: Path, architecture: str, context: int) -> Factors:
 
 
 def repacks(options: LlamaOptions) -> bool:
-    """Whether weights go into the CPU's own layout; see LlamaOptions and kernels."""
+    """Whether weights are repacked for the CPU; see LlamaOptions and kernels."""
     return amx_verdict() != "faulty" if options.repack is None else options.repack

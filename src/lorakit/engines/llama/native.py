@@ -1,8 +1,8 @@
-"""llama.cpp's C API through llama_cpp's low-level module, and what it says in its log.
+"""llama.cpp's C API through llama_cpp's low-level module, and its log.
 
-Loaded on first use. Every symbol that the engine calls is looked for once, so that another version
-of the package fails at open, by name, and not in the middle of a request. The `Llama` class of that
-package is never used: it holds one adapter and reuses the KV cache across adapters.
+Loaded on first use. All symbols that the engine calls are looked up at once, so that an unsuitable
+version of the package fails at open, with their names, and not during a request. The package's
+`Llama` class is never used: it holds one adapter and reuses the KV cache across adapters.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _local = threading.local()
 def llama() -> Any:
     """The low-level module, ready for use.
 
-    Raises MissingExtraError where it is not installed, EngineError where it lacks a symbol.
+    Raises MissingExtraError if it is not installed, EngineError if it lacks a symbol.
     """
     try:
         with _short_waits():
@@ -113,13 +113,13 @@ def llama() -> Any:
 
 @contextmanager
 def _short_waits() -> Iterator[None]:
-    """Let OpenMP's threads spin for some 20 us at a barrier and then sleep; its library reads this
-    when it is loaded, GCC's at once and clang's (in ms) at the first step.
+    """Make OpenMP's threads spin for about 20 us at a barrier, and then sleep.
 
-    ggml has a barrier after each operation. A thread that spins there takes the core that the one
-    it waits for needs, if others run on the machine too: with GCC's 4 ms a token took a hundred
-    times as long beside two busy loops on two cores. Without any spinning it takes twice as long
-    on a quiet machine. What the user has set holds.
+    GCC's OpenMP reads the setting when it is loaded, clang's (in ms) at the first step. ggml has a
+    barrier after each operation. On a busy machine a spinning thread takes the core that the thread
+    it waits for needs: with GCC's default of 4 ms a token took a hundred times as long beside two
+    busy loops on two cores. Without any spinning a token takes twice as long on an idle machine.
+    The user's own settings are kept.
     """
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # else ggml sets 200
     if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
@@ -152,14 +152,14 @@ def _require(module: ModuleType, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not hasattr(module, name)]
     if missing:
         raise EngineError(
-            "this llama-cpp-python lacks what the engine calls",
+            "this llama-cpp-python lacks functions that the engine needs",
             items=missing,
-            hint="pip install --force-reinstall 'lorakit[llama]', which names the version",
+            hint="pip install --force-reinstall 'lorakit[llama]' installs the right version",
         )
 
 
 def _install_log(module: ModuleType) -> None:
-    """One callback for the process, as the native logger is global."""
+    """Install one callback for the whole process: the native logger is global."""
 
     def receive(level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace")
@@ -181,7 +181,7 @@ _KEPT: list[Any] = []
 
 
 class captured_log:  # noqa: N801  # used as a function; a class costs a third of a generator
-    """Collects what native calls of this thread log, for the error that is raised of them."""
+    """Collects what native calls of this thread log, to be attached to an error."""
 
     __slots__ = ("_before", "entries")
 
@@ -201,7 +201,7 @@ class captured_log:  # noqa: N801  # used as a function; a class costs a third o
 
     @property
     def reasons(self) -> list[str]:
-        """Errors, or where there are none warnings: one line each, each once."""
+        """The logged errors, or if there are none the warnings: single lines, no duplicates."""
         for level in (_ERROR, _WARN):
             text = "".join(line for found, line in self.entries if found == level)
             lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -211,11 +211,11 @@ class captured_log:  # noqa: N801  # used as a function; a class costs a third o
 
 
 class Abort:
-    """A flag that stops a running decode from any thread.
+    """A flag that stops a running decode. Thread-safe.
 
-    llama.cpp asks its abort callback once per node of the graph; a Python function there would take
-    the interpreter's lock hundreds of times per token. The callback is the C library's strlen on a
-    string of one byte or none: its result is the answer, and no Python runs.
+    llama.cpp calls its abort callback once per node of the graph; a Python function would take the
+    GIL hundreds of times per token. So the callback is the C library's strlen, on a string of one
+    byte (abort) or none (go on), and no Python runs.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a user may choose of llama.cpp."""
+"""The options of the llama.cpp engine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lorakit.values import shown, whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaOptions(EngineOptions):
-    """What the llama.cpp engine has beyond EngineOptions.
+    """The llama.cpp engine's own options, beside those of EngineOptions.
 
-    kv_type "auto" is f32 for a file of float32 weights, which is run for its exactness, and f16
-    for all others, as in llama.cpp. flash_attention "auto" is off where the KV cache is f32, as it
-    doubles the rounding error of a step, and llama.cpp's choice otherwise: it skips the cells of
-    other sequences, which the plain kernel multiplies by nothing.
+    kv_type "auto" is f32 for a file with float32 weights, which is run for its exactness, and f16
+    for all others, as in llama.cpp. flash_attention "auto" is off if the KV cache is f32, because
+    it doubles the rounding error of a step; otherwise llama.cpp chooses. Flash attention is faster
+    with several sequences: it skips their cells, where the plain kernel multiplies them by 0.
     """
 
     mmproj: str | os.PathLike[str] | None = None  # the projector of a vision model
     gpu_layers: int = 0  # layers that a GPU holds; -1 = all
-    flash_attention: Literal["off", "on", "auto"] = "auto"  # see below
-    kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"  # of the KV cache; auto: see below
+    flash_attention: Literal["off", "on", "auto"] = "auto"  # see above
+    kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"  # of the KV cache; see above
     mmap: bool = True  # map the file; False reads it into memory
     mlock: bool = False  # keep the weights from being swapped out
-    micro_batch: int = 512  # tokens that run at once; an image must fit
-    contexts: int = 8  # adapter sets that run side by side, each with a native context
-    repack: bool | None = None  # weights in the CPU's own layout; None = where it is safe
-    preflight: bool = True  # run a file that was never seen once in a child process first
+    micro_batch: int = 512  # tokens per native batch; an image must fit
+    contexts: int = 8  # native contexts, each with an adapter set of its own
+    repack: bool | None = None  # repack weights for the CPU; None = if that is safe
+    preflight: bool = True  # run a new file once in a child process first
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""

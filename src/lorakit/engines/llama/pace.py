@@ -1,25 +1,25 @@
-"""How many threads a short decode takes: all of them, or one while others use the cores.
+"""How many threads a short decode uses: all, or one while other programs use the cores.
 
-ggml's threads meet after every operation, hundreds of times per token. Where another program takes
-a core, each meeting waits until the thread that it took it from has it back, and two threads are
-slower than one. That shows as time in which the thread that decodes does not run; then one thread
-does short decodes for a while, before all are tried again.
+ggml's threads wait at a barrier after every operation, hundreds of times per token. When another
+program takes a core, every barrier waits for the preempted thread, and two threads are slower than
+one. It shows as wall time in which the decoding thread does not run. Short decodes then use one
+thread for a while, before all threads are tried again.
 """
 
 from __future__ import annotations
 
 import time
 
-CROWDED = 0.7  # of its time a thread runs less where others take its core; alone 0.9 and more
-LEAST = 0.02  # seconds that are measured at least
-FIRST, LONGEST = 0.25, 4.0  # seconds with one thread; twice as long each time in a row
-SHORT = 32  # tokens; larger decodes have work enough between two meetings
+CROWDED = 0.7  # CPU time over wall time; below it the cores are shared. Unshared: 0.9 and more
+LEAST = 0.02  # seconds to measure before judging
+FIRST, LONGEST = 0.25, 4.0  # seconds with one thread, doubled each time in a row
+SHORT = 32  # tokens; larger decodes have enough work between two barriers
 
 Begun = tuple[float, float]
 
 
 class Pace:
-    """For the decodes of one engine's thread. most: threads where nobody is in the way."""
+    """The pace of one engine's decodes. most: threads to use while the cores are free."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -28,7 +28,7 @@ class Pace:
         self._wall = self._own = 0.0
 
     def threads(self, tokens: int) -> int:
-        """How many threads a decode of so many tokens takes now."""
+        """How many threads a decode of this many tokens should use now."""
         crowded = tokens < SHORT and self._alone_until and time.perf_counter() < self._alone_until
         return 1 if crowded else self.most
 
@@ -36,7 +36,7 @@ class Pace:
         return time.perf_counter(), time.thread_time()
 
     def end(self, begun: Begun) -> None:
-        """After a short decode with all threads."""
+        """To be called after a short decode with all threads."""
         now = time.perf_counter()
         self._wall += now - begun[0]
         self._own += time.thread_time() - begun[1]

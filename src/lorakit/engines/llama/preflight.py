@@ -1,8 +1,8 @@
-"""Files tried once in a process of their own, and remembered.
+"""Preflight: a file is loaded and run once in a child process before this one uses it.
 
-llama.cpp checks much of a file only when it computes, and then ends the whole process: a projector
-whose numbers do not fit its tensors, a vocabulary that names a token twice, a norm in float16. So
-the first use of a model or a projector loads it in a child process, and runs it once.
+llama.cpp checks parts of a file only while computing, and then aborts the process: a projector
+whose sizes do not match its tensors, a vocabulary with a duplicate token, a norm in float16. The
+result is cached, so each model and each projector is tried once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lorakit.engines.llama.child_process import (
     library_identity,
     run_child,
 )
-from lorakit.engines.llama.context import Lane, Piece
+from lorakit.engines.llama.context import Context, Piece
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, llama
 from lorakit.engines.llama.options import LlamaOptions
@@ -32,16 +32,16 @@ from lorakit.engines.threads import default_threads
 from lorakit.errors import FormatError, LorakitError
 from lorakit.files.cache import Memo
 
-VERSION = 2  # of the preflights; another one is not satisfied with what this one saw
-SIDE = 64  # pixels of the picture
-TOKENS = 8  # of the prompt
+VERSION = 2  # of the preflight; results of other versions do not count
+SIDE = 64  # pixels of the test image
+TOKENS = 8  # of the test prompt
 
 
 def preflight_model(path: Path, options: LlamaOptions) -> None:
     """Load a model with its tokenizer and run a few tokens, in a child process.
 
-    Nothing is done where the options say so, for a file that lived through it before, and where no
-    child can be started. Raises FormatError for a file that ends the process.
+    Skipped if the options turn it off, if the file passed before, or if no child process can be
+    started. Raises FormatError for a file that crashes llama.cpp.
     """
     if not options.preflight or not can_start():
         return
@@ -52,7 +52,7 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
         died = run_child(__name__, "_run_model", str(path), *key[-2:])
         if died:
             raise FormatError(
-                f"{path} is broken: llama.cpp ends the process over it",
+                f"{path} is broken: llama.cpp crashes when it runs it",
                 items=died,
                 hint="download it again, or convert it with llama.cpp's own converter",
             )
@@ -62,9 +62,9 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
 
 
 def preflight_projector(projector: Path, model: Path, threads: int) -> None:
-    """Encode a picture with a projector in a child process.
+    """Encode an image with a projector in a child process.
 
-    Raises SourceError and FormatError, the latter for a file that ends the process.
+    Raises SourceError, and FormatError for a file that is no projector or crashes llama.cpp.
     """
     check_projector(projector)
     if not can_start():
@@ -74,7 +74,7 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
         died = run_child(__name__, "_encode", str(projector), str(model), str(threads))
         if died:
             raise FormatError(
-                f"{projector} is broken: llama.cpp ends the process over it",
+                f"{projector} is broken: llama.cpp crashes when it encodes an image with it",
                 items=died,
                 hint="download it again, or use the mmproj file that belongs to the model",
             )
@@ -84,7 +84,7 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
     Memo("projectors").get("\0".join(key), survive)
 
 
-# In the child. A refusal is no failure here: the parent meets it again and raises it.
+# In the child. LorakitErrors are ignored here: the parent meets them again and raises them.
 
 
 def _run_model(path: str, kv_type: Any, flash_attention: Any) -> None:
@@ -100,17 +100,17 @@ def _generate(path: Path, options: LlamaOptions) -> None:
     tokenizer.decode(ids)
     model = load_model(path, options)
     pace = Pace(default_threads())
-    lane = Lane(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
-    slot, result = lane.open(), np.empty((1, lane.width), np.float32)
+    context = Context(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
+    slot, result = context.open(), np.empty((1, context.width), np.float32)
     prompt = np.asarray(ids[:TOKENS] or [0], np.int64)
-    lane.decode([Piece(slot, 0, prompt, 1)], [result])
-    lane.decode([Piece(slot, len(prompt), prompt[:1], 1)], [result])
-    lane.free()
+    context.decode([Piece(slot, 0, prompt, 1)], [result])
+    context.decode([Piece(slot, len(prompt), prompt[:1], 1)], [result])
+    context.free()
     llama().llama_model_free(model)
 
 
 def _every_byte() -> str:
-    """A text with every byte that UTF-8 has."""
+    """A text whose UTF-8 encoding contains every byte that UTF-8 uses."""
     points = [*range(1, 0xC0), *range(0xC0, 0x800, 64), *range(0x800, 0xD800, 4096)]
     return "".join(map(chr, [*points, 0xE000, 0xF000, *range(0x10000, 0x110000, 0x40000)]))
 

@@ -1,8 +1,7 @@
-"""Quantising a GGUF model, through llama.cpp's own code.
+"""Quantising a GGUF model with llama.cpp.
 
-It runs in a process of its own: the native call can neither be interrupted nor trusted with broken
-files, which may abort it. So Ctrl-C works, and the output appears under its name only when it is
-complete.
+It runs in a child process, because the native call cannot be interrupted, and aborts on some broken
+files. So Ctrl-C works, and the output appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from lorakit.errors import (
 )
 from lorakit.files.gguf import is_gguf, open_gguf
 
-Progress = Callable[[int, int, str], object]  # tensors done, of how many, the one at work
+Progress = Callable[[int, int, str], object]  # tensors done, tensors in all, the current one
 
-# llama_ftype by name. Those that need an importance matrix (IQ1, IQ2, IQ3_XXS, Q2_K_S) are left
-# out: llama.cpp refuses them without one.
+# llama_ftype by name, without those that need an importance matrix (IQ1, IQ2, IQ3_XXS, Q2_K_S):
+# llama.cpp refuses them without one.
 TYPES = {
     "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16,
     "Q5_1": 9, "Q5_0": 8, "Q4_K_M": 15, "Q4_K_S": 14, "Q4_1": 3, "Q4_0": 2, "IQ4_NL": 25,
@@ -47,8 +46,8 @@ _REASON = re.compile(r"failed to quantize: (.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """What was written. fallbacks: tensors whose rows a type's blocks do not divide, each with the
-    length of its rows, the type wanted and the type that llama.cpp took."""
+    """The result. fallbacks: tensors whose row length is no multiple of the type's block size, each
+    as (name, row length, type wanted, type that llama.cpp used)."""
 
     path: Path
     type: str
@@ -67,8 +66,9 @@ def quantize(
 ) -> Quantized:
     """Write a GGUF model in another type.
 
-    K-quants need rows that 256 divides; llama.cpp takes a near type of blocks of 32 for others
-    (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0), which the result lists.
+    K-quants need row lengths that are multiples of 256. For other tensors llama.cpp falls back to a
+    similar type with blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0); the
+    result lists them.
 
     Raises ParameterError (unknown type: all are listed), SourceError, FormatError (not a GGUF
     file, or a broken one), UnsupportedError (an adapter; a model that is quantised already),
@@ -78,11 +78,11 @@ def quantize(
     _check_source(source)
     if output.exists():
         raise WriteError(f"{output} exists", hint="remove it, or give another name")
-    llama()  # says what is missing before a process is started
+    llama()  # raises MissingExtraError before a process is started
     partial = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        said = _run(source, partial, number, threads or default_threads(), progress)
+        log = _run(source, partial, number, threads or default_threads(), progress)
         _settle(partial, output)
     except OSError as error:
         raise WriteError(f"cannot write {output}: {error.strerror or error}") from error
@@ -94,7 +94,7 @@ def quantize(
         bytes_before=source.stat().st_size,
         bytes_after=output.stat().st_size,
         fallbacks=tuple(
-            (name, int(row), wanted, taken) for name, row, wanted, taken in _FALLBACK.findall(said)
+            (name, int(row), wanted, taken) for name, row, wanted, taken in _FALLBACK.findall(log)
         ),
     )
 
@@ -118,7 +118,7 @@ def _check_source(source: Path) -> None:
     try:
         values = open_gguf(source).values
     except UnsupportedError:
-        return  # of tensor types that only llama.cpp reads
+        return  # it has tensor types that only llama.cpp reads
     kind = values.get("general.type")
     if kind is not None and kind.data == "adapter":
         raise UnsupportedError(
@@ -152,24 +152,24 @@ def _run(source: Path, partial: Path, number: int, threads: int, progress: Progr
         child.wait()
         if child.stdout:
             child.stdout.close()
-    said = "".join(lines)
+    log = "".join(lines)
     if code:
-        raise _error(source, said, code)
-    return said
+        raise _error(source, log, code)
+    return log
 
 
-def _error(source: Path, said: str, code: int) -> Exception:
-    """What a failed child says, as an error."""
-    found = _REASON.search(said)
+def _error(source: Path, log: str, code: int) -> Exception:
+    """The error for a failed child process, from its log."""
+    found = _REASON.search(log)
     reason = found[1].strip() if found else ""
     if "requantizing" in reason:
         return UnsupportedError(
-            f"{source} is quantised already: {reason}",
-            hint="begin with the F32, F16 or BF16 file, for each quantising adds its error",
+            f"{source} is already quantised: {reason}",
+            hint="start from the F32, F16 or BF16 file: each quantisation adds its own error",
         )
     if "iostream error" in reason or "write" in reason:
-        return WriteError("the output could not be written whole", hint="is the disk full?")
-    tail = [line.strip() for line in said.splitlines() if line.strip()][-3:]
+        return WriteError("the output could not be written completely", hint="is the disk full?")
+    tail = [line.strip() for line in log.splitlines() if line.strip()][-3:]
     return EngineError(
         f"llama.cpp cannot quantise {source}",
         items=[reason] if reason else [*tail, f"its process ended with {code}"],
@@ -177,7 +177,7 @@ def _error(source: Path, said: str, code: int) -> Exception:
 
 
 def _settle(partial: Path, output: Path) -> None:
-    """Flush the complete file to the disk and give it its name, never one that is taken."""
+    """Flush the complete file to the disk and rename it, never over an existing file."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     if output.exists():
@@ -186,7 +186,7 @@ def _settle(partial: Path, output: Path) -> None:
 
 
 def _child() -> None:
-    """The process that quantises: its log goes to the standard output, line by line."""
+    """Runs in the child process: quantises, and writes the log to stdout line by line."""
     source, partial, number, threads = sys.argv[1:]
     api = llama()
 
@@ -200,4 +200,4 @@ def _child() -> None:
     params.ftype, params.nthread = int(number), int(threads)
     code = api.llama_model_quantize(os.fsencode(source), os.fsencode(partial), params)
     sys.stdout.flush()
-    os._exit(1 if code else 0)  # the callback must not be called while Python ends
+    os._exit(1 if code else 0)  # skip Python's shutdown, in which the callback must not be called

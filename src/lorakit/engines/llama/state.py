@@ -1,8 +1,8 @@
-"""Saved KV as bytes: llama.cpp's own states, in a frame that says which tokens each part holds.
+"""Saved KV as bytes: llama.cpp's own states, framed with the number of tokens and parts.
 
-llama.cpp trusts the positions in a state, and an attention reads numbers of free cells too. So a
-state is taken apart here before native code sees it: anybody may have written the file.
-Layout: magic, length, parts; then of each part its size and llama.cpp's bytes.
+llama.cpp trusts the positions in a state, and attention reads values of free cells too. So a state
+is parsed and checked here before native code reads it: the file may come from anyone.
+Layout: magic, length, number of parts; then for each part its size and llama.cpp's bytes.
 """
 
 from __future__ import annotations
@@ -21,29 +21,27 @@ _HEAD = struct.Struct("<16sQQ")
 _SIZE = struct.Struct("<Q")
 _CELL = np.dtype([("position", "<i4"), ("sequences", "<u4"), ("sequence", "<i4")])
 _F32, _F16, _Q8_0 = 0, 1, 8  # ggml_type
-_LARGEST = 1e12  # of a float32 in a state; a sum of products of them is finite
-_CACHES = 2  # of a context at most: one for the layers with a window, one for the others
+_LARGEST = 1e12  # absolute float32 value allowed, so that sums of products stay finite
+_CACHES = 2  # at most per context: one for sliding-window layers, one for the others
 _LAYERS = 4096
 _BLOCK = 34  # bytes of a block of q8_0: a float16 scale and 32 integers
 
 
 def pack(parts: Sequence[bytes], length: int) -> bytes:
-    """The state of a sequence of so many tokens, from what llama.cpp saved."""
+    """The saved state of a sequence of `length` tokens, from llama.cpp's parts."""
     framed = [piece for part in parts for piece in (_SIZE.pack(len(part)), part)]
     return b"".join([_HEAD.pack(MAGIC, length, len(parts)), *framed])
 
 
 def unpack(state: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """What `pack` was given, each part with the tokens of its span and nothing else.
+    """The parts that `pack` was given, each checked to hold exactly the tokens of its span.
 
     Raises EngineError for anything else.
     """
     reader = _Reader(memoryview(state))
     magic, length, count = _HEAD.unpack(reader.take(_HEAD.size))
     if (magic, length, count) != (MAGIC, spans[-1][1], len(spans)):
-        raise _broken(
-            f"{length} tokens in {count} parts, where it is {spans[-1][1]} in {len(spans)}"
-        )
+        raise _broken(f"{length} tokens in {count} parts, expected {spans[-1][1]} in {len(spans)}")
     parts = []
     for span in spans:
         (size,) = _SIZE.unpack(reader.take(_SIZE.size))
@@ -66,7 +64,7 @@ class _Reader:
 
     def take(self, size: int) -> memoryview:
         if size > len(self._view):
-            raise _broken("it ends too early")
+            raise _broken("it is truncated")
         taken, self._view = self._view[:size], self._view[size:]
         return taken
 
@@ -76,7 +74,7 @@ class _Reader:
 
     def end(self) -> None:
         if self._view:
-            raise _broken("bytes follow that belong to nothing")
+            raise _broken("extra bytes at the end")
 
 
 def _check(part: memoryview, span: tuple[int, int]) -> None:
@@ -90,16 +88,16 @@ def _check(part: memoryview, span: tuple[int, int]) -> None:
 
 
 def _check_cache(reader: _Reader, span: tuple[int, int]) -> None:
-    """The cells of one cache, which must be those of the span, then keys and values by layer."""
+    """One cache: its cells, which must be those of the span, then keys and values by layer."""
     streams, cells = reader.number("<I"), reader.number("<I")
     start, end = span
     if streams != 1 or cells != end - start:
-        raise _broken(f"{cells} cells, where {end - start} belong")
+        raise _broken(f"{cells} cells, expected {end - start}")
     meta = np.frombuffer(reader.take(cells * _CELL.itemsize), _CELL)
     if not np.array_equal(np.sort(meta["position"]), np.arange(start, end)):
-        raise _broken("its positions are not those of a sequence")
+        raise _broken("the positions are not consecutive")
     if (meta["sequences"] != 1).any():
-        raise _broken("a cell of several sequences")
+        raise _broken("a cell belongs to several sequences")
     transposed, layers = reader.number("<I"), reader.number("<I")
     if transposed > 1 or layers > _LAYERS:
         raise _broken(f"{layers} layers")
@@ -113,14 +111,14 @@ def _check_cache(reader: _Reader, span: tuple[int, int]) -> None:
 
 
 def _check_numbers(content: memoryview, kind: int) -> None:
-    """A cell that is no longer used is still multiplied by nothing, and NaN times 0 is NaN."""
+    """All must be finite: even a freed cell is still multiplied by 0, and NaN times 0 is NaN."""
     try:
         numbers = _NUMBERS[kind](content)
     except (KeyError, ValueError) as error:
-        raise _broken(f"numbers of the kind {kind}") from error
+        raise _broken(f"values of the unknown type {kind}") from error
     finite = np.isfinite(numbers).all()
     if not finite or (kind == _F32 and not (np.abs(numbers) < _LARGEST).all()):
-        raise _broken("numbers that are not finite")
+        raise _broken("values that are not finite")
 
 
 def _scales(content: memoryview) -> npt.NDArray[Any]:
@@ -136,4 +134,4 @@ _NUMBERS = {
 
 
 def _broken(what: str) -> EngineError:
-    return EngineError("this is no KV cache that the llama engine saved", items=[what])
+    return EngineError("this is not a KV cache saved by the llama engine", items=[what])

@@ -1,7 +1,7 @@
-"""A GGUF file's own tokenizer, through llama.cpp: the same ids as every other llama.cpp program.
+"""A GGUF file's own tokenizer, through llama.cpp: the same ids as in other llama.cpp programs.
 
-It holds a native model with the vocabulary alone, apart from the engine's, so that any thread may
-encode at any time and closing the engine takes nothing away from it.
+It holds a native model of its own, loaded with the vocabulary only. So any thread may encode at any
+time, and it still works after the engine is closed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lorakit.processes import on_fork
 from lorakit.text.detokenizer import Detokenizer, Rules, TextStream
 
 LONGEST_PIECE = 1 << 16  # bytes of one token
-_SPM = 1  # llama_vocab_type: SentencePiece, which drops the space that begins a text
+_SPM = 1  # llama_vocab_type: SentencePiece, which drops a leading space
 
 
 class LlamaTokenizer:
-    """What text.tokenizer.Tokenizer offers, for a GGUF file. Safe to share between threads."""
+    """The methods of text.tokenizer.Tokenizer, for a GGUF file. Thread-safe."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises EngineError (no such file, no GGUF), BaseModelError (tokenizer_missing)."""
@@ -50,12 +50,12 @@ class LlamaTokenizer:
         self._detokenizer = Detokenizer(rules, self._piece)
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()  # the native tokenizer is not promised to be thread-safe
+        self._lock = threading.Lock()  # the native tokenizer may not be thread-safe
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text. Control tokens written in the text become control tokens.
+        """Token ids of a text. Control tokens written out in the text are recognised.
 
-        special: add what the file says that a prompt begins with, such as <bos>. Raises
+        special: add the tokens that the file puts before a prompt, such as <bos>. Raises
         ParameterError for what is not valid Unicode text.
         """
         if not isinstance(text, str):
@@ -80,7 +80,7 @@ class LlamaTokenizer:
     def decode(
         self, ids: Iterable[int], *, skip: Collection[int] = (), continuing: bool = False
     ) -> str:
-        """The text of token ids, control tokens shown, without those in `skip`."""
+        """The text of token ids, with control tokens, but without those in `skip`."""
         return self._detokenizer.text(ids, skip, continuing)
 
     def stream(self, *, skip: Collection[int] = (), continuing: bool = False) -> TextStream:
@@ -88,20 +88,20 @@ class LlamaTokenizer:
         return TextStream(self._detokenizer, skip=skip, continuing=continuing)
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token that is one token when it is written; None if there is none."""
+        """The id of a text that is a single token; None if it is not."""
         ids = self.encode(token, special=False)
         return ids[0] if len(ids) == 1 else None
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token adds in mid-text: part of a character, perhaps. Unknown: b""."""
+        """The bytes of a token within a text, maybe part of a character; b"" if unknown."""
         return self._detokenizer.token_bytes(token) or b""
 
     def constraint(self, grammar: str) -> Grammar:
-        """What keeps an answer to a GBNF grammar. Raises ParameterError."""
+        """A constraint that keeps an answer to a GBNF grammar. Raises ParameterError."""
         return Grammar(self, self._vocab, grammar)
 
     def _piece(self, token: int) -> str | None:
-        """A token's bytes as Latin-1 text, which the decoder's rules turn back."""
+        """A token's bytes as Latin-1 text, which the detokenizer's rules convert back."""
         if not 0 <= token < self.vocabulary:
             return None
         room = 64
@@ -118,7 +118,7 @@ class LlamaTokenizer:
         return value != "false"
 
     def _roles(self) -> Mapping[str, str]:
-        """Special tokens by role, as chat templates are given them."""
+        """Special tokens by role, for chat templates."""
         api = llama()
         found = {
             "bos_token": api.llama_vocab_bos(self._vocab),

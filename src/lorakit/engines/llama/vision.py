@@ -1,7 +1,7 @@
-"""Vision: a projector file (mmproj) that turns pictures into vectors of the language model.
+"""Vision: a projector file (mmproj) that encodes images as vectors of the language model.
 
-Through llama.cpp's mtmd library. Decoding of the vectors is the engine's work, so that adapters,
-KV reuse and batches are the same with images as without. Any thread may encode; one at a time does.
+It uses llama.cpp's mtmd library. The engine decodes the vectors, so adapters, KV reuse and batches
+work with images as without. Any thread may encode; a lock admits one at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lorakit.errors import (
 from lorakit.files.gguf import is_gguf, open_gguf
 from lorakit.text.image_ids import Image, Vectors, check_picture, digest_of, pseudo_ids
 
-REMEMBERED = 16  # images whose vectors are kept: a chat shows the same ones at each turn
+REMEMBERED = 16  # encoded images to keep: a chat repeats its images at each turn
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _MARKER = b"<__media__>"
 
@@ -39,20 +39,20 @@ class Vision:
     """A projector beside a native model, which must outlive it: close this first."""
 
     def __init__(self, model: Any, path: Path, *, threads: int) -> None:
-        """Raises SourceError (no such file), FormatError (broken, or no projector), EngineError
-        (llama.cpp does not take it, or it is for another model; its log as items) and
-        CapabilityError (no images, or positions that the engine cannot give)."""
+        """Raises SourceError (no such file), FormatError (broken, or not a projector), EngineError
+        (llama.cpp cannot use it with this model; its log as items) and CapabilityError (not for
+        images, or for unsupported positions)."""
         check_projector(path)
         self._api = api = mtmd()
         params = api.mtmd_context_params_default()
         params.use_gpu, params.warmup, params.print_timings = False, False, False
         params.n_threads, params.media_marker = threads, _MARKER
-        with captured_log() as said:
+        with captured_log() as native_log:
             self._context = api.mtmd_init_from_file(os.fsencode(path), model, params)
         if not self._context:
             raise EngineError(
                 f"llama.cpp cannot use {path} with this model",
-                items=said.reasons,
+                items=native_log.reasons,
                 hint="use the mmproj file that belongs to the model",
             )
         self._lock = threading.Lock()
@@ -70,10 +70,10 @@ class Vision:
             )
 
     def encode(self, content: bytes) -> Image:
-        """What a picture file puts into a prompt, with the text tokens that belong around it.
+        """An image file as part of a prompt, with the text tokens that belong around it.
 
-        Raises UnsupportedError and FormatError for what is not a picture that can be read,
-        EngineError for a native failure, ClosedError.
+        Raises UnsupportedError and FormatError if it is not a readable image, EngineError for a
+        native failure, ClosedError.
         """
         key = hashlib.sha256(content).digest()
         with self._lock:
@@ -82,39 +82,42 @@ class Vision:
                 self._known.move_to_end(key)
                 return self._known[key]
             check_picture(content)
-            with captured_log() as said:
-                image = self._encode(content, said)
+            with captured_log() as native_log:
+                image = self._encode(content, native_log)
             self._known[key] = image
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
             return image
 
     def close(self) -> None:
-        """Free the projector, after a picture that is being encoded. Twice does no harm."""
+        """Free the projector, once a running `encode` has ended. Idempotent."""
         with self._lock:
             if self._context:
                 self._api.mtmd_free(self._context)
                 self._context = None
                 self._known.clear()
 
-    def _encode(self, content: bytes, said: Any) -> Image:
+    def _encode(self, content: bytes, native_log: Any) -> Image:
         ids: list[int] = []
         images: dict[int, Vectors] = {}
-        with self._bitmap(content, said) as bitmap, self._chunks(bitmap, said) as chunks:
+        with (
+            self._bitmap(content, native_log) as bitmap,
+            self._chunks(bitmap, native_log) as chunks,
+        ):
             for index in range(self._api.mtmd_input_chunks_size(chunks)):
                 chunk = self._api.mtmd_input_chunks_get(chunks, index)
                 if self._api.mtmd_input_chunk_get_type(chunk) == _TEXT:
                     ids += self._text(chunk)
                     continue
-                vectors = self._vectors(chunk, said)
+                vectors = self._vectors(chunk, native_log)
                 digest = digest_of(vectors)
                 images[digest] = vectors
                 ids += pseudo_ids(digest, len(vectors))
         return Image(tuple(ids), images)
 
     @contextmanager
-    def _bitmap(self, content: bytes, said: Any) -> Iterator[Any]:
-        """The pixels. What is no picture would be handed to ffmpeg; there is none in os.devnull."""
+    def _bitmap(self, content: bytes, native_log: Any) -> Iterator[Any]:
+        """The pixels. mtmd hands other files to ffmpeg; a folder without one prevents that."""
         options = self._api.mtmd_helper_init_opt_default()
         options.video_params.ffmpeg_bin_dir = os.devnull.encode()
         buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
@@ -124,7 +127,9 @@ class Vision:
         if not found.bitmap or found.video_ctx:
             raise FormatError(
                 "the image file is broken",
-                items=[line for line in said.reasons if "ff" not in line and "video" not in line],
+                items=[
+                    line for line in native_log.reasons if "ff" not in line and "video" not in line
+                ],
             )
         try:
             yield found.bitmap
@@ -132,15 +137,15 @@ class Vision:
             self._api.mtmd_bitmap_free(found.bitmap)
 
     @contextmanager
-    def _chunks(self, bitmap: Any, said: Any) -> Iterator[Any]:
-        """The image as the model's family has it: text, one image or its tiles, text."""
+    def _chunks(self, bitmap: Any, native_log: Any) -> Iterator[Any]:
+        """The image as the model expects it: text, one image or its tiles, text."""
         text = self._api.mtmd_input_text(_MARKER, len(_MARKER), False, True)
         bitmaps = (ctypes.c_void_p * 1)(bitmap)
         chunks = self._api.mtmd_input_chunks_init()
         try:
             code = self._api.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1)
             if code:
-                raise EngineError("llama.cpp cannot prepare the image", items=said.reasons)
+                raise EngineError("llama.cpp cannot prepare the image", items=native_log.reasons)
             yield chunks
         finally:
             self._api.mtmd_input_chunks_free(chunks)
@@ -150,13 +155,13 @@ class Vision:
         tokens = self._api.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
         return [int(tokens[at]) for at in range(count.value)]
 
-    def _vectors(self, chunk: Any, said: Any) -> Vectors:
+    def _vectors(self, chunk: Any, native_log: Any) -> Vectors:
         count = int(self._api.mtmd_input_chunk_get_n_tokens(chunk))
         positions = int(self._api.mtmd_input_chunk_get_n_pos(chunk))
         if self._api.mtmd_input_chunk_get_type(chunk) != _IMAGE or positions != count:
-            raise UnsupportedError("the model sees in this file what is not a plain image")
+            raise UnsupportedError("the projector does not treat this file as a plain image")
         if self._api.mtmd_encode_chunk(self._context, chunk):
-            raise EngineError("llama.cpp cannot encode the image", items=said.reasons)
+            raise EngineError("llama.cpp cannot encode the image", items=native_log.reasons)
         found = self._api.mtmd_get_output_embd(self._context)
         vectors: Vectors = np.ctypeslib.as_array(found, (count, self.width)).astype(np.float32)
         vectors.flags.writeable = False
@@ -168,7 +173,7 @@ class Vision:
 
 
 def check_projector(path: Path) -> None:
-    """Refuse a file that is no projector before native code sees it.
+    """Refuse a file that is not a projector before native code reads it.
 
     Raises SourceError, FormatError.
     """
@@ -179,7 +184,7 @@ def check_projector(path: Path) -> None:
     try:
         values = open_gguf(path).values
     except UnsupportedError:
-        return  # quantised in a way that only llama.cpp reads; it bounds its own reads
+        return  # tensor types that only llama.cpp reads; it bounds its own reads
     architecture = values.get("general.architecture")
     if architecture is None or architecture.data != "clip":
         found = architecture.data if architecture else "nothing"
