@@ -54,7 +54,7 @@ ALLOWED = {
     ("engines/threads.py", "place.read_text"): "the kernel's word on control groups",
     ("demo/__init__.py", ".read_text"): "a file of the package",
     ("demo/__init__.py", "shutil.copytree"): "files of the package",
-    ("engines/onnx/kv_cache.py", "mmap.mmap"): "memory, no file",
+    ("engines/onnx/device.py", "mmap.mmap"): "memory, no file",
     ("verify/sides.py", "AutoModelForCausalLM.from_pretrained"): "the other side of a comparison",
     ("verify/sides.py", "PeftModel.from_pretrained"): "the other side of a comparison",
     ("engines/torch/loading.py", "kind.from_pretrained"): "from a config and mapped weights",

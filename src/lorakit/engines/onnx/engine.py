@@ -1,4 +1,4 @@
-"""The default engine: our own graph of the base on ONNX Runtime, on the CPU.
+"""The default engine: our own graph of the base on ONNX Runtime.
 
 A step embeds the rows' tokens from the mapped checkpoint, makes the LoRA rows and the KV slots
 ready, and runs the graph: once for all rows with a single new token, and once for each row with
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.onnx.device import CPU, Device
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
@@ -56,10 +57,13 @@ PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 class OnnxEngine:
     """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
-    def __init__(self, base: Base, options: OnnxOptions, graph: GraphOptions, session: Any) -> None:
+    def __init__(
+        self, base: Base, options: OnnxOptions, graph: GraphOptions, session: Any, device: Device
+    ) -> None:
         decoder = base.decoder
         self._base = base
         self._session = session
+        self._device = device
         self._capabilities = Capabilities(
             engine="onnx",
             vocabulary=decoder.vocabulary,
@@ -71,7 +75,10 @@ class OnnxEngine:
             prefill_chunk=PREFILL_CHUNK,
         )
         self._kv = KVCache(
-            decoder, slots=self._capabilities.max_sequences, context=self._capabilities.context
+            decoder,
+            device.buffer,
+            slots=self._capabilities.max_sequences,
+            context=self._capabilities.context,
         )
         self._slabs = Slabs(targets(decoder))
         self._attached: dict[int, Attached] = {}
@@ -82,15 +89,16 @@ class OnnxEngine:
         self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
 
     @classmethod
-    def open(cls, base: Base, options: OnnxOptions) -> OnnxEngine:
-        """Build the base's graph, or find it in the cache, and load it.
+    def open(cls, base: Base, options: OnnxOptions, device: Device = CPU) -> OnnxEngine:
+        """Build the base's graph, or find it in the cache, and load it on a device.
 
         Raises CapabilityError for an architecture that the graph does not compute, EngineError
         where onnxruntime refuses.
         """
         require_supported(base.decoder)
         graph = _graph(base, options)
-        return cls(base, options, graph, open_graph(base, graph, threads=options.threads))
+        session = open_graph(base, graph, threads=options.threads, device=device)
+        return cls(base, options, graph, session, device)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -252,7 +260,7 @@ class OnnxEngine:
             logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
         else:
             logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
-        return Step(self._session, new=new, hidden=decoder.hidden, logits=logits)
+        return Step(self._session, self._device, new=new, hidden=decoder.hidden, logits=logits)
 
     def _run(self, step: Step, sets: Sequence[AdapterSet]) -> None:
         step.total[...] = step.lengths.max() + 1

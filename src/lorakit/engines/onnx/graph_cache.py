@@ -12,13 +12,16 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.device import Device
 from lorakit.engines.onnx.ort import open_session
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
@@ -33,26 +36,29 @@ MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
 
 
-def open_graph(base: Base, options: GraphOptions, *, threads: int | None) -> Any:
+def open_graph(base: Base, options: GraphOptions, *, threads: int | None, device: Device) -> Any:
     """A session on the base's graph. Raises EngineError where onnxruntime refuses it."""
     folder = cache_root() / "graphs" / _key(base, options)
+    opened = partial(open_session, threads=threads, device=device)
     try:
-        return _open_cached(base, options, folder, threads)
+        return _open_cached(base, options, folder, opened)
     except (OSError, EngineError, FormatError) as error:
         if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
             raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
     model = build(base, options, store)
-    return open_session(model, threads=threads, initializers=store.arrays)
+    return opened(model, initializers=store.arrays)
 
 
-def _open_cached(base: Base, options: GraphOptions, folder: Path, threads: int | None) -> Any:
+def _open_cached(
+    base: Base, options: GraphOptions, folder: Path, opened: Callable[..., Any]
+) -> Any:
     """A session on the cache's entry, built where there is none or a damaged one."""
     if folder.exists():
         try:
             touch(folder)
-            return _open_checked(folder, threads)
+            return _open_checked(folder, opened)
         except (OSError, EngineError, FormatError) as error:
             if getattr(error, "code", "") in ("out_of_memory", "extra_missing"):
                 raise
@@ -61,10 +67,10 @@ def _open_cached(base: Base, options: GraphOptions, folder: Path, threads: int |
             )
             shutil.rmtree(folder, ignore_errors=True)
     _build(base, options, folder)
-    return open_session(str(folder / MODEL), threads=threads)
+    return opened(str(folder / MODEL))
 
 
-def _open_checked(folder: Path, threads: int | None) -> Any:
+def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
     """A session on an entry whose files are those that were written.
 
     The model is small, and read first; the weights are read beside the opening session. Raises
@@ -74,7 +80,7 @@ def _open_checked(folder: Path, threads: int | None) -> Any:
     _require(folder, {MODEL: expected[MODEL]})
     with ThreadPoolExecutor(1) as pool:
         weights = pool.submit(_require, folder, expected)
-        session = open_session(str(folder / MODEL), threads=threads)
+        session = opened(str(folder / MODEL))
         weights.result()
     return session
 

@@ -1,23 +1,23 @@
 """The KV cache: one buffer per layer and part, its slots shared out among the open sequences.
 
-Buffers are [slots, kv_heads, capacity, head_dim] float32. Their pages cost nothing before they are
-written, so memory follows use. A step over several sequences needs them in neighbouring slots;
-`arrange` swaps slots until they are, which happens only when a batch changes its members.
-It knows nothing of onnxruntime; lengths are the truth about what a slot holds.
+Buffers are [slots, kv_heads, capacity, head_dim] float32, in a device's memory. On the host their
+pages cost nothing before they are written, so memory follows use. A step over several sequences
+needs them in neighbouring slots; `arrange` swaps slots until they are, which happens only when a
+batch changes its members. It knows nothing of onnxruntime; lengths are the truth about what a slot
+holds.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from lorakit.architectures import Decoder
+from lorakit.engines.onnx.device import Buffer, Shape
 from lorakit.errors import EngineError
 
 FIRST_CAPACITY = 256  # tokens
@@ -27,15 +27,17 @@ FIRST_CAPACITY = 256  # tokens
 class KVCache:
     """Sequences and their keys and values.
 
-    `generation` rises whenever the buffers move in memory, so that whoever has bound them knows.
+    `buffer` makes one in a device's memory. `generation` rises whenever the buffers move in memory,
+    so that whoever has bound them knows.
     """
 
     decoder: Decoder
+    buffer: Callable[[Shape], Buffer]
     slots: int
     context: int  # most tokens of one sequence
     capacity: int = 0  # tokens that every slot has room for now
     generation: int = 0
-    buffers: list[npt.NDArray[np.float32]] = field(default_factory=list)  # key, value, key, ...
+    buffers: list[Buffer] = field(default_factory=list)  # key, value, key, ...
     _slot: dict[int, int] = field(default_factory=dict)  # by sequence
     _length: dict[int, int] = field(default_factory=dict)  # by sequence
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -78,14 +80,14 @@ class KVCache:
         copy = self.open()
         source, target = self._slot[sequence], self._slot[copy]
         for buffer in self.buffers:
-            buffer[target, :, :length] = buffer[source, :, :length]
+            buffer.copy(buffer, source, target, length)
         self._length[copy] = length
         return copy
 
     def save(self, sequence: int) -> bytes:
         """A sequence's keys and values, buffer after buffer."""
         slot, length = self._slot[sequence], self.length(sequence)
-        return b"".join(buffer[slot, :, :length].tobytes() for buffer in self.buffers)
+        return b"".join(buffer.read(slot, length).tobytes() for buffer in self.buffers)
 
     def load(self, state: bytes, length: int) -> int:
         """A new sequence from what `save` gave. Raises EngineError where it does not fit."""
@@ -100,7 +102,7 @@ class KVCache:
         sequence = self.open()
         slot = self._slot[sequence]
         for buffer, part in zip(self.buffers, numbers.reshape(shape), strict=True):
-            buffer[slot, :, :length] = part
+            buffer.write(slot, part)
         self._length[sequence] = length
         return sequence
 
@@ -137,11 +139,9 @@ class KVCache:
     def _swap(self, one: int, other: int) -> None:
         """Exchange two slots, of which one or both hold a sequence."""
         holder = {slot: sequence for sequence, slot in self._slot.items()}
-        used = [self._length.get(holder.get(slot, 0), 0) for slot in (one, other)]
+        first, second = (self._length.get(holder.get(slot, 0), 0) for slot in (one, other))
         for buffer in self.buffers:
-            kept = buffer[other, :, : used[1]].copy()
-            buffer[other, :, : used[0]] = buffer[one, :, : used[0]]
-            buffer[one, :, : used[1]] = kept
+            buffer.swap(one, other, (first, second))
         for slot, target in ((one, other), (other, one)):
             if slot in holder:
                 self._slot[holder[slot]] = target
@@ -151,31 +151,11 @@ class KVCache:
         d = self.decoder
         shape = (self.slots, d.kv_heads, capacity, d.head_dim)
         used = [(self._slot[s], n) for s, n in self._length.items() if n]
-        larger = [
-            _untouched(shape) for _ in range(2 * len(d.layers))
-        ]  # all, or none where it fails
+        larger = [self.buffer(shape) for _ in range(2 * len(d.layers))]  # all, or none if it fails
         for index, old in enumerate(self.buffers):
             for slot, length in used:
-                larger[index][slot, :, :length] = old[slot, :, :length]
+                larger[index].copy(old, slot, slot, length)
             self.buffers[index] = larger[index]
         self.buffers = larger
         self.capacity = capacity
         self.generation += 1
-
-
-def _untouched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Zeros whose pages appear one by one when they are written.
-
-    Not numpy's own: it asks for huge pages, of which one would hold many slots.
-    """
-    size = math.prod(shape) * 4
-    if not size:
-        return np.zeros(shape, np.float32)
-    try:
-        return np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape)
-    except (OSError, MemoryError) as error:
-        raise EngineError(
-            f"no memory for a KV cache of {list(shape)} per layer: {error}",
-            code="out_of_memory",
-            hint="lower context, max_batch or cached_sequences",
-        ) from error

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
+from lorakit.engines.onnx.device import CPU, HOST, Buffer, Device
 from lorakit.engines.onnx.lora_inputs import Slab
 from lorakit.engines.threads import default_threads
-from lorakit.errors import EngineError, MissingExtraError
+from lorakit.errors import CapabilityError, EngineError, MissingExtraError
 
 Floats = npt.NDArray[np.float32]
 SPINNING = {  # a short wait between operators: nearly as fast as a long one, and kind to others
@@ -56,13 +57,19 @@ def native_errors(doing: str) -> Iterator[None]:
 
 
 def open_session(
-    model: str | bytes, *, threads: int | None, initializers: Mapping[str, Array] | None = None
+    model: str | bytes,
+    *,
+    threads: int | None,
+    initializers: Mapping[str, Array] | None = None,
+    device: Device = CPU,
 ) -> Any:
-    """An InferenceSession on the CPU from a path, or from bytes with its weights in memory.
+    """An InferenceSession on a device from a path, or from bytes with its weights in memory.
 
-    onnxruntime copies the arrays in `initializers` while it opens.
+    onnxruntime copies the arrays in `initializers` while it opens. Raises CapabilityError where it
+    cannot use the device.
     """
     ort = onnxruntime()
+    _require(device, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()  # its own choice pins them to cores
     options.inter_op_num_threads = 1
@@ -73,7 +80,19 @@ def open_session(
         if initializers:
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
             options.add_external_initializers(list(initializers), values)
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        providers = [(device.provider, {"device_id": str(device.index)})]
+        session = ort.InferenceSession(model, options, providers=providers)
+    _require(device, session.get_providers())
+    return session
+
+
+def _require(device: Device, providers: Sequence[str]) -> None:
+    """onnxruntime itself would say a word and compute on the CPU."""
+    if device.provider not in providers:
+        raise CapabilityError(
+            f"onnxruntime cannot use {device.provider} here, only {', '.join(providers)}",
+            hint="install the onnxruntime that is built for the device, or run on the CPU",
+        )
 
 
 @cache
@@ -95,28 +114,45 @@ def signed_kernel_exact() -> bool:
 
 @dataclass(slots=True)
 class Binding:
-    """Named numpy arrays bound to a session: inputs and outputs are read and written in place."""
+    """Named tensors bound to a session: inputs and outputs are read and written in place.
+
+    Numpy's arrays lie in the host's memory, the KV cache's buffers in the device's.
+    """
 
     session: Any
+    device: Device
     _io: Any = field(init=False)
-    _alive: dict[str, Array] = field(default_factory=dict)
+    _alive: dict[str, Array | Buffer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._io = self.session.io_binding()
 
     def input(self, name: str, array: Array) -> None:
         self._alive[name] = array
-        address = array.__array_interface__["data"][0]
-        self._io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, address)
+        self._io.bind_input(name, *_place(array))
 
     def output(self, name: str, array: Array) -> None:
         self._alive[name] = array
-        address = array.__array_interface__["data"][0]
-        self._io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
+        self._io.bind_output(name, *_place(array))
+
+    def slots(self, past: str, present: str, buffer: Buffer, slots: slice) -> None:
+        """An input and an output over the same slots of a buffer."""
+        self._alive[past] = buffer
+        shape = (slots.stop - slots.start, *buffer.shape[1:])
+        address = buffer.address(slots.start)
+        place = (self.device.name, self.device.index, np.float32, shape, address)
+        self._io.bind_input(past, *place)
+        self._io.bind_output(present, *place)
 
     def run(self) -> None:
         with native_errors("running a step"):
             self.session.run_with_iobinding(self._io)
+
+
+def _place(array: Array) -> tuple[Any, ...]:
+    """What onnxruntime wants to know of an array that it is to read or write in place."""
+    address = array.__array_interface__["data"][0]
+    return HOST.name, HOST.index, array.dtype.type, array.shape, address
 
 
 class Step:
@@ -127,7 +163,9 @@ class Step:
     Large tensors are bound by `bind_cache` and `bind_lora`, which do nothing where nothing moved.
     """
 
-    def __init__(self, session: Any, *, new: int, hidden: int, logits: Floats) -> None:
+    def __init__(
+        self, session: Any, device: Device, *, new: int, hidden: int, logits: Floats
+    ) -> None:
         batch, kept, _ = logits.shape
         self.hidden = np.zeros((batch, new, hidden), np.float32)
         self.lengths = np.zeros(batch, np.int32)
@@ -135,22 +173,21 @@ class Step:
         self.keep = np.zeros(kept, np.int64)
         self.logits = logits
         self.final = np.zeros((batch, kept, hidden), np.float32)
-        self._binding = Binding(session)
+        self._binding = Binding(session, device)
         self._bound: dict[str, Any] = {}
         for name in ("hidden", "lengths", "total", "keep"):
             self._binding.input(name, getattr(self, name))
         for name in ("logits", "final"):
             self._binding.output(name, getattr(self, name))
 
-    def bind_cache(self, buffers: Sequence[Floats], first: int) -> None:
+    def bind_cache(self, buffers: Sequence[Buffer], first: int) -> None:
         """Point past and present of every layer at the same slots of the KV cache."""
         if self._bound.get("cache") == first:
             return
+        slots = slice(first, first + len(self.lengths))
         for index, buffer in enumerate(buffers):
             name = f"{index // 2}.{'value' if index % 2 else 'key'}"
-            view = buffer[first : first + len(self.lengths)]
-            self._binding.input(f"past.{name}", view)
-            self._binding.output(f"present.{name}", view)
+            self._binding.slots(f"past.{name}", f"present.{name}", buffer, slots)
         self._bound["cache"] = first
 
     def bind_lora(self, slab: Slab, rows: slice) -> None:
