@@ -1,4 +1,4 @@
-"""AdapterConfig: an adapter to open a base with, and what to do when that fails."""
+"""AdapterConfig: an adapter to open a base with, and what to do if it fails."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """How `lorakit.open` gets an adapter and puts it to work.
+    """How `lorakit.open` gets and applies an adapter.
 
     path: a path, an https:// URL, hf:org/repo[@revision][/subfolder].
-    source: of which kind it must be; "auto" reads it off.
-    mode: "dynamic" applies it at run time, where its scale can change; "merge" adds it to the
-    base's weights, which takes any adapter and costs nothing at run time, but stays.
+    source: the kind that `path` must be; "auto" detects it.
+    mode: "dynamic" applies it at run time, so that its scale can change; "merge" adds it to the
+    base's weights, which supports any adapter and costs nothing at run time, but is permanent.
     scale: multiplies the adapter's own effective scale; None is 1, what its files say.
-    on_error: "raise", or "base": go on without this adapter, and say so in `Model.warnings`.
+    on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
     Raises ParameterError.
     """
 
@@ -54,18 +54,18 @@ class AdapterConfig:
 
     @property
     def name(self) -> str:
-        """What the adapter is called: the last part of its reference."""
+        """The adapter's name: the last part of its reference."""
         return parse(self.path, self.source).name
 
     def __repr__(self) -> str:
-        """Without what a URL may keep secret."""
+        """Hides secrets in URLs."""
         values = [repr(describe(self.path)), *(f"{k}={getattr(self, k)!r}" for k in _CHOICES)]
         return f"AdapterConfig({', '.join(values)}, scale={self.scale!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWarning:
-    """Something that a model was opened in spite of. `code` is that of the error."""
+    """A failure that did not prevent opening the model. `code` is that of the error."""
 
     code: str
     message: str

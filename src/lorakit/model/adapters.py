@@ -1,7 +1,7 @@
 """The adapters of an open model: which are loaded, which are active, and at what scale.
 
-State changes are made under one lock and handed to the engine's thread in the same order, so that
-what a caller reads is what the engine will do from the next token on.
+Changes are made under one lock and passed to the runtime in the same order, so that what a caller
+reads here is what acts from the next token on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Scales = Mapping[str, float] | Sequence[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
-    """What there is to know of a loaded adapter. `scale` is None while it is not active."""
+    """Facts about a loaded adapter. `scale` is None while it is not active."""
 
     name: str
     source: str
@@ -59,7 +59,7 @@ class AdapterTable:
         self._active: dict[str, float] = {}
 
     def renew_lock(self) -> None:
-        """In a forked child: another thread may hold it, and is not in this process."""
+        """In a forked child: a thread that does not exist there may hold the lock."""
         self.lock = threading.RLock()
 
     def reserve(self, name: str) -> None:
@@ -70,22 +70,22 @@ class AdapterTable:
                 raise ParameterError(f"an adapter's name must be a non-empty string, not {said}")
             if name in self._loaded or name in self._reserved:
                 raise NameTakenError(
-                    f"an adapter named {name!r} is loaded already",
+                    f"an adapter named {name!r} is already loaded",
                     hint="unload it first, or load this one under another name",
                 )
             self._reserved.add(name)
 
     def release(self, name: str) -> None:
-        """Give up a reserved name whose adapter did not load."""
+        """Release a reserved name after loading failed."""
         with self.lock:
             self._reserved.discard(name)
 
     def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
-        """Attach an adapter under a reserved name; waits for the engine."""
+        """Load an adapter under a reserved name; waits for the runtime."""
         future = self._runtime.load(name, adapter)
         try:
             handle = future.result()
-        except BaseException:  # Ctrl-C: nobody will know the handle
+        except BaseException:  # such as Ctrl-C: the handle would be lost
             future.add_done_callback(self._take_back)
             raise
         with self.lock:
@@ -105,7 +105,7 @@ class AdapterTable:
             return LoadedAdapter(self, name, loaded.handle) if loaded else None
 
     def unload(self, name: str, handle: int) -> Future[None]:
-        """Forget an adapter; its memory goes when the last running request that uses it ends."""
+        """Unload an adapter; its memory is freed once the last request that uses it has ended."""
         with self.lock:
             self._find(name, handle)
             if name in self._active:
@@ -126,7 +126,7 @@ class AdapterTable:
     def rescale(
         self, name: str, handle: int, scale: float | None, policy: KvPolicy
     ) -> Future[None]:
-        """Add an adapter to the active set, change its scale there, or (None) take it out."""
+        """Add an adapter to the active set, change its scale, or (None) remove it."""
         with self.lock:
             self._find(name, handle)
             scales = {**self._active, name: scale} if scale is not None else dict(self._active)
@@ -135,7 +135,7 @@ class AdapterTable:
             return self.activate({k: s for k, s in scales.items() if s is not None}, policy)
 
     def resolve(self, scales: Scales) -> AdapterSet:
-        """Handles and scales for the engine; an adapter at scale 0 is left out."""
+        """Handles and scales for the runtime, without adapters at scale 0."""
         with self.lock:
             found = [(self._find(name).handle, scale) for name, scale in as_scales(scales).items()]
             return tuple((handle, scale) for handle, scale in found if scale != 0.0)
@@ -155,7 +155,7 @@ class AdapterTable:
             return self._find(name, handle).adapter
 
     def all_info(self) -> tuple[AdapterInfo, ...]:
-        """All loaded adapters: the active ones in their order, then the rest."""
+        """All loaded adapters: first the active ones, in their order, then the rest."""
         with self.lock:
             rest = [name for name in self._loaded if name not in self._active]
             return tuple(self._info(name) for name in [*self._active, *rest])
@@ -175,7 +175,7 @@ class AdapterTable:
         )
 
     def _find(self, name: str, handle: int | None = None) -> _Loaded:
-        """A loaded adapter, the very one with that handle where one is given."""
+        """A loaded adapter; if a handle is given, it must be the same one."""
         self._runtime.require_open()
         loaded = self._loaded.get(name)
         if loaded is None:
@@ -185,8 +185,8 @@ class AdapterTable:
             )
         if handle is not None and handle != loaded.handle:
             raise UnknownAdapterError(
-                f"this adapter {name!r} was unloaded; another has its name now",
-                hint="use the handle that load_adapter returned last, or model.find",
+                f"this adapter {name!r} was unloaded; another one has its name now",
+                hint="use the object that load_adapter last returned, or model.find",
             )
         return loaded
 
@@ -194,8 +194,8 @@ class AdapterTable:
 class LoadedAdapter:
     """A user's handle to a loaded adapter.
 
-    Methods wait for the engine to end its step; their `a...` twins await instead. After `unload`
-    (or the model's close) every one of them raises.
+    Methods wait until the running step has ended; the `a...` variants await it. After `unload`, or
+    after the model is closed, all of them raise.
     """
 
     def __init__(self, table: AdapterTable, name: str, handle: int) -> None:
@@ -204,11 +204,11 @@ class LoadedAdapter:
         self.name = name
 
     def apply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
-        """Make the adapter active at a scale, beside those that are active already.
+        """Activate the adapter at a scale, in addition to the active ones.
 
         scale multiplies the adapter's own effective scale; any finite number, 0 is off. It acts
-        from the next token on, in running generations too: `kv` says whether these keep the KV of
-        earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
+        from the next token on, also in running generations; `kv` chooses whether these keep the KV
+        of earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
         """
         self._table.rescale(self.name, self._handle, _number(scale), kv).result()
 
@@ -218,7 +218,7 @@ class LoadedAdapter:
 
     @property
     def scale(self) -> float | None:
-        """The scale at which it is active; None while it is not. Setting it is `apply`."""
+        """The scale at which it is active; None if it is not. Setting it calls `apply`."""
         return self._table.scale(self.name, self._handle)
 
     @scale.setter
@@ -232,11 +232,11 @@ class LoadedAdapter:
 
     @property
     def adapter(self) -> Adapter:
-        """The value that was loaded."""
+        """The Adapter that was loaded."""
         return self._table.adapter(self.name, self._handle)
 
     def remove(self, *, kv: KvPolicy = "keep") -> None:
-        """Take it out of the active set; it stays loaded."""
+        """Remove it from the active set; it stays loaded."""
         self._table.rescale(self.name, self._handle, None, kv).result()
 
     async def aremove(self, *, kv: KvPolicy = "keep") -> None:
@@ -244,7 +244,7 @@ class LoadedAdapter:
         await asyncio.wrap_future(self._table.rescale(self.name, self._handle, None, kv))
 
     def unload(self) -> None:
-        """Free it. Requests that already run with it end first; new ones cannot name it."""
+        """Free it, after running requests that use it have ended. New requests cannot use it."""
         self._table.unload(self.name, self._handle).result()
 
     async def aunload(self) -> None:
@@ -256,9 +256,9 @@ class LoadedAdapter:
 
 
 def _number(scale: float) -> float:
-    """A scale that is not None, which would mean to remove. Raises ParameterError."""
+    """The scale; None is refused, as it would remove the adapter. Raises ParameterError."""
     if scale is None:
-        raise ParameterError("a scale must be a number, not None", hint="remove() takes it out")
+        raise ParameterError("a scale must be a number, not None", hint="remove() deactivates it")
     return scale
 
 

@@ -1,10 +1,10 @@
-"""A conversation with a model: its messages, kept, changed, forked and saved.
+"""A conversation with a model: its messages can be edited, forked and saved.
 
-It holds text and no KV: what was computed before is found again by the runtime's prefix cache, so
-that a fork or another answer to the same question costs only its new tokens.
+It holds text and no KV. The runtime's prefix cache finds the KV of earlier messages again, so a
+fork or another answer to the same message costs only its new tokens.
 
-A saved conversation is a JSON object whose every field is checked, when it is written and when it
-is read, by the rules for what a model is asked: what can be saved can be read.
+A saved conversation is a JSON object. All fields are checked, on writing and on reading, by the
+rules for a model's input: what can be saved can be loaded.
 
     format "lorakit-session"    version 2    messages    tools or null
     adapters  {name: scale} or null          sampling  {parameter: value} or null (not in version 1)
@@ -36,7 +36,7 @@ MAX_FILE = 64 << 20  # bytes of a saved conversation
 
 
 class Talker(Protocol):
-    """What a session asks of a Model."""
+    """What a session needs of a Model."""
 
     def chat_prompt(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
@@ -57,10 +57,10 @@ class Talker(Protocol):
 
 
 class Session:
-    """A conversation. For use by one thread at a time; the model may serve others meanwhile.
+    """A conversation. Use it from one thread at a time; the model may serve others meanwhile.
 
-    messages: OpenAI's shapes, oldest first; yours to read, and to change between two turns.
-    adapters: as of `Model.chat`: for this conversation alone, or None to follow the active set.
+    messages: in OpenAI's format, oldest first; may be read, and changed between two turns.
+    adapters: for this conversation only, as in `Model.chat`; None follows the active set.
     """
 
     def __init__(
@@ -82,32 +82,31 @@ class Session:
         self.sampling = sampling
 
     def send(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
-        """Say something and wait for the answer; both are kept. Errors as of `Model.chat`, and then
-        the conversation is as it was."""
+        """Send a message and wait for the answer; both are kept. Raises what `Model.chat` raises;
+        the conversation is then unchanged."""
         for _ in (turn := self.stream(content, **options)):
             pass
         return turn.reply
 
     def stream(self, content: Any, **options: Unpack[SamplingOptions]) -> Turn:
-        """Say something and read the answer piece by piece; both are kept once it has ended."""
+        """Send a message and stream the answer; both are kept once it has ended."""
         return self._turn([*self.messages, {"role": "user", "content": content}], options)
 
     def answer(self, results: Sequence[Message], **options: Unpack[SamplingOptions]) -> ChatReply:
-        """Hand over the results of tool calls (messages of the role "tool") and wait for what
-        the model says of them."""
+        """Send the results of tool calls (messages of the role "tool") and wait for the answer."""
         for _ in (turn := self._turn([*self.messages, *map(dict, results)], options)):
             pass
         return turn.reply
 
     def regenerate(self, **options: Unpack[SamplingOptions]) -> ChatReply:
-        """Another answer to the last message, in place of the one that was given."""
+        """Replace the last answer with a new one."""
         end = self._last_user() + 1
         for _ in (turn := self._turn(self.messages[:end], options)):
             pass
         return turn.reply
 
     def edit_last(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
-        """Say the last thing otherwise; what was answered is dropped and answered anew."""
+        """Replace the last user message, drop what follows, and wait for a new answer."""
         start = self._last_user()
         changed = {**self.messages[start], "content": content}
         for _ in (turn := self._turn([*self.messages[:start], changed], options)):
@@ -115,7 +114,7 @@ class Session:
         return turn.reply
 
     def fork(self) -> Session:
-        """A conversation that goes on from here by itself."""
+        """An independent copy that continues from here."""
         return Session(
             self._model,
             messages=self.messages,
@@ -127,8 +126,8 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON, whole or not at all.
 
-        Raises ParameterError for what no file can hold (images given as bytes, half a surrogate
-        pair, NaN) and for what is no conversation, and WriteError.
+        Raises ParameterError for values that JSON cannot hold (images given as bytes, lone
+        surrogates, NaN) and for invalid conversations, and WriteError.
         """
         try:
             text = _encoded(self._content())
@@ -166,9 +165,9 @@ class Session:
         *,
         sampling: SamplingParams | None = None,
     ) -> Session:
-        """Read what `save` wrote. Its adapters are names, which must be loaded when it goes on.
+        """Read what `save` wrote. The adapters it names must be loaded before it continues.
 
-        sampling: in place of what was saved. Raises SourceError and FormatError.
+        sampling: replaces the saved one. Raises SourceError and FormatError.
         """
         content = _read(Path(path))
         try:
@@ -197,7 +196,7 @@ class Session:
 
 
 class Turn:
-    """One answer while it is written: iterate for its pieces, then read `reply`."""
+    """One answer in progress: iterate for its pieces, then read `reply`."""
 
     def __init__(
         self, session: Session, messages: list[dict[str, Any]], stream: Stream, model: Talker
@@ -212,11 +211,11 @@ class Turn:
 
     @property
     def reply(self) -> ChatReply:
-        """The whole answer; waits for it. Raises what went wrong."""
+        """The whole answer; waits for it. Raises the request's error."""
         return self._finish()
 
     def cancel(self) -> None:
-        """Stop the answer and take the turn back."""
+        """Stop the answer; the conversation stays as it was before this turn."""
         self._stream.cancel()
 
     def _finish(self) -> ChatReply:
@@ -227,7 +226,7 @@ class Turn:
 
 
 def _read(path: Path) -> Any:
-    """JSON of bounded size that could be written again."""
+    """JSON of bounded size, which could be written again."""
     try:
         raw = read_bounded(path, MAX_FILE)
         if raw is None:
@@ -242,13 +241,13 @@ def _read(path: Path) -> Any:
 
 
 def _encoded(content: object) -> bytes:
-    """JSON in UTF-8. Raises ValueError for half a surrogate pair, NaN and what has no end, and
+    """JSON in UTF-8. Raises ValueError for lone surrogates, NaN and circular values, and
     TypeError."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode()
 
 
 def _check(content: Any) -> SamplingParams | None:
-    """Raise FormatError with everything that is wrong; returns the saved sampling."""
+    """Raise FormatError with all faults; returns the saved sampling."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FormatError(f'it has no "format": "{FORMAT}"')
     version = content.get("version")
@@ -259,7 +258,7 @@ def _check(content: Any) -> SamplingParams | None:
     faults = [f"{name!r:.80} is not known" for name in content if name not in names]
     faults += [f"{name} is missing" for name in sorted(names - content.keys())]
     if faults:
-        raise FormatError("its fields are others", items=faults)
+        raise FormatError("its fields are not those of a conversation", items=faults)
     found = None
     for name, check in _CHECKS.items():
         try:
@@ -310,7 +309,7 @@ _CHECKS: dict[str, Callable[[object], SamplingParams | None]] = {
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of other libraries as Python's, for JSON."""
+    """Converts numbers of other libraries to Python's, for JSON."""
     return {name: _number(value) for name, value in values.items()}
 
 

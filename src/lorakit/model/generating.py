@@ -1,7 +1,7 @@
-"""Generating: text out of prompts and conversations, for a model's callers.
+"""Generating: text from prompts and conversations.
 
-It knows the tokenizer, the dialogue, the table of adapters and the engine's thread, and nothing of
-how adapters are loaded or a model is opened.
+It knows the tokenizer, the dialogue, the table of adapters and the runtime, but not how adapters
+are loaded or a model is opened.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FOR_EVER = 1e12  # seconds
 
 
 class Generating:
-    """The part of a Model that generates. Every method may be called from any thread."""
+    """The part of a Model that generates. Thread-safe."""
 
     tokenizer: TextTokenizer
     capabilities: Capabilities
@@ -51,9 +51,9 @@ class Generating:
         timeout: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Completion:
-        """Continue a prompt (text, or token ids as they are) and wait for the whole of it.
+        """Continue a prompt (text, or token ids) and wait for the complete answer.
 
-        sampling and options (see SamplingParams) say how; timeout is a deadline in seconds.
+        sampling and options: see SamplingParams. timeout: a deadline in seconds.
         Raises ContextFullError (prompt too long), ParameterError, UnknownAdapterError,
         QueueFullError, DeadlineError, EngineError, ClosedError.
         """
@@ -61,7 +61,7 @@ class Generating:
         generation = self._submit(self.encode(prompt), params, adapters, timeout)
         try:
             return generation.result()
-        except BaseException:  # Ctrl-C too: nothing goes on behind the caller's back
+        except BaseException:  # Ctrl-C too: do not keep generating for nobody
             generation.cancel()
             raise
 
@@ -95,9 +95,9 @@ class Generating:
     ) -> Stream:
         """Continue a prompt piece by piece: `for piece in ...` or `async for piece in ...`.
 
-        A piece never splits a character. With lookahead 0 the next token is computed when it is
-        asked for, so a scale changed between two pieces acts on the next one; n lets generation
-        run n pieces ahead of the reader, None as fast as it can. Errors as of `complete`.
+        A piece never splits a character. With lookahead 0 the next token is computed on demand, so
+        a scale changed between two pieces acts on the next one; n lets generation run n pieces
+        ahead of the reader, None without limit. Raises what `complete` raises.
         """
         params = sampling_params(sampling, options)
         ids = self.encode(prompt)
@@ -106,9 +106,9 @@ class Generating:
     def batch(
         self, requests: Iterable[Request], *, timeout: float | None = None
     ) -> list[Completion]:
-        """Run requests together, each with its own adapters; results in their order.
+        """Run requests together, each with its own adapters; returns results in the same order.
 
-        If one of them fails the others are cancelled and its error is raised.
+        If one fails, the others are cancelled and its error is raised.
         """
         generations: list[Generation] = []
         try:
@@ -141,7 +141,7 @@ class Generating:
                             sampling=request.sampling,
                             timeout=left,
                         )
-                    except QueueFullError:  # others fill it
+                    except QueueFullError:  # other requests filled it
                         await asyncio.to_thread(self._runtime.wait_for_room, deadline)
 
         tasks = [asyncio.ensure_future(run(request)) for request in requests]
@@ -165,10 +165,11 @@ class Generating:
         timeout: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> ChatReply:
-        """Answer a conversation through the model's own chat template.
+        """Answer a conversation, formatted with the model's own chat template.
 
-        messages and tools have OpenAI's shapes. The answer's tool calls are parsed; append
-        `reply.message` to go on. Errors as of `complete`, and BaseModelError (template_missing).
+        messages and tools are in OpenAI's format. Tool calls in the answer are parsed; append
+        `reply.message` to continue. Raises what `complete` raises, and BaseModelError
+        (template_missing).
         """
         ids = self.chat_prompt(messages, tools=tools)
         return self.parse_reply(
@@ -209,18 +210,18 @@ class Generating:
     ) -> ChatPrompt:
         """The token ids of a conversation, with its images, ready for the model's answer.
 
-        Raises CapabilityError for images where the model sees none.
+        Raises CapabilityError for images if the model does not support them.
         """
         if not has_images(messages):
             return ChatPrompt(self._dialogue.prompt(messages, tools))
         return ChatPrompt(*self._dialogue.illustrated(messages, tools, self._runtime.encode_image))
 
     def parse_reply(self, completion: Completion) -> ChatReply:
-        """Find the tool calls in an answer."""
+        """Parse an answer: its text, tool calls and reasoning."""
         return ChatReply(parsed=self._dialogue.parse(completion.text), completion=completion)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text as `complete` runs it; ids are passed on as they are."""
+        """The token ids that `complete` runs for a text; ids are returned unchanged."""
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, special=True)
         if isinstance(prompt, ChatPrompt):
@@ -258,7 +259,7 @@ class Generating:
             if wait:
                 self._runtime.wait_for_room(deadline)
             try:
-                with self._table.lock:  # nothing may be unloaded between naming and queueing it
+                with self._table.lock:  # so that no named adapter is unloaded before it is queued
                     return self._runtime.submit(
                         Submission(
                             prompt=tuple(ids),
@@ -278,7 +279,7 @@ class Generating:
 
 
 def as_ids(prompt: Iterable[int]) -> list[int]:
-    """Token ids as they were given. Raises ParameterError for bytes, truth values and the rest."""
+    """Token ids as a list. Raises ParameterError for bytes, booleans and other types."""
     if isinstance(prompt, bytes | bytearray | memoryview | Mapping | AbstractSet):
         raise ParameterError(
             f"a prompt is text or token ids, not {type(prompt).__name__}",
@@ -287,14 +288,14 @@ def as_ids(prompt: Iterable[int]) -> list[int]:
     try:
         ids = list(prompt)
         if any(isinstance(token, bool | np.bool_) for token in ids):
-            raise ParameterError("a prompt is text or token ids, found a truth value among them")
+            raise ParameterError("a prompt is text or token ids, found a boolean among them")
         return [operator.index(token) for token in ids]
     except TypeError as error:
         raise ParameterError(f"a prompt is text or token ids: {error}") from error
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """When a request is overdue, on the clock of time.monotonic. Raises ParameterError."""
+    """The deadline for a timeout, on the clock of time.monotonic. Raises ParameterError."""
     if timeout is None:
         return None
     if not (real(timeout) and timeout > 0):

@@ -1,4 +1,4 @@
-"""A reference becomes an adapter that is ready for an engine: fetched, read, in memory."""
+"""Turns a reference into an adapter in memory, ready for a runtime: fetched and read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fetch = Callable[[AdapterRef], Path]
 
 
 def ready(reference: AdapterRef, base: Base, fetch: Fetch) -> tuple[Adapter, str]:
-    """An adapter, and where it came from. Whether it fits is checked by whoever applies it.
+    """An adapter and its source. Whether it fits the base is checked by the caller.
 
     Raises what `fetch` raises, and FormatError.
     """
@@ -25,15 +25,15 @@ def ready(reference: AdapterRef, base: Base, fetch: Fetch) -> tuple[Adapter, str
         adapter, source = reference, "memory"
     else:
         adapter = read_adapter(fetch(reference), base.decoder)
-        adapter = adapter.in_memory()  # whatever happens to its file from here on
+        adapter = adapter.in_memory()  # independent of its file from here on
         source = describe(reference)
     adapter = without_unchanged(adapter, base)
-    adapter.digest  # noqa: B018  # computed here, so that the engine's thread need not
+    adapter.digest  # noqa: B018  # computed here, not on the engine's thread
     return adapter, source
 
 
 def name_of(adapter: AdapterRef) -> str:
-    """What an adapter is called where nobody says: the last part of its reference."""
+    """An adapter's default name: the last part of its reference."""
     if isinstance(adapter, Adapter):
         raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
     return default_name(adapter)

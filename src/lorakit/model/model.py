@@ -1,7 +1,7 @@
-"""Model: a base model that is ready to generate, with adapters that come and go.
+"""Model: a base model that is ready to generate, with adapters loaded and unloaded at run time.
 
-A call here becomes a Generation, waits its turn in the scheduler, runs as a row of the engine and
-comes back as text. What happens in between is in runtime/scheduler.py.
+A call becomes a Generation, waits in the scheduler's queue, runs as a row of the engine, and
+returns text. See runtime/scheduler.py for what happens in between.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ T = TypeVar("T")
 
 
 class Model(Generating):
-    """An open base model. Every method may be called from any thread.
+    """An open base model. Thread-safe.
 
-    `adapters=` of a request names the adapters for that request alone ({} for the plain base); left
-    out, the request follows the model's active set, changes in mid-generation included.
+    `adapters=` names the adapters of a single request ({} for the plain base). Without it, the
+    request follows the model's active set, even when that changes during generation.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Model(Generating):
         allow_private: bool = False,
     ) -> None:
         self.base = base
-        self.warnings: tuple[ModelWarning, ...] = ()  # what `open` went on in spite of
-        self.merged: tuple[MergedAdapter, ...] = ()  # what `open` put into the base's weights
+        self.warnings: tuple[ModelWarning, ...] = ()  # failures that `open` tolerated
+        self.merged: tuple[MergedAdapter, ...] = ()  # adapters that `open` merged into the weights
         self._offline = offline
         self._progress = progress
         self._allow_private = allow_private
@@ -72,9 +72,9 @@ class Model(Generating):
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
         self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
         on_fork(self, Model._forked)
-        # The collector runs finalizers in the midst of anything: this one signals and never waits.
+        # Finalizers may run at any point of any thread, so this one signals and never waits.
         finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
-        finalizer.atexit = False  # the thread closes itself then, see runtime.processes
+        finalizer.atexit = False  # at exit the thread closes itself, see lorakit.processes
         on_fork(self._table, AdapterTable.renew_lock)
         self.capabilities: Capabilities = runtime.capabilities
 
@@ -109,15 +109,14 @@ class Model(Generating):
         allow_private: bool | None = None,
         wait: bool = True,
     ) -> LoadedAdapter | Future[LoadedAdapter]:
-        """Get an adapter, check it against the base and make it available; it is not active yet.
+        """Fetch an adapter, check it against the base and load it, without activating it.
 
         adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, or an
-        Adapter. name: how to call it; by default the last part of the reference. source: of which
-        kind the reference must be. allow_private: let a URL be of a machine of a private network;
-        None is as the model was opened. With wait=False a Future comes back at once and generation
-        goes on meanwhile.
-        Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError, ClosedError
-        and leaves the model as it was.
+        Adapter. name: by default the last part of the reference. source: the kind that the
+        reference must be. allow_private: allow URLs of machines in a private network; None is as
+        the model was opened. wait: False returns a Future at once; generation continues meanwhile.
+        Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError and
+        ClosedError; the model is then unchanged.
         """
         name = name or name_of(adapter)
         self._runtime.require_open()
@@ -126,7 +125,7 @@ class Model(Generating):
             return self._load(adapter, name, source, allow_private)
         try:
             future = self._loaders.submit(self._load, adapter, name, source, allow_private)
-        except RuntimeError:  # closed just now
+        except RuntimeError:  # closed in the meantime
             self._table.release(name)
             self._runtime.require_open()
             raise
@@ -149,12 +148,12 @@ class Model(Generating):
         return await asyncio.wrap_future(load)
 
     def apply(self, adapters: Scales, *, kv: KvPolicy = "keep") -> None:
-        """Make exactly these adapters active, all at once: {"a": 0.7, "b": 0.3}.
+        """Make exactly these adapters active, in one step: {"a": 0.7, "b": 0.3}.
 
         Scales multiply the adapters' own effective scales; 0 is off. Running generations that
-        follow the active set change with their next token; `kv` says whether the KV of their
+        follow the active set change with their next token; `kv` chooses whether the KV of their
         earlier tokens is kept or recomputed.
-        Raises ParameterError, UnknownAdapterError, ClosedError, and then changes nothing.
+        Raises ParameterError, UnknownAdapterError, ClosedError; nothing is changed then.
         """
         self._table.activate(adapters, kv).result()
 
@@ -163,7 +162,7 @@ class Model(Generating):
         await asyncio.wrap_future(self._table.activate(adapters, kv))
 
     def clear_adapters(self, *, kv: KvPolicy = "keep") -> None:
-        """Back to the plain base; the adapters stay loaded."""
+        """Deactivate all adapters; they stay loaded."""
         self.apply({}, kv=kv)
 
     async def aclear_adapters(self, *, kv: KvPolicy = "keep") -> None:
@@ -172,17 +171,17 @@ class Model(Generating):
 
     @property
     def adapters(self) -> tuple[AdapterInfo, ...]:
-        """All loaded adapters: the active ones in their order, then the rest."""
+        """All loaded adapters: first the active ones, in their order, then the rest."""
         return self._table.all_info()
 
     def find(self, name: str) -> LoadedAdapter | None:
-        """The loaded adapter of that name, if there is one."""
+        """The loaded adapter of that name, or None."""
         return self._table.find(name)
 
-    # What was computed.
+    # Logits, embeddings, saved states.
 
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
-        """Logits of every position, float32 [tokens, vocabulary], computed afresh."""
+        """Logits of every position, float32 [tokens, vocabulary], computed without cached KV."""
         ids, images = self._whole(prompt)
         self._check(ids, images)
         return self._compute(adapters, lambda chosen: self._runtime.logits(ids, chosen, images))
@@ -195,7 +194,7 @@ class Model(Generating):
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
     ) -> npt.NDArray[np.float32]:
-        """The prompt as one vector, float32 [hidden size]: its tokens' last hidden states pooled.
+        """The prompt as one vector, float32 [hidden size]: its last hidden states, pooled.
 
         normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
         """
@@ -203,7 +202,7 @@ class Model(Generating):
             raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
         ids, images = self._whole(prompt)
         if images:
-            raise CapabilityError("images have no embedding", hint="embed text alone")
+            raise CapabilityError("images have no embedding", hint="embed text only")
         self._check(ids, {})
         states = self._compute(adapters, lambda chosen: self._runtime.hidden(ids, chosen))
         vector = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float64)
@@ -215,13 +214,13 @@ class Model(Generating):
     ) -> int:
         """Compute a prompt's KV and write it to a file; returns how many tokens it holds.
 
-        It serves only requests with the same base, engine, adapters, scales and tokens.
+        Only requests with the same base, engine, adapters, scales and tokens reuse it.
         Raises WriteError, ContextFullError, ParameterError, UnknownAdapterError, QueueFullError,
         EngineError, ClosedError.
         """
         ids, images = self._whole(prompt)
         if images:
-            raise CapabilityError("the KV of images is not saved", hint="save text alone")
+            raise CapabilityError("the KV of images is not saved", hint="save text only")
         self._check(ids, {})
         place = as_path(path)
         state = self._compute(adapters, lambda chosen: self._runtime.save_state(ids, chosen))
@@ -229,7 +228,7 @@ class Model(Generating):
         return len(ids)
 
     def load_state(self, path: str | os.PathLike[str]) -> int:
-        """Take saved KV into the prefix cache; returns how many tokens it holds.
+        """Load saved KV into the prefix cache; returns how many tokens it holds.
 
         Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
         """
@@ -242,7 +241,7 @@ class Model(Generating):
         return {"engine": self.capabilities.kv_identity, "base": self.base.fingerprint}
 
     def _most_kv(self) -> int:
-        """Bytes of KV that a full context of this model takes, in any engine's form."""
+        """An upper bound on the bytes of KV of a full context, in any engine."""
         d = self.base.decoder
         token = 2 * len(d.layers) * d.kv_heads * d.head_dim * 4  # keys and values, float32
         return 2 * (token + 64) * self.capabilities.context + (1 << 20)
@@ -261,13 +260,13 @@ class Model(Generating):
         self, adapters: Scales | None, queue: Callable[[AdapterSet | None], Future[T]]
     ) -> T:
         """Queue a computation with the named adapters, or the active set, and wait for it."""
-        with self._table.lock:  # nothing may be unloaded between naming and queueing it
+        with self._table.lock:  # so that no named adapter is unloaded before it is queued
             chosen = None if adapters is None else self._table.resolve(adapters)
             future = queue(chosen)
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # as Ctrl-C means; where it runs already it runs to its end
+            future.cancel()  # after Ctrl-C; one that is already running completes
             raise
 
     # Closing.
@@ -277,9 +276,9 @@ class Model(Generating):
         return self._runtime.closed
 
     def close(self) -> None:
-        """End running requests with ClosedError and free everything. Twice does no harm."""
+        """End running requests with ClosedError and free everything. Idempotent."""
         self._runtime.close()
-        self._loaders.shutdown(wait=False)  # what still loads meets the closed thread and says so
+        self._loaders.shutdown(wait=False)  # loads in progress raise ClosedError
 
     async def aclose(self) -> None:
         """`close` for coroutines."""
@@ -317,17 +316,17 @@ class Model(Generating):
             raise
 
     def _forked(self) -> None:
-        """In a child process nobody loads what is still to load."""
+        """In a forked child: end pending loads, as their threads do not exist there."""
         for load in list(self._loads):
             load._condition = threading.Condition()  # another thread may hold it
             try:
                 self._runtime.require_open()
             except ClosedError as error:
-                with suppress(InvalidStateError):  # done
+                with suppress(InvalidStateError):  # already done
                     load.set_exception(error)
 
     def _report(self, progress: Progress) -> None:
-        self._runtime.require_open()  # a download does not outlive its model
+        self._runtime.require_open()  # stops a download when the model is closed
         if self._progress is not None:
             self._progress(progress)
 

@@ -1,4 +1,4 @@
-"""`open`: a base, from wherever it is, with its adapters, as a running Model."""
+"""`open`: fetches a base and its adapters, and starts a Model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lorakit.sources import OnProgress, describe, fetch
 from lorakit.values import shown, whole
 
 Choice = Adapter | AdapterConfig
-Get = Callable[..., Path]  # `fetch` as this model wants it
+Get = Callable[..., Path]  # `fetch` with this model's options
 log = logging.getLogger("lorakit")
 MAX_QUEUE = 256
 
@@ -63,19 +63,19 @@ def open(
     base: a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file: a path,
     the https:// URL of one, or hf:org/repo[@revision][/subfolder].
     adapter: one adapter or several to load and apply at once: a reference, an Adapter, or an
-    AdapterConfig, which also says at what scale and what to do when it fails.
+    AdapterConfig, which also holds a scale and what to do if it fails.
     engine: "onnx" (ONNX Runtime, the default for a folder), "llama" (llama.cpp, for a GGUF file;
     needs lorakit[llama]), or "torch" (the reference: transformers, every kind of adapter, float32;
     needs lorakit[torch]).
-    mmproj: the file of a GGUF vision model's projector, so that chats may hold images.
+    mmproj: the projector file of a GGUF vision model, so that chats may contain images.
     max_queue: how many requests may wait before QueueFullError.
-    offline: fetch nothing; None asks LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: told of every
-    download, of this model's later `load_adapter` too; see lorakit.sources. allow_private: let URLs
-    be of machines of a private network, there too.
-    options: see EngineOptions (threads, context, max_batch, cached_sequences), and of one engine
-    each OnnxOptions (quantize), TorchOptions (device) and llama=LlamaOptions(...).
+    offline: fetch nothing; None uses LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: called for every
+    download, also of later `load_adapter` calls; see lorakit.sources. allow_private: allow URLs of
+    machines in a private network, also for later `load_adapter` calls.
+    options: see EngineOptions (threads, context, max_batch, cached_sequences), and those of single
+    engines: OnnxOptions (quantize), TorchOptions (device) and llama=LlamaOptions(...).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
-    adapter, what `Model.load_adapter` raises; then everything is closed.
+    adapter, what `Model.load_adapter` raises; everything opened so far is then closed.
     """
     if not whole(max_queue) or max_queue < 1:
         said = shown(max_queue)
@@ -88,11 +88,11 @@ def open(
     chosen = _options(engine, options, mmproj, get)
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
     kind = ENGINES[engine]
-    kind.require(opened)  # before anything slow begins
+    kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
     make = partial(open_engine, engine, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
-    try:  # beside the opening engine
+    try:  # while the engine opens on its thread
         tokenizer = kind.tokenizer(opened)
         model = Model(
             opened,
@@ -117,10 +117,10 @@ def open(
 def _options(
     engine: str, given: Mapping[str, Any], mmproj: str | os.PathLike[str] | None, get: Get
 ) -> EngineOptions:
-    """The engine's options from the keywords of `open`, files among them fetched."""
+    """The engine's options from the keywords of `open`, with their files fetched."""
     native, rest = given.get("llama"), {k: v for k, v in given.items() if k != "llama"}
     if native is not None and "llama" in ENGINES[engine].others:
-        rest["llama"] = native  # of another engine, which says so
+        rest["llama"] = native  # another engine's: make_options raises the error
         native = None
     if mmproj is not None:
         rest["mmproj"] = mmproj
@@ -130,14 +130,14 @@ def _options(
         return chosen
     if mmproj is not None:
         projector = get(mmproj, kind="base")
-    whole = Path(projector).expanduser().absolute()  # the process may go to another folder
+    whole = Path(projector).expanduser().absolute()  # the working directory may change
     return make_options(engine, {"mmproj": whole}, chosen)
 
 
 def _merge(
     base: Base, choices: list[Choice], get: Get, progress: OnProgress | None
 ) -> tuple[Base, list[Choice], tuple[MergedAdapter, ...], list[ModelWarning]]:
-    """The base with what is to be merged into it, and the adapters that are left to apply."""
+    """The base with adapters of mode "merge" merged into it, and the other adapters."""
     wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
     rest = [c for c in choices if isinstance(c, Adapter) or c.mode != "merge"]
     if wanted:
@@ -155,7 +155,7 @@ def _merge(
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress) if found else base
-    except LorakitError as error:  # of them together
+    except LorakitError as error:  # all of them failed together
         warnings += [_survived(config, error) for config, _, _ in found]
         return base, rest, (), warnings
     return merged, rest, tuple(said for _, said in pairs), warnings
@@ -168,7 +168,7 @@ def _merged(config: AdapterConfig, adapter: Adapter, source: str) -> MergedAdapt
 
 
 def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
-    """Load adapters and make them active; returns what went wrong and was to be survived."""
+    """Load and activate adapters; returns warnings for those that failed and may."""
     scales: dict[str, float] = {}
     warnings = []
     for choice in choices:
@@ -195,7 +195,7 @@ def _load(model: Model, choice: Choice, taken: Container[str]) -> tuple[str, flo
 
 
 def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
-    """What is told of an adapter that may fail; the error is raised where it may not."""
+    """A warning for a failed adapter. Raises the error unless on_error allows it to fail."""
     if choice.on_error == "raise":
         raise error
     reference = describe(choice.path, choice.source)
@@ -204,7 +204,7 @@ def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
 
 
 def unused_name(name: str, taken: Container[str]) -> str:
-    """`name`, or `name-2`, `name-3`, ... where it is taken."""
+    """`name`, or `name-2`, `name-3`, ... if it is taken."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""What goes into a Model's calls and comes out of them, beside plain text."""
+"""The arguments and results of a Model's calls, other than plain text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Prompt = str | Sequence[int]
 
 
 class ChatPrompt(list[int]):
-    """Token ids of a prompt, and the images that its negative ids stand for (see text.image_ids).
+    """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
     images: float32 vectors [positions, embedding] by digest.
     """
@@ -37,14 +37,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """An answer in a conversation, taken apart. `str()` of it is its text."""
+    """A parsed answer in a conversation. `str()` of it is its text."""
 
     parsed: ParsedReply
     completion: Completion
 
     @property
     def text(self) -> str:
-        """What the model said beside its tool calls."""
+        """The answer without its tool calls and its reasoning."""
         return self.parsed.text
 
     @property
@@ -53,17 +53,17 @@ class ChatReply:
 
     @property
     def reasoning(self) -> str:
-        """What the model thought before or between what it said; "" for nothing."""
+        """The model's reasoning; "" if there is none."""
         return self.parsed.reasoning
 
     @property
     def malformed(self) -> tuple[Malformed, ...]:
-        """What began like a tool call and could not be read, each with the reason."""
+        """Tool calls that could not be parsed, each with the reason."""
         return self.parsed.malformed
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message to append to the conversation (OpenAI's shape)."""
+        """The answer as a message to append to the conversation (OpenAI's format)."""
         return self.parsed.to_message()
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ log = logging.getLogger("lorakit")
 
 
 class AttachedAdapters:
-    """What an engine holds, by handle. Belongs to the engine's thread."""
+    """The adapters of an engine, by handle. Used by the engine's thread only."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -20,13 +20,13 @@ class AttachedAdapters:
         self._digests: dict[int, str] = {}
         self._invocations: dict[int, tuple[int, ...]] = {}
         self._retired: set[int] = set()
-        self._refused: set[int] = set()  # retired ones that the engine did not let go of
+        self._refused: set[int] = set()  # retired ones that the engine failed to detach
 
     def __len__(self) -> int:
         return len(self._names)
 
     def attach(self, name: str, prepared: Prepared) -> int:
-        """Hand an adapter to the engine; returns its handle. Raises what the engine raises."""
+        """Attach an adapter; returns its handle. Raises what the engine raises."""
         handle, adapter = self._engine.attach(prepared), prepared.adapter
         self._names[handle], self._digests[handle] = name, adapter.digest
         if adapter.invocation_tokens:
@@ -34,7 +34,7 @@ class AttachedAdapters:
         return handle
 
     def retire(self, handle: int) -> None:
-        """Free it as soon as `free` finds it unused."""
+        """Mark an adapter to be freed by `free` as soon as it is unused."""
         self._retired.add(handle)
 
     @property
@@ -42,7 +42,7 @@ class AttachedAdapters:
         return bool(self._retired)
 
     def free(self, used: Iterable[int]) -> None:
-        """Free the retired ones that are not used; one that the engine keeps is tried again."""
+        """Free the retired adapters that are unused. A failed detach is tried again next time."""
         for handle in self._retired.difference(used):
             try:
                 self._engine.detach(handle)
@@ -61,5 +61,5 @@ class AttachedAdapters:
         return plan(adapters, prompt, self._invocations, self._digests)
 
     def named(self, adapters: AdapterSet) -> tuple[tuple[str, float], ...]:
-        """A set as its user knows it."""
+        """A set by the names that the user gave."""
         return tuple((self._names[handle], scale) for handle, scale in adapters)

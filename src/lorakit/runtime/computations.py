@@ -1,7 +1,7 @@
-"""What callers want of an engine beside text: logits, hidden states, saved KV.
+"""Results other than text that callers ask an engine for: logits, hidden states, saved KV.
 
-Each waits in the scheduler's queue until a sequence can be had, as requests do, and then runs to
-its end on the engine's thread, a part in each step, beside the requests.
+A computation waits in the scheduler's queue for a free sequence, as a request does, and then runs
+to completion on the engine's thread, one part per step, next to the requests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("lorakit")
 
 
 class Workbench:
-    """What a computation works with: the engine, its sequences, and what runs beside it."""
+    """What a computation uses: the engine, its sequences, and those of running requests."""
 
     def __init__(self, engine: Engine, sequences: Sequences, prefixes: PrefixCache) -> None:
         self.engine = engine
@@ -43,7 +43,7 @@ class Workbench:
         self.busy: list[Prefix] = []  # sequences that requests are using
 
     def make_room(self) -> None:
-        """Let the engine open one sequence more, at the cost of an idle one."""
+        """Make sure that one more sequence can be opened; evict an idle one if necessary."""
         if not self.sequences.room:
             self.prefixes.evict()
 
@@ -57,8 +57,8 @@ class Workbench:
         logits: Literal["all", "none"] = "none",
         images: Mapping[int, Vectors] | None = None,
     ) -> Iterator[tuple[int, Logits]]:
-        """Run the tokens from `start` on, each under its adapters; the end and the logits of each
-        part."""
+        """Run the tokens from `start` on, each under its adapters; yield the end and the logits of
+        each part."""
         listed = tokens.tolist()
         while start < len(tokens):
             chosen, border = plan.at(start)
@@ -76,7 +76,7 @@ class Workbench:
 
 
 class Computation(ABC, Generic[T]):
-    """One of them. `adapters` None means the active set at the moment it is queued."""
+    """One computation. `adapters` None means the active set at the moment it is queued."""
 
     def __init__(self, tokens: Sequence[int] | Tokens, adapters: AdapterSet | None) -> None:
         self.tokens = np.asarray(tokens, np.int64)
@@ -86,12 +86,12 @@ class Computation(ABC, Generic[T]):
         self._parts: Parts[T] | None = None
 
     def begin(self, bench: Workbench) -> bool:
-        """Whether somebody still waits for it; then `advance` computes it."""
+        """Start, to be continued by `advance`; False if the caller has cancelled it."""
         self._parts = self.parts(bench)
         return self.future.set_running_or_notify_cancel()
 
     def advance(self) -> bool:
-        """Compute one part; True once whoever waits has the outcome. Never raises an Exception."""
+        """Compute one part; True once the future has its outcome. Never raises an Exception."""
         assert self._parts is not None
         try:
             with memory_errors():
@@ -113,7 +113,7 @@ class Computation(ABC, Generic[T]):
 
     @abstractmethod
     def parts(self, bench: Workbench) -> Parts[T]:
-        """Compute; yield wherever others may run."""
+        """Compute; yield wherever other rows may run in between."""
 
     @property
     def history(self) -> Plan:
@@ -167,7 +167,7 @@ class HiddenOf(Computation[npt.NDArray[np.float32]]):
 
 
 class SavedState(Computation[State]):
-    """The KV of some tokens, computed as far as no other sequence holds it, to be written."""
+    """The KV of some tokens, reused from other sequences where possible, to be written."""
 
     def parts(self, bench: Workbench) -> Parts[State]:
         key = self.history.key
@@ -216,7 +216,7 @@ class LoadedState(Computation[None]):
 
 
 def told(error: Exception) -> LorakitError:
-    """What a caller is told of an error; an unexpected one goes into the log with its trace."""
+    """The error to raise to the caller; an unexpected one is logged with its traceback."""
     if isinstance(error, LorakitError):
         return error
     log.error("a request failed", exc_info=error)
@@ -224,7 +224,7 @@ def told(error: Exception) -> LorakitError:
 
 
 def to_the_end(run: Callable[[], R]) -> R:
-    """Run what no request can cancel; an interrupt was meant for the step before. ClosedError."""
+    """Run again after interrupts, which are meant for requests. Raises ClosedError on closing."""
     while not abandoned.get()():
         with suppress(CancelledError):
             return run()
@@ -232,7 +232,7 @@ def to_the_end(run: Callable[[], R]) -> R:
 
 
 class memory_errors:  # noqa: N801  # used as a function; a class costs a third of a generator
-    """Running out of memory fails a request, not the engine's thread."""
+    """Turns MemoryError into EngineError, which fails a request, not the engine's thread."""
 
     __slots__ = ()
 

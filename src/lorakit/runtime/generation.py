@@ -1,8 +1,8 @@
-"""One request in flight: what passes between the thread that generates and the one that reads.
+"""One request in flight: shared between the engine's thread and the readers.
 
 The engine thread emits chunks and an outcome; readers, threads or coroutines, wait for the same
-events. Generation runs at most `lookahead` chunks ahead of its reader (None: as fast as it can),
-so that a scale changed between two pieces of a stream acts on the very next token.
+events. Generation runs at most `lookahead` chunks ahead of its reader (None: without limit), so
+that a scale changed between two pieces of a stream acts on the very next token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lorakit.errors import CancelledError, LorakitError
 from lorakit.runtime.sampling import Choice, SamplingParams
 from lorakit.text.image_ids import Vectors
 
-HEARTBEAT = 0.5  # seconds; a wait without end cannot be interrupted by Ctrl-C on Windows
+HEARTBEAT = 0.5  # seconds; on Windows, Ctrl-C does not interrupt a wait without timeout
 FinishReason = Literal["stop", "length"]
 
 
@@ -32,7 +32,7 @@ class Completion:
 
     tokens: every sampled token, the one that stopped it included, with log probabilities where
     they were asked for. cached_tokens: how many prompt tokens came from the prefix cache.
-    adapters: (name, scale) in force at the end. Times are seconds from submission.
+    adapters: (name, scale) active at the end. Times are seconds from submission.
     """
 
     text: str
@@ -103,7 +103,7 @@ class Generation:
                 _wake(self._done_wakers)
 
     def forked(self, error: LorakitError) -> None:
-        """In a child process nobody computes it any more; see EngineThread.forked."""
+        """End it in a forked child, where no thread computes it; see EngineThread.forked."""
         self._condition, self._done = threading.Condition(), threading.Event()
         self.wake = self.interrupt = lambda: None
         if self._outcome is None:
@@ -121,13 +121,13 @@ class Generation:
         return self._outcome is not None
 
     def cancel(self) -> None:
-        """Stop before the next token; the outcome is a CancelledError unless it was done."""
+        """Stop before the next token; the outcome is CancelledError unless it is already done."""
         self.cancelled = True
         self.interrupt()
         self.wake()
 
     def next_piece(self) -> str | None:
-        """The next piece of text, waiting for it; None at the end. Raises what went wrong."""
+        """Wait for the next piece of text; None at the end. Raises the request's error."""
         with self._condition:
             if self._ready():
                 return self._take()
@@ -148,7 +148,7 @@ class Generation:
         try:
             while True:
                 with self._condition:
-                    if self._ready():  # take and stop wanting at once, lest one more is computed
+                    if self._ready():  # in one lock, or one more is computed
                         self._wanted, wanted = self._wanted - wanted, 0
                         return self._take()
                     waker = _Waker(self._piece_wakers)
@@ -161,7 +161,7 @@ class Generation:
                     waker.forget()
 
     def result(self, timeout: float | None = None) -> Completion:
-        """Wait for the end, unread pieces aside. Raises what went wrong, or TimeoutError."""
+        """Wait for the end, without reading. Raises the request's error, or TimeoutError."""
         self._run_free()
         limit = math.inf if timeout is None else time.monotonic() + timeout
         while not self._done.wait(min(HEARTBEAT, max(0.0, limit - time.monotonic()))):
@@ -202,11 +202,11 @@ class Generation:
         if isinstance(self._outcome, Completion):
             return self._outcome
         assert self._outcome is not None
-        raise self._outcome.with_traceback(None)  # not with that of every earlier call
+        raise self._outcome.with_traceback(None)  # else it grows with every call
 
 
 class _Waker:
-    """A future of the running loop that is done once its list of wakers is called."""
+    """A future of the running loop, resolved when its list of wakers is called."""
 
     def __init__(self, wakers: list[Callable[[], object]]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -215,7 +215,7 @@ class _Waker:
         wakers.append(self._wake)
 
     def forget(self) -> None:
-        """Be called no more."""
+        """Remove it from the list."""
         with suppress(ValueError):
             self._wakers.remove(self._wake)
 
@@ -228,20 +228,20 @@ class _Waker:
 
 
 def _wake(wakers: list[Callable[[], object]]) -> None:
-    """Call and forget them. A loop that was closed meanwhile has nobody left to wake."""
+    """Call all wakers and clear the list. Wakers of a closed loop are skipped."""
     while wakers:
         with suppress(RuntimeError):
             wakers.pop()()
 
 
 class Stream:
-    """What a caller of `stream` holds: an iterator of text, sync or async.
+    """The result of `stream`: an iterator of text, sync or async.
 
     Dropping or closing it cancels the generation; `result()` waits for the Completion.
     """
 
     def __init__(self, generation: Generation, owner: object = None) -> None:
-        """owner: what must live until the stream has been read, such as its model."""
+        """owner: an object to keep alive until the stream has been read, such as the model."""
         self._generation = generation
         self._owner = owner
 
@@ -270,7 +270,7 @@ class Stream:
     close = cancel
 
     def result(self, timeout: float | None = None) -> Completion:
-        """The Completion, waiting for the end. Raises what went wrong."""
+        """Wait for the Completion. Raises the request's error, or TimeoutError."""
         return self._generation.result(timeout)
 
     async def aresult(self) -> Completion:

@@ -1,4 +1,4 @@
-"""A request as the scheduler sees it: its tokens, its place in a KV cache, its text so far."""
+"""A request in the scheduler: its tokens, its sequence, and its text so far."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class TextDecoder(Protocol):
 
 
 class Job:
-    """One admitted or waiting request. Lives on the engine thread.
+    """One admitted or waiting request. Used by the engine's thread only.
 
     `tokens` is prompt plus output; the first `computed` of them are in the KV cache of `sequence`,
-    each computed under the adapters that `plan` names for it. The plan is the request's history:
-    it says the same whether the KV was kept, given up, or found in somebody else's cache.
+    each computed under the adapters that `plan` names for it. The plan is the request's history,
+    and does not depend on whether the KV was kept, dropped, or reused from another request.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Job:
         self.sequence: int | None = None
         self.computed = 0
         self.cached = 0
-        self.plan: Plan | None = None  # None before it was admitted for the first time
-        self.queued = False  # whether the scheduler knows it
+        self.plan: Plan | None = None  # None until it is first admitted
+        self.queued = False  # whether it was added to the scheduler
         self.output: list[Choice] = []
         text = [token for token in generation.prompt if token >= 0]
         self._sampler = Sampler(generation.params, text, constraint)
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def prefix(self) -> Prefix:
-        """What its sequence can offer to others."""
+        """Its computed tokens, for reuse by others."""
         assert self.sequence is not None
         tokens = np.asarray(self.tokens[: self.computed], np.int64)
         return Prefix(sequence=self.sequence, key=self.key, tokens=tokens)
@@ -85,11 +85,11 @@ class Job:
             self.cached = cached
 
     def park(self) -> None:
-        """Give up the sequence; a later `begin` finds or computes its KV again."""
+        """Give up the sequence; a later `begin` finds its KV in the cache or computes it again."""
         self.sequence, self.computed = None, 0
 
     def will_share(self, key: Key, tokens: Tokens) -> int:
-        """Length of the prefix that it shares with another job and has not wholly computed yet."""
+        """Length of the prefix shared with another job that this one is still computing, else 0."""
         if not (self.pending > 1 and self.generation.wants_more):
             return 0
         mine = np.asarray(self.tokens, np.int64)
@@ -97,7 +97,7 @@ class Job:
         return common if common > self.computed else 0
 
     def follow(self, new: Plan, policy: KvPolicy) -> int:
-        """Go on with other adapters; returns how many computed tokens agree with the new history.
+        """Switch adapters; returns how many computed tokens agree with the new history.
 
         The rules are in docs/engines.md. Before the first token they are the same for both
         policies; from then on all tokens but the last were fed to the model.
@@ -114,11 +114,11 @@ class Job:
         return valid - inside(self.tokens, valid)
 
     def row(self, chunk: int) -> Row:
-        """About a chunk of what is pending, an image as a whole or not at all."""
+        """About a chunk of the pending tokens; images are never split."""
         assert self.sequence is not None
         assert self.plan is not None
         adapters, border = self.plan.at(self.computed)
-        if self.pending == 1 and self.tokens[-1] >= 0:  # as nearly always
+        if self.pending == 1 and self.tokens[-1] >= 0:  # the usual case
             return Row(
                 sequence=self.sequence,
                 tokens=np.array(self.tokens[-1:], np.int64),
@@ -138,7 +138,7 @@ class Job:
         )
 
     def interrupted(self, now: float) -> LorakitError | None:
-        """Why it must end before its next token, if it must."""
+        """The error with which it must end before its next token, or None."""
         if self.generation.cancelled:
             return CancelledError("the generation was cancelled")
         if self.generation.deadline is not None and now >= self.generation.deadline:
@@ -150,7 +150,7 @@ class Job:
         return None
 
     def absorb(self, row: Row, logits: Logits, context: int) -> FinishReason | None:
-        """Account for a step that ran: sample, emit text, and say whether it is finished."""
+        """Process a finished step: sample, emit text; returns the finish reason, if any."""
         self.computed += len(row.tokens)
         if row.logits == "none":
             return None

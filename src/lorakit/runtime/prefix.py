@@ -1,4 +1,4 @@
-"""Idle sequences kept for their KV cache, found again by what was computed in them.
+"""Idle sequences kept for their KV cache, to be found by their tokens and adapters.
 
 KV belongs to (adapter digests and scales, tokens): nothing is reused across different keys, and
 never more than the engine says that it still holds.
@@ -71,7 +71,7 @@ class PrefixCache:
         self._idle.append(prefix)
 
     def evict(self) -> bool:
-        """Close the least recently used sequence; False where there is none."""
+        """Close the least recently used sequence; False if there is none."""
         if self._idle:
             self._drop(self._idle[0])
             return True
@@ -80,11 +80,11 @@ class PrefixCache:
     def acquire(self, key: Key, tokens: Tokens, busy: Sequence[Prefix]) -> tuple[int, int]:
         """A sequence for `tokens`, and how many of them its cache already holds.
 
-        An idle sequence that is wholly a prefix is taken over; one that shares only its beginning,
-        or is `busy`, is forked. Where the engine can open no more, the least recently used idle
-        one gives way. KV that the engine cannot hand over is computed anew.
+        An idle sequence that is entirely a prefix of `tokens` is reused; one that only shares its
+        beginning, or is `busy`, is forked. If the engine can open no more sequences, the least
+        recently used idle one is closed. KV that the engine cannot fork is computed again.
         """
-        best, common = self._best(key, tokens[:-1], busy)  # the last one runs, for its logits
+        best, common = self._best(key, tokens[:-1], busy)  # the last token must run, for its logits
         if best is not None and best in self._idle:
             whole = common == len(best.tokens)
             if whole or (best is self._idle[0] and not self._sequences.room):
@@ -92,7 +92,7 @@ class PrefixCache:
                 if self._sequences.cut(best.sequence, common):
                     return best.sequence, common
                 best = None
-            else:  # used just now
+            else:  # now the most recently used
                 self._idle.append(self._idle.pop(self._idle.index(best)))
         if not self._sequences.room:
             self.evict()
@@ -103,7 +103,7 @@ class PrefixCache:
         return self._sequences.open(), 0
 
     def _best(self, key: Key, tokens: Tokens, busy: Sequence[Prefix]) -> tuple[Prefix | None, int]:
-        """The sequence that shares most with `tokens`, the most recent of equals."""
+        """The sequence that shares most with `tokens`; of equals, the most recently used."""
         best, most = None, 0
         for prefix in [*busy, *self._idle]:
             shared = prefix.common(key, tokens)
@@ -114,7 +114,7 @@ class PrefixCache:
         return best, most
 
     def _held(self, prefix: Prefix, length: int) -> int:
-        """How much of a prefix the engine still has; never a part of an image."""
+        """How much of a prefix the engine still holds; never a part of an image."""
         try:
             held = min(length, self._engine.reusable(prefix.sequence, length))
         except Exception as error:

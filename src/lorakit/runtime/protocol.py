@@ -1,4 +1,4 @@
-"""The seam above the engines: what a Model asks of whatever runs its requests.
+"""The interface above the engines: what a Model needs of whatever runs its requests.
 
 The engine's thread in this process is one Runtime (thread.py). A remote server and replicas can be
 others: nothing here names a scheduler, a job, or an engine.
@@ -26,10 +26,10 @@ from lorakit.text.image_ids import Image, Vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Submission:
-    """One answer that is asked for.
+    """A request for one answer.
 
-    prompt: token ids; negative ones name images. decoder: makes text of this answer's tokens, and
-    of no other's. stops: token ids that end it. adapters: None follows the runtime's active set.
+    prompt: token ids; negative ones name images. decoder: decodes this answer's tokens only; not
+    shared. stops: token ids that end it. adapters: None follows the runtime's active set.
     deadline: on the clock of time.monotonic. lookahead: see Generation.
     """
 
@@ -45,17 +45,17 @@ class Submission:
 
 
 class Runtime(Protocol):
-    """Runs requests with adapters. Every method may be called from any thread.
+    """Runs requests with adapters. Thread-safe.
 
-    Adapters are named by the handles that `load` gave. Changes, requests and computations take
-    effect in the order in which they were called. Errors come out of the futures and generations:
-    EngineError and its kinds, QueueFullError, ClosedError once it is closed. docs/engines.md says
-    what an answer depends on.
+    Adapters are named by the handles that `load` returned. Changes, requests and computations take
+    effect in the order in which they were called. Futures and generations raise the errors:
+    EngineError and its subclasses, QueueFullError, ClosedError once it is closed. docs/engines.md
+    states what an answer depends on.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; waits until it is open, and raises what opening it raised."""
+        """Its limits and features. Waits until it is open; raises what opening it raised."""
         ...
 
     @property
@@ -68,22 +68,22 @@ class Runtime(Protocol):
         ...
 
     def wait_for_room(self, deadline: float | None = None) -> None:
-        """Wait until the queue has room (somebody else may take it first), or it is closed.
+        """Wait until the queue has room (another thread may take it first), or it is closed.
 
         deadline: on the clock of time.monotonic; DeadlineError once it has passed.
         """
         ...
 
     def load(self, name: str, adapter: Adapter) -> Future[int]:
-        """Make an adapter available under a handle; it acts on nothing yet.
+        """Make an adapter available under a handle, without activating it.
 
-        It is checked, and prepared as far as can be, before this returns. Raises CapabilityError
+        It is checked, and prepared as far as possible, before this returns. Raises CapabilityError
         and MismatchError.
         """
         ...
 
     def unload(self, handle: int) -> Future[None]:
-        """Forget an adapter, once the last request in whose history it is has ended."""
+        """Free an adapter once the last request that used it has ended."""
         ...
 
     def activate(self, adapters: AdapterSet, policy: KvPolicy) -> Future[None]:
@@ -110,11 +110,11 @@ class Runtime(Protocol):
         ...
 
     def load_state(self, state: State) -> Future[None]:
-        """Take saved KV for requests with the same adapters, scales and tokens."""
+        """Load saved KV, for requests with the same adapters, scales and tokens."""
         ...
 
     def encode_image(self, content: bytes) -> Image:
-        """A picture file as a prompt's ids and vectors. Raises CapabilityError."""
+        """An image file as a prompt's ids and vectors. Raises CapabilityError."""
         ...
 
     @property
@@ -125,9 +125,9 @@ class Runtime(Protocol):
         ...
 
     def begin_close(self) -> None:
-        """Close without waiting, and without a lock: finalizers call it."""
+        """Start closing; takes no lock and does not wait, so that finalizers may call it."""
         ...
 
     def close(self) -> None:
-        """End what runs with ClosedError and free everything. Idempotent."""
+        """End all requests with ClosedError and free everything. Idempotent."""
         ...

@@ -1,8 +1,8 @@
 """From logits to a token: one sampler, shared by all engines.
 
 Order of operations: penalties, temperature, top-k, top-p, min-p, typical-p, draw (the order of
-Hugging Face generation); or penalties, temperature, mirostat, draw. A constraint (a grammar) has
-the last word. The same logits, parameters and seed give the same token on every engine.
+Hugging Face generation); or penalties, temperature, mirostat, draw. A constraint (a grammar) can
+override the draw. The same logits, parameters and seed give the same token on every engine.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> S
 
 
 def _sequence(value: Any) -> tuple[Any, ...]:
-    """What a user gives for several things: one of them, a sequence, or None."""
+    """A user's value for several items: one item, a sequence, or None."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
@@ -161,10 +161,10 @@ class Choice:
 
 
 class Constraint(Protocol):
-    """What an answer must follow, token by token."""
+    """Restricts an answer, token by token."""
 
     def allows(self, token: int) -> bool:
-        """Whether the answer may go on with this token."""
+        """Whether this token may come next."""
         ...
 
     def mask(self, logits: Logits) -> Logits:
@@ -172,7 +172,7 @@ class Constraint(Protocol):
         ...
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+        """Advance: this token was chosen."""
         ...
 
 
@@ -208,13 +208,13 @@ class Sampler:
     def _pick(self, logits: Logits) -> int:
         token = int(logits.argmax())  # the first NaN, if there is one
         if not math.isfinite(logits[token]):
-            raise EngineError("the engine gave logits that are not finite")
+            raise EngineError("the logits are not finite")
         if np.float32(self._params.temperature) > 0:
             token = self._draw(logits, logits[token])
         return token
 
     def _constrained(self, constraint: Constraint, logits: Logits, token: int) -> int:
-        """The token, or another in its place; most tokens pass, so all are looked at only then."""
+        """The token, or another if it is not allowed. All tokens are checked only in that case."""
         if not constraint.allows(token):
             allowed = constraint.mask(logits)
             if not np.isfinite(allowed.max()):
@@ -243,7 +243,7 @@ class Sampler:
         return int(tokens[_index(weights, self._random.random())])
 
     def _mirostat(self, tokens: Ids, weights: Weights, tau: float) -> int:
-        """Version 2: cut what would surprise too much, draw, and learn from the surprise."""
+        """Mirostat 2.0: drop tokens of too much surprise, draw, and adapt the limit."""
         bits = -np.log2(weights / weights.sum(dtype=np.float64))
         kept = bits <= max(self._surprise, float(bits.min()))  # the best token always
         tokens, weights = tokens[kept], weights[kept]
@@ -304,7 +304,7 @@ def _nucleus(tokens: Ids, weights: Weights, top_p: float) -> tuple[Ids, Weights]
 
 
 def _typical(tokens: Ids, weights: Weights, typical_p: float) -> tuple[Ids, Weights]:
-    """The tokens whose surprise is nearest to the entropy, that together reach typical_p."""
+    """The tokens with surprise closest to the entropy that together reach typical_p."""
     p = weights / weights.sum(dtype=np.float64)
     surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
     order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
@@ -323,7 +323,7 @@ def _at_most_kth_largest(logits: Logits, k: int) -> np.float32:
 
 
 def _largest(logits: Logits, tokens: Ids, count: int) -> Ids:
-    """The `count` best of `tokens`; of equals at the border, those with the smaller ids."""
+    """The `count` best of `tokens`; ties go to the smaller ids."""
     values = logits[tokens]
     border = np.partition(values, len(values) - count)[len(values) - count]
     better = tokens[values > border]

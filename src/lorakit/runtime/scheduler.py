@@ -1,11 +1,11 @@
-"""Continuous batching: which rows run in the next step, and what becomes of their logits.
+"""Continuous batching: chooses the rows of each step, and processes their logits.
 
-It runs on the thread that owns the engine and knows no threads itself. A step is: end what was
-cancelled or is overdue, admit who waits (first come, first served), plan the rows, run, sample.
-Decoding rows run together; beside them the rows that join compute their prompts, first come first
-served, at most a chunk of tokens per step, so that a long prompt never stalls the others.
+It runs on the thread that owns the engine, and knows nothing of other threads. A step is: end
+cancelled and overdue requests, admit waiting ones (first come, first served), plan the rows, run,
+sample. All decoding rows run together. Next to them, prompts are prefilled, first come, first
+served, at most one chunk of tokens per step, so that a long prompt never stalls the others.
 
-Whatever goes wrong with one request, in the engine or in its own sampling, ends that request.
+An error in one request, in the engine or in its sampling, ends only that request.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from lorakit.runtime.sequences import Sequences
 from lorakit.runtime.stages import KvPolicy
 from lorakit.text.image_ids import inside
 
-WORTH_WAITING = 32  # tokens of a shared prefix that another job is computing
+WORTH_WAITING = 32  # shared prefix tokens of another job for which a job waits
 Waiting = Job | Computation[Any]
 log = logging.getLogger("lorakit")
 
 
 class Scheduler:
-    """The rows of one engine. Every method belongs to the engine's thread."""
+    """The requests of one engine. Used by the engine's thread only."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.waiting: deque[Waiting] = deque()
         self.running: list[Job] = []
-        self.stepping: list[Job] = []  # those of the step that is running
-        self.parked: dict[Job, None] = {}  # paused, and gave up their sequences to others
+        self.stepping: list[Job] = []  # the jobs of the running step
+        self.parked: dict[Job, None] = {}  # paused jobs that gave up their sequences
         self.computing: Computation[Any] | None = None
         self.active: AdapterSet = ()
         self.adapters = AttachedAdapters(engine)
@@ -66,7 +66,7 @@ class Scheduler:
         self._free_retired()
 
     def activate(self, adapters: AdapterSet, policy: KvPolicy) -> None:
-        """Replace the active set; what follows it changes by the rules of docs/engines.md."""
+        """Replace the active set; requests that follow it change as docs/engines.md defines."""
         self.active = adapters
         for job in self._jobs():
             if job.live and job.plan is not None:
@@ -74,13 +74,13 @@ class Scheduler:
         self._free_retired()
 
     def _follow(self, job: Job, policy: KvPolicy) -> None:
-        """A job with the active set as it is now; its cache is cut back to what that agrees to."""
+        """Switch a job to the active set; its KV is cut back to the part that is still valid."""
         valid = job.follow(self.adapters.plan(self.active, job.generation.prompt), policy)
         if job.sequence is not None and valid < job.computed:
             self._cut_back(job, valid)
 
     def _cut_back(self, job: Job, length: int) -> None:
-        """Let a job go on from its first tokens, as many as its engine still has whole."""
+        """Continue a job from its first `length` tokens, or as many as the engine still holds."""
         assert job.sequence is not None
         try:
             length = min(length, self.engine.reusable(job.sequence, length))
@@ -112,7 +112,7 @@ class Scheduler:
                 heapq.heappush(self._deadlines, (item.generation.deadline, next(self._count), item))
 
     def notice(self, job: Job) -> None:
-        """Look at one job: its reader wants more, or it was cancelled."""
+        """Update one job whose reader wants more, or which was cancelled."""
         if job.generation.done:
             return
         if job.generation.cancelled and job not in self.running:
@@ -122,10 +122,10 @@ class Scheduler:
             self.waiting.append(job)
 
     def step(self, *, look: bool = True) -> bool:
-        """Run one step; False when there was nothing to run.
+        """Run one step; False if there was nothing to run.
 
-        look: at every job. Without it those that neither run nor are overdue are left alone, so
-        that a step costs the same however many they are; `notice` is called for them then.
+        look: check every job. If False, only running and overdue jobs are checked, so that the cost
+        of a step does not grow with the waiting ones; the caller then calls `notice` for those.
         """
         if look:
             for job in self._jobs():
@@ -137,17 +137,17 @@ class Scheduler:
         plan = self._plan()
         if plan:
             self._run([job for job, _ in plan], [row for _, row in plan])
-        # A reader may have gone since jobs were admitted.
+        # A reader may have stopped reading since the jobs were admitted.
         return bool(plan or self.waiting or self.computing)
 
     def next_deadline(self) -> float | None:
-        """When the next request is overdue, on the clock of time.monotonic."""
+        """The earliest deadline, on the clock of time.monotonic."""
         while self._deadlines and self._deadlines[0][2].generation.done:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     def fail_all(self, error: LorakitError) -> None:
-        """End everything that runs or waits."""
+        """End everything that is running or waiting."""
         for item in self._items():
             if isinstance(item, Job):
                 item.generation.finish(error)
@@ -173,7 +173,7 @@ class Scheduler:
             self._end(job, error)
 
     def _advance(self, computation: Computation[Any]) -> None:
-        """Compute a part of what is computed beside the requests."""
+        """Compute one part of the current computation."""
         self._bench.busy = [job.prefix for job in self.running]
         self.computing = computation
         if computation.advance():
@@ -185,10 +185,10 @@ class Scheduler:
             return
         ready = sum(job.generation.wants_more for job in self.running)
         while self.waiting and ready < self._capabilities.max_batch:
-            item = self.waiting[0]  # it stays there until it has a sequence
+            item = self.waiting[0]  # stays in the queue until it has a sequence
             if not self._make_room():
-                if not self.running and self.computing is None:  # nobody will make room
-                    self._fail(item, EngineError("the engine opens no more sequences"))
+                if not self.running and self.computing is None:  # nothing will free one
+                    self._fail(item, EngineError("the engine cannot open a sequence"))
                     continue
                 return
             if isinstance(item, Computation):
@@ -200,16 +200,16 @@ class Scheduler:
                 continue
             try:
                 if not self._begin(item):
-                    return  # what it needs is being computed: fork it then
+                    return  # another job is computing its prefix, which will be forked
             except Exception as error:
                 self._fail(item, error)
                 continue
             self.running.append(item)
             self.waiting.popleft()
-            ready += item.generation.wants_more  # a paused job takes no place in the batch
+            ready += item.generation.wants_more  # a paused job does not count
 
     def _begin(self, job: Job) -> bool:
-        """Give a job a sequence; False where waiting for another job's prefix costs less."""
+        """Give a job a sequence; False if waiting for another job's prefix costs less."""
         if job.plan is None:
             job.plan = self.adapters.plan(self._wanted(job), job.generation.prompt)
         key, tokens = job.key, np.asarray(job.tokens, np.int64)
@@ -221,7 +221,7 @@ class Scheduler:
         return True
 
     def _make_room(self) -> bool:
-        """Whether a sequence can be had; a paused job gives up its own if there is no other."""
+        """Whether a sequence is available; if none is, a paused job gives up its own."""
         if self._sequences.room > 0 or len(self._prefixes):
             return True
         paused = next((job for job in self.running if not job.generation.wants_more), None)
@@ -234,7 +234,7 @@ class Scheduler:
         return True
 
     def _plan(self) -> list[tuple[Job, Row]]:
-        """The next step: all jobs that decode, and a chunk of the prompts of those that join."""
+        """The next step: all decoding jobs, and a chunk of the prompts still to be prefilled."""
         ready = [job for job in self.running if job.generation.wants_more]
         ready = ready[: self._capabilities.max_batch]
         plan = [(job, job.row(1)) for job in ready if job.pending == 1]
@@ -249,7 +249,7 @@ class Scheduler:
         self.stepping = jobs
         try:
             results = self._forward(rows)
-        except CancelledError:  # the engine was interrupted: the cancelled one ends, the rest go on
+        except CancelledError:  # a job was cancelled; the others continue
             self._resume(jobs)
             return
         except Exception as error:
@@ -260,16 +260,16 @@ class Scheduler:
             self.stepping = []
         for job, row, logits in zip(jobs, rows, results, strict=True):
             self._absorb(job, row, logits)
-        if len(self.running) > self._capabilities.max_batch:  # whoever ran goes to the back
+        if len(self.running) > self._capabilities.max_batch:  # jobs that ran go to the back
             self.running.sort(key=lambda job: job in jobs)
 
     def _isolate(self, jobs: list[Job], error: Exception) -> None:
-        """A step failed as a whole: run its rows one by one, and fail only the culprits."""
+        """After a step failed, run its rows one by one, and fail only those that fail alone."""
         if len(jobs) == 1:
             self._fail(jobs[0], error)
             return
         for job in jobs:
-            if job.sequence is None:  # it was taken from it, and the job waits
+            if job.sequence is None:  # it lost its sequence and is waiting
                 continue
             row = job.row(self._capabilities.prefill_chunk if job.pending > 1 else 1)
             try:
@@ -283,7 +283,7 @@ class Scheduler:
                 self._absorb(job, row, logits)
 
     def _resume(self, jobs: list[Job]) -> None:
-        """After a step that failed: what the engine holds is asked, and not assumed."""
+        """After a failed step, ask the engine what it holds, and cut the jobs back to that."""
         for job in jobs:
             assert job.sequence is not None
             try:
@@ -308,7 +308,7 @@ class Scheduler:
             self._end(job, job.completion(reason, self.adapters.named(job.plan.last)))
 
     def _fail(self, item: Waiting, error: Exception) -> None:
-        """End one request, or one computation, with what went wrong in it."""
+        """End one request or computation with its error."""
         if isinstance(item, Job):
             self._end(item, told(error), keep=False)
         else:
@@ -316,9 +316,9 @@ class Scheduler:
             item.fail(told(error))
 
     def _end(self, job: Job, outcome: Completion | LorakitError, *, keep: bool = True) -> None:
-        """Take a job off the engine, then tell whoever waits.
+        """Remove a job from the engine, then deliver its outcome.
 
-        keep: its KV, for others; not that of a request that failed, which may have failed by it.
+        keep: offer its KV to others. False for a failed request: its KV may be the cause.
         """
         if job in self.parked:
             del self.parked[job]
@@ -333,7 +333,7 @@ class Scheduler:
         self._free_retired()
         job.generation.finish(outcome)
 
-    # What runs and what is used.
+    # Jobs, and the adapters that they use.
 
     def _items(self) -> list[Waiting]:
         computing = () if self.computing is None else (self.computing,)
@@ -346,7 +346,7 @@ class Scheduler:
         return self.active if job.live else job.generation.adapters or ()
 
     def _free_retired(self) -> None:
-        """Free what was unloaded and is in no history of a request, nor in its future."""
+        """Free unloaded adapters that no request has used or will use."""
         if not self.adapters.retiring:
             return
         used = {handle for handle, _ in self.active}

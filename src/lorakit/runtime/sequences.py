@@ -1,7 +1,7 @@
-"""The sequences that an engine has open for its scheduler: how many more there can be, none lost.
+"""The open sequences of an engine: how many more can be opened, and retries of failed closes.
 
-Whatever fails here fails one sequence alone. One that the engine does not close counts as open and
-is tried again; one that it cannot cut back is closed, and its tokens are computed anew.
+A failure affects only one sequence. One that the engine fails to close counts as open and is tried
+again; one that cannot be cut back is closed, and its tokens are computed again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ log = logging.getLogger("lorakit")
 
 
 class Sequences:
-    """Opens and closes sequences of one engine. Belongs to the engine's thread."""
+    """Opens and closes sequences of one engine. Used by the engine's thread only."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._most = engine.capabilities.max_sequences
         self._open: set[int] = set()
-        self._stuck: list[int] = []  # closed for us, and not for the engine yet
+        self._stuck: list[int] = []  # closed by us, but not yet by the engine
 
     def __len__(self) -> int:
         return len(self._open)
@@ -38,11 +38,11 @@ class Sequences:
         return self._opened(self._engine.open_sequence())
 
     def fork(self, sequence: int, length: int) -> int | None:
-        """A copy of the first tokens of a sequence; None where the engine cannot make one."""
+        """A copy of the first tokens of a sequence; None if the engine cannot make one."""
         try:
             return self._opened(self._engine.fork(sequence, length))
         except Exception as error:
-            log.warning("a KV cache could not be copied, computing it anew: %s", error)
+            log.warning("a KV cache could not be copied, computing it again: %s", error)
             return None
 
     def load(self, state: bytes, length: int) -> int:
@@ -50,14 +50,14 @@ class Sequences:
         return self._opened(self._engine.load_sequence(state, length))
 
     def cut(self, sequence: int, length: int) -> bool:
-        """Cut a sequence back to its first tokens, or close it where that fails (False)."""
+        """Cut a sequence back to its first tokens; if that fails, close it and return False."""
         try:
             self._engine.truncate(sequence, length)
             if self._engine.length(sequence) == length:
                 return True
             raise EngineError(f"it holds {self._engine.length(sequence)} tokens, not {length}")
         except Exception as error:
-            log.warning("a KV cache could not be cut back, computing it anew: %s", error)
+            log.warning("a KV cache could not be cut back, computing it again: %s", error)
             self.close(sequence)
             return False
 

@@ -1,11 +1,11 @@
-"""Which adapters act on which tokens of a sequence, and the key that its KV cache has by them.
+"""Which adapters act on which tokens of a sequence, and the resulting key of its KV cache.
 
-A plan is a request's history and its future: what acted on each token that was fed to the model,
-and what acts on those to come. docs/engines.md defines how a change of adapters enters it.
+A plan covers a request's past and future: which adapters acted on each token already fed to the
+model, and which act on those to come. docs/engines.md defines how a change of adapters alters it.
 
 Most adapters act on every token. An adapter with invocation tokens (aLoRA, Greenewald et al. 2025)
-acts from the last place on where the prompt holds them; what comes before is the base's, and its KV
-may be shared with the base.
+acts from their last occurrence in the prompt on; the tokens before it are computed by the base
+alone, and share their KV with requests without the adapter.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lorakit.engines.protocol import AdapterSet
 KvPolicy = Literal["keep", "recompute"]
 SetKey = tuple[tuple[str, float], ...]  # (adapter digest, scale), in order of application
 S = TypeVar("S")
-Key = tuple[tuple[int, SetKey], ...]  # from which token on which set acts; the first from 0
+Key = tuple[tuple[int, SetKey], ...]  # (first token, set that acts from there on); starts at 0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """adapters: all that were asked for. stages: from which token on which of them act."""
+    """adapters: all requested. stages: (first token, the set that acts from there on)."""
 
     adapters: AdapterSet
     stages: tuple[tuple[int, AdapterSet], ...]
     key: Key
 
     def at(self, position: int) -> tuple[AdapterSet, int | None]:
-        """The set that acts on a token, and at which token the next one takes over."""
+        """The set that acts on a token, and the token at which the next set starts."""
         current: AdapterSet = ()
         for start, adapters in self.stages:
             if start > position:
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def last(self) -> AdapterSet:
-        """The set that acts on what is generated."""
+        """The set that acts on generated tokens."""
         return self.stages[-1][1]
 
     def then(self, new: Plan, start: int) -> Plan:
@@ -77,7 +77,7 @@ def plan(
 
 
 def _joined(old: tuple[tuple[int, S], ...], new: tuple[tuple[int, S], ...], start: int) -> Any:
-    """Stages of `old` before a token and of `new` from it on, without borders between equals."""
+    """Stages of `old` before `start` and of `new` from there on; equal neighbours are merged."""
     if start <= 0:
         return new
     current = next(chosen for begin, chosen in reversed(new) if begin <= start)
@@ -94,7 +94,7 @@ def _begun(start: int | None, position: int) -> bool:
 
 
 def last_occurrence(tokens: Sequence[int], wanted: Sequence[int]) -> int | None:
-    """Where a sequence of tokens stands in another for the last time."""
+    """Where `wanted` last occurs in `tokens`; None if it does not."""
     tokens, wanted = list(tokens), list(wanted)
     for start in range(len(tokens) - len(wanted), -1, -1):
         if tokens[start] == wanted[0] and tokens[start : start + len(wanted)] == wanted:
@@ -103,7 +103,7 @@ def last_occurrence(tokens: Sequence[int], wanted: Sequence[int]) -> int | None:
 
 
 def agreement(one: Key, other: Key) -> int | None:
-    """How many leading tokens two keys treat alike; None if all."""
+    """The number of leading tokens on which two keys agree; None if on all."""
     for position in sorted({start for start, _ in (*one, *other)}):
         if _at(one, position) != _at(other, position):
             return position

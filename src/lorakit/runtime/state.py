@@ -1,7 +1,7 @@
 """A saved KV cache as a file: tokens, the adapters and scales that it was computed under, bytes.
 
-A state carries no adapter, only the digests of those that acted. Whoever asks with other adapters,
-other scales or other tokens does not meet it.
+A state holds no adapter, only the digests of those that acted. It is reused only by requests with
+the same adapters, scales and tokens.
 
 The file: magic, the length of a JSON header as uint64, the header (what the state belongs to, its
 tokens, its key, the length of the KV), the KV, and one SHA-256 over all that. Little-endian.
@@ -30,8 +30,8 @@ from lorakit.runtime.stages import Key
 MAGIC = b"LKSTATE2"
 LENGTH = struct.Struct("<Q")
 DIGEST = 32  # bytes
-MAX_TOKENS = 1 << 20  # where the caller knows no better
-MAX_KV = 1 << 36  # bytes, likewise
+MAX_TOKENS = 1 << 20  # default limit
+MAX_KV = 1 << 36  # bytes, default limit
 MAX_KEY_ITEMS = 10_000  # adapters that acted, several brackets and commas for each
 HINT = "save the state again"
 

@@ -1,7 +1,7 @@
 """The one thread that owns an engine.
 
-Everything native happens here; other threads leave commands and requests and wait on futures. That
-is what makes load, apply, rescale, remove and close safe at any moment and from any thread.
+All native calls are made here; other threads queue commands and requests, and wait on futures. So
+load, apply, rescale, remove and close are safe at any moment and from any thread.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lorakit.runtime.stages import KvPolicy
 from lorakit.runtime.state import State
 from lorakit.text.image_ids import Image, Vectors
 
-LONGEST_WAIT = 3600.0  # seconds; a lock cannot be awaited for ever longer times
+LONGEST_WAIT = 3600.0  # seconds; the timeout of a lock is limited
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
-# A command with its future, a request or a computation to queue, a job to look at, a poke.
+# A command with its future; a job or computation to queue; a job to check; None only wakes.
 Event = tuple[Callable[[Scheduler], Any], Future[Any]] | Job | Computation[Any] | None
 
 
@@ -45,7 +45,7 @@ class EngineThread:
     def __init__(self, open_engine: Callable[[], Engine], *, max_queue: int) -> None:
         self.max_queue = max_queue
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._room = threading.Condition()  # guards what follows
+        self._room = threading.Condition()  # guards the fields below
         self._unseen = 0  # requests among the events
         self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()
         self._closing = False
@@ -78,7 +78,7 @@ class EngineThread:
     def call(self, command: Callable[[Scheduler], T]) -> Future[T]:
         """Run a function on the engine's thread, between two steps."""
         future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # who stops waiting does not stop the command
+        future.set_running_or_notify_cancel()  # so that the caller cannot cancel it
         with self._room:
             self.require_open()
             self._events.put((command, future))
@@ -102,7 +102,7 @@ class EngineThread:
     def load(self, name: str, adapter: Adapter) -> Future[int]:
         self.wait_open()
         assert self._scheduler is not None
-        prepared = self._scheduler.engine.prepare(adapter)  # beside the engine's thread
+        prepared = self._scheduler.engine.prepare(adapter)  # on the caller's thread
         return self.call(lambda scheduler: scheduler.attach(name, prepared))
 
     def unload(self, handle: int) -> Future[None]:
@@ -149,7 +149,7 @@ class EngineThread:
             self._events.put(item)
 
     def wait_for_room(self, deadline: float | None = None) -> None:
-        """Wait until the queue has room (somebody else may take it first). DeadlineError."""
+        """Wait until the queue has room (another thread may take it first). DeadlineError."""
         with self._room:
             while not self._room.wait_for(
                 lambda: self._closing or self.waiting < self.max_queue, HEARTBEAT
@@ -161,26 +161,28 @@ class EngineThread:
                     )
 
     def poke(self, job: Job | None = None) -> None:
-        """Look again, at a job whose reader wants more or that was cancelled. Takes no lock, so
-        that a garbage-collected stream may call it anywhere."""
+        """Wake the thread to check a job whose reader wants more, or which was cancelled.
+
+        Takes no lock, so that a stream's finalizer may call it anywhere.
+        """
         self._events.put(job)
 
     def _interrupt(self, job: Job) -> None:
-        """Stop the step that computes a request, if one does. Takes no lock, as `poke`."""
+        """Interrupt the running step if it computes this job. Takes no lock, like `poke`."""
         if (scheduler := self._scheduler) is not None and job in scheduler.stepping:
             scheduler.engine.interrupt()
 
     def encode_image(self, content: bytes) -> Image:
-        """A picture file as a prompt's ids and vectors. Raises ClosedError, CapabilityError."""
+        """An image file as a prompt's ids and vectors. Raises ClosedError, CapabilityError."""
         self.require_open()
         self.wait_open()
         assert self._scheduler is not None
         return self._scheduler.engine.encode_image(content)
 
     def begin_close(self) -> None:
-        """Tell the thread to end everything, free the engine, and end itself.
+        """Tell the thread to end all requests, free the engine, and exit.
 
-        Takes no lock and waits for nobody: finalizers call it, wherever the collector runs them.
+        Takes no lock and does not wait, so that finalizers may call it on any thread.
         """
         self._closing = True
         if (scheduler := self._scheduler) is not None:
@@ -191,18 +193,18 @@ class EngineThread:
         """End all requests with ClosedError, free the engine, end the thread. Idempotent."""
         self.begin_close()
         if self._opened.done() and threading.current_thread() is not self._thread:
-            self._thread.join()  # an engine that is still opening is closed as soon as it is open
+            self._thread.join()  # an engine still opening is closed once it is open
 
     def require_open(self) -> None:
-        """Raises ClosedError once it is closing, which says why where it was not asked to."""
+        """Raises ClosedError once it is closing, with the reason if it failed."""
         if self._closing:
             raise ClosedError(self._reason.message, hint=self._reason.hint)
 
     def forked(self) -> None:
-        """In a child process: the thread is not here, and the engine is the parent's.
+        """In a forked child: the thread does not exist there, and the engine is the parent's.
 
-        Locks are made anew, as others may have held them when the process was forked. Nothing
-        native is touched, not even freed: its threads are not here either.
+        Locks are replaced, because other threads may have held them during the fork. No native
+        object is used or even freed: its threads do not exist in the child either.
         """
         self._reason = ClosedError(
             "the model was opened before this process was forked, and belongs to its parent",
@@ -218,7 +220,7 @@ class EngineThread:
         for generation in list(self._generations):
             generation.forked(self._reason)
 
-    # On the thread itself.
+    # On the engine's thread.
 
     def _main(self, open_engine: Callable[[], Engine]) -> None:
         try:
@@ -235,11 +237,11 @@ class EngineThread:
         try:
             self._loop(scheduler)
         except BaseException as error:
-            log.exception("the engine's thread failed, and the model with it")
+            log.exception("the engine's thread failed; the model is closed")
             failure = EngineError(f"the engine's thread failed: {error!r}")
             self._reason = ClosedError(
-                f"the model is closed, as the engine's thread failed: {error!r}",
-                hint="open it again; the log of lorakit holds the trace",
+                f"the model is closed because the engine's thread failed: {error!r}",
+                hint="open it again; the traceback is in lorakit's log",
             )
         finally:
             self._finish(scheduler, failure)
@@ -250,10 +252,10 @@ class EngineThread:
             self._take_events(scheduler, wait=not busy)
             busy = scheduler.step(look=False)
             with self._room:
-                self._room.notify_all()  # whoever was admitted made room
+                self._room.notify_all()  # admitted requests left the queue
 
     def _take_events(self, scheduler: Scheduler, *, wait: bool) -> None:
-        """Handle what has arrived; when idle, wait until something does or is overdue."""
+        """Handle the queued events; when idle, wait for one, or until the next deadline."""
         timeout = None
         if wait and (deadline := scheduler.next_deadline()) is not None:
             timeout = min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT)
@@ -269,7 +271,7 @@ class EngineThread:
         if isinstance(event, Job) and event.queued:
             scheduler.notice(event)
         elif isinstance(event, Job | Computation):
-            with self._room:  # at once, so that nobody counts it twice
+            with self._room:  # together, or a request is counted twice
                 scheduler.add(event)
                 self._unseen -= 1
         elif event is not None:
@@ -277,7 +279,7 @@ class EngineThread:
 
     def _finish(self, scheduler: Scheduler, failure: LorakitError) -> None:
         with self._room:
-            self._closing = True  # no event that matters comes after this
+            self._closing = True  # events after this are not handled
             self._room.notify_all()
         while not self._events.empty():
             event = self._events.get()
