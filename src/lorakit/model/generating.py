@@ -61,7 +61,7 @@ class Generating:
         generation = self._submit(self.encode(prompt), params, adapters, timeout)
         try:
             return generation.result()
-        except BaseException:  # Ctrl-C too: do not keep generating for nobody
+        except BaseException:  # Ctrl-C too: the answer would be lost
             generation.cancel()
             raise
 

@@ -1,7 +1,7 @@
 """Idle sequences kept for their KV cache, to be found by their tokens and adapters.
 
-KV belongs to (adapter digests and scales, tokens): nothing is reused across different keys, and
-never more than the engine says that it still holds.
+The key of KV is (adapter digests and scales, tokens): it is never reused under another key, nor
+beyond what the engine reports that it still holds.
 """
 
 from __future__ import annotations

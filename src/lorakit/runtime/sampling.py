@@ -30,9 +30,9 @@ class SamplingParams:
     """How to choose tokens and when to stop. The defaults are greedy.
 
     temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and typical_p 1 are off (typical: Meister et
-    al. 2022). mirostat_tau aims at so many bits of surprise per token, at the rate mirostat_eta
+    al. 2022). mirostat_tau is the target surprise per token in bits, and mirostat_eta the rate
     (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
-    is a GBNF text that the answer must follow, for engines that have it. repetition_penalty divides
+    is a GBNF text that the answer must follow, in engines with grammars. repetition_penalty divides
     the logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency
     penalties are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports
     the chosen token's log probability and the n best (of the model's own distribution, before all

@@ -85,7 +85,7 @@ class Scheduler:
         try:
             length = min(length, self.engine.reusable(job.sequence, length))
         except Exception:
-            log.exception("the engine does not say what a sequence holds")
+            log.exception("the engine cannot report what a sequence holds")
             length = 0
         job.computed = length = length - inside(job.tokens, length)
         if not self._sequences.cut(job.sequence, length):
@@ -290,7 +290,7 @@ class Scheduler:
                 if self.engine.length(job.sequence) == job.computed:
                     continue
             except Exception:
-                log.exception("the engine does not say what a sequence holds")
+                log.exception("the engine cannot report what a sequence holds")
             self._cut_back(job, job.computed)
 
     def _forward(self, rows: list[Row]) -> list[Logits]:

@@ -46,7 +46,7 @@ class State:
 
 
 def write_state(path: Path, state: State, about: Mapping[str, str]) -> None:
-    """Write a state, whole or not at all; `about` says of which base and engine. WriteError."""
+    """Write a state atomically; `about` identifies its base and engine. Raises WriteError."""
     header = json.dumps(
         {
             "about": dict(about),
@@ -70,11 +70,11 @@ def write_state(path: Path, state: State, about: Mapping[str, str]) -> None:
 def read_state(
     path: Path, about: Mapping[str, str], *, max_tokens: int = MAX_TOKENS, max_kv: int = MAX_KV
 ) -> State:
-    """Read what `write_state` wrote; no more than the file holds is ever asked of the memory.
+    """Read what `write_state` wrote; never allocates more memory than the file's size.
 
-    max_tokens, max_kv (bytes): what the model could have written. Raises SourceError, FormatError
-    (no state, or a damaged one), MismatchError where it is of another base or engine than `about`
-    says.
+    max_tokens, max_kv (bytes): the most that the model could have written. Raises SourceError,
+    FormatError (not a state, or a damaged one), MismatchError if its base or engine is not that
+    of `about`.
     """
     try:
         with open_regular(path) as file:
@@ -152,7 +152,7 @@ def _key(stages: Any, count: int) -> Key:
     starts = [start for start, _ in key]
     ordered = starts[:1] == [0] and all(type(start) is int for start in starts)
     if not ordered or any(a >= b for a, b in zip(starts, [*starts[1:], count], strict=True)):
-        raise ValueError("its key does not say which adapters acted on each token")
+        raise ValueError("its key does not cover every token")
     if not all(math.isfinite(scale) for _, acted in key for _, scale in acted):
         raise ValueError("a scale is not finite")
     return key

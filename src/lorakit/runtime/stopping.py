@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopText:
     """Cuts a stream of text at the first stop string.
 
-    `push` returns what may be shown; `stopped` says that a stop string was found. The stop string
-    itself and all after it are dropped.
+    `push` returns the text to show; `stopped` is True once a stop string was found.
+    The stop string and all text after it are dropped.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -48,17 +48,17 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
     key = [str(VERSION), library_identity(), file_identity(path)]
     key += [options.kv_type, options.flash_attention]
 
-    def survive() -> str:
-        died = run_child(__name__, "_run_model", str(path), *key[-2:])
-        if died:
+    def run() -> str:
+        reasons = run_child(__name__, "_run_model", str(path), *key[-2:])
+        if reasons:
             raise FormatError(
                 f"{path} is broken: llama.cpp crashes when it runs it",
-                items=died,
+                items=reasons,
                 hint="download it again, or convert it with llama.cpp's own converter",
             )
         return "fine"
 
-    Memo("models").get("\0".join(key), survive)
+    Memo("models").get("\0".join(key), run)
 
 
 def preflight_projector(projector: Path, model: Path, threads: int) -> None:
@@ -70,18 +70,18 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
     if not can_start():
         return
 
-    def survive() -> str:
-        died = run_child(__name__, "_encode", str(projector), str(model), str(threads))
-        if died:
+    def run() -> str:
+        reasons = run_child(__name__, "_encode", str(projector), str(model), str(threads))
+        if reasons:
             raise FormatError(
                 f"{projector} is broken: llama.cpp crashes when it encodes an image with it",
-                items=died,
+                items=reasons,
                 hint="download it again, or use the mmproj file that belongs to the model",
             )
         return "fine"
 
     key = [str(VERSION), library_identity(), file_identity(projector), file_identity(model)]
-    Memo("projectors").get("\0".join(key), survive)
+    Memo("projectors").get("\0".join(key), run)
 
 
 # In the child. LorakitErrors are ignored here: the parent meets them again and raises them.
@@ -118,11 +118,11 @@ def _every_byte() -> str:
 def _encode(projector: str, model: str, threads: str) -> None:
     with suppress(LorakitError):
         vocabulary = load_model(Path(model), LlamaOptions(), vocabulary_only=True)
-        Vision(vocabulary, Path(projector), threads=int(threads)).encode(_picture())
+        Vision(vocabulary, Path(projector), threads=int(threads)).encode(_test_image())
     os._exit(0)
 
 
-def _picture() -> bytes:
+def _test_image() -> bytes:
     """A grey square, as a BMP file."""
     pixels = bytes([128]) * (3 * SIDE * SIDE)
     head = struct.pack("<2sIII", b"BM", 54 + len(pixels), 0, 54)
