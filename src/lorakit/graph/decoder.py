@@ -45,7 +45,7 @@ def require_supported(decoder: Decoder) -> None:
     """Raise CapabilityError for a base whose graph cannot be built, naming all of why."""
     faults = unsupported(decoder)
     if any(shape.parts for shape in decoder.modules().values()):
-        faults.append("fused projections")  # blocks compute them; nobody has tried adapters there
+        faults.append("fused projections")  # blocks do; unproven with adapters
     if faults:
         raise CapabilityError(
             f"the onnx engine does not compute {decoder.architecture.model_type} bases",
