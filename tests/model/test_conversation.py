@@ -11,7 +11,7 @@ import pytest
 import lorakit
 from lorakit import demo
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
-from lorakit.model.conversation import Session
+from lorakit.model.conversation import Session, digest_of
 from lorakit.runtime.sampling import SamplingParams
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}
@@ -153,7 +153,7 @@ BAD = [(name, value) for name, values in FIELDS.items() for value in values]
 def written(path, **changes):
     content = {"format": "lorakit-session", "version": 2, "messages": TALK, "tools": TOOLS,
                "adapters": {"a": 1.0}, "sampling": {"max_tokens": 5}, **changes}  # fmt: skip
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps({"sha256": digest_of(content), **content}))
     return path
 
 
@@ -168,10 +168,15 @@ def test_every_field_is_checked(tmp_path, name, value):
         Session.load(None, path)
 
 
-@pytest.mark.parametrize("name", ["format", "version", "messages", "tools", "adapters", "sampling"])
+FIELD_NAMES = ["format", "version", "messages", "tools", "adapters", "sampling", "sha256"]
+
+
+@pytest.mark.parametrize("name", FIELD_NAMES)
 def test_no_field_may_be_missing(tmp_path, name):
     content = json.loads(written(tmp_path / "s.json").read_text())
     del content[name]
+    if name != "sha256":
+        content["sha256"] = digest_of(content)
     (tmp_path / "s.json").write_text(json.dumps(content))
     with pytest.raises(FormatError):
         Session.load(None, tmp_path / "s.json")
@@ -292,3 +297,20 @@ def test_places_where_nothing_can_be_saved(tmp_path, monkeypatch, path):
     with pytest.raises((WriteError, ParameterError)):
         Session(None).save(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_changed_character_is_seen(tmp_path):
+    path, damaged = tmp_path / "s.json", tmp_path / "damaged.json"
+    session = Session(None, messages=TALK, tools=TOOLS, adapters={"a": 0.5})
+    session.sampling = SamplingParams(max_tokens=5)
+    session.save(path)
+    raw = path.read_bytes()
+    taken = []
+    for at in range(len(raw)):
+        damaged.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        try:
+            Session.load(None, damaged)
+        except FormatError:
+            continue
+        taken.append(raw[at : at + 1])
+    assert set(taken) <= {b" ", b"\n"}  # space between the fields says nothing

@@ -25,9 +25,9 @@ class Kind:
 
     options: the class of its options. open, tokenizer: make the engine, and what its bases' texts
     are encoded with. require: raises early what `tokenizer` would raise, where that is cheap.
-    preflight: tries a file in a child process before native code may end this one over it.
-    gguf: whether it runs a GGUF file, and not a Hugging Face folder. others: of options that are
-    another engine's, what is said where one is chosen: (values that choose nothing, words, hint).
+    preflight: tries a file in a child process first, if native code could crash on it.
+    gguf: whether it runs a GGUF file, and not a Hugging Face folder. others: options of other
+    engines, each with the error for choosing it: (values that mean "not chosen", message, hint).
     """
 
     options: type[EngineOptions]

@@ -7,12 +7,16 @@ A saved conversation is a JSON object. All fields are checked, on writing and on
 rules for a model's input: what can be saved can be loaded.
 
     format "lorakit-session"    version 2    messages    tools or null
-    adapters  {name: scale} or null          sampling  {parameter: value} or null (not in version 1)
+    adapters  {name: scale} or null          sampling  {parameter: value} or null
+    sha256    of the other fields, as JSON with sorted keys and nothing between
+
+Version 1 had neither sampling nor sha256.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +35,10 @@ from lorakit.runtime.generation import Completion, Stream
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 
 FORMAT, VERSION = "lorakit-session", 2
-FIELDS = {1: ("messages", "tools", "adapters"), 2: ("messages", "tools", "adapters", "sampling")}
+FIELDS = {
+    1: ("messages", "tools", "adapters"),
+    2: ("messages", "tools", "adapters", "sampling", "sha256"),
+}
 MAX_FILE = 64 << 20  # bytes of a saved conversation
 
 
@@ -148,7 +155,7 @@ class Session:
             raise ParameterError(f"a path is expected, not {path!r:.80}") from error
 
     def _content(self) -> dict[str, Any]:
-        return {
+        content = {
             "format": FORMAT,
             "version": VERSION,
             "messages": self.messages,
@@ -156,6 +163,7 @@ class Session:
             "adapters": self.adapters,
             "sampling": None if self.sampling is None else _plain(asdict(self.sampling)),
         }
+        return {**content, "sha256": digest_of(content)}
 
     @classmethod
     def load(
@@ -174,7 +182,7 @@ class Session:
             saved = _check(content)
         except FormatError as error:
             message = f"{path} is not a saved conversation: {error.message}"
-            raise FormatError(message, items=error.items) from error
+            raise FormatError(message, items=error.items, hint=error.hint) from error
         return cls(
             model,
             messages=content["messages"],
@@ -246,6 +254,13 @@ def _encoded(content: object) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode()
 
 
+def digest_of(content: Mapping[str, Any]) -> str:
+    """What the field sha256 of a saved conversation says of the others."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _check(content: Any) -> SamplingParams | None:
     """Raise FormatError with all faults; returns the saved sampling."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -259,6 +274,11 @@ def _check(content: Any) -> SamplingParams | None:
     faults += [f"{name} is missing" for name in sorted(names - content.keys())]
     if faults:
         raise FormatError("its fields are not those of a conversation", items=faults)
+    if "sha256" in names and content["sha256"] != digest_of(content):
+        raise FormatError(
+            "it is damaged, or was changed by hand",
+            hint="version 1, without sampling and sha256, may be written by hand",
+        )
     found = None
     for name, check in _CHECKS.items():
         try:

@@ -140,8 +140,8 @@ class ContextPool:
 
     def in_order(self, sets: Collection[Set]) -> list[Set]:
         """The sets of a step; first those active in some context, as they need no switch."""
-        in_force = {context.set for context in self._contexts}
-        return sorted(sets, key=lambda chosen: chosen not in in_force)
+        active = {context.set for context in self._contexts}
+        return sorted(sets, key=lambda chosen: chosen not in active)
 
     def place(
         self, chosen: Set, work: Mapping[int, int], step: Collection[Set]

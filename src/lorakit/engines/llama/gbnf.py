@@ -127,7 +127,8 @@ class _Parser:
     def _symbol(self, sign: str, row: _Sequence, depth: int) -> bool:
         """Read one symbol; False at the end of the sequence."""
         if sign == '"':
-            self._characters(row, self._take(_LITERAL, 'the end of a "literal"')[1:-1])
+            text = self._take(_LITERAL, 'the end of a "literal"')[1:-1]
+            self._characters(row, text, literal=True)
         elif sign == "[":
             self._characters(row, self._take(_CLASS, "the end of a [class]")[1:-1])
         elif sign and sign in "<!":
@@ -152,11 +153,19 @@ class _Parser:
         self._skip(_LINES if depth else _SPACE)
         return True
 
-    def _characters(self, row: _Sequence, inner: str) -> None:
-        """A literal or a class; only its number of characters matters here."""
-        count = len(_ONE.findall(inner))
-        if count:
-            self._add(row, _TERMINAL, count)
+    def _characters(self, row: _Sequence, inner: str, *, literal: bool = False) -> None:
+        """A literal or a class; only its number of characters matters here.
+
+        What is no character of a text is refused as an escape too: no token could write it.
+        """
+        found = _ONE.findall(inner)
+        for written in found:
+            if written[0] == "\\" and written[1] in "xuU":
+                code = int(written[2:], 16)
+                if 0xD800 <= code < 0xE000 or code > 0x10FFFF or (literal and not code):
+                    raise _refused(f"{written} is no character of a text")
+        if found:
+            self._add(row, _TERMINAL, len(found))
 
     def _times(self, depth: int) -> tuple[int, int | None]:
         """The minimum and maximum of a quantifier; None is unbounded."""
