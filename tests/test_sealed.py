@@ -162,3 +162,13 @@ def test_what_the_block_raises_is_not_taken_for_a_full_disk(path):
     with pytest.raises(OSError, match="mine"), cached_file(path, make):
         raise OSError("mine")
     assert make.count == 1
+
+
+def test_a_folder_in_a_files_place_goes(tmp_path):
+    path = tmp_path / "kind" / "name"
+    (path / "inside").mkdir(parents=True)
+    for _ in range(2):
+        with cached_file(path, lambda place: place.write_bytes(b"content")) as found:
+            assert found == path
+            assert found.read_bytes() == b"content"
+    assert is_sealed(path)

@@ -106,3 +106,9 @@ def test_hints_speak_the_flags_of_the_command(hint, expected):
     with pytest.raises(LorakitError) as caught:
         call(fails, "lorakit fails", [])
     assert caught.value.hint == expected
+
+
+def test_brackets_are_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "[bold]x[/y]"))
+    assert "[bold]x[/y]" in invoke("doctor").stdout
+    assert "[v2]" in invoke("demo", "--export", tmp_path / "my [v2]").stdout

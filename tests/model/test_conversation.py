@@ -314,3 +314,18 @@ def test_every_changed_character_is_seen(tmp_path):
             continue
         taken.append(raw[at : at + 1])
     assert set(taken) <= {b" ", b"\n"}  # space between the fields says nothing
+
+
+def test_two_answers_at_once_do_not_lose_a_turn():
+    with lorakit.open(demo.base_path(), threads=1) as model:
+        session = model.session()
+        turn = session.stream("turn the lights off", max_tokens=4)
+        pieces = iter(turn)
+        next(pieces)
+        session.send("hello", max_tokens=2)
+        with pytest.raises(ParameterError, match="changed while"):
+            list(pieces)
+        assert [message["role"] for message in session.messages] == ["user", "assistant"]
+        for wrong in ("done", [], [1]):
+            with pytest.raises(ParameterError):
+                session.answer(wrong)

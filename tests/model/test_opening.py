@@ -316,3 +316,17 @@ def test_what_a_killed_process_left_in_the_cache_goes_with_the_next_run(web, cac
     else:
         lorakit.sources.fetch(web.put("/x.gguf", b"GGUF"))
     assert left.exists() == (os.name != "posix")  # elsewhere after a day
+
+
+def test_adapters_with_scales_are_no_dict():
+    with pytest.raises(ParameterError) as caught:
+        lorakit.open(demo.base_path(), adapter={str(demo.adapter_path("home")): 0.5})
+    assert "AdapterConfig" in caught.value.hint
+
+
+def test_a_repository_without_its_prefix_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (lambda: lorakit.open("org/repo"), lambda: lorakit.read_adapter("org/repo")):
+        with pytest.raises(SourceError) as caught:
+            use()
+        assert "hf:org/repo" in caught.value.hint

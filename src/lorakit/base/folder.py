@@ -19,7 +19,7 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
-from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
 from lorakit.files.safetensors import open_safetensors
 
@@ -72,7 +72,8 @@ class Base:
         if not folder.is_dir():
             raise SourceError(
                 f"there is no base model folder at {folder}",
-                hint="expected a GGUF file, or a folder with config.json and model.safetensors",
+                hint="expected a GGUF file, or a folder with config.json and model.safetensors"
+                f"{or_of_the_hub(folder)}",
             )
         config = read_json(folder / "config.json")
         try:

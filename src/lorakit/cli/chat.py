@@ -84,7 +84,7 @@ class Session:
     def run(self) -> None:
         while True:
             try:
-                line = console.input("[bold]> [/bold]").strip()
+                line = console.input(Text("> ", "bold")).strip()
             except (EOFError, KeyboardInterrupt):
                 console.print()
                 return

@@ -66,14 +66,18 @@ def _tell(model: Model, opened: float, count: int) -> None:
         f"({size(bytes_loaded)}), opened in {opened:.1f} s. All below runs live.\n"
     )
     _tell_comparison(story.compare(model))
-    console.print("[bold]2. One adapter, many scales[/bold] (exact match on held-out requests)")
+    _title("2. One adapter, many scales", " (exact match on held-out requests)")
     _tell_sweep(story.sweep(model, "home", count))
     _tell_batch(story.mixed_batch(model, rows=16))
     _tell_swap(story.swap(model, "hello", "style", after=3))
 
 
+def _title(text: str, rest: str = "") -> None:
+    console.print(Text.assemble((text, "bold"), rest))
+
+
 def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
-    console.print("[bold]1. The same requests, other adapters[/bold] (one batch, mixed rows)")
+    _title("1. The same requests, other adapters", " (one batch, mixed rows)")
     for request, answers in table.items():
         console.print(Text(f"  “{request}”"))
         for setting, answer in answers.items():
@@ -95,14 +99,14 @@ def _tell_sweep(steps: list[story.SweepStep]) -> None:
 def _tell_batch(result: story.MixedBatch) -> None:
     together = result.tokens / result.together_seconds
     single = result.tokens / result.one_by_one_seconds
-    console.print(f"[bold]3. One batch, {result.adapter_sets} different adapter sets[/bold]")
+    _title(f"3. One batch, {result.adapter_sets} different adapter sets")
     console.print(f"  together         {together:7.0f} tokens/s")
     console.print(f"  one after another{single:7.0f} tokens/s   ({together / single:.1f}x slower)")
     console.print(f"  same text: {'yes' if result.same_text else 'NO'}\n")
 
 
 def _tell_swap(result: story.Swap) -> None:
-    console.print(f"[bold]4. A swap in mid-stream[/bold]: “{result.request}”")
+    _title("4. A swap in mid-stream", f": “{result.request}”")
     parts = [
         part
         for name, text in result.parts

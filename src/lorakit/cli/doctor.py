@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def command(json: JsonOption = False) -> None:
         print_json(report)
         return
     for title, rows in report.items():
-        console.print(f"[bold]{title}[/bold]")
+        console.print(title, style="bold")
         _print_rows(rows)
 
 
@@ -101,11 +102,20 @@ def _features() -> list[str]:
     return [feature for feature in FEATURES if feature in words]
 
 
+def _takes_files(folder: Path) -> bool:
+    """Tried, since permissions do not tell of root, /proc and read-only file systems."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def _cache(root: Path) -> dict[str, Any]:
     files = [path for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
     existing = next(path for path in (root, *root.parents) if path.exists())
     return {
         "folder": str(root),
         "holds": f"{len(files)} files, {size(sum(path.stat().st_size for path in files))}",
-        "writable": "yes" if os.access(existing, os.W_OK) else "no",
+        "writable": "yes" if _takes_files(existing) else "no",
     }

@@ -24,7 +24,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rich.console import Console
 
-    return globals().setdefault(name, Console(highlight=False, soft_wrap=True))
+    # No markup: `[llama]` in a hint, or brackets in a path, are text.
+    return globals().setdefault(name, Console(highlight=False, soft_wrap=True, markup=False))
 
 
 @contextmanager

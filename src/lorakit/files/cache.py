@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import time
 import zlib
@@ -131,6 +132,8 @@ def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     if path.exists():
         _log(f"{path} is not what was written, and is made again")
     try:
+        for place in (path, seal_of(path)):
+            _clear_for_a_file(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
     except (OSError, WriteError) as error:
@@ -142,6 +145,14 @@ def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
         return
     with _elsewhere(path.name, make) as file:
         yield file
+
+
+def _clear_for_a_file(place: Path) -> None:
+    """In the cache's own folders, whatever stands in a file's place goes. Raises OSError."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    elif os.path.lexists(place) and not place.is_file():
+        place.unlink()
 
 
 def seal(path: Path) -> None:

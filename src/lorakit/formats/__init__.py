@@ -6,6 +6,7 @@ one module beside it.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.errors import SourceError, UnsupportedError
-from lorakit.files.bounded import open_regular
+from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
 from lorakit.formats import gguf, mlx, ort, peft
 from lorakit.formats.express import Express
@@ -123,7 +124,7 @@ def expressible(adapter: Adapter, decoder: Decoder | None = None) -> dict[str, t
 
 
 def read_adapter(
-    path: Path,
+    path: str | os.PathLike[str],
     decoder: Decoder | None = None,
     *,
     allow_pickle: bool = False,
@@ -137,7 +138,7 @@ def read_adapter(
     Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
     something else, which it names, and FormatError where the files are broken.
     """
-    path = path.expanduser()
+    path = as_path(path).expanduser()
     try:
         return _read(path, decoder, allow_pickle, init)
     except OSError as error:  # a folder that may not be entered, a name that is too long
@@ -148,7 +149,7 @@ def _read(path: Path, decoder: Decoder | None, allow_pickle: bool, init: Path | 
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
-            hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
+            hint=f"give a PEFT or MLX folder, or a GGUF or .onnx_adapter file{or_of_the_hub(path)}",
         )
     row = FORMATS[sniff(path)]
     options: dict[str, Any] = {}

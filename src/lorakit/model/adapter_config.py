@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -41,7 +41,7 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
-            raise ParameterError(f"path must be a path or a reference, not {self.path!r}")
+            raise ParameterError(f"path must be a path or a reference, not {shown(self.path)}")
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ParameterError(f"{name} is {' or '.join(allowed)}, not {value!r}")
@@ -83,8 +83,11 @@ def as_choices(
     if adapter is None:
         return []
     one = isinstance(adapter, str | os.PathLike | Adapter | AdapterConfig)
-    if not one and not isinstance(adapter, Iterable):
-        raise ParameterError(f"adapter must be a reference or an AdapterConfig, not {adapter!r}")
+    if not one and (isinstance(adapter, Mapping) or not isinstance(adapter, Iterable)):
+        raise ParameterError(
+            f"adapter must be a reference or an AdapterConfig, or several, not {shown(adapter)}",
+            hint="a scale is said by AdapterConfig(path, scale=0.5)",
+        )
     several: Iterable[AdapterChoice] = [adapter] if one else adapter  # type: ignore[list-item,assignment]  # told apart by `one`
     return [
         choice if isinstance(choice, Adapter | AdapterConfig) else AdapterConfig(choice)

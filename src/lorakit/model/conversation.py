@@ -33,6 +33,7 @@ from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.types import ChatReply
 from lorakit.runtime.generation import Completion, Stream
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
+from lorakit.values import shown
 
 FORMAT, VERSION = "lorakit-session", 2
 FIELDS = {
@@ -101,6 +102,14 @@ class Session:
 
     def answer(self, results: Sequence[Message], **options: Unpack[SamplingOptions]) -> ChatReply:
         """Send the results of tool calls (messages of the role "tool") and wait for the answer."""
+        if isinstance(results, str | Mapping) or not all(isinstance(r, Mapping) for r in results):
+            raise ParameterError(
+                f"the results of tool calls are a list of messages, not {shown(results)}",
+                hint='each is {"role": "tool", "tool_call_id": call.id, "name": call.name, '
+                '"content": "..."}',
+            )
+        if not results:
+            raise ParameterError("there is no result to answer", hint="regenerate() answers anew")
         for _ in (turn := self._turn([*self.messages, *map(dict, results)], options)):
             pass
         return turn.reply
@@ -210,6 +219,7 @@ class Turn:
         self, session: Session, messages: list[dict[str, Any]], stream: Stream, model: Talker
     ) -> None:
         self._session, self._messages = session, messages
+        self._before = list(session.messages)
         self._stream, self._model = stream, model
         self._reply: ChatReply | None = None
 
@@ -228,7 +238,13 @@ class Turn:
 
     def _finish(self) -> ChatReply:
         if self._reply is None:
-            self._reply = self._model.parse_reply(self._stream.result())
+            completion = self._stream.result()
+            if self._session.messages != self._before:
+                raise ParameterError(
+                    "the conversation was changed while this answer was written",
+                    hint="read one answer to its end before the next turn; fork() for two at once",
+                )
+            self._reply = self._model.parse_reply(completion)
             self._session.messages[:] = [*self._messages, self._reply.message]
         return self._reply
 
@@ -257,7 +273,7 @@ def _encoded(content: object) -> bytes:
 def digest_of(content: Mapping[str, Any]) -> str:
     """What the field sha256 of a saved conversation says of the others."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
-    text = json.dumps(rest, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

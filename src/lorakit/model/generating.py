@@ -113,6 +113,7 @@ class Generating:
         generations: list[Generation] = []
         try:
             for request in requests:
+                _check_request(request)
                 ids = self.encode(request.prompt)
                 generations.append(
                     self._submit(ids, request.sampling, request.adapters, timeout, wait=True)
@@ -301,3 +302,11 @@ def deadline_of(timeout: float | None) -> float | None:
     if not (real(timeout) and timeout > 0):
         raise ParameterError(f"timeout must be above 0 seconds, found {shown(timeout)}")
     return time.monotonic() + float(min(timeout, FOR_EVER))
+
+
+def _check_request(request: object) -> None:
+    if not isinstance(request, Request):
+        raise ParameterError(
+            f"a batch is of lorakit.Request, not {shown(request)}",
+            hint='lorakit.Request(prompt="...", adapters={"name": 1.0})',
+        )

@@ -20,7 +20,8 @@ def check_prompt(
         raise ContextFullError(
             f"the prompt has {len(prompt)} tokens; the context holds {context}, "
             "at least one of them for the answer",
-            hint="shorten the prompt, or open the model with a larger context",
+            hint="shorten the prompt, or open the model with a larger context, up to what it was "
+            "trained for",
         )
     check_ids(prompt, vocabulary, images)
 

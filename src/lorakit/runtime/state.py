@@ -92,15 +92,16 @@ def read_state(
             f"{path}: the header cannot be read: {error!r:.200}", hint=HINT
         ) from error
     differs = [
-        f"{name}: expected {value[:200]}, found {str(found.get(name))[:200]}"
+        f"{name}: this model has {value[:200]}, the file {str(found.get(name))[:200]}"
         for name, value in about.items()
         if found.get(name) != value
     ]
     if differs:
         raise MismatchError(
-            f"{path} was saved from another model",
+            f"{path} was saved from another model, or from this one opened otherwise",
             items=differs,
-            hint="save it again from this one",
+            hint="open the model as it was when the state was saved (the same base, engine and "
+            "quantize), or save the state again from this one",
         )
     return State(tokens=tokens, key=key, kv=kv)
 

@@ -55,7 +55,8 @@ def request(
         try:
             response, reached = _ask(place, headers, patience, allowed)
         except AddressError as error:
-            raise unreachable(place, str(error), hint=_PRIVATE * (place == url)) from error
+            mends = place == url and "no single machine" not in str(error)
+            raise unreachable(place, str(error), hint=_PRIVATE * mends) from error
         if response.status in ANSWERS:
             if _words_of(response, "Content-Encoding") <= {"identity"}:
                 return response
