@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from lorakit import demo
-from lorakit.cli.logits import read_ids
-from lorakit.cli.references import split_reference
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.model.open import unused_name
+from lorakit.sources.scaled import split_reference
+from lorakit.verify.prompts import read_ids
 
 BASE = str(demo.base_path())
 HOME = str(demo.adapter_path("home"))

@@ -75,7 +75,17 @@ def test_verify_a_folder_and_its_gguf_file_with_the_same_adapter(first):
     adapter = TRUTH / "peft" / "llama" / "plain"
     done = invoke("verify", one, "-a", adapter, "--against", f"on:{other}", "--json")
     assert (done.code, done.error) == (0, None)
-    assert "one side is a GGUF file" in done.stdout
+    found = json.loads(done.stdout)
+    assert found["total"]["max_difference"] < 2e-4
+    assert found["warnings"] == []  # Llama has no GELU, and these weights are float32
+
+
+def test_verify_tells_of_gelu_from_a_table():
+    sides = (TRUTH / "bases" / "gemma3", GEMMA)
+    done = invoke("verify", sides[0], "--against", f"on:{sides[1]}", "--json")
+    found = json.loads(done.stdout)
+    assert (done.code, found["stored"]) == (0, "float16")
+    assert "GELU" in found["warnings"][0]
 
 
 def test_verify_against_a_model_in_a_gguf_file():

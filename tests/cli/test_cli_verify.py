@@ -9,11 +9,11 @@ from rich.console import Console
 from commands import invoke
 from folders import DATA
 from lorakit.cli import heatmap
-from lorakit.cli.verify import parse_other
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
 from lorakit.inspect.plot import grid
 from lorakit.inspect.report import inspect
+from lorakit.verify.other import parse_other
 
 TRUTH = DATA / "truth"
 BASE = str(TRUTH / "bases/llama")
@@ -40,7 +40,10 @@ def refused(error, *arguments):
 def test_another_format_agrees_and_another_adapter_does_not():
     found = verify("-a", f"{PLAIN}:0.5", "--against", GGUF)  # at the scale of the first
     assert found["agrees"] is True
-    assert found["tolerance"] == 2e-4
+    assert found["tolerance"] is None
+    assert found["stored"] == "float32"
+    assert found["total"]["max_difference"] < 2e-4
+    assert verify("-a", f"{PLAIN}:0.5", "--against", GGUF, "--tolerance", "2e-4")["stored"] is None
     assert found["warnings"] == []
     assert [row["name"] for row in found["prompts"]] == ["text 1", "text 2", "text 3", "random ids"]
     assert set(found["total"]) == {
@@ -61,6 +64,10 @@ def test_several_adapters_on_both_sides_in_another_order():
 
 def test_the_table_says_how_much_and_the_verdict():
     out = lorakit("verify", BASE, "-a", PLAIN, "--against", "base", "--ids", "5,6,7", code=1)
+    assert "differs (effect" in out
+    assert "above what rounding to float32 explains" in " ".join(out.split())
+    strict = ("--ids", "5,6,7", "--tolerance", "2e-4")
+    out = lorakit("verify", BASE, "-a", PLAIN, "--against", "base", *strict, code=1)
     assert "differs: the largest difference is" in out
     assert "1 of the effect" in out
     out = lorakit("verify", BASE, "-a", PLAIN, "--against", PLAIN, "-p", "hello")
@@ -126,8 +133,11 @@ def test_convert_compares_what_it_wrote(tmp_path):
         assert found["verify"]["agrees"] is True
         assert found["verify"]["total"]["effect"] > 1
     half = ("--to", "peft", "--dtype", "f16", "-b", BASE, "--verify")
-    assert "rounded" in lorakit("convert", PLAIN, tmp_path / "half", *half, code=1)
-    lorakit("convert", PLAIN, tmp_path / "again", *half, "--tolerance", "0.1")
+    assert "agrees within float16's rounding (effect" in lorakit(
+        "convert", PLAIN, tmp_path / "half", *half
+    )
+    out = lorakit("convert", PLAIN, tmp_path / "again", *half, "--tolerance", "2e-4", code=1)
+    assert "above the tolerance" in out
     done = invoke("convert", PLAIN, tmp_path / "n", "--to", "mlx", "--verify")
     assert isinstance(done.error, ParameterError)
     assert not (tmp_path / "n").exists()

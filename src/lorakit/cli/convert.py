@@ -20,7 +20,7 @@ from lorakit.cli.references import (
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
 from lorakit.formats.convert import convert
-from lorakit.verify import TOLERANCE, ParityReport, verify_conversion
+from lorakit.verify import ParityReport, verify_conversion
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
@@ -47,7 +47,7 @@ def command(
     verify: Annotated[
         bool, option("--verify", help="Read it back and compare logits; needs --base.")
     ] = False,
-    tolerance: ToleranceOption = TOLERANCE,
+    tolerance: ToleranceOption = None,
     engine: EngineOption = None,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -77,7 +77,7 @@ def command(
         with open_with(
             str(base), None, engine=engine, quantize="none", allow_private=allow_private
         ) as model:
-            parity = _compare(model, adapter, output, tolerance, dtype)
+            parity = _compare(model, adapter, output, tolerance)
     failed = parity is not None and not parity.agrees
     if json:
         said = {
@@ -103,16 +103,8 @@ def command(
     raise SystemExit(failed)
 
 
-def _compare(
-    model: Model, adapter: str, output: Path, tolerance: float, dtype: str | None
-) -> ParityReport:
+def _compare(model: Model, adapter: str, output: Path, tolerance: float | None) -> ParityReport:
     """What was written, read back, against what was read."""
-    rounded = [f"values were stored as {dtype}, which may have rounded them"]
     return verify_conversion(
-        model,
-        adapter,
-        output,
-        tolerance=tolerance,
-        names=(adapter, str(output)),
-        notes=rounded if dtype in ("f16", "bf16") else (),
+        model, adapter, output, tolerance=tolerance, names=(adapter, str(output))
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +21,9 @@ from lorakit.cli.references import (
     open_with,
 )
 from lorakit.cli.signature import option
-from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
-from lorakit.files.npz import read_npz
-
-_NUMBERED = re.compile(r"ids[0-9]{1,9}")
-Ids = dict[str, npt.NDArray[np.int64]]
+from lorakit.verify.prompts import read_ids
 
 
 def command(
@@ -65,29 +61,6 @@ def command(
         print_json({"output": str(output), "arrays": shapes})
     else:
         console.print(f"wrote {output}: " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
-
-
-def read_ids(source: str) -> Ids:
-    """Token sequences from "1,2,3" or from the arrays ids0, ids1, ... of an .npz file."""
-    if not source.endswith(".npz"):
-        try:
-            return {"ids0": np.array([int(part) for part in source.split(",")], np.int64)}
-        except (ValueError, OverflowError) as error:
-            raise ParameterError(
-                f"--ids takes numbers (1,2,3) or an .npz file, not {source!r}"
-            ) from error
-    found = read_npz(Path(source))
-    names = [name for name in found if _NUMBERED.fullmatch(name)]
-    arrays = {name: found[name] for name in sorted(names, key=lambda name: int(name[3:]))}
-    if not arrays:
-        raise FormatError(f"{source} holds no arrays ids0, ids1, ...")
-    for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
-            raise FormatError(
-                f"{source}: {name} must be a sequence of integers, "
-                f"found {array.dtype} {list(array.shape)}"
-            )
-    return {name: array.astype(np.int64) for name, array in arrays.items()}
 
 
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:

@@ -15,10 +15,11 @@ from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.torch.options import Device
-from lorakit.errors import FormatError, ParameterError
+from lorakit.errors import FormatError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
+from lorakit.sources.scaled import split_reference as split_reference
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
@@ -74,24 +75,10 @@ PrivateOption = Annotated[
     option("--allow-private", help="Let URLs be of machines of a private network."),
 ]
 ToleranceOption = Annotated[
-    float, option(help="The largest difference that passes; the default is for float32.")
+    float | None,
+    option(help="The largest difference that passes [default: what rounding explains]."),
 ]
 JsonOption = Annotated[bool, option("--json", help="Print JSON.")]
-
-
-def split_reference(reference: str) -> tuple[str, float]:
-    """("home", 0.5) from "home:0.5": a scale is what follows the last colon if it is a number."""
-    path, colon, tail = reference.rpartition(":")
-    _, slashes, address = path.partition("://")
-    host_only = slashes and "/" not in address  # what follows is a port
-    try:
-        return (path, float(tail)) if colon and path and not host_only else (reference, 1.0)
-    except ValueError:
-        if colon and Path(path).exists() and not Path(reference).exists():
-            raise ParameterError(
-                f"{tail!r} in {reference} is no scale", hint=f"a number: {path}:0.5"
-            ) from None
-        return reference, 1.0
 
 
 def open_with(

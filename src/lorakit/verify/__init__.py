@@ -1,17 +1,24 @@
 """Whether two things give the same logits, with numbers.
 
-parity.py compares, prompts.py chooses what to compare on, sides.py makes the things compared: an
-open model with adapters, PEFT itself, or recorded logits.
+parity.py compares, verdict.py tells rounding from an error, prompts.py chooses what to compare on,
+sides.py makes the things compared: an open model with adapters, PEFT itself, recorded logits.
+other.py does what `lorakit verify` does, from the words of its command line.
 """
 
+from lorakit.verify.other import Opening as Opening
+from lorakit.verify.other import verify_against as verify_against
 from lorakit.verify.parity import TOLERANCE as TOLERANCE
 from lorakit.verify.parity import LogitsOf as LogitsOf
 from lorakit.verify.parity import ParityReport as ParityReport
 from lorakit.verify.parity import PromptParity as PromptParity
+from lorakit.verify.parity import Rounding as Rounding
 from lorakit.verify.parity import verify as verify
+from lorakit.verify.prompts import PromptChoice as PromptChoice
 from lorakit.verify.prompts import prompts_for as prompts_for
 from lorakit.verify.sides import adapted as adapted
 from lorakit.verify.sides import built_in as built_in
+from lorakit.verify.sides import merged_weights as merged_weights
 from lorakit.verify.sides import peft_logits as peft_logits
 from lorakit.verify.sides import recorded as recorded
+from lorakit.verify.sides import scale_steps as scale_steps
 from lorakit.verify.sides import verify_conversion as verify_conversion

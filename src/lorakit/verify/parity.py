@@ -9,17 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.errors import EngineError, ParameterError
+from lorakit.verify.verdict import F64, NOTHING, PLAIN, Evidence, Findings, Stored, evidence, judge
 
-TOLERANCE = 2e-4  # largest difference of two float32 computations of the same numbers
+TOLERANCE = 2e-4  # largest difference of two float32 computations of a small model
 LogitsOf = Callable[[Sequence[int]], npt.NDArray[np.float32]]  # ids -> [tokens, vocabulary]
-F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Judge by what rounding does, not by a tolerance.
+
+    stored: the coarsest dtype that the sides' numbers were stored in. steps: side one with one
+    adapter's scale wrong by a percent, by what that is; `scale_steps` makes them of a model.
+    weights: of a merged model, which settle the scales; see weights.py.
+    """
+
+    stored: Stored = "float32"
+    steps: Mapping[str, LogitsOf] = field(default_factory=dict)
+    weights: Sequence[Evidence] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +64,42 @@ class ParityReport:
 
     one: str
     other: str
-    tolerance: float
+    tolerance: float | None  # None: judged by rounding
     prompts: tuple[PromptParity, ...]
+    stored: Stored | None = None  # the dtype whose rounding was judged by
+    findings: Findings = NOTHING  # why the differences are not that rounding
     warnings: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether no value is NaN or infinite and no difference is above the tolerance."""
-        return all(p.max_difference <= self.tolerance and not p.non_finite for p in self.prompts)
+        """Whether no value is NaN or infinite, no difference is above the tolerance, and nothing
+        speaks against rounding where that is judged by."""
+        if any(p.non_finite for p in self.prompts) or self.findings != NOTHING:
+            return False
+        limit = math.inf if self.tolerance is None else self.tolerance
+        return all(p.max_difference <= limit for p in self.prompts)
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence: agrees, differs or cannot tell, by how much, and why."""
+        total = self.total
+        if total.non_finite:
+            return f"differs: {total.non_finite} logits are NaN or infinite"
+        if self.tolerance is None:
+            effect = "" if total.effect is None else f"effect {total.effect:.2g}, "
+            sizes = f"({effect}difference {total.max_difference:.2g})"
+            why = self.findings.against or self.findings.unclear
+            if not why:
+                return f"agrees within {self.stored}'s rounding {sizes}"
+            more = f", and {len(why) - 1} more" * (len(why) > 1)
+            verdict = "differs" if self.findings.against else "cannot tell"
+            return f"{verdict} {sizes}: {why[0]}{more}"
+        share = f", {total.max_difference / total.effect:.2g} of the effect" if total.effect else ""
+        verdict, sign = ("agrees", "within") if self.agrees else ("differs", "above")
+        return (
+            f"{verdict}: the largest difference is {total.max_difference:.3g}{share}, "
+            f"{sign} the tolerance of {self.tolerance:g}"
+        )
 
     @property
     def total(self) -> PromptParity:
@@ -86,9 +128,13 @@ class ParityReport:
         """Plain values that `json.dumps(..., allow_nan=False)` takes; NaN becomes "nan"."""
         return {
             "agrees": self.agrees,
+            "verdict": self.verdict,
             "one": self.one,
             "other": self.other,
             "tolerance": self.tolerance,
+            "stored": self.stored,
+            "against": list(self.findings.against),
+            "unclear": list(self.findings.unclear),
             "total": _plain(self.total),
             "prompts": [_plain(prompt) for prompt in self.prompts],
             "warnings": list(self.warnings),
@@ -100,24 +146,29 @@ def verify(
     other: LogitsOf,
     prompts: Mapping[str, Sequence[int]],
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    rounding: Rounding | None = None,
     plain: LogitsOf | None = None,
     names: tuple[str, str] = ("one", "other"),
     notes: Sequence[str] = (),
 ) -> ParityReport:
     """Compare the logits of two sides on every position of some prompts.
 
-    prompts: token ids by a name to show. plain: `one` without its adapters, to measure what they
-    change. notes: go into the report's warnings as they are.
+    prompts: token ids by a name to show. rounding: agree within what it explains. tolerance: agree
+    up to this largest difference instead; with neither, up to TOLERANCE. plain: `one` without its
+    adapters, to measure what they change. notes: go into the report's warnings as they are.
     Raises ParameterError where there is no prompt or the tolerance is negative, EngineError where
     the sides have other vocabularies or a side gives logits of another length than its prompt;
     and whatever the sides raise.
     """
     if not prompts:
         raise ParameterError("there is no prompt to compare on")
-    if not 0 <= tolerance < math.inf:
+    if tolerance is None and rounding is None:
+        tolerance = TOLERANCE
+    if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ParameterError(f"the tolerance must be finite and 0 or more, found {tolerance}")
-    found = []
+    judged = rounding if tolerance is None else None
+    found, seen = [], []
     for name, ids in prompts.items():
         if not len(ids):
             raise ParameterError(f"the prompt {name!r} holds no tokens")
@@ -125,20 +176,25 @@ def verify(
         _require_one_vocabulary(a, b, names)
         base = None if plain is None else _logits(plain, ids, f"{names[0]} without adapters")
         found.append(compare(name, a, b, base))
+        if judged is not None and not found[-1].non_finite:
+            seen.append(_evidence(name, ids, (a, b, base), judged))
     report = ParityReport(
         one=names[0],
         other=names[1],
-        tolerance=float(tolerance),
+        tolerance=None if tolerance is None else float(tolerance),
         prompts=tuple(found),
-        warnings=tuple(notes),
+        stored=None if judged is None else judged.stored,
+        findings=NOTHING if judged is None else judge(seen, judged.stored, judged.weights),
     )
-    return ParityReport(
-        one=report.one,
-        other=report.other,
-        tolerance=report.tolerance,
-        prompts=report.prompts,
-        warnings=(*report.warnings, *_doubts(report)),
-    )
+    return replace(report, warnings=(*notes, *_doubts(report)))
+
+
+def _evidence(
+    name: str, ids: Sequence[int], sides: tuple[F64, F64, F64 | None], by: Rounding
+) -> Evidence:
+    one, other, plain = sides
+    changed = {each: _logits(side, ids, each) for each, side in by.steps.items()}
+    return evidence(name, one, other, changed | ({} if plain is None else {PLAIN: plain}))
 
 
 def compare(name: str, one: F64, other: F64, plain: F64 | None = None) -> PromptParity:
@@ -214,7 +270,7 @@ def _doubts(report: ParityReport) -> list[str]:
             f"{report.one} has no effect: its logits are those of the plain base, to the last bit; "
             "agreement proves nothing about the adapter"
         ]
-    if effect <= report.tolerance:
+    if report.tolerance is not None and effect <= report.tolerance:
         return [
             f"the adapters change the logits by {effect:.2g} at most, within the tolerance of "
             f"{report.tolerance:g}; agreement proves little about them"

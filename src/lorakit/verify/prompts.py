@@ -1,4 +1,4 @@
-"""What two sides are compared on where the user names nothing.
+"""What two sides are compared on: what the user names, else prompts made here.
 
 A few texts through the model's own tokenizer; seeded ids from the whole vocabulary, since texts
 touch few of its rows; and what switches parts of an adapter on: invocation tokens, replaced rows.
@@ -6,14 +6,23 @@ touch few of its rows; and what switches parts of an adapter on: invocation toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter import Adapter
+from lorakit.errors import FormatError, ParameterError
+from lorakit.files.bounded import parse_json, read_text
+from lorakit.files.npz import read_npz
+from lorakit.model.open import unused_name
 
 if TYPE_CHECKING:
+    from lorakit.model.model import Model
     from lorakit.text.tokenizer import TextTokenizer
 
 TEXTS = (
@@ -24,6 +33,8 @@ TEXTS = (
 SEED = 20240607
 LENGTH = 32  # tokens of a made-up prompt
 _SWITCHES = 8  # replaced rows that are tried
+_NUMBERED = re.compile(r"ids[0-9]{1,9}")
+Ids = dict[str, npt.NDArray[np.int64]]
 
 
 def prompts_for(
@@ -52,3 +63,85 @@ def _rows(adapter: Adapter) -> list[int]:
     """Ids of some embedding rows that the adapter replaces."""
     rows = [r.rows for r in adapter.replacements if r.rows is not None]
     return sorted({int(row) for ids in rows for row in ids[:_SWITCHES]})[:_SWITCHES]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptChoice:
+    """The prompts that a user names: texts, a file of them, token ids; else the built-in ones.
+
+    file: a text per line, or JSON lines with "prompt" or "ids". ids: "1,2,3", or an .npz file with
+    arrays ids0, ids1, ...
+    """
+
+    texts: Sequence[str] = ()
+    file: Path | None = None
+    ids: str | None = None
+
+    def read(self, model: Model) -> dict[str, list[int]]:
+        """All of them by a name to show; empty where there are none."""
+        pairs = [(_short(text), model.encode(text)) for text in self.texts]
+        if self.file is not None:
+            pairs += read_prompts(model, self.file).items()
+        pairs += self.token_ids().items()
+        found: dict[str, list[int]] = {}
+        for name, sequence in pairs:  # two texts may begin alike
+            found[unused_name(name, found)] = sequence
+        return found
+
+    def token_ids(self) -> dict[str, list[int]]:
+        """Those of `ids`."""
+        found = {} if self.ids is None else read_ids(self.ids)
+        return {name: sequence.tolist() for name, sequence in found.items()}
+
+
+def read_prompts(model: Model, path: Path) -> dict[str, list[int]]:
+    """Prompts from a file: a text per line, or JSON lines with "prompt", "text" or "ids"."""
+    lines = read_text(path).splitlines()
+    named = {f"line {n}": line for n, line in enumerate(lines, 1) if line.strip()}
+    if not named:
+        raise FormatError(f"{path} holds no prompts")
+    if path.suffix.lower() not in (".jsonl", ".json"):
+        return {name: model.encode(line) for name, line in named.items()}
+    return {name: model.encode(_json_prompt(path, name, line)) for name, line in named.items()}
+
+
+def _json_prompt(path: Path, name: str, line: str) -> str | list[int]:
+    try:
+        row = parse_json(line.encode())
+    except ValueError as error:
+        raise FormatError(f"{path}, {name} is not valid JSON: {error}") from error
+    if isinstance(row, Mapping):
+        row = next((row[key] for key in ("prompt", "text", "ids") if key in row), None)
+    if isinstance(row, str) or (
+        isinstance(row, list) and row and all(type(token) is int for token in row)
+    ):
+        return row
+    raise FormatError(f'{path}, {name} holds neither "prompt" (a text) nor "ids" (numbers)')
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 20 else f"{line[:17]}..."
+
+
+def read_ids(source: str) -> Ids:
+    """Token sequences from "1,2,3" or from the arrays ids0, ids1, ... of an .npz file."""
+    if not source.endswith(".npz"):
+        try:
+            return {"ids0": np.array([int(part) for part in source.split(",")], np.int64)}
+        except (ValueError, OverflowError) as error:
+            raise ParameterError(
+                f"ids are numbers (1,2,3) or an .npz file, not {source!r}"
+            ) from error
+    found = read_npz(Path(source))
+    names = [name for name in found if _NUMBERED.fullmatch(name)]
+    arrays = {name: found[name] for name in sorted(names, key=lambda name: int(name[3:]))}
+    if not arrays:
+        raise FormatError(f"{source} holds no arrays ids0, ids1, ...")
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            raise FormatError(
+                f"{source}: {name} must be a sequence of integers, "
+                f"found {array.dtype} {list(array.shape)}"
+            )
+    return {name: array.astype(np.int64) for name, array in arrays.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from lorakit.errors import (
     ParameterError,
 )
 from lorakit.files.npz import read_npz
-from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, verify
+from lorakit.verify.parity import LogitsOf, ParityReport, Rounding, verify
 from lorakit.verify.prompts import prompts_for
+from lorakit.verify.verdict import STEP, UNITS, Evidence, Stored
+from lorakit.verify.weights import weight_evidence
 
 if TYPE_CHECKING:
     from lorakit.model.adapters import Scales
@@ -36,19 +38,66 @@ def adapted(model: Model, scales: Scales) -> LogitsOf:
     return lambda ids: model.logits(ids, adapters=scales)
 
 
+def scale_steps(model: Model, scales: Mapping[str, float]) -> dict[str, LogitsOf]:
+    """The model with one scale a percent up or down: what a comparison must tell from rounding."""
+    return {
+        step: adapted(model, {**scales, name: scales[name] * factor})
+        for step, (name, factor) in _steps(scales).items()
+    }
+
+
+def merged_weights(
+    model: Model, scales: Mapping[str, float], merged: Model
+) -> tuple[Evidence, ...]:
+    """At which scales a model's adapters are in another model's weights; see weights.py."""
+    found = {name: model.find(name) for name in scales}
+    adapters = {
+        name: (handle.adapter, scales[name]) for name, handle in found.items() if handle is not None
+    }
+    return weight_evidence(model.base, merged.base, adapters, _steps(scales))
+
+
+def _steps(scales: Mapping[str, float]) -> dict[str, tuple[str, float]]:
+    """What a scale that is wrong by a percent is called, the adapter, and the factor."""
+    return {
+        f"{name!r} at {factor:g} of its scale": (name, factor)
+        for name, scale in scales.items()
+        if scale
+        for factor in (1 + STEP, 1 - STEP)
+    }
+
+
+def stored_dtype(adapters: Iterable[Adapter]) -> Stored:
+    """The coarsest dtype of the adapters' values; float32 for none."""
+    return coarsest(array.dtype.name for adapter in adapters for array in _arrays(adapter))
+
+
+def coarsest(names: Iterable[str]) -> Stored:
+    """Of names of dtypes the one that rounds most; what is no less than float32 is float32."""
+    found = set(names)
+    return max((each for each in UNITS if each in found), key=UNITS.__getitem__, default="float32")
+
+
+def _arrays(adapter: Adapter) -> Iterator[npt.NDArray[Any]]:
+    for delta in adapter.deltas:
+        yield from (delta.a, delta.b)
+    yield from (replacement.value for replacement in adapter.replacements)
+
+
 def verify_conversion(
     model: Model,
     source: AnyAdapter,
     target: AnyAdapter,
     *,
     prompts: Mapping[str, Sequence[int]] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     names: tuple[str, str] = ("source", "target"),
     notes: Sequence[str] = (),
 ) -> ParityReport:
     """Whether an adapter and another form of it give the same logits on an open model.
 
-    prompts: None takes the built-in ones. Both are loaded and unloaded again. Raises what
+    prompts: None takes the built-in ones. tolerance: None judges by the rounding of the coarsest
+    dtype that either stores its values in. Both are loaded and unloaded again. Raises what
     `Model.load_adapter` and `verify` raise.
     """
     one = model.load_adapter(source, unused(model, "verify-source"))
@@ -60,6 +109,9 @@ def verify_conversion(
                 adapted(model, {other.name: 1.0}),
                 prompts or built_in(model),
                 tolerance=tolerance,
+                rounding=Rounding(
+                    stored_dtype([one.adapter, other.adapter]), scale_steps(model, {one.name: 1.0})
+                ),
                 plain=adapted(model, {}),
                 names=names,
                 notes=notes,
@@ -126,7 +178,7 @@ def recorded(
     if not prompts:
         raise ParameterError(
             f"{path} does not say which token ids its logits are of",
-            hint="give the file of ids that they were made from: --ids FILE.npz",
+            hint='give the file of ids that they were made from: ids="FILE.npz"',
         )
     return lambda asked: _lookup(table, path, asked), prompts
 

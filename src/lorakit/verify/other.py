@@ -1,0 +1,328 @@
+"""What a base with adapters can be compared with, in one line each: `parse_other` reads it,
+`verify_against` opens both sides, compares them and says by which rounding.
+
+"base", "peft", "engine:NAME", "quantize:HOW", "model:BASE", "on:BASE", a model's folder, recorded
+logits, or adapters. Nothing is printed; a caller that shows how far opening is brings its Opener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, get_args
+
+from lorakit.engines.onnx.options import Quantization
+from lorakit.errors import ParameterError
+from lorakit.files.gguf import is_gguf, open_gguf
+from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.open import open as open_model
+from lorakit.model.open import unused_name
+from lorakit.sources import fetch
+from lorakit.sources.scaled import split_reference
+from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, Rounding, verify
+from lorakit.verify.prompts import PromptChoice
+from lorakit.verify.sides import (
+    adapted,
+    built_in,
+    coarsest,
+    merged_weights,
+    peft_logits,
+    recorded,
+    scale_steps,
+    stored_dtype,
+)
+from lorakit.verify.verdict import Evidence, Stored
+
+if TYPE_CHECKING:
+    from lorakit.model.model import Model
+
+OPENED = ("engine", "quantize", "model", "on")  # words before a colon: what another model is
+_PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of GGUF
+
+
+class Opener(Protocol):
+    """Opens a base with adapters (REF[:SCALE]) active."""
+
+    def __call__(
+        self,
+        base: str,
+        adapters: Sequence[str],
+        *,
+        engine: str | None,
+        quantize: Quantization,
+        threads: int | None,
+        allow_private: bool,
+    ) -> Model: ...
+
+
+def open_references(
+    base: str,
+    adapters: Sequence[str],
+    *,
+    engine: str | None,
+    quantize: Quantization,
+    threads: int | None,
+    allow_private: bool,
+) -> Model:
+    """The Opener that shows nothing."""
+    configs = [AdapterConfig(p, scale=scale) for p, scale in map(split_reference, adapters)]
+    return open_model(
+        base,
+        adapter=configs,
+        engine=engine,
+        quantize=quantize,
+        threads=threads,
+        allow_private=allow_private,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the first side is opened; the other differs in what it is said to be."""
+
+    base: str
+    adapters: tuple[str, ...] = ()
+    engine: str | None = None
+    quantize: Quantization = "none"
+    threads: int | None = None
+    allow_private: bool = False
+    opener: Opener = open_references
+
+    def open(self) -> Model:
+        """Raises what lorakit.open raises."""
+        return self.opener(
+            self.base,
+            self.adapters,
+            engine=self.engine,
+            quantize=self.quantize,
+            threads=self.threads,
+            allow_private=self.allow_private,
+        )
+
+    @property
+    def text(self) -> str:
+        """The side in words: base + adapters (engine)."""
+        held = "" if self.quantize == "none" else f", {self.quantize}"
+        engine = self.engine or ("llama" if is_gguf(Path(self.base)) else "onnx")
+        return " + ".join([self.base, *self.adapters]) + f" ({engine}{held})"
+
+    def changed(self, other: Other) -> Opening:
+        """What a kind of "engine", "quantize", "model" or "on" opens instead."""
+        if other.kind in ("model", "on"):
+            same = is_gguf(Path(other.value)) == is_gguf(Path(self.base))
+            adapters = () if other.kind == "model" else self.adapters
+            engine = self.engine if same else None
+            return replace(self, base=other.value, adapters=adapters, engine=engine)
+        if other.kind == "engine":
+            return replace(self, engine=other.value)
+        held: Quantization = next(q for q in get_args(Quantization) if q == other.value)
+        return replace(self, quantize=held)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """The other side as it was named: its kind, and what stands after the colon or the path."""
+
+    kind: str  # "base", "peft", "engine", "quantize", "model", "on", "record", "adapters"
+    value: str
+    references: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " + ".join(self.references)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The other side: its logits, the prompts that it brings along, and what to say of it.
+
+    stored: the coarsest dtype whose rounding is between the sides; None where weights are
+    quantised, which no rounding of floats explains.
+    """
+
+    logits: LogitsOf
+    prompts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    stored: Stored | None = "float32"
+    weights: Sequence[Evidence] = ()  # of a merge, to settle its scales
+    notes: Sequence[str] = ()
+
+
+def verify_against(
+    opening: Opening,
+    against: Sequence[str],
+    *,
+    prompts: PromptChoice | None = None,
+    tolerance: float | None = None,
+) -> ParityReport:
+    """Compare a base with adapters with something else; see docs/verify.md for what `against` says.
+
+    tolerance: the largest difference that agrees; None judges by what rounding of the dtypes that
+    the sides are stored in explains, and by TOLERANCE where weights are quantised.
+    Raises ParameterError for words that make no sense, what `lorakit.open`, `load_adapter`,
+    `recorded` and `peft_logits` raise for what is opened, and what `verify` raises.
+    """
+    other, choice = parse_other(against), prompts or PromptChoice()
+    with ExitStack() as stack:
+        model = stack.enter_context(opening.open())
+        scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
+        chosen = choice.read(model)
+        side = other_side(other, model, opening, choice, stack)
+        stored = side.stored if opening.quantize == "none" else None
+        return verify(
+            adapted(model, scales),
+            side.logits,
+            chosen or side.prompts or built_in(model),
+            tolerance=tolerance,
+            rounding=Rounding(stored, scale_steps(model, scales), side.weights) if stored else None,
+            plain=adapted(model, {}) if scales else None,
+            names=(opening.text, other.text),
+            notes=[*rounded(opening.quantize), *side.notes],
+        )
+
+
+def parse_other(against: Sequence[str]) -> Other:
+    """Words first, then what is there: `./peft` is a folder, `peft` is PEFT. ParameterError."""
+    if not against:
+        raise ParameterError("there is nothing to compare with")
+    kinds = {_kind(reference) for reference in against}
+    if kinds != {"adapters"} and len(against) > 1:
+        raise ParameterError(
+            "only adapters can be named together as the other side",
+            items=[f"{reference}: {_kind(reference)}" for reference in against],
+        )
+    kind = kinds.pop()
+    value = against[0].partition(":")[2] if kind == against[0].partition(":")[0] else against[0]
+    if kind == "quantize" and value not in get_args(Quantization):
+        raise ParameterError(
+            f"there are no weights {value!r}",
+            hint=", ".join(f"quantize:{name}" for name in get_args(Quantization)),
+        )
+    return Other(kind, value, tuple(against))
+
+
+def _kind(reference: str) -> str:
+    word, colon, _ = reference.partition(":")
+    if reference in ("base", "peft") or (colon and word in OPENED):
+        return word
+    if reference.partition("#")[0].endswith(".npz"):
+        return "record"
+    folder = Path(reference).expanduser()
+    model = (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+    return "model" if model else "adapters"
+
+
+def other_side(
+    other: Other, model: Model, opening: Opening, prompts: PromptChoice, stack: ExitStack
+) -> Side:
+    """Make the other side; what it opens is closed by `stack`."""
+    adapters = opening.adapters
+    if other.kind == "base":
+        return Side(adapted(model, {}))
+    if other.kind == "adapters":
+        first = _loaded(model)
+        scales = load_others(model, other.references, adapters)
+        itself = _itself(other.references == adapters)
+        handles = [model.find(name) for name in [*first, *scales]]
+        values = [handle.adapter for handle in handles if handle is not None]
+        return Side(adapted(model, scales), stored=stored_dtype(values), notes=itself)
+    if other.kind == "record":
+        path, _, family = other.value.partition("#")
+        known = prompts.token_ids() or None
+        return Side(*recorded(Path(path), family or None, likely=_likely(adapters), ids=known))
+    if other.kind == "peft":
+        get = partial(fetch, allow_private=opening.allow_private)
+        pairs = [(get(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
+        return Side(stack.enter_context(peft_logits(model.base.path, pairs)))
+    changed = opening.changed(other)
+    opened = stack.enter_context(changed.open())
+    scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
+    return Side(
+        opened.logits,
+        stored=between(opened, model) if changed.quantize == "none" else None,
+        weights=merged_weights(model, scales, opened) if other.kind == "model" else (),
+        notes=[
+            *([] if changed.quantize == opening.quantize else rounded(changed.quantize)),
+            *_native(opened, model),
+            *_itself(changed == opening),
+        ],
+    )
+
+
+def load_others(model: Model, references: Sequence[str], first: Sequence[str]) -> dict[str, float]:
+    """Load the other adapters beside the first ones; one without a scale takes that of the adapter
+    in its place."""
+    same_count = len(references) == len(first)
+    scales: dict[str, float] = {}
+    for number, reference in enumerate(references):
+        path, scale = split_reference(reference)
+        if path == reference and same_count:
+            scale = split_reference(first[number])[1]
+        name = unused_name("against", _loaded(model))
+        model.load_adapter(path, name)
+        scales[name] = scale
+    return scales
+
+
+def _loaded(model: Model) -> list[str]:
+    return [info.name for info in model.adapters]
+
+
+def _likely(adapters: Sequence[str]) -> str:
+    """The name that recorded logits of these adapters would have."""
+    scales = {split_reference(reference)[1] for reference in adapters}
+    return "base" if not scales else f"scale{scales.pop():g}" if len(scales) == 1 else "logits"
+
+
+def between(other: Model, first: Model) -> Stored | None:
+    """The rounding between two opened models: none but float32's where they read the same file."""
+    half = ["float16"] * (_approximates(other) != _approximates(first))
+    if other.base.path == first.base.path:
+        return coarsest(half)
+    names = [*weights_dtypes(other), *weights_dtypes(first), *half]
+    return None if "quantised" in names else coarsest(names)
+
+
+def weights_dtypes(model: Model) -> set[str]:
+    """The dtypes that a model's file stores weights in; "quantised" for GGUF's blocks."""
+    base = model.base
+    if base.is_gguf:
+        kinds = {tensor.kind for tensor in open_gguf(base.path, model=True).tensors.values()}
+        return {_PLAIN.get(kind, "quantised") for kind in kinds}
+    return {tensor.dtype.name for tensor in base.tensors.values()}
+
+
+def _approximates(model: Model) -> bool:
+    """Whether llama.cpp runs it and takes GELU from its table of float16 values."""
+    return model.base.is_gguf and model.base.decoder.activation.startswith("gelu")
+
+
+def rounded(held: Quantization) -> list[str]:
+    """What to say of quantised weights."""
+    if held == "none":
+        return []
+    return [f"weights are held as {held}: a tolerance of {TOLERANCE:g} is for float32"]
+
+
+def _native(other: Model, first: Model) -> list[str]:
+    """llama.cpp beside another engine: what float32 alone does not explain."""
+    if other.base.is_gguf == first.base.is_gguf:
+        return []
+    notes = []
+    if "quantised" in weights_dtypes(other) | weights_dtypes(first):
+        notes.append(
+            "one side is a GGUF file with quantised weights: a tolerance of "
+            f"{TOLERANCE:g} is for float32"
+        )
+    if _approximates(other) or _approximates(first):
+        notes.append(
+            "one side is a GGUF file: llama.cpp takes GELU from a float16 table, which moves the "
+            "logits of Gemma and GPT-2 by 1e-3"
+        )
+    return notes
+
+
+def _itself(same: bool) -> list[str]:
+    return ["both sides are the same thing: this shows that it repeats, nothing else"] * same
