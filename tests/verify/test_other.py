@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from verify_cases import merged_in_bfloat16
 
 from folders import DATA
 from lorakit import demo
@@ -48,6 +49,16 @@ def test_a_merge_in_bfloat16_agrees_and_one_at_a_wrong_scale_does_not(merges):
     assert not base.agrees
     strict = against(f"model:{merges / 'right'}", tolerance=2e-4, **demo_pair)
     assert "above the tolerance of 0.0002" in strict.verdict
+
+
+@pytest.mark.parametrize("name", ["plain", "rslora"])
+def test_a_merge_by_others_that_round_twice_agrees_too(name, tmp_path):
+    base, adapter = TRUTH / "bases/gemma3", TRUTH / f"peft/gemma3/{name}"
+    for scale, agrees in ((1.0, True), (0.99, False), (1.01, False), (0.0, False)):
+        folder = tmp_path / f"{scale}"
+        merged_in_bfloat16(base, read_adapter(adapter), scale, folder)
+        report = against(f"model:{folder}", base=str(base), adapters=[str(adapter)])
+        assert report.agrees is agrees, (scale, report.verdict)
 
 
 def test_adapters_records_and_prompts():
