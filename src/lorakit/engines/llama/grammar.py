@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,16 +12,13 @@ from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.protocol import Logits
 from lorakit.errors import ParameterError
 
-if TYPE_CHECKING:
-    from lorakit.engines.llama.tokenizer import LlamaTokenizer
-
 _TOKEN = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class Grammar:
     """The grammar state of one answer; see runtime.sampling.Constraint. Not thread-safe."""
 
-    def __init__(self, tokenizer: LlamaTokenizer, vocabulary: Any, text: str) -> None:
+    def __init__(self, tokenizer: object, vocabulary: Any, text: str) -> None:
         """Raises ParameterError, with llama.cpp's log, for a grammar that it cannot read."""
         check_grammar(text)
         api = llama()

@@ -8,26 +8,18 @@ cached for this library and this CPU.
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from lorakit.engines.llama.child_process import can_start, library_identity, run_child
-from lorakit.engines.llama.native import Abort, llama
-from lorakit.engines.threads import default_threads
-from lorakit.errors import LorakitError
+from lorakit.engines.llama.native import llama
 from lorakit.files.cache import Memo
-from lorakit.files.gguf import Value, write_gguf_file
 
 Verdict = Literal["none", "safe", "faulty"]
 VERSION = 1
-HIDDEN, INNER, VOCABULARY, TOKENS = 64, 128, 64, 40
-_Q8_0 = 7  # llama_ftype
+TRIAL = "lorakit.engines.llama.kernel_trial"  # the module that the child runs
 
 
 def amx_verdict() -> Verdict:
@@ -46,7 +38,7 @@ def _tried() -> Verdict:
         return "faulty"  # the safe assumption: slower, never a crash
     key = f"{VERSION} {library_identity()} {_cpu()}"
     found = Memo("kernels").get(
-        key, lambda: "faulty" if run_child(__name__, "run_kernels") else "safe"
+        key, lambda: "faulty" if run_child(TRIAL, "run_kernels") else "safe"
     )
     return "safe" if found == "safe" else "faulty"
 
@@ -60,67 +52,3 @@ def _cpu() -> str:
         return platform.processor()
     first = text.split("\n\n")[0].splitlines()
     return "\n".join(line for line in first if line.startswith(("model name", "flags")))
-
-
-def run_kernels() -> None:
-    """In the child: run a prompt and one token of a tiny Q8_0 model with repacked weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.gguf"
-        _write_tiny(path)
-        quantised = path.with_name("tiny.q8_0.gguf")
-        params = llama().llama_model_quantize_default_params()
-        params.ftype, params.nthread = _Q8_0, 1
-        if llama().llama_model_quantize(os.fsencode(path), os.fsencode(quantised), params):
-            raise SystemExit(1)
-        _decode(quantised)
-
-
-def _decode(path: Path) -> None:
-    from lorakit.engines.llama.context import Context, Piece
-    from lorakit.engines.llama.model import load_model  # which imports this module
-    from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.engines.llama.pace import Pace
-
-    options = LlamaOptions(repack=True)
-    try:
-        model = load_model(path, options)
-        pace = Pace(default_threads())
-        context = Context(
-            model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort()
-        )
-        slot, result = context.open(), np.empty((1, context.width), np.float32)
-        context.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
-        context.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])
-    except LorakitError as error:
-        raise SystemExit(1) from error
-    if not np.isfinite(result).all():
-        raise SystemExit(1)
-
-
-def _write_tiny(path: Path) -> None:
-    """A one-layer Llama with random weights and no tokenizer."""
-    rng = np.random.default_rng(0)
-    shapes = {
-        "token_embd": (VOCABULARY, HIDDEN), "output": (VOCABULARY, HIDDEN),
-        "blk.0.attn_q": (HIDDEN, HIDDEN), "blk.0.attn_k": (HIDDEN, HIDDEN),
-        "blk.0.attn_v": (HIDDEN, HIDDEN), "blk.0.attn_output": (HIDDEN, HIDDEN),
-        "blk.0.ffn_gate": (INNER, HIDDEN), "blk.0.ffn_up": (INNER, HIDDEN),
-        "blk.0.ffn_down": (HIDDEN, INNER), "output_norm": (HIDDEN,),
-        "blk.0.attn_norm": (HIDDEN,), "blk.0.ffn_norm": (HIDDEN,),
-    }  # fmt: skip
-    numbers = {
-        "block_count": 1, "context_length": 256, "embedding_length": HIDDEN,
-        "feed_forward_length": INNER, "attention.head_count": 2, "vocab_size": VOCABULARY,
-    }  # fmt: skip
-    values = {
-        "general.architecture": Value("str", "llama"),
-        **{f"llama.{name}": Value("u32", number) for name, number in numbers.items()},
-        "llama.attention.layer_norm_rms_epsilon": Value("f32", 1e-6),
-        "tokenizer.ggml.model": Value("str", "none"),
-    }
-    with path.open("wb") as file:
-        tensors = {
-            f"{name}.weight": rng.standard_normal(shape, np.float32) / 8
-            for name, shape in shapes.items()
-        }
-        write_gguf_file(file, values, tensors)
