@@ -22,6 +22,7 @@ from lorakit.values import shown, whole
 
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
+MAX_CONTEXT = 8192  # tokens of a sequence where the user does not say
 AdapterSet = tuple[tuple[int, float], ...]  # (handle from attach, scale), in order of application
 
 
@@ -37,7 +38,7 @@ class EngineOptions:
     """
 
     threads: int | None = None  # compute threads; None = physical cores
-    context: int | None = None  # tokens per sequence; None = the model's own limit, at most 8192
+    context: int | None = None  # tokens per sequence; None = the model's own, up to MAX_CONTEXT
     max_batch: int = 16  # sequences that decode together
     cached_sequences: int = 8  # idle sequences kept for prefix reuse
 

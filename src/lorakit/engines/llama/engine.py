@@ -32,6 +32,7 @@ from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.preflight import preflight_projector
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import (
+    MAX_CONTEXT,
     AdapterSet,
     Capabilities,
     Logits,
@@ -49,7 +50,6 @@ from lorakit.errors import (
 )
 from lorakit.text.image_ids import Image, Run, runs
 
-MAX_CONTEXT = 8192  # tokens per sequence by default
 KNOWN_SETS = 1024  # checked adapter sets to remember
 PREFILL_CHUNK = 128  # tokens per prefill step while other rows decode
 

@@ -25,6 +25,7 @@ from lorakit.engines.onnx.options import OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
+    MAX_CONTEXT,
     AdapterSet,
     Capabilities,
     Logits,
@@ -41,7 +42,6 @@ from lorakit.errors import (
 from lorakit.graph import VERSION, GraphOptions, require_supported, targets
 from lorakit.text.image_ids import Image
 
-MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
 FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
     "none": ("float32", "float32"),

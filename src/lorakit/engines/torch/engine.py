@@ -20,6 +20,7 @@ from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.engines.onnx.lora_inputs import effective
 from lorakit.engines.protocol import (
+    MAX_CONTEXT,
     AdapterSet,
     Capabilities,
     Logits,
@@ -45,7 +46,6 @@ from lorakit.errors import (
 )
 from lorakit.text.image_ids import Image
 
-MAX_CONTEXT = 8192  # tokens per sequence where the user does not say
 MAX_NEW = 512  # new tokens of one run of the model; bounds the memory of its attention
 PREFILL_CHUNK = 512  # rows run one after another, so that a longer prompt only waits less
 
