@@ -23,6 +23,7 @@ from lorakit.errors import ParameterError, QueueFullError
 from lorakit.model.adapters import AdapterTable, Scales, as_scales
 from lorakit.model.conversation import Session
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Request
+from lorakit.processes import on_fork
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime, Submission
@@ -36,11 +37,14 @@ FOR_EVER = 1e12  # seconds
 class Generating:
     """The part of a Model that generates. Thread-safe."""
 
-    tokenizer: TextTokenizer
-    capabilities: Capabilities
-    _dialogue: Dialogue
-    _runtime: Runtime
-    _table: AdapterTable
+    def __init__(self, tokenizer: TextTokenizer, dialogue: Dialogue, runtime: Runtime) -> None:
+        """Waits until the runtime is open. Raises what opening it raised."""
+        self.tokenizer = tokenizer
+        self._dialogue = dialogue
+        self._runtime = runtime
+        self._table = AdapterTable(runtime)
+        on_fork(self._table, AdapterTable.renew_lock)
+        self.capabilities: Capabilities = runtime.capabilities
 
     def complete(
         self,

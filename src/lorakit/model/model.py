@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
-from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
+from lorakit.engines.protocol import AdapterSet, Logits
 from lorakit.errors import CapabilityError, ClosedError, ParameterError
 from lorakit.files.bounded import as_path
 from lorakit.merge.cached import MergedAdapter
 from lorakit.model.adapter_config import AdapterRef, ModelWarning
-from lorakit.model.adapters import AdapterInfo, AdapterTable, LoadedAdapter, Scales
+from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.generating import Generating
 from lorakit.model.load import name_of, ready
 from lorakit.model.types import ChatPrompt, Prompt
@@ -65,18 +65,14 @@ class Model(Generating):
         self._offline = offline
         self._progress = progress
         self._allow_private = allow_private
-        self.tokenizer = tokenizer
-        self._dialogue = Dialogue(base.path, tokenizer, base.templates if base.is_gguf else None)
-        self._runtime = runtime
-        self._table = AdapterTable(runtime)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
         self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
         on_fork(self, Model._forked)
         # Finalizers may run at any point of any thread, so this one signals and never waits.
         finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
         finalizer.atexit = False  # at exit the thread closes itself, see lorakit.processes
-        on_fork(self._table, AdapterTable.renew_lock)
-        self.capabilities: Capabilities = runtime.capabilities
+        templates = base.templates if base.is_gguf else None
+        super().__init__(tokenizer, Dialogue(base.path, tokenizer, templates), runtime)
 
     # Adapters.
 
