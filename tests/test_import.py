@@ -1,5 +1,6 @@
 """What importing and running lorakit brings along, each in a process of its own."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -85,3 +86,34 @@ print(json.dumps(sorted(sys.modules)))
     assert "tokenizers" not in loaded
     for engine in ("onnx", "llama", "torch"):
         assert f"lorakit.engines.{engine}.engine" not in loaded
+
+
+def test_no_exported_name_is_that_of_a_subpackage():
+    folders = {path.name for path in Path(lorakit.__file__).parent.iterdir() if path.is_dir()}
+    assert not folders & set(lorakit.__all__)
+    assert "model" in folders
+
+
+def undocumented(names):
+    """Exported names, and public methods of exported classes, without a docstring."""
+    for name in names:
+        value = getattr(lorakit, name)
+        if name.startswith("_"):
+            continue
+        if not inspect.getdoc(value):
+            yield name
+        members = vars(value).items() if inspect.isclass(value) else ()
+        for member, found in members:
+            call = inspect.isfunction(found) or isinstance(found, property | classmethod)
+            if call and not member.startswith("_") and not inspect.getdoc(found):
+                yield f"{name}.{member}"
+
+
+def test_what_is_exported_has_docstrings(monkeypatch):
+    assert list(undocumented(lorakit.__all__)) == []
+
+    class Silent:
+        def method(self): ...
+
+    monkeypatch.setattr(lorakit, "Silent", Silent, raising=False)
+    assert list(undocumented(["Silent"])) == ["Silent", "Silent.method"]

@@ -11,8 +11,10 @@ import pytest
 
 import lorakit
 from lorakit import EngineOptions, LlamaOptions, SamplingParams, demo
+from lorakit.algebra import combine, resize
 from lorakit.errors import DeadlineError, ParameterError, WriteError
 from lorakit.files.bounded import as_path
+from lorakit.sources import Limits
 from lorakit.values import finite, real, shown, whole
 
 HUGE = 10**5000  # Python refuses to write it out
@@ -68,6 +70,39 @@ def test_what_is_no_number_is_a_parameter_error_everywhere(model, value):
             model.stream("hello", lookahead=value)
         with pytest.raises(ParameterError, match="max_queue"):
             lorakit.open(demo.base_path(), max_queue=value)
+
+
+@pytest.mark.parametrize("value", [True, HUGE, "8", math.nan, -1, Unspeakable(), [1]], ids=shown)
+def test_numbers_beside_the_model_are_refused_alike(value):
+    adapter = lorakit.read_adapter(demo.adapter_path("home"))
+    uses = [
+        lambda: resize(adapter, rank=value),
+        lambda: resize(adapter, energy=value),
+        lambda: combine(
+            [(adapter, 1.0)], "dare", rank=4, density=value if value is not True else 2
+        ),
+        lambda: combine([(adapter, 1.0)], "dare", rank=4, seed=value),
+        lambda: Limits(retries=value),
+        lambda: Limits(max_bytes=value),
+        lambda: lorakit.Request(prompt="hello", sampling=value),
+    ]
+    if value != -1:
+        uses.append(lambda: combine([(adapter, value)]))
+    if value != HUGE or isinstance(value, bool):
+        uses.append(lambda: Limits(timeout=value))
+    for use in uses:
+        with pytest.raises(ParameterError):
+            use()
+    with pytest.raises(ParameterError, match="sampling"):
+        lorakit.Request(prompt="hello", sampling=None)
+
+
+def test_a_batch_is_of_requests(model):
+    for wrong in ("hello", {"prompt": "hello"}, None):
+        with pytest.raises(ParameterError, match="Request"):
+            model.batch([wrong])
+        with pytest.raises(ParameterError, match="Request"):
+            asyncio.run(model.abatch([wrong]))
 
 
 @pytest.mark.parametrize("prompt", [

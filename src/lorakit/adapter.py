@@ -199,18 +199,22 @@ class Adapter:
 
     @property
     def modules(self) -> tuple[str, ...]:
+        """Canonical names of the modules that have a delta, each once, in the order of the deltas."""
         return tuple(dict.fromkeys(d.module for d in self.deltas))
 
     @property
     def max_rank(self) -> int:
+        """The largest rank of a delta; 0 where there is none."""
         return max((d.rank for d in self.deltas), default=0)
 
     @property
     def parameters(self) -> int:
+        """How many numbers all its arrays hold."""
         return sum(int(array.size) for _, array in self.arrays())
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all its arrays."""
         return sum(int(array.nbytes) for _, array in self.arrays())
 
     def arrays(self) -> Iterator[tuple[str, Array]]:

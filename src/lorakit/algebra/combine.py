@@ -12,7 +12,6 @@ adapters belong to the same one it sees only from what they say of theirs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from lorakit.algebra.report import ModuleResidual, ResidualReport
 from lorakit.algebra.require import require_linear
 from lorakit.algebra.sparse import Sparse, sparse_delta
 from lorakit.errors import ParameterError
+from lorakit.values import finite, shown
 
 Method = Literal["concatenate", "svd", "ties", "dare", "magnitude"]
 Weighted = tuple[Adapter, float]
@@ -92,9 +92,10 @@ def _distinct(adapters: Sequence[Weighted]) -> list[Weighted]:
     """Each adapter once, with the sum of its weights."""
     if not adapters:
         raise ParameterError("name at least one adapter")
-    faults = [f"adapter {n}: {w}" for n, (_, w) in enumerate(adapters, 1) if not math.isfinite(w)]
+    weights = [weight for _, weight in adapters]
+    faults = [f"adapter {n}: {shown(w)}" for n, w in enumerate(weights, 1) if not finite(w)]
     if faults:
-        raise ParameterError("weights must be finite", items=faults)
+        raise ParameterError("weights must be finite numbers", items=faults)
     sums: dict[Adapter, float] = {}
     for adapter, weight in adapters:
         sums[adapter] = sums.get(adapter, 0.0) + weight

@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from lorakit.adapter import Array
 from lorakit.errors import ParameterError
+from lorakit.values import finite, shown, whole
+
+MAX_RANK = 1 << 20
 
 F64 = npt.NDArray[np.float64]
 EXACT = 768  # smaller side up to which a dense matrix gets LAPACK's SVD
@@ -37,10 +40,13 @@ class Cut:
     def __post_init__(self) -> None:
         if self.rank is None and self.energy is None:
             raise ParameterError("name a rank or an energy", hint="rank=16, or energy=0.99")
-        if self.rank is not None and self.rank < 1:
-            raise ParameterError(f"rank must be at least 1, found {self.rank}")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ParameterError(f"energy must be above 0 and at most 1, found {self.energy}")
+        if self.rank is not None and not (whole(self.rank) and 1 <= self.rank <= MAX_RANK):
+            raise ParameterError(
+                f"rank must be a whole number from 1 to {MAX_RANK}, found {shown(self.rank)}"
+            )
+        if self.energy is not None and not (finite(self.energy) and 0 < self.energy <= 1):
+            said = shown(self.energy)
+            raise ParameterError(f"energy must be above 0 and at most 1, found {said}")
 
     def keep(self, values: F64, total: float, floor: float) -> int:
         """How many of the descending singular `values` to keep; `total`: sum of all squares."""

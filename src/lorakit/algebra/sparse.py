@@ -24,6 +24,7 @@ from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual
 from lorakit.errors import ParameterError
+from lorakit.values import finite, shown, whole
 
 F32 = npt.NDArray[np.float32]
 METHODS = ("concatenate", "svd", "ties", "dare", "magnitude")
@@ -40,10 +41,13 @@ class Sparse:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ParameterError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if not 0 < self.density <= 1:
-            raise ParameterError(f"density must be above 0 and at most 1, found {self.density}")
-        if self.seed < 0:
-            raise ParameterError(f"seed must not be negative, found {self.seed}")
+        if not (finite(self.density) and 0 < self.density <= 1):
+            said = shown(self.density)
+            raise ParameterError(f"density must be above 0 and at most 1, found {said}")
+        if not (whole(self.seed) and 0 <= self.seed < 1 << 63):
+            raise ParameterError(
+                f"seed must be a whole number of 0 or more, found {shown(self.seed)}"
+            )
 
 
 def sparse_delta(

@@ -119,10 +119,12 @@ class Base:
 
     @property
     def name(self) -> str:
+        """What the base is called: its folder's or its file's name."""
         return self.path.resolve().name
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the weights, in the checkpoint's own dtypes."""
         return sum(int(tensor.nbytes) for tensor in self.tensors.values())
 
     @property

@@ -50,6 +50,7 @@ class AdapterConfig:
 
     @property
     def user_scale(self) -> float:
+        """The scale as a number: 1.0 where none was given."""
         return 1.0 if self.scale is None else float(self.scale)
 
     @property

@@ -38,6 +38,7 @@ class AdapterInfo:
 
     @property
     def active(self) -> bool:
+        """Whether it is in the active set."""
         return self.scale is not None
 
 

@@ -134,6 +134,10 @@ class Generating:
         """`batch` for coroutines."""
         room = asyncio.Semaphore(min(self.capabilities.max_batch, self._runtime.max_queue))
 
+        requests = list(requests)
+        for request in requests:
+            _check_request(request)
+
         async def run(request: Request) -> Completion:
             deadline = deadline_of(timeout)
             async with room:

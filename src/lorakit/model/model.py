@@ -269,6 +269,7 @@ class Model(Generating):
 
     @property
     def closed(self) -> bool:
+        """Whether it was closed; then everything but `close` raises ClosedError."""
         return self._runtime.closed
 
     def close(self) -> None:

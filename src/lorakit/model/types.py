@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.runtime.generation import Completion
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.text.image_ids import Vectors
+from lorakit.values import shown
 
 Prompt = str | Sequence[int]
 
@@ -33,6 +35,11 @@ class Request:
     prompt: Prompt
     adapters: Scales | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+
+    def __post_init__(self) -> None:
+        """Raises ParameterError."""
+        if not isinstance(self.sampling, SamplingParams):
+            raise ParameterError(f"sampling must be SamplingParams, found {shown(self.sampling)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Real
 
 from lorakit.errors import ParameterError
+from lorakit.values import finite, shown, whole
 
 GIB = 1 << 30
 _NO = ("", "0", "false", "no", "off")
@@ -43,7 +42,7 @@ class Limits:
     def __post_init__(self) -> None:
         """Raises ParameterError with every value that is no limit."""
         faults = [
-            f"{item.name}: expected {expected}, found {value!r:.40}"
+            f"{item.name}: expected {expected}, found {shown(value)}"
             for item in fields(self)
             if (expected := _fault(item.name, value := getattr(self, item.name)))
         ]
@@ -60,8 +59,9 @@ def _fault(name: str, value: object) -> str:
     if name == "max_bytes" and value is None:
         return ""
     if name in _WHOLE:
-        return "" if type(value) is int and value >= 0 else "an integer of 0 or more"
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        good = whole(value) and 0 <= value < 1 << 63  # type: ignore[operator]
+        return "" if good else "an integer of 0 or more"
+    number = finite(value)
     if name in _POSITIVE:
         return "" if number and value > 0 else "a finite number above 0"  # type: ignore[operator]
     return "" if number and value >= 0 else "a finite number of 0 or more"  # type: ignore[operator]

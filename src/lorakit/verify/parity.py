@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.errors import EngineError, ParameterError
+from lorakit.values import finite, shown
 from lorakit.verify.verdict import F64, NOTHING, PLAIN, Evidence, Findings, Stored, evidence, judge
 
 TOLERANCE = 2e-4  # largest difference of two float32 computations of a small model
@@ -165,8 +166,9 @@ def verify(
         raise ParameterError("there is no prompt to compare on")
     if tolerance is None and rounding is None:
         tolerance = TOLERANCE
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ParameterError(f"the tolerance must be finite and 0 or more, found {tolerance}")
+    if tolerance is not None and not (finite(tolerance) and tolerance >= 0):
+        said = shown(tolerance)
+        raise ParameterError(f"the tolerance must be finite and 0 or more, found {said}")
     judged = rounding if tolerance is None else None
     found, seen = [], []
     for name, ids in prompts.items():
