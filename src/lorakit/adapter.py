@@ -199,7 +199,7 @@ class Adapter:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Canonical names of the modules that have a delta, each once, in the order of the deltas."""
+        """Canonical names of the modules that have a delta, each once, in their order."""
         return tuple(dict.fromkeys(d.module for d in self.deltas))
 
     @property

@@ -200,7 +200,7 @@ def test_values_that_are_not_finite_are_named():
         st.tuples(
             st.integers(0, 9),
             st.integers(1, 20),
-            st.floats(-4, 4),
+            st.floats(-4, 4).filter(lambda w: w == 0 or abs(w) > 1e-20),  # float32 holds the rest
             st.sets(st.sampled_from([*SHAPES])),
         ),
         min_size=1,

@@ -12,6 +12,7 @@ adapters belong to the same one it sees only from what they say of theirs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from lorakit.algebra.sparse import Sparse, sparse_delta
 from lorakit.errors import ParameterError
 from lorakit.values import finite, shown
 
+MAX = sys.float_info.max  # of a weight; what it makes of a delta is checked there
 Method = Literal["concatenate", "svd", "ties", "dare", "magnitude"]
 Weighted = tuple[Adapter, float]
 Part = tuple[int, Delta, float]  # number of the adapter, its delta, its weight
@@ -93,7 +95,7 @@ def _distinct(adapters: Sequence[Weighted]) -> list[Weighted]:
     if not adapters:
         raise ParameterError("name at least one adapter")
     weights = [weight for _, weight in adapters]
-    faults = [f"adapter {n}: {shown(w)}" for n, w in enumerate(weights, 1) if not finite(w)]
+    faults = [f"adapter {n}: {shown(w)}" for n, w in enumerate(weights, 1) if not finite(w, MAX)]
     if faults:
         raise ParameterError("weights must be finite numbers", items=faults)
     sums: dict[Adapter, float] = {}

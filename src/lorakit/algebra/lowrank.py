@@ -42,7 +42,7 @@ class Cut:
             raise ParameterError("name a rank or an energy", hint="rank=16, or energy=0.99")
         if self.rank is not None and not (whole(self.rank) and 1 <= self.rank <= MAX_RANK):
             raise ParameterError(
-                f"rank must be a whole number from 1 to {MAX_RANK}, found {shown(self.rank)}"
+                f"rank must be whole, at least 1 and at most {MAX_RANK}, found {shown(self.rank)}"
             )
         if self.energy is not None and not (finite(self.energy) and 0 < self.energy <= 1):
             said = shown(self.energy)
