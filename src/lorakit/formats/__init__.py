@@ -138,7 +138,7 @@ def read_adapter(
     Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
     something else, which it names, and FormatError where the files are broken.
     """
-    path = as_path(path).expanduser()
+    path = (Path(path) if isinstance(path, str | os.PathLike) else as_path(path)).expanduser()
     try:
         return _read(path, decoder, allow_pickle, init)
     except OSError as error:  # a folder that may not be entered, a name that is too long
