@@ -14,7 +14,7 @@ import pytest
 
 from lorakit import demo
 from lorakit.errors import FormatError, ParameterError, SourceError
-from lorakit.model.open import unused_name
+from lorakit.model.load import unused_name
 from lorakit.sources.scaled import split_reference
 from lorakit.verify.prompts import read_ids
 

@@ -23,7 +23,7 @@ from lorakit.errors import (
     SourceError,
 )
 from lorakit.model import open as opening
-from lorakit.model.open import unused_name
+from lorakit.model.load import unused_name
 from lorakit.sources.prune import entries
 
 BASE, HOME, STYLE = demo.base_path(), demo.adapter_path("home"), demo.adapter_path("style")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from lorakit.adapter import Adapter
@@ -37,3 +37,12 @@ def name_of(adapter: AdapterRef) -> str:
     if isinstance(adapter, Adapter):
         raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
     return default_name(adapter)
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name-2`, `name-3`, ... if it is taken."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

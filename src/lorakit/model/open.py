@@ -22,7 +22,7 @@ from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
 from lorakit.merge.cached import MergedAdapter, merged_base
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
-from lorakit.model.load import ready
+from lorakit.model.load import ready, unused_name
 from lorakit.model.model import Model
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
@@ -201,12 +201,3 @@ def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
     reference = describe(choice.path, choice.source)
     log.warning("going on without the adapter %s [%s]: %s", reference, error.code, error.message)
     return ModelWarning(code=error.code, message=str(error), adapter=reference)
-
-
-def unused_name(name: str, taken: Container[str]) -> str:
-    """`name`, or `name-2`, `name-3`, ... if it is taken."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate

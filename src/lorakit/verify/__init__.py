@@ -2,11 +2,13 @@
 
 parity.py compares, verdict.py tells rounding from an error, prompts.py chooses what to compare on,
 sides.py makes the things compared: an open model with adapters, PEFT itself, recorded logits.
-other.py does what `lorakit verify` does, from the words of its command line.
+other.py does what `lorakit verify` does, from the words of its command line; it is loaded when it
+is first asked for, as it opens models.
 """
 
-from lorakit.verify.other import Opening as Opening
-from lorakit.verify.other import verify_against as verify_against
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lorakit.verify.parity import TOLERANCE as TOLERANCE
 from lorakit.verify.parity import LogitsOf as LogitsOf
 from lorakit.verify.parity import ParityReport as ParityReport
@@ -22,3 +24,13 @@ from lorakit.verify.sides import peft_logits as peft_logits
 from lorakit.verify.sides import recorded as recorded
 from lorakit.verify.sides import scale_steps as scale_steps
 from lorakit.verify.sides import verify_conversion as verify_conversion
+
+if TYPE_CHECKING:
+    from lorakit.verify.other import Opening as Opening
+    from lorakit.verify.other import verify_against as verify_against
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Opening", "verify_against"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("lorakit.verify.other"), name)

@@ -18,8 +18,8 @@ from lorakit.engines.onnx.options import Quantization
 from lorakit.errors import ParameterError
 from lorakit.files.gguf import is_gguf, open_gguf
 from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.load import unused_name
 from lorakit.model.open import open as open_model
-from lorakit.model.open import unused_name
 from lorakit.sources import fetch
 from lorakit.sources.scaled import split_reference
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, Rounding, verify

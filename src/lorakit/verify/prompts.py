@@ -19,7 +19,7 @@ from lorakit.adapter import Adapter
 from lorakit.errors import FormatError, ParameterError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.files.npz import read_npz
-from lorakit.model.open import unused_name
+from lorakit.model.load import unused_name
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
