@@ -103,7 +103,7 @@ class EngineThread:
         self.wait_open()
         assert self._scheduler is not None
         prepared = self._scheduler.engine.prepare(adapter)  # on the caller's thread
-        return self.call(lambda scheduler: scheduler.attach(name, prepared))
+        return self.call(lambda scheduler: scheduler.adapters.attach(name, prepared))
 
     def unload(self, handle: int) -> Future[None]:
         return self.call(lambda scheduler: scheduler.retire(handle))
