@@ -29,7 +29,7 @@ from lorakit.graph.quantize import FORMS, Form
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
-VERSION = 5  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 6  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
