@@ -6,13 +6,17 @@ from pathlib import Path
 EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
 SLOW = {  # processes, long searches, whole tables; folders and files below this one
     "algebra",
+    "chat/test_sandbox.py",
+    "chat/test_sandbox_costs.py",
     "cli",
     "hostile",
     "interleaving",
     "runtime/test_faults.py",
     "test_docs.py",
+    "test_fork.py",
     "test_skips.py",
     "test_truth_matrix.py",
+    "verify/test_verdict.py",
 }
 
 
