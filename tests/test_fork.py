@@ -14,28 +14,10 @@ LLAMA = DATA / "truth/bases/llama"
 GGUF = DATA / "truth/gguf/llama.base.f32.gguf"
 
 
-def in_child(work):
-    """Run it in a forked child: what it returns as text, and how the child ended."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            said = str(work())
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode()[:4000])
-        os.close(writer)
-        raise SystemExit(0)  # a whole end, with its atexit functions, as a user's program has
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        said = file.read().decode()
-    return said, os.waitpid(child, 0)[1]
-
-
 SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from test_fork import in_child
+from runtime_cases import in_child
 import lorakit
 base, engine = sys.argv[1:]
 open_model = lambda: lorakit.open(base, engine=engine, threads=2)
@@ -59,7 +41,7 @@ for name, work in {{
     "anew": anew,
     "end": lambda: "",
 }}.items():
-    said, status = in_child(work)
+    said, status = in_child(work, whole_end=True)
     print(name, status, said.splitlines()[0] if said else "", "right" if said == expected else "")
 print("parent", str(answer(model)) == expected, len(list(stream)) > 10)
 """
@@ -95,7 +77,7 @@ def test_a_child_is_told_opens_its_own_and_ends(engine):
 LOCKS = """
 import os, sys, threading
 sys.path.insert(0, {tests!r})
-from test_fork import in_child
+from runtime_cases import in_child
 import lorakit
 from lorakit.chat.dialogue import Dialogue
 base, engine = sys.argv[1:]
@@ -130,7 +112,7 @@ def work():
     return found
 lock = getattr(model.tokenizer, "_lock", None)
 if lock: lock.acquire()
-print(in_child(work))
+print(in_child(work, whole_end=True))
 if lock: lock.release()
 go.set()
 """

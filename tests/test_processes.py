@@ -13,39 +13,14 @@ from lorakit.errors import ClosedError
 from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.thread import EngineThread
+from runtime_cases import Numbers, in_child
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is a POSIX matter")
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
 
 
 def submit(thread, **options):
     params = SamplingParams(max_tokens=100)
     return thread.submit(Submission(prompt=(1, 2), params=params, decoder=Numbers(), **options))
-
-
-def in_child(work):
-    """Run it in a forked child; what it returns, or how it failed, as text."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            said = str(work())
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode()[:4000])
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        said = file.read().decode()
-    assert os.waitpid(child, 0)[1] == 0
-    return said
 
 
 @pytest.fixture
@@ -80,8 +55,8 @@ def test_in_a_child_the_model_is_closed_and_says_so(thread):
             lambda: [stream.next_piece() for _ in range(3)],
             lambda: stream.result(5),
         ):
-            assert "ClosedError: the model was opened before this process was" in in_child(work)
-        assert in_child(thread.close) == "None"
+            assert "ClosedError: the model was opened before this process was" in in_child(work)[0]
+        assert in_child(thread.close) == ("None", 0)
     finally:
         go.set()
         holder.join()
@@ -93,7 +68,7 @@ def test_in_a_child_the_model_is_closed_and_says_so(thread):
 def test_without_the_hook_a_child_would_wait(thread, monkeypatch):
     """The test above sees the fault: a child that is not told waits for a thread that it lacks."""
     monkeypatch.setattr(processes, "_OWNERS", set())
-    assert "TimeoutError" in in_child(lambda: submit(thread).result(0.5))
+    assert "TimeoutError" in in_child(lambda: submit(thread).result(0.5))[0]
 
 
 def test_an_open_engine_is_closed_when_the_process_ends(tmp_path):

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.errors import AdapterError
+from lorakit.values import FLOAT32_MAX  # engines fold scales in float32
 
 Array = npt.NDArray[Any]
-_LARGEST = float(np.finfo(np.float32).max)  # engines fold scales in float32
 
 
 class Site(StrEnum):
@@ -76,7 +76,7 @@ class Delta:
                 f"found {list(self.bias.shape)}"
             )
         object.__setattr__(self, "scale", float(self.scale) + 0.0)  # no negative zero
-        if not abs(self.scale) <= _LARGEST:
+        if not abs(self.scale) <= FLOAT32_MAX:
             raise AdapterError(f"{self.module}: scale must be finite, found {self.scale}")
 
     @property

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from process_runtime import ProcessRuntime
 
-from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.engines.protocol import Row
 from lorakit.errors import (
@@ -22,19 +21,7 @@ from lorakit.runtime.protocol import Runtime, Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.state import State
 from lorakit.runtime.thread import EngineThread
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
-
-
-def adapter(seed):
-    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-    return Adapter(deltas=(Delta(module="m", a=a, b=a.T.copy(), scale=1.0),))
+from runtime_cases import Numbers, adapter
 
 
 def in_thread(*, max_queue=64, **engine):

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 
-from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.engines.protocol import Row
 from lorakit.errors import EngineError, LorakitError
@@ -15,6 +14,7 @@ from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.sequences import Sequences
+from runtime_cases import Numbers, adapter
 
 SEEDS = 1000
 MOST_CALLS = 140  # of a workload; some are shorter
@@ -47,14 +47,6 @@ class Faulty:
         return call
 
 
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
-
-
 class Recorded(Job):
     """Keeps the history under which each of its tokens was sampled."""
 
@@ -66,11 +58,6 @@ class Recorded(Job):
         if row.logits != "none":
             self.histories.append(self.plan)
         return super().absorb(row, logits, context)
-
-
-def adapter(seed):
-    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-    return Adapter(deltas=(Delta(module="m", a=a, b=a.T.copy(), scale=1.0),))
 
 
 class Workload:
@@ -88,7 +75,7 @@ class Workload:
         self.engine = Faulty(self.fake, at, error, late)
         self.scheduler = Scheduler(self.engine)
         self.handles = [
-            self.scheduler.attach(str(n), self.scheduler.engine.prepare(adapter(n)))
+            self.scheduler.adapters.attach(str(n), self.scheduler.engine.prepare(adapter(n)))
             for n in range(3)
         ]
         self.jobs, self.computations = [], []

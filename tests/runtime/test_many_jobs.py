@@ -15,14 +15,7 @@ from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.thread import EngineThread
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
+from runtime_cases import Numbers
 
 
 def job(prompt, **options):

@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 
-from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import (
@@ -22,21 +21,7 @@ from lorakit.runtime.job import Job
 from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
-
-
-class Numbers:
-    """Shows token ids as text."""
-
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
-
-
-def adapter(seed):
-    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-    return Adapter(deltas=(Delta(module="m", a=a, b=a.T.copy(), scale=1.0),))
+from runtime_cases import Numbers, adapter
 
 
 def request(
@@ -68,7 +53,7 @@ def text(prompt, adapters=(), **options):
     """What a cold engine says, with `adapters` given as (seed, scale)."""
     scheduler = Scheduler(FakeEngine())
     chosen = tuple(
-        (scheduler.attach(str(seed), scheduler.engine.prepare(adapter(seed))), scale)
+        (scheduler.adapters.attach(str(seed), scheduler.engine.prepare(adapter(seed))), scale)
         for seed, scale in adapters
     )
     generation = request(scheduler, prompt, chosen, **options)
@@ -138,7 +123,7 @@ def test_a_sequence_that_cannot_be_opened_fails_its_request_alone(scheduler, mon
 
 def test_interleaved_prompts_and_adapters_equal_cold_runs(scheduler):
     handles = {
-        seed: scheduler.attach(str(seed), scheduler.engine.prepare(adapter(seed)))
+        seed: scheduler.adapters.attach(str(seed), scheduler.engine.prepare(adapter(seed)))
         for seed in (1, 2, 3)
     }
     random = np.random.default_rng(0)
@@ -158,7 +143,7 @@ def test_interleaved_prompts_and_adapters_equal_cold_runs(scheduler):
 
 
 def test_prefix_reuse_takes_over_forks_and_never_crosses_keys(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     prompt = list(range(20))
     first = request(scheduler, prompt)
     drain(scheduler)
@@ -204,7 +189,7 @@ def test_idle_sequences_are_evicted_when_the_engine_is_full(scheduler):
 
 
 def test_a_change_of_the_active_set_keeps_kv_or_recomputes_it(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     for policy, same_as_cold in (("keep", False), ("recompute", True)):
         scheduler.activate((), "keep")
         generation = request(scheduler, [1, 2, 3], max_tokens=10)
@@ -219,7 +204,7 @@ def test_a_change_of_the_active_set_keeps_kv_or_recomputes_it(scheduler):
 
 
 def test_kv_of_a_changed_sequence_is_reused_only_up_to_the_change(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     generation = request(scheduler, [1, 2, 3], max_tokens=10)
     for _ in range(4):
         scheduler.step()
@@ -233,7 +218,7 @@ def test_kv_of_a_changed_sequence_is_reused_only_up_to_the_change(scheduler):
 
 
 def test_explicit_adapters_ignore_the_active_set(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     generation = request(scheduler, [1, 2], ())
     scheduler.step()
     scheduler.activate(((handle, 1.0),), "recompute")
@@ -242,7 +227,7 @@ def test_explicit_adapters_ignore_the_active_set(scheduler):
 
 
 def test_a_retired_adapter_is_freed_after_its_last_request(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     generation = request(scheduler, [1, 2], ((handle, 1.0),))
     scheduler.retire(handle)
     scheduler.step()
@@ -389,7 +374,7 @@ def test_computations_wait_for_a_sequence_as_requests_do():
 
 
 def test_a_computation_takes_the_set_that_is_active_when_it_is_queued(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     under = compute(scheduler, LogitsOf([1, 2], ((handle, 1.0),)))
     scheduler.activate(((handle, 1.0),), "keep")
     queued = LogitsOf([1, 2], None)
@@ -408,7 +393,7 @@ def test_a_computation_takes_the_set_that_is_active_when_it_is_queued(scheduler)
 ])  # fmt: skip
 def test_a_parked_stream_holds_the_adapters_of_its_history(lookahead, policy, pinned):
     scheduler = Scheduler(FakeEngine(max_batch=2, max_sequences=2))
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     scheduler.activate(((handle, 1.0),), "keep")
     streams = [request(scheduler, [i, 9], lookahead=lookahead, max_tokens=4) for i in range(2)]
     drain(scheduler)
@@ -448,12 +433,12 @@ def test_a_long_prefix_that_several_share_is_computed_once(scheduler):
 
 
 def test_logits_of_all_positions_come_from_a_cold_sequence(scheduler):
-    handle = scheduler.attach("a", scheduler.engine.prepare(adapter(1)))
+    handle = scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1)))
     request(scheduler, list(range(40)))
     drain(scheduler)
     ours = compute(scheduler, LogitsOf(range(40), ((handle, 1.0),)))
     cold = Scheduler(FakeEngine())
-    other = cold.attach("b", cold.engine.prepare(adapter(1)))
+    other = cold.adapters.attach("b", cold.engine.prepare(adapter(1)))
     np.testing.assert_array_equal(ours, compute(cold, LogitsOf(range(40), ((other, 1.0),))))
     assert ours.shape == (40, 64)
 

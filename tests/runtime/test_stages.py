@@ -1,29 +1,14 @@
 """Which adapters act on which tokens, and what of a KV cache two requests may share."""
 
-import numpy as np
 import pytest
 
-from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.stages import Plan, agreement, last_occurrence, plan
-
-
-def adapter(seed, invocation=()):
-    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-    delta = Delta(module="m", a=a, b=a.T.copy(), scale=1.0)
-    return Adapter(deltas=(delta,), invocation_tokens=invocation)
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
+from runtime_cases import Numbers, adapter
 
 
 def run(scheduler, prompt, adapters):
@@ -74,12 +59,12 @@ def test_keys_agree_up_to_where_they_differ():
 def test_before_the_invocation_the_base_computes_and_is_shared():
     prompt, scheduler = [*range(20), 40, 41, 3], Scheduler(FakeEngine())
     plain = run(scheduler, range(20), ())
-    handle = scheduler.attach("late", scheduler.engine.prepare(adapter(1, (40, 41))))
+    handle = scheduler.adapters.attach("late", scheduler.engine.prepare(adapter(1, (40, 41))))
     late = run(scheduler, prompt, ((handle, 1.0),))
     assert late.cached_tokens == 20
     assert late.adapters == (("late", 1.0),)
     cold = Scheduler(FakeEngine())
-    again = cold.attach("late", cold.engine.prepare(adapter(1, (40, 41))))
+    again = cold.adapters.attach("late", cold.engine.prepare(adapter(1, (40, 41))))
     assert run(cold, prompt, ((again, 1.0),)).text == late.text
     rows = [row for step in cold.engine.steps for row in step]
     acted = [len(row.tokens) for row in rows if row.adapters]
@@ -90,7 +75,7 @@ def test_before_the_invocation_the_base_computes_and_is_shared():
 
 def test_without_its_invocation_it_does_not_act_and_the_result_says_so():
     scheduler = Scheduler(FakeEngine())
-    handle = scheduler.attach("late", scheduler.engine.prepare(adapter(1, (40, 41))))
+    handle = scheduler.adapters.attach("late", scheduler.engine.prepare(adapter(1, (40, 41))))
     found = run(scheduler, [1, 2, 3], ((handle, 1.0),))
     assert found.adapters == ()
     assert found.text == run(Scheduler(FakeEngine()), [1, 2, 3], ()).text

@@ -7,7 +7,6 @@ import os
 import numpy as np
 import pytest
 
-from lorakit.adapter import Adapter, Delta
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import EngineError, FormatError, MismatchError, SourceError, WriteError
 from lorakit.runtime.computations import LoadedState, SavedState
@@ -16,22 +15,10 @@ from lorakit.runtime.job import Job
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.state import State, read_state, write_state
+from runtime_cases import Numbers, adapter
 
 ABOUT = {"base": "b", "engine": "fake"}
 PROMPT = list(range(30))
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
-
-
-def adapter(seed):
-    a = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
-    return Adapter(deltas=(Delta(module="m", a=a, b=a.T.copy(), scale=1.0),))
 
 
 def run(scheduler, prompt, adapters, tokens=4):
@@ -52,7 +39,7 @@ def compute(scheduler, computation):
 @pytest.fixture
 def saved(tmp_path):
     scheduler = Scheduler(FakeEngine())
-    chosen = ((scheduler.attach("a", scheduler.engine.prepare(adapter(1))), 0.5),)
+    chosen = ((scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1))), 0.5),)
     path = tmp_path / "state"
     write_state(path, compute(scheduler, SavedState(PROMPT, chosen)), ABOUT)
     return path
@@ -61,8 +48,8 @@ def saved(tmp_path):
 def test_a_state_serves_its_own_key_alone(saved):
     scheduler = Scheduler(FakeEngine())
     first, second = (
-        scheduler.attach("a", scheduler.engine.prepare(adapter(1))),
-        scheduler.attach("b", scheduler.engine.prepare(adapter(2))),
+        scheduler.adapters.attach("a", scheduler.engine.prepare(adapter(1))),
+        scheduler.adapters.attach("b", scheduler.engine.prepare(adapter(2))),
     )
     compute(scheduler, LoadedState(read_state(saved, ABOUT)))
     longer = [*PROMPT, 40]
@@ -74,8 +61,8 @@ def test_a_state_serves_its_own_key_alone(saved):
     ):
         cold = Scheduler(FakeEngine())
         handles = {
-            first: cold.attach("a", cold.engine.prepare(adapter(1))),
-            second: cold.attach("b", cold.engine.prepare(adapter(2))),
+            first: cold.adapters.attach("a", cold.engine.prepare(adapter(1))),
+            second: cold.adapters.attach("b", cold.engine.prepare(adapter(2))),
         }
         found = run(scheduler, longer, chosen)
         assert found.cached_tokens == expected

@@ -13,14 +13,7 @@ from lorakit.runtime.generation import Stream
 from lorakit.runtime.protocol import Submission
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.thread import EngineThread
-
-
-class Numbers:
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
+from runtime_cases import Numbers
 
 
 def submit(thread, prompt, *, lookahead=None, deadline=None, **options):

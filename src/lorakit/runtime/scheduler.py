@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.engines.protocol import AdapterSet, Engine, Logits, Prepared, Row
+from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import CancelledError, EngineError, LorakitError
 from lorakit.runtime.adapters import AttachedAdapters
 from lorakit.runtime.computations import Computation, Workbench, memory_errors, told
@@ -56,9 +56,6 @@ class Scheduler:
         self._alone = self._capabilities.prefill_alone or self._capabilities.prefill_chunk
 
     # Adapters.
-
-    def attach(self, name: str, prepared: Prepared) -> int:
-        return self.adapters.attach(name, prepared)
 
     def retire(self, handle: int) -> None:
         """Free an adapter as soon as no request uses it."""

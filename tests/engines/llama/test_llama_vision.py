@@ -24,16 +24,7 @@ from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.text.image_ids import Image, digest_of, pseudo_ids
 from projector import POSITIONS, png, write_projector
-
-
-class Numbers:
-    """Shows token ids as text."""
-
-    def step(self, token):
-        return f"{token} "
-
-    def flush(self):
-        return ""
+from runtime_cases import Numbers
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +160,7 @@ def test_rows_with_and_without_images_run_together(engine):
 def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector):
     one, two = engine.encode_image(png(1)), engine.encode_image(png(2))
     warm = Scheduler(engine)
-    handle = warm.attach("plain", warm.engine.prepare(truth_adapter("gemma3", "plain")))
+    handle = warm.adapters.attach("plain", warm.engine.prepare(truth_adapter("gemma3", "plain")))
     turns = [
         (prompt(one), one.images, ()),
         ([*prompt(one), 100, 101, 102], one.images, ()),
@@ -188,7 +179,9 @@ def test_the_same_image_again_is_reused_and_equals_a_cold_run(engine, projector)
     for (tokens, images, adapters), warm_result in zip(turns, found, strict=True):
         cold_engine = make_engine(projector)
         cold = Scheduler(cold_engine)
-        cold_handle = cold.attach("plain", cold.engine.prepare(truth_adapter("gemma3", "plain")))
+        cold_handle = cold.adapters.attach(
+            "plain", cold.engine.prepare(truth_adapter("gemma3", "plain"))
+        )
         generation = ask(cold, tokens, images, tuple((cold_handle, s) for _, s in adapters))
         drain(cold)
         assert generation.result().text == warm_result.text
