@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 import lorakit
-from lorakit.cli.output import error_json, error_line, print_json
+from lorakit.cli.output import print_error
 from lorakit.cli.signature import call, make_parser
 from lorakit.errors import LorakitError, WriteError
 
@@ -37,9 +37,7 @@ def main() -> None:
     except LorakitError as error:
         if os.environ.get("LORAKIT_DEBUG"):
             sys.excepthook(type(error), error, error.__traceback__)
-        elif "--json" in sys.argv:
-            print_json({"error": error_json(error)})
-        print(error_line(error), file=sys.stderr)
+        print_error(error, json="--json" in sys.argv and not os.environ.get("LORAKIT_DEBUG"))
         sys.exit(1)
     except BrokenPipeError:  # who read the output has gone: nothing is left to say, at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,10 +45,7 @@ def main() -> None:
     except OSError as error:  # a full disk under the output, say
         if os.environ.get("LORAKIT_DEBUG"):
             raise
-        failed = WriteError(str(error))
-        if "--json" in sys.argv:
-            print_json({"error": error_json(failed)})
-        print(error_line(failed), file=sys.stderr)
+        print_error(WriteError(str(error)), json="--json" in sys.argv)
         sys.exit(1)
 
 

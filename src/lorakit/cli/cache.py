@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from lorakit.cli.output import console, print_json, print_table, size
+from lorakit.cli.output import ask, print_json, print_table, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
@@ -34,7 +33,7 @@ def show(json: JsonOption = False) -> None:
     rows = [(entry.kind, size(entry.size), _ago(entry.used), entry.name) for entry in found]
     if found:
         print_table(("kind", "size", "last used", "what"), rows, left=("kind", "last used", "what"))
-    console.print(f"{cache_root()}: {len(found)} entries, {size(total)}")
+    say(f"{cache_root()}: {len(found)} entries, {size(total)}")
 
 
 def prune(
@@ -75,10 +74,7 @@ def parse_size(text: str) -> int:
 
 
 def _ask(what: str, yes: bool) -> None:
-    if yes:
-        return
-    print(f"{what} {cache_root()}? [y/N]: ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not yes and not ask(f"{what} {cache_root()}?"):
         raise SystemExit(1)
 
 
@@ -87,7 +83,7 @@ def _tell(removed: Sequence[Entry], json: bool) -> None:
     if json:
         print_json({"removed": [entry.to_dict() for entry in removed], "size": total})
     else:
-        console.print(f"removed {len(removed)} entries, {size(total)}")
+        say(f"removed {len(removed)} entries, {size(total)}")
 
 
 def _ago(when: float) -> str:

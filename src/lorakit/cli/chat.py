@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from lorakit.cli.downloads import downloads
-from lorakit.cli.output import console, error_line
+from lorakit.cli.output import console, error_line, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -66,7 +66,7 @@ def command(
         allow_private=allow_private,
     ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
-        console.print(f"{model.base.name}; /help lists the commands, Ctrl-D ends", style="dim")
+        say((f"{model.base.name}; /help lists the commands, Ctrl-D ends", "dim"))
         session.show_adapters("")
         session.run()
 
@@ -84,16 +84,16 @@ class Session:
     def run(self) -> None:
         while True:
             try:
-                line = console.input(Text("> ", "bold")).strip()
+                line = console().input(Text("> ", "bold")).strip()
             except (EOFError, KeyboardInterrupt):
-                console.print()
+                say()
                 return
             if line in ("/quit", "/exit"):
                 return
             try:
                 self.command(line) if line.startswith("/") else self.say(line)
             except LorakitError as error:
-                console.print(Text(error_line(error), "red"))
+                say((error_line(error), "red"))
 
     def say(self, line: str) -> None:
         """One turn. Ctrl-C stops the answer and takes the turn back."""
@@ -104,11 +104,11 @@ class Session:
         stream = self.model.stream(ids, sampling=self.sampling)
         try:
             for piece in stream:
-                console.print(Text(piece), end="")
-            console.print()
+                say_piece(piece)
+            say()
         except KeyboardInterrupt:
             stream.cancel()
-            console.print(Text(" (stopped)", "dim"))
+            say((" (stopped)", "dim"))
             return
         self.messages = [*messages, self.model.parse_reply(stream.result()).message]
         self.images = []
@@ -149,14 +149,14 @@ class Session:
         """/adapters: list the loaded adapters"""
         for info in self.model.adapters:
             state = "off" if info.scale is None else f"at {info.scale:g}"
-            console.print(Text(f"  {info.name} {state} (rank {info.rank})", "cyan"))
+            say((f"  {info.name} {state} (rank {info.rank})", "cyan"))
 
     def set_tools(self, rest: str) -> None:
         """/tools [FILE|off]: declare the tools of a JSON file, or none; alone, list them"""
         if rest:
             self.tools = None if rest == "off" else read_tools(Path(rest).expanduser())
         names = [tool.get("function", tool).get("name", "?") for tool in self.tools or []]
-        console.print(Text(f"  tools: {', '.join(names) or 'none declared'}", "cyan"))
+        say((f"  tools: {', '.join(names) or 'none declared'}", "cyan"))
 
     def show_image(self, rest: str) -> None:
         """/image FILE|off: show a picture with what you say next; needs --mmproj"""
@@ -166,7 +166,7 @@ class Session:
             self.model.chat_prompt([picture])  # says now what is wrong with it
         self.images = [] if word == "off" else [*self.images, Path(word)]
         names = ", ".join(image.name for image in self.images)
-        console.print(Text(f"  with what you say next: {names or 'no picture'}", "cyan"))
+        say((f"  with what you say next: {names or 'no picture'}", "cyan"))
 
     def reset(self, rest: str) -> None:
         """/reset: forget the conversation"""
@@ -175,8 +175,8 @@ class Session:
     def help(self, rest: str) -> None:
         """/help: this list"""
         for function in COMMANDS.values():
-            console.print(Text(f"  {function.__doc__}", "dim"))
-        console.print(Text("  /quit: end (also Ctrl-D)", "dim"))
+            say((f"  {function.__doc__}", "dim"))
+        say(("  /quit: end (also Ctrl-D)", "dim"))
 
 
 COMMANDS: dict[str, Callable[[Session, str], None]] = {

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from rich.text import Text
-
 from lorakit.check import check
-from lorakit.cli.output import console, plain, print_json
+from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
@@ -39,7 +37,7 @@ def command(
     else:
         for mismatch in found:
             style = "red" if mismatch.severity == "error" else "yellow"
-            console.print(Text.assemble((f"{mismatch.severity}: ", style), plain(str(mismatch))))
+            say((f"{mismatch.severity}: ", style), str(mismatch))
         counted = f"{errors} error{'s' if errors > 1 else ''}"
-        console.print("it fits" if not errors else f"it does not fit: {counted}")
+        say("it fits" if not errors else f"it does not fit: {counted}")
     raise SystemExit(1 if errors else 0)

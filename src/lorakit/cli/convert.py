@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from lorakit.cli.output import plain, print_json
+from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
     EngineOption,
@@ -89,13 +89,13 @@ def command(
         }
         print_json(said | ({"verify": parity.to_dict()} if parity else {}))
         raise SystemExit(failed)
-    print(f"wrote {output}: {to}, {modules} modules")
+    say(f"wrote {output}: {to}, {modules} modules")
     for note in report.notes:
-        print(plain(note))
+        say(note)
     if report.dropped:
-        print(f"left out, as {to} cannot say it ({len(report.dropped)}):")
+        say(f"left out, as {to} cannot say it ({len(report.dropped)}):")
         for line in report.dropped:
-            print(f"  - {plain(line)}")
+            say(f"  - {line}")
     if parity is not None:
         from lorakit.cli.verify import show  # slow, as rich is
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import time
 from pathlib import Path
+from subprocess import list2cmdline
 from typing import Annotated, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from lorakit import demo
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import console, print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.demo import story
@@ -35,9 +38,9 @@ def command(
     if export is not None:
         written = demo.export(export)
         for path in written:
-            console.print(str(path), style="dim")
-        console.print(f'try: lorakit run {export / "base"} -a {export / "adapters/home"} '
-                      '"turn the lights off"')  # fmt: skip
+            say((str(path), "dim"))
+        words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
+        say("try: lorakit run ", list2cmdline(words) if os.name == "nt" else shlex.join(words))
         return
     begin = time.perf_counter()
     with open_model(demo.base_path()) as model:
@@ -61,10 +64,11 @@ def _run(model: Model, count: int) -> dict[str, Any]:
 
 def _tell(model: Model, opened: float, count: int) -> None:
     bytes_loaded = sum(info.nbytes for info in model.adapters)
-    console.print(
+    say(
         f"A {size(model.base.nbytes)} base that calls tools, and {len(model.adapters)} adapters "
-        f"({size(bytes_loaded)}), opened in {opened:.1f} s. All below runs live.\n"
+        f"({size(bytes_loaded)}), opened in {opened:.1f} s. All below runs live."
     )
+    say()
     _tell_comparison(story.compare(model))
     _title("2. One adapter, many scales", " (exact match on held-out requests)")
     _tell_sweep(story.sweep(model, "home", count))
@@ -73,16 +77,16 @@ def _tell(model: Model, opened: float, count: int) -> None:
 
 
 def _title(text: str, rest: str = "") -> None:
-    console.print(Text.assemble((text, "bold"), rest))
+    say((text, "bold"), rest)
 
 
 def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
     _title("1. The same requests, other adapters", " (one batch, mixed rows)")
     for request, answers in table.items():
-        console.print(Text(f"  “{request}”"))
+        say(f"  “{request}”")
         for setting, answer in answers.items():
-            console.print(Text.assemble((f"    {setting:<14}", "cyan"), _shown(answer)))
-    console.print()
+            say((f"    {setting:<14}", "cyan"), _shown(answer))
+    say()
 
 
 def _tell_sweep(steps: list[story.SweepStep]) -> None:
@@ -92,17 +96,18 @@ def _tell_sweep(steps: list[story.SweepStep]) -> None:
     table.add_column("the base's own tools")
     for step in steps:
         table.add_row(f"{step.scale:g}", _bar(step.own, "green"), _bar(step.base, "blue"))
-    console.print(table)
-    console.print()
+    console().print(table)
+    say()
 
 
 def _tell_batch(result: story.MixedBatch) -> None:
     together = result.tokens / result.together_seconds
     single = result.tokens / result.one_by_one_seconds
     _title(f"3. One batch, {result.adapter_sets} different adapter sets")
-    console.print(f"  together         {together:7.0f} tokens/s")
-    console.print(f"  one after another{single:7.0f} tokens/s   ({together / single:.1f}x slower)")
-    console.print(f"  same text: {'yes' if result.same_text else 'NO'}\n")
+    say(f"  together         {together:7.0f} tokens/s")
+    say(f"  one after another{single:7.0f} tokens/s   ({together / single:.1f}x slower)")
+    say(f"  same text: {'yes' if result.same_text else 'NO'}")
+    say()
 
 
 def _tell_swap(result: story.Swap) -> None:
@@ -112,8 +117,8 @@ def _tell_swap(result: story.Swap) -> None:
         for name, text in result.parts
         for part in ((f"[{name}] ", "cyan"), (text + " ", "yellow" if name != "base" else ""))
     ]
-    console.print(Text.assemble("  ", *parts))
-    console.print(Text(f"  without the swap: {result.unswapped}", "dim"))
+    say("  ", *parts)
+    say((f"  without the swap: {result.unswapped}", "dim"))
 
 
 def _bar(share: float, style: str) -> Text:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lorakit
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.errors import EngineError, MissingExtraError
 from lorakit.files.cache import cache_root
@@ -29,18 +29,18 @@ def command(json: JsonOption = False) -> None:
         print_json(report)
         return
     for title, rows in report.items():
-        console.print(title, style="bold")
+        say((title, "bold"))
         _print_rows(rows)
 
 
 def _print_rows(rows: dict[str, Any], indent: str = "  ") -> None:
     for name, value in rows.items():
         if isinstance(value, dict):
-            console.print(f"{indent}{name}")
+            say(f"{indent}{name}")
             _print_rows(value, indent * 2)
         else:
             shown = ", ".join(value) if isinstance(value, list) else value
-            console.print(f"{indent}{name:<18} {shown}")
+            say(f"{indent}{name:<18} {shown}")
 
 
 def examine() -> dict[str, dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lorakit.cli.output import plain
+from lorakit.cli.progress import bars
 from lorakit.sources import Progress
 
 if TYPE_CHECKING:
@@ -33,27 +35,16 @@ class Downloads:
     def __call__(self, progress: Progress) -> None:
         if not self._entered:
             return
-        bars = self._bars or self._start()
+        shown = self._bars or self._start()
         key = f"{progress.source}\0{progress.file}"
         if key not in self._tasks:
-            self._tasks[key] = bars.add_task(progress.file, total=progress.total)
-        bars.update(self._tasks[key], completed=progress.done, total=progress.total)
+            self._tasks[key] = shown.add_task(plain(progress.file), total=progress.total)
+        shown.update(self._tasks[key], completed=progress.done, total=progress.total)
 
     def _start(self) -> Bars:
-        from rich.console import Console  # slow, and most commands fetch nothing
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-        from rich.progress import Progress as Bars
+        from rich.progress import DownloadColumn, TransferSpeedColumn  # slow; few commands fetch
 
-        terminal = Console(stderr=True)
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=terminal,
-            transient=True,
-            disable=not terminal.is_terminal,
-        )
+        self._bars = bars(DownloadColumn(), TransferSpeedColumn())
         self._bars.start()
         return self._bars
 

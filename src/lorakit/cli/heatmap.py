@@ -7,12 +7,16 @@ each other go into further blocks.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from lorakit.cli.output import plain
 from lorakit.inspect.plot import Grid, colour_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHADES = ".:-=+*#%@"  # least to largest
 NOT_FINITE = "!"
@@ -21,7 +25,7 @@ _CELL = 2  # columns of one layer
 
 def show(grid: Grid, console: Console) -> None:
     """Print the map, and under it what the colours or characters mean."""
-    label = max(len(kind) for kind in grid.kinds) + 2
+    label = max(len(plain(kind)) for kind in grid.kinds) + 2
     width = max(1, (console.width - label) // _CELL)
     coloured = console.color_system is not None and not console.no_color
     for first in range(0, grid.layers, width):
@@ -40,7 +44,7 @@ def _ruler(layers: range) -> str:
 
 
 def _row(grid: Grid, kind: str, layers: range, label: int, coloured: bool) -> Text:
-    row = Text(kind.ljust(label), no_wrap=True)
+    row = Text(plain(kind).ljust(label), no_wrap=True)
     for layer in layers:
         held = grid.cells.get((kind, layer))
         if held is None:

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.text import Text
-
 from lorakit.cli.heatmap import show
-from lorakit.cli.output import console, plain, print_json, print_table, size
+from lorakit.cli.output import console, print_json, print_table, say, size
 from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
@@ -81,16 +79,16 @@ def command(
         return
     rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
     for name, value in rows.items():
-        console.print(Text.assemble((f"{name:<12}", "bold"), plain(str(value))))
+        say((f"{name:<12}", "bold"), str(value))
     _show_modules(report.modules)
     if spectrum:
-        console.print()
+        say()
         _show_spectra(report.modules)
     if (heat := grid(report.modules)) is not None:
-        console.print()
-        show(heat, console)
+        say()
+        show(heat, console())
     if picture is not None:
-        console.print(f"wrote {picture}")
+        say(f"wrote {picture}")
 
 
 def _files(path: Path) -> dict[str, int]:

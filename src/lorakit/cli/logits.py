@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.cli.output import console, print_json
+from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -60,7 +60,7 @@ def command(
     if json:
         print_json({"output": str(output), "arrays": shapes})
     else:
-        console.print(f"wrote {output}: " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+        say(f"wrote {output}: " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
 
 
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:

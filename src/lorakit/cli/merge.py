@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
-from lorakit.cli.output import plain, print_json, size
+from lorakit.cli.output import print_json, say, size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     BaseArgument,
@@ -64,9 +64,9 @@ def show(report: MergeReport, *, json: bool) -> None:
         print_json(report.to_dict())
         return
     if report.replaced:
-        print(f"replaced by an adapter: {plain(', '.join(report.replaced))}")
+        say(f"replaced by an adapter: {', '.join(report.replaced)}")
     for note in report.notes:
-        print(f"note: {plain(note)}")
+        say(f"note: {note}")
     if report.left:
-        print(f"left behind: {plain(', '.join(report.left))}")
-    print(f"{report.target}: {size(report.nbytes)}, {len(report.changed)} tensors changed")
+        say(f"left behind: {', '.join(report.left)}")
+    say(f"{report.target}: {size(report.nbytes)}, {len(report.changed)} tensors changed")

@@ -1,4 +1,9 @@
-"""How the command line shows things: errors in one line, JSON for programs."""
+"""How the command line shows things: values as they are, errors in one line, JSON for programs.
+
+A value (a path, a name from a file, a message) is text and nothing else: brackets in it are no
+markup, `:smile:` no picture, no line of it is folded, so that it can be copied. Only this file and
+progress.py write, and only they make rich's consoles and bars; a test holds the others to that.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -14,18 +20,39 @@ from lorakit.errors import LorakitError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    console: Console
 SHOWN_ITEMS = 3
+Styled = tuple[str, str]  # a text and rich's name of its style
 
 
-def __getattr__(name: str) -> Any:
-    """`console`, made when a command first asks for it: rich is slow to import."""
-    if name != "console":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+@cache
+def console() -> Console:
+    """The console on standard output, made when a command first asks: rich is slow to import."""
     from rich.console import Console
 
-    # No markup: `[llama]` in a hint, or brackets in a path, are text.
-    return globals().setdefault(name, Console(highlight=False, soft_wrap=True, markup=False))
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def say(*parts: str | Styled) -> None:
+    """Print one line of values, each as it is; (text, style) where a terminal shows styles."""
+    if not any(isinstance(part, tuple) for part in parts):
+        print(*(plain(part) for part in parts if isinstance(part, str)), sep="")
+        return
+    from rich.text import Text
+
+    pairs = [(part, "") if isinstance(part, str) else part for part in parts]
+    console().print(Text.assemble(*((plain(text), style) for text, style in pairs)))
+
+
+def say_piece(piece: str) -> None:
+    """Print a piece of a model's answer: as it is into a pipe or a file, harmless on a terminal."""
+    lines = piece if not sys.stdout.isatty() else "\n".join(map(plain, piece.split("\n")))
+    print(lines, end="", flush=True)
+
+
+def ask(question: str) -> bool:
+    """Whether the answer is yes; asked on standard error, as the output may go elsewhere."""
+    print(f"{plain(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager
@@ -49,7 +76,14 @@ def error_line(error: LorakitError) -> str:
     if len(error.items) > SHOWN_ITEMS:
         items.append(f"and {len(error.items) - SHOWN_ITEMS} more")
     text = f"error [{error.code}]: " + ": ".join(filter(None, [error.message, "; ".join(items)]))
-    return plain(" ".join((text + (f" (hint: {error.hint})" if error.hint else "")).split()))
+    return plain(text + (f" (hint: {error.hint})" if error.hint else ""))
+
+
+def print_error(error: LorakitError, *, json: bool) -> None:
+    """An error where it belongs: a line on standard error, and for programs on standard output."""
+    if json:
+        print_json({"error": error_json(error)})
+    print(error_line(error), file=sys.stderr)
 
 
 def error_json(error: LorakitError) -> dict[str, Any]:
@@ -86,7 +120,6 @@ def print_table(
     A cell is never cut or folded, also where the terminal is narrow or a pipe has no width.
     """
     from rich.cells import cell_len
-    from rich.text import Text
 
     lines = [[plain(cell) for cell in row] for row in (titles, *rows, *([total] if total else ()))]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
@@ -97,7 +130,7 @@ def print_table(
             for gap in [" " * (width - cell_len(cell))]
         ]
         bold = number == 0 or (total is not None and number == len(lines) - 1)
-        __getattr__("console").print(Text("  ".join(padded).rstrip(), style="bold" if bold else ""))
+        say(("  ".join(padded).rstrip(), "bold" if bold else ""))
 
 
 def size(count: float) -> str:

@@ -1,10 +1,16 @@
-"""How the command line shows long work: a line of percent on a terminal's standard error."""
+"""How the command line shows long work on a terminal's standard error: percent, or bars."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from lorakit.cli.output import plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 
 class Percent:
@@ -29,3 +35,28 @@ class Percent:
         if percent > self._shown:
             self._shown = percent
             print(f"\r{percent}% of {self._of(total)} ", end="", file=sys.stderr, flush=True)
+
+
+def bars(*columns: ProgressColumn) -> Progress:
+    """A bar for each task, its label before it as it is and the columns behind it; they go away."""
+    from rich.console import Console  # slow to import
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    terminal = Console(stderr=True)
+    label = TextColumn("{task.description}", markup=False)
+    shown = terminal.is_terminal
+    return Progress(
+        label, BarColumn(), *columns, console=terminal, transient=True, disable=not shown
+    )
+
+
+@contextmanager
+def counted_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """One bar, moved by (done, in all, label)."""
+    from rich.progress import MofNCompleteColumn
+
+    with bars(MofNCompleteColumn()) as bar:
+        task = bar.add_task(plain(label), total=None)
+        yield lambda done, total, name: bar.update(
+            task, completed=done, total=total, description=plain(name)
+        )

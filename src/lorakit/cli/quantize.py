@@ -6,10 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
-
-from lorakit.cli.output import console, print_json, size
+from lorakit.cli.output import print_json, say, size
+from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import argument, option
 from lorakit.engines.llama.quantize import Quantized, quantize
@@ -23,25 +21,15 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Quantize a GGUF model, so that it needs less memory and answers faster."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, console=console, transient=True, disable=json) as bar:
-        task = bar.add_task("reading", total=None)
-        done = quantize(
-            source,
-            output,
-            type=type,
-            threads=threads,
-            progress=lambda at, of, name: bar.update(
-                task, completed=at, total=of, description=name
-            ),
-        )
+    with counted_bar("reading") as progress:
+        done = quantize(source, output, type=type, threads=threads, progress=progress)
     if json:
         print_json(_report(done))
         return
     ratio = done.bytes_after / done.bytes_before
-    console.print(f"wrote {output}: {done.type}, {size(done.bytes_after)} ({ratio:.0%})")
+    say(f"wrote {output}: {done.type}, {size(done.bytes_after)} ({ratio:.0%})")
     for (wanted, taken), count in _fallbacks(done).items():
-        console.print(f"  {count} tensors took {taken}, as {wanted} does not divide their rows")
+        say(f"  {count} tensors took {taken}, as {wanted} does not divide their rows")
 
 
 def _fallbacks(done: Quantized) -> Counter[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from lorakit.adapter import Adapter
 from lorakit.algebra.report import ResidualReport
-from lorakit.cli.output import console, plain, print_json, print_table, size
+from lorakit.cli.output import print_json, print_table, say, size
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
 from lorakit.formats.peft import write_peft
@@ -44,8 +44,8 @@ def finish(adapter: Adapter, report: ResidualReport, output: Path, *, json: bool
     titles = ("module", "site", "rank before", "rank after", "norm", "residual")
     print_table(titles, rows, left=("module", "site"))
     for name in report.skipped:
-        console.print(f"changed, but not asked for: {name}", style="yellow", markup=False)
+        say((f"changed, but not asked for: {name}", "yellow"))
     for note in report.notes:
-        console.print(f"note: {plain(note)}", style="yellow", markup=False)
+        say((f"note: {note}", "yellow"))
     said = f"{size(adapter.nbytes)}, relative residual {report.residual:.3g}"
-    console.print(f"{output}: {said}", markup=False)
+    say(f"{output}: {said}")

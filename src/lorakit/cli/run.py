@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from lorakit.cli.output import print_json
+from lorakit.cli.output import print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -115,8 +115,8 @@ def command(
         stream = model.stream(ids, sampling=sampling, lookahead=None)
         if not json:
             for piece in stream:
-                print(piece, end="", flush=True)
-            print()
+                say_piece(piece)
+            say()
         else:
             _print(model, stream.result(), raw)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.output import console, print_json, print_table
+from lorakit.cli.output import print_json, print_table, say
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -72,13 +72,14 @@ def command(
 
 def show(report: ParityReport) -> None:
     """The table, the warnings, the verdict."""
-    console.print(f"one    {report.one}\nother  {report.other}", markup=False)
+    say(f"one    {report.one}")
+    say(f"other  {report.other}")
     titles = ("prompt", "tokens", "max diff", "mean diff", "KL", "top-1", "differs at", "effect")
     rows = [_row(row) for row in report.prompts]
     print_table(titles, rows, left=("prompt",), total=_row(report.total))
     for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    console.print(report.verdict, style="green" if report.agrees else "red", markup=False)
+        say((f"warning: {warning}", "yellow"))
+    say((report.verdict, "green" if report.agrees else "red"))
 
 
 def _row(parity: PromptParity) -> list[str]:
