@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo check test lint bench clean
+.PHONY: demo check test lint bench dist docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
@@ -25,6 +25,15 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/decode.py
 
+# The same bytes from everywhere (tests/test_distribution.py).
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+# build/site; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "lorakit needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
@@ -44,6 +53,11 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.oracles: $(VENV)/.dev
 	@echo "installing torch and what else the tests compare with into $(VENV) (once)"
 	$(PIP) --editable '.[dev,torch,oracles]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	@echo "installing what builds the documentation into $(VENV) (once)"
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.llama: $(VENV)/.dev scripts/build_llama.py

@@ -1,6 +1,12 @@
-"""The python examples of README.md and docs/*.md run, top to bottom in one namespace per page."""
+"""The pages: their programs run and print what is shown below them, their links lead somewhere.
+
+The python blocks of a page run top to bottom in one namespace, in an empty folder. A text block
+right below one is what it prints.
+"""
 
 import base64
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -9,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from pages import ALL, anchors, broken_links, links
 from projector import png, write_projector
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ALL = (ROOT / "README.md", *ROOT.glob("docs/*.md"))
-PAGES = sorted(page for page in ALL if BLOCK.search(page.read_text("utf-8")))
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<shown>.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
+PAGES = [page for page in ALL if BLOCK.search(page.read_text("utf-8"))]
 
 
 def gguf_files() -> dict[str, object]:
@@ -30,17 +38,42 @@ def gguf_files() -> dict[str, object]:
     }
 
 
-SETUP: dict[str, Callable[[], dict[str, object]]] = {"llama": gguf_files}
+SETUP: dict[str, Callable[[], dict[str, object]]] = {"docs/llama.md": gguf_files}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def run(text: str, page: str, names: dict[str, object]) -> None:
+    """All programs of a page. Raises AssertionError where one prints what is not shown."""
+    for block in BLOCK.finditer(text):
+        padding = "\n" * text.count("\n", 0, block.start("code"))  # errors name the page's line
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(padding + block["code"], page, "exec"), names)
+        if block["shown"] is not None:
+            assert printed.getvalue() == block["shown"]
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = page.read_text("utf-8")
-    names: dict[str, object] = {"__name__": page.stem, **SETUP.get(page.stem, dict)()}
-    for block in BLOCK.finditer(text):
-        padding = "\n" * text.count("\n", 0, block.start(1))  # so that errors name the page's line
-        exec(compile(padding + block[1], str(page), "exec"), names)
+    names: dict[str, object] = {"__name__": page.stem, **SETUP.get(named(page), dict)()}
+    run(page.read_text("utf-8"), str(page), names)
+
+
+def test_the_first_program_of_the_readme_shows_its_output() -> None:
+    first = BLOCK.search((ROOT / "README.md").read_text("utf-8"))
+    assert first is not None
+    assert first["shown"] is not None
+
+
+def test_another_output_than_the_shown_one_would_be_found() -> None:
+    page = "```python\nprint(6 * 7)\n```\n\n```text\n{}\n```\n"
+    run(page.format("42"), "page", {})
+    with pytest.raises(AssertionError):
+        run(page.format("43"), "page", {})
 
 
 def test_the_page_on_the_command_line_is_what_the_commands_say() -> None:
@@ -54,7 +87,20 @@ def test_the_page_on_the_command_line_is_what_the_commands_say() -> None:
     assert page == done.stdout, "run: python scripts/cli_docs.py > docs/cli.md"
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in ALL:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", ALL, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_links_of_the_readme_hold_on_the_package_index() -> None:
+    assert [link for link in links(ROOT / "README.md") if not link.startswith("https://")] == []
+
+
+def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# One *thing*: `x`\n## One thing x\n```\n# no\n```\n")
+    assert anchors(tmp_path / "other.md") == {"one-thing-x", "one-thing-x-1"}
+    (page := tmp_path / "page.md").write_text(
+        "[a](other.md) [b](other.md#one-thing-x) ![c](no.png) [d](other.md#no) [e][e] [f](#no)\n"
+        "`[g](in-code.md)`\n\n[e]: no.md\n"
+    )
+    assert broken_links(page) == ["no.png", "other.md#no", "#no", "no.md"]
