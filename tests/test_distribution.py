@@ -1,4 +1,4 @@
-"""The wheel and the sdist: the same bytes from everywhere, all that a user needs and nothing else."""
+"""The wheel and the sdist: the same bytes from everywhere, all that a user needs, nothing else."""
 
 import os
 import re
