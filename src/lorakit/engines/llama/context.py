@@ -132,8 +132,7 @@ class Context:
         if adapters == self.set:
             return
         count = len(adapters)
-        pointer = self._api.llama_adapter_lora_p_ctypes
-        addresses = (pointer * count)(*(ctypes.cast(address, pointer) for address, _ in adapters))
+        addresses = (ctypes.c_void_p * count)(*(address for address, _ in adapters))
         scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
         if self._api.llama_set_adapters_lora(self.native, addresses, count, scales):
             raise EngineError("llama.cpp refused to activate the adapters")

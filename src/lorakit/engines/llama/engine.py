@@ -6,7 +6,6 @@ limit on contexts, so that mixed batches do not switch sets at every step.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import os
@@ -159,7 +158,7 @@ class LlamaEngine:
     def detach(self, handle: int) -> None:
         self._require_open()
         require_attached(handle, self._adapters)
-        self._pool.forget(_address(self._adapters[handle]))
+        self._pool.forget(self._adapters[handle])
         native = self._adapters.pop(handle)
         self._sets.clear()
         llama().llama_adapter_lora_free(native)
@@ -311,7 +310,7 @@ class LlamaEngine:
             if not math.isfinite(scale):
                 raise ParameterError(f"a scale must be finite, found {scale}")
             scales[handle] = scales.get(handle, 0.0) + scale
-        found = tuple((_address(self._adapters[h]), s) for h, s in scales.items() if s != 0.0)
+        found = tuple((self._adapters[h], s) for h, s in scales.items() if s != 0.0)
         if len(self._sets) >= KNOWN_SETS:
             self._sets.clear()
         self._sets[adapters] = found
@@ -376,8 +375,3 @@ def _kv_identity(model: Any, options: LlamaOptions, factors: Factors) -> str:
         "RoPE factors": factors or "of the file",
     }
     return ", ".join(f"{name} {value}" for name, value in parts.items())
-
-
-def _address(native: Any) -> int:
-    """The address that a native pointer points to."""
-    return int(ctypes.cast(native, ctypes.c_void_p).value or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ def load_model(
         overrides = (api.llama_model_kv_override * 2)()  # the second, without a key, ends them
         overrides[0].key = f"{architecture}.{_ORIGINAL}".encode()
         overrides[0].value.val_i64 = 1 if factors == "long" else _MOST
-        params.kv_overrides = overrides
+        params.kv_overrides = ctypes.addressof(overrides)
     with captured_log() as native_log:
         model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

@@ -1,8 +1,7 @@
-"""llama.cpp's C API through llama_cpp's low-level module, and its log.
+"""llama.cpp's C functions, ready for use, and its log.
 
-Loaded on first use. All symbols that the engine calls are looked up at once, so that an unsuitable
-version of the package fails at open, with their names, and not during a request. The package's
-`Llama` class is never used: it holds one adapter and reuses the KV cache across adapters.
+Loaded on first use. All functions that the engine calls are looked up at once, so that an
+unsuitable library fails at open, with their names, and not during a request.
 """
 
 from __future__ import annotations
@@ -14,101 +13,39 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
 from typing import Any
 
-from lorakit.errors import EngineError, MissingExtraError
+from lorakit.engines.llama.binding.libraries import VARIABLE, Chosen, choose_library
+from lorakit.engines.llama.binding.library import bind_llama, bind_mtmd
 
 log = logging.getLogger("lorakit.llama")
-SYMBOLS = (
-    "llama_adapter_lora_free",
-    "llama_adapter_lora_init",
-    "llama_backend_init",
-    "llama_context_default_params",
-    "llama_decode",
-    "llama_free",
-    "llama_get_embeddings_ith",
-    "llama_get_logits_ith",
-    "llama_get_memory",
-    "llama_init_from_model",
-    "llama_log_set",
-    "llama_max_parallel_sequences",
-    "llama_memory_seq_cp",
-    "llama_memory_seq_pos_max",
-    "llama_memory_seq_pos_min",
-    "llama_memory_seq_rm",
-    "llama_model_default_params",
-    "llama_model_desc",
-    "llama_model_free",
-    "llama_model_ftype",
-    "llama_model_get_vocab",
-    "llama_model_load_from_file",
-    "llama_model_n_ctx_train",
-    "llama_model_n_embd",
-    "llama_model_n_swa",
-    "llama_model_quantize",
-    "llama_model_quantize_default_params",
-    "llama_print_system_info",
-    "llama_set_abort_callback",
-    "llama_set_adapters_lora",
-    "llama_set_causal_attn",
-    "llama_set_n_threads",
-    "llama_state_seq_get_data",
-    "llama_state_seq_get_size",
-    "llama_state_seq_set_data",
-    "llama_token_to_piece",
-    "llama_tokenize",
-    "llama_vocab_bos",
-    "llama_vocab_is_control",
-    "llama_vocab_is_eog",
-    "llama_vocab_n_tokens",
-)
-MTMD_SYMBOLS = (
-    "mtmd_bitmap_free",
-    "mtmd_context_params_default",
-    "mtmd_decode_use_mrope",
-    "mtmd_decode_use_non_causal",
-    "mtmd_encode_chunk",
-    "mtmd_free",
-    "mtmd_get_cap_from_file",
-    "mtmd_get_output_embd",
-    "mtmd_helper_bitmap_init_from_buf_wrapper",
-    "mtmd_helper_init_opt_default",
-    "mtmd_helper_log_set",
-    "mtmd_init_from_file",
-    "mtmd_input_chunk_get_n_pos",
-    "mtmd_input_chunk_get_n_tokens",
-    "mtmd_input_chunk_get_tokens_text",
-    "mtmd_input_chunk_get_type",
-    "mtmd_input_chunks_free",
-    "mtmd_input_chunks_get",
-    "mtmd_input_chunks_init",
-    "mtmd_input_chunks_size",
-    "mtmd_support_vision",
-    "mtmd_tokenize",
-)
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level; a continued line has no level of its own
 _local = threading.local()
 
 
 @cache
-def llama() -> Any:
-    """The low-level module, ready for use.
+def chosen() -> Chosen:
+    """The library that is used, loaded. Raises MissingExtraError and EngineError."""
+    with _short_waits():
+        found = choose_library()
+    if not found.known:
+        log.warning(
+            "%s was not tested with lorakit: llama.cpp %s, named by %s",
+            found.library.path, found.library.version() or "of an unknown version", VARIABLE,
+        )  # fmt: skip
+    return found
 
-    Raises MissingExtraError if it is not installed, EngineError if it lacks a symbol.
+
+@cache
+def llama() -> Any:
+    """The functions of llama.h and ggml.h as attributes, with the types that they need.
+
+    Raises MissingExtraError if no library is installed, EngineError if it does not fit.
     """
-    try:
-        with _short_waits():
-            from llama_cpp import llama_cpp
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingExtraError(
-            f"the llama.cpp engine needs llama-cpp-python: {error}",
-            hint="pip install 'lorakit[llama]' (compiles for about ten minutes; see docs/llama.md)",
-        ) from error
-    _require(llama_cpp, SYMBOLS)
-    _install_log(llama_cpp)
-    llama_cpp.llama_backend_init()
-    return llama_cpp
+    api = bind_llama(chosen().library)
+    _install_log(api)
+    api.llama_backend_init()
+    return api
 
 
 @contextmanager
@@ -134,31 +71,14 @@ def _short_waits() -> Iterator[None]:
 
 @cache
 def mtmd() -> Any:
-    """The low-level module for images, ready for use. Raises as `llama` does."""
+    """The functions of mtmd.h, for images. Raises as `llama` does."""
     llama()
-    try:
-        from llama_cpp import mtmd_cpp
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingExtraError(
-            f"this llama-cpp-python was built without its library for images: {error}",
-            hint="pip install --force-reinstall --no-binary :all: 'lorakit[llama]'",
-        ) from error
-    _require(mtmd_cpp, MTMD_SYMBOLS)
-    mtmd_cpp.mtmd_helper_log_set(_KEPT[0], ctypes.c_void_p(0))
-    return mtmd_cpp
+    api = bind_mtmd(chosen().library)
+    api.mtmd_helper_log_set(_KEPT[0], None)
+    return api
 
 
-def _require(module: ModuleType, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not hasattr(module, name)]
-    if missing:
-        raise EngineError(
-            "this llama-cpp-python lacks functions that the engine needs",
-            items=missing,
-            hint="pip install --force-reinstall 'lorakit[llama]' installs the right version",
-        )
-
-
-def _install_log(module: ModuleType) -> None:
+def _install_log(api: Any) -> None:
     """Install one callback for the whole process: the native logger is global."""
 
     def receive(level: int, text: bytes, _: Any) -> None:
@@ -172,8 +92,8 @@ def _install_log(module: ModuleType) -> None:
         elif level == _ERROR:
             log.error(line.rstrip())
 
-    callback = module.llama_log_callback(receive)
-    module.llama_log_set(callback, ctypes.c_void_p(0))
+    callback = api.llama_log_callback(receive)
+    api.llama_log_set(callback, None)
     _KEPT.append(callback)  # the native side holds no reference
 
 
@@ -220,8 +140,7 @@ class Abort:
 
     def __init__(self) -> None:
         self._flag = ctypes.create_string_buffer(2)
-        strlen = ctypes.cast(_libc().strlen, ctypes.c_void_p)
-        self.callback = ctypes.cast(strlen, llama().ggml_abort_callback)
+        self.callback = ctypes.cast(_libc().strlen, ctypes.c_void_p)
         self.data = ctypes.cast(self._flag, ctypes.c_void_p)
 
     def set(self) -> None:

@@ -119,9 +119,9 @@ class Vision:
     def _bitmap(self, content: bytes, native_log: Any) -> Iterator[Any]:
         """The pixels. mtmd hands other files to ffmpeg; a folder without one prevents that."""
         options = self._api.mtmd_helper_init_opt_default()
-        options.video_params.ffmpeg_bin_dir = os.devnull.encode()
+        options.ffmpeg_bin_dir = os.devnull.encode()
         buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
-        found = self._api.mtmd_helper_bitmap_init_from_buf_wrapper(
+        found = self._api.mtmd_helper_bitmap_init_from_buf(
             self._context, buffer, len(content), False, options
         )
         if not found.bitmap or found.video_ctx:

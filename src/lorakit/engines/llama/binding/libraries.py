@@ -1,0 +1,154 @@
+"""Which library of llama.cpp to use.
+
+The one that LORAKIT_LLAMA_LIB names, and no other; else the first of the installed packages, in the
+order of `preferred`, that can be loaded and is a build that lorakit knows. Packages are found, not
+imported: of xllamacpp and llama-cpp-python the libraries alone are used.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.engines.llama.binding.library import Library
+from lorakit.errors import EngineError, MissingExtraError
+
+VARIABLE = "LORAKIT_LLAMA_LIB"
+# By llama.cpp's own version, which counts on every few hundred builds: what of it was run or read.
+# The layouts of structs are seen when a library is loaded, but the types of functions are not; so
+# of other versions only one that the user names is used.
+KNOWN = {
+    "0.5.0-dev": "tested with llama-cpp-python 0.3.36",
+    "0.6.0-dev": "tested with build 11549",
+    "0.7.0-dev": "its headers were compared, at build 11739",
+}
+PACKAGES = (  # names of the distribution and of its module
+    ("llama-cpp-python", "llama_cpp"),
+    ("xllamacpp", "xllamacpp"),
+    ("llama-cpp-py-sync", "llama_cpp_py_sync"),
+)
+FILES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll", "xllamacpp.abi3.so")
+EXTRA = "pip install 'lorakit[llama]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A library that is there, not loaded yet."""
+
+    package: str  # empty for the library that LORAKIT_LLAMA_LIB names
+    version: str  # of the package; empty if its metadata is not there, as in a frozen program
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}".strip() if self.package else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The library that is used."""
+
+    library: Library
+    candidate: Candidate
+    passed_over: tuple[str, ...]  # others that are installed, each with why not
+
+    @property
+    def known(self) -> str:
+        """What was tested of this version; empty for one that the user named and nobody tried."""
+        return KNOWN.get(self.library.version(), "")
+
+
+def choose_library() -> Chosen:
+    """The library to use, loaded.
+
+    Raises MissingExtraError if there is none, EngineError if the one that is named cannot be used.
+    """
+    if named := os.environ.get(VARIABLE):
+        return _named(Path(named).expanduser())
+    passed: list[str] = []
+    for candidate in preferred(list(installed())):
+        library, reason = _try(candidate)
+        if library is not None:
+            return Chosen(library, candidate, tuple(passed))
+        passed.append(f"{candidate}: {reason}")
+    raise MissingExtraError(
+        "the llama.cpp engine needs a library of llama.cpp, and "
+        + ("none of those installed can be used" if passed else "none is installed"),
+        items=passed,
+        hint=install_hint(),
+    )
+
+
+def installed() -> Iterator[Candidate]:
+    """The libraries of installed packages."""
+    for package, module in PACKAGES:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            continue
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if path := find_file(Path(folder)):
+                yield Candidate(package, _version(package), path)
+                break
+
+
+def preferred(candidates: list[Candidate]) -> list[Candidate]:
+    """In the order in which to try them."""
+    return candidates
+
+
+def find_file(folder: Path) -> Path | None:
+    """The file with llama.cpp's functions in a folder, or in `lib` or `bin` below it."""
+    places = (folder / below / name for below in ("", "lib", "bin") for name in FILES)
+    return next((path for path in places if path.is_file()), None)
+
+
+def install_hint() -> str:
+    """What to do where no library is installed; some systems have no wheel."""
+    own = f"compile llama-cpp-python, or name a library with {VARIABLE} (docs/llama.md)"
+    if "musl" in str(sysconfig.get_config_var("SOABI") or ""):
+        return f"there is no wheel for musl, such as Alpine's: {own}"
+    if sys.platform == "win32" and sysconfig.get_platform() != "win-amd64":
+        return f"there is no wheel for {sysconfig.get_platform()}: {own}"
+    return f"{EXTRA}, which needs no compiler"
+
+
+def _try(candidate: Candidate) -> tuple[Library | None, str]:
+    try:
+        library = Library(candidate.path)
+    except OSError as error:
+        return None, f"cannot be loaded: {error}"
+    version = library.version()
+    if version in KNOWN:
+        return library, ""
+    found = f"llama.cpp {version}" if version else "no functions of llama.cpp"
+    return None, (
+        f"expected llama.cpp {', '.join(KNOWN)}, found {found}; "
+        f"{VARIABLE}={candidate.path} would use it untested"
+    )
+
+
+def _named(given: Path) -> Chosen:
+    path = find_file(given) if given.is_dir() else given
+    try:
+        if path is None or not path.is_file():
+            raise OSError("it is neither a file nor a folder that holds a libllama")
+        library = Library(path.absolute())
+    except OSError as error:
+        raise EngineError(
+            f"{VARIABLE} is {given}, which cannot be used: {error}",
+            hint=f"name the file of libllama, or unset {VARIABLE}",
+        ) from error
+    return Chosen(library, Candidate("", "", path.absolute()), ())
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

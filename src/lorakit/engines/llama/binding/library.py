@@ -1,0 +1,123 @@
+"""One library of llama.cpp: its files, loaded, and its functions by name.
+
+llama.cpp is built as several files (llama, mtmd, ggml) that lie side by side, or all in one, as in
+the extension module of xllamacpp. It does not know which library to use; libraries.py does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lorakit.engines.llama.binding import structs
+from lorakit.engines.llama.binding.functions import FOUND, LLAMA, MTMD, OPTIONAL, Prototypes
+from lorakit.engines.llama.binding.layout import find_layout
+from lorakit.errors import EngineError
+
+MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama-cparams.h, from build 11549 back to 0.3.36's
+BESIDE = ("mtmd", "ggml-base")  # parts, named as the file of llama is
+HINT = "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested"
+
+
+class Library:
+    """The files of one library, loaded."""
+
+    def __init__(self, path: Path) -> None:
+        """path: the file with llama.cpp's functions. Raises OSError if it cannot be loaded."""
+        self.path = path.resolve() if path.is_symlink() else path
+        if hasattr(os, "add_dll_directory"):
+            os.add_dll_directory(str(path.parent))
+        self._parts = [ctypes.CDLL(str(path))]
+        self.lacking: list[str] = []  # why parts beside it cannot be used
+        for name in BESIDE:
+            part = path.with_name(path.name.replace("llama", name))
+            if "llama" in path.stem and part != path and part.is_file():
+                self._load(part)
+
+    def _load(self, part: Path) -> None:
+        try:
+            self._parts.append(ctypes.CDLL(str(part)))
+        except OSError as error:
+            self.lacking.append(str(error))
+
+    def function(self, name: str) -> Any:
+        """A new ctypes function without types; None if no part exports it."""
+        for part in self._parts:
+            try:
+                return part[name]
+            except AttributeError:
+                continue
+        return None
+
+    def version(self) -> str:
+        """llama.cpp's own version, such as "0.6.0-dev"; empty if it does not tell."""
+        function = self.function("llama_version")
+        if function is None:
+            return ""
+        function.restype = ctypes.c_char_p
+        return (function() or b"").decode("ascii", "replace")
+
+
+def bind_llama(library: Any) -> SimpleNamespace:
+    """The functions of llama.h and ggml.h that are called, typed, and the types they need.
+
+    Raises EngineError if one is missing or a struct's layout is unknown.
+    """
+    api = _bind(library, LLAMA)
+    optional = {name: row for name, row in OPTIONAL.items() if library.function(name) is not None}
+    vars(api).update(vars(_bind(library, optional)))
+    if not hasattr(api, "llama_max_parallel_sequences"):
+        api.llama_max_parallel_sequences = lambda: MOST_SEQUENCES
+    for name in (
+        "llama_token",
+        "llama_pos",
+        "llama_seq_id",
+        "llama_log_callback",
+        "llama_model_kv_override",
+        "llama_token_data_p",
+        "llama_token_data_array",
+    ):
+        setattr(api, name, getattr(structs, name))
+    return api
+
+
+def bind_mtmd(library: Any) -> SimpleNamespace:
+    """The functions of mtmd.h and mtmd-helper.h that are called. Raises as `bind_llama` does."""
+    api = _bind(library, MTMD)
+    api.mtmd_input_text = structs.mtmd_input_text
+    return api
+
+
+def _bind(library: Any, prototypes: Prototypes) -> SimpleNamespace:
+    functions = {name: library.function(name) for name in prototypes}
+    missing = [name for name, function in functions.items() if function is None]
+    if missing:
+        raise EngineError(
+            "this build of llama.cpp lacks functions that the engine needs",
+            items=missing,
+            hint=HINT,
+        )
+    api = SimpleNamespace(**functions)
+    types = _structs(library, prototypes.values())
+    for name, (result, *arguments) in prototypes.items():
+        functions[name].restype = types.get(result, result)
+        functions[name].argtypes = [types.get(argument, argument) for argument in arguments]
+    for name, kind in types.items():
+        setattr(api, name, kind)
+    return api
+
+
+def _structs(library: Any, rows: Iterable[tuple[Any, ...]]) -> dict[Any, Any]:
+    """The structs that are named in prototypes, as this library has them."""
+    found = {}
+    for name in sorted({kind for row in rows for kind in row if isinstance(kind, str)}):
+        maker, layouts, arguments = FOUND[name]
+        try:
+            found[name] = find_layout(name, library.function(maker), layouts, arguments)
+        except EngineError as error:
+            raise EngineError(error.message, items=error.items, hint=HINT) from None
+    return found
