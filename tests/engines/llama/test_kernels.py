@@ -1,5 +1,7 @@
 """Kernels that may crash are tried in a child process; the result decides how models load."""
 
+import sys
+
 import pytest
 from llama_cases import base_file, logits_of, open_engine
 
@@ -52,7 +54,7 @@ def test_a_crash_turns_repacking_off(untried):
 
 
 def test_a_frozen_program_starts_no_child(untried):
-    untried.setattr(child.sys, "frozen", True, raising=False)
+    untried.setattr(sys, "frozen", True, raising=False)
     untried.setattr(preflight, "run_child", pytest.fail)
     untried.setattr(kernels, "run_child", pytest.fail)
     preflight.preflight_model(base_file("llama"), LlamaOptions())

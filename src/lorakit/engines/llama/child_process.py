@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import signal
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
-from lorakit.engines.llama.native import llama
+from lorakit.children import obstacle, start, stop
+from lorakit.engines.llama.native import chosen
 from lorakit.files.cache import digest_of
 
 PATIENCE = 600.0  # seconds; only a hung process takes longer
+log = logging.getLogger("lorakit")
 
 
 def can_start() -> bool:
-    """Whether sys.executable is Python; in a frozen program it is the program itself."""
-    return bool(sys.executable) and not getattr(sys, "frozen", False)
+    """Whether a child process can be started; the log says why not, once."""
+    reason = obstacle()
+    if reason:
+        _warn(reason)
+    return not reason
+
+
+@cache
+def _warn(reason: str) -> None:
+    log.warning("files are not tried in a child process before they are used: %s", reason)
 
 
 def run_child(module: str, function: str, *arguments: str) -> list[str]:
     """Call `function(*arguments)` of a module in a new process.
 
     Returns an empty list on success, else the reasons: its last log lines, or its signal.
+    Raises EngineError where the process cannot be started.
     """
-    code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
+    quiet = {"GGML_NO_BACKTRACE": "1"}  # a backtrace would start a debugger
+    child = start(module, function, *arguments, environment=quiet)
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "GGML_NO_BACKTRACE": "1",  # a backtrace would start a debugger
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
+        _, said = child.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return [f"the process did not end within {PATIENCE:.0f} seconds"]
-    if not done.returncode:
+    finally:
+        stop(child)
+    if not child.returncode:
         return []
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     reasons = [Path(line).name for line in lines if "GGML_ASSERT" in line or "what():" in line]
-    return reasons or lines[-3:] or [_ending(done.returncode)]
+    return reasons or lines[-3:] or [_ending(child.returncode)]
 
 
 def _ending(code: int) -> str:
-    if code >= 0:
-        return f"the process ended with {code}"
+    if code >= 0:  # Windows writes its own in hexadecimal
+        return f"the process ended with {code if code < 1 << 16 else hex(code)}"
     try:
         return f"the process was ended by {signal.Signals(-code).name}"
     except ValueError:
@@ -61,10 +61,8 @@ def _ending(code: int) -> str:
 
 
 def library_path() -> Path:
-    """The libllama that is loaded, or the Python package if its path is unknown."""
-    api = llama()
-    path = Path(getattr(api._lib, "_name", "") or api.__file__)
-    return path if path.is_file() else Path(api.__file__)
+    """The file with llama.cpp's functions that is loaded."""
+    return chosen().library.path
 
 
 def library_identity() -> str:
