@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto
 
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.ort import open_session
+from lorakit.engines.onnx.semantics import window_reading
 from lorakit.graph import HEAD, MemoryStore
 from lorakit.graph.blocks import Blocks, Cache, Step, unsupported
 from lorakit.graph.quantize import float32
@@ -38,7 +40,13 @@ class Front:
         self.store = MemoryStore()
         self.writer = Writer(self.store)
         self.blocks = Blocks(
-            base=base, writer=self.writer, form=form, context=64, dtype=dtype, exact=True
+            base=base,
+            writer=self.writer,
+            form=form,
+            context=64,
+            dtype=dtype,
+            exact=True,
+            window=window_reading(CPU, ()),
         )
         self.session = open_session(self.build(), threads=1, initializers=self.store.arrays)
 

@@ -27,6 +27,11 @@ GRAPHS = {  # of VERSION 6
     "qwen2": "6d210d483dff4352",
     "qwen3": "b975b77685982f1a",
 }
+EXCLUSIVE = {  # where a window does not count the token itself; the other bases have none
+    "gemma3": "96962e4bcd259c40",
+    "gemma3_softcap": "a630af8c7b2939d7",
+    "mistral_window": "d82ed6688973e040",
+}
 
 
 @pytest.fixture(params=["gemma3", "llama"])
@@ -82,12 +87,12 @@ def test_building_twice_gives_the_same_bytes(base, tmp_path):
     assert one == two
 
 
-def digest(folder):
+def digest(folder, window="inclusive"):
     """Of a base's graphs in all forms, and of their weights but RoPE's: sines vary with the CPU."""
     found, base = hashlib.sha256(), Base.open(folder)
     for form in FORMS:
-        store = MemoryStore()
-        found.update(build(base, GraphOptions(linear=form, head=form, context=256), store))
+        store, options = MemoryStore(), {"linear": form, "head": form, "window": window}
+        found.update(build(base, GraphOptions(context=256, **options), store))
         for name, array in store.arrays.items():
             found.update(b"" if name.startswith("rope.") else array.tobytes())
     return found.hexdigest()[:16]
@@ -101,6 +106,28 @@ def folder_of(name):
 def test_a_version_stands_for_its_graphs(name):
     """Where this fails the cached graphs of users no longer fit: raise VERSION, record anew."""
     assert (VERSION, digest(folder_of(name))) == (6, GRAPHS[name])
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_an_exclusive_window_has_a_graph_of_its_own(name):
+    assert digest(folder_of(name), "exclusive") == EXCLUSIVE.get(name, GRAPHS[name])
+
+
+def test_an_exclusive_window_is_one_smaller_and_nothing_else():
+    nodes = {
+        window: onnx.load_from_string(
+            build(Base.open(folder_of("gemma3")), GraphOptions(window=window), MemoryStore())
+        ).graph.node
+        for window in ("inclusive", "exclusive")
+    }
+    sizes = []
+    for one, other in zip(nodes["inclusive"], nodes["exclusive"], strict=True):
+        for mine, its in zip(one.attribute, other.attribute, strict=True):
+            if mine.name == "local_window_size":
+                sizes.append((mine.i, its.i))
+                its.i = mine.i
+        assert one == other
+    assert sizes == [(16, 15)] * 5 + [(-1, -1)]
 
 
 def test_one_other_node_is_seen(monkeypatch):

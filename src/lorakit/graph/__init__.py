@@ -1,5 +1,6 @@
 """Base -> ONNX: our own graph of a decoder, built without torch, LoRA tensors as its inputs."""
 
+from lorakit.graph.blocks import Window
 from lorakit.graph.decoder import VERSION, GraphOptions, build, require_supported
 from lorakit.graph.lora import HEAD, LoraTarget, targets
 from lorakit.graph.weights import FileStore, MemoryStore
@@ -11,6 +12,7 @@ __all__ = [
     "GraphOptions",
     "LoraTarget",
     "MemoryStore",
+    "Window",
     "build",
     "require_supported",
     "targets",

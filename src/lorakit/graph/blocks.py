@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from lorakit.graph.rope import tables
 from lorakit.graph.writer import CONTRIB, Writer
 
 Adapt = Callable[[str, str, str], str]  # (module, x, y) -> y with what is added to it
+Window = Literal["inclusive", "exclusive"]
 
 
 def unadapted(module: str, x: str, y: str) -> str:
@@ -55,7 +57,8 @@ class Blocks:
 
     form: how linears store their weights. adapt: what is added to their outputs. context: positions
     in the RoPE tables. dtype: of hidden states, norms, biases and RoPE tables. exact: SiLU rounds
-    as float32 does, which takes more operators.
+    as float32 does, which takes more operators. window: whether the attention operator counts the
+    token itself in a sliding window, which differs between versions of onnxruntime.
     """
 
     base: Base
@@ -65,6 +68,7 @@ class Blocks:
     adapt: Adapt = unadapted
     dtype: type[np.floating] = np.float32
     exact: bool = False
+    window: Window = "inclusive"
     _decoder: Decoder = field(init=False)
     _layout: Layout = field(init=False)
     _shapes: Mapping[str, ModuleShape] = field(init=False)
@@ -110,7 +114,7 @@ class Blocks:
             kv_num_heads=d.kv_heads,
             do_rotary=1,
             scale=d.attention_scale,
-            local_window_size=layer.window or -1,
+            local_window_size=self._window_size(layer),
         )
         return self.project(index, "output", attended)
 
@@ -195,6 +199,12 @@ class Blocks:
         exp = w.node("Exp", [w.node("Neg", [x], f"{name}.neg")], f"{name}.exp")
         whole = w.node("Add", [one, exp], f"{name}.whole")
         return w.node("Mul", [x, w.node("Reciprocal", [whole], f"{name}.logistic")], name)
+
+    def _window_size(self, layer: Layer) -> int:
+        """A layer's window, which counts the token itself, in the operator's words; -1 is none."""
+        if layer.window is None:
+            return -1
+        return layer.window if self.window == "inclusive" else layer.window - 1
 
     def _at(self, index: int, name: str = "") -> str:
         return ".".join(filter(None, (self._layout.blocks, str(index), name)))

@@ -23,7 +23,7 @@ from onnx import TensorProto
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
-from lorakit.graph.blocks import Blocks, Cache, Step, unsupported
+from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
 from lorakit.graph.lora import HEAD, lora, targets
 from lorakit.graph.quantize import FORMS, Form
 from lorakit.graph.weights import Store
@@ -39,6 +39,7 @@ class GraphOptions:
     linear: str = "float32"  # a name in quantize.FORMS
     head: str = "float32"  # likewise, for the vocabulary projection
     context: int = 8192  # positions in the RoPE tables
+    window: Window = "inclusive"  # see Blocks
 
 
 def require_supported(decoder: Decoder) -> None:
@@ -68,6 +69,7 @@ def build(base: Base, options: GraphOptions, store: Store) -> bytes:
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
+        window=options.window,
     )
     x = w.input("hidden", ["batch", "new", d.hidden])
     step = Step(

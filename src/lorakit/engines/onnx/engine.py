@@ -23,6 +23,7 @@ from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
 from lorakit.engines.onnx.options import OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
+from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
@@ -93,10 +94,10 @@ class OnnxEngine:
         """Build the base's graph, or find it in the cache, and load it on a device.
 
         Raises CapabilityError for an architecture that the graph does not compute, EngineError
-        where onnxruntime refuses.
+        where onnxruntime refuses or computes something else.
         """
         require_supported(base.decoder)
-        graph = _graph(base, options)
+        graph = _graph(base, options, device)
         session = open_graph(base, graph, threads=options.threads, device=device)
         return cls(base, options, graph, session, device)
 
@@ -283,15 +284,16 @@ def _kv_identity(graph: GraphOptions) -> str:
     return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {graph.linear}, f32"
 
 
-def _graph(base: Base, options: OnnxOptions) -> GraphOptions:
-    """Which graph serves these options on this machine."""
+def _graph(base: Base, options: OnnxOptions, device: Device) -> GraphOptions:
+    """Which graph serves these options on this machine, in this onnxruntime. Raises EngineError."""
     linear, head = FORMS[options.quantize]
     if head == "rowwise8" and options.max_batch <= SMALL_BATCH:
         head = "block8"
     if "rowwise8" in (linear, head) and not signed_kernel_exact():
         linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
     context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)
-    return GraphOptions(linear=linear, head=head, context=context)
+    window = window_reading(device, (linear, head))
+    return GraphOptions(linear=linear, head=head, context=context, window=window)
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ from typing import Any
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.device import Device
-from lorakit.engines.onnx.ort import open_session
+from lorakit.engines.onnx.ort import onnxruntime, open_session
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
 from lorakit.files.atomic import new_folder, sweep, write_synced
@@ -86,7 +86,13 @@ def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
 
 
 def _key(base: Base, options: GraphOptions) -> str:
-    parts = {"base": base.fingerprint, "version": VERSION, "entry": ENTRY, **asdict(options)}
+    parts = {
+        "base": base.fingerprint,
+        "onnxruntime": onnxruntime().__version__,
+        "version": VERSION,
+        "entry": ENTRY,
+        **asdict(options),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
