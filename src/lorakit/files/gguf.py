@@ -1,7 +1,7 @@
 """GGUF files: read as typed values and mapped tensors, written the same way every time.
 
 Only the container: it knows nothing of adapters or models. Read in the format's own description
-(ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3; tensors F32, F16, BF16 and Q8_0.
+(ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3; values of F32, F16, BF16 and Q8_0.
 Every length is compared with what the file holds before it is used, and nothing recurses.
 """
 
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError, UnsupportedError
 from lorakit.files.bounded import load, open_regular
+from lorakit.files.gguf_types import PLAIN, TENSOR_TYPES, TYPE_NUMBERS, stored_size
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -52,49 +52,8 @@ _ARRAY = 9
 _LENGTH = struct.Struct("<Q")
 _NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
 _STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
-# Tensor types by number: a name, values in a block, bytes of a block.
-_TENSORS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
-# What a model's file may hold beside these; the values are not read here, only bounded.
-_OPAQUE = {
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-}
-_PLAIN = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-_WRITTEN = {
-    dtype: number for number, (name, _, _) in _TENSORS.items() if (dtype := _PLAIN.get(name))
-}
+_READ = ("F32", "F16", "BF16", "Q8_0")  # of other types no values are read here, only bounded
+_WRITTEN = {dtype: name for name, dtype in PLAIN.items()}
 _Q8_0 = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])
 
 
@@ -120,8 +79,8 @@ class Tensor:
 
     def array(self) -> Array:
         """The values: mapped where the type is a plain one, dequantised to float32 for Q8_0."""
-        if self.kind in _PLAIN:
-            plain: Array = self.raw.view(_PLAIN[self.kind])
+        if self.kind in PLAIN:
+            plain: Array = self.raw.view(PLAIN[self.kind])
             return plain.reshape(self.shape)
         blocks = self.raw.view(_Q8_0)
         with np.errstate(invalid="ignore"):  # an infinite scale; the checker finds what comes of it
@@ -133,10 +92,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFile:
-    """An open, validated file: values by key and tensors by name, in the order of the file."""
+    """An open, validated file: values by key and tensors by name, in the order of the file.
+
+    stored: the type and content of each value, as bytes that can be written again.
+    """
 
     path: Path
     values: Mapping[str, Value]
+    stored: Mapping[str, memoryview]
     tensors: Mapping[str, Tensor]
 
 
@@ -191,14 +154,18 @@ class _Reader:
         tensors = self._count("tensors", MAX_TENSORS)
         keys = self._count("keys", MAX_KEYS)
         values: dict[str, Value] = {}
+        stored: dict[str, memoryview] = {}
         for _ in range(keys):
             key = self._name("a key")
             if key in values:
                 raise self._broken(f"the key {key!r:.80} is there twice")
+            begin = self._at
             values[key] = self._value(key)
+            stored[key] = self._bytes[begin : self._at]
         infos = [self._info() for _ in range(tensors)]
-        start = _padded(self._at, self._alignment(values))
-        return GgufFile(path=self._path, values=values, tensors=self._tensors(infos, start, values))
+        start = padded(self._at, self._alignment(values))
+        found = self._tensors(infos, start, values)
+        return GgufFile(path=self._path, values=values, stored=stored, tensors=found)
 
     def _value(self, key: str) -> Value:
         number = self._number("<I", f"the type of {key!r:.80}")
@@ -275,8 +242,8 @@ class _Reader:
         for name, kind, shape, offset in infos:
             if name in tensors:
                 raise self._broken(f"the tensor {name!r:.80} is there twice")
-            found = _TENSORS.get(kind) or (_OPAQUE.get(kind) if self._model else None)
-            if found is None:
+            found = TENSOR_TYPES.get(kind)
+            if found is None or not (self._model or found[0] in _READ):
                 unknown.append(f"{name:.80}: ggml type {kind}")
                 continue
             label, block, itemsize = found
@@ -380,26 +347,43 @@ def write_gguf_file(
     tensor, or too many dimensions.
     """
     order = sorted(tensors)
-    head = [MAGIC, struct.pack("<IQQ", VERSION, len(order), len(values))]
-    for key, value in values.items():
-        head += [_text(key), _packed(value)]
-    offset = 0
+    infos = []
     for name in order:
         array = tensors[name]
         if array.dtype not in _WRITTEN or not array.size or not 1 <= array.ndim <= MAX_DIMENSIONS:
             raise FormatError(f"{name}: GGUF cannot hold {array.dtype} of {list(array.shape)}")
-        shape = struct.pack(f"<I{array.ndim}Q", array.ndim, *reversed(array.shape))
-        head += [_text(name), shape, struct.pack("<IQ", _WRITTEN[array.dtype], offset)]
-        offset = _padded(offset + array.nbytes, ALIGNMENT)
-    content = b"".join(head)
-    file.write(content + bytes(-len(content) % ALIGNMENT))
+        infos.append((name, _WRITTEN[array.dtype], array.shape))
+    file.write(gguf_head({key: packed(value) for key, value in values.items()}, infos))
     for name in order:
         array = tensors[name]
         file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         file.write(bytes(-array.nbytes % ALIGNMENT))
 
 
-def _packed(value: Value) -> bytes:
+def gguf_head(
+    values: Mapping[str, bytes | memoryview],
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    alignment: int = ALIGNMENT,
+) -> bytes:
+    """What precedes the tensors: packed values by key, then each tensor's name, type and shape.
+
+    The tensors follow in this order, each filled up to a multiple of the alignment.
+    """
+    head: list[bytes | memoryview] = [MAGIC]
+    head.append(struct.pack("<IQQ", VERSION, len(tensors), len(values)))
+    for key, value in values.items():
+        head += [_text(key), value]
+    offset = 0
+    for name, kind, shape in tensors:
+        head += [_text(name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]
+        head.append(struct.pack("<IQ", TYPE_NUMBERS[kind], offset))
+        offset = padded(offset + stored_size(kind, math.prod(shape)), alignment)
+    content = b"".join(head)
+    return content + bytes(-len(content) % alignment)
+
+
+def packed(value: Value) -> bytes:
+    """A value's type and content, as a file stores them."""
     number = struct.pack("<I", _NUMBERS[value.kind])
     items = value.data if value.array else [value.data]
     if value.kind == "str":
@@ -416,5 +400,5 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _padded(offset: int, alignment: int) -> int:
+def padded(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
