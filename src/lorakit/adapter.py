@@ -81,20 +81,27 @@ class Delta:
 
     @property
     def rank(self) -> int:
+        """Rows of A."""
         return int(self.a.shape[-2])
 
     @property
     def in_features(self) -> int:
+        """Columns of A."""
         return int(self.a.shape[-1])
 
     @property
     def out_features(self) -> int:
+        """Rows of B."""
         return int(self.b.shape[-2])
 
     @property
     def key(self) -> tuple[str, str]:
         """What identifies a delta within one adapter."""
         return (self.module, self.site.value)
+
+    def __repr__(self) -> str:
+        arrays = f"A {_outline(self.a)}, B {_outline(self.b)}"
+        return f"<Delta {self.module!r} ({self.site}), {arrays}, scale {self.scale:g}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,7 +127,11 @@ class Replacement:
 
     @property
     def kind(self) -> str:
+        """What it is called in messages."""
         return "replacement" if self.rows is None else "replaced rows"
+
+    def __repr__(self) -> str:
+        return f"<Replacement {self.name!r} ({self.kind}), {_outline(self.value)}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,6 +144,9 @@ class Magnitude:
 
     module: str
     value: Array
+
+    def __repr__(self) -> str:
+        return f"<Magnitude {self.module!r}, {_outline(self.value)}>"
 
 
 Part = TypeVar("Part", Delta, Replacement, Magnitude)
@@ -186,6 +200,12 @@ class Adapter:
         if not self._digest:
             self._digest.append(_digest(self))
         return self._digest[0]
+
+    def __repr__(self) -> str:
+        """Counts and sizes; reads no values."""
+        modules = f"{len(self.modules)} modules, rank {self.max_rank}, {self.nbytes:,} bytes"
+        digest = [f"digest {self._digest[0][:12]}"] if self._digest else []
+        return f"<Adapter of {', '.join([modules, *sorted(self.features), *digest])}>"
 
     def in_memory(self) -> Adapter:
         """The same adapter with copies of its arrays, which no change of a file can reach."""
@@ -249,6 +269,10 @@ class Adapter:
     def non_finite(self) -> list[str]:
         """Names of the arrays that hold NaN or infinity."""
         return [name for name, array in self.arrays() if not _finite(array)]
+
+
+def _outline(array: Array) -> str:
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _finite(array: Array) -> bool:

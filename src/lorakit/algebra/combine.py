@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +24,12 @@ from lorakit.algebra.lowrank import Cut, cut_product
 from lorakit.algebra.parts import joined, measured, products, require_finite, stacked
 from lorakit.algebra.report import ModuleResidual, ResidualReport
 from lorakit.algebra.require import require_linear
+from lorakit.algebra.sparse import Method as Method
 from lorakit.algebra.sparse import Sparse, sparse_delta
 from lorakit.errors import ParameterError
 from lorakit.values import finite, shown
 
 MAX = sys.float_info.max  # of a weight; what it makes of a delta is checked there
-Method = Literal["concatenate", "svd", "ties", "dare", "magnitude"]
 Weighted = tuple[Adapter, float]
 Part = tuple[int, Delta, float]  # number of the adapter, its delta, its weight
 

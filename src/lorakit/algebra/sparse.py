@@ -15,6 +15,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,8 @@ from lorakit.errors import ParameterError
 from lorakit.values import finite, shown, whole
 
 F32 = npt.NDArray[np.float32]
-METHODS = ("concatenate", "svd", "ties", "dare", "magnitude")
+Method = Literal["concatenate", "svd", "ties", "dare", "magnitude"]
+METHODS = get_args(Method)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

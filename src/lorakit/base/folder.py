@@ -104,6 +104,11 @@ class Base:
             _root=root,
         )
 
+    def __repr__(self) -> str:
+        """What it is and where; reads nothing."""
+        family, layers = self.decoder.architecture.model_type, len(self.decoder.layers)
+        return f"<Base {str(self.path)!r} ({family}, {layers} layers)>"
+
     @property
     def is_gguf(self) -> bool:
         """Whether it is one GGUF file, whose weights only llama.cpp reads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
@@ -19,7 +19,9 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
+from lorakit.formats import FormatName
 from lorakit.formats.convert import convert
+from lorakit.formats.readback import Dtype
 from lorakit.verify import ParityReport, verify_conversion
 
 if TYPE_CHECKING:
@@ -29,13 +31,11 @@ if TYPE_CHECKING:
 def command(
     adapter: AdapterArgument,
     output: Annotated[Path, argument(metavar="OUT", help="A new file or folder.")],
-    to: Annotated[Literal["peft", "mlx", "gguf", "ort"], option(help="The format to write.")],
+    to: Annotated[FormatName, option(help="The format to write.")],
     base: Annotated[
         str | None, option("--base", "-b", help="The base model folder; GGUF needs it.")
     ] = None,
-    dtype: Annotated[
-        Literal["f32", "f16", "bf16"] | None, option(help="How to store the values.")
-    ] = None,
+    dtype: Annotated[Dtype | None, option(help="How to store the values.")] = None,
     lossy: Annotated[
         bool, option("--lossy", help="Leave out what the format cannot say, and list it.")
     ] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
@@ -20,6 +20,7 @@ from lorakit.cli.references import (
     split_reference,
 )
 from lorakit.cli.signature import option
+from lorakit.formats.readback import Dtype
 from lorakit.merge import MergeReport, merge
 
 MergedAdapters = Annotated[
@@ -28,7 +29,7 @@ MergedAdapters = Annotated[
 ]
 FolderOption = Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")]
 DtypeOption = Annotated[
-    Literal["f32", "f16", "bf16"] | None,
+    Dtype | None,
     option(help="What all weights become [default: what they are]."),
 ]
 

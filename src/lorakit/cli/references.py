@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
@@ -14,6 +14,7 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
 from lorakit.errors import FormatError
 from lorakit.files.bounded import parse_json, read_text
@@ -44,7 +45,7 @@ AdapterOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["onnx", "llama", "torch"] | None,
+    EngineName | None,
     option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
 ]
 QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
@@ -85,7 +86,7 @@ def open_with(
     base: str,
     adapters: Sequence[str] | None,
     *,
-    engine: str | None,
+    engine: EngineName | None,
     quantize: Quantization,
     threads: int | None = None,
     device: Device | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.base.folder import Base
 from lorakit.engines.llama.options import LlamaOptions
@@ -17,6 +17,8 @@ from lorakit.engines.torch.options import TorchOptions
 from lorakit.errors import CapabilityError, MissingExtraError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.values import shown
+
+EngineName = Literal["onnx", "llama", "torch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,7 @@ _PROJECTOR = (
     "a projector goes with a GGUF model",
     "open the GGUF file of the vision model",
 )
-ENGINES: dict[str, Kind] = {
+ENGINES: dict[EngineName, Kind] = {
     "onnx": Kind(
         options=OnnxOptions,
         open=_onnx,
@@ -147,7 +149,7 @@ ENGINES: dict[str, Kind] = {
 
 
 def make_options(
-    name: str, given: Mapping[str, Any], ready: EngineOptions | None = None
+    name: EngineName, given: Mapping[str, Any], ready: EngineOptions | None = None
 ) -> EngineOptions:
     """The options of an engine from keyword arguments, which change those that are ready.
 
@@ -173,28 +175,35 @@ def make_options(
     return kind.options(**chosen) if ready is None else replace(ready, **chosen)
 
 
-def choose_engine(name: str | None, base: Base) -> str:
+def engine_named(name: str) -> EngineName:
+    """The name as that of an engine. Raises CapabilityError where there is none."""
+    found = next((known for known in ENGINES if known == name), None)
+    if found is None:
+        raise CapabilityError(
+            f"this version of lorakit has no engine {shown(name)}",
+            hint=f"engines: {', '.join(ENGINES)}",
+        )
+    return found
+
+
+def choose_engine(name: str | None, base: Base) -> EngineName:
     """The engine's name; None is "llama" for a GGUF file and "onnx" for a Hugging Face folder.
 
     Raises CapabilityError for a name that there is not, and for a base that it does not run.
     """
     if name is None:
         name = "llama" if base.is_gguf else "onnx"
-    if name not in ENGINES:
-        raise CapabilityError(
-            f"this version of lorakit has no engine {name!r}",
-            hint=f"engines: {', '.join(ENGINES)}",
-        )
-    if ENGINES[name].gguf != base.is_gguf:
+    chosen = engine_named(name)
+    if ENGINES[chosen].gguf != base.is_gguf:
         kinds = ("a GGUF file", "a Hugging Face folder")
-        runs, found = kinds if ENGINES[name].gguf else kinds[::-1]
+        runs, found = kinds if ENGINES[chosen].gguf else kinds[::-1]
         others = [other for other, kind in ENGINES.items() if kind.gguf == base.is_gguf]
         raise CapabilityError(
-            f"the {name} engine runs {runs}; {base.path} is {found}",
+            f"the {chosen} engine runs {runs}; {base.path} is {found}",
             hint=f"engine: {' or '.join(others)}"
             + ("" if base.is_gguf else "; llama.cpp's convert_hf_to_gguf.py makes GGUF files"),
         )
-    return name
+    return chosen
 
 
 def open_engine(name: str, base: Base, options: EngineOptions) -> Engine:
@@ -202,7 +211,8 @@ def open_engine(name: str, base: Base, options: EngineOptions) -> Engine:
 
     options: of the engine's own class, or EngineOptions, which all share.
     """
-    kind = ENGINES[choose_engine(name, base)]
+    chosen = choose_engine(name, base)
+    kind = ENGINES[chosen]
     if not isinstance(options, kind.options):
-        options = make_options(name, {o.name: getattr(options, o.name) for o in fields(options)})
+        options = make_options(chosen, {o.name: getattr(options, o.name) for o in fields(options)})
     return kind.open(base, options)

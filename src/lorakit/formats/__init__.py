@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
@@ -28,6 +28,7 @@ from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 from lorakit.formats.replaced_rows import rows_as_deltas
 
+FormatName = Literal["peft", "mlx", "gguf", "ort"]
 CONFIG = "adapter_config.json"
 FILES = frozenset(
     {CONFIG, "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"}

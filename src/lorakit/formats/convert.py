@@ -9,9 +9,9 @@ from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError
-from lorakit.formats import FORMATS, read_adapter
+from lorakit.formats import FORMATS, FormatName, read_adapter
 from lorakit.formats.express import lossy as leave_out
-from lorakit.formats.readback import DTYPES
+from lorakit.formats.readback import DTYPES, Dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,9 @@ def convert(
     source: Path,
     target: Path,
     *,
-    to: str,
+    to: FormatName,
     base: Base | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     lossy: bool = False,
     allow_pickle: bool = False,
     init: Path | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -13,10 +14,11 @@ from lorakit.adapter import Adapter, Array
 from lorakit.errors import FormatError, UnsupportedError
 
 SHOWN = 20
-DTYPES: dict[str, npt.DTypeLike] = {
-    "f32": np.float32,
-    "f16": np.float16,
-    "bf16": ml_dtypes.bfloat16,
+Dtype = Literal["f32", "f16", "bf16"]
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
 }
 
 

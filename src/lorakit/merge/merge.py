@@ -11,10 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
-
-import ml_dtypes
-import numpy as np
+from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
@@ -27,17 +24,11 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.files.atomic import new_folder
+from lorakit.formats.readback import DTYPES, Dtype
 from lorakit.merge.folder import bring_along
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.shards import Shard, shards
 from lorakit.merge.stream import Progress, Stream
-
-Dtype = Literal["f32", "f16", "bf16"]
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "f32": np.dtype(np.float32),
-    "f16": np.dtype(np.float16),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
 from lorakit.sources import Source, describe, parse
 from lorakit.values import finite, shown
 
-_CHOICES = {
-    "source": ("auto", "local", "url", "huggingface"),
-    "mode": ("dynamic", "merge"),
-    "on_error": ("raise", "base"),
-}
+Mode = Literal["dynamic", "merge"]
+OnError = Literal["raise", "base"]
+_CHOICES = {"source": get_args(Source), "mode": get_args(Mode), "on_error": get_args(OnError)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,9 @@ class AdapterConfig:
     path: str | os.PathLike[str]
     _: KW_ONLY
     source: Source = "auto"
-    mode: Literal["dynamic", "merge"] = "dynamic"
+    mode: Mode = "dynamic"
     scale: float | None = None
-    on_error: Literal["raise", "base"] = "raise"
+    on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import get_args
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
@@ -21,6 +22,7 @@ from lorakit.runtime.stages import KvPolicy
 from lorakit.values import finite, real, shown
 
 Scales = Mapping[str, float] | Sequence[str]
+SHOWN = 4  # adapters that a repr names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ class AdapterTable:
 
     def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
         """Make exactly these adapters active, in this order."""
-        if policy not in ("keep", "recompute"):
+        if policy not in get_args(KvPolicy):
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
         with self.lock:
             scales = as_scales(scales)
@@ -161,6 +163,26 @@ class AdapterTable:
             rest = [name for name in self._loaded if name not in self._active]
             return tuple(self._info(name) for name in [*self._active, *rest])
 
+    def describe(self, name: str, handle: int) -> str:
+        """An adapter in a few words, for its repr: takes no lock, and never waits or raises."""
+        loaded = self._loaded.get(name)
+        if self._runtime.closed or loaded is None or loaded.handle != handle:
+            return "its model is closed" if self._runtime.closed else "unloaded"
+        scale = self._active.get(name)
+        state = "off" if scale is None else f"active at {scale:g}"
+        return f"rank {loaded.adapter.max_rank}, {state}"
+
+    def __repr__(self) -> str:
+        """Which are loaded, and at what scale; as `describe`, without a lock."""
+        loaded, active = list(self._loaded), dict(self._active)
+        names = [*active, *(name for name in loaded if name not in active)]
+        said = [
+            f"{shown(name)} at {active[name]:g}" if name in active else f"{shown(name)} off"
+            for name in names[:SHOWN]
+        ]
+        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        return f"adapters: {', '.join(said + more)}" if names else "no adapters"
+
     def _info(self, name: str) -> AdapterInfo:
         loaded = self._loaded[name]
         adapter = loaded.adapter
@@ -200,6 +222,7 @@ class LoadedAdapter:
     """
 
     def __init__(self, table: AdapterTable, name: str, handle: int) -> None:
+        """Made by `Model.load_adapter` and `Model.find`."""
         self._table = table
         self._handle = handle
         self.name = name
@@ -253,7 +276,9 @@ class LoadedAdapter:
         await asyncio.wrap_future(self._table.unload(self.name, self._handle))
 
     def __repr__(self) -> str:
-        return f"LoadedAdapter({self.name!r})"
+        """One line; takes no lock, also after `unload` and after the model was closed."""
+        state = self._table.describe(self.name, self._handle)
+        return f"<LoadedAdapter {shown(self.name)}, {state}>"
 
 
 def _number(scale: float) -> float:

@@ -81,6 +81,7 @@ class Session:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
     ) -> None:
+        """Made by `Model.session`."""
         self._model = model
         self.messages: list[dict[str, Any]] = [copy.deepcopy(dict(m)) for m in messages]
         if system is not None:
@@ -163,6 +164,11 @@ class Session:
         except TypeError as error:
             raise ParameterError(f"a path is expected, not {path!r:.80}") from error
 
+    def __repr__(self) -> str:
+        count = len(self.messages)
+        own = "" if self.adapters is None else f", adapters {shown(self.adapters)}"
+        return f"<Session of {count} message{'s' * (count != 1)}{own}>"
+
     def _content(self) -> dict[str, Any]:
         content = {
             "format": FORMAT,
@@ -231,6 +237,9 @@ class Turn:
     def reply(self) -> ChatReply:
         """The whole answer; waits for it. Raises the request's error."""
         return self._finish()
+
+    def __repr__(self) -> str:
+        return f"<Turn of {self._stream!r}>"
 
     def cancel(self) -> None:
         """Stop the answer; the conversation stays as it was before this turn."""

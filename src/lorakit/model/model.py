@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Literal, TypeVar, overload
+from typing import Literal, TypeVar, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,9 @@ from lorakit.runtime.state import read_state, write_state
 from lorakit.sources import OnProgress, Progress, Source, fetch
 from lorakit.text.image_ids import Vectors
 from lorakit.text.tokenizer import TextTokenizer
+from lorakit.values import shown
 
+Pooling = Literal["mean", "last"]
 T = TypeVar("T")
 
 
@@ -59,6 +61,7 @@ class Model(Generating):
         progress: OnProgress | None = None,
         allow_private: bool = False,
     ) -> None:
+        """Made by `lorakit.open`. Waits until the runtime is open; raises what opening raised."""
         self.base = base
         self.warnings: tuple[ModelWarning, ...] = ()  # failures that `open` tolerated
         self.merged: tuple[MergedAdapter, ...] = ()  # adapters that `open` merged into the weights
@@ -187,14 +190,14 @@ class Model(Generating):
         prompt: Prompt,
         *,
         adapters: Scales | None = None,
-        pooling: Literal["mean", "last"] = "mean",
+        pooling: Pooling = "mean",
         normalize: bool = True,
     ) -> npt.NDArray[np.float32]:
         """The prompt as one vector, float32 [hidden size]: its last hidden states, pooled.
 
         normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
         """
-        if pooling not in ("mean", "last"):
+        if pooling not in get_args(Pooling):
             raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
         ids, images = self._whole(prompt)
         if images:
@@ -280,6 +283,14 @@ class Model(Generating):
     async def aclose(self) -> None:
         """`close` for coroutines."""
         await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        """One line, from what is at hand: no lock, nothing computed, also after it was closed."""
+        name = shown(self.base.path.name)
+        if not hasattr(self, "capabilities"):  # its constructor waits for the engine, or failed
+            return f"<Model {name}, not open>"
+        state = "closed" if self.closed else repr(self._table)
+        return f"<Model {name} on {self.capabilities.engine}, {state}>"
 
     def __enter__(self) -> Model:
         return self

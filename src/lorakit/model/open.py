@@ -16,7 +16,7 @@ from lorakit.check import require_fit
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.protocol import EngineOptions
-from lorakit.engines.table import ENGINES, choose_engine, make_options, open_engine
+from lorakit.engines.table import ENGINES, EngineName, choose_engine, make_options, open_engine
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
@@ -50,7 +50,7 @@ def open(
     base: str | os.PathLike[str],
     *,
     adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
-    engine: str | None = None,
+    engine: EngineName | None = None,
     mmproj: str | os.PathLike[str] | None = None,
     max_queue: int = MAX_QUEUE,
     offline: bool | None = None,
@@ -84,13 +84,13 @@ def open(
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
     opened = open_base(get(base, kind="base"))
-    engine = choose_engine(engine, opened)
-    chosen = _options(engine, options, mmproj, get)
+    name = choose_engine(engine, opened)
+    chosen = _options(name, options, mmproj, get)
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
-    kind = ENGINES[engine]
+    kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
-    make = partial(open_engine, engine, opened, chosen)
+    make = partial(open_engine, name, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # while the engine opens on its thread
         tokenizer = kind.tokenizer(opened)
@@ -115,7 +115,7 @@ def open(
 
 
 def _options(
-    engine: str, given: Mapping[str, Any], mmproj: str | os.PathLike[str] | None, get: Get
+    engine: EngineName, given: Mapping[str, Any], mmproj: str | os.PathLike[str] | None, get: Get
 ) -> EngineOptions:
     """The engine's options from the keywords of `open`, with their files fetched."""
     native, rest = given.get("llama"), {k: v for k, v in given.items() if k != "llama"}

@@ -47,7 +47,7 @@ class ChatReply:
     """A parsed answer in a conversation. `str()` of it is its text."""
 
     parsed: ParsedReply
-    completion: Completion
+    completion: Completion = field(repr=False)
 
     @property
     def text(self) -> str:
@@ -56,6 +56,7 @@ class ChatReply:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that could be parsed, in their order."""
         return self.parsed.tool_calls
 
     @property

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lorakit.engines.protocol import AdapterSet
@@ -36,7 +36,7 @@ class Completion:
     """
 
     text: str
-    tokens: tuple[Choice, ...]
+    tokens: tuple[Choice, ...] = field(repr=False)
     finish_reason: FinishReason
     prompt_tokens: int
     cached_tokens: int
@@ -119,6 +119,16 @@ class Generation:
     @property
     def done(self) -> bool:
         return self._outcome is not None
+
+    @property
+    def state(self) -> str:
+        """How far it is, in words; takes no lock and does not wait."""
+        outcome = self._outcome
+        if isinstance(outcome, Completion):
+            return f"ended ({outcome.finish_reason}, {len(outcome.tokens)} tokens)"
+        if outcome is not None and not isinstance(outcome, CancelledError):
+            return f"failed ({outcome.code})"
+        return "cancelled" if self.cancelled or outcome is not None else "running"
 
     def cancel(self) -> None:
         """Stop before the next token; the outcome is CancelledError unless it is already done."""
@@ -276,6 +286,9 @@ class Stream:
     async def aresult(self) -> Completion:
         """`result` for coroutines."""
         return await self._generation.aresult()
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._generation.state}>"
 
     def __del__(self) -> None:
         if not self._generation.done:

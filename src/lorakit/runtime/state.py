@@ -15,7 +15,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +42,7 @@ class State:
 
     tokens: Tokens
     key: Key
-    kv: bytes
+    kv: bytes = field(repr=False)
 
 
 def write_state(path: Path, state: State, about: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from lorakit.errors import ParameterError
@@ -93,7 +93,7 @@ def parse(reference: str | os.PathLike[str], source: Source = "auto") -> Referen
     Raises ParameterError for one that cannot be of that kind, an unknown scheme, http:// to another
     machine, and a URL with a user name or a password in it.
     """
-    if source not in ("auto", "local", "url", "huggingface"):
+    if source not in get_args(Source):
         raise ParameterError(f"source is auto, local, url or huggingface, not {source!r}")
     if not isinstance(reference, str | os.PathLike):
         raise ParameterError(f"a reference is a path, a URL or hf:org/repo, not {reference!r:.80}")

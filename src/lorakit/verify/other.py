@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, get_args
 
 from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.table import EngineName, engine_named
 from lorakit.errors import ParameterError
 from lorakit.files.gguf import is_gguf, open_gguf
 from lorakit.model.adapter_config import AdapterConfig
@@ -51,7 +52,7 @@ class Opener(Protocol):
         base: str,
         adapters: Sequence[str],
         *,
-        engine: str | None,
+        engine: EngineName | None,
         quantize: Quantization,
         threads: int | None,
         allow_private: bool,
@@ -62,7 +63,7 @@ def open_references(
     base: str,
     adapters: Sequence[str],
     *,
-    engine: str | None,
+    engine: EngineName | None,
     quantize: Quantization,
     threads: int | None,
     allow_private: bool,
@@ -85,7 +86,7 @@ class Opening:
 
     base: str
     adapters: tuple[str, ...] = ()
-    engine: str | None = None
+    engine: EngineName | None = None
     quantize: Quantization = "none"
     threads: int | None = None
     allow_private: bool = False
@@ -117,7 +118,7 @@ class Opening:
             engine = self.engine if same else None
             return replace(self, base=other.value, adapters=adapters, engine=engine)
         if other.kind == "engine":
-            return replace(self, engine=other.value)
+            return replace(self, engine=engine_named(other.value))
         held: Quantization = next(q for q in get_args(Quantization) if q == other.value)
         return replace(self, quantize=held)
 
