@@ -8,6 +8,7 @@ import base64
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,26 +20,43 @@ from pages import ALL, anchors, broken_links, links
 from projector import png, write_projector
 
 ROOT = Path(__file__).parents[1]
+TRUTH = ROOT / "tests/data/truth"
 BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<shown>.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
 PAGES = [page for page in ALL if BLOCK.search(page.read_text("utf-8"))]
 
 
-def gguf_files() -> dict[str, object]:
-    """What the page on GGUF files names: the truth folder, a projector, a picture."""
+def need_llama() -> None:
     pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
+
+
+def gguf_files() -> dict[str, object]:
+    """What the page on the llama.cpp engine names: the truth folder, a projector, a picture."""
+    need_llama()
     picture, content = Path("picture.png"), png(1)
     picture.write_bytes(content)
     return {
-        "truth": ROOT / "tests/data/truth",
+        "truth": TRUTH,
         "projector": write_projector("mmproj.gguf"),
         "picture": picture,
         "data_url": f"data:image/png;base64,{base64.b64encode(content).decode()}",
     }
 
 
-SETUP: dict[str, Callable[[], dict[str, object]]] = {"docs/llama.md": gguf_files}
+def gguf_and_adapter() -> dict[str, object]:
+    """A model and an adapter, under the names that a page gives them."""
+    need_llama()
+    shutil.copyfile(TRUTH / "gguf/llama.base.f32.gguf", "model.gguf")
+    shutil.copytree(TRUTH / "peft/llama/plain", "adapter")
+    return {}
+
+
+SETUP: dict[str, Callable[[], dict[str, object]]] = {
+    "docs/llama.md": gguf_files,
+    "docs/howto/gguf.md": gguf_and_adapter,
+    "docs/migrate/from-llama-cpp-python.md": gguf_and_adapter,
+}
 
 
 def run(text: str, page: str, names: dict[str, object]) -> None:
