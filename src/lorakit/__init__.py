@@ -1,61 +1,138 @@
 """lorakit: LoRA adapters for language models, where the user is.
 
-Importing this is inert and cheap: what it offers is loaded when it is first used.
+Importing this is inert and cheap: what it offers is loaded when it is first used. docs/api.md says
+which names and modules are public.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lorakit import algebra as algebra
+    from lorakit import check as check
+    from lorakit import demo as demo
+    from lorakit import errors as errors
+    from lorakit import formats as formats
+    from lorakit import merge as merge
+    from lorakit import sources as sources
+    from lorakit import verify as verify
     from lorakit.adapter import Adapter as Adapter
+    from lorakit.adapter import Delta as Delta
+    from lorakit.adapter import Magnitude as Magnitude
+    from lorakit.adapter import Precondition as Precondition
+    from lorakit.adapter import Replacement as Replacement
+    from lorakit.adapter import Site as Site
     from lorakit.base.folder import Base as Base
+    from lorakit.chat.calls import Malformed as Malformed
+    from lorakit.chat.calls import ParsedReply as ParsedReply
+    from lorakit.chat.calls import ToolCall as ToolCall
+    from lorakit.chat.messages import Message as Message
     from lorakit.engines.llama.options import LlamaOptions as LlamaOptions
+    from lorakit.engines.onnx.options import OnnxOptions as OnnxOptions
+    from lorakit.engines.onnx.options import Quantization as Quantization
+    from lorakit.engines.protocol import Capabilities as Capabilities
     from lorakit.engines.protocol import EngineOptions as EngineOptions
+    from lorakit.engines.protocol import Logits as Logits
+    from lorakit.engines.table import EngineName as EngineName
+    from lorakit.engines.torch.options import Device as Device
+    from lorakit.engines.torch.options import TorchOptions as TorchOptions
+    from lorakit.errors import AdapterError as AdapterError
+    from lorakit.errors import BaseModelError as BaseModelError
+    from lorakit.errors import CancelledError as CancelledError
+    from lorakit.errors import CapabilityError as CapabilityError
+    from lorakit.errors import ClosedError as ClosedError
+    from lorakit.errors import ContextFullError as ContextFullError
+    from lorakit.errors import DeadlineError as DeadlineError
+    from lorakit.errors import EngineError as EngineError
+    from lorakit.errors import FormatError as FormatError
     from lorakit.errors import LorakitError as LorakitError
+    from lorakit.errors import MismatchError as MismatchError
+    from lorakit.errors import MissingExtraError as MissingExtraError
+    from lorakit.errors import NameTakenError as NameTakenError
+    from lorakit.errors import ParameterError as ParameterError
+    from lorakit.errors import QueueFullError as QueueFullError
+    from lorakit.errors import RequestError as RequestError
+    from lorakit.errors import SourceError as SourceError
+    from lorakit.errors import UnknownAdapterError as UnknownAdapterError
+    from lorakit.errors import UnsupportedError as UnsupportedError
+    from lorakit.errors import WriteError as WriteError
+    from lorakit.formats import FormatName as FormatName
     from lorakit.formats import read_adapter as read_adapter
+    from lorakit.formats.readback import Dtype as Dtype
     from lorakit.merge.cached import MergedAdapter as MergedAdapter
+    from lorakit.model.adapter_config import AdapterChoice as AdapterChoice
     from lorakit.model.adapter_config import AdapterConfig as AdapterConfig
+    from lorakit.model.adapter_config import AdapterRef as AdapterRef
     from lorakit.model.adapter_config import ModelWarning as ModelWarning
     from lorakit.model.adapters import AdapterInfo as AdapterInfo
     from lorakit.model.adapters import LoadedAdapter as LoadedAdapter
+    from lorakit.model.adapters import Scales as Scales
     from lorakit.model.conversation import Session as Session
+    from lorakit.model.conversation import Turn as Turn
     from lorakit.model.model import Model as Model
+    from lorakit.model.open import EngineKeywords as EngineKeywords
     from lorakit.model.open import open as open
+    from lorakit.model.types import ChatPrompt as ChatPrompt
+    from lorakit.model.types import ChatReply as ChatReply
+    from lorakit.model.types import Prompt as Prompt
     from lorakit.model.types import Request as Request
     from lorakit.runtime.generation import Completion as Completion
+    from lorakit.runtime.generation import FinishReason as FinishReason
+    from lorakit.runtime.generation import Stream as Stream
+    from lorakit.runtime.sampling import Choice as Choice
+    from lorakit.runtime.sampling import SamplingOptions as SamplingOptions
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
+    from lorakit.runtime.stages import KvPolicy as KvPolicy
+    from lorakit.sources import OnProgress as OnProgress
+    from lorakit.sources import Progress as Progress
+    from lorakit.sources import Source as Source
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Adapter": "lorakit.adapter",
-    "AdapterConfig": "lorakit.model.adapter_config",
-    "AdapterInfo": "lorakit.model.adapters",
-    "Base": "lorakit.base.folder",
-    "Completion": "lorakit.runtime.generation",
-    "EngineOptions": "lorakit.engines.protocol",
-    "LlamaOptions": "lorakit.engines.llama.options",
-    "LoadedAdapter": "lorakit.model.adapters",
-    "LorakitError": "lorakit.errors",
-    "MergedAdapter": "lorakit.merge.cached",
-    "Model": "lorakit.model.model",
-    "ModelWarning": "lorakit.model.adapter_config",
-    "Request": "lorakit.model.types",
-    "SamplingParams": "lorakit.runtime.sampling",
-    "Session": "lorakit.model.conversation",
-    "open": "lorakit.model.open",
-    "read_adapter": "lorakit.formats",
+_MODULES = ("algebra", "check", "demo", "errors", "formats", "merge", "sources", "verify")
+_NAMES = {  # by the module that defines them
+    "adapter": "Adapter Delta Magnitude Precondition Replacement Site",
+    "base.folder": "Base",
+    "chat.calls": "Malformed ParsedReply ToolCall",
+    "chat.messages": "Message",
+    "engines.llama.options": "LlamaOptions",
+    "engines.onnx.options": "OnnxOptions Quantization",
+    "engines.protocol": "Capabilities EngineOptions Logits",
+    "engines.table": "EngineName",
+    "engines.torch.options": "Device TorchOptions",
+    "errors": (
+        "AdapterError BaseModelError CancelledError CapabilityError ClosedError "
+        "ContextFullError DeadlineError EngineError FormatError LorakitError MismatchError "
+        "MissingExtraError NameTakenError ParameterError QueueFullError RequestError "
+        "SourceError UnknownAdapterError UnsupportedError WriteError"
+    ),
+    "formats": "FormatName read_adapter",
+    "formats.readback": "Dtype",
+    "merge.cached": "MergedAdapter",
+    "model.adapter_config": "AdapterChoice AdapterConfig AdapterRef ModelWarning",
+    "model.adapters": "AdapterInfo LoadedAdapter Scales",
+    "model.conversation": "Session Turn",
+    "model.model": "Model",
+    "model.open": "EngineKeywords open",
+    "model.types": "ChatPrompt ChatReply Prompt Request",
+    "runtime.generation": "Completion FinishReason Stream",
+    "runtime.sampling": "Choice SamplingOptions SamplingParams",
+    "runtime.stages": "KvPolicy",
+    "sources": "OnProgress Progress Source",
 }
-__all__ = [*_HOMES, "__version__"]  # names of the table
+_HOMES = {name: f"lorakit.{home}" for home, names in _NAMES.items() for name in names.split()}
 
+if not TYPE_CHECKING:  # with a `__getattr__` in sight, checkers let every name pass
+    __all__ = [*_HOMES, "__version__"]
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"lorakit.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted([*__all__, *_MODULES])

@@ -7,7 +7,7 @@ is first asked for, as it opens models.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorakit.verify.parity import TOLERANCE as TOLERANCE
 from lorakit.verify.parity import LogitsOf as LogitsOf
@@ -28,9 +28,9 @@ from lorakit.verify.sides import verify_conversion as verify_conversion
 if TYPE_CHECKING:
     from lorakit.verify.other import Opening as Opening
     from lorakit.verify.other import verify_against as verify_against
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name not in ("Opening", "verify_against"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("lorakit.verify.other"), name)
+    def __getattr__(name: str) -> object:
+        if name not in ("Opening", "verify_against"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("lorakit.verify.other"), name)
