@@ -53,7 +53,7 @@ class LorakitError(Exception):
     `hint` says what the user can do next. Control characters in them are escaped.
     """
 
-    code = "error"
+    code: str = "error"
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class LorakitError(Exception):
         items: Sequence[str] = (),
         hint: str = "",
     ) -> None:
-        self.message = visible(message)
+        self.message: str = visible(message)
         super().__init__(self.message)
         more = len(items) - MAX_ITEMS
         shown = (*items[:MAX_ITEMS], f"and {more} more") if more > 0 else items
-        self.items = tuple(visible(item) for item in shown)
-        self.hint = visible(hint)
+        self.items: tuple[str, ...] = tuple(visible(item) for item in shown)
+        self.hint: str = visible(hint)
         if code is not None:
             self.code = code
 
@@ -80,76 +80,114 @@ class LorakitError(Exception):
 
 
 class SourceError(LorakitError):
+    """A reference whose file or folder is not there, cannot be read or cannot be fetched."""
+
     code = "source_not_found"
 
 
 class WriteError(LorakitError):
+    """A place that cannot be written, or a disk that is full; nothing is left half-written."""
+
     code = "write_failed"
 
 
 class FormatError(LorakitError):
+    """A file that is broken, or says what cannot be read."""
+
     code = "format_invalid"
 
 
 class UnsupportedError(FormatError):
+    """A valid file, or an adapter, beyond what lorakit or the target format can express."""
+
     code = "format_unsupported"
 
 
 class BaseModelError(LorakitError):
+    """A base model folder or file that lorakit cannot use."""
+
     code = "base_invalid"
 
 
 class AdapterError(LorakitError):
+    """An adapter whose parts contradict each other."""
+
     code = "adapter_invalid"
 
 
 class MismatchError(AdapterError):
+    """An adapter, a saved state or a merge that does not fit this base; all faults in `items`."""
+
     code = "adapter_mismatch"
 
 
 class NameTakenError(AdapterError):
+    """A name under which another adapter is loaded already."""
+
     code = "name_taken"
 
 
 class UnknownAdapterError(AdapterError):
+    """A name under which no adapter is loaded, or a handle to one that was unloaded."""
+
     code = "adapter_unknown"
 
 
 class ParameterError(LorakitError, ValueError):
+    """An argument that is out of range or of the wrong kind; also a ValueError."""
+
     code = "parameter_invalid"
 
 
 class EngineError(LorakitError):
+    """What failed in an engine: natively, or for want of memory."""
+
     code = "engine_failed"
 
 
 class MissingExtraError(EngineError, ImportError):
+    """A package that an engine needs is not installed, or broken; also an ImportError."""
+
     code = "extra_missing"
 
 
 class CapabilityError(EngineError):
+    """What this engine, or this build of it, cannot do; the hint says which can."""
+
     code = "capability_missing"
 
 
 class ContextFullError(EngineError):
+    """A prompt that is longer than the model's context."""
+
     code = "context_full"
 
 
 class RequestError(LorakitError):
+    """A request that failed, beside the others."""
+
     code = "request_failed"
 
 
 class QueueFullError(RequestError):
+    """A request beyond the `max_queue` that may wait."""
+
     code = "queue_full"
 
 
 class CancelledError(RequestError):
+    """A request that was cancelled; `Stream` then ends, and `result` raises this."""
+
     code = "cancelled"
 
 
 class DeadlineError(RequestError, TimeoutError):
+    """A request whose `timeout` passed; also a TimeoutError."""
+
     code = "deadline_exceeded"
 
 
 class ClosedError(LorakitError):
+    """A model used after `close`, or a child process's copy of its parent's."""
+
     code = "closed"

@@ -55,7 +55,7 @@ class AdapterTable:
     """Loaded and active adapters of one runtime. Every method is thread-safe."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._runtime = runtime
         self._loaded: dict[str, _Loaded] = {}
         self._reserved: set[str] = set()

@@ -87,7 +87,7 @@ class Session:
         if system is not None:
             self.messages.insert(0, {"role": "system", "content": system})
         self.tools = tools
-        self.adapters = None if adapters is None else as_scales(adapters)
+        self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
         self.sampling = sampling
 
     def send(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:

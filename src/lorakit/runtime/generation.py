@@ -62,12 +62,12 @@ class Generation:
         images: Mapping[int, Vectors] | None = None,
     ) -> None:
         self.prompt = prompt
-        self.images = images or {}  # of the negative ids in the prompt, by digest
+        self.images: Mapping[int, Vectors] = images or {}  # of negative ids, by digest
         self.params = params
         self.adapters = adapters  # None: the model's active set, followed live
         self.deadline = deadline  # on the clock of time.monotonic
-        self.submitted = time.monotonic()
-        self.cancelled = False
+        self.submitted: float = time.monotonic()
+        self.cancelled: bool = False
         self.wake: Callable[[], None] = lambda: None  # set by the engine thread
         self.interrupt: Callable[[], None] = lambda: None  # likewise
         self._lookahead = lookahead
