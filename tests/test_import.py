@@ -1,15 +1,19 @@
 """What importing and running lorakit brings along, each in a process of its own."""
 
+import ast
 import inspect
 import json
+import pydoc
+import rlcompleter
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import lorakit
-from lorakit import demo
+from lorakit import demo, errors
 
 HEAVY = (
     "torch",
@@ -45,7 +49,7 @@ from lorakit.check import check
 adapter = lorakit.read_adapter(Path({str(demo.adapter_path("home"))!r}))
 found = check(adapter, lorakit.Base.open({str(demo.base_path())!r}))
 assert not [mismatch for mismatch in found if mismatch.severity == "error"], found
-for name in lorakit.__all__:
+for name in dir(lorakit):
     getattr(lorakit, name)
 import lorakit.cli
 print(json.dumps(sorted(sys.modules)))
@@ -56,7 +60,51 @@ print(json.dumps(sorted(sys.modules)))
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="nothing"):
         lorakit.nothing  # noqa: B018
-    assert "open" in dir(lorakit)
+
+
+def declared(source):
+    """What a checker sees: the names and modules that TYPE_CHECKING imports, by where they are."""
+    (block,) = (
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    return {(node.module, alias.name) for node in block.body for alias in node.names}
+
+
+def test_checkers_see_what_there_is():
+    """The two lists of names: of imports that never run, and of homes that checkers do not see."""
+    source = Path(lorakit.__file__).read_text("utf-8")
+    homes = {(home, name) for name, home in lorakit._HOMES.items()}
+    assert declared(source) == homes | {("lorakit", name) for name in lorakit._MODULES}
+    line = "    from lorakit.model.model import Model as Model\n"
+    assert declared(source.replace(line, "")) == declared(source) - {
+        ("lorakit.model.model", "Model")
+    }
+
+
+def test_every_error_is_exported():
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    assert {name for name in kinds if issubclass(getattr(errors, name), errors.LorakitError)} == {
+        name for name, home in lorakit._HOMES.items() if home == "lorakit.errors"
+    }
+
+
+def test_completion_and_help_show_what_is_public():
+    completer = rlcompleter.Completer({"lorakit": lorakit})
+    names = {
+        word.removeprefix("lorakit.").rstrip("()") for word in completer.attr_matches("lorakit.")
+    }
+    assert {*lorakit._HOMES, *lorakit._MODULES} <= names
+    assert not {name for name in names if name.startswith("_")} - {"__version__"}
+    page = pydoc.plain(pydoc.render_doc(lorakit))
+    for said in (
+        "class Stream(",
+        "class QueueFullError(",
+        "open(base:",
+        "KvPolicy = typing.Literal",
+    ):
+        assert said in page
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
@@ -98,9 +146,10 @@ def undocumented(names):
     """Exported names, and public methods of exported classes, without a docstring."""
     for name in names:
         value = getattr(lorakit, name)
-        if name.startswith("_"):
-            continue
-        if not inspect.getdoc(value):
+        if name.startswith("_") or not (inspect.isclass(value) or inspect.isroutine(value)):
+            continue  # aliases of types have none
+        said = value.__doc__ or ""  # a class's own: its parent's says another thing
+        if not said or said.startswith(f"{name}("):  # which dataclass writes
             yield name
         members = vars(value).items() if inspect.isclass(value) else ()
         for member, found in members:
@@ -115,8 +164,16 @@ def test_what_is_exported_has_docstrings(monkeypatch):
     class Silent:
         def method(self): ...
 
-    monkeypatch.setattr(lorakit, "Silent", Silent, raising=False)
-    assert list(undocumented(["Silent"])) == ["Silent", "Silent.method"]
+    class Mute(lorakit.LorakitError): ...
+
+    @dataclass
+    class Bare:
+        field: int
+
+    for kind in (Silent, Mute, Bare):
+        monkeypatch.setattr(lorakit, kind.__name__, kind, raising=False)
+    found = list(undocumented(["Silent", "Mute", "Bare"]))
+    assert found == ["Silent", "Silent.method", "Mute", "Bare"]
 
 
 def test_converting_opens_no_model():
