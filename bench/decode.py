@@ -244,11 +244,6 @@ def main() -> None:
     collected = report(Base.open(folder), arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(timings) for timings in collected]))
-    try:
-        import llama_cpp  # noqa: F401
-    except ImportError:
-        print("llama.cpp: skipped, llama-cpp-python is not installed")
-        return
     if not arguments.gguf:
         print("llama.cpp: skipped, no --gguf was given")
         return

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as api
 import numpy as np
 import psutil
 from llama_peer import Peer
@@ -158,7 +157,7 @@ class Bench:
         path = arguments.gguf or make_gguf(cache_root() / "bench" / "functiongemma-q8_0.gguf")
         self.base: Base = open_gguf_base(path)
         self.adapters: list[Adapter] = [make_adapter(self.base.decoder, i) for i in range(16)]
-        llama()  # sets a log that is quiet
+        self.api = api = llama()
         parameters = api.llama_model_default_params()
         self.model = api.llama_model_load_from_file(os.fsencode(path), parameters)
         self.loras = [self.native(adapter) for adapter in self.adapters]
@@ -167,7 +166,7 @@ class Bench:
 
     def native(self, adapter: Adapter) -> Any:
         with native_file(adapter, self.base) as path:
-            return api.llama_adapter_lora_init(self.model, os.fsencode(path))
+            return self.api.llama_adapter_lora_init(self.model, os.fsencode(path))
 
     def tokens(self, count: int) -> Any:
         return np.random.default_rng(0).integers(10, self.base.decoder.vocabulary, count)
@@ -300,8 +299,8 @@ class Bench:
                 ours.engine.detach(ours.engine.attach(ours.engine.prepare(adapter)))
 
             def native() -> None:
-                lora = api.llama_adapter_lora_init(self.model, os.fsencode(gguf))
-                api.llama_adapter_lora_free(lora)
+                lora = self.api.llama_adapter_lora_init(self.model, os.fsencode(gguf))
+                self.api.llama_adapter_lora_free(lora)
 
             sides: dict[str, Side] = {
                 "llama_adapter_lora_init": native,

@@ -9,8 +9,9 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp as api
 import numpy as np
+
+from lorakit.engines.llama.native import llama
 
 Adapters = Sequence[tuple[Any, float]]
 
@@ -22,6 +23,7 @@ class Peer:
         self, model: Any, *, rows: int, cells: int, threads: int, like_ours: bool = True
     ) -> None:
         """like_ours: KV cache and attention as LlamaOptions has them; else llama.cpp's defaults."""
+        self.api = api = llama()
         options = api.llama_context_default_params()
         options.n_seq_max = rows
         options.n_ctx = cells
@@ -36,11 +38,9 @@ class Peer:
         self.batch = api.llama_batch_init(2048, 0, 1)
 
     def use(self, adapters: Adapters) -> None:
-        pointers = (api.llama_adapter_lora_p_ctypes * len(adapters))(
-            *(ctypes.cast(adapter, api.llama_adapter_lora_p_ctypes) for adapter, _ in adapters)
-        )
+        pointers = (ctypes.c_void_p * len(adapters))(*(adapter for adapter, _ in adapters))
         scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
-        api.llama_set_adapters_lora(self.context, pointers, len(adapters), scales)
+        self.api.llama_set_adapters_lora(self.context, pointers, len(adapters), scales)
 
     def fill(self, row: int, tokens: Sequence[int]) -> None:
         """A prompt, without logits."""
@@ -54,10 +54,10 @@ class Peer:
         return [self._best(i) for i in range(len(tokens))]
 
     def forget(self, row: int, start: int) -> None:
-        api.llama_memory_seq_rm(self.memory, row, start, -1)
+        self.api.llama_memory_seq_rm(self.memory, row, start, -1)
 
     def share(self, row: int, other: int, length: int) -> None:
-        api.llama_memory_seq_cp(self.memory, row, other, 0, length)
+        self.api.llama_memory_seq_cp(self.memory, row, other, 0, length)
 
     def _decode(self, places: list[tuple[int, int, int, bool]]) -> None:
         batch = self.batch
@@ -66,14 +66,14 @@ class Peer:
             batch.token[at], batch.pos[at], batch.logits[at] = token, position, wanted
             batch.n_seq_id[at] = 1
             batch.seq_id[at][0] = row
-        if code := api.llama_decode(self.context, batch):
+        if code := self.api.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode gave {code}")
 
     def _best(self, at: int) -> int:
-        logits = api.llama_get_logits_ith(self.context, at)
+        logits = self.api.llama_get_logits_ith(self.context, at)
         return int(np.ctypeslib.as_array(logits, (self.width,)).argmax())
 
     def close(self) -> None:
         self.use(())
-        api.llama_batch_free(self.batch)
-        api.llama_free(self.context)
+        self.api.llama_batch_free(self.batch)
+        self.api.llama_free(self.context)

@@ -1,7 +1,7 @@
 """llama.cpp's decode speed on the same shape, for bench/decode.py: no adapter, one shared adapter.
 
 It has no mixed batches: rows with different adapters run one after another there, so only these two
-cases are measured. Needs llama-cpp-python and a GGUF of the base (and of an adapter).
+cases are measured. Needs lorakit[llama] and a GGUF of the base (and of an adapter).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 
 def llama_rows(arguments: argparse.Namespace) -> Iterator[str]:
-    import llama_cpp as api
+    from lorakit.engines.llama.native import llama
 
+    api = llama()
     parameters = api.llama_model_default_params()
     parameters.use_extra_bufts = False  # AMX buffers crash with some compilers
     model = api.llama_model_load_from_file(str(arguments.gguf).encode(), parameters)
@@ -49,7 +50,7 @@ def _steps(
     options.n_threads = options.n_threads_batch = arguments.threads or 2
     context = api.llama_init_from_model(model, options)
     if lora:
-        pointers = (type(lora) * 1)(lora)
+        pointers = (ctypes.c_void_p * 1)(lora)
         api.llama_set_adapters_lora(context, pointers, 1, (ctypes.c_float * 1)(1.0))
     batch = api.llama_batch_init(max(rows, arguments.context), 0, 1)
     for row in range(rows):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,11 +68,3 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.create_connection", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-
-
-def pytest_unconfigure() -> None:
-    """llama_cpp opens the null device when it is imported and never closes it."""
-    quiet = sys.modules.get("llama_cpp._utils")
-    for name in ("outnull_file", "errnull_file"):
-        if (file := getattr(quiet, name, None)) is not None:
-            file.close()

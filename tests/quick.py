@@ -1,9 +1,11 @@
 """What `pytest --quick` leaves out: every extra, installed or not, and what takes long."""
 
+import os
 import sys
 from pathlib import Path
 
-EXTRAS = ("torch", "transformers", "peft", "llama_cpp", "mlx", "mlx_lm", "gguf", "PIL")
+LLAMA = ("llama_cpp", "xllamacpp", "llama_cpp_py_sync")  # and no library that is named
+EXTRAS = ("torch", "transformers", "peft", *LLAMA, "mlx", "mlx_lm", "gguf", "PIL")
 SLOW = {  # processes, long searches, whole tables; folders and files below this one
     "algebra",
     "chat/test_sandbox.py",
@@ -25,6 +27,7 @@ class Quick:
 
     def __init__(self) -> None:
         sys.modules.update(dict.fromkeys(EXTRAS))  # importing one of them fails
+        os.environ.pop("LORAKIT_LLAMA_LIB", None)
         self._slow = {Path(__file__).parent / path for path in SLOW}
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:

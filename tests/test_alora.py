@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lorakit
+from llama_library import need_llama
 
 TRUTH = Path(__file__).parent / "data" / "truth"
 ADAPTER = TRUTH / "peft" / "llama" / "alora"
@@ -17,7 +18,7 @@ def model(request):
     if request.param == "torch":
         pytest.importorskip("transformers", reason="the torch engine needs lorakit[torch]")
     if request.param == "llama":
-        pytest.importorskip("llama_cpp.llama_cpp", reason="needs lorakit[llama]")
+        need_llama()
         base = TRUTH / "gguf" / "llama.base.f32.gguf"
     with lorakit.open(base, engine=request.param, threads=1) as model:
         model.load_adapter(ADAPTER, "late")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from folders import DATA
+from llama_library import need_llama
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is a POSIX matter")
 LLAMA = DATA / "truth/bases/llama"
@@ -49,9 +50,10 @@ print("parent", str(answer(model)) == expected, len(list(stream)) > 10)
 
 @pytest.mark.parametrize("engine", ["onnx", "llama", "torch"])
 def test_a_child_is_told_opens_its_own_and_ends(engine):
-    needed = {"llama": "llama_cpp", "torch": "torch"}.get(engine)
-    if needed:
-        pytest.importorskip(needed)
+    if engine == "llama":
+        need_llama()
+    if engine == "torch":
+        pytest.importorskip("torch")
     script = SCRIPT.format(
         tests=str(Path(__file__).parent), adapter=str(DATA / "truth/peft/llama/plain")
     )
@@ -121,7 +123,7 @@ go.set()
 @pytest.mark.parametrize("engine", ["onnx", "llama"])
 def test_no_lock_of_another_thread_is_awaited_in_a_child(engine):
     if engine == "llama":
-        pytest.importorskip("llama_cpp")
+        need_llama()
     adapter = str(DATA / "truth/peft/llama/plain")
     script = LOCKS.format(tests=str(Path(__file__).parent), adapter=adapter)
     done = subprocess.run(

@@ -139,7 +139,7 @@ def test_a_mark_is_found():
 
 
 def test_quick_runs_are_as_without_extras(tmp_path):
-    names = ("torch", "llama_cpp", "mlx", "json")
+    names = ("torch", "llama_cpp", "xllamacpp", "mlx", "json")
     (tmp_path / "test_found.py").write_text(
         f"import importlib.util\nfound = [n for n in {names} if importlib.util.find_spec(n)]\n"
         "def test_found(): assert found == ['json']\n"

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
-
 from commands import invoke
+from llama_library import need_llama
 from projector import png, write_projector
+
+need_llama()
 
 TRUTH = Path(__file__).parents[1] / "data" / "truth"
 GEMMA = TRUTH / "gguf" / "gemma3.base.f32.gguf"

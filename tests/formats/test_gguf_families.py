@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama_library import need_llama
 from lorakit.adapter import Adapter, Delta, Site
 from lorakit.architectures import ARCHITECTURES, describe
+from lorakit.engines.llama.native import llama
 from lorakit.errors import FormatError, UnsupportedError
 from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 from lorakit.files.safetensors import open_safetensors
@@ -55,30 +57,31 @@ def adapter_of(name):
     return Adapter(deltas=tuple(deltas))
 
 
-def logits(llama_cpp, base, adapter, ids):
+def logits(base, adapter, ids):
     """llama.cpp's logits [tokens, vocabulary] with a float32 KV cache."""
-    parameters = llama_cpp.llama_model_default_params()
+    api = llama()
+    parameters = api.llama_model_default_params()
     parameters.use_extra_bufts = False
-    model = llama_cpp.llama_model_load_from_file(str(base).encode(), parameters)
-    lora = llama_cpp.llama_adapter_lora_init(model, str(adapter).encode())
+    model = api.llama_model_load_from_file(str(base).encode(), parameters)
+    lora = api.llama_adapter_lora_init(model, str(adapter).encode())
     assert lora
-    options = llama_cpp.llama_context_default_params()
+    options = api.llama_context_default_params()
     options.n_ctx, options.type_k, options.type_v, options.flash_attn_type = 64, 0, 0, 0
-    context = llama_cpp.llama_init_from_model(model, options)
-    llama_cpp.llama_set_adapters_lora(context, (type(lora) * 1)(lora), 1, (ctypes.c_float * 1)(1.0))
-    batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+    context = api.llama_init_from_model(model, options)
+    api.llama_set_adapters_lora(context, (ctypes.c_void_p * 1)(lora), 1, (ctypes.c_float * 1)(1.0))
+    batch = api.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for index, token in enumerate(ids.tolist()):
         batch.token[index], batch.pos[index], batch.logits[index] = token, index, 1
         batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
-    assert llama_cpp.llama_decode(context, batch) == 0
-    pointer = llama_cpp.llama_get_logits(context)
+    assert api.llama_decode(context, batch) == 0
+    pointer = api.llama_get_logits(context)
     found = np.ctypeslib.as_array(pointer, shape=(len(ids), 48)).copy()
-    llama_cpp.llama_batch_free(batch)
-    llama_cpp.llama_set_adapters_lora(context, None, 0, None)
-    llama_cpp.llama_adapter_lora_free(lora)
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
+    api.llama_batch_free(batch)
+    api.llama_set_adapters_lora(context, None, 0, None)
+    api.llama_adapter_lora_free(lora)
+    api.llama_free(context)
+    api.llama_model_free(model)
     return found
 
 
@@ -116,11 +119,11 @@ def test_shapes_of_the_tensors(tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_llama_cpp_computes_what_peft_does(tmp_path, name):
-    llama_cpp = pytest.importorskip("llama_cpp", reason="the oracle is llama.cpp")
+    need_llama()
     path, truth = tmp_path / "a.gguf", np.load(TRUTH / name / "logits.npz")
     write_gguf(adapter_of(name), path, decoder_of(name))
     base = TRUTH / name.removesuffix("_experts") / "base.f32.gguf"
-    found = logits(llama_cpp, base, path, truth["ids"])
+    found = logits(base, path, truth["ids"])
     assert np.abs(truth["adapted"] - truth["base"]).max() > 1
     tolerance = 5e-3 if name == "gpt2" else 2e-5  # ggml looks GELU up in a table of float16
     np.testing.assert_allclose(found, truth["adapted"], rtol=0, atol=tolerance)

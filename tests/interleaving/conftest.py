@@ -3,7 +3,7 @@
 import pytest
 from driver import Combination
 
-EXTRAS = {"llama": "llama_cpp.llama_cpp", "torch": "transformers"}
+from llama_library import need_llama
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,10 @@ def combination(bases_folder):
     opened = {}
 
     def get(engine: str, base: str) -> Combination:
-        if engine in EXTRAS:
-            pytest.importorskip(EXTRAS[engine], reason=f"needs lorakit[{engine}]")
+        if engine == "llama":
+            need_llama()
+        if engine == "torch":
+            pytest.importorskip("transformers", reason="the torch engine needs lorakit[torch]")
         if (engine, base) not in opened:
             opened[engine, base] = Combination(engine, base, bases_folder)
         return opened[engine, base]

@@ -9,6 +9,7 @@ import soak
 from bases import base_path
 from naive import Question, could_differ
 
+from llama_library import need_llama
 from lorakit.base.gguf import open_base
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.engines.table import ENGINES, choose_engine, open_engine
@@ -19,7 +20,7 @@ from lorakit.runtime.sampling import SamplingParams
 @pytest.mark.parametrize("name", ["qwen3", "demo"])
 def test_a_gguf_file_is_its_folder(bases_folder, name):
     """llama.cpp's logits of the file are ONNX Runtime's of the folder, and so are the tokens."""
-    pytest.importorskip("llama_cpp.llama_cpp", reason="needs lorakit[llama]")
+    need_llama()
     ids, found, texts = np.arange(20, 60), [], []
     for engine in ("onnx", "llama"):
         base = open_base(base_path(name, bases_folder, gguf=engine == "llama"))

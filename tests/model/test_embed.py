@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lorakit
+from llama_library import need_llama
 from lorakit.errors import ContextFullError, ParameterError
 
 TRUTH = Path(__file__).parents[1] / "data" / "truth"
@@ -51,7 +52,7 @@ def test_they_are_those_of_transformers(model, adapter):
 def test_other_engines_give_the_same(model, engine):
     base = TRUTH / "bases" / "llama"
     if engine == "llama":
-        pytest.importorskip("llama_cpp.llama_cpp", reason="needs lorakit[llama]")
+        need_llama()
         base = TRUTH / "gguf" / "llama.base.f32.gguf"
     else:
         pytest.importorskip("transformers", reason="the torch engine needs lorakit[torch]")

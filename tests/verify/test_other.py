@@ -6,6 +6,7 @@ import pytest
 from verify_cases import merged_in_bfloat16
 
 from folders import DATA
+from llama_library import need_llama
 from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.errors import ParameterError
@@ -93,6 +94,6 @@ def test_what_is_refused():
 
 
 def test_the_dtypes_of_a_gguf_file():
-    pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
+    need_llama()
     with Opening(str(TRUTH / "gguf/llama.base.f32.gguf")).open() as model:
         assert weights_dtypes(model) == {"float32"}

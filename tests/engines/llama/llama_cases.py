@@ -3,9 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
 
 from lorakit.adapter import Adapter
 from lorakit.base.gguf import open_gguf_base

@@ -7,12 +7,18 @@ import pytest
 from llama_cases import logits_of, open_engine, row
 
 from lorakit.engines.llama import state as states
+from lorakit.engines.llama.native import chosen
 from lorakit.errors import ContextFullError, EngineError
 
 LENGTH = 20
 PROMPT = list(range(5, 5 + LENGTH))
 FRAME = 32  # bytes before the first part's size
 CACHES = FRAME + 8 + 8  # and before its first cache
+SPANS = [(0, 16), (16, LENGTH)]  # Gemma's, in pieces of its window
+
+
+def rotations() -> bool:
+    return chosen().library.numbers >= states.ROTATIONS
 
 
 @pytest.fixture(scope="module", params=["gemma3", "llama"])
@@ -109,12 +115,21 @@ def test_values_that_are_not_finite_would_reach_others_and_are_refused(kv_type):
     sequence = engine.open_sequence()
     engine.forward([row(sequence, PROMPT, (), "none")])
     state = engine.save_sequence(sequence)
-    parts = states.unpack(state, [(0, 16), (16, LENGTH)])
+    parts = states.unpack(state, SPANS, rotations=rotations())
     assert states.pack(parts, LENGTH) == state
-    numbers = CACHES + 8 + 16 * 12 + 8 + 12  # keys of the first layer of the first part
+    numbers = CACHES + 8 + 16 * 12 + 8 + 8 * rotations() + 12  # keys of the first part
     for value in (float("nan"), float("inf"), float("-inf")):
         form = "<f" if kv_type == "f32" else "<e"
         with pytest.raises(EngineError) as caught:
             engine.load_sequence(put(state, numbers, form, value), LENGTH)
         assert caught.value.items == ("values that are not finite",)
     engine.close()
+
+
+def test_a_state_of_the_other_layout_is_refused(saved):
+    """Which of the two a llama.cpp writes is known by its version; neither is the other."""
+    (parts,) = struct.unpack_from("<Q", saved, 24)
+    spans = SPANS if parts == 2 else [(0, LENGTH)]
+    assert states.unpack(saved, spans, rotations=rotations())
+    with pytest.raises(EngineError, match="not a KV cache"):
+        states.unpack(saved, spans, rotations=not rotations())

@@ -63,10 +63,11 @@ def mtmd_logits(engine, content):
     context = low.llama_init_from_model(engine._model, params)
     vision = engine._vision._context
     buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
-    bitmap = api.mtmd_helper_bitmap_init_from_buf(vision, buffer, len(content), False)
+    options = api.mtmd_helper_init_opt_default()
+    read = api.mtmd_helper_bitmap_init_from_buf(vision, buffer, len(content), False, options)
     text = api.mtmd_input_text(b"<__media__>", 11, False, True)
     chunks = api.mtmd_input_chunks_init()
-    assert api.mtmd_tokenize(vision, chunks, text, (ctypes.c_void_p * 1)(bitmap), 1) == 0
+    assert api.mtmd_tokenize(vision, chunks, text, (ctypes.c_void_p * 1)(read.bitmap), 1) == 0
     past = ctypes.c_int32(0)
 
     def run(tokens):
@@ -84,7 +85,7 @@ def mtmd_logits(engine, content):
     run(AFTER)
     found = np.ctypeslib.as_array(low.llama_get_logits_ith(context, -1), (512,)).copy()
     api.mtmd_input_chunks_free(chunks)
-    api.mtmd_bitmap_free(bitmap)
+    api.mtmd_bitmap_free(read.bitmap)
     low.llama_free(context)
     return found
 

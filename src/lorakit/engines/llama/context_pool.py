@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.engines.llama.context import CELLS, Context, Set
-from lorakit.engines.llama.state import pack, unpack
+from lorakit.engines.llama.native import chosen
+from lorakit.engines.llama.state import ROTATIONS, pack, unpack
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ContextFullError, EngineError
 
@@ -121,7 +122,9 @@ class ContextPool:
             raise ContextFullError(f"the state holds {length} tokens, more than the context")
         self._require_room()
         context = self._with_room(self._contexts[-1] if self._contexts else None, length, slots=1)
-        return self.open(Seat(context, context.load(unpack(state, context.spans(length)), length)))
+        rotations = chosen().library.numbers >= ROTATIONS
+        parts = unpack(state, context.spans(length), rotations=rotations)
+        return self.open(Seat(context, context.load(parts, length)))
 
     def _require(self, sequence: int, length: int) -> None:
         found = self.reusable(sequence, length)

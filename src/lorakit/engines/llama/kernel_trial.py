@@ -5,9 +5,9 @@ Only the child imports this: where the kernels are faulty it ends there.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,23 +18,19 @@ from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.threads import default_threads
 from lorakit.errors import LorakitError
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import ALIGNMENT, Value, gguf_head, packed
+from lorakit.files.gguf_types import stored_size
 
 HIDDEN, INNER, VOCABULARY, TOKENS = 64, 128, 64, 40
-_Q8_0 = 7  # llama_ftype
+_Q8_0 = 8  # ggml_type
 
 
 def run_kernels() -> None:
     """In the child: run a prompt and one token of a tiny Q8_0 model with repacked weights."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.gguf"
+        path = Path(folder) / "tiny.q8_0.gguf"
         _write_tiny(path)
-        quantised = path.with_name("tiny.q8_0.gguf")
-        params = llama().llama_model_quantize_default_params()
-        params.ftype, params.nthread = _Q8_0, 1
-        if llama().llama_model_quantize(os.fsencode(path), os.fsencode(quantised), params):
-            raise SystemExit(1)
-        _decode(quantised)
+        _decode(path)
 
 
 def _decode(path: Path) -> None:
@@ -55,7 +51,7 @@ def _decode(path: Path) -> None:
 
 
 def _write_tiny(path: Path) -> None:
-    """A one-layer Llama with random weights and no tokenizer."""
+    """A one-layer Llama with random weights in Q8_0 and no tokenizer."""
     rng = np.random.default_rng(0)
     shapes = {
         "token_embd": (VOCABULARY, HIDDEN), "output": (VOCABULARY, HIDDEN),
@@ -75,9 +71,20 @@ def _write_tiny(path: Path) -> None:
         "llama.attention.layer_norm_rms_epsilon": Value("f32", 1e-6),
         "tokenizer.ggml.model": Value("str", "none"),
     }
+    head = {name: packed(value) for name, value in values.items()}
+    kinds = [(f"{n}.weight", "F32" if len(s) == 1 else "Q8_0", s) for n, s in shapes.items()]
     with path.open("wb") as file:
-        tensors = {
-            f"{name}.weight": rng.standard_normal(shape, np.float32) / 8
-            for name, shape in shapes.items()
-        }
-        write_gguf_file(file, values, tensors)
+        file.write(gguf_head(head, kinds))
+        for _, kind, shape in kinds:
+            weights = rng.standard_normal(shape, np.float32) / 8
+            content = weights.tobytes() if kind == "F32" else _q8_0(weights)
+            file.write(content + bytes(-len(content) % ALIGNMENT))
+
+
+def _q8_0(weights: np.ndarray[Any, Any]) -> bytes:
+    rows, columns = weights.shape
+    content = np.empty(stored_size("Q8_0", weights.size), np.uint8)
+    llama().ggml_quantize_chunk(
+        _Q8_0, weights.ctypes.data, content.ctypes.data, 0, rows, columns, None
+    )
+    return content.tobytes()

@@ -31,7 +31,7 @@ def chosen() -> Chosen:
     if not found.known:
         log.warning(
             "%s was not tested with lorakit: llama.cpp %s, named by %s",
-            found.library.path, found.library.version() or "of an unknown version", VARIABLE,
+            found.library.path, found.library.version or "of an unknown version", VARIABLE,
         )  # fmt: skip
     return found
 

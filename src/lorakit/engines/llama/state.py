@@ -24,6 +24,7 @@ _F32, _F16, _Q8_0 = 0, 1, 8  # ggml_type
 _LARGEST = 1e12  # absolute float32 value allowed, so that sums of products stay finite
 _CACHES = 2  # at most per context: one for sliding-window layers, one for the others
 _LAYERS = 4096
+ROTATIONS = (0, 6)  # the version of llama.cpp since which caches begin with their rotations
 _BLOCK = 34  # bytes of a block of q8_0: a float16 scale and 32 integers
 
 
@@ -33,10 +34,11 @@ def pack(parts: Sequence[bytes], length: int) -> bytes:
     return b"".join([_HEAD.pack(MAGIC, length, len(parts)), *framed])
 
 
-def unpack(state: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+def unpack(state: bytes, spans: Sequence[tuple[int, int]], *, rotations: bool) -> list[bytes]:
     """The parts that `pack` was given, each checked to hold exactly the tokens of its span.
 
-    Raises EngineError for anything else.
+    rotations: whether this llama.cpp writes how keys and values are rotated; see ROTATIONS. Raises
+    EngineError for anything else.
     """
     reader = _Reader(memoryview(state))
     magic, length, count = _HEAD.unpack(reader.take(_HEAD.size))
@@ -46,7 +48,7 @@ def unpack(state: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     for span in spans:
         (size,) = _SIZE.unpack(reader.take(_SIZE.size))
         part = reader.take(size)
-        _check(part, span)
+        _check(part, span, rotations)
         parts.append(bytes(part))
     reader.end()
     return parts
@@ -77,17 +79,17 @@ class _Reader:
             raise _broken("extra bytes at the end")
 
 
-def _check(part: memoryview, span: tuple[int, int]) -> None:
+def _check(part: memoryview, span: tuple[int, int], rotations: bool) -> None:
     """One native state: magic and sequence, then its caches."""
     reader = _Reader(part)
     reader.take(8)
     for _ in range(_CACHES):
         if reader.left:
-            _check_cache(reader, span)
+            _check_cache(reader, span, rotations)
     reader.end()
 
 
-def _check_cache(reader: _Reader, span: tuple[int, int]) -> None:
+def _check_cache(reader: _Reader, span: tuple[int, int], rotations: bool) -> None:
     """One cache: its cells, which must be those of the span, then keys and values by layer."""
     streams, cells = reader.number("<I"), reader.number("<I")
     start, end = span
@@ -101,6 +103,8 @@ def _check_cache(reader: _Reader, span: tuple[int, int]) -> None:
     transposed, layers = reader.number("<I"), reader.number("<I")
     if transposed > 1 or layers > _LAYERS:
         raise _broken(f"{layers} layers")
+    if rotations:
+        reader.take(8)  # of keys and of values; llama.cpp refuses other than its own
     for _ in range(layers):
         kind, row = reader.number("<i"), reader.number("<Q")
         _check_numbers(reader.take(row * cells), kind)

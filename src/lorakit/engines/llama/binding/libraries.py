@@ -60,7 +60,7 @@ class Chosen:
     @property
     def known(self) -> str:
         """What was tested of this version; empty for one that the user named and nobody tried."""
-        return KNOWN.get(self.library.version(), "")
+        return KNOWN.get(self.library.version, "")
 
 
 def choose_library() -> Chosen:
@@ -123,7 +123,7 @@ def _try(candidate: Candidate) -> tuple[Library | None, str]:
         library = Library(candidate.path)
     except OSError as error:
         return None, f"cannot be loaded: {error}"
-    version = library.version()
+    version = library.version
     if version in KNOWN:
         return library, ""
     found = f"llama.cpp {version}" if version else "no functions of llama.cpp"

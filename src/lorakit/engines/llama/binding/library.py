@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,7 @@ class Library:
                 continue
         return None
 
+    @cached_property
     def version(self) -> str:
         """llama.cpp's own version, such as "0.6.0-dev"; empty if it does not tell."""
         function = self.function("llama_version")
@@ -60,6 +63,11 @@ class Library:
             return ""
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers to compare."""
+        return tuple(map(int, re.findall(r"\d+", self.version)[:3]))
 
 
 def bind_llama(library: Any) -> SimpleNamespace:
