@@ -42,7 +42,7 @@ def _describe(attribute: griffe.Object) -> None:
     """Take the comment behind a field as its description."""
     found = COMMENT.search(attribute.source.splitlines()[0]) if attribute.source else None
     if found:
-        attribute.docstring = griffe.Docstring(found[1], parent=attribute)
+        attribute.docstring = griffe.Docstring(found[1][0].upper() + found[1][1:], parent=attribute)
 
 
 def _names(object_: griffe.Object) -> set[str]:
