@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_library import need_llama
 from pages import ALL, anchors, broken_links, links
 from projector import png, write_projector
 
@@ -25,10 +26,6 @@ BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<shown>.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
 PAGES = [page for page in ALL if BLOCK.search(page.read_text("utf-8"))]
-
-
-def need_llama() -> None:
-    pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
 
 
 def gguf_files() -> dict[str, object]:
