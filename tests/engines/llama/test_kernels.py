@@ -63,7 +63,7 @@ def test_a_frozen_program_starts_no_child(untried):
 
 
 def test_the_reasons_of_a_crash_are_reported(cache, monkeypatch):
-    assert child.run_child("os", "_exit_no_such_function")[-1].startswith("ImportError")
+    assert child.run_child("os", "_exit_no_such_function")[-1].startswith("AttributeError")
     reasons = child.run_child("os", "abort")
     assert any("SIGABRT" in line or "ended with" in line for line in reasons)
     monkeypatch.setattr(preflight, "run_child", lambda *_: reasons)
