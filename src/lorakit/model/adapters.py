@@ -19,7 +19,7 @@ from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
-from lorakit.values import finite, real, shown
+from lorakit.values import among, finite, real, shown
 
 Scales = Mapping[str, float] | Sequence[str]
 SHOWN = 4  # adapters that a repr names
@@ -118,8 +118,8 @@ class AdapterTable:
 
     def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
         """Make exactly these adapters active, in this order."""
-        if policy not in get_args(KvPolicy):
-            raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
+        if not among(policy, get_args(KvPolicy)):
+            raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = as_scales(scales)
             adapters = self.resolve(scales)

@@ -38,7 +38,7 @@ from lorakit.runtime.state import read_state, write_state
 from lorakit.sources import OnProgress, Progress, Source, fetch
 from lorakit.text.image_ids import Vectors
 from lorakit.text.tokenizer import TextTokenizer
-from lorakit.values import shown
+from lorakit.values import among, shown
 
 Pooling = Literal["mean", "last"]
 T = TypeVar("T")
@@ -197,8 +197,8 @@ class Model(Generating):
 
         normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
         """
-        if pooling not in get_args(Pooling):
-            raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        if not among(pooling, get_args(Pooling)):
+            raise ParameterError(f"pooling must be 'mean' or 'last', not {shown(pooling)}")
         ids, images = self._whole(prompt)
         if images:
             raise CapabilityError("images have no embedding", hint="embed text only")
@@ -272,7 +272,7 @@ class Model(Generating):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed; then everything but `close` raises ClosedError."""
+        """Whether it was closed; then generating, loading and applying raise ClosedError."""
         return self._runtime.closed
 
     def close(self) -> None:
