@@ -64,6 +64,14 @@ class Library:
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
 
+    def system_info(self) -> str:
+        """The backends and the CPU features it was built with, such as "CPU : AVX2 = 1 | "."""
+        function = self.function("llama_print_system_info")
+        if function is None:
+            return ""
+        function.restype = ctypes.c_char_p
+        return (function() or b"").decode("ascii", "replace")
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The version as numbers to compare."""
