@@ -1,9 +1,9 @@
 """Which library of llama.cpp to use.
 
 The one that LORAKIT_LLAMA_LIB names, and no other; else the first of the installed packages that
-can be loaded, is a build that lorakit knows, and suits this CPU. One that was compiled for this machine
-comes first, unless its files tell that it is slower than what else is installed. Nothing is timed.
-Packages are found, not imported: their libraries alone are used.
+can be loaded, is a build that lorakit knows, and suits this CPU. One that was compiled for this
+machine comes first, unless its files tell that it is slower than what else is installed. Nothing is
+timed. Packages are found, not imported: their libraries alone are used.
 """
 
 from __future__ import annotations
