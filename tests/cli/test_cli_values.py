@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from commands import invoke
+from folders import DATA
 from lorakit import demo, read_adapter
 from lorakit.adapter import Replacement
 from lorakit.cli import COMMANDS, output
@@ -188,6 +189,11 @@ def test_merge_unmerge_and_extract(shown, base, home, out):
 def test_quantize(shown, place, out):
     missing = place / f"none {VALUE}.gguf"
     assert str(missing) in shown("quantize", missing, out, "--type", "Q8_0")
+    source, target = place / f"base {VALUE}.gguf", out.with_suffix(".gguf")
+    shutil.copy(DATA / "truth/llama_cpp/phi3/base.f32.gguf", source)
+    assert f"wrote {target}: F16, " in shown("quantize", source, target, "--type", "F16")
+    assert f"{target} exists" in shown("quantize", source, target, "--type", "F16")
+    assert repr(VALUE) in shown("quantize", source, out, "--type", VALUE)
 
 
 def test_verify(shown, base, home):
