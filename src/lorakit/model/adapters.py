@@ -27,16 +27,16 @@ SHOWN = 4  # adapters that a repr names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
-    """Facts about a loaded adapter. `scale` is None while it is not active."""
+    """Facts about a loaded adapter."""
 
     name: str
-    source: str
-    scale: float | None
-    rank: int
-    modules: int
-    parameters: int
-    nbytes: int
-    digest: str
+    source: str  # its reference, safe to show
+    scale: float | None  # None while it is not active
+    rank: int  # the largest of its deltas
+    modules: int  # that have a delta
+    parameters: int  # numbers in all its arrays
+    nbytes: int  # bytes of all its arrays
+    digest: str  # SHA-256 of its content, see Adapter.digest
 
     @property
     def active(self) -> bool:
@@ -217,8 +217,8 @@ class AdapterTable:
 class LoadedAdapter:
     """A user's handle to a loaded adapter.
 
-    Methods wait until the running step has ended; the `a...` variants await it. After `unload`, or
-    after the model is closed, all of them raise.
+    Methods wait until the running step has ended; the `a...` variants await it. After `unload` all
+    of them raise UnknownAdapterError, after the model was closed ClosedError.
     """
 
     def __init__(self, table: AdapterTable, name: str, handle: int) -> None:
