@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import lorakit
 from pages import ALL, ROOT, anchors, broken_links, links, named
 
 
@@ -25,6 +26,24 @@ def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
         "`[g](in-code.md)`\n\n[e]: no.md\n"
     )
     assert broken_links(page) == ["no.png", "other.md#no", "#no", "no.md"]
+
+
+def test_the_reference_holds_every_public_name() -> None:
+    pages = "".join(page.read_text("utf-8") for page in ROOT.glob("docs/reference/*.md"))
+    documented = {
+        name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", pages, re.MULTILINE)
+    }
+    rows = re.findall(r"^\| (?:`lorakit\.\S+`) \| (.+) \|$", page_of_names(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    modules = {name for name in lorakit.__all__ if (ROOT / "src/lorakit" / name).is_dir()}
+    public = {*lorakit.__all__, *named} - modules - {"__version__", "check", "errors"}
+    errors = {name for name in public if name.endswith("Error")}  # of lorakit.errors, as a whole
+    assert len(named) > 50
+    assert public - errors - documented == set()
+
+
+def page_of_names() -> str:
+    return (ROOT / "docs/api.md").read_text("utf-8")
 
 
 def test_the_site_holds_every_page() -> None:
