@@ -61,6 +61,5 @@ def _images() -> str:
     try:
         mtmd()
     except EngineError as error:
-        reasons = (*error.items, *chosen().library.lacking)
-        return f"no: {error.message}" + (f" ({'; '.join(reasons[:3])})" if reasons else "")
+        return f"no: {error.message} ({'; '.join(error.items[:3])})"
     return "yes"

@@ -114,7 +114,7 @@ def _bind(library: Any, prototypes: Prototypes) -> SimpleNamespace:
     if missing:
         raise EngineError(
             "this build of llama.cpp lacks functions that the engine needs",
-            items=missing,
+            items=[*library.lacking, *missing],
             hint=HINT,
         )
     api = SimpleNamespace(**functions)
