@@ -1,9 +1,11 @@
 """Closed sets of words: what checkers accept (a Literal) and what is accepted at run time agree."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -12,16 +14,21 @@ import lorakit
 from lorakit import demo
 from lorakit.algebra.combine import Method, combine
 from lorakit.algebra.sparse import METHODS
+from lorakit.chat.tools import FORMATS as TOOL_FORMATS
+from lorakit.chat.tools import get_format
 from lorakit.cli import COMMANDS
 from lorakit.cli.signature import parser_of
 from lorakit.engines.table import ENGINES
 from lorakit.errors import LorakitError
 from lorakit.formats import FORMATS
 from lorakit.formats.convert import convert
+from lorakit.formats.gguf import write_gguf
+from lorakit.formats.gguf.write import DTYPES as GGUF_DTYPES
 from lorakit.formats.readback import DTYPES
 from lorakit.merge import merge
 from lorakit.sources import Kind, Source, fetch, parse
 from lorakit.sources.bundle import BUNDLES
+from lorakit.text.tokenizer import TextTokenizer
 
 WRONG = "no such word"
 TABLES = {
@@ -30,6 +37,8 @@ TABLES = {
     "dtypes": (lorakit.Dtype, DTYPES),
     "methods": (Method, METHODS),
     "kinds": (Kind, BUNDLES),
+    "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
+    "GGUF dtypes": (get_type_hints(write_gguf)["dtype"], GGUF_DTYPES),
 }
 
 
@@ -146,6 +155,13 @@ def test_a_method_takes_the_words_of_its_literal_alone(call, model):
         (lambda word: merge(lorakit.Base.open(BASE), [], OUT, dtype=word), lorakit.Dtype),
         (lambda word: combine([(lorakit.read_adapter(HOME), 1.0)], word), Method),
         (lambda word: fetch("x", kind=word), Kind),
+        (get_format, get_type_hints(get_format)["name"]),
+        (
+            lambda word: write_gguf(
+                lorakit.read_adapter(HOME), OUT, lorakit.Base.open(BASE).decoder, dtype=word
+            ),
+            get_type_hints(write_gguf)["dtype"],
+        ),
     ],
 )
 def test_another_word_is_refused_with_those_that_there_are(call, literal):
@@ -165,3 +181,39 @@ def test_the_command_line_takes_the_same_words():
         for function in module.COMMANDS.values() if several else [module.command]:
             for action in parser_of(function, command)._actions:
                 assert action.choices is None or tuple(action.choices) in wanted, action
+
+
+PUBLIC = ("algebra", "check", "demo", "formats", "merge", "sources", "verify", "formats.convert",
+          "formats.gguf", "formats.mlx", "formats.ort", "formats.peft", "inspect.report",
+          "sources.prune", "chat.tools", "engines.llama.quantize")  # fmt: skip
+
+
+def own(module: ModuleType) -> dict[str, Any]:
+    """What a module defines, itself or in files of its folder."""
+    found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    homes = {name: f"{getattr(each, '__module__', '')}." for name, each in found.items()}
+    return {name: found[name] for name in found if homes[name].startswith(f"{module.__name__}.")}
+
+
+def asked(functions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every set of words that a public function or method takes."""
+    known = {name: getattr(lorakit, name) for name in lorakit._HOMES}
+    known["TextTokenizer"] = TextTokenizer  # as verify's files, which import it for checkers alone
+    for name, function in functions.items():
+        if inspect.isclass(function) and function.__module__.startswith("lorakit."):
+            methods = inspect.getmembers(function, inspect.isfunction)
+            yield from asked({f"{name}.{key}": each for key, each in methods if key[0] != "_"})
+        elif inspect.isfunction(function) and function.__module__.startswith("lorakit."):
+            for parameter, hint in get_type_hints(function, localns=known).items():
+                if parameter != "return" and (found := words(hint)):
+                    yield f"{name}({parameter})", found
+
+
+def test_every_set_of_words_is_tried_above():
+    tried = {get_args(literal) for literal, _ in TABLES.values()}
+    tried |= {words(hint) for hint in LITERALS.values()}
+    tried |= {found for kind in CONFIGS for _, found in choices(getattr(lorakit, kind))}
+    modules = [lorakit, *(import_module(f"lorakit.{name}") for name in PUBLIC)]
+    found = {name: each for module in modules for name, each in asked(own(module))}
+    assert {"Model.embed(pooling)", "convert(to)", "open(engine)"} <= set(found)
+    assert {name for name, each in found.items() if each not in tried} == set()
