@@ -7,8 +7,8 @@ business, how values are rounded to it quantize_values.py's.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,12 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.engines.llama.quantize_types import (
     MIXES,
-    Choice,
     choose_types,
     dimensions,
     numbers_of,
 )
 from lorakit.engines.llama.quantize_values import Rounding, is_finite, rounding
+from lorakit.engines.protocol import EngineOptions
 from lorakit.engines.threads import default_threads
 from lorakit.errors import (
     FormatError,
@@ -71,15 +71,31 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """A tensor and the type that it is to have."""
+    """A tensor, and the type that it is to have; wanted: what its rows do not divide into."""
 
     name: str
     source: Tensor
+    wanted: str
     kind: str
 
     @property
     def count(self) -> int:
         return prod(self.source.shape)
+
+    @property
+    def changes(self) -> bool:
+        return self.kind != self.source.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be written: keys as stored, then tensors, at multiples of the alignment."""
+
+    file_type: str
+    keys: Mapping[str, bytes | memoryview]
+    alignment: int
+    steps: Sequence[_Step]
+    bytes_before: int
 
 
 def quantize(
@@ -96,28 +112,18 @@ def quantize(
     blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0) or F16; the result lists
     them. Of a model in several parts the first is named, and one file is written.
 
-    Raises ParameterError (unknown type: all are listed), SourceError, FormatError (not a GGUF
-    file, or a broken one; values that are not finite), UnsupportedError (an adapter; a model that
-    is quantised already; values that the type cannot hold), WriteError (the output exists; the
+    Raises ParameterError (an unknown type: all are listed; threads), SourceError, FormatError (not
+    a GGUF file, or a broken one; values that are not finite), UnsupportedError (an adapter; a model
+    that is quantised already; values that the type cannot hold), WriteError (the output exists; the
     disk is full), MissingExtraError (no library, for other types than F32, F16 and BF16).
     """
-    file_type = _file_type(type)
-    parts = _open(source)
-    if output.exists():
-        raise WriteError(f"{output} exists", hint="remove it, or give another name")
-    tensors = _tensors(parts)
-    choices = choose_types(
-        file_type, numbers_of(parts[0]), {name: (t.kind, t.shape) for name, t in tensors.items()}
-    )
-    steps = [_Step(name=c.name, source=tensors[c.name], kind=c.kind) for c in choices]
-    _require_floats(source, steps)
+    plan = _plan(source, _file_type(type))
+    _require_new(output)
     write = partial(
         _write,
-        head=_head(parts[0], file_type, steps),
-        alignment=_alignment(parts[0]),
-        steps=steps,
-        round_to=rounding({s.kind for s in steps if s.kind != s.source.kind}),
-        threads=threads or default_threads(),
+        plan=plan,
+        round_to=rounding({step.kind for step in plan.steps if step.changes}),
+        threads=EngineOptions(threads=threads).threads or default_threads(),
         progress=progress,
     )
     try:
@@ -129,10 +135,10 @@ def quantize(
         ) from error
     return Quantized(
         path=output,
-        type=file_type,
-        bytes_before=sum(part.path.stat().st_size for part in parts),
+        type=plan.file_type,
+        bytes_before=plan.bytes_before,
         bytes_after=output.stat().st_size,
-        fallbacks=tuple(_fallback(c, tensors[c.name]) for c in choices if c.kind != c.wanted),
+        fallbacks=tuple(_fallback(step) for step in plan.steps if step.kind != step.wanted),
     )
 
 
@@ -151,14 +157,37 @@ def _require_new(output: Path) -> None:
         raise WriteError(f"{output} exists", hint="remove it, or give another name")
 
 
-def _fallback(choice: Choice, tensor: Tensor) -> tuple[str, int, str, str]:
-    def shown(kind: str) -> str:
-        return kind.lower().replace("_k", "_K")
-
-    return (choice.name, tensor.shape[-1], shown(choice.wanted), shown(choice.kind))
+def _fallback(step: _Step) -> tuple[str, int, str, str]:
+    wanted, kind = (name.lower().replace("_k", "_K") for name in (step.wanted, step.kind))
+    return (step.name, step.source.shape[-1], wanted, kind)
 
 
 # The source.
+
+
+def _plan(source: Path, file_type: str) -> _Plan:
+    """The source's keys, but for what llama.cpp says of the type at their end, and its tensors."""
+    parts = _open(source)
+    tensors = _tensors(parts)
+    choices = choose_types(
+        file_type, numbers_of(parts[0]), {name: (t.kind, t.shape) for name, t in tensors.items()}
+    )
+    steps = [
+        _Step(name=c.name, source=tensors[c.name], wanted=c.wanted, kind=c.kind) for c in choices
+    ]
+    _require_floats(source, steps)
+    added = {
+        "general.quantization_version": packed(Value("u32", BLOCK_FORMAT)),
+        "general.file_type": packed(Value("u32", TYPES[file_type])),
+    }
+    kept = {k: v for k, v in parts[0].stored.items() if k not in added and k not in _SPLIT}
+    return _Plan(
+        file_type=file_type,
+        keys={**kept, **added},
+        alignment=int(_scalar(parts[0], "general.alignment", ALIGNMENT)),
+        steps=steps,
+        bytes_before=sum(part.path.stat().st_size for part in parts),
+    )
 
 
 def _open(source: Path) -> list[GgufFile]:
@@ -171,10 +200,9 @@ def _open(source: Path) -> list[GgufFile]:
     kind = _scalar(first, "general.type", "model")
     if kind not in ("model", "mmproj"):
         raise UnsupportedError(
-            f"{source} is an {kind:.40}, not a model" if kind == "adapter"
-            else f"{source} holds {kind!r:.40}, not a model",
+            f"{source} is not a model: its general.type is {kind!r:.40}",
             hint="lorakit convert ADAPTER OUT --to gguf --dtype f16 makes a smaller adapter",
-        )  # fmt: skip
+        )
     count = _scalar(first, "split.count", 1)
     if count in (0, 1):
         return [first]
@@ -216,12 +244,12 @@ def _tensors(parts: list[GgufFile]) -> dict[str, Tensor]:
 
 def _require_floats(source: Path, steps: list[_Step]) -> None:
     """Only floats can be rounded. Tensors that keep their type are copied whatever it is."""
-    changed = [step for step in steps if step.kind != step.source.kind]
-    wrong = [step for step in changed if step.source.kind not in PLAIN]
+    kinds = Counter(step.source.kind for step in steps if step.changes)
+    wrong = {kind: count for kind, count in kinds.items() if kind not in PLAIN}
     if wrong:
         raise UnsupportedError(
             f"{source} is already quantised",
-            items=[f"{step.name}: {step.source.kind}" for step in wrong],
+            items=[f"{count} tensors are {kind}" for kind, count in wrong.items()],
             hint="start from the F32, F16 or BF16 file: each quantisation adds its own error",
         )
 
@@ -229,43 +257,27 @@ def _require_floats(source: Path, steps: list[_Step]) -> None:
 # The output.
 
 
-def _alignment(file: GgufFile) -> int:
-    return int(_scalar(file, "general.alignment", ALIGNMENT))
-
-
-def _head(file: GgufFile, file_type: str, steps: list[_Step]) -> bytes:
-    """The source's keys as they are stored, and at their end what llama.cpp says of the type."""
-    added = {
-        "general.quantization_version": packed(Value("u32", BLOCK_FORMAT)),
-        "general.file_type": packed(Value("u32", TYPES[file_type])),
-    }
-    kept = {k: v for k, v in file.stored.items() if k not in added and k not in _SPLIT}
-    infos = [(step.name, step.kind, dimensions(step.source.shape)) for step in steps]
-    return gguf_head({**kept, **added}, infos, _alignment(file))
-
-
 def _write(
     file: BinaryIO,
     *,
-    head: bytes,
-    alignment: int,
-    steps: list[_Step],
+    plan: _Plan,
     round_to: Mapping[str, Rounding],
     threads: int,
     progress: Progress | None,
 ) -> None:
-    file.write(head)
-    pieces = ((step, begin) for step in steps for begin in range(0, step.count, PIECE))
-    numbers = {step.name: number for number, step in enumerate(steps, 1)}
+    infos = [(step.name, step.kind, dimensions(step.source.shape)) for step in plan.steps]
+    file.write(gguf_head(plan.keys, infos, plan.alignment))
+    pieces = ((step, begin) for step in plan.steps for begin in range(0, step.count, PIECE))
+    numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lorakit-quantize")
     try:
         done = _in_order(pool, partial(_piece, round_to), pieces, ahead=2 * threads)
         for step, begin, content in done:
             if begin == 0 and progress:
-                progress(numbers[step.name], len(steps), step.name)
+                progress(numbers[step.name], len(numbers), step.name)
             file.write(content.data)
             if begin + PIECE >= step.count:
-                file.write(bytes(-stored_size(step.kind, step.count) % alignment))
+                file.write(bytes(-stored_size(step.kind, step.count) % plan.alignment))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -297,7 +309,7 @@ def _piece(round_to: Mapping[str, Rounding], item: tuple[_Step, int]) -> tuple[_
             f"{step.name} has values that are not finite numbers",
             hint="the file is damaged, or the model's training diverged: get another copy",
         )
-    if kind == step.kind:
+    if not step.changes:
         return step, begin, raw
     try:
         rounded = round_to[step.kind](raw.view(PLAIN[kind]).astype(np.float32, copy=False))
