@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from folders import link
 from lorakit.files import atomic
 from lorakit.files.atomic import (
     OTHERS_AGE,
@@ -251,7 +252,7 @@ def test_what_a_sweep_takes_before_it_is_locked_is_begun_again(tmp_path, monkeyp
 def test_a_link_in_its_place_is_not_followed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_bytes(b"kept")
-    (tmp_path / ".a.0123456789ab.tmp").symlink_to(tmp_path / "mine")
+    link(tmp_path / ".a.0123456789ab.tmp", tmp_path / "mine")
     sweep(tmp_path)
     assert (tmp_path / "mine/file").exists()
 

@@ -22,7 +22,10 @@ _WINDOWS = {19: "asimd", 37: "sse4_1", 40: "avx2", 41: "avx512f", 43: "asimddp"}
 @cache
 def cpu_features() -> frozenset[str]:
     """The features of this machine's CPU; empty if they are not known."""
-    return _OF.get(sys.platform, frozenset)()
+    try:
+        return _OF.get(sys.platform, frozenset)()
+    except (AttributeError, OSError):  # a system that has no such function
+        return frozenset()
 
 
 @cache
