@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from llama_cases import TRUTH, base_file, logits_of
+from llama_cases import TRUTH, base_file, logits_of, make_engine
 from quantize_cases import (
     MODELS,
     hard_rows,
@@ -36,6 +37,7 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.files.gguf import Value, gguf_head, open_gguf, packed, write_gguf_file
+from projector import write_projector
 
 BASE = base_file("gemma3")
 TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)
@@ -121,6 +123,14 @@ def test_fallbacks_for_odd_row_lengths_are_listed(tmp_path):
     done = quantize(BASE, tmp_path / "q.gguf", type="Q4_K_M", threads=1)
     assert ("blk.0.attn_q.weight", 64, "q4_K", "q5_0") in done.fallbacks
     assert np.isfinite(logits(done.path)).all()
+
+
+def test_a_projector_is_quantised_and_runs(tmp_path):
+    source = write_projector(tmp_path / "mmproj.gguf")
+    done = quantize(source, tmp_path / "q.gguf", type="F16")
+    kinds = {name: tensor.kind for name, tensor in open_gguf(done.path, model=True).tensors.items()}
+    assert (kinds["v.blk.0.attn_q.weight"], kinds["v.patch_embd.weight"]) == ("F16", "F32")
+    make_engine(done.path).close()
 
 
 def test_neither_threads_nor_pieces_change_a_byte(tmp_path, monkeypatch):
@@ -378,3 +388,9 @@ def test_the_command(tmp_path):
     failed = lorakit(BASE, tmp_path / "q.gguf", "--type", "nope", "--json")
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["error"]["code"] == "parameter_invalid"
+
+
+def test_the_docs_name_every_type():
+    text = (TRUTH.parents[2] / "docs" / "llama.md").read_text("utf-8")
+    section = text.split("## Smaller files\n")[1].split("\n## ")[0]
+    assert set(TYPES) <= set(re.findall(r"[A-Z0-9_]+", section))
