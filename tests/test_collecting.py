@@ -4,6 +4,7 @@ A child process collects the whole tree, and gives lorakit's own files and the t
 and `signal` like Windows's, or macOS's, and no module that is POSIX's or Linux's alone.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from pathlib import Path
 OURS = tuple(str(Path(folder).resolve()) for folder in sys.argv[2].split(os.pathsep))
 LACKING = {
     "win32": {
-        "modules": {"pty", "resource", "fcntl", "termios", "tty", "grp", "pwd", "curses", "readline"},
+        "modules": {"pty", "resource", "fcntl", "termios", "tty", "grp", "pwd", "curses",
+                    "readline"},
         "os": {"fork", "forkpty", "mkfifo", "mknod", "getuid", "geteuid", "getgid", "setsid",
                "killpg", "getpgid", "openpty", "uname", "chown", "sched_getaffinity",
                "sched_setaffinity", "statvfs", "register_at_fork", "posix_fallocate", "preadv",
@@ -84,14 +86,14 @@ sys.exit(pytest.main(["--collect-only", "-q", "-q", "-p", "no:cacheprovider", *s
 
 def collect(system, *folders, root=HERE):
     """How a collection there ends, and what it says."""
-    source = HERE.parent / "src"
+    ours = os.pathsep.join([str(HERE.parent / "src"), str(root)])
     done = subprocess.run(
         [
             sys.executable,
             "-c",
             CHILD,
             system,
-            f"{source}{':' if sys.platform != 'win32' else ';'}{root}",
+            ours,
             *folders,
         ],
         capture_output=True,
@@ -111,8 +113,8 @@ def test_every_test_is_collected_there(system):
 
 @pytest.mark.parametrize(
     "line",
-    ["import pty", "from fcntl import flock", "import os; os.mkfifo", "import signal; signal.SIGKILL",
-     "import os, pytest\nx = pytest.mark.skipif(os.geteuid() == 0, reason='root')"],
+    ["import pty", "from fcntl import flock", "import os; os.mkfifo",
+     "import signal; signal.SIGKILL", "import os, pytest\nx = pytest.mark.skipif(os.geteuid() == 0, reason='root')"],
 )  # fmt: skip
 def test_what_windows_lacks_is_found(line, tmp_path):
     (tmp_path / "test_new.py").write_text(f"{line}\n\ndef test_it():\n    pass\n", "utf-8")
