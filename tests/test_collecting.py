@@ -114,7 +114,8 @@ def test_every_test_is_collected_there(system):
 @pytest.mark.parametrize(
     "line",
     ["import pty", "from fcntl import flock", "import os; os.mkfifo",
-     "import signal; signal.SIGKILL", "import os, pytest\nx = pytest.mark.skipif(os.geteuid() == 0, reason='root')"],
+     "import signal; signal.SIGKILL",
+     "import os, pytest\nx = pytest.mark.skipif(os.geteuid() == 0, reason='root')"],
 )  # fmt: skip
 def test_what_windows_lacks_is_found(line, tmp_path):
     (tmp_path / "test_new.py").write_text(f"{line}\n\ndef test_it():\n    pass\n", "utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lorakit.cli import doctor, make_utf8
+from lorakit.engines import cpu
 from lorakit.errors import BaseModelError, WriteError
 from lorakit.files.cache import in_spare_place
 from lorakit.merge import files
@@ -123,11 +124,32 @@ def test_no_call_moves_more_at_once_than_every_system_allows(tmp_path, monkeypat
         (None, ["unknown"]),
     ],
 )
-def test_features_are_the_kernels_word_or_unknown(text, found, tmp_path):
-    path = tmp_path / "cpuinfo"
-    if text is not None:
-        path.write_text(text, "ascii")
-    assert doctor._features(path) == found
+def test_features_are_the_systems_word_or_unknown(text, found, monkeypatch):
+    def read(self, **_):
+        if text is None:
+            raise FileNotFoundError(errno.ENOENT, "no /proc here", str(self))
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    cpu.cpu_features.cache_clear()
+    assert doctor._features() == found
+    cpu.cpu_features.cache_clear()
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14", "emscripten"])
+def test_a_system_that_has_no_such_function_says_nothing(system, monkeypatch):
+    """This one has neither macOS's nor Windows's, unless it is that one."""
+    monkeypatch.setattr(cpu.sys, "platform", system)
+    cpu.cpu_features.cache_clear()
+    assert isinstance(cpu.cpu_features(), frozenset)
+    cpu.cpu_features.cache_clear()
+
+
+def test_doctor_says_where_no_child_can_be_started(monkeypatch):
+    assert doctor._preflight() == "in a child process"
+    monkeypatch.setattr(cpu.sys, "frozen", True, raising=False)
+    assert "freeze_support" in doctor._preflight()
 
 
 def test_a_cache_on_a_drive_that_is_not_there_is_described(monkeypatch):
