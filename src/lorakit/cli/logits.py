@@ -69,6 +69,6 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
         target = path.resolve()  # through a link, not in its place
         if target.exists() and not target.is_file():
             raise OSError("it is not a regular file")
-        write_atomic(target, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_atomic(target, lambda file: np.savez(file, **arrays))
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
