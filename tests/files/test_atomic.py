@@ -354,13 +354,13 @@ def test_where_nothing_can_be_locked_a_folder_that_lost_its_place_gets_it_back_b
     class Killed(BaseException):
         pass
 
-    def killed(source, target, *, real=atomic._moved):
+    def killed(source, target, *, real=atomic.move):
         real(source, target)
         if ".old" in target.name:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_moved", killed)
+        patch.setattr(atomic, "move", killed)
         with pytest.raises(Killed), new_folder(path, replace=True) as temporary:
             write_synced(temporary / "of", b"new")
     sweep(tmp_path)
