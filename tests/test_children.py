@@ -135,6 +135,13 @@ def test_what_the_system_refuses_is_an_error(tmp_path, monkeypatch):
         children.start("os", "getpid")
 
 
+def test_a_child_that_never_begins_is_not_awaited_for_ever(monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 0.5)
+    monkeypatch.setattr(children, "_CODE", "import time; time.sleep(100)")
+    with pytest.raises(EngineError, match="no child process can be started"):
+        children.start("os", "getpid")
+
+
 def test_a_module_in_the_working_folder_is_not_taken_for_another(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(7)", "utf-8")
     monkeypatch.chdir(tmp_path)
