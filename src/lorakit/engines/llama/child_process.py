@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorakit.children import obstacle, start, stop
 from lorakit.engines.llama.binding.libraries import VARIABLE
+from lorakit.engines.llama.binding.trial import file_identity
 from lorakit.engines.llama.native import chosen
 from lorakit.files.cache import digest_of
 
@@ -79,8 +80,3 @@ def library_digest() -> str:
     parts = sorted({path, *(found.resolve() for found in path.parent.glob("*ggml*"))})
     digests = [f"{part.name} {digest_of(part)}" for part in parts if part.is_file()]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def file_identity(path: Path) -> str:
-    status = path.stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
