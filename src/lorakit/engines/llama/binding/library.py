@@ -22,7 +22,10 @@ from lorakit.errors import EngineError
 
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama-cparams.h, from build 11549 back to 0.3.36's
 BESIDE = ("mtmd", "ggml-base")  # parts, named as the file of llama is
-HINT = "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested"
+HINT = (
+    "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested; it is used "
+    "where LORAKIT_LLAMA_LIB names no other"
+)
 
 
 class Library:
@@ -113,7 +116,7 @@ def _bind(library: Any, prototypes: Prototypes) -> SimpleNamespace:
     missing = [name for name, function in functions.items() if function is None]
     if missing:
         raise EngineError(
-            "this build of llama.cpp lacks functions that the engine needs",
+            f"{library.path} lacks functions of llama.cpp that the engine needs",
             items=[*library.lacking, *missing],
             hint=HINT,
         )
@@ -135,5 +138,6 @@ def _structs(library: Any, rows: Iterable[tuple[Any, ...]]) -> dict[Any, Any]:
         try:
             found[name] = find_layout(name, library.function(maker), layouts, arguments)
         except EngineError as error:
-            raise EngineError(error.message, items=error.items, hint=HINT) from None
+            message = f"{library.path}: {error.message}"
+            raise EngineError(message, items=error.items, hint=HINT) from None
     return found
