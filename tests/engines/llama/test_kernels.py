@@ -62,6 +62,12 @@ def test_a_frozen_program_starts_no_child(untried):
     assert kernels.amx_verdict() == "faulty", "slower, and never wrong"
 
 
+def test_a_frozen_program_knows_its_library_wherever_it_was_unpacked(untried):
+    assert child.library_identity() == child.file_identity(child.library_path())
+    untried.setattr(sys, "frozen", True, raising=False)
+    assert child.library_identity() == child.library_digest()
+
+
 def test_where_no_process_starts_files_are_used_only_if_the_user_says_so(untried):
     def refuse(*_, **__):
         raise OSError(1, "no process here")

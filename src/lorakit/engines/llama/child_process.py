@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from lorakit.children import obstacle, start, stop
+from lorakit.children import is_frozen, obstacle, start, stop
 from lorakit.engines.llama.binding.libraries import VARIABLE
 from lorakit.engines.llama.binding.trial import file_identity
 from lorakit.engines.llama.native import chosen
@@ -69,8 +69,11 @@ def library_path() -> Path:
 
 
 def library_identity() -> str:
-    """Identifies this build of llama.cpp; preflight results are valid for one build only."""
-    return file_identity(library_path())
+    """Identifies this build of llama.cpp; preflight results are valid for one build only.
+
+    A frozen program may unpack itself to another folder each time.
+    """
+    return library_digest() if is_frozen() else file_identity(library_path())
 
 
 @cache
