@@ -163,6 +163,7 @@ def _try(candidate: Candidate) -> tuple[Library | None, str]:
         return None, f"cannot be loaded: {error}"
     version = library.version
     if version in KNOWN:
+        library.silence()
         return library, ""
     if library.function("llama_backend_init") is None:
         return None, "it has no functions of llama.cpp"

@@ -26,6 +26,7 @@ HINT = (
     "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested; it is used "
     "where LORAKIT_LLAMA_LIB names no other"
 )
+_nothing = structs.llama_log_callback(lambda level, text, data: None)
 
 
 class Library:
@@ -66,6 +67,12 @@ class Library:
             return ""
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
+
+    def silence(self) -> None:
+        """Until the engine sets its own log: backends write to standard error as they begin."""
+        if (function := self.function("llama_log_set")) is not None:
+            function.argtypes = [structs.llama_log_callback, ctypes.c_void_p]
+            function(_nothing, None)
 
     def system_info(self) -> str:
         """The backends and the CPU features it was built with, such as "CPU : AVX2 = 1 | "."""
