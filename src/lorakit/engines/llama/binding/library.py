@@ -48,7 +48,7 @@ class Library:
         try:
             self._parts.append(ctypes.CDLL(str(part)))
         except OSError as error:
-            self.lacking.append(str(error))
+            self.lacking.append(f"{part.name}: {error}")
 
     def function(self, name: str) -> Any:
         """A new ctypes function without types; None if no part exports it."""
