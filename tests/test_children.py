@@ -51,7 +51,8 @@ def say(*words):
     print("child:", *words)
 
 
-def test_a_function_runs_in_another_process_and_may_crash():
+def test_a_function_runs_in_another_process_and_may_crash(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")  # as Windows has others than UTF-8
     child = children.start(__name__, "say", "two words", "ü")
     said, faults = child.communicate(timeout=60)
     assert (said, faults, child.returncode) == ("child: two words ü\n", "", 0)

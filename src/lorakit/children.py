@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Timer
 
@@ -153,6 +154,9 @@ def _not_started(reason: str) -> EngineError:
 def main(arguments: list[str]) -> None:
     """Say that the child has begun, then call the function that it is for."""
     _crash_quietly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     with suppress(OSError):  # a program without standard output cannot say it
         os.write(1, f"{BEGUN}\n".encode())
     module, function, *rest = arguments

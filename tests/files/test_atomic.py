@@ -257,6 +257,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path):
     assert (tmp_path / "mine/file").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a whole path has 260 characters there")
 @pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "a" * 201])
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
     write_atomic(tmp_path / name, b"one")
