@@ -82,8 +82,9 @@ def _q8_0(b: Bytes) -> Floats:
 def _q2_k(b: Bytes) -> Floats:
     scales = (b[:, :16] & 15).astype(np.float32) * _half(b, 80)
     lows = (b[:, :16] >> 4).astype(np.float32) * _half(b, 82)
-    codes = _two_bits(b[:, 16:80]).reshape(-1, 16, 16).astype(np.float32)
-    return codes * scales[..., None] - lows[..., None]
+    values: Floats = _two_bits(b[:, 16:80]).reshape(-1, 16, 16).astype(np.float32)
+    values *= scales[..., None]
+    return values - lows[..., None]
 
 
 def _q3_k(b: Bytes) -> Floats:
