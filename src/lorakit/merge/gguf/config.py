@@ -39,18 +39,18 @@ def config_of(file: GgufFile, config: Mapping[str, Any]) -> Found:
     for key in {"attention_bias", "mlp_bias"} - row.bias_keys:
         del found[key]
     found[row.activation_key] = row.default_activation
-    found |= _ids(metadata)
     if row.layout.positions is None:
         found |= _rope(metadata, file, found)
     found |= _FAMILIES.get(row.model_type, _nothing)(metadata, found)
     found["dtype"] = _dtype(file)
     theirs = {ours: other for ours, other in row.spellings if ours not in _SHORT}
-    return {theirs.get(key, key): value for key, value in found.items() if value is not None}
+    said = {theirs.get(key, key): value for key, value in found.items() if value is not None}
+    return {**said, **_ids(metadata)}  # null where there is none: the classes have defaults
 
 
 def generation_config_of(file: GgufFile, ends: list[int]) -> Found:
     """What ends a reply, and the token that begins a text."""
-    found = _ids(Metadata(file))
+    found = {key: value for key, value in _ids(Metadata(file)).items() if value is not None}
     if ends:
         found["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     return found
@@ -58,8 +58,7 @@ def generation_config_of(file: GgufFile, ends: list[int]) -> Found:
 
 def _ids(metadata: Metadata) -> Found:
     keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-    found = {ours: metadata.whole(f"tokenizer.ggml.{key}_token_id") for ours, key in keys.items()}
-    return {key: value for key, value in found.items() if value is not None}
+    return {ours: metadata.whole(f"tokenizer.ggml.{key}_token_id") for ours, key in keys.items()}
 
 
 def _dtype(file: GgufFile) -> str:
