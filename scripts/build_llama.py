@@ -1,10 +1,10 @@
-"""Install the version of llama-cpp-python that pyproject.toml names, compiled once per machine.
+"""Install llama-cpp-python, compiled once per machine: it is used instead of the prebuilt library.
 
     .venv/bin/python scripts/build_llama.py
 
 There is no wheel of it to download, and pip's own cache forgets which compiler made one. So the
 wheel is kept by version, compiler and CPU. CC and CXX choose the compiler; without them it is clang
-where there is one, whose code is the faster one (docs/llama.md).
+where there is one: GCC 12's AMX kernels crash (docs/llama.md).
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import NoReturn
 
-PACKAGE = "llama-cpp-python"
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"  # that lorakit is tested with
 ROOT = Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 COMPILERS = (("clang", "clang++"), ("gcc", "g++"), ("cc", "c++"))
@@ -30,23 +29,16 @@ SILENCE = 60  # seconds between two signs of life
 
 
 def main() -> None:
-    requirement = next(
-        line for line in pyproject()["optional-dependencies"]["llama"] if PACKAGE in line
-    )
-    version = requirement.partition("==")[2]
-    if installed() == version:
+    if installed() == VERSION:
         return
     c, cpp = compiler()
-    folder = cache() / key(version, c)
-    wheel = next(folder.glob("*.whl"), None) or build(requirement, folder, c, cpp)
+    folder = cache() / key(c)
+    wheel = next(folder.glob("*.whl"), None) or build(folder, c, cpp)
     print(f"installing {wheel.name} from {folder}", flush=True)
     options = ("--quiet", "--constraint", str(ROOT / "constraints.txt"))
     subprocess.run([*PIP, "install", *options, str(wheel)], check=True)
-    subprocess.run([sys.executable, "-c", "from llama_cpp import llama_cpp"], check=True)
-
-
-def pyproject() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    check = "from lorakit.engines.llama.native import chosen; print('used:', chosen().candidate)"
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def installed() -> str | None:
@@ -70,7 +62,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit-wheels"
 
 
-def key(version: str, compiler: str) -> str:
+def key(compiler: str) -> str:
     """Code is made for the CPU of this machine, which a home folder need not stay on."""
     said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     try:
@@ -80,11 +72,12 @@ def key(version: str, compiler: str) -> str:
         cpu = platform.processor()
     about = "\n".join([platform.platform(), said.stdout, cpu, os.environ.get("CMAKE_ARGS", "")])
     name = Path(compiler).name
-    return f"{PACKAGE}-{version}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+    return f"{PACKAGE}-{VERSION}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
 
-def build(requirement: str, folder: Path, c: str, cpp: str) -> Path:
+def build(folder: Path, c: str, cpp: str) -> Path:
     """Compile the wheel into its folder of the cache, whole or not at all."""
+    requirement = f"{PACKAGE}=={VERSION}"
     print(
         f"compiling llama.cpp ({requirement}) with {c}: about ten minutes on two cores, once;\n"
         f"it is kept in {folder}",
@@ -124,7 +117,7 @@ def wait(command: list[str], output, environment: dict[str, str]) -> int:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"error: {message}\n`make check` needs no llama.cpp", file=sys.stderr)
+    print(f"error: {message}\n`make test` needs no compiler", file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -78,7 +78,7 @@ def _paragraph(text: str, names: set[str]) -> str:
     words = rf"(?:{known})(?:(?:, | and )(?:{known}))*:"
     line = " ".join(text.split())
     parts = re.split(rf"(?:^|(?<=[.;)]) )(?={words} )|(?<=[.)]) (?=Raises [A-Z])", line)
-    lines = [_text(part.strip()) for part in parts if part.strip()]
+    lines = [_text(re.sub(";$", ".", part.strip())) for part in parts if part.strip()]
     items = [re.sub(rf"^({words}) ", r"- **\1** ", line) for line in lines]
     return "\n\n".join(items)
 

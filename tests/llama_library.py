@@ -1,7 +1,8 @@
-"""Skips what needs llama.cpp where no library of it is installed."""
+"""The library of llama.cpp that tests run with; without one they are skipped."""
 
 import pytest
 
+from lorakit.engines.llama.child_process import library_path
 from lorakit.engines.llama.native import chosen
 from lorakit.errors import MissingExtraError
 
@@ -13,3 +14,8 @@ def need_llama() -> None:
     except MissingExtraError:
         reason = "the llama.cpp engine needs lorakit[llama]"
         pytest.skip(reason, allow_module_level=True)
+
+
+def end_with_library() -> None:
+    """In a child process: end with the path of its library."""
+    raise SystemExit(str(library_path()))

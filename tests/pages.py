@@ -19,6 +19,11 @@ FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^\[[^\]^]+\]:\s*(\S+)", re.MULTILINE)
 
 
+def named(page: Path) -> str:
+    """A page's path in the repository, for ids of tests."""
+    return page.relative_to(ROOT).as_posix()
+
+
 def links(page: Path) -> list[str]:
     """Where a page's links lead, as written, those in code left out."""
     text = CODE.sub("", page.read_text("utf-8"))

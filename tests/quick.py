@@ -14,6 +14,7 @@ SLOW = {  # processes, long searches, whole tables; folders and files below this
     "hostile",
     "interleaving",
     "runtime/test_faults.py",
+    "test_collecting.py",
     "test_docs.py",
     "test_fork.py",
     "test_skips.py",

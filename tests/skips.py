@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,16 @@ def _ipv6() -> bool:
     return True
 
 
+def _links() -> bool:
+    """Whether a symbolic link can be made."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            Path(folder, "link").symlink_to(folder)
+        except OSError:
+            return False
+    return True
+
+
 ROOT = getattr(os, "geteuid", lambda: None)() == 0
 MLX = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")}  # as in pyproject.toml
 PLACES: dict[str, Callable[[], bool]] = {
@@ -35,6 +46,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "windows": lambda: sys.platform == "win32",
     "not-linux": lambda: not sys.platform.startswith("linux"),
     "no-ipv6": lambda: not _ipv6(),
+    "no-links": lambda: not _links(),
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,
 }
 

@@ -1,4 +1,4 @@
-"""The pages: their programs run and print what is shown below them, their links lead somewhere.
+"""The programs of the pages run, and print what is shown below them.
 
 The python blocks of a page run top to bottom in one namespace, in an empty folder. A text block
 right below one is what it prints.
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pages import ALL, anchors, broken_links, links
+from llama_library import need_llama
+from pages import ALL, named
 from projector import png, write_projector
 
 ROOT = Path(__file__).parents[1]
@@ -25,10 +26,6 @@ BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<shown>.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
 PAGES = [page for page in ALL if BLOCK.search(page.read_text("utf-8"))]
-
-
-def need_llama() -> None:
-    pytest.importorskip("llama_cpp.llama_cpp", reason="the llama.cpp engine needs lorakit[llama]")
 
 
 def gguf_files() -> dict[str, object]:
@@ -70,10 +67,6 @@ def run(text: str, page: str, names: dict[str, object]) -> None:
             assert printed.getvalue() == block["shown"]
 
 
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -103,22 +96,3 @@ def test_the_page_on_the_command_line_is_what_the_commands_say() -> None:
     )
     page = (ROOT / "docs/cli.md").read_text("utf-8")
     assert page == done.stdout, "run: python scripts/cli_docs.py > docs/cli.md"
-
-
-@pytest.mark.parametrize("page", ALL, ids=named)
-def test_links_lead_somewhere(page: Path) -> None:
-    assert broken_links(page) == []
-
-
-def test_links_of_the_readme_hold_on_the_package_index() -> None:
-    assert [link for link in links(ROOT / "README.md") if not link.startswith("https://")] == []
-
-
-def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
-    (tmp_path / "other.md").write_text("# One *thing*: `x`\n## One thing x\n```\n# no\n```\n")
-    assert anchors(tmp_path / "other.md") == {"one-thing-x", "one-thing-x-1"}
-    (page := tmp_path / "page.md").write_text(
-        "[a](other.md) [b](other.md#one-thing-x) ![c](no.png) [d](other.md#no) [e][e] [f](#no)\n"
-        "`[g](in-code.md)`\n\n[e]: no.md\n"
-    )
-    assert broken_links(page) == ["no.png", "other.md#no", "#no", "no.md"]

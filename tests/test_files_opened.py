@@ -49,7 +49,7 @@ ALLOWED = {
     ("sources/download.py", "partial.open"): "a file of the cache, to append to",
     ("sources/store.py", "shutil.copyfile"): "a blob of the cache whose digest was compared",
     ("cli/__init__.py", "os.open"): "the null device",
-    ("cli/doctor.py", ".read_text"): "the kernel's word on the CPU",
+    ("engines/cpu.py", ".read_text"): "the kernel's word on the CPU",
     ("engines/threads.py", ".read_text"): "the kernel's word on the CPU",
     ("engines/threads.py", "place.read_text"): "the kernel's word on control groups",
     ("demo/__init__.py", ".read_text"): "a file of the package",

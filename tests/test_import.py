@@ -101,7 +101,7 @@ def test_completion_and_help_show_what_is_public():
     for said in (
         "class Stream(",
         "class QueueFullError(",
-        "open(base:",
+        "\n    open(",
         "KvPolicy = typing.Literal",
     ):
         assert said in page

@@ -8,23 +8,40 @@ import sys
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
+from lorakit.engines.llama.binding.libraries import COMPILED, KNOWN, PACKAGES, WHEELS
+
 ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "scripts/build_llama.py"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
 ]
 
 
-def test_the_llama_extra_is_pinned_in_one_place():
-    (requirement,) = EXTRAS["llama"]
-    name, _, version = requirement.partition("==")
-    assert name == "llama-cpp-python"
-    assert version.count(".") == 2
+def test_the_llama_extra_installs_one_pinned_library_where_there_is_a_wheel():
+    places = [*WHEELS, ("win32", "ARM64"), ("linux", "riscv64"), ("darwin", "riscv64")]
+    chosen = {place: installs(EXTRAS["llama"], *place) for place in places}
+    assert {place for place, found in chosen.items() if found} == WHEELS
+    assert all(len(found) <= 1 for found in chosen.values())
+    assert {name for found in chosen.values() for name in found} < set(PACKAGES)
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+;.*", line) for line in EXTRAS["llama"])
     assert "llama" in EXTRAS["all"][0]
-    for place in ("src", "scripts", ".ci", "Makefile", "constraints.txt"):
-        files = [ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*")
-        for file in files:
-            if file.suffix in (".py", ".txt", "") and file.is_file():
-                assert f"llama-cpp-python=={version}" not in file.read_text("utf-8"), file
+    assert COMPILED not in "".join(EXTRAS["llama"]), "nothing is compiled"
+
+
+def installs(lines, system, machine):
+    """The packages that pip would install there."""
+    found = [Requirement(line) for line in lines]
+    place = {"sys_platform": system, "platform_machine": machine}
+    return [line.name for line in found if line.marker is None or line.marker.evaluate(place)]
+
+
+def test_the_version_that_is_compiled_is_named_in_one_place_and_where_users_read_it():
+    line = re.search(r'PACKAGE, VERSION = "(.*)", "(.*)"', BUILD.read_text("utf-8"))
+    assert line[1] == COMPILED
+    assert f"{line[1]}=={line[2]}" in (ROOT / "docs/llama.md").read_text("utf-8")
+    assert line[2] in "".join(KNOWN.values())
 
 
 def test_nothing_uses_the_high_level_class_of_llama_cpp():
@@ -37,10 +54,10 @@ def test_nothing_uses_the_high_level_class_of_llama_cpp():
 
 
 def high_level(tree):
-    """Names that come from the package itself, not from its low-level modules."""
+    """Names that come from the package."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "llama_cpp":
-            yield from (n.name for n in node.names if n.name not in ("llama_cpp", "mtmd_cpp"))
+            yield from (n.name for n in node.names)
         if isinstance(node, ast.Attribute) and node.attr in ("Llama", "LlamaCache"):
             yield ast.unparse(node)
 
@@ -56,7 +73,7 @@ def test_where_llama_cpp_cannot_be_compiled_that_is_said(tmp_path):
         "import runpy, importlib.metadata as m\n"
         "def absent(name): raise m.PackageNotFoundError\n"
         "m.version = absent\n"
-        f"runpy.run_path({str(ROOT / 'scripts/build_llama.py')!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(BUILD)!r}, run_name='__main__')\n"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("CC", "CXX")}
     done = subprocess.run(
@@ -71,7 +88,7 @@ def test_where_llama_cpp_cannot_be_compiled_that_is_said(tmp_path):
 
 def test_what_the_tests_run_with_is_pinned():
     pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    for extra in ("dev", "torch", "oracles"):
+    for extra in ("dev", "llama", "torch", "oracles"):
         names = {re.match(r"[\w-]+", requirement)[0] for requirement in EXTRAS[extra]}
         assert names <= pinned, names - pinned
 

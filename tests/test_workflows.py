@@ -79,8 +79,9 @@ def test_workflows_hold_to_the_rules(file):
     ],
 )
 def test_each_fault_would_be_found(change, fault):
-    change(workflow := copy.deepcopy(load(GITHUB / "workflows/ci.yml")))
-    (found,) = faults("ci", workflow)
+    workflow = load(GITHUB / "workflows/ci.yml")
+    change(changed := copy.deepcopy(workflow))
+    (found,) = set(faults("ci", changed)) - set(faults("ci", workflow))
     assert fault in found
 
 

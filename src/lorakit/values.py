@@ -1,7 +1,8 @@
-"""What a number from a user must be, and how a value of a user's is shown in a message."""
+"""What a number or a word from a user must be, and how a user's value is shown in a message."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from numbers import Integral, Real
 from typing import Any
 
@@ -26,6 +27,11 @@ def finite(value: Any, largest: float = FLOAT32_MAX) -> bool:
         return real(value) and abs(float(value)) <= largest
     except OverflowError:
         return False
+
+
+def among(value: Any, words: Container[str]) -> bool:
+    """Whether it is one of some words; what cannot be hashed or compared is none."""
+    return isinstance(value, str) and value in words
 
 
 def shown(value: Any, limit: int = 80) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from commands import invoke
+from folders import DATA
 from lorakit import demo, read_adapter
 from lorakit.adapter import Replacement
 from lorakit.cli import COMMANDS, output
@@ -30,6 +31,7 @@ from lorakit.formats.peft import write_peft
 CLI = Path(output.__file__).parent
 VALUE = "[x] [bold]b" + ("" if os.name == "nt" else " :smile:")  # no colon in names there
 CLOSING = "[" + os.sep + "x]"  # on POSIX a closing tag, over two folders
+LONG = "long" * (5 if os.name == "nt" else 20)  # a path has 260 characters there
 LIGHTS = "turn the lights off [x] [/x] [bold]b"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -58,7 +60,7 @@ def shown(request, monkeypatch):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A base and adapters in a folder of a long name that looks like markup."""
-    folder = tmp_path_factory.mktemp("place") / ("long" * 20) / f"{VALUE} {CLOSING}"
+    folder = tmp_path_factory.mktemp("place") / LONG / f"{VALUE} {CLOSING}"
     shutil.copytree(demo.base_path(), folder / f"base {VALUE}")
     shutil.copytree(demo.adapter_path("home"), folder / f"home {VALUE}")
     home = read_adapter(demo.adapter_path("home"))
@@ -92,7 +94,7 @@ def odd(place):
 @pytest.fixture
 def out(tmp_path):
     """A new place to write to, in a folder that is there."""
-    folder = tmp_path / ("long" * 20) / f"{VALUE} {CLOSING}"
+    folder = tmp_path / LONG / f"{VALUE} {CLOSING}"
     folder.mkdir(parents=True)
     return folder / f"out {VALUE}"
 
@@ -188,6 +190,11 @@ def test_merge_unmerge_and_extract(shown, base, home, out):
 def test_quantize(shown, place, out):
     missing = place / f"none {VALUE}.gguf"
     assert str(missing) in shown("quantize", missing, out, "--type", "Q8_0")
+    source, target = place / f"base {VALUE}.gguf", out.with_suffix(".gguf")
+    shutil.copy(DATA / "truth/llama_cpp/phi3/base.f32.gguf", source)
+    assert f"wrote {target}: F16, " in shown("quantize", source, target, "--type", "F16")
+    assert f"{target} exists" in shown("quantize", source, target, "--type", "F16")
+    assert repr(VALUE) in shown("quantize", source, out, "--type", VALUE)
 
 
 def test_verify(shown, base, home):
@@ -230,12 +237,12 @@ def test_a_hint_an_item_and_spaces_are_in_the_line_of_an_error():
     )
 
 
-ANSWER = f"{VALUE}\n[/x]\t\x1b[31m :smile:"
+FAMILY = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{NO-BREAK SPACE}?"
+ANSWER = f"{VALUE}\n[/x]\t\x1b[31m\r :smile:\r\n{FAMILY}"
+SHOWN = f"{VALUE}\n[/x]\t\\x1b[31m\\r :smile:\r\n{FAMILY}"
 
 
-@pytest.mark.parametrize(
-    ("terminal", "expected"), [(False, ANSWER), (True, f"{VALUE}\n[/x]\\t\\x1b[31m :smile:")]
-)
+@pytest.mark.parametrize(("terminal", "expected"), [(False, ANSWER), (True, SHOWN)])
 def test_an_answer_is_as_the_model_wrote_it(terminal, expected, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(file, "isatty", lambda: terminal, raising=False)

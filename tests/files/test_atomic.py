@@ -6,9 +6,11 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from folders import link
 from lorakit.files import atomic
 from lorakit.files.atomic import (
     OTHERS_AGE,
@@ -250,6 +252,120 @@ def test_what_a_sweep_takes_before_it_is_locked_is_begun_again(tmp_path, monkeyp
 def test_a_link_in_its_place_is_not_followed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_bytes(b"kept")
-    (tmp_path / ".a.0123456789ab.tmp").symlink_to(tmp_path / "mine")
+    link(tmp_path / ".a.0123456789ab.tmp", tmp_path / "mine")
     sweep(tmp_path)
     assert (tmp_path / "mine/file").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "a" * 201])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
+    write_atomic(tmp_path / name, b"one")
+    with new_folder(tmp_path / "deep" / name) as temporary:
+        write_synced(temporary / "a", b"1")
+    with new_folder(tmp_path / "deep" / name, replace=True) as temporary:
+        write_synced(temporary / "a", b"2")
+    assert (names(tmp_path / "deep"), (tmp_path / "deep" / name / "a").read_bytes()) == (
+        [name],
+        b"2",
+    )
+    short = atomic._short(name)
+    assert len(os.fsencode(short)) <= atomic.LONGEST
+    assert short != atomic._short(name[:-1] + "b"), "names that begin alike stay two"
+    left = left_over(tmp_path, short, UNLOCKABLE_AGE + 60)
+    sweep(tmp_path, name=name)
+    assert not left.exists()
+
+
+def refusing(monkeypatch, times, **codes):
+    """The next renames are refused so many times, as Windows does of a file that is in use."""
+    real, left = Path.replace, [times]
+
+    def replace(self, target):
+        if left[0]:
+            left[0] -= 1
+            error = PermissionError(13, "no")
+            vars(error).update(codes)
+            raise error
+        return real(self, target)
+
+    monkeypatch.setattr(atomic, "PAUSE", 0.0)
+    monkeypatch.setattr(Path, "replace", replace)
+    return left
+
+
+def test_what_a_scanner_has_open_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    refusing(monkeypatch, 3, winerror=32)
+    write_atomic(tmp_path / "a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_what_stays_open_is_an_error_that_says_so_and_nothing_is_left(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "a", b"one")
+    refusing(monkeypatch, 1000, winerror=5)
+    with pytest.raises(PermissionError, match="a program has it open"):
+        write_atomic(tmp_path / "a", b"two")
+    assert ((tmp_path / "a").read_bytes(), names(tmp_path)) == (b"one", ["a"])
+
+
+def test_a_refusal_of_another_kind_is_final(tmp_path, monkeypatch):
+    left = refusing(monkeypatch, 1000)
+    with pytest.raises(PermissionError, match="no"):
+        write_atomic(tmp_path / "a", b"two")
+    assert left == [999]
+
+
+def test_the_fault_is_told_where_the_temporary_file_cannot_be_removed(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ValueError, match="the fault"), monkeypatch.context():
+        write_atomic(
+            tmp_path / "a",
+            b"one",
+            verify=lambda path: (_ for _ in ()).throw(ValueError("the fault")),
+        )
+
+
+def test_of_two_that_make_a_folder_the_first_one_stays(tmp_path):
+    """Its files may be mapped by then."""
+
+    def both():
+        with new_folder(tmp_path / "a") as slow:
+            write_synced(slow / "of", b"the slow one")
+            with new_folder(tmp_path / "a") as quick:
+                write_synced(quick / "of", b"the quick one")
+
+    with pytest.raises(FileExistsError, match="meanwhile"):
+        both()
+    assert (tmp_path / "a" / "of").read_bytes() == b"the quick one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_where_nothing_can_be_locked_a_folder_that_lost_its_place_gets_it_back_by_its_age(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(atomic, "fcntl", None)
+    path = tmp_path / "a"
+    with new_folder(path) as temporary:
+        write_synced(temporary / "of", b"old")
+    os.utime(path, (1, 1))  # an old folder, which was only now moved
+
+    class Killed(BaseException):
+        pass
+
+    def killed(source, target, *, real=atomic._moved):
+        real(source, target)
+        if ".old" in target.name:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_moved", killed)
+        with pytest.raises(Killed), new_folder(path, replace=True) as temporary:
+            write_synced(temporary / "of", b"new")
+    sweep(tmp_path)
+    (moved,) = tmp_path.iterdir()
+    assert moved.name.endswith(".old"), "somebody may just be at it"
+    os.utime(moved, (time.time() - UNLOCKABLE_AGE - 60,) * 2)
+    sweep(tmp_path)
+    assert (path / "of").read_bytes() == b"old"

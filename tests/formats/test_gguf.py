@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from folders import make_sparse
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.base.folder import Base
 from lorakit.errors import FormatError, LorakitError, ParameterError, UnsupportedError
@@ -289,9 +290,7 @@ def test_a_sparse_file_is_not_dequantised(tmp_path):
         )
     ]
     path = tmp_path / "a.gguf"
-    with path.open("wb") as file:
-        file.write(raw(keys, tensors=1, tail=info))
-        file.truncate(2 << 30)
+    make_sparse(path, 2 << 30, raw(keys, tensors=1, tail=info))
     with pytest.raises(FormatError, match="values in Q8_0"):
         read_adapter(path)
 

@@ -61,7 +61,8 @@ def test_written_is_read_as_the_same_here_and_by_onnxruntime(adapter):
         assert found == adapter
         write_ort(found, second)
         assert first.read_bytes() == second.read_bytes()
-        theirs = onnxruntime.AdapterFormat.read_adapter(str(first)).get_parameters()
+        file = onnxruntime.AdapterFormat.read_adapter(str(first))
+        theirs = file.get_parameters()  # views of it, which does not live as long as they
         ours = read_parameters(first)
         assert theirs.keys() == ours.keys()
         for name, value in theirs.items():

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from folders import make_sparse
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import EngineError, FormatError, MismatchError, SourceError, WriteError
 from lorakit.runtime.computations import LoadedState, SavedState
@@ -166,9 +167,7 @@ def test_a_forged_header_with_a_right_checksum_is_refused(saved, tmp_path):
 
 def test_what_a_file_claims_is_never_asked_of_the_memory(saved, tmp_path):
     path = tmp_path / "sparse"
-    with path.open("wb") as file:
-        file.write(saved.read_bytes())
-        file.truncate(1 << 40)
+    make_sparse(path, 1 << 40, saved.read_bytes())
     with pytest.raises(FormatError, match="leaves"):
         read_state(path, ABOUT, max_kv=1 << 20)
     with pytest.raises(FormatError, match="items"):

@@ -25,7 +25,7 @@ from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual
 from lorakit.errors import ParameterError
-from lorakit.values import finite, shown, whole
+from lorakit.values import among, finite, shown, whole
 
 F32 = npt.NDArray[np.float32]
 Method = Literal["concatenate", "svd", "ties", "dare", "magnitude"]
@@ -41,8 +41,9 @@ class Sparse:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ParameterError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if not among(self.method, METHODS):
+            said = f"method must be one of {', '.join(METHODS)}, not {shown(self.method)}"
+            raise ParameterError(said)
         if not (finite(self.density) and 0 < self.density <= 1):
             said = shown(self.density)
             raise ParameterError(f"density must be above 0 and at most 1, found {said}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, ToolFormat, function_of
 from lorakit.chat.functiongemma import FUNCTIONGEMMA, GEMMA4
@@ -16,6 +16,7 @@ from lorakit.chat.hermes import HERMES
 from lorakit.chat.llama3 import LLAMA3
 from lorakit.chat.schema import problems
 from lorakit.errors import ParameterError
+from lorakit.values import among, shown
 
 __all__ = [
     "FORMATS",
@@ -27,6 +28,9 @@ __all__ = [
     "get_format",
     "validate_call",
 ]
+
+
+FormatName = Literal["functiongemma", "gemma4", "hermes", "llama3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +66,11 @@ FORMATS: Mapping[str, Signs] = {
 }
 
 
-def get_format(name: str) -> ToolFormat:
+def get_format(name: FormatName) -> ToolFormat:
     """A format by name. Raises ParameterError for an unknown one."""
-    if name not in FORMATS:
+    if not among(name, FORMATS):
         raise ParameterError(
-            f"there is no tool format {name!r}", hint=f"known: {', '.join(FORMATS)}"
+            f"there is no tool format {shown(name)}", hint=f"known: {', '.join(FORMATS)}"
         )
     return FORMATS[name].format
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +24,17 @@ COMMANDS = (
 )
 # They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
 ONE_THREAD = ("inspect", "check", "convert", "merge", "unmerge")
+# What a write fails with when nobody reads any more; Windows has a word of its own for it.
+_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 LINE = 68  # characters of what a list of commands says about each
 ABOUT = "LoRA adapters for language models, where the user is."
 
 
 def main() -> None:
     """Run the command line; the process ends with 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a model may say what a terminal cannot show
+            make_utf8(stream)
     try:
         run_line(sys.argv[1:])
     except LorakitError as error:
@@ -39,14 +42,27 @@ def main() -> None:
             sys.excepthook(type(error), error, error.__traceback__)
         print_error(error, json="--json" in sys.argv and not os.environ.get("LORAKIT_DEBUG"))
         sys.exit(1)
-    except BrokenPipeError:  # who read the output has gone: nothing is left to say, at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:  # a full disk under the output, say
+        if (
+            error.filename is None and error.errno in _GONE
+        ):  # nothing is left to say, at the end too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         if os.environ.get("LORAKIT_DEBUG"):
             raise
         print_error(WriteError(str(error)), json="--json" in sys.argv)
         sys.exit(1)
+
+
+def make_utf8(stream: TextIOWrapper) -> None:
+    """UTF-8 in files and pipes, as from Python 3.15 on, unless PYTHONIOENCODING says otherwise.
+
+    A terminal keeps its own encoding, and shows what it can of what a model says.
+    """
+    if not stream.isatty() and not os.environ.get("PYTHONIOENCODING"):
+        stream.reconfigure(encoding="utf-8")
+    if stream.writable():
+        stream.reconfigure(errors="replace")
 
 
 def run_line(arguments: Sequence[str]) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import lorakit
+from lorakit.children import obstacle
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.references import JsonOption
+from lorakit.engines.cpu import cpu_features
 from lorakit.errors import EngineError, MissingExtraError
 from lorakit.files.cache import cache_root
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
-            "peft", "llama_cpp_python")  # fmt: skip
+            "peft", "xllamacpp", "llama_cpp_py_sync", "llama_cpp_python")  # fmt: skip
 FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp",
             "i8mm")  # fmt: skip
 
@@ -50,10 +52,11 @@ def examine() -> dict[str, dict[str, Any]]:
             "lorakit": lorakit.__version__,
             "python": f"{platform.python_version()} ({sys.executable})",
             "platform": platform.platform(),
+            "preflight": _preflight(),
         },
         "packages": {name: _version(name) or "not installed" for name in PACKAGES},
         "engines": {"onnx": _onnx(), "torch": _torch(), "llama": _llama()},
-        "cpu": {"cores": os.cpu_count(), "features": _features() or ["unknown"]},
+        "cpu": {"cores": os.cpu_count(), "features": _features()},
         "cache": _cache(cache_root()),
     }
 
@@ -84,22 +87,27 @@ def _torch() -> str:
 
 
 def _llama() -> str | dict[str, Any]:
-    """What the library is, and whether it is a fast build. A CPU with AMX is tried once."""
+    """Which library, and how well it suits this CPU. A CPU with AMX is tried once."""
     from lorakit.engines.llama.build import describe_build  # loads llama.cpp
 
     try:
         return describe_build()
     except EngineError as error:
-        return f"{error.message} ({error.hint})" if error.hint else error.message
+        said = "; ".join([error.message, *error.items[:3]])
+        return f"{said} ({error.hint})" if error.hint else said
 
 
 def _features() -> list[str]:
-    """CPU features that decide which int8 kernels run; from Linux's own list."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return []
-    return [feature for feature in FEATURES if feature in words]
+    """CPU features that decide which int8 kernels run."""
+    known = cpu_features()
+    found = [feature for feature in FEATURES if feature in known]
+    return found or ["none of those that matter" if known else "unknown"]
+
+
+def _preflight() -> str:
+    """Whether files that could crash native code are tried in a child process first."""
+    reason = obstacle()
+    return f"skipped: {reason}" if reason else "in a child process"
 
 
 def _takes_files(folder: Path) -> bool:
@@ -113,9 +121,9 @@ def _takes_files(folder: Path) -> bool:
 
 def _cache(root: Path) -> dict[str, Any]:
     files = [path for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
-    existing = next(path for path in (root, *root.parents) if path.exists())
+    existing = next((path for path in (root, *root.parents) if path.exists()), None)
     return {
         "folder": str(root),
         "holds": f"{len(files)} files, {size(sum(path.stat().st_size for path in files))}",
-        "writable": "yes" if _takes_files(existing) else "no",
+        "writable": "yes" if existing and _takes_files(existing) else "no",
     }

@@ -8,6 +8,7 @@ progress.py write, and only they make rich's consoles and bars; a test holds the
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN_ITEMS = 3
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")  # not tabs and lines
 Styled = tuple[str, str]  # a text and rich's name of its style
 
 
@@ -45,8 +47,9 @@ def say(*parts: str | Styled) -> None:
 
 def say_piece(piece: str) -> None:
     """Print a piece of a model's answer: as it is into a pipe or a file, harmless on a terminal."""
-    lines = piece if not sys.stdout.isatty() else "\n".join(map(plain, piece.split("\n")))
-    print(lines, end="", flush=True)
+    if sys.stdout.isatty():
+        piece = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
+    print(piece, end="", flush=True)
 
 
 def ask(question: str) -> bool:

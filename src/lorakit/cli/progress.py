@@ -43,11 +43,10 @@ def bars(*columns: ProgressColumn) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn
 
     terminal = Console(stderr=True)
+    terminal.quiet = not terminal.is_terminal  # rich 13 ends hidden bars with an empty line
     label = TextColumn("{task.description}", markup=False)
-    shown = terminal.is_terminal
-    return Progress(
-        label, BarColumn(), *columns, console=terminal, transient=True, disable=not shown
-    )
+    hidden = terminal.quiet
+    return Progress(label, BarColumn(), *columns, console=terminal, transient=True, disable=hidden)
 
 
 @contextmanager

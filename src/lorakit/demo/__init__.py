@@ -37,10 +37,12 @@ def folder() -> Path:
 
 
 def base_path() -> Path:
+    """The base, a Hugging Face folder."""
     return folder() / "base"
 
 
 def adapter_path(name: str) -> Path:
+    """One of ADAPTERS, a PEFT folder."""
     return folder() / "adapters" / name
 
 

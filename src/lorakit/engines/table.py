@@ -16,7 +16,7 @@ from lorakit.engines.protocol import Engine, EngineOptions
 from lorakit.engines.torch.options import TorchOptions
 from lorakit.errors import CapabilityError, MissingExtraError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
-from lorakit.values import shown
+from lorakit.values import among, shown
 
 EngineName = Literal["onnx", "llama", "torch"]
 
@@ -177,7 +177,7 @@ def make_options(
 
 def engine_named(name: str) -> EngineName:
     """The name as that of an engine. Raises CapabilityError where there is none."""
-    found = next((known for known in ENGINES if known == name), None)
+    found = next((known for known in ENGINES if among(name, (known,))), None)
     if found is None:
         raise CapabilityError(
             f"this version of lorakit has no engine {shown(name)}",

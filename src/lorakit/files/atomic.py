@@ -12,6 +12,7 @@ shares the folder has numbers of its own.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -31,6 +32,9 @@ else:
 
 UNLOCKABLE_AGE = 24 * 3600  # seconds after which nobody can be at a file that nobody can lock
 OTHERS_AGE = 3600  # seconds for which another's folder is left alone, beside what is locked
+IN_USE = (5, 32, 33)  # Windows' codes for that, but also for a file that may not be written
+RETRIES, PAUSE = 10, 0.1  # and seconds between: virus scanners open new files for a moment
+LONGEST = 200  # bytes of a name that a temporary one repeats; 255 is the limit of most systems
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.(?P<kind>tmp|old)", re.DOTALL)
 
 
@@ -51,7 +55,7 @@ def write_atomic(
             _write(file, content)
         if verify is not None:
             verify(temporary)
-        temporary.replace(path)
+        _moved(temporary, path)
         _sync_folder(path.parent)
 
 
@@ -99,27 +103,51 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with _claimed(path, Path.mkdir) as temporary:
         yield temporary
         _sync_folder(temporary)
+        if not replace and path.is_dir() and any(path.iterdir()):
+            raise FileExistsError(f"{path} was made by another process meanwhile")
         _put_in_place(temporary, path)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     if not path.exists():
-        temporary.rename(path)
+        _moved(temporary, path)
         _sync_folder(path.parent)
         return
     old = _beside(path, "old")
     lock = _lock(path, wait=True)  # else a sweep could take it for what a killed process left
     try:
-        path.rename(old)
+        with suppress(OSError):
+            os.utime(path)  # its age says when it was moved, where nothing can be locked
+        _moved(path, old)
         try:
-            temporary.rename(path)
+            _moved(temporary, path)
         except BaseException:
-            old.rename(path)
+            _moved(old, path)
             raise
         _sync_folder(path.parent)
         _remove(old)
     finally:
         _release(lock)
+
+
+def _moved(source: Path, target: Path) -> None:
+    """Rename, over a file that is there. Raises OSError.
+
+    Windows refuses while anybody has one of them, or a file in it, open or mapped.
+    """
+    for left in range(RETRIES, -1, -1):
+        try:
+            source.replace(target)
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in IN_USE:
+                raise
+            if not left:
+                reason = (
+                    "a program has it open, this one perhaps: close that, or choose another name"
+                )
+                raise PermissionError(error.errno, reason, str(target)) from error
+            time.sleep(PAUSE)
 
 
 @contextmanager
@@ -136,7 +164,8 @@ def _claimed(path: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     try:
         yield temporary
     except BaseException:
-        _remove(temporary)
+        with suppress(OSError):  # the fault is what is told
+            _remove(temporary)
         raise
     finally:
         _release(lock)
@@ -147,7 +176,16 @@ def _new_file(path: Path) -> None:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{kind}")
+    return path.with_name(f".{_short(path.name)}.{secrets.token_hex(6)}.{kind}")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what a temporary one adds to it; a digest stands for the rest."""
+    raw = os.fsencode(name)
+    if len(raw) <= LONGEST:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return f"{raw[: LONGEST - 17].decode('utf-8', 'ignore')}~{digest}"
 
 
 # What killed processes left.
@@ -160,9 +198,9 @@ def sweep(folder: Path, *, name: str | None = None, age: float = 0.0) -> None:
     A folder that was to be replaced, and lost its place to nothing, gets it back.
     """
     for path, found in _temporaries(folder):
-        if name is None or found["name"] == name:
+        if name is None or found["name"] == _short(name):
             with suppress(OSError):
-                _sweep_one(path, path.with_name(found["name"]), found["kind"], age)
+                _sweep_one(path, path.with_name(name or found["name"]), found["kind"], age)
 
 
 def is_temporary(name: str) -> bool:
@@ -185,7 +223,7 @@ def _sweep_one(path: Path, destination: Path, kind: str, age: float) -> None:
     old = time.time() - path.lstat().st_mtime
     lock = _lock(path)
     try:
-        if lock is None and (kind == "old" or old < UNLOCKABLE_AGE):
+        if lock is None and old < UNLOCKABLE_AGE:
             return  # nobody can say whether somebody is at it
         if kind == "old" and not destination.exists():
             path.rename(destination)

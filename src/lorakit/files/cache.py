@@ -245,7 +245,9 @@ def in_spare_place(name: str, make: Callable[[Path], object]) -> tempfile.Tempor
     faults = []
     for place in (None, "/dev/shm"):  # there is none everywhere
         try:
-            folder = tempfile.TemporaryDirectory(dir=place, prefix="lorakit-")
+            folder = tempfile.TemporaryDirectory(  # at the end something may still map a file in it
+                dir=place, prefix="lorakit-", ignore_cleanup_errors=True
+            )
         except OSError as error:
             faults.append(str(error))
             continue

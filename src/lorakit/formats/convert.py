@@ -12,6 +12,7 @@ from lorakit.errors import ParameterError
 from lorakit.formats import FORMATS, FormatName, read_adapter
 from lorakit.formats.express import lossy as leave_out
 from lorakit.formats.readback import DTYPES, Dtype
+from lorakit.values import among, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +47,13 @@ def convert(
     MismatchError, SourceError, FormatError, WriteError, and UnsupportedError listing everything
     that the format cannot say; then nothing is written.
     """
-    if to not in FORMATS:
-        raise ParameterError(f"there is no format {to!r}", hint=f"formats: {', '.join(FORMATS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ParameterError(f"there is no dtype {dtype!r}", hint=f"dtypes: {', '.join(DTYPES)}")
+    if not among(to, FORMATS):
+        raise ParameterError(
+            f"there is no format {shown(to)}", hint=f"formats: {', '.join(FORMATS)}"
+        )
+    if dtype is not None and not among(dtype, DTYPES):
+        names = ", ".join(DTYPES)
+        raise ParameterError(f"there is no dtype {shown(dtype)}", hint=f"dtypes: {names}")
     row = FORMATS[to]
     if row.needs_base and base is None:
         raise ParameterError(

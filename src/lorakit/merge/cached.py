@@ -39,9 +39,9 @@ class MergedAdapter:
     """An adapter that is in a model's weights."""
 
     name: str
-    source: str
-    scale: float
-    digest: str
+    source: str  # its reference, safe to show
+    scale: float  # what the user multiplied its own effective scale by
+    digest: str  # see Adapter.digest
 
 
 def merged_base(

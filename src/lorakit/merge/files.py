@@ -12,6 +12,7 @@ from types import TracebackType
 from lorakit.errors import SourceError
 
 FLUSH = 128 << 20  # bytes written after which the disk is set to work, so that the end is short
+AT_ONCE = 1 << 30  # bytes of one call: macOS refuses 2 GiB and more
 CHUNK = 1 << 20  # bytes moved at a time where the system does not copy
 _BINARY = getattr(os, "O_BINARY", 0)
 _UNCOPYABLE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
@@ -43,10 +44,10 @@ class Source:
 
     def _read(self, into: memoryview, at: int) -> int:
         if _POSITIONED:
-            return os.preadv(self.handle, [into], at)
+            return os.preadv(self.handle, [into[:AT_ONCE]], at)
         with self._lock:
             os.lseek(self.handle, at, os.SEEK_SET)
-            data = os.read(self.handle, into.nbytes)
+            data = os.read(self.handle, min(into.nbytes, AT_ONCE))
         into[: len(data)] = data
         return len(data)
 
@@ -78,11 +79,11 @@ class Target:
         self._count(data.nbytes)
         while data.nbytes:
             if _POSITIONED:
-                written = os.pwrite(self._handle, data, at)
+                written = os.pwrite(self._handle, data[:AT_ONCE], at)
             else:
                 with self._lock:
                     os.lseek(self._handle, at, os.SEEK_SET)
-                    written = os.write(self._handle, data)
+                    written = os.write(self._handle, data[:AT_ONCE])
             data, at = data[written:], at + written
 
     def copy(self, source: Source, begin: int, at: int, nbytes: int) -> None:

@@ -32,6 +32,7 @@ from lorakit.merge.plan import Plan, plan
 from lorakit.merge.shards import Shard
 from lorakit.merge.stream import Progress, Stream
 from lorakit.text.tokenizer import TextTokenizer
+from lorakit.values import among, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +120,9 @@ def _require(adapters: Sequence[tuple[Adapter, float]], target: Path, dtype: str
     bad = [str(scale) for _, scale in adapters if not math.isfinite(scale)]
     if bad:
         raise ParameterError("scales must be finite numbers", items=bad)
-    if dtype is not None and dtype not in DTYPES:
-        raise ParameterError(f"there is no dtype {dtype!r}", hint=f"dtypes: {', '.join(DTYPES)}")
+    if dtype is not None and not among(dtype, DTYPES):
+        names = ", ".join(DTYPES)
+        raise ParameterError(f"there is no dtype {shown(dtype)}", hint=f"dtypes: {names}")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new folder")
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
 from lorakit.sources import Source, describe, parse
-from lorakit.values import finite, shown
+from lorakit.values import among, finite, shown
 
 Mode = Literal["dynamic", "merge"]
 OnError = Literal["raise", "base"]
@@ -41,8 +41,8 @@ class AdapterConfig:
         if not isinstance(self.path, str | os.PathLike):
             raise ParameterError(f"path must be a path or a reference, not {shown(self.path)}")
         for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ParameterError(f"{name} is {' or '.join(allowed)}, not {value!r}")
+            if not among(value := getattr(self, name), allowed):
+                raise ParameterError(f"{name} is {' or '.join(allowed)}, not {shown(value)}")
         if self.scale is not None and not finite(self.scale):
             raise ParameterError(f"scale must be None or a finite number, not {shown(self.scale)}")
 

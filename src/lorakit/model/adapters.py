@@ -19,7 +19,7 @@ from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
-from lorakit.values import finite, real, shown
+from lorakit.values import among, finite, real, shown
 
 Scales = Mapping[str, float] | Sequence[str]
 SHOWN = 4  # adapters that a repr names
@@ -27,16 +27,16 @@ SHOWN = 4  # adapters that a repr names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
-    """Facts about a loaded adapter. `scale` is None while it is not active."""
+    """Facts about a loaded adapter."""
 
     name: str
-    source: str
-    scale: float | None
-    rank: int
-    modules: int
-    parameters: int
-    nbytes: int
-    digest: str
+    source: str  # its reference, safe to show
+    scale: float | None  # None while it is not active
+    rank: int  # the largest of its deltas
+    modules: int  # that have a delta
+    parameters: int  # numbers in all its arrays
+    nbytes: int  # bytes of all its arrays
+    digest: str  # SHA-256 of its content, see Adapter.digest
 
     @property
     def active(self) -> bool:
@@ -118,8 +118,8 @@ class AdapterTable:
 
     def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
         """Make exactly these adapters active, in this order."""
-        if policy not in get_args(KvPolicy):
-            raise ParameterError(f"kv must be 'keep' or 'recompute', not {policy!r}")
+        if not among(policy, get_args(KvPolicy)):
+            raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = as_scales(scales)
             adapters = self.resolve(scales)
@@ -217,8 +217,8 @@ class AdapterTable:
 class LoadedAdapter:
     """A user's handle to a loaded adapter.
 
-    Methods wait until the running step has ended; the `a...` variants await it. After `unload`, or
-    after the model is closed, all of them raise.
+    Methods wait until the running step has ended; the `a...` variants await it. After `unload` all
+    of them raise UnknownAdapterError, after the model was closed ClosedError.
     """
 
     def __init__(self, table: AdapterTable, name: str, handle: int) -> None:

@@ -112,7 +112,9 @@ class Generating:
     ) -> list[Completion]:
         """Run requests together, each with its own adapters; returns results in the same order.
 
-        If one fails, the others are cancelled and its error is raised.
+        timeout: a deadline in seconds for each. They wait for room in the queue instead of raising
+        QueueFullError. If one fails, the others are cancelled and its error is raised, such as
+        `complete` raises.
         """
         generations: list[Generation] = []
         try:
@@ -211,7 +213,10 @@ class Generating:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
     ) -> Session:
-        """A conversation that keeps its messages: send, stream, edit, regenerate, fork, save."""
+        """A conversation that keeps its messages: send, stream, edit, regenerate, fork, save.
+
+        Arguments as of `chat`; system: what its first message says. Raises ParameterError.
+        """
         return Session(self, system=system, tools=tools, adapters=adapters, sampling=sampling)
 
     def chat_prompt(
@@ -219,18 +224,26 @@ class Generating:
     ) -> ChatPrompt:
         """The token ids of a conversation, with its images, ready for the model's answer.
 
-        Raises CapabilityError for images if the model does not support them.
+        Raises ParameterError (messages or tools that are none), BaseModelError (template_missing),
+        FormatError (a template that fails), and CapabilityError for images if the model does not
+        support them.
         """
         if not has_images(messages):
             return ChatPrompt(self._dialogue.prompt(messages, tools))
         return ChatPrompt(*self._dialogue.illustrated(messages, tools, self._runtime.encode_image))
 
     def parse_reply(self, completion: Completion) -> ChatReply:
-        """Parse an answer: its text, tool calls and reasoning."""
+        """Parse an answer: its text, tool calls and reasoning.
+
+        What begins like a call and is none is in `malformed`, with the reason.
+        """
         return ChatReply(parsed=self._dialogue.parse(completion.text), completion=completion)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids that `complete` runs for a text; ids are returned unchanged."""
+        """The token ids that `complete` runs for a text; ids are returned unchanged.
+
+        Raises ParameterError for what is neither.
+        """
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, special=True)
         if isinstance(prompt, ChatPrompt):

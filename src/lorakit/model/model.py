@@ -38,7 +38,7 @@ from lorakit.runtime.state import read_state, write_state
 from lorakit.sources import OnProgress, Progress, Source, fetch
 from lorakit.text.image_ids import Vectors
 from lorakit.text.tokenizer import TextTokenizer
-from lorakit.values import shown
+from lorakit.values import among, shown
 
 Pooling = Literal["mean", "last"]
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class Model(Generating):
         await asyncio.wrap_future(self._table.activate(adapters, kv))
 
     def clear_adapters(self, *, kv: KvPolicy = "keep") -> None:
-        """Deactivate all adapters; they stay loaded."""
+        """Deactivate all adapters; they stay loaded. Raises ParameterError, ClosedError."""
         self.apply({}, kv=kv)
 
     async def aclear_adapters(self, *, kv: KvPolicy = "keep") -> None:
@@ -180,7 +180,11 @@ class Model(Generating):
     # Logits, embeddings, saved states.
 
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
-        """Logits of every position, float32 [tokens, vocabulary], computed without cached KV."""
+        """Logits of every position, float32 [tokens, vocabulary], computed without cached KV.
+
+        Raises ContextFullError, ParameterError, UnknownAdapterError, QueueFullError, EngineError,
+        ClosedError.
+        """
         ids, images = self._whole(prompt)
         self._check(ids, images)
         return self._compute(adapters, lambda chosen: self._runtime.logits(ids, chosen, images))
@@ -195,10 +199,11 @@ class Model(Generating):
     ) -> npt.NDArray[np.float32]:
         """The prompt as one vector, float32 [hidden size]: its last hidden states, pooled.
 
-        normalize: divide by the length. Raises ContextFullError, ParameterError, EngineError.
+        normalize: divide by the length. Raises what `logits` raises, and CapabilityError for
+        images.
         """
-        if pooling not in get_args(Pooling):
-            raise ParameterError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        if not among(pooling, get_args(Pooling)):
+            raise ParameterError(f"pooling must be 'mean' or 'last', not {shown(pooling)}")
         ids, images = self._whole(prompt)
         if images:
             raise CapabilityError("images have no embedding", hint="embed text only")
@@ -229,7 +234,8 @@ class Model(Generating):
     def load_state(self, path: str | os.PathLike[str]) -> int:
         """Load saved KV into the prefix cache; returns how many tokens it holds.
 
-        Raises SourceError, FormatError, MismatchError (of another base or engine), EngineError.
+        Raises SourceError, FormatError, MismatchError (of another base or engine), QueueFullError,
+        EngineError, ClosedError.
         """
         most, kv = self.capabilities.context, self._most_kv()
         state = read_state(as_path(path), self._about(), max_tokens=most, max_kv=kv)
@@ -272,7 +278,7 @@ class Model(Generating):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed; then everything but `close` raises ClosedError."""
+        """Whether it was closed; then generating, loading and applying raise ClosedError."""
         return self._runtime.closed
 
     def close(self) -> None:

@@ -37,7 +37,8 @@ class SamplingParams:
     penalties are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports
     the chosen token's log probability and the n best (of the model's own distribution, before all
     of the above); None reports none. stop strings end the text before them; stop_tokens end it as
-    the model's own end tokens do, which ignore_eos switches off.
+    the model's own end tokens do, which ignore_eos switches off. Raises ParameterError that lists
+    every value out of range.
     """
 
     max_tokens: int = 256

@@ -24,6 +24,7 @@ from lorakit.sources.reference import (
     describe,
     parse,
 )
+from lorakit.values import among, shown
 
 __all__ = [
     "Hub", "Kind", "Limits", "Local", "OnProgress", "Progress", "Source", "Url", "default_name",
@@ -52,8 +53,8 @@ def fetch(
     Raises ParameterError (no such kind of reference), SourceError (source_not_found,
     source_denied, source_unreachable, source_too_large, source_mismatch, offline), WriteError.
     """
-    if kind not in BUNDLES:
-        raise ParameterError(f"kind is {' or '.join(BUNDLES)}, not {kind!r}")
+    if not among(kind, BUNDLES):
+        raise ParameterError(f"kind is {' or '.join(BUNDLES)}, not {shown(kind)}")
     parsed = parse(reference, source)
     if isinstance(parsed, Local):
         return parsed.path

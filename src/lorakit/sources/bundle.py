@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Bundle:
 
 
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+MAX_NAME = 80  # characters of a weight file's name
 MAX_INDEX = 64 << 20  # bytes; that of a very large model is about 1 MB
 INDEX = "model.safetensors.index.json"
 BUNDLES: Mapping[Kind, Bundle] = {
@@ -71,6 +73,9 @@ def _shards(index: Path, source: str) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BaseModelError(f"{source}: {INDEX} has no readable weight_map") from error
     odd = [name for name in names if not _SHARD.fullmatch(name)]
+    odd += [name for name in names if len(name) > MAX_NAME]
+    count = Counter(name.casefold() for name in names)  # file systems may take them for one
+    odd += [name for name in names if count[name.casefold()] > 1]
     if odd:
         raise BaseModelError(f"{source}: {INDEX} names what are no weight files", items=odd[:20])
     return names

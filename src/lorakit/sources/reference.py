@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from lorakit.errors import ParameterError
+from lorakit.values import among
 
 Source = Literal["auto", "local", "url", "huggingface"]
 ONE_FILE = (".gguf", ".onnx_adapter")  # formats that are one file
@@ -93,8 +94,8 @@ def parse(reference: str | os.PathLike[str], source: Source = "auto") -> Referen
     Raises ParameterError for one that cannot be of that kind, an unknown scheme, http:// to another
     machine, and a URL with a user name or a password in it.
     """
-    if source not in get_args(Source):
-        raise ParameterError(f"source is auto, local, url or huggingface, not {source!r}")
+    if not among(source, get_args(Source)):
+        raise ParameterError(f"source is {' or '.join(get_args(Source))}, not {source!r:.80}")
     if not isinstance(reference, str | os.PathLike):
         raise ParameterError(f"a reference is a path, a URL or hf:org/repo, not {reference!r:.80}")
     text = os.fspath(reference)

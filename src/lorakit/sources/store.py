@@ -33,6 +33,7 @@ from lorakit.files.cache import cache_root, digest_of, touch
 log = logging.getLogger("lorakit")
 MAX_RECORD = 1 << 20  # bytes of a record or a manifest
 MANIFEST = ".source.json"
+LONGEST = 80  # characters of a file's name; its end is kept, where the format is told
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -147,8 +148,11 @@ def writing(where: Path) -> Iterator[None]:
 
 def safe_name(name: str) -> str:
     """A file name that every system takes, Windows too."""
-    name = re.sub(r"[^\w.+=@ -]", "_", name, flags=re.ASCII)[-100:].strip(" .")
-    return f"_{name}" if not name or _DEVICES.fullmatch(name) else name
+    plain = re.sub(r"[^\w.+=@ -]", "_", name, flags=re.ASCII).strip(" .")
+    if len(plain) > LONGEST:  # Windows allows 260 characters for a whole path
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        plain = f"{digest}-{plain[9 - LONGEST :].strip(' .')}"
+    return f"_{plain}" if not plain or _DEVICES.fullmatch(plain) else plain
 
 
 def _whole(path: Path, files: Mapping[str, str], manifest: bytes) -> bool:
@@ -164,5 +168,7 @@ def _whole(path: Path, files: Mapping[str, str], manifest: bytes) -> bool:
 def _link(blob: Path, path: Path) -> None:
     try:
         os.link(blob, path)
-    except OSError:  # a file system without hard links
+    except OSError as error:  # a file system without hard links
+        if path.exists():  # another name that this file system takes for the same
+            raise FileExistsError(error.errno, "two files of one name", str(path)) from error
         shutil.copyfile(blob, path)

@@ -34,8 +34,9 @@ def fresh_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def expected():
     engine = open_engine(truth_base("gemma3"))
-    yield logits_of(engine, IDS)
-    engine.close()
+    logits = logits_of(engine, IDS)
+    engine.close()  # what is mapped cannot be damaged or replaced everywhere
+    return logits
 
 
 def entries():

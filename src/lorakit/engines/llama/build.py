@@ -1,73 +1,65 @@
-"""Describes this build of llama.cpp: version, compiler, and whether a faster one is possible."""
+"""Describes the library of llama.cpp that is used, and how well its kernels suit this CPU."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import mmap
 import re
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Collection
 
-from lorakit.engines.llama.child_process import library_path
-from lorakit.engines.llama.kernels import amx_verdict, system_info
+from lorakit.engines.cpu import cpu_features
+from lorakit.engines.llama.binding.compiler import compiler_of
+from lorakit.engines.llama.binding.libraries import VARIABLE
+from lorakit.engines.llama.kernels import Verdict, amx_verdict, system_info
+from lorakit.engines.llama.native import chosen, mtmd
+from lorakit.errors import EngineError
 
-REBUILD = "CC=clang CXX=clang++ pip install --no-cache-dir --force-reinstall 'lorakit[llama]'"
-VECTORS = ("AVX2", "AVX512", "NEON", "SVE", "VSX", "VXE", "RISCV_V", "WASM_SIMD")
 _AMX = {
     "none": "not in this build or not on this CPU",
     "safe": "tried, works",
     "faulty": "this build's AMX kernels crash on this CPU; they are not used",
 }
-# What compilers leave in a library's .comment section.
-_COMPILER = re.compile(rb"(clang version [\d.]+|GCC: \([^)\0]{0,60}\) [\d.]+)")
-_OPENMP = {b"libgomp.so": "GCC, by its libgomp", b"libomp.so": "clang, by its libomp"}
+# What kernels are written for: its name in llama.cpp's report, and in Linux's list.
+_KERNELS = {
+    "AVX2": "avx2", "AVX_VNNI": "avx_vnni", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd", "DOTPROD": "asimddp",
+    "MATMUL_INT8": "i8mm", "SVE": "sve",
+}  # fmt: skip
+COMPILE = "a library compiled on this machine would use them (docs/llama.md, Install)"
 
 
 def describe_build() -> dict[str, str]:
     """Rows for `lorakit doctor`. Raises MissingExtraError and EngineError as `llama` does."""
-    path, info, verdict = library_path(), system_info(), amx_verdict()
-    compiler = _compiler(path)
-    slow = slowness(info, compiler, verdict)
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version("llama_cpp_python")
-        return _rows(f"ready, llama-cpp-python {version}", path, info, compiler, verdict, slow)
-    return _rows("ready", path, info, compiler, verdict, slow)
-
-
-def _rows(
-    state: str, path: Path, info: str, compiler: str, verdict: str, slow: str
-) -> dict[str, str]:
-    features = re.findall(r"(\w+) = 1", info)
+    info, verdict, found = system_info(), amx_verdict(), chosen()
+    library, said = found.library, found.candidate
     rows = {
-        "state": state,
-        "library": str(path),
-        "built for": " ".join(features) or "unknown",
-        "compiler": compiler or "unknown",
+        "state": f"ready, {said}" if said.package else f"ready, the one that {VARIABLE} names",
+        "library": str(library.path),
+        "llama.cpp": f"{library.version or 'unknown'}, {found.known or 'not tested with lorakit'}",
+        "built for": " ".join(re.findall(r"(\w+) = 1", info)) or "unknown",
+        "compiler": compiler_of(library.path) or "unknown",
         "AMX": _AMX[verdict],
+        "kernels": kernels_for(info, cpu_features(), verdict),
+        "images": _images(),
     }
-    return {**rows, "slow": f"{slow}: {REBUILD}"} if slow else rows
+    return {**rows, "not used": "; ".join(found.passed_over)} if found.passed_over else rows
 
 
-def slowness(info: str, compiler: str, verdict: str) -> str:
-    """Why this build is slower than it could be; empty if no reason is known."""
-    if not any(f"{name} = 1" in info for name in VECTORS):
-        return "it was built without the CPU's vector instructions"
+def kernels_for(info: str, cpu: Collection[str], verdict: Verdict) -> str:
+    """What of this CPU the build's kernels use, and what they could."""
+    used = [name for name in _KERNELS if f"{name} = 1" in info]
+    unused = [name for name, flag in _KERNELS.items() if flag in cpu and name not in used]
+    uses = f"for {', '.join(used)}" if used else "for no vector instructions, which is slow"
+    if not cpu:
+        return f"{uses}; what else this CPU has is not known"
     if verdict == "faulty":
-        return "it cannot use AMX"
-    if compiler.startswith("GCC"):
-        return "clang's build decodes 1.4 to 2 times as fast"
-    return ""
+        return f"{uses}, without AMX; clang's or a later GCC's build can use it"
+    if unused:
+        return f"{uses}; this CPU also has {', '.join(unused)}: {COMPILE}"
+    return f"{uses}: all that this CPU has"
 
 
-def _compiler(library: Path) -> str:
-    """The compiler, read from the kernel libraries; from their OpenMP library if stripped."""
-    for path in (*sorted(library.parent.glob("*ggml-cpu*")), library):
-        with suppress(OSError, ValueError), path.open("rb") as file:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = sorted(set(_COMPILER.findall(content)))
-                tells = [name for mark, name in _OPENMP.items() if content.find(mark) >= 0]
-            if found:  # clang's libraries hold GCC's start-up files too
-                return bytes(found[-1]).decode("ascii", "replace")
-            if tells:
-                return tells[0]
-    return ""
+def _images() -> str:
+    try:
+        mtmd()
+    except EngineError as error:
+        return f"no: {error.message} ({'; '.join(error.items[:3])})"
+    return "yes"

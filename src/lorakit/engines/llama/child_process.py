@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from lorakit.children import obstacle, start, stop
+from lorakit.engines.llama.binding.libraries import VARIABLE
 from lorakit.engines.llama.native import chosen
 from lorakit.files.cache import digest_of
 
@@ -31,13 +32,14 @@ def _warn(reason: str) -> None:
 
 
 def run_child(module: str, function: str, *arguments: str) -> list[str]:
-    """Call `function(*arguments)` of a module in a new process.
+    """Call `function(*arguments)` of a module in a new process, with the library of this one.
 
     Returns an empty list on success, else the reasons: its last log lines, or its signal.
     Raises EngineError where the process cannot be started.
     """
     quiet = {"GGML_NO_BACKTRACE": "1"}  # a backtrace would start a debugger
-    child = start(module, function, *arguments, environment=quiet)
+    same = {VARIABLE: str(library_path())}
+    child = start(module, function, *arguments, environment=quiet | same)
     try:
         _, said = child.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:

@@ -8,13 +8,12 @@ cached for this library and this CPU.
 
 from __future__ import annotations
 
-import platform
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
+from lorakit.engines.cpu import cpu_features, cpu_name
 from lorakit.engines.llama.child_process import can_start, library_identity, run_child
-from lorakit.engines.llama.native import llama
+from lorakit.engines.llama.native import chosen, llama
 from lorakit.files.cache import Memo
 
 Verdict = Literal["none", "safe", "faulty"]
@@ -29,7 +28,8 @@ def amx_verdict() -> Verdict:
 
 def system_info() -> str:
     """The features llama.cpp was built with, such as "AVX2 = 1 | REPACK = 1"."""
-    return str((llama().llama_print_system_info() or b"").decode("ascii", "replace"))
+    llama()  # with its log
+    return chosen().library.system_info()
 
 
 @cache
@@ -45,10 +45,5 @@ def _tried() -> Verdict:
 
 @cache
 def _cpu() -> str:
-    """The CPU's name and features as Linux lists them; on other systems its name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return platform.processor()
-    first = text.split("\n\n")[0].splitlines()
-    return "\n".join(line for line in first if line.startswith(("model name", "flags")))
+    """The CPU's name and features."""
+    return " ".join([cpu_name(), *sorted(cpu_features())])

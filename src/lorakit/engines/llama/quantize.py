@@ -1,59 +1,101 @@
-"""Quantising a GGUF model with llama.cpp.
+"""Quantising a GGUF model: read, rounded piece by piece on several threads, written in order.
 
-It runs in a child process, because the native call cannot be interrupted, and aborts on some broken
-files. So Ctrl-C works, and the output appears under its name only when it is complete.
+Memory holds a few pieces, never a whole tensor. Which type a tensor takes is quantize_types.py's
+business, how values are rounded to it quantize_values.py's.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import secrets
-import subprocess
-import sys
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lorakit.engines.llama.native import llama
+import numpy as np
+
+from lorakit.adapter import Array
+from lorakit.engines.llama.quantize_types import (
+    MIXES,
+    choose_types,
+    dimensions,
+    numbers_of,
+)
+from lorakit.engines.llama.quantize_values import Rounding, is_finite, rounding
+from lorakit.engines.protocol import EngineOptions
 from lorakit.engines.threads import default_threads
 from lorakit.errors import (
-    EngineError,
     FormatError,
     ParameterError,
     SourceError,
     UnsupportedError,
     WriteError,
 )
-from lorakit.files.gguf import is_gguf, open_gguf
+from lorakit.files.atomic import write_atomic
+from lorakit.files.gguf import (
+    ALIGNMENT,
+    GgufFile,
+    Tensor,
+    Value,
+    gguf_head,
+    is_gguf,
+    open_gguf,
+    packed,
+)
+from lorakit.files.gguf_types import PLAIN, stored_size
 
-Progress = Callable[[int, int, str], object]  # tensors done, tensors in all, the current one
+Progress = Callable[[int, int, str], object]  # which tensor, of how many, its name
 
-# llama_ftype by name, without those that need an importance matrix (IQ1, IQ2, IQ3_XXS, Q2_K_S):
-# llama.cpp refuses them without one.
-TYPES = {
-    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16,
-    "Q5_1": 9, "Q5_0": 8, "Q4_K_M": 15, "Q4_K_S": 14, "Q4_1": 3, "Q4_0": 2, "IQ4_NL": 25,
-    "IQ4_XS": 30, "Q3_K_L": 13, "Q3_K_M": 12, "Q3_K_S": 11, "IQ3_M": 27, "IQ3_S": 26, "Q2_K": 10,
-    "TQ2_0": 37, "TQ1_0": 36,
-}  # fmt: skip
-_STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
-_FALLBACK = re.compile(r"warning: (\S+)\s+- ncols\s+(\d+) not .*?type\s+(\S+?)\).*back to\s+(\S+)")
-_REASON = re.compile(r"failed to quantize: (.*)", re.DOTALL)
+TYPES = {name: mix.number for name, mix in MIXES.items()}
+PIECE = 1 << 18  # values rounded at once: a fraction of a second in the slowest type
+BLOCK_FORMAT = 2  # GGML_QNT_VERSION: of how blocks are laid out
+_SPLIT = ("split.no", "split.count", "split.tensors.count")
+_PART = re.compile(r"(.*)-00001-of-(\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
     """The result. fallbacks: tensors whose row length is no multiple of the type's block size, each
-    as (name, row length, type wanted, type that llama.cpp used)."""
+    as (name, row length, type wanted, type taken), types as llama.cpp writes them."""
 
     path: Path
     type: str
     bytes_before: int
     bytes_after: int
     fallbacks: tuple[tuple[str, int, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A tensor, and the type that it is to have; wanted: what its rows do not divide into."""
+
+    name: str
+    source: Tensor
+    wanted: str
+    kind: str
+
+    @property
+    def count(self) -> int:
+        return prod(self.source.shape)
+
+    @property
+    def changes(self) -> bool:
+        return self.kind != self.source.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be written: keys as stored, then tensors, at multiples of the alignment."""
+
+    file_type: str
+    keys: Mapping[str, bytes | memoryview]
+    alignment: int
+    steps: Sequence[_Step]
+    bytes_before: int
 
 
 def quantize(
@@ -64,140 +106,216 @@ def quantize(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Write a GGUF model in another type.
+    """Write a GGUF model in another type, as llama.cpp's llama_model_quantize would.
 
-    K-quants need row lengths that are multiples of 256. For other tensors llama.cpp falls back to a
-    similar type with blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0); the
-    result lists them.
+    K-quants need row lengths that are multiples of 256. Other tensors take a similar type with
+    blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0) or F16; the result lists
+    them. Of a model in several parts the first is named, and one file is written.
 
-    Raises ParameterError (unknown type: all are listed), SourceError, FormatError (not a GGUF
-    file, or a broken one), UnsupportedError (an adapter; a model that is quantised already),
-    WriteError (the output exists; the disk is full), EngineError.
+    Raises ParameterError (an unknown type: all are listed; threads), SourceError, FormatError (not
+    a GGUF file, or a broken one; values that are not finite), UnsupportedError (an adapter; a model
+    that is quantised already; values that the type cannot hold), WriteError (the output exists; the
+    disk is full), MissingExtraError (no library, for other types than F32, F16 and BF16).
     """
-    number = _number(type)
-    _check_source(source)
-    if output.exists():
-        raise WriteError(f"{output} exists", hint="remove it, or give another name")
-    llama()  # raises MissingExtraError before a process is started
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
+    plan = _plan(source, _file_type(type))
+    _require_new(output)
+    write = partial(
+        _write,
+        plan=plan,
+        round_to=rounding({step.kind for step in plan.steps if step.changes}),
+        threads=EngineOptions(threads=threads).threads or default_threads(),
+        progress=progress,
+    )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        log = _run(source, partial, number, threads or default_threads(), progress)
-        _settle(partial, output)
+        write_atomic(output, write, verify=lambda _: _require_new(output))
     except OSError as error:
-        raise WriteError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise WriteError(
+            f"cannot write {output}: {error.strerror or error}", hint="is the disk full?"
+        ) from error
     return Quantized(
         path=output,
-        type=type.upper(),
-        bytes_before=source.stat().st_size,
+        type=plan.file_type,
+        bytes_before=plan.bytes_before,
         bytes_after=output.stat().st_size,
-        fallbacks=tuple(
-            (name, int(row), wanted, taken) for name, row, wanted, taken in _FALLBACK.findall(log)
-        ),
+        fallbacks=tuple(_fallback(step) for step in plan.steps if step.kind != step.wanted),
     )
 
 
-def _number(name: str) -> int:
-    number = TYPES.get(name.upper())
-    if number is None:
+def _file_type(name: str) -> str:
+    if name.upper() not in MIXES:
         raise ParameterError(
             f"unknown type {name!r}",
-            items=list(TYPES),
+            items=list(MIXES),
             hint="Q8_0 is nearly exact; Q4_K_M is the usual choice for small devices",
         )
-    return number
+    return name.upper()
 
 
-def _check_source(source: Path) -> None:
+def _require_new(output: Path) -> None:
+    if output.exists():
+        raise WriteError(f"{output} exists", hint="remove it, or give another name")
+
+
+def _fallback(step: _Step) -> tuple[str, int, str, str]:
+    wanted, kind = (name.lower().replace("_k", "_K") for name in (step.wanted, step.kind))
+    return (step.name, step.source.shape[-1], wanted, kind)
+
+
+# The source.
+
+
+def _plan(source: Path, file_type: str) -> _Plan:
+    """The source's keys, but for what llama.cpp says of the type at their end, and its tensors."""
+    parts = _open(source)
+    tensors = _tensors(parts)
+    choices = choose_types(
+        file_type, numbers_of(parts[0]), {name: (t.kind, t.shape) for name, t in tensors.items()}
+    )
+    steps = [
+        _Step(name=c.name, source=tensors[c.name], wanted=c.wanted, kind=c.kind) for c in choices
+    ]
+    _require_floats(source, steps)
+    added = {
+        "general.quantization_version": packed(Value("u32", BLOCK_FORMAT)),
+        "general.file_type": packed(Value("u32", TYPES[file_type])),
+    }
+    kept = {k: v for k, v in parts[0].stored.items() if k not in added and k not in _SPLIT}
+    return _Plan(
+        file_type=file_type,
+        keys={**kept, **added},
+        alignment=int(_scalar(parts[0], "general.alignment", ALIGNMENT)),
+        steps=steps,
+        bytes_before=sum(part.path.stat().st_size for part in parts),
+    )
+
+
+def _open(source: Path) -> list[GgufFile]:
+    """The file, or all parts of which it is the first."""
     if not source.is_file():
         raise SourceError(f"there is no file {source}")
     if not is_gguf(source):
         raise FormatError(f"{source} is not a GGUF file")
-    try:
-        values = open_gguf(source).values
-    except UnsupportedError:
-        return  # it has tensor types that only llama.cpp reads
-    kind = values.get("general.type")
-    if kind is not None and kind.data == "adapter":
+    first = open_gguf(source, model=True)
+    kind = _scalar(first, "general.type", "model")
+    if kind not in ("model", "mmproj"):
         raise UnsupportedError(
-            f"{source} is an adapter, not a model",
-            hint="lorakit convert ADAPTER OUT --to gguf --dtype f16 makes a smaller one",
+            f"{source} is not a model: its general.type is {kind!r:.40}",
+            hint="lorakit convert ADAPTER OUT --to gguf --dtype f16 makes a smaller adapter",
         )
+    count = _scalar(first, "split.count", 1)
+    if count in (0, 1):
+        return [first]
+    named = _PART.fullmatch(source.name)
+    if _scalar(first, "split.no", 0) != 0 or named is None or int(named[2]) != count:
+        raise UnsupportedError(
+            f"{source} is one of {count} parts of a model",
+            hint=f"give the first one, named NAME-00001-of-{count:05}.gguf, beside the others",
+        )
+    names = [f"{named[1]}-{at:05}-of-{count:05}.gguf" for at in range(2, count + 1)]
+    return [first, *(open_gguf(source.with_name(name), model=True) for name in names)]
 
 
-def _run(source: Path, partial: Path, number: int, threads: int, progress: Progress | None) -> str:
-    """Run the child process; returns its log."""
-    arguments = [str(source), str(partial), str(number), str(threads)]
-    child = subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import _child; _child()", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    )
-    lines: list[str] = []
-    try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            lines.append(line)
-            if progress and (step := _STEP.search(line)):
-                progress(int(step[1]), int(step[2]), step[3])
-        code = child.wait()
-    finally:
-        child.kill()
-        child.wait()
-        if child.stdout:
-            child.stdout.close()
-    log = "".join(lines)
-    if code:
-        raise _error(source, log, code)
-    return log
+def _scalar(file: GgufFile, key: str, default: Any) -> Any:
+    value = file.values.get(key)
+    if value is None:
+        return default
+    if value.array or not isinstance(value.data, type(default)):
+        raise FormatError(f"{file.path}: {key} is {value.data!r:.40}")
+    return value.data
 
 
-def _error(source: Path, log: str, code: int) -> Exception:
-    """The error for a failed child process, from its log."""
-    found = _REASON.search(log)
-    reason = found[1].strip() if found else ""
-    if "requantizing" in reason:
-        return UnsupportedError(
-            f"{source} is already quantised: {reason}",
+def _tensors(parts: list[GgufFile]) -> dict[str, Tensor]:
+    """Those of all parts by name."""
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        twice = tensors.keys() & part.tensors.keys()
+        if twice:
+            raise FormatError(f"{part.path} repeats tensors of another part", items=sorted(twice))
+        tensors |= part.tensors
+    expected = _scalar(parts[0], "split.tensors.count", len(tensors))
+    if len(parts) > 1 and expected != len(tensors):
+        raise FormatError(
+            f"{parts[0].path} and its {len(parts) - 1} other parts hold {len(tensors)} tensors, "
+            f"and should hold {expected}"
+        )
+    return tensors
+
+
+def _require_floats(source: Path, steps: list[_Step]) -> None:
+    """Only floats can be rounded. Tensors that keep their type are copied whatever it is."""
+    kinds = Counter(step.source.kind for step in steps if step.changes)
+    wrong = {kind: count for kind, count in kinds.items() if kind not in PLAIN}
+    if wrong:
+        raise UnsupportedError(
+            f"{source} is already quantised",
+            items=[f"{count} tensors are {kind}" for kind, count in wrong.items()],
             hint="start from the F32, F16 or BF16 file: each quantisation adds its own error",
         )
-    if "iostream error" in reason or "write" in reason:
-        return WriteError("the output could not be written completely", hint="is the disk full?")
-    tail = [line.strip() for line in log.splitlines() if line.strip()][-3:]
-    return EngineError(
-        f"llama.cpp cannot quantise {source}",
-        items=[reason] if reason else [*tail, f"its process ended with {code}"],
-    )
 
 
-def _settle(partial: Path, output: Path) -> None:
-    """Flush the complete file to the disk and rename it, never over an existing file."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    if output.exists():
-        raise WriteError(f"{output} exists")
-    partial.replace(output)
+# The output.
 
 
-def _child() -> None:
-    """Runs in the child process: quantises, and writes the log to stdout line by line."""
-    source, partial, number, threads = sys.argv[1:]
-    api = llama()
+def _write(
+    file: BinaryIO,
+    *,
+    plan: _Plan,
+    round_to: Mapping[str, Rounding],
+    threads: int,
+    progress: Progress | None,
+) -> None:
+    infos = [(step.name, step.kind, dimensions(step.source.shape)) for step in plan.steps]
+    file.write(gguf_head(plan.keys, infos, plan.alignment))
+    pieces = ((step, begin) for step in plan.steps for begin in range(0, step.count, PIECE))
+    numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="lorakit-quantize")
+    try:
+        done = _in_order(pool, partial(_piece, round_to), pieces, ahead=2 * threads)
+        for step, begin, content in done:
+            if begin == 0 and progress:
+                progress(numbers[step.name], len(numbers), step.name)
+            file.write(content.data)
+            if begin + PIECE >= step.count:
+                file.write(bytes(-stored_size(step.kind, step.count) % plan.alignment))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def receive(level: int, text: bytes, _: Any) -> None:
-        sys.stdout.buffer.write(text)
-        sys.stdout.buffer.flush()
 
-    callback = api.llama_log_callback(receive)
-    api.llama_log_set(callback, ctypes.c_void_p(0))
-    params = api.llama_model_quantize_default_params()
-    params.ftype, params.nthread = int(number), int(threads)
-    code = api.llama_model_quantize(os.fsencode(source), os.fsencode(partial), params)
-    sys.stdout.flush()
-    os._exit(1 if code else 0)  # skip Python's shutdown, in which the callback must not be called
+def _in_order(
+    pool: ThreadPoolExecutor,
+    function: Callable[[tuple[_Step, int]], tuple[_Step, int, Array]],
+    items: Iterable[tuple[_Step, int]],
+    ahead: int,
+) -> Iterator[tuple[_Step, int, Array]]:
+    """Results in the order of the items, at most `ahead` of them begun before they are needed."""
+    waiting: deque[Future[tuple[_Step, int, Array]]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _piece(round_to: Mapping[str, Rounding], item: tuple[_Step, int]) -> tuple[_Step, int, Array]:
+    """Up to PIECE values from `begin`: whole blocks, as rows are whole blocks."""
+    step, begin = item
+    end = min(begin + PIECE, step.count)
+    kind, raw = step.source.kind, step.source.raw
+    raw = raw[stored_size(kind, begin) : stored_size(kind, end)]
+    if not is_finite(kind, raw):
+        raise FormatError(
+            f"{step.name} has values that are not finite numbers",
+            hint="the file is damaged, or the model's training diverged: get another copy",
+        )
+    if not step.changes:
+        return step, begin, raw
+    try:
+        rounded = round_to[step.kind](raw.view(PLAIN[kind]).astype(np.float32, copy=False))
+    except OverflowError as error:
+        raise UnsupportedError(
+            f"{step.name} has {error}, which {step.kind} cannot hold",
+            hint="F32 and BF16 hold every value",
+        ) from error
+    return step, begin, rounded

@@ -62,10 +62,10 @@ def _open_cached(
         except (OSError, EngineError, FormatError) as error:
             if getattr(error, "code", "") in ("out_of_memory", "extra_missing"):
                 raise
-            log.warning(
-                "the cached graph of %s is damaged (%s): building it anew", base.name, error
-            )
-            shutil.rmtree(folder, ignore_errors=True)
+            fault = str(error)
+        # here the error is gone, and with it a session that may map what is to be removed
+        log.warning("the cached graph of %s is damaged (%s): building it anew", base.name, fault)
+        shutil.rmtree(folder, ignore_errors=True)
     _build(base, options, folder)
     return opened(str(folder / MODEL))
 
@@ -81,7 +81,9 @@ def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
     with ThreadPoolExecutor(1) as pool:
         weights = pool.submit(_require, folder, expected)
         session = opened(str(folder / MODEL))
-        weights.result()
+    if fault := weights.exception():
+        del session  # the error holds this frame, and Windows removes no file that is mapped
+        raise fault
     return session
 
 

@@ -19,6 +19,7 @@ from lorakit.formats.express import require_expressible
 from lorakit.formats.gguf.express import alpha_of, cannot_express
 from lorakit.formats.gguf.names import ROTATED, head_keys, heads_of, permuted, tensor_of
 from lorakit.formats.gguf.read import ALPHA, BASE, FINGERPRINT, INVOCATION
+from lorakit.values import among, shown
 
 DTYPES: dict[str, np.dtype[np.generic]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 
@@ -34,8 +35,8 @@ def write_gguf(
     Raises UnsupportedError listing every part that GGUF cannot express, FormatError for values that
     the dtype cannot hold, ParameterError for another dtype, WriteError where the disk refuses.
     """
-    if dtype not in DTYPES:
-        raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r:.40}")
+    if not among(dtype, DTYPES):
+        raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}, found {shown(dtype)}")
     require_expressible(cannot_express(adapter, decoder), "GGUF")
     alpha = _common_alpha(adapter.deltas)
     tensors: dict[str, Array] = {}

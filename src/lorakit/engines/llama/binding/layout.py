@@ -5,7 +5,8 @@ gets ROOM bytes, far more than any struct of llama.cpp. What it returned must ha
 in every field. Where the address of a returned struct is passed as an argument before the others,
 as on x86-64, its length is checked too, to the byte: all of two different fillings that is
 overwritten. On arm64 the address is in a register that ctypes sets for structs alone, and what was
-there before is unknown, so there the values alone tell.
+there before is unknown, so there the values alone tell. A longer struct would not be noticed; so
+bytes to spare are kept behind, which hold what the library writes there and give it back.
 
 It cannot see the signatures of functions; versions.py says for which builds they were compared.
 """
@@ -18,15 +19,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lorakit.engines.llama.binding.structs import Layout
+from lorakit.engines.llama.binding.structs import Layout, struct
 from lorakit.errors import EngineError
 
 ROOM = 4096
+SPARE = 256
 FILLINGS = (0xA5, 0x5A)
 PASSES_ADDRESS = platform.machine().lower() in ("x86_64", "amd64")  # System V's ABI and Windows's
 
 _SIGNED = (ctypes.c_int32, ctypes.c_int64)
-_Room = type("room", (ctypes.Structure,), {"_fields_": [("bytes", ctypes.c_ubyte * ROOM)]})
+_Room = struct("room", [("bytes", ctypes.c_ubyte * ROOM)])
 
 
 def find_layout(
@@ -49,9 +51,14 @@ def find_layout(
     for layout in layouts:
         wrong = _differences(layout, content, end)
         if not wrong:
-            return layout.type
+            return layout.type if exact else _with_spare(layout.type)
         reasons.append(f"{name} as in {layout.builds}: {'; '.join(wrong[:4])}")
     raise EngineError("this build of llama.cpp has another layout of a struct", items=reasons)
+
+
+def _with_spare(kind: Any) -> Any:
+    """The struct with room for more fields; passed by value, what is behind it does no harm."""
+    return struct(kind.__name__, [*kind._fields_, ("spare", ctypes.c_ubyte * SPARE)])
 
 
 def _written(function: Any, arguments: Sequence[Any]) -> tuple[bytes, int]:
@@ -75,7 +82,7 @@ def _returned(function: Any, arguments: Sequence[Any]) -> bytes:
 
 
 def _differences(layout: Layout, content: bytes, end: int | None) -> list[str]:
-    size, least = ctypes.sizeof(layout.type), _end_of_fields(layout.type)
+    size, least = ctypes.sizeof(layout.type), end_of_fields(layout.type)
     wrong = []
     if end is not None and not least <= end <= size:
         wrong.append(f"expected {least} to {size} bytes, found {end}")
@@ -95,6 +102,6 @@ def _plain(kind: Any, content: bytes, offset: int) -> float:
     return int.from_bytes(part, sys.byteorder, signed=kind in _SIGNED)
 
 
-def _end_of_fields(kind: Any) -> int:
+def end_of_fields(kind: Any) -> int:
     name, last = kind._fields_[-1]
     return int(getattr(kind, name).offset) + ctypes.sizeof(last)

@@ -1,8 +1,9 @@
 """Which library of llama.cpp to use.
 
-The one that LORAKIT_LLAMA_LIB names, and no other; else the first of the installed packages, in the
-order of `preferred`, that can be loaded and is a build that lorakit knows. Packages are found, not
-imported: of xllamacpp and llama-cpp-python the libraries alone are used.
+The one that LORAKIT_LLAMA_LIB names, and no other; else the first of the installed packages that
+can be loaded, is a build that lorakit knows, and suits this CPU. One that was compiled for this
+machine comes first, unless its files tell that it is slower than what else is installed. Nothing is
+timed. Packages are found, not imported: their libraries alone are used.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import platform
+import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.engines.cpu import cpu_features
+from lorakit.engines.llama.binding.compiler import compiler_of, gcc_version
 from lorakit.engines.llama.binding.library import Library
 from lorakit.errors import EngineError, MissingExtraError
 
@@ -28,13 +33,19 @@ KNOWN = {
     "0.6.0-dev": "tested with build 11549",
     "0.7.0-dev": "its headers were compared, at build 11739",
 }
-PACKAGES = (  # names of the distribution and of its module
-    ("llama-cpp-python", "llama_cpp"),
-    ("xllamacpp", "xllamacpp"),
-    ("llama-cpp-py-sync", "llama_cpp_py_sync"),
-)
+COMPILED = "llama-cpp-python"  # where it is installed; the others are prebuilt
+PACKAGES = {  # names of the distributions and of their modules, in the order of preference
+    COMPILED: "llama_cpp",
+    "xllamacpp": "xllamacpp",
+    "llama-cpp-py-sync": "llama_cpp_py_sync",
+}
+WHEELS = {  # what the extra installs one for: pyproject.toml
+    ("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "x86_64"), ("darwin", "arm64"),
+    ("win32", "AMD64"),
+}  # fmt: skip
 FILES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll", "xllamacpp.abi3.so")
 EXTRA = "pip install 'lorakit[llama]'"
+_FAULTY_GCC = 12  # the last whose AMX kernels crash; without them no weights are repacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +82,17 @@ def choose_library() -> Chosen:
     if named := os.environ.get(VARIABLE):
         return _named(Path(named).expanduser())
     passed: list[str] = []
-    for candidate in preferred(list(installed())):
+    slower: tuple[Library, Candidate] | None = None
+    for candidate in installed():
         library, reason = _try(candidate)
-        if library is not None:
+        if library is not None and candidate.package == COMPILED:
+            reason = handicap(library, cpu_features())
+            slower = (library, candidate)
+        if library is not None and not reason:
             return Chosen(library, candidate, tuple(passed))
         passed.append(f"{candidate}: {reason}")
+    if slower:
+        return Chosen(*slower, tuple(passed[1:]))
     raise MissingExtraError(
         "the llama.cpp engine needs a library of llama.cpp, and "
         + ("none of those installed can be used" if passed else "none is installed"),
@@ -86,7 +103,7 @@ def choose_library() -> Chosen:
 
 def installed() -> Iterator[Candidate]:
     """The libraries of installed packages."""
-    for package, module in PACKAGES:
+    for package, module in PACKAGES.items():
         try:
             spec = importlib.util.find_spec(module)
         except (ImportError, ValueError):
@@ -97,9 +114,17 @@ def installed() -> Iterator[Candidate]:
                 break
 
 
-def preferred(candidates: list[Candidate]) -> list[Candidate]:
-    """In the order in which to try them."""
-    return candidates
+def handicap(library: Library, cpu: Collection[str]) -> str:
+    """Why a compiled library is slower than a prebuilt one; empty if nothing tells that it is.
+
+    What is prebuilt for x86 has AVX2 and no AMX.
+    """
+    if "amx_int8" in cpu and (gcc := gcc_version(compiler_of(library.path)) or 99) <= _FAULTY_GCC:
+        return f"compiled with GCC {gcc}, whose AMX kernels crash on this CPU"
+    info = library.system_info()
+    if "avx2" in cpu and "AVX2 = 1" not in info and set(re.findall(r"(\w+) : ", info)) <= {"CPU"}:
+        return "compiled without AVX2, which this CPU has"
+    return ""
 
 
 def find_file(folder: Path) -> Path | None:
@@ -110,15 +135,20 @@ def find_file(folder: Path) -> Path | None:
 
 def install_hint() -> str:
     """What to do where no library is installed; some systems have no wheel."""
+    system, machine = sys.platform, platform.machine()
     own = f"compile llama-cpp-python, or name a library with {VARIABLE} (docs/llama.md)"
     if "musl" in str(sysconfig.get_config_var("SOABI") or ""):
         return f"there is no wheel for musl, such as Alpine's: {own}"
-    if sys.platform == "win32" and sysconfig.get_platform() != "win-amd64":
-        return f"there is no wheel for {sysconfig.get_platform()}: {own}"
+    if (system, machine) not in WHEELS:
+        return f"there is no wheel for {system} on {machine}: {own}"
     return f"{EXTRA}, which needs no compiler"
 
 
 def _try(candidate: Candidate) -> tuple[Library | None, str]:
+    """The library, or why not."""
+    intel = platform.machine() in ("x86_64", "AMD64") and cpu_features()
+    if candidate.package != COMPILED and intel and "avx2" not in intel:
+        return None, "it needs AVX2, which this CPU does not have"
     try:
         library = Library(candidate.path)
     except OSError as error:

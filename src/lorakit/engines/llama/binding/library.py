@@ -64,6 +64,14 @@ class Library:
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
 
+    def system_info(self) -> str:
+        """The backends and the CPU features it was built with, such as "CPU : AVX2 = 1 | "."""
+        function = self.function("llama_print_system_info")
+        if function is None:
+            return ""
+        function.restype = ctypes.c_char_p
+        return (function() or b"").decode("ascii", "replace")
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The version as numbers to compare."""
@@ -106,7 +114,7 @@ def _bind(library: Any, prototypes: Prototypes) -> SimpleNamespace:
     if missing:
         raise EngineError(
             "this build of llama.cpp lacks functions that the engine needs",
-            items=missing,
+            items=[*library.lacking, *missing],
             hint=HINT,
         )
     api = SimpleNamespace(**functions)

@@ -1,0 +1,160 @@
+"""What users write, every public type in a signature of theirs; `mypy --strict` must pass it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import lorakit
+from lorakit import (
+    Adapter,
+    AdapterConfig,
+    AdapterInfo,
+    AdapterRef,
+    ChatReply,
+    Choice,
+    Completion,
+    Device,
+    Dtype,
+    EngineName,
+    FinishReason,
+    FormatName,
+    KvPolicy,
+    LlamaOptions,
+    LoadedAdapter,
+    Message,
+    Model,
+    Progress,
+    Quantization,
+    Request,
+    SamplingParams,
+    Scales,
+    Session,
+    Source,
+    Stream,
+    ToolCall,
+    Turn,
+    demo,
+)
+from lorakit.errors import CapabilityError, LorakitError
+
+Vector = npt.NDArray[np.float32]
+
+
+def first_program() -> None:
+    with lorakit.open(demo.base_path()) as model:
+        home = model.load_adapter(demo.adapter_path("home"))
+        style = model.load_adapter(demo.adapter_path("style"))
+        lights: list[Message] = [{"role": "user", "content": "turn the lights off"}]
+        hello = model.chat_prompt([{"role": "user", "content": "hello"}])
+        style.apply(scale=0.8)
+        for piece in model.stream(hello, max_tokens=40):
+            print(piece, end="", flush=True)
+            style.scale = 1.0
+        reply = model.chat(lights, adapters={"home": 1.0, "style": 0.3})
+        print(reply.tool_calls)
+        batch = [
+            Request(prompt=hello, adapters={"home": 1.0}),
+            Request(prompt="hello", adapters=["style"]),
+            Request(prompt=[1, 2, 3], sampling=SamplingParams(temperature=0.5, stop=("\n",))),
+        ]
+        print([completion.text for completion in model.batch(batch)])
+        style.remove()
+        model.clear_adapters()
+        home.unload()
+
+
+def opened(
+    base: str | Path,
+    adapters: list[AdapterConfig],
+    engine: EngineName | None = None,
+    quantize: Quantization = "none",
+    device: Device | None = None,
+) -> Model:
+    def progress(at: Progress) -> None:
+        print(at.source, at.file, at.done, at.total or 0)
+
+    if engine == "llama":
+        native = LlamaOptions(gpu_layers=-1, kv_type="f16", flash_attention="on")
+        return lorakit.open(base, adapter=adapters, llama=native, progress=progress)
+    return lorakit.open(
+        base, adapter=adapters, engine=engine, quantize=quantize, device=device, threads=2
+    )
+
+
+def configured(path: AdapterRef, source: Source) -> AdapterConfig | None:
+    if isinstance(path, Adapter):
+        return None
+    return AdapterConfig(path, source=source, mode="merge", scale=0.5, on_error="base")
+
+
+def calls(reply: ChatReply) -> Iterator[tuple[str, object]]:
+    call: ToolCall
+    for call in reply.tool_calls:
+        for name, value in call.arguments.items():
+            yield f"{call.name}.{name}", value
+
+
+def turns(model: Model, scales: Scales) -> Session:
+    session = model.session(system="Be short.", adapters=scales)
+    turn: Turn = session.stream("hello", max_tokens=8)
+    for piece in turn:
+        print(piece)
+    reply: ChatReply = session.answer(
+        [{"role": "tool", "name": call.name, "content": "done"} for call in turn.reply.tool_calls]
+    )
+    print(reply.message, reply.reasoning)
+    session.fork().save("session.json")
+    return Session.load(model, Path("session.json"))
+
+
+async def many(model: Model, prompts: list[str], kv: KvPolicy) -> list[Completion]:
+    loaded: LoadedAdapter = await model.aload_adapter("hf:org/repo", "mine", source="huggingface")
+    await loaded.aapply(0.5, kv=kv)
+    stream: Stream = model.stream(prompts[0], timeout=2.0, lookahead=None)
+    async for piece in stream:
+        print(piece.upper())
+    ended: Completion = await stream.aresult()
+    rest = await asyncio.gather(*(model.acomplete(prompt) for prompt in prompts[1:]))
+    return [ended, *rest]
+
+
+def ended(completion: Completion) -> tuple[FinishReason, list[float]]:
+    def probable(token: Choice) -> float:
+        return 0.0 if token.logprob is None else token.logprob
+
+    return completion.finish_reason, [probable(token) for token in completion.tokens]
+
+
+def vectors(model: Model) -> tuple[Vector, Vector, int]:
+    return model.logits("hello"), model.embed("hello", pooling="last"), model.load_state("state")
+
+
+def background(model: Model, path: Path) -> AdapterInfo:
+    future: Future[LoadedAdapter] = model.load_adapter(path, wait=False)
+    found = model.find("home")
+    return future.result().info if found is None else found.info
+
+
+def converted(source: Path, target: Path, to: FormatName, dtype: Dtype | None) -> tuple[str, ...]:
+    from lorakit.formats.convert import convert
+
+    try:
+        return convert(source, target, to=to, dtype=dtype, lossy=True).dropped
+    except lorakit.ParameterError as error:
+        raise ValueError(str(error)) from error
+    except CapabilityError as error:
+        return (error.code, *error.items)
+    except LorakitError as error:
+        return (error.code, error.hint)
+
+
+def algebra(one: Adapter, other: Adapter) -> float:
+    summed, report = lorakit.algebra.combine([(one, 0.7), (other, 0.3)], "ties", rank=8)
+    assert summed.max_rank <= 8
+    return report.residual
