@@ -17,8 +17,9 @@ from lorakit.files.dequantize import READABLE
 from lorakit.files.gguf import Value, open_gguf
 from lorakit.files.gguf_types import PLAIN
 from lorakit.formats import read_adapter
-from lorakit.merge import merge
+from lorakit.merge import merge, stream
 from lorakit.merge.gguf.config import LLAMA3, llama3_factors
+from lorakit.merge.gguf.weights import Held
 from lorakit.text.tokenizer import Tokenizer
 
 TRUTH = DATA / "truth"
@@ -174,6 +175,24 @@ def test_columns_of_quantised_blocks_are_turned_over(tmp_path):
     assert np.array_equal(
         found, open_gguf(file, model=True).tensors["blk.0.ffn_up.weight"].array().T
     )
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_pieces_of_any_size_give_the_same_and_hold_no_more(name, tmp_path, monkeypatch):
+    """Rows are read a piece at a time, whatever the order that they have in the file."""
+    whole, sizes = weights(made(FILES[name], tmp_path, "whole")), []
+    read = Held.read
+
+    def noted(self, begin, end):
+        sizes.append((end - begin) * self.columns)
+        return read(self, begin, end)
+
+    monkeypatch.setattr(stream, "PIECE", 400)
+    monkeypatch.setattr(Held, "read", noted)
+    pieces = weights(made(FILES[name], tmp_path))
+    assert all(np.array_equal(pieces[key], whole[key]) for key in whole)
+    assert max(sizes) <= 400
+    assert len(sizes) > len(whole)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", None])

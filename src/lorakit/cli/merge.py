@@ -58,11 +58,14 @@ def command(
 
 def _own_tokenizer(base: Base) -> TextTokenizer | None:
     """A GGUF file's tokenizer by llama.cpp, where that is installed and the file has one."""
+    from lorakit.engines.llama.options import LlamaOptions
+    from lorakit.engines.llama.preflight import preflight_model
     from lorakit.engines.llama.tokenizer import LlamaTokenizer
 
     if not base.is_gguf:
         return None
     try:
+        preflight_model(base.path, LlamaOptions())  # a broken vocabulary would end this process
         return LlamaTokenizer(base.path)
     except (MissingExtraError, BaseModelError):
         return None

@@ -113,8 +113,8 @@ def _llama3(factors: Any, theta: float, head: int, file: GgufFile) -> Found:
 
     Between the two wavelengths that a config names, 1 / factor is linear in the frequency.
     """
-    frequencies = theta ** (-np.arange(0, head, 2, dtype=np.float64) / head)
-    if len(factors) == len(frequencies) and (factors >= 1).all():
+    if len(factors) * 2 == head and (factors >= 1).all():
+        frequencies = theta ** (-np.arange(0, head, 2, dtype=np.float64) / head)
         most = float(factors.max())
         for guess in (LLAMA3, _fitted(factors, frequencies, most)):
             if guess is None:

@@ -95,20 +95,25 @@ def held(file: GgufFile, decoder: Decoder) -> dict[str, Held]:
     wanted = list(_wanted(decoder))
     _require_whole(file, wanted)
     _require_known(file, {place.tensor for place in wanted})
-    row = decoder.architecture
+    row, ways = decoder.architecture, spellings(decoder)
     counts = (decoder.heads, decoder.kv_heads) if row.gguf_permuted else ()
     heads = dict(zip(ROTATED, counts, strict=False))
-    return {
-        place.parameter: Held(
-            tensor=file.tensors[place.tensor],
-            shape=place.shape[-2:][::-1] if place.turned else place.shape[-2:],
-            first=place.expert * place.shape[-2] if place.expert is not None else 0,
-            heads=heads_of(place.parameter.rpartition(".")[0], heads),
-            offset=row.norm_offset if place.parameter.endswith("norm.weight") else 0.0,
+    table = {}
+    for place in wanted:
+        tensor = file.tensors[place.tensor]
+        if len(place.shape) == 3:
+            for part in ways[place.module][0]:
+                first = (part.expert or 0) * place.shape[1]
+                table[part.name] = Held(tensor=tensor, shape=place.shape[1:], first=first)
+            continue
+        table[f"{place.module}.{place.kind}"] = Held(
+            tensor=tensor,
+            shape=place.shape[::-1] if place.turned else place.shape,
+            heads=heads_of(place.module, heads),
+            offset=row.norm_offset if place.is_norm and place.kind == "weight" else 0.0,
             transposed=place.turned,
         )
-        for place in wanted
-    }
+    return table
 
 
 def stored(decoder: Decoder) -> dict[str, tuple[Stored, ...]]:
@@ -117,13 +122,14 @@ def stored(decoder: Decoder) -> dict[str, tuple[Stored, ...]]:
 
 
 class _Place(NamedTuple):
-    """Where a parameter must be: a tensor and its shape; one expert's part; turned over."""
+    """A parameter and its tensor, of this shape there; one with an axis for experts holds many."""
 
-    parameter: str
+    module: str
+    kind: str  # weight or bias
     tensor: str
     shape: tuple[int, ...]
-    expert: int | None = None
     turned: bool = False
+    is_norm: bool = False
 
 
 def _wanted(decoder: Decoder) -> Iterator[_Place]:
@@ -131,15 +137,15 @@ def _wanted(decoder: Decoder) -> Iterator[_Place]:
     for parameter, shape in decoder.parameters().items():
         module, _, kind = parameter.rpartition(".")
         if module not in names:
-            continue  # fused experts, which follow one by one
+            continue  # fused experts, which follow by module
         turned = kind == "weight" and module in modules and modules[module].transposed
         kept = shape[::-1] if turned else shape
-        yield _Place(parameter, f"{names[module]}.{kind}", kept, turned=turned)
+        tensor = f"{names[module]}.{kind}"
+        yield _Place(module, kind, tensor, kept, turned, is_norm=module not in modules)
     for module, found in modules.items():
         if found.experts is not None:
             whole = (found.experts, found.out_features, found.in_features)
-            for part in spellings(decoder)[module][0]:
-                yield _Place(part.name, f"{names[module]}.weight", whole, part.expert)
+            yield _Place(module, "weight", f"{names[module]}.weight", whole)
 
 
 def _names(decoder: Decoder) -> dict[str, str]:
