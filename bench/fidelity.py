@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,6 @@ from train_adapter import QUESTIONS, train
 import lorakit
 from lorakit import Completion, LlamaOptions, Model, Request
 from lorakit.base.folder import Base
-from lorakit.files.cache import cache_root
 
 ONNX = ("none", "fp16", "int8", "int4")
 LLAMA = ("F32", "F16", "Q8_0", "Q4_K_M", "Q4_0")
@@ -116,7 +116,7 @@ HEAD = """| form | adapter | bits | KL | KL 99% | top-1 | ppl | KL by text | gre
 
 def line(r: Result) -> str:
     """A row of the table."""
-    texts = ", ".join(f"{kind} {kl:.5f}" for kind, kl in r.by_text.items())
+    texts = ", ".join(f"{kind} {small(kl)}" for kind, kl in r.by_text.items())
     greedy = f"{r.same}/{len(QUESTIONS)}"
     if r.same < len(QUESTIONS):
         greedy += f" (others at {r.differs_at:.0f})"
@@ -124,8 +124,8 @@ def line(r: Result) -> str:
         r.form,
         "yes" if r.adapter else "no",
         f"{r.bits:.2f}",
-        f"{r.kl:.5f}",
-        f"{r.p99:.4f}",
+        small(r.kl),
+        small(r.p99),
         f"{r.top1:.4f}",
         f"{r.ppl:.3f}",
         texts,
@@ -134,6 +134,11 @@ def line(r: Result) -> str:
         f"{r.seconds:.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def small(value: float) -> str:
+    """Five digits behind the point, or what is left where those are zeros."""
+    return f"{value:.5f}" if abs(value) >= 1e-4 else f"{value:.0e}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ class Bench:
     repeats: int
 
     def run(self, forms: Sequence[str], tokens: int) -> Iterator[Result]:
-        with tempfile.TemporaryDirectory(dir=cache_root() / "bench") as temporary:
+        with tempfile.TemporaryDirectory(dir=self.model.folder.parent) as temporary:
             with self.opened("none", cached_sequences=0) as opened:
                 texts = rows(tokens, lambda text: opened.tokenizer.encode(text, special=False))
                 reference = Reference(
@@ -202,6 +207,7 @@ class Bench:
             ) as opened:
                 yield opened
         else:
+            os.environ["LORAKIT_CACHE"] = str(self.cache(form))  # so that its size is known
             with lorakit.open(self.model.folder, adapter=chosen, quantize=form, **common) as opened:
                 yield opened
 
@@ -254,9 +260,13 @@ class Bench:
             return path.stat().st_size * 8 / weights
         if form == "torch":
             return 32.0
-        graphs = (cache_root() / "graphs").iterdir()
-        latest = max(graphs, key=lambda folder: folder.stat().st_mtime)  # opening one touches it
+        graphs = (self.cache(form) / "graphs").iterdir()
+        latest = max(graphs, key=lambda folder: folder.stat().st_mtime)
         return sum(file.stat().st_size for file in latest.iterdir()) * 8 / weights
+
+    def cache(self, form: str) -> Path:
+        """Where the graphs of a form are kept, beside the model."""
+        return self.model.folder.with_name(f"graphs-{form}")
 
 
 def _prompts(opened: Model) -> list[list[int]]:
