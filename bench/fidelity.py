@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from train_adapter import QUESTIONS, train
 import lorakit
 from lorakit import Completion, LlamaOptions, Model, Request
 from lorakit.base.folder import Base
+from lorakit.text.tokenizer import Tokenizer
 
 ONNX = ("none", "fp16", "int8", "int4")
 LLAMA = ("F32", "F16", "Q8_0", "Q4_K_M", "Q4_0")
@@ -152,8 +154,9 @@ class Bench:
 
     def run(self, forms: Sequence[str], tokens: int) -> Iterator[Result]:
         with tempfile.TemporaryDirectory(dir=self.model.folder.parent) as temporary:
+            encode = partial(Tokenizer.open(self.model.folder).encode, special=False)
+            texts = rows(tokens, encode)
             with self.opened("none", cached_sequences=0) as opened:
-                texts = rows(tokens, lambda text: opened.tokenizer.encode(text, special=False))
                 reference = Reference(
                     logprobs=_logprobs(opened, texts, Path(temporary) / "reference"),
                     answers=self.answers(opened),
