@@ -93,6 +93,11 @@ _LLAMA_ALONE = (
     "LlamaOptions are for GGUF files; this engine runs a Hugging Face folder",
     "leave llama= (on the command line: --gpu-layers) out",
 )
+_CALIBRATION = (
+    (None,),
+    "a calibration text is for weights that the ONNX engine quantises",
+    "leave it out",
+)
 _PROJECTOR = (
     (None,),
     "a projector goes with a GGUF model",
@@ -125,6 +130,7 @@ ENGINES: dict[EngineName, Kind] = {
                 "the torch engine computes in float32, not in quantized weights",
                 'leave quantize at "none", or use engine="onnx"',
             ),
+            "calibration": _CALIBRATION,
             "llama": _LLAMA_ALONE,
             "mmproj": _PROJECTOR,
         },
@@ -141,6 +147,7 @@ ENGINES: dict[EngineName, Kind] = {
                 "the llama engine runs a GGUF file as it is stored",
                 "lorakit quantize IN.gguf OUT.gguf --type Q8_0, and open that",
             ),
+            "calibration": _CALIBRATION,
             "device": (
                 (None, "cpu"),
                 "the llama engine takes no device",

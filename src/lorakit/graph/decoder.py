@@ -16,7 +16,9 @@ What lies between is in graph.blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnx import TensorProto
 
@@ -24,12 +26,13 @@ from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
+from lorakit.graph.int8 import Floats
 from lorakit.graph.lora import HEAD, lora, targets
-from lorakit.graph.quantize import FORMS, Form
+from lorakit.graph.quantize import Form, form_of
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
-VERSION = 6  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 7  # raise it whenever a graph built before would no longer fit the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class GraphOptions:
     head: str = "float32"  # likewise, for the vocabulary projection
     context: int = 8192  # positions in the RoPE tables
     window: Window = "inclusive"  # see Blocks
+    calibration: str = ""  # a digest of what `divisors` of `build` come from
 
 
 def require_supported(decoder: Decoder) -> None:
@@ -55,9 +59,15 @@ def require_supported(decoder: Decoder) -> None:
         )
 
 
-def build(base: Base, options: GraphOptions, store: Store) -> bytes:
+def build(
+    base: Base,
+    options: GraphOptions,
+    store: Store,
+    divisors: Mapping[str, Floats] = MappingProxyType({}),
+) -> bytes:
     """The serialized model; its weights go into `store`, one tensor at a time.
 
+    divisors: of what linears in rows of 8 bits read, by its name in the graph; see graph.int8.
     Raises CapabilityError for an architecture that the graph does not compute.
     """
     require_supported(base.decoder)
@@ -65,7 +75,7 @@ def build(base: Base, options: GraphOptions, store: Store) -> bytes:
     blocks = Blocks(
         base=base,
         writer=w,
-        form=FORMS[options.linear],
+        form=form_of(options.linear, divisors),
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
@@ -79,7 +89,7 @@ def build(base: Base, options: GraphOptions, store: Store) -> bytes:
     )
     for index in range(len(d.layers)):
         x = blocks.block(index, x, step)
-    _head(blocks, x, FORMS[options.head])
+    _head(blocks, x, form_of(options.head, divisors))
     return w.finish()
 
 

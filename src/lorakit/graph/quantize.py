@@ -1,13 +1,13 @@
 """A linear layer's weight in each of its forms, and the nodes that multiply by it.
 
 Every form takes x float32 [batch, new, in] and gives float32 [batch, new, out]. Weights come as
-the checkpoint has them, [out, in]. Where activations are quantised too, each row of x has a scale
-of its own, so that no request depends on its batch mates.
+the checkpoint has them, [out, in]. Where activations are quantised too, each row of x has scales
+of its own, so that no request depends on its batch mates. 8-bit rows are in graph.int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -15,11 +15,11 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from lorakit.adapter import Array
+from lorakit.graph.int8 import parts, rowwise_int8
 from lorakit.graph.writer import CONTRIB, Writer
 
 Form = Callable[[Writer, str, str, Array], str]  # (writer, module, x, weight) -> y
 Floats = npt.NDArray[np.float32]
-BLOCK_BYTES = 64 << 20  # float32 bytes of a weight that are in work at a time
 
 
 def float32(writer: Writer, module: str, x: str, weight: Array) -> str:
@@ -33,31 +33,6 @@ def float16(writer: Writer, module: str, x: str, weight: Array) -> str:
     stored = writer.weight(f"{module}.weight", _transposed(weight, np.float16))
     wide = writer.node("Cast", [stored], f"{module}.weight.f32", to=TensorProto.FLOAT)
     return writer.node("MatMul", [x, wide], f"{module}.xW")
-
-
-def rowwise_int8(
-    writer: Writer, module: str, x: str, weight: Array, *, unsigned: bool = False
-) -> str:
-    """8-bit weights with a scale per output, 8-bit activations with a scale per row.
-
-    `unsigned` stores weights with a zero point of 128: for CPUs whose signed kernel saturates.
-    """
-    values, scales = _int8_columns(weight)
-    zero = np.array(128 if unsigned else 0, np.uint8 if unsigned else np.int8)
-    if unsigned:
-        values = (values.view(np.uint8) ^ np.uint8(0x80)).view(np.uint8)
-    quantized, size = _quantize_rows(writer, x)
-    unit_scale, unit_zero = _unit_scale(writer)
-    inputs = [
-        quantized,
-        writer.weight(f"{module}.weight.q8", values),
-        unit_scale,
-        writer.weight(f"{module}.weight.scale", scales),
-        unit_zero,
-        writer.weight(f"zero.weight.{zero.dtype}", zero),
-    ]
-    y = writer.node("MatMulIntegerToFloat", inputs, f"{module}.xW.unit", domain=CONTRIB)
-    return writer.node("Mul", [y, size], f"{module}.xW")
 
 
 def blockwise(writer: Writer, module: str, x: str, weight: Array, *, bits: int, block: int) -> str:
@@ -88,6 +63,7 @@ def blockwise(writer: Writer, module: str, x: str, weight: Array, *, bits: int, 
     )
 
 
+ROWWISE = {"rowwise8": False, "rowwise8_unsigned": True}  # whole rows in 8 bits: is it unsigned
 FORMS: dict[str, Form] = {
     "float32": float32,
     "float16": float16,
@@ -98,44 +74,21 @@ FORMS: dict[str, Form] = {
 }
 
 
-def _quantize_rows(writer: Writer, x: str) -> tuple[str, str]:
-    """x as uint8 around 128 and each row's largest magnitude, made once for all readers of x.
-
-    A row of zeros gives any codes, times a magnitude of zero.
-    """
-    quantized, size = f"{x}.q8", f"{x}.size"
-    if not writer.has(quantized):
-        last = writer.shape(2)  # -1 makes onnxruntime 1.31 return a wrong shape for no rows
-        writer.node("ReduceMax", [writer.node("Abs", [x], f"{x}.abs"), last], size)
-        unit = writer.node("Div", [x, size], f"{x}.unit")
-        writer.node("QuantizeLinear", [unit, *_unit_scale(writer)], quantized)
-    return quantized, size
-
-
-def _unit_scale(writer: Writer) -> tuple[str, str]:
-    """Scale and zero point that put [-1, 1] on [1, 255]."""
-    scale = writer.weight("scale.unit", np.array(1 / 127, np.float32))
-    return scale, writer.weight("zero.unit", np.array(128, np.uint8))
+def form_of(name: str, divisors: Mapping[str, Floats]) -> Form:
+    """A form; divisors: of inputs by their names, for forms that make rows even (graph.int8)."""
+    if name not in ROWWISE:
+        return FORMS[name]
+    return lambda writer, module, x, weight: rowwise_int8(
+        writer, module, x, weight, unsigned=ROWWISE[name], divisors=divisors.get(x)
+    )
 
 
 def _transposed(weight: Array, dtype: type[np.generic]) -> Array:
     """[in, out] in a dtype, converted in parts so that little beside the result is in memory."""
     result = np.empty(weight.shape[::-1], dtype)
-    for rows in _parts(weight):
+    for rows in parts(weight):
         result[:, rows] = weight[rows].T
     return result
-
-
-def _int8_columns(weight: Array) -> tuple[npt.NDArray[np.int8], Floats]:
-    """int8 [in, out] and scales [out]: symmetric, the largest value of an output at 127."""
-    values = np.empty(weight.shape[::-1], np.int8)
-    scales = np.empty(len(weight), np.float32)
-    for rows in _parts(weight):
-        part = weight[rows].astype(np.float32)
-        largest = np.maximum(np.abs(part).max(axis=1), np.float32(1e-30))
-        scales[rows] = largest / 127
-        values[:, rows] = np.rint(part / scales[rows, None]).astype(np.int8).T
-    return values, scales
 
 
 def _blocks(weight: Array, bits: int, block: int) -> tuple[npt.NDArray[np.uint8], Floats]:
@@ -147,7 +100,7 @@ def _blocks(weight: Array, bits: int, block: int) -> tuple[npt.NDArray[np.uint8]
     middle = 1 << (bits - 1)
     values = np.empty((outputs, inputs // block, block * bits // 8), np.uint8)
     scales = np.empty((outputs, inputs // block), np.float32)
-    for rows in _parts(weight):
+    for rows in parts(weight):
         part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
         at = np.abs(part).argmax(axis=2, keepdims=True)
         scale = np.take_along_axis(part, at, axis=2) / np.float32(-middle)
@@ -156,9 +109,3 @@ def _blocks(weight: Array, bits: int, block: int) -> tuple[npt.NDArray[np.uint8]
         values[rows] = codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
         scales[rows] = scale[..., 0]
     return values, scales
-
-
-def _parts(weight: Array) -> Iterator[slice]:
-    step = max(1, BLOCK_BYTES // (4 * weight.shape[1]))
-    for begin in range(0, len(weight), step):
-        yield slice(begin, begin + step)

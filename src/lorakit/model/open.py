@@ -38,6 +38,7 @@ class EngineKeywords(TypedDict, total=False):
     """The options of all engines as keyword arguments of `open`."""
 
     quantize: Quantization
+    calibration: str | os.PathLike[str] | None
     threads: int | None
     context: int | None
     max_batch: int
@@ -73,7 +74,7 @@ def open(
     download, also of later `load_adapter` calls; see lorakit.sources. allow_private: allow URLs of
     machines in a private network, also for later `load_adapter` calls.
     options: see EngineOptions (threads, context, max_batch, cached_sequences), and those of single
-    engines: OnnxOptions (quantize), TorchOptions (device) and llama=LlamaOptions(...).
+    engines: OnnxOptions (quantize, calibration), TorchOptions (device) and llama=LlamaOptions(...).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; everything opened so far is then closed.
     """

@@ -8,7 +8,7 @@ more. What a row gets never depends on its batch mates.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
-from lorakit.engines.onnx.device import CPU, Device
+from lorakit.engines.onnx.calibration import Calibration, divisors
+from lorakit.engines.onnx.device import CPU, Device, Floats
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
-from lorakit.engines.onnx.options import OnnxOptions, Quantization
+from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.vocabulary import Vocabulary
@@ -41,6 +42,7 @@ from lorakit.errors import (
     ClosedError,
 )
 from lorakit.graph import VERSION, GraphOptions, require_supported, targets
+from lorakit.graph.quantize import ROWWISE
 from lorakit.text.image_ids import Image
 
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
@@ -94,11 +96,20 @@ class OnnxEngine:
         """Build the base's graph, or find it in the cache, and load it on a device.
 
         Raises CapabilityError for an architecture that the graph does not compute, EngineError
-        where onnxruntime refuses or computes something else.
+        where onnxruntime refuses or computes something else, and for a calibration text
+        SourceError, FormatError and ParameterError.
         """
         require_supported(base.decoder)
-        graph = _graph(base, options, device)
-        session = open_graph(base, graph, threads=options.threads, device=device)
+        text = Calibration.of(options) if options.quantize in CALIBRATED else None
+        graph = _graph(base, options, device, text)
+
+        def found() -> Mapping[str, Floats]:
+            if text is None:
+                return {}
+            tokens, threads = text.tokens(base), options.threads
+            return divisors(base, tokens, threads=threads, device=device, window=graph.window)
+
+        session = open_graph(base, graph, found, threads=options.threads, device=device)
         return cls(base, options, graph, session, device)
 
     @property
@@ -281,10 +292,13 @@ class OnnxEngine:
 
 def _kv_identity(graph: GraphOptions) -> str:
     """The head's form is not in it: nothing of the head comes into the KV cache."""
-    return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {graph.linear}, f32"
+    linear = f"{graph.linear} {graph.calibration}" if graph.linear in ROWWISE else graph.linear
+    return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {linear}, f32"
 
 
-def _graph(base: Base, options: OnnxOptions, device: Device) -> GraphOptions:
+def _graph(
+    base: Base, options: OnnxOptions, device: Device, text: Calibration | None
+) -> GraphOptions:
     """Which graph serves these options on this machine, in this onnxruntime. Raises EngineError."""
     linear, head = FORMS[options.quantize]
     if head == "rowwise8" and options.max_batch <= SMALL_BATCH:
@@ -293,7 +307,13 @@ def _graph(base: Base, options: OnnxOptions, device: Device) -> GraphOptions:
         linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
     context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)
     window = window_reading(device, (linear, head))
-    return GraphOptions(linear=linear, head=head, context=context, window=window)
+    return GraphOptions(
+        linear=linear,
+        head=head,
+        context=context,
+        window=window,
+        calibration=text.digest if text and {linear, head} & ROWWISE.keys() else "",
+    )
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:

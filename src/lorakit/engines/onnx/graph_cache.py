@@ -12,12 +12,15 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
@@ -32,27 +35,42 @@ from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
 ENTRY = 2  # of what an entry holds
+Divisors = Callable[[], Mapping[str, npt.NDArray[np.float32]]]
 MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
 
 
-def open_graph(base: Base, options: GraphOptions, *, threads: int | None, device: Device) -> Any:
-    """A session on the base's graph. Raises EngineError where onnxruntime refuses it."""
+def open_graph(
+    base: Base,
+    options: GraphOptions,
+    divisors: Divisors,
+    *,
+    threads: int | None,
+    device: Device,
+) -> Any:
+    """A session on the base's graph. Raises EngineError where onnxruntime refuses it.
+
+    divisors: gives those of `graph.build`, and is asked where the graph has to be built.
+    """
     folder = cache_root() / "graphs" / _key(base, options)
     opened = partial(open_session, threads=threads, device=device)
     try:
-        return _open_cached(base, options, folder, opened)
+        return _open_cached(base, options, divisors, folder, opened)
     except (OSError, EngineError, FormatError) as error:
         if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
             raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
-    model = build(base, options, store)
+    model = build(base, options, store, divisors())
     return opened(model, initializers=store.arrays)
 
 
 def _open_cached(
-    base: Base, options: GraphOptions, folder: Path, opened: Callable[..., Any]
+    base: Base,
+    options: GraphOptions,
+    divisors: Divisors,
+    folder: Path,
+    opened: Callable[..., Any],
 ) -> Any:
     """A session on the cache's entry, built where there is none or a damaged one."""
     if folder.exists():
@@ -66,7 +84,7 @@ def _open_cached(
         # here the error is gone, and with it a session that may map what is to be removed
         log.warning("the cached graph of %s is damaged (%s): building it anew", base.name, fault)
         shutil.rmtree(folder, ignore_errors=True)
-    _build(base, options, folder)
+    _build(base, options, divisors, folder)
     return opened(str(folder / MODEL))
 
 
@@ -120,7 +138,7 @@ def _require(folder: Path, expected: dict[str, str]) -> None:
             raise FormatError(f"{name} is not what was written")
 
 
-def _build(base: Base, options: GraphOptions, folder: Path) -> None:
+def _build(base: Base, options: GraphOptions, divisors: Divisors, folder: Path) -> None:
     """Build an entry beside its place, then rename it, unless another process was first.
 
     Raises OSError.
@@ -130,7 +148,7 @@ def _build(base: Base, options: GraphOptions, folder: Path) -> None:
         with new_folder(folder) as temporary:
             store = _Interruptible(temporary)
             try:
-                model = build(base, options, store)
+                model = build(base, options, store, divisors())
             finally:
                 store.close()
             write_synced(temporary / MODEL, model)
