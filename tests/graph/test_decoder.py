@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lorakit.base.folder import Base
 from lorakit.graph import HEAD, VERSION, FileStore, GraphOptions, MemoryStore, build, targets
-from lorakit.graph.quantize import FORMS
+from lorakit.graph.quantize import FORMS, ROWWISE
 from lorakit.graph.weights import ALIGNMENT, WEIGHTS_FILE
 from lorakit.graph.writer import Writer
 
@@ -32,6 +32,7 @@ EXCLUSIVE = {  # where a window does not count the token itself; the other bases
     "gemma3_softcap": "a630af8c7b2939d7",
     "mistral_window": "d82ed6688973e040",
 }
+EVEN = {"gemma3": "0df62de9af1279a3", "llama": "ec058964d13a9f06"}  # with rows that are made even
 
 
 @pytest.fixture(params=["gemma3", "llama"])
@@ -87,12 +88,12 @@ def test_building_twice_gives_the_same_bytes(base, tmp_path):
     assert one == two
 
 
-def digest(folder, window="inclusive"):
+def digest(folder, window="inclusive", forms=FORMS, divisors=None):
     """Of a base's graphs in all forms, and of their weights but RoPE's: sines vary with the CPU."""
     found, base = hashlib.sha256(), Base.open(folder)
-    for form in FORMS:
+    for form in forms:
         store, options = MemoryStore(), {"linear": form, "head": form, "window": window}
-        found.update(build(base, GraphOptions(context=256, **options), store))
+        found.update(build(base, GraphOptions(context=256, **options), store, divisors or {}))
         for name, array in store.arrays.items():
             found.update(b"" if name.startswith("rope.") else array.tobytes())
     return found.hexdigest()[:16]
@@ -106,6 +107,34 @@ def folder_of(name):
 def test_a_version_stands_for_its_graphs(name):
     """Where this fails the cached graphs of users no longer fit: raise VERSION, record anew."""
     assert (VERSION, digest(folder_of(name))) == (7, GRAPHS[name])
+
+
+class Powers(dict):
+    """Divisors of any input of a base, all powers of two: no CPU rounds those otherwise."""
+
+    def __init__(self, name):
+        super().__init__(x=None)  # or it would be false
+        self.shapes = Base.open(folder_of(name)).decoder.modules()
+
+    def get(self, name, default=None):
+        linear = {"gated": "mlp.down_proj", "attention": "self_attn.o_proj"}.get(
+            name.split(".")[-1]
+        )
+        width = self.shapes[f"model.layers.0.{linear}" if linear else HEAD].in_features
+        return np.exp2(np.arange(width) % 5 - 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_a_version_stands_for_graphs_that_make_rows_even(name):
+    forms = tuple(form for form in FORMS if form in ROWWISE)
+    assert (VERSION, digest(folder_of(name), forms=forms, divisors=Powers(name))) == (7, EVEN[name])
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llama"])
+def test_divisors_change_no_form_that_has_no_rows_in_8_bits(name):
+    forms = tuple(form for form in FORMS if form not in ROWWISE)
+    before, after = (digest(folder_of(name), forms=forms, divisors=d) for d in (None, Powers(name)))
+    assert before == after
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -4,13 +4,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lorakit.graph import quantize
+from lorakit.graph import int8, quantize
 
 WEIGHT = np.random.default_rng(0).standard_normal((24, 64), np.float32)
 
 
 def test_int8_columns():
-    values, scales = quantize._int8_columns(WEIGHT)
+    values, scales = int8.int8_columns(WEIGHT)
     assert values.shape == (64, 24)
     assert np.abs(values).max(axis=0).min() == 127
     assert (np.abs(values.T * scales[:, None] - WEIGHT) <= scales[:, None] * 0.501).all()
@@ -32,7 +32,7 @@ def test_blocks(bits, block):
 
 def test_zeros_stay_zeros():
     zeros = np.zeros((4, 32), np.float32)
-    values, scales = quantize._int8_columns(zeros)
+    values, scales = int8.int8_columns(zeros)
     assert not values.any()
     assert np.isfinite(scales).all()
     codes, scales = quantize._blocks(zeros, 8, 32)
@@ -41,13 +41,13 @@ def test_zeros_stay_zeros():
 
 def test_parts_give_the_same_as_the_whole(monkeypatch):
     weight = WEIGHT.astype(ml_dtypes.bfloat16)
-    whole = quantize._int8_columns(weight), quantize._blocks(weight, 4, 32)
+    whole = int8.int8_columns(weight), quantize._blocks(weight, 4, 32)
     transposed = quantize._transposed(weight, np.float32)
-    monkeypatch.setattr(quantize, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(int8, "BLOCK_BYTES", 1000)
     for one, other in zip(
         (*whole[0], *whole[1], transposed),
         (
-            *quantize._int8_columns(weight),
+            *int8.int8_columns(weight),
             *quantize._blocks(weight, 4, 32),
             quantize._transposed(weight, np.float32),
         ),

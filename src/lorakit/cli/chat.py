@@ -15,6 +15,7 @@ from lorakit.cli.output import console, error_line, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    CalibrationOption,
     ContextOption,
     DeviceOption,
     EngineOption,
@@ -42,6 +43,7 @@ def command(
     tools: ToolsOption = None,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
+    calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     context: ContextOption = None,
@@ -58,6 +60,7 @@ def command(
         adapter,
         engine=engine,
         quantize=quantize,
+        calibration=calibration,
         threads=threads,
         device=device,
         context=context,

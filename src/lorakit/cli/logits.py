@@ -12,6 +12,7 @@ from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    CalibrationOption,
     DeviceOption,
     EngineOption,
     JsonOption,
@@ -33,6 +34,7 @@ def command(
     adapter: AdapterOption = None,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
+    calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     allow_private: PrivateOption = False,
@@ -47,6 +49,7 @@ def command(
         adapter,
         engine=engine,
         quantize=quantize,
+        calibration=calibration,
         threads=threads,
         device=device,
         allow_private=allow_private,

@@ -49,6 +49,10 @@ EngineOption = Annotated[
     option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
 ]
 QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
+CalibrationOption = Annotated[
+    Path | None,
+    option(metavar="FILE", help="A text like what the model will read, for int8 and int4."),
+]
 ThreadsOption = Annotated[int | None, option(help="Compute threads [default: all cores].")]
 DeviceOption = Annotated[
     Device | None, option(help="Where the torch engine computes [default: cpu].")
@@ -88,6 +92,7 @@ def open_with(
     *,
     engine: EngineName | None,
     quantize: Quantization,
+    calibration: Path | None = None,
     threads: int | None = None,
     device: Device | None = None,
     context: int | None = None,
@@ -110,6 +115,7 @@ def open_with(
             adapter=configs,
             engine=engine,
             quantize=quantize,
+            calibration=calibration,
             threads=threads,
             device=device,
             context=context,

@@ -11,6 +11,7 @@ from lorakit.cli.output import print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
+    CalibrationOption,
     ContextOption,
     DeviceOption,
     EngineOption,
@@ -49,6 +50,7 @@ def command(
     mmproj: MmprojOption = None,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
+    calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     context: ContextOption = None,
@@ -102,6 +104,7 @@ def command(
         adapter,
         engine=engine,
         quantize=quantize,
+        calibration=calibration,
         threads=threads,
         device=device,
         context=context,

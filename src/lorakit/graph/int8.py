@@ -71,13 +71,21 @@ def int8_columns(
     for rows in parts(weight):
         part = weight[rows].astype(np.float32)
         if divisors is not None:
-            turn = rotation(weight.shape[1])
-            blocks = (part * divisors).reshape(-1, len(turn))
-            part = (blocks @ (turn / np.float32(len(turn)))).reshape(part.shape)
+            part = _turned(part * divisors, len(rotation(weight.shape[1])))
         largest = np.maximum(np.abs(part).max(axis=1), np.float32(1e-30))
         scales[rows] = largest / 127
         values[:, rows] = np.rint(part / scales[rows, None]).astype(np.int8).T
     return values, scales
+
+
+def _turned(values: Floats, size: int) -> Floats:
+    """Blocks of `size` times their rotation, over its size. By sums, which all CPUs round alike."""
+    shape, step = values.shape, 1
+    while step < size:
+        pairs = values.reshape(-1, 2, step)
+        values = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+        step *= 2
+    return values.reshape(shape) / np.float32(size)
 
 
 def balanced(inputs: Floats, weights: Floats) -> Floats:

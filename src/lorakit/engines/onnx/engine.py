@@ -104,7 +104,7 @@ class OnnxEngine:
         graph = _graph(base, options, device, text)
 
         def found() -> Mapping[str, Floats]:
-            if text is None:
+            if text is None or not graph.calibration:
                 return {}
             tokens, threads = text.tokens(base), options.threads
             return divisors(base, tokens, threads=threads, device=device, window=graph.window)
