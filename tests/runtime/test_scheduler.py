@@ -170,6 +170,26 @@ def test_the_same_prompt_again_runs_only_its_last_token(scheduler):
     assert again.result().text == text(prompt)
 
 
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_rows_of_prompts_are_as_long_as_the_engine_wants(least):
+    """In chunks, beside others, and where the prefix is known; 1 is the broken variant."""
+    random, found = np.random.default_rng(0), []
+    engine = FakeEngine(
+        prompt_row=least, before_step=lambda rows: found.extend(len(row.tokens) for row in rows)
+    )
+    scheduler = Scheduler(engine)
+    prompts = [[5] * int(random.integers(least, 60)) + [int(i) % 3] * 2 for i in range(60)]
+    generations = []
+    for prompt in prompts:
+        generations += [request(scheduler, prompt, max_tokens=1) for _ in range(2)]
+        if random.integers(3) == 0:
+            drain(scheduler)
+    drain(scheduler)
+    assert all(generation.result().tokens for generation in generations)
+    assert sum(generation.result().cached_tokens > 0 for generation in generations) > 60
+    assert min(found) == least
+
+
 def test_running_requests_share_their_prefix(scheduler):
     prompt = list(range(12))
     request(scheduler, [*prompt, 1], max_tokens=30)

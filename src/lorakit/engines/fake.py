@@ -46,6 +46,7 @@ class FakeEngine(Engine):
     max_batch: int = 4
     max_sequences: int = 8
     prefill_chunk: int = 16
+    prompt_row: int = 1
     kv_identity: str = "fake"
     step_seconds: float = 0.0
     before_step: Callable[[Sequence[Row]], None] | None = None
@@ -66,6 +67,7 @@ class FakeEngine(Engine):
             mixed_batch=True,
             kv_identity=self.kv_identity,
             prefill_chunk=self.prefill_chunk,
+            prompt_row=self.prompt_row,
         )
 
     def prepare(self, adapter: Adapter) -> Prepared:

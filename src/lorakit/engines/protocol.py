@@ -78,6 +78,7 @@ class Capabilities:
     mixed_batch: bool  # rows with different adapters run in one step, not one after another
     kv_identity: str  # all that KV depends on beside base, tokens and adapters; see below
     prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
+    prompt_row: int = 1  # fewest tokens of a prompt that round in a row as they would in any other
     prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
 
 

@@ -77,14 +77,16 @@ class PrefixCache:
             return True
         return False
 
-    def acquire(self, key: Key, tokens: Tokens, busy: Sequence[Prefix]) -> tuple[int, int]:
-        """A sequence for `tokens`, and how many of them its cache already holds.
+    def acquire(
+        self, key: Key, tokens: Tokens, busy: Sequence[Prefix], rest: int = 1
+    ) -> tuple[int, int]:
+        """A sequence for `tokens`, and how many of them its cache already holds: all but `rest`.
 
         An idle sequence that is entirely a prefix of `tokens` is reused; one that only shares its
         beginning, or is `busy`, is forked. If the engine can open no more sequences, the least
         recently used idle one is closed. KV that the engine cannot fork is computed again.
         """
-        best, common = self._best(key, tokens[:-1], busy)  # the last token must run, for its logits
+        best, common = self._best(key, tokens[:-rest], busy)  # the last must run, for its logits
         if best is not None and best in self._idle:
             whole = common == len(best.tokens)
             if whole or (best is self._idle[0] and not self._sequences.room):

@@ -213,8 +213,9 @@ class Scheduler:
         if any(other.will_share(key, tokens) >= WORTH_WAITING for other in self.running):
             return False
         busy = [other.prefix for other in self.running]
+        rest = 1 if job.output else self._capabilities.prompt_row
         with memory_errors():
-            job.begin(*self._prefixes.acquire(key, tokens, busy))
+            job.begin(*self._prefixes.acquire(key, tokens, busy, rest))
         return True
 
     def _make_room(self) -> bool:
@@ -236,9 +237,11 @@ class Scheduler:
         ready = ready[: self._capabilities.max_batch]
         plan = [(job, job.row(1)) for job in ready if job.pending == 1]
         budget = self._capabilities.prefill_chunk if plan else self._alone
+        least = self._capabilities.prompt_row
         for job in ready:
-            if job.pending > 1 and budget > 0:
-                plan.append((job, job.row(budget)))
+            if job.pending > 1 and budget >= least:
+                few = job.pending - budget < least  # too few are left for a row of their own
+                plan.append((job, job.row(job.pending if few else budget)))
                 budget -= len(plan[-1][1].tokens)
         return plan
 

@@ -55,6 +55,7 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 MAX_STEPS = 32  # bound steps kept for their shapes
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
+PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
 
 
 class OnnxEngine:
@@ -76,6 +77,7 @@ class OnnxEngine:
             mixed_batch=True,
             kv_identity=_kv_identity(graph),
             prefill_chunk=PREFILL_CHUNK,
+            prompt_row=PROMPT_ROW if options.quantize in CALIBRATED else 1,
         )
         self._kv = KVCache(
             decoder,
