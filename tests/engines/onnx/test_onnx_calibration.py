@@ -195,6 +195,16 @@ def test_a_base_without_tokenizer_is_calibrated_on_random_tokens(tmp_path):
     np.testing.assert_array_equal(tokens, Calibration("hello").tokens(base))
 
 
+def test_tokens_that_the_model_has_no_row_for_are_left_out(monkeypatch):
+    base = Base.open(truth_base("llama"))
+    known = Calibration("hello there").tokens(base)
+    monkeypatch.setattr(calibration.Tokenizer, "encode", lambda *_, **__: [512, *known[0], 600])
+    np.testing.assert_array_equal(Calibration("hello there").tokens(base), known)
+    monkeypatch.setattr(calibration.Tokenizer, "encode", lambda *_, **__: [512])
+    with pytest.raises(ParameterError, match="no tokens"):
+        Calibration("hello there").tokens(base)
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [(None, SourceError), (b"", ParameterError), (b" \n", ParameterError), (b"\xff", FormatError)],

@@ -53,7 +53,10 @@ class Calibration:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def tokens(self, base: Base) -> Tokens:
-        """Rows of the text; of random tokens for a base that has no tokenizer."""
+        """Rows of the text; of random tokens for a base that has no tokenizer.
+
+        Raises FormatError for a broken tokenizer, ParameterError for a text without tokens.
+        """
         try:
             ids = np.array(Tokenizer.open(base.path).encode(self.text, special=False), np.int64)
         except BaseModelError as error:
@@ -61,6 +64,9 @@ class Calibration:
                 raise
             rng = np.random.default_rng(0)
             ids = rng.integers(0, base.decoder.vocabulary, LENGTH * ROWS)
+        ids = ids[ids < base.decoder.vocabulary]  # tokenizers may know more than there are rows
+        if not len(ids):
+            raise ParameterError("the calibration text has no tokens that the model knows")
         length = min(LENGTH, len(ids), base.decoder.context)
         rows = ids[: len(ids) // length * length].reshape(-1, length)
         chosen = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).round().astype(int)
