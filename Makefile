@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo check test llama lint bench dist docs clean
+.PHONY: demo check test lowest core-tests llama lint bench dist docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
@@ -15,6 +16,13 @@ check: lint
 
 test: $(VENV)/.oracles
 	$(BIN)/python -m pytest -rs --strict-skips tests/skips.txt
+
+# The core on the lowest versions that are allowed, which have wheels for Python 3.11 and 3.12.
+lowest:
+	$(MAKE) VENV=$(VENV)-lowest CONSTRAINTS=constraints-lowest.txt core-tests
+
+core-tests: $(VENV)/.dev
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -40,7 +48,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.core: $(VENV)/.python pyproject.toml constraints.txt
+$(VENV)/.core: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 	@echo "installing lorakit into $(VENV) (once, about a minute)"
 	$(PIP) --editable .
 	@touch $@
@@ -65,4 +73,4 @@ llama: $(VENV)/.dev
 	$(BIN)/python scripts/build_llama.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest

@@ -16,6 +16,7 @@ SLOW = {  # processes, long searches, whole tables; folders and files below this
     "runtime/test_faults.py",
     "test_collecting.py",
     "test_docs.py",
+    "test_services.py",
     "test_fork.py",
     "test_skips.py",
     "test_truth_matrix.py",

@@ -6,6 +6,7 @@ line that holds here and of which nothing was skipped. It is for runs of the who
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import socket
@@ -46,6 +47,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "windows": lambda: sys.platform == "win32",
     "not-linux": lambda: not sys.platform.startswith("linux"),
     "no-ipv6": lambda: not _ipv6(),
+    "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,
 }

@@ -51,7 +51,8 @@ def say(*words):
     print("child:", *words)
 
 
-def test_a_function_runs_in_another_process_and_may_crash():
+def test_a_function_runs_in_another_process_and_may_crash(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")  # as Windows has others than UTF-8
     child = children.start(__name__, "say", "two words", "ü")
     said, faults = child.communicate(timeout=60)
     assert (said, faults, child.returncode) == ("child: two words ü\n", "", 0)
@@ -131,6 +132,13 @@ def test_a_program_that_embeds_python_is_not_taken_for_it(name, is_python, tmp_p
 def test_what_the_system_refuses_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "python3").write_bytes(b"not a program")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    with pytest.raises(EngineError, match="no child process can be started"):
+        children.start("os", "getpid")
+
+
+def test_a_child_that_never_begins_is_not_awaited_for_ever(monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 0.5)
+    monkeypatch.setattr(children, "_CODE", "import time; time.sleep(100)")
     with pytest.raises(EngineError, match="no child process can be started"):
         children.start("os", "getpid")
 

@@ -14,13 +14,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
+from threading import Timer
 
 from lorakit.errors import EngineError
 
 FLAG = "--lorakit-child"  # before the module, the function and its arguments of a frozen child
 VARIABLE = "LORAKIT_CHILD"  # set beside it: an argument alone, which a stranger may pass, is none
 BEGUN = "lorakit child begun"
+PATIENCE = 120.0  # seconds in which a child has to begin
 _CODE = "from lorakit.children import main; import sys; main(sys.argv[1:])"
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(-dbg|_d)?(\.exe)?", re.IGNORECASE)
 _supported = False  # whether this program would run a child of its own kind
@@ -114,10 +117,15 @@ def start(
 def _require_begun(child: subprocess.Popen[str]) -> None:
     assert child.stdout is not None
     said = []
-    for line in child.stdout:
-        if line.strip() == BEGUN:
-            return
-        said.append(line)
+    timer = Timer(PATIENCE, child.kill)
+    timer.start()
+    try:
+        for line in child.stdout:
+            if line.strip() == BEGUN:
+                return
+            said.append(line)
+    finally:
+        timer.cancel()
     if child.stderr is not None:
         said.append(child.stderr.read())
     lines = [line.strip() for line in "".join(said).splitlines() if line.strip()]
@@ -146,6 +154,9 @@ def _not_started(reason: str) -> EngineError:
 def main(arguments: list[str]) -> None:
     """Say that the child has begun, then call the function that it is for."""
     _crash_quietly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     with suppress(OSError):  # a program without standard output cannot say it
         os.write(1, f"{BEGUN}\n".encode())
     module, function, *rest = arguments

@@ -184,3 +184,15 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(command, number, tmp_p
     assert code == (130 if number == signal.SIGINT else 143)
     assert "Traceback" not in err
     assert left(tmp_path) == []
+
+
+def test_standard_input_that_is_not_utf_8_is_told():
+    done = subprocess.run(
+        [sys.executable, "-m", "lorakit", "run", "demo", "-"],
+        input=b"caf\xe9",
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"standard input is not UTF-8: byte 3 is 0xe9" in done.stderr

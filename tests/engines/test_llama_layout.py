@@ -1,12 +1,14 @@
 """Structs of another layout than known are refused, whatever the difference; ours are found."""
 
 import ctypes
+import re
+from pathlib import Path
 
 import pytest
 
 from llama_library import need_llama
 from lorakit.engines.llama.binding import layout
-from lorakit.engines.llama.binding.functions import FOUND, LLAMA, MTMD
+from lorakit.engines.llama.binding.functions import FOUND, LLAMA, MTMD, OPTIONAL
 from lorakit.engines.llama.binding.library import (
     MOST_SEQUENCES,
     Library,
@@ -134,9 +136,6 @@ def library():
 def test_the_library_at_hand_has_a_known_one(library, name, exact):
     maker, layouts, arguments = FOUND[name]
     function = library.function(maker)
-    if function is None:
-        assert name == "llama_model_quantize_params", "all others are needed"
-        return
     if exact and not layout.PASSES_ADDRESS:
         return  # that would write to wherever a register points
     assert layout.find_layout(name, function, layouts, arguments, exact=exact)
@@ -179,3 +178,11 @@ def test_the_limit_on_sequences_is_known_without_its_function(library):
     without = bind_llama(Lacking(library, "llama_max_parallel_sequences"))
     assert without.llama_max_parallel_sequences() == MOST_SEQUENCES
     assert bind_llama(library).llama_max_parallel_sequences() == MOST_SEQUENCES
+
+
+def test_nothing_is_bound_that_nobody_calls():
+    root = Path(__file__).parents[2]
+    files = [path for place in ("src", "tests", "bench") for path in (root / place).rglob("*.py")]
+    text = "".join(path.read_text("utf-8") for path in files if path.parent.name != "binding")
+    called = set(re.findall(r"\b(?:api|_api|low|llama\(\)|mtmd\(\))\.(\w+)", text))
+    assert {*LLAMA, *MTMD, *OPTIONAL} - called == set()

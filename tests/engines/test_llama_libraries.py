@@ -9,7 +9,7 @@ import pytest
 from numpy.random import mtrand
 
 from llama_library import need_llama
-from lorakit.engines.llama.binding import compiler, libraries
+from lorakit.engines.llama.binding import compiler, libraries, trial
 from lorakit.engines.llama.binding.libraries import (
     COMPILED,
     VARIABLE,
@@ -25,6 +25,7 @@ from lorakit.engines.llama.child_process import library_identity, run_child
 from lorakit.engines.llama.native import chosen
 from lorakit.errors import EngineError, MissingExtraError
 
+BUILD = "2026.10.11549"
 ANOTHER = Path(mtrand.__file__)  # a shared library, and not of llama.cpp
 
 
@@ -79,7 +80,7 @@ def test_one_that_is_named_and_cannot_be_loaded_is_an_error(name, word, library,
     """Although another is installed."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.so").write_text("no library")
-    offer(alone, Candidate("xllamacpp", "1", library.path))
+    offer(alone, Candidate("xllamacpp", BUILD, library.path))
     alone.setenv(VARIABLE, str(tmp_path / name))
     with pytest.raises(EngineError, match=word) as caught:
         choose_library()
@@ -112,29 +113,63 @@ def test_what_is_installed_and_cannot_be_used_is_listed_with_its_reasons(alone, 
     offer(
         alone,
         Candidate(COMPILED, "0.1", tmp_path / "libllama.so"),
-        Candidate("xllamacpp", "1.2", ANOTHER),
+        Candidate("xllamacpp", BUILD, ANOTHER),
     )
     alone.setattr(libraries, "cpu_features", lambda: frozenset(["avx2"]))
     with pytest.raises(MissingExtraError, match="none of those installed") as caught:
         choose_library()
     one, two = caught.value.items
     assert one.startswith("llama-cpp-python 0.1: cannot be loaded: ")
-    assert two.startswith("xllamacpp 1.2: expected llama.cpp 0.5.0-dev, ")
-    assert "found no functions of llama.cpp" in two
+    assert two == f"xllamacpp {BUILD}: it has no functions of llama.cpp"
 
 
 def test_an_installed_version_that_nobody_compared_is_not_used_unless_it_is_named(library, alone):
-    offer(alone, Candidate("xllamacpp", "1.2", library.path))
+    offer(alone, Candidate("xllamacpp", BUILD, library.path))
     alone.setattr(libraries, "cpu_features", lambda: frozenset(["avx2"]))
     assert choose_library().known
     alone.setattr(libraries, "KNOWN", {"0.4.0": "older"})
     with pytest.raises(MissingExtraError) as caught:
         choose_library()
     (reason,) = caught.value.items
-    assert f"expected llama.cpp 0.4.0, found llama.cpp {library.version}" in reason
+    assert f"expected llama.cpp 0.4.0, found {library.version}" in reason
     assert f"{VARIABLE}={library.path}" in reason
     alone.setenv(VARIABLE, str(library.path))
     assert choose_library().known == ""
+
+
+@pytest.mark.parametrize("package", ["xllamacpp", "llama-cpp-py-sync"])
+@pytest.mark.parametrize("version", ["0.2.13", "2026.5.9093", "0.11740"])
+def test_another_build_is_not_even_loaded(package, version, alone):
+    alone.setattr(libraries, "Library", pytest.fail)
+    offer(alone, Candidate(package, version, Path("x")))
+    with pytest.raises(MissingExtraError) as caught:
+        choose_library()
+    (reason,) = caught.value.items
+    found = version.rpartition(".")[2]
+    assert f"expected a build from 11548 to 11739, found {found}; " in reason
+
+
+def test_one_that_is_named_is_loaded_in_a_child_first(library, alone, cache, tmp_path):
+    alone.setenv(VARIABLE, str(library.path))
+    start = trial.start
+    alone.setattr(trial, "start", lambda *_, **options: start("os", "abort", **options))
+    for _ in range(2):
+        with pytest.raises(EngineError, match="crashes when it is loaded"):
+            choose_library()
+    alone.setattr(trial, "start", start)
+    assert choose_library().known
+    alone.setattr(trial, "start", pytest.fail)
+    assert choose_library().known, "remembered"
+    offer(alone, Candidate("xllamacpp", BUILD, library.path))
+    alone.setenv("LORAKIT_CACHE", str(tmp_path / "another"))
+    assert choose_library().known, "what is installed is tried by everybody"
+
+
+def test_where_no_child_can_be_started_it_is_loaded_all_the_same(library, alone, cache, caplog):
+    alone.setenv(VARIABLE, str(library.path))
+    alone.setattr(sys, "frozen", True, raising=False)
+    assert choose_library().known
+    assert "is not tried in a child process" in caplog.text
 
 
 def test_packages_are_found_without_importing_them(alone, tmp_path):
@@ -163,7 +198,11 @@ class Build:
     def __init__(self, path: Path, info: str = "CPU : AVX2 = 1 | ") -> None:
         self.path, self.info = path, info
 
+    def silence(self):
+        self.silent = True
+
     def system_info(self):
+        assert self.silent, "backends would write to standard error"
         return self.info
 
 
@@ -190,13 +229,15 @@ def test_a_compiled_library_comes_first_unless_it_is_known_to_be_slower(
     paths = [tmp_path / "libllama.so", tmp_path / "xllamacpp.abi3.so"]
     for path in paths:
         path.write_bytes(mark)
-    reason = handicap(Build(paths[0], info), cpu)
+    build = Build(paths[0], info)
+    build.silence()
+    reason = handicap(build, cpu)
     assert word in reason if word else reason == ""
     alone.setattr(libraries, "cpu_features", lambda: frozenset(cpu))
     alone.setattr(libraries.platform, "machine", lambda: "any")
     alone.setattr(libraries, "Library", lambda path: Build(path, info))
     compiled = Candidate(COMPILED, "0.3.36", paths[0])
-    offer(alone, compiled, Candidate("xllamacpp", "1", paths[1]))
+    offer(alone, compiled, Candidate("xllamacpp", BUILD, paths[1]))
     found = choose_library()
     assert found.candidate.package == ("xllamacpp" if word else COMPILED)
     assert [*found.passed_over] == ([f"{compiled}: {reason}"] if word else [])
@@ -213,13 +254,15 @@ def test_a_prebuilt_library_is_not_loaded_where_it_would_crash(machine, cpu, use
     alone.setattr(libraries.platform, "machine", lambda: machine)
     alone.setattr(libraries, "cpu_features", lambda: frozenset(cpu))
     alone.setattr(libraries, "Library", Build if used else pytest.fail)
-    offer(alone, Candidate("xllamacpp", "1", Path("x")))
+    offer(alone, Candidate("xllamacpp", BUILD, Path("x")))
     if used:
         assert choose_library().candidate.package == "xllamacpp"
         return
     with pytest.raises(MissingExtraError) as caught:
         choose_library()
-    assert caught.value.items == ("xllamacpp 1: it needs AVX2, which this CPU does not have",)
+    assert caught.value.items == (
+        f"xllamacpp {BUILD}: it needs AVX2, which this CPU does not have",
+    )
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path):
     assert (tmp_path / "mine/file").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a whole path has 260 characters there")
 @pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "a" * 201])
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
     write_atomic(tmp_path / name, b"one")
@@ -354,13 +355,13 @@ def test_where_nothing_can_be_locked_a_folder_that_lost_its_place_gets_it_back_b
     class Killed(BaseException):
         pass
 
-    def killed(source, target, *, real=atomic._moved):
+    def killed(source, target, *, real=atomic.move):
         real(source, target)
         if ".old" in target.name:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_moved", killed)
+        patch.setattr(atomic, "move", killed)
         with pytest.raises(Killed), new_folder(path, replace=True) as temporary:
             write_synced(temporary / "of", b"new")
     sweep(tmp_path)

@@ -15,6 +15,7 @@ from lorakit.children import obstacle
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.engines.cpu import cpu_features
+from lorakit.engines.torch.versions import require_versions
 from lorakit.errors import EngineError, MissingExtraError
 from lorakit.files.cache import cache_root
 
@@ -81,9 +82,13 @@ def _onnx() -> str:
 def _torch() -> str:
     """From what is installed alone: importing torch takes seconds."""
     lacking = [name for name in ("torch", "transformers") if not _version(name)]
-    return (
-        f"needs {' and '.join(lacking)}: pip install 'lorakit[torch]'" if lacking else "installed"
-    )
+    if lacking:
+        return f"needs {' and '.join(lacking)}: pip install 'lorakit[torch]'"
+    try:
+        require_versions("torch", "transformers")
+    except MissingExtraError as error:
+        return f"needs {', '.join(error.items)}: {error.hint}"
+    return "installed"
 
 
 def _llama() -> str | dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,7 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
         target = path.resolve()  # through a link, not in its place
         if target.exists() and not target.is_file():
             raise OSError("it is not a regular file")
-        write_atomic(target, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        named = cast("dict[str, Any]", arrays)  # numpy before 2.1 would store its new keywords too
+        write_atomic(target, lambda file: np.savez(file, **named))
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error

@@ -48,6 +48,9 @@ def _onnx(base: Base, options: OnnxOptions) -> Engine:
 
 
 def _torch(base: Base, options: TorchOptions) -> Engine:
+    from lorakit.engines.torch.versions import require_versions  # reads metadata, which is slow
+
+    require_versions("torch", "transformers")
     try:
         from lorakit.engines.torch.engine import TorchEngine  # loads torch and transformers
     except ImportError as error:

@@ -55,7 +55,7 @@ def write_atomic(
             _write(file, content)
         if verify is not None:
             verify(temporary)
-        _moved(temporary, path)
+        move(temporary, path)
         _sync_folder(path.parent)
 
 
@@ -110,7 +110,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     if not path.exists():
-        _moved(temporary, path)
+        move(temporary, path)
         _sync_folder(path.parent)
         return
     old = _beside(path, "old")
@@ -118,11 +118,11 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     try:
         with suppress(OSError):
             os.utime(path)  # its age says when it was moved, where nothing can be locked
-        _moved(path, old)
+        move(path, old)
         try:
-            _moved(temporary, path)
+            move(temporary, path)
         except BaseException:
-            _moved(old, path)
+            move(old, path)
             raise
         _sync_folder(path.parent)
         _remove(old)
@@ -130,7 +130,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         _release(lock)
 
 
-def _moved(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
     """Rename, over a file that is there. Raises OSError.
 
     Windows refuses while anybody has one of them, or a file in it, open or mapped.

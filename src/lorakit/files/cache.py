@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import tempfile
 
 KINDS = (
-    "downloads", "fingerprints", "graphs", "kernels", "llama", "merged", "models", "projectors",
+    "downloads", "fingerprints", "graphs", "kernels", "libraries", "llama", "merged", "models",
+    "projectors",
 )  # fmt: skip
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
 HOUR = 3600

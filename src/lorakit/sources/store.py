@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock
 
 from lorakit.errors import SourceError, WriteError
-from lorakit.files.atomic import new_folder, write_atomic, write_synced
+from lorakit.files.atomic import move, new_folder, write_atomic, write_synced
 from lorakit.files.bounded import read_bounded
 from lorakit.files.cache import cache_root, digest_of, touch
 
@@ -113,7 +113,7 @@ class Store:
             for folder in (blob.parent, self.root / "urls"):
                 folder.mkdir(parents=True, exist_ok=True)
             if not self.holds(record.sha256):  # a mapped file cannot be replaced everywhere
-                partial.replace(blob)
+                move(partial, blob)
             write_atomic(self.root / "urls" / f"{key}.json", json.dumps(asdict(record)).encode())
         return blob
 

@@ -218,6 +218,9 @@ def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[
     MissingExtraError without the extra, ParameterError for folders that are not PEFT's, EngineError
     for whatever PEFT refuses.
     """
+    from lorakit.engines.torch.versions import require_versions  # reads metadata, which is slow
+
+    require_versions("torch", "transformers", "peft")
     try:
         import torch
         from peft import PeftModel
@@ -226,7 +229,7 @@ def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[
     except ImportError as error:
         raise MissingExtraError(
             f"comparing with PEFT needs torch, transformers and peft: {error}",
-            hint="pip install lorakit[torch]",
+            hint="pip install 'lorakit[torch]'",
         ) from error
     foreign = [str(path) for path, _ in adapters if not (path / "adapter_config.json").is_file()]
     if foreign:

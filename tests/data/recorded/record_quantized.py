@@ -1,9 +1,9 @@
 """Record what llama.cpp's own llama_model_quantize and ggml_quantize_chunk write.
 
-    PYTHONPATH=tests/engines/llama python tests/data/recorded/record_quantized.py
+    PYTHONPATH=tests python tests/data/recorded/record_quantized.py
 
 Needs llama-cpp-python, compiled; it writes quantized.json beside itself, and says where lorakit's
-output differs. The models are those of tests/engines/llama/quantize_cases.py. `models` holds, by
+output differs. The models are those of tests/quantize_cases.py. `models` holds, by
 model and file type, the types of the tensors and the SHA-256 of the whole file; `rows`, by tensor
 type, a digest of each of some rows. Compilers that contract a * b + c round some rows otherwise.
 """
@@ -14,12 +14,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import llama_cpp.llama_cpp as llama_cpp
 import numpy as np
-from llama_cpp import llama_cpp
-from quantize_cases import MODELS, RECORDED, hard_rows, row_digests, summary, write_model
 
 from lorakit.engines.llama.quantize import TYPES, quantize
 from lorakit.files.gguf_types import TYPE_NUMBERS, stored_size
+from quantize_cases import MODELS, RECORDED, hard_rows, row_digests, summary, write_model
 
 KINDS = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",

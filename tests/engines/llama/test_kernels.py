@@ -8,7 +8,7 @@ from llama_cases import base_file, logits_of, open_engine
 from lorakit.engines.llama import build, kernels, model, preflight
 from lorakit.engines.llama import child_process as child
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.errors import FormatError
+from lorakit.errors import EngineError, FormatError
 
 
 @pytest.fixture
@@ -60,6 +60,24 @@ def test_a_frozen_program_starts_no_child(untried):
     preflight.preflight_model(base_file("llama"), LlamaOptions())
     with_amx(untried)
     assert kernels.amx_verdict() == "faulty", "slower, and never wrong"
+
+
+def test_a_frozen_program_knows_its_library_wherever_it_was_unpacked(untried):
+    assert child.library_identity() == child.file_identity(child.library_path())
+    untried.setattr(sys, "frozen", True, raising=False)
+    assert child.library_identity() == child.library_digest()
+
+
+def test_where_no_process_starts_files_are_used_only_if_the_user_says_so(untried):
+    def refuse(*_, **__):
+        raise OSError(1, "no process here")
+
+    untried.setattr("subprocess.Popen", refuse)
+    with pytest.raises(EngineError, match="no child process can be started: no process here"):
+        preflight.preflight_model(base_file("llama"), LlamaOptions())
+    preflight.preflight_model(base_file("llama"), LlamaOptions(preflight=False))
+    with_amx(untried)
+    assert kernels.amx_verdict() == "faulty"
 
 
 def test_the_reasons_of_a_crash_are_reported(cache, monkeypatch):

@@ -11,15 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from llama_cases import TRUTH, base_file, logits_of, make_engine
-from quantize_cases import (
-    MODELS,
-    hard_rows,
-    noise,
-    recorded,
-    row_digests,
-    summary,
-    write_model,
-)
 
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama import quantize as driver
@@ -38,6 +29,15 @@ from lorakit.errors import (
 )
 from lorakit.files.gguf import Value, gguf_head, open_gguf, packed, write_gguf_file
 from projector import write_projector
+from quantize_cases import (
+    MODELS,
+    hard_rows,
+    noise,
+    recorded,
+    row_digests,
+    summary,
+    write_model,
+)
 
 BASE = base_file("gemma3")
 TOKENS = np.array([1, 5, 30, 70, 200, 400, 17], np.int64)

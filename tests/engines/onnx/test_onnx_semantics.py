@@ -203,7 +203,7 @@ class Changed:
 BROKEN = {
     "a row of none": lambda y: y if y.size else np.zeros((1, 1, semantics.OUT), np.float32),
     "no outputs": lambda y: y if y.size else np.zeros((1, 0, 1), np.float32),
-    "weights off by one": lambda y: y + 4,
+    "another weight": lambda y: y + 5,
     "not a number": lambda y: y * np.float32(np.nan),
 }
 
@@ -221,6 +221,21 @@ def test_a_wrong_product_is_refused(monkeypatch, form, result):
         tried(form)
     (item,) = caught.value.items
     assert form in item
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMS)))
+def test_weights_that_are_read_after_the_session_opened_are_refused(monkeypatch, form):
+    """The broken variant: onnxruntime gets arrays that hold what ours do when it has opened."""
+    open_session = semantics.open_session
+
+    def later(*given, initializers=None, **more):
+        emptied = {name: np.zeros_like(array) for name, array in (initializers or {}).items()}
+        return open_session(*given, initializers=emptied, **more)
+
+    monkeypatch.setattr(semantics, "open_session", later)
+    with pytest.raises(EngineError) as caught:
+        tried(form)
+    assert any(form in item for item in caught.value.items)
 
 
 # Once, and for every version.

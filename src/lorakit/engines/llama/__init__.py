@@ -1,1 +1,1 @@
-"""The llama.cpp engine: GGUF models through llama_cpp's low-level module."""
+"""The llama.cpp engine: GGUF models through llama.cpp's C API."""

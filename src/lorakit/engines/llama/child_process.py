@@ -9,8 +9,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from lorakit.children import obstacle, start, stop
+from lorakit.children import is_frozen, obstacle, start, stop
 from lorakit.engines.llama.binding.libraries import VARIABLE
+from lorakit.engines.llama.binding.trial import file_identity
 from lorakit.engines.llama.native import chosen
 from lorakit.files.cache import digest_of
 
@@ -68,8 +69,11 @@ def library_path() -> Path:
 
 
 def library_identity() -> str:
-    """Identifies this build of llama.cpp; preflight results are valid for one build only."""
-    return file_identity(library_path())
+    """Identifies this build of llama.cpp; preflight results are valid for one build only.
+
+    A frozen program may unpack itself to another folder each time.
+    """
+    return library_digest() if is_frozen() else file_identity(library_path())
 
 
 @cache
@@ -79,8 +83,3 @@ def library_digest() -> str:
     parts = sorted({path, *(found.resolve() for found in path.parent.glob("*ggml*"))})
     digests = [f"{part.name} {digest_of(part)}" for part in parts if part.is_file()]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def file_identity(path: Path) -> str:
-    status = path.stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"

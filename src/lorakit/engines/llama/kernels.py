@@ -14,6 +14,7 @@ from typing import Literal
 from lorakit.engines.cpu import cpu_features, cpu_name
 from lorakit.engines.llama.child_process import can_start, library_identity, run_child
 from lorakit.engines.llama.native import chosen, llama
+from lorakit.errors import EngineError
 from lorakit.files.cache import Memo
 
 Verdict = Literal["none", "safe", "faulty"]
@@ -34,12 +35,15 @@ def system_info() -> str:
 
 @cache
 def _tried() -> Verdict:
+    def run() -> str:
+        return "faulty" if run_child(TRIAL, "run_kernels") else "safe"
+
     if not can_start():
         return "faulty"  # the safe assumption: slower, never a crash
-    key = f"{VERSION} {library_identity()} {_cpu()}"
-    found = Memo("kernels").get(
-        key, lambda: "faulty" if run_child(TRIAL, "run_kernels") else "safe"
-    )
+    try:
+        found = Memo("kernels").get(f"{VERSION} {library_identity()} {_cpu()}", run)
+    except EngineError:  # the system starts no process
+        return "faulty"
     return "safe" if found == "safe" else "faulty"
 
 

@@ -15,12 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.engines.llama.child_process import (
-    can_start,
-    file_identity,
-    library_identity,
-    run_child,
-)
+from lorakit.engines.llama.binding.trial import file_identity
+from lorakit.engines.llama.child_process import can_start, library_identity, run_child
 from lorakit.engines.llama.context import Context, Piece
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, llama

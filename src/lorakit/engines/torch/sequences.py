@@ -62,7 +62,7 @@ class State:
         """The keys and values as an .npz file."""
         file = io.BytesIO()
         arrays = {f"{n}": part.float().cpu().numpy() for n, part in enumerate(sum(self.layers, ()))}
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
         return file.getvalue()
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32
+from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint8
 from typing import Any
 
 from lorakit.engines.llama.binding import structs
@@ -55,7 +55,6 @@ LLAMA: Prototypes = {
     "llama_model_n_embd": (c_int32, pointer),
     "llama_model_n_embd_inp": (c_int32, pointer),
     "llama_model_n_swa": (c_int32, pointer),
-    "llama_print_system_info": (c_char_p,),
     "llama_sampler_accept": (None, pointer, llama_token),
     "llama_sampler_apply": (None, pointer, ctypes.POINTER(structs.llama_token_data_array)),
     "llama_sampler_free": (None, pointer),
@@ -68,7 +67,6 @@ LLAMA: Prototypes = {
     "llama_state_seq_set_data": (c_size_t, pointer, data, c_size_t, llama_seq_id),
     "llama_token_to_piece": (c_int32, pointer, llama_token, pointer, c_int32, c_int32, c_bool),
     "llama_tokenize": (c_int32, pointer, c_char_p, c_int32, tokens, c_int32, c_bool, c_bool),
-    "llama_version": (c_char_p,),
     "llama_vocab_bos": (llama_token, pointer),
     "llama_vocab_eos": (llama_token, pointer),
     "llama_vocab_get_text": (c_char_p, pointer, llama_token),
@@ -80,18 +78,9 @@ LLAMA: Prototypes = {
     "ggml_quantize_chunk": (
         c_size_t, c_int32, pointer, pointer, c_int64, c_int64, c_int64, pointer,
     ),
-    "ggml_quantize_requires_imatrix": (c_bool, c_int32),
-    "ggml_row_size": (c_size_t, c_int32, c_int64),
 }  # fmt: skip
 
-# What some libraries lack; the engine does without.
-OPTIONAL: Prototypes = {
-    "llama_max_parallel_sequences": (c_size_t,),
-    "llama_model_quantize": (
-        c_uint32, c_char_p, c_char_p, "llama_model_quantize_params",
-    ),
-    "llama_model_quantize_default_params": ("llama_model_quantize_params",),
-}  # fmt: skip
+OPTIONAL: Prototypes = {"llama_max_parallel_sequences": (c_size_t,)}  # what some libraries lack
 
 MTMD: Prototypes = {
     "mtmd_bitmap_free": (None, pointer),
@@ -132,9 +121,6 @@ FOUND: Mapping[str, Found] = {
     "llama_batch": ("llama_batch_get_one", structs.BATCH, (pointer(16), c_int32(3))),
     "llama_context_params": ("llama_context_default_params", structs.CONTEXT_PARAMS, ()),
     "llama_model_params": ("llama_model_default_params", structs.MODEL_PARAMS, ()),
-    "llama_model_quantize_params": (
-        "llama_model_quantize_default_params", structs.QUANTIZE_PARAMS, (),
-    ),
     "mtmd_context_params": ("mtmd_context_params_default", structs.MTMD_PARAMS, ()),
     "mtmd_helper_init_opt": ("mtmd_helper_init_opt_default", structs.MTMD_OPTIONS, ()),
 }  # fmt: skip

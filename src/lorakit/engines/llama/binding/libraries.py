@@ -22,6 +22,7 @@ from pathlib import Path
 from lorakit.engines.cpu import cpu_features
 from lorakit.engines.llama.binding.compiler import compiler_of, gcc_version
 from lorakit.engines.llama.binding.library import Library
+from lorakit.engines.llama.binding.trial import require_harmless
 from lorakit.errors import EngineError, MissingExtraError
 
 VARIABLE = "LORAKIT_LLAMA_LIB"
@@ -34,6 +35,7 @@ KNOWN = {
     "0.7.0-dev": "its headers were compared, at build 11739",
 }
 COMPILED = "llama-cpp-python"  # where it is installed; the others are prebuilt
+BUILDS = range(11548, 11740)  # the same, where a prebuilt package's version ends with its build
 PACKAGES = {  # names of the distributions and of their modules, in the order of preference
     COMPILED: "llama_cpp",
     "xllamacpp": "xllamacpp",
@@ -145,7 +147,13 @@ def install_hint() -> str:
 
 
 def _try(candidate: Candidate) -> tuple[Library | None, str]:
-    """The library, or why not."""
+    """The library, or why not. A build that is known to be another is not even loaded."""
+    build = candidate.version.rpartition(".")[2]
+    if candidate.package != COMPILED and build.isdecimal() and int(build) not in BUILDS:
+        return None, (
+            f"expected a build from {BUILDS[0]} to {BUILDS[-1]}, found {build}; "
+            f"{VARIABLE}={candidate.path} would use it untested"
+        )
     intel = platform.machine() in ("x86_64", "AMD64") and cpu_features()
     if candidate.package != COMPILED and intel and "avx2" not in intel:
         return None, "it needs AVX2, which this CPU does not have"
@@ -155,10 +163,12 @@ def _try(candidate: Candidate) -> tuple[Library | None, str]:
         return None, f"cannot be loaded: {error}"
     version = library.version
     if version in KNOWN:
+        library.silence()
         return library, ""
-    found = f"llama.cpp {version}" if version else "no functions of llama.cpp"
+    if library.function("llama_backend_init") is None:
+        return None, "it has no functions of llama.cpp"
     return None, (
-        f"expected llama.cpp {', '.join(KNOWN)}, found {found}; "
+        f"expected llama.cpp {', '.join(KNOWN)}, found {version or 'an older one'}; "
         f"{VARIABLE}={candidate.path} would use it untested"
     )
 
@@ -168,6 +178,8 @@ def _named(given: Path) -> Chosen:
     try:
         if path is None or not path.is_file():
             raise OSError("it is neither a file nor a folder that holds a libllama")
+        if path not in {candidate.path for candidate in installed()}:
+            require_harmless(path.absolute())
         library = Library(path.absolute())
     except OSError as error:
         raise EngineError(

@@ -22,7 +22,11 @@ from lorakit.errors import EngineError
 
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama-cparams.h, from build 11549 back to 0.3.36's
 BESIDE = ("mtmd", "ggml-base")  # parts, named as the file of llama is
-HINT = "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested"
+HINT = (
+    "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested; it is used "
+    "where LORAKIT_LLAMA_LIB names no other"
+)
+_nothing = structs.llama_log_callback(lambda level, text, data: None)
 
 
 class Library:
@@ -44,7 +48,7 @@ class Library:
         try:
             self._parts.append(ctypes.CDLL(str(part)))
         except OSError as error:
-            self.lacking.append(str(error))
+            self.lacking.append(f"{part.name}: {error}")
 
     def function(self, name: str) -> Any:
         """A new ctypes function without types; None if no part exports it."""
@@ -63,6 +67,12 @@ class Library:
             return ""
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
+
+    def silence(self) -> None:
+        """Until the engine sets its own log: backends write to standard error as they begin."""
+        if (function := self.function("llama_log_set")) is not None:
+            function.argtypes = [structs.llama_log_callback, ctypes.c_void_p]
+            function(_nothing, None)
 
     def system_info(self) -> str:
         """The backends and the CPU features it was built with, such as "CPU : AVX2 = 1 | "."""
@@ -113,7 +123,7 @@ def _bind(library: Any, prototypes: Prototypes) -> SimpleNamespace:
     missing = [name for name, function in functions.items() if function is None]
     if missing:
         raise EngineError(
-            "this build of llama.cpp lacks functions that the engine needs",
+            f"{library.path} lacks functions of llama.cpp that the engine needs",
             items=[*library.lacking, *missing],
             hint=HINT,
         )
@@ -135,5 +145,6 @@ def _structs(library: Any, rows: Iterable[tuple[Any, ...]]) -> dict[Any, Any]:
         try:
             found[name] = find_layout(name, library.function(maker), layouts, arguments)
         except EngineError as error:
-            raise EngineError(error.message, items=error.items, hint=HINT) from None
+            message = f"{library.path}: {error.message}"
+            raise EngineError(message, items=error.items, hint=HINT) from None
     return found

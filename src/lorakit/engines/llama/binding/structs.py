@@ -106,26 +106,6 @@ MODEL_PARAMS = (
     ),
 )  # fmt: skip
 
-QUANTIZE_PARAMS = (
-    Layout(
-        "0.5 to 0.7",
-        struct(
-            "llama_model_quantize_params",
-            [
-                *_named(c_int32, "nthread", "ftype", "output_tensor_type", "token_embedding_type"),
-                *_named(c_bool, "allow_requantize", "quantize_output_tensor", "only_copy", "pure"),
-                *_named(c_bool, "keep_split", "dry_run"),
-                *_named(pointer, "imatrix", "kv_overrides", "tt_overrides", "prune_layers"),
-                *_named(c_size_t, "max_buf_size"),
-            ],
-        ),
-        {
-            "ftype": 7, "output_tensor_type": None, "token_embedding_type": None,
-            "quantize_output_tensor": True, "max_buf_size": None,
-        },
-    ),
-)  # fmt: skip
-
 BATCH = (
     Layout(
         "0.5 to 0.7",

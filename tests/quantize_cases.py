@@ -14,7 +14,7 @@ import numpy as np
 from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 from lorakit.files.gguf_types import BLOCKS
 
-RECORDED = Path(__file__).parents[2] / "data" / "recorded" / "quantized.json"
+RECORDED = Path(__file__).parent / "data" / "recorded" / "quantized.json"
 ROW, ROWS = 256, 64
 BF16 = ml_dtypes.bfloat16
 # architecture, layers, row lengths of attn_* and ffn_*, experts, heads, key heads, stored as
