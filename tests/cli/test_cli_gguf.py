@@ -108,3 +108,20 @@ def test_native_options_are_for_gguf_files():
     folder = TRUTH / "bases" / "gemma3"
     for option in (("--gpu-layers", 1), ("--mmproj", "x"), ("--grammar", __file__)):
         assert invoke("run", folder, "a", *option).error.code == "capability_missing"
+
+
+def test_merge_makes_a_folder_of_a_file_with_an_adapter_or_without(tmp_path):
+    done = invoke("merge", GEMMA, "-o", tmp_path / "plain")
+    assert done.error is None
+    assert "token ids: compared with llama.cpp's" in done.stdout
+    done = invoke("merge", GEMMA, "-a", f"{PLAIN}:0.5", "-o", tmp_path / "merged", "--json")
+    assert json.loads(done.stdout)["changed"]
+    found = answer(GEMMA, "-a", f"{PLAIN}:0.5", "hello")
+    assert answer(tmp_path / "merged", "hello")["text"] == found["text"]
+
+
+def test_merge_of_a_folder_with_nothing_is_no_copy(tmp_path):
+    folder = TRUTH / "bases/gemma3"
+    assert invoke("merge", folder, "-o", tmp_path / "out").error.code == "parameter_invalid"
+    assert not (tmp_path / "out").exists()
+    assert invoke("merge", folder, "-o", tmp_path / "out", "--dtype", "bf16").error is None

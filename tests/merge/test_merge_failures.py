@@ -16,9 +16,9 @@ from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.errors import CapabilityError, SourceError, WriteError
 from lorakit.formats import read_adapter
-from lorakit.merge import merge, unmerge
+from lorakit.merge import merge
 
-LLAMA = DATA / "truth/bases/llama"
+LLAMA, GGUF = DATA / "truth/bases/llama", DATA / "truth/gguf/llama.base.f32.gguf"
 ADAPTER = DATA / "truth/peft/llama/plain"
 
 
@@ -31,8 +31,9 @@ def plain():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX's")
+@pytest.mark.parametrize("source", [LLAMA, GGUF], ids=["folder", "gguf"])
 @pytest.mark.parametrize("kind", ["reserved", "unreserved"])
-def test_a_disk_that_fills_up_leaves_nothing(kind, tmp_path):
+def test_a_disk_that_fills_up_leaves_nothing(kind, source, tmp_path):
     """The limit on a file's size makes the system itself refuse, as a full disk does."""
     unreserved = "import os; del os.posix_fallocate" if kind == "unreserved" else ""
     code = f"""
@@ -45,7 +46,7 @@ from lorakit.base.folder import Base
 from lorakit.formats import read_adapter
 from lorakit.base.gguf import open_base
 from lorakit.merge import merge, unmerge
-base, adapter = Base.open({str(LLAMA)!r}), read_adapter(Path({str(ADAPTER)!r}))
+base, adapter = open_base({str(source)!r}), read_adapter(Path({str(ADAPTER)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 merge(base, [(adapter, 1.0)], Path({str(tmp_path / "out")!r}))
 """
@@ -66,7 +67,8 @@ def test_no_room_is_known_before_anything_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("source", [LLAMA, GGUF], ids=["folder", "gguf"])
+def test_ctrl_c_in_the_middle_leaves_nothing(source, tmp_path):
     """The child says that it is in the middle, waits there, and gets the signal."""
     code = f"""
 import signal, sys, time
@@ -82,7 +84,7 @@ def progress(done, total):
         print("middle", flush=True)
         time.sleep(60)
 merge(
-    Base.open({str(LLAMA)!r}),
+    open_base({str(source)!r}),
     [(read_adapter(Path({str(ADAPTER)!r})), 1.0)],
     Path({str(tmp_path / "out")!r}),
     progress=progress,
@@ -145,12 +147,8 @@ def test_a_base_that_became_something_else_is_an_error_and_not_a_crash(tmp_path)
             merge(base, plain(), tmp_path / "out")
 
 
-@pytest.mark.parametrize("undo", [False, True])
-def test_a_gguf_base_is_refused_by_name(tmp_path, undo):
-    base = open_base(DATA / "truth" / "gguf" / "gemma3.base.f32.gguf")
-    adapter = read_adapter(DATA / "truth" / "peft" / "gemma3" / "plain", base.decoder)
-    with pytest.raises(CapabilityError, match="GGUF file"):
-        (unmerge if undo else merge)(base, [(adapter, 1.0)], tmp_path / "out")
-    with pytest.raises(CapabilityError, match="GGUF file"):
+def test_what_reads_weights_in_place_says_how_to_make_a_folder_of_a_gguf_file():
+    base = open_base(GGUF)
+    with pytest.raises(CapabilityError, match="GGUF file") as caught:
         extract(base, base, 4)
-    assert not (tmp_path / "out").exists()
+    assert "lorakit merge" in str(caught.value.hint)

@@ -65,6 +65,7 @@ class Architecture:
     """A row of the table: in what a family differs from Llama."""
 
     model_type: str
+    model_class: str  # in transformers
     layout: Layout = SEPARATE
     gguf: str  # general.architecture of its GGUF files
     gguf_permuted: bool = False  # whose rows of q and k are in another order, for another RoPE

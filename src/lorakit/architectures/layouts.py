@@ -45,6 +45,7 @@ class Layout:
     blocks: str = "model.layers"
     final_norm: str = "model.norm"
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    gguf_norms: tuple[str, ...] = ("attn_norm", "ffn_norm")  # of `norms`, below "blk.N."
     norm_bias: bool = False  # LayerNorm with a bias, where the others have an RMS norm
     linears: tuple[Linear, ...]
     sparse: tuple[Linear, ...] = ()  # of a block with experts, in place of `linears`
@@ -128,6 +129,7 @@ SANDWICH = Layout(
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     ),
+    gguf_norms=("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"),
 )
 MIXTURE = Layout(
     # llama.cpp knows no dense layers beside those with experts

@@ -23,6 +23,7 @@ ARCHITECTURES = {
     for row in (
         Architecture(
             model_type="gemma3_text",
+            model_class="Gemma3ForCausalLM",
             layout=SANDWICH,
             gguf="gemma3",
             norm_offset=1.0,
@@ -41,6 +42,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="llama",
+            model_class="LlamaForCausalLM",
             gguf="llama",
             gguf_permuted=True,
             bias_keys=frozenset({"attention_bias", "mlp_bias"}),
@@ -49,6 +51,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="mistral",
+            model_class="MistralForCausalLM",
             gguf="llama",
             gguf_permuted=True,
             default_context=131072,
@@ -57,6 +60,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="qwen2",
+            model_class="Qwen2ForCausalLM",
             gguf="qwen2",
             qkv_bias=True,
             default_context=32768,
@@ -65,6 +69,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="qwen3",
+            model_class="Qwen3ForCausalLM",
             gguf="qwen3",
             qk_norm=True,
             bias_keys=frozenset({"attention_bias"}),
@@ -75,6 +80,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="qwen3_moe",
+            model_class="Qwen3MoeForCausalLM",
             layout=MIXTURE,
             gguf="qwen3moe",
             qk_norm=True,
@@ -87,6 +93,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="phi3",
+            model_class="Phi3ForCausalLM",
             layout=FUSED,
             gguf="phi3",
             default_context=4096,
@@ -95,6 +102,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             model_type="gpt2",
+            model_class="GPT2LMHeadModel",
             layout=CONV1D,
             gguf="gpt2",
             refused_keys=("add_cross_attention", "scale_attn_by_inverse_layer_idx"),

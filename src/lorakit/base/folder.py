@@ -115,11 +115,12 @@ class Base:
         return self.path.is_file()
 
     def require_weights(self) -> None:
-        """Raise CapabilityError for a GGUF file, whose weights lorakit does not read itself."""
+        """Raise CapabilityError for a GGUF file, whose weights are not read in place."""
         if self.is_gguf:
             raise CapabilityError(
                 f"{self.path.name} is a GGUF file, whose weights are not read or changed here",
-                hint="use the Hugging Face folder of the same model",
+                hint="use the Hugging Face folder of the same model, or make one: "
+                "lorakit merge FILE.gguf -o FOLDER",
             )
 
     @property

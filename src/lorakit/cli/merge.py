@@ -20,34 +20,55 @@ from lorakit.cli.references import (
     split_reference,
 )
 from lorakit.cli.signature import option
+from lorakit.errors import BaseModelError, MissingExtraError, ParameterError
 from lorakit.formats.readback import Dtype
 from lorakit.merge import MergeReport, merge
+from lorakit.text.tokenizer import TextTokenizer
 
-MergedAdapters = Annotated[
-    list[str],
-    option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated."),
-]
+_ADAPTER = option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated.")
+MergedAdapters = Annotated[list[str], _ADAPTER]
 FolderOption = Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")]
 DtypeOption = Annotated[
     Dtype | None,
-    option(help="What all weights become [default: what they are]."),
+    option(help="What all weights become [default: what they are; f32 where quantised]."),
 ]
 
 
 def command(
     base: BaseArgument,
-    adapter: MergedAdapters,
     output: FolderOption,
+    adapter: Annotated[list[str] | None, _ADAPTER] = None,
     dtype: DtypeOption = None,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a base with adapters in its weights, as a model folder of its own."""
+    """Write a base with adapters in its weights, as a model folder of its own.
+
+    A GGUF file becomes a Hugging Face folder, dequantised, with adapters or without.
+    """
     opened = open_base(base, allow_private=allow_private)
-    adapters = read(adapter, opened, allow_private=allow_private)
+    adapters = read(adapter or [], opened, allow_private=allow_private)
+    if not adapters and dtype is None and not opened.is_gguf:
+        raise ParameterError("there is nothing to merge", hint="name an adapter: -a REF[:SCALE]")
+    own = _own_tokenizer(opened)
     with Percent(of=size) as progress:
-        report = merge(opened, adapters, output, dtype=dtype, progress=progress)
+        report = merge(opened, adapters, output, dtype=dtype, progress=progress, tokenizer=own)
     show(report, json=json)
+
+
+def _own_tokenizer(base: Base) -> TextTokenizer | None:
+    """A GGUF file's tokenizer by llama.cpp, where that is installed and the file has one."""
+    from lorakit.engines.llama.options import LlamaOptions
+    from lorakit.engines.llama.preflight import preflight_model
+    from lorakit.engines.llama.tokenizer import LlamaTokenizer
+
+    if not base.is_gguf:
+        return None
+    try:
+        preflight_model(base.path, LlamaOptions())  # a broken vocabulary would end this process
+        return LlamaTokenizer(base.path)
+    except (MissingExtraError, BaseModelError):
+        return None
 
 
 def read(

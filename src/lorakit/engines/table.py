@@ -189,6 +189,12 @@ def engine_named(name: str) -> EngineName:
     return found
 
 
+_CONVERTED = {
+    True: "lorakit merge FILE.gguf -o FOLDER makes a folder of it",
+    False: "llama.cpp's convert_hf_to_gguf.py makes GGUF files",
+}
+
+
 def choose_engine(name: str | None, base: Base) -> EngineName:
     """The engine's name; None is "llama" for a GGUF file and "onnx" for a Hugging Face folder.
 
@@ -203,8 +209,7 @@ def choose_engine(name: str | None, base: Base) -> EngineName:
         others = [other for other, kind in ENGINES.items() if kind.gguf == base.is_gguf]
         raise CapabilityError(
             f"the {chosen} engine runs {runs}; {base.path} is {found}",
-            hint=f"engine: {' or '.join(others)}"
-            + ("" if base.is_gguf else "; llama.cpp's convert_hf_to_gguf.py makes GGUF files"),
+            hint=f"engine: {' or '.join(others)}; {_CONVERTED[base.is_gguf]}",
         )
     return chosen
 

@@ -1,7 +1,7 @@
 """GGUF files: read as typed values and mapped tensors, written the same way every time.
 
 Only the container: it knows nothing of adapters or models. Read in the format's own description
-(ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3; values of F32, F16, BF16 and Q8_0.
+(ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3.
 Every length is compared with what the file holds before it is used, and nothing recurses.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError, UnsupportedError
 from lorakit.files.bounded import load, open_regular
+from lorakit.files.dequantize import READABLE, dequantize
 from lorakit.files.gguf_types import PLAIN, TENSOR_TYPES, TYPE_NUMBERS, stored_size
 
 MAGIC = b"GGUF"
@@ -52,9 +53,8 @@ _ARRAY = 9
 _LENGTH = struct.Struct("<Q")
 _NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
 _STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
-_READ = ("F32", "F16", "BF16", "Q8_0")  # of other types no values are read here, only bounded
+_ADAPTERS = ("F32", "F16", "BF16", "Q8_0")  # what llama.cpp's converter writes of an adapter
 _WRITTEN = {dtype: name for name, dtype in PLAIN.items()}
-_Q8_0 = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +73,21 @@ class Value:
 class Tensor:
     """A tensor as stored. shape: as numpy counts, so the reverse of ggml's ne."""
 
-    kind: str  # F32, F16, BF16 or Q8_0; of a model's file others too, whose values are not read
+    kind: str  # a name of files.gguf_types
     shape: tuple[int, ...]
     raw: Array  # the mapped bytes, read-only
 
     def array(self) -> Array:
-        """The values: mapped where the type is a plain one, dequantised to float32 for Q8_0."""
+        """The values: mapped where the type is a plain one, else dequantised to float32.
+
+        Raises UnsupportedError for a type whose blocks are not read.
+        """
         if self.kind in PLAIN:
             plain: Array = self.raw.view(PLAIN[self.kind])
             return plain.reshape(self.shape)
-        blocks = self.raw.view(_Q8_0)
-        with np.errstate(invalid="ignore"):  # an infinite scale; the checker finds what comes of it
-            values: Array = blocks["scale"].astype(np.float32)[:, None] * blocks["values"]
-        values = values.reshape(self.shape)
+        if self.kind not in READABLE:
+            raise UnsupportedError(f"values of the type {self.kind} are not read")
+        values: Array = dequantize(self.kind, self.raw).reshape(self.shape)
         values.flags.writeable = False
         return values
 
@@ -114,11 +116,13 @@ def is_gguf(path: Path) -> bool:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def open_gguf(path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS) -> GgufFile:
+def open_gguf(
+    path: Path, *, model: bool = False, vocabulary: bool = False, max_strings: int = MAX_STRINGS
+) -> GgufFile:
     """Map a GGUF file.
 
-    model: it is a whole model's: arrays of strings (a vocabulary) are passed over and left empty,
-    and quantised tensors of every type are taken.
+    model: it is a whole model's: quantised tensors of every type are taken, and arrays of strings
+    are passed over and left empty, unless the vocabulary is wanted.
 
     Raises SourceError where there is none, FormatError where it is broken, truncated or beyond the
     bounds, and UnsupportedError for a version or a tensor type that is not read here.
@@ -127,15 +131,18 @@ def open_gguf(path: Path, *, model: bool = False, max_strings: int = MAX_STRINGS
         content = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    return _Reader(path, content, max_strings, model).file()
+    return _Reader(path, content, max_strings, model, vocabulary).file()
 
 
 class _Reader:
     """A cursor over a mapped file; every read is checked against the file's end first."""
 
-    def __init__(self, path: Path, content: Array, max_strings: int, model: bool) -> None:
+    def __init__(
+        self, path: Path, content: Array, max_strings: int, model: bool, vocabulary: bool
+    ) -> None:
         self._path = path
         self._model = model
+        self._passes_over = model and not vocabulary
         self._content = content
         self._bytes = memoryview(content.data)
         self._at = 0
@@ -175,14 +182,14 @@ class _Reader:
         kind = self._kind(self._number("<I", f"the item type of {key!r:.80}"), key)
         count = int(self._number("<Q", f"the length of {key!r:.80}"))
         if kind == "str":
-            if not self._model:
+            if not self._passes_over:
                 self._strings -= count
             if self._strings < 0 or count * 8 > self._left:
                 raise self._broken(
                     f"{key!r:.80} claims {count} strings, "
                     f"of {self._max_strings} that all arrays may hold together"
                 )
-            if self._model:
+            if self._passes_over:
                 self._pass_over(count, key)
                 return Value(kind, (), array=True)
             return Value(kind, self._string_items(key, count), array=True)
@@ -244,7 +251,7 @@ class _Reader:
             if name in tensors:
                 raise self._broken(f"the tensor {name!r:.80} is there twice")
             found = TENSOR_TYPES.get(kind)
-            if found is None or not (self._model or found[0] in _READ):
+            if found is None or not (self._model or found[0] in _ADAPTERS):
                 unknown.append(f"{name:.80}: ggml type {kind}")
                 continue
             label, block, itemsize = found

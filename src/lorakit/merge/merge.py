@@ -2,11 +2,13 @@
 
 Computed in float32 (float64 for tensors that hold it) and rounded once, to the output's dtype. A
 tensor that no adapter touches keeps its bytes. What adapters mean for a weight stands in plan.py.
+A base in a GGUF file is dequantised, and becomes a folder (gguf/).
 """
 
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +17,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.check import require_fit
 from lorakit.errors import (
     AdapterError,
@@ -25,10 +28,12 @@ from lorakit.errors import (
 )
 from lorakit.files.atomic import new_folder
 from lorakit.formats.readback import DTYPES, Dtype
-from lorakit.merge.folder import bring_along
+from lorakit.merge.gguf.origin import GgufOrigin
+from lorakit.merge.origin import FolderOrigin, Origin
 from lorakit.merge.plan import Plan, plan
-from lorakit.merge.shards import Shard, shards
+from lorakit.merge.shards import Shard
 from lorakit.merge.stream import Progress, Stream
+from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import among, shown
 
 
@@ -52,27 +57,34 @@ class MergeReport:
 
 
 def merge(
-    base: Base,
+    base: Base | str | os.PathLike[str],
     adapters: Sequence[tuple[Adapter, float]],
     target: Path,
     *,
     dtype: Dtype | None = None,
     progress: Progress | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> MergeReport:
     """Write `base` with the adapters at their scales in its weights as a new folder.
 
+    base: a Base, or the path of a folder or a GGUF file.
     Every adapter acts on the original weights, as several active ones do at run time; 0 switches
-    one off. dtype: what all floating-point weights become; None keeps each one's own.
-    progress: called with (bytes written, bytes in all).
+    one off, and there may be none. dtype: what all floating-point weights become; None keeps each
+    one's own, and makes quantised ones float32. progress: called with (bytes written, bytes in
+    all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a model opened
+    from it), whose ids the written one must give.
 
     Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
-    that does not fit), UnsupportedError listing what weights cannot express, AdapterError listing
-    tensors whose values the dtype cannot hold, WriteError (no room); then nothing is left behind.
+    that does not fit), UnsupportedError listing what weights cannot express or what of a GGUF file
+    no folder can hold, AdapterError listing tensors whose values the dtype cannot hold, WriteError
+    (no room); then nothing is left behind. A path raises as `Base.open` does, too.
     """
     _require(adapters, target, dtype)
+    opened = base if isinstance(base, Base) else open_base(base)
     for adapter, _ in adapters:
-        require_fit(adapter, base.decoder)
-    return _write(base, plan(base, adapters), target, dtype, progress)
+        require_fit(adapter, opened.decoder)
+    origin = _origin(opened, tokenizer)
+    return _write(origin, plan(origin.base, adapters), target, dtype, progress)
 
 
 def unmerge(
@@ -93,14 +105,19 @@ def unmerge(
     for adapter, _ in adapters:
         require_fit(adapter, merged.decoder)
     _require_invertible(adapters)
-    undo = plan(merged, [(adapter, -scale) for adapter, scale in adapters])
+    origin = _origin(merged)
+    undo = plan(origin.base, [(adapter, -scale) for adapter, scale in adapters])
     if undo.untied or undo.added:
         raise MismatchError(
             "this model does not come from a merge with these adapters",
             items=[f"{name}: merging would have added it" for name in undo.added],
             hint="give the folder that was merged, and the adapters and scales of that merge",
         )
-    return _write(merged, undo, target, dtype, progress)
+    return _write(origin, undo, target, dtype, progress)
+
+
+def _origin(base: Base, tokenizer: TextTokenizer | None = None) -> Origin:
+    return GgufOrigin.of(base, tokenizer) if base.is_gguf else FolderOrigin(base)
 
 
 def _require(adapters: Sequence[tuple[Adapter, float]], target: Path, dtype: str | None) -> None:
@@ -131,10 +148,10 @@ def _require_invertible(adapters: Sequence[tuple[Adapter, float]]) -> None:
 
 
 def _write(
-    base: Base, todo: Plan, target: Path, dtype: Dtype | None, progress: Progress | None
+    origin: Origin, todo: Plan, target: Path, dtype: Dtype | None, progress: Progress | None
 ) -> MergeReport:
     kind = DTYPES[dtype] if dtype is not None else None
-    outputs = shards(base.files, todo, kind)
+    outputs = origin.shards(todo, kind)
     total = sum(shard.size for shard in outputs)
     try:
         _require_room(target, total)
@@ -143,7 +160,7 @@ def _write(
             for shard in outputs:
                 stream.write(shard)
             _require_finite(stream)
-            along, left = bring_along(base, folder, todo, outputs, kind.name if kind else None)
+            brought = origin.bring_along(folder, todo, outputs, kind.name if kind else None)
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
     except OSError as error:
@@ -155,9 +172,9 @@ def _write(
         replaced=todo.replaced,
         untied=todo.untied,
         nbytes=total,
-        along=along,
-        left=left,
-        notes=tuple(_notes(todo)),
+        along=brought.along,
+        left=brought.left,
+        notes=(*_notes(todo), *brought.notes),
     )
 
 

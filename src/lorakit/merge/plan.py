@@ -51,10 +51,8 @@ class Plan:
 def plan(base: Base, adapters: Scaled) -> Plan:
     """The plan for adapters that fit the base; a user scale of 0 switches an adapter off.
 
-    Raises UnsupportedError that lists everything that no weights of this base can express, and
-    CapabilityError for a base in a GGUF file.
+    Raises UnsupportedError that lists everything that no weights of this base can express.
     """
-    base.require_weights()
     active = [(adapter, float(scale)) for adapter, scale in adapters if scale != 0]
     planner = _Planner(base, active)
     planner.run()
@@ -193,7 +191,7 @@ class _Planner:
         if self.plan.untied:
             self.plan.config["tie_word_embeddings"] = False
             if self.head not in self.base.tensors:
-                shape = self.base.tensors[self.table].shape
+                shape = (self.base.decoder.vocabulary, self.base.decoder.hidden)
                 self.plan.added[self.head] = Added(shape=shape, beside=self.table)
         copied = bool(lookup.keys) and self.head in self.base.tensors  # some files keep one
         if self.plan.untied or copied:

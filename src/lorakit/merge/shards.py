@@ -1,5 +1,7 @@
 """The weight files of a checkpoint, as they are and as they will be: which bytes go where.
 
+Of a GGUF file they are not there yet: what it holds becomes one new file.
+
 The order of files, of names in each header and of bytes in each file stays what it was; tensors
 that are added come last in the file of the tensor that they belong to.
 """
@@ -9,17 +11,19 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lorakit.base.folder import WEIGHTS
 from lorakit.errors import SourceError
 from lorakit.files.bounded import open_regular
 from lorakit.files.safetensors import DTYPES, MAX_HEADER
 from lorakit.merge.change import Change
+from lorakit.merge.gguf.weights import Held
 from lorakit.merge.plan import Plan
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -50,7 +54,7 @@ class Output:
     nbytes: int
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-    source: Entry | None
+    source: Entry | Held | None
     change: Change | None
 
     @property
@@ -60,7 +64,8 @@ class Output:
     @property
     def is_copy(self) -> bool:
         """Whether its bytes are those of its source."""
-        return self.change is None and self.source is not None and self.source.dtype == self.dtype
+        unchanged = self.change is None and isinstance(self.source, Entry)
+        return unchanged and self.source is not None and self.source.dtype == self.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,24 @@ def shards(
     return tuple(_shard(file, headers[file], stored, plan, dtype) for file in files)
 
 
+def dequantised(
+    table: Mapping[str, Held], plan: Plan, dtype: np.dtype[np.generic] | None
+) -> tuple[Shard, ...]:
+    """The one file to write for what a GGUF file holds, in this order."""
+    entries, offset = {}, 0
+    for name, held in table.items():
+        size = prod(held.shape) * held.dtype.itemsize
+        entries[name] = {
+            "dtype": NAMES[held.dtype],
+            "shape": list(held.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    header = _Header(raw=b"", entries=entries, metadata={"format": "pt"})
+    header = replace(header, raw=_encode(header, list(entries), entries))
+    return (_shard(Path(WEIGHTS), header, table, plan, dtype),)
+
+
 def _read_header(path: Path) -> _Header:
     """The header of a file that was found whole when the base was opened."""
     try:
@@ -125,7 +148,7 @@ def _entry(file: Path, start: int, entry: Mapping[str, Any]) -> Entry:
 def _shard(
     file: Path,
     header: _Header,
-    stored: Mapping[str, Entry],
+    stored: Mapping[str, Entry] | Mapping[str, Held],
     plan: Plan,
     dtype: np.dtype[np.generic] | None,
 ) -> Shard:
@@ -163,7 +186,11 @@ def _encode(header: _Header, names: list[str], described: Mapping[str, Any]) -> 
 
 
 def _output(
-    name: str, described: Mapping[str, Any], start: int, stored: Mapping[str, Entry], plan: Plan
+    name: str,
+    described: Mapping[str, Any],
+    start: int,
+    stored: Mapping[str, Entry] | Mapping[str, Held],
+    plan: Plan,
 ) -> Output:
     begin, end = described["data_offsets"]
     return Output(

@@ -20,7 +20,7 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.merge.change import Arithmetic, Change
 from lorakit.merge.files import Source, Target
-from lorakit.merge.shards import Output, Shard
+from lorakit.merge.shards import Entry, Output, Shard
 
 PIECE = 1 << 20  # values of a piece that is computed
 BLOCK = 1 << 17  # values worked on at a time, so that they stay in a core's cache
@@ -75,8 +75,9 @@ class Stream:
             if not output.is_copy:
                 yield from self.computed(output, sources, out)
                 continue
-            assert output.source is not None
-            source, end = output.source, output.source.begin + output.nbytes
+            source = output.source
+            assert isinstance(source, Entry)
+            end = source.begin + output.nbytes
             while outputs and _follows(outputs[0], source.file, end):
                 end += outputs.popleft().nbytes
             for at in range(source.begin, end, COPY):
@@ -99,7 +100,7 @@ class Stream:
         work = _Tensor(
             output=output,
             arithmetic=arithmetic,
-            source=sources.open(output.source.file) if output.source else None,
+            source=sources.open(output.source.file) if isinstance(output.source, Entry) else None,
             target=out,
             stream=self,
         )
@@ -115,7 +116,7 @@ def _follows(output: Output, file: Path, end: int) -> bool:
     """Whether an output is a copy of what stands at that place of the file."""
     return (
         output.is_copy
-        and output.source is not None
+        and isinstance(output.source, Entry)
         and output.source.file == file
         and output.source.begin == end
     )
@@ -134,14 +135,16 @@ class _Tensor:
     def original(self, begin: int, end: int) -> Array:
         """Rows of the original, in the arithmetic's precision: [end - begin, columns]."""
         columns, work = self.output.columns, self.arithmetic.dtype
-        if self.source is None:
+        if self.output.source is None:
             return np.zeros((end - begin, columns), work)
         return self.stored(begin, end).reshape(-1, columns).astype(work)
 
     def stored(self, begin: int, end: int) -> Array:
-        """The same as they are stored, flat, in this thread's buffer."""
+        """The same as they are stored, or dequantised, flat; valid until the next call."""
         entry = self.output.source
-        assert entry is not None
+        if not isinstance(entry, Entry):
+            assert entry is not None
+            return entry.read(begin, end).reshape(-1)
         assert self.source is not None
         count = (end - begin) * self.output.columns
         raw = self.stream_buffer("raw", count, entry.dtype)
@@ -172,7 +175,7 @@ class _Piece:
         output, columns = tensor.output, tensor.output.columns
         count = (self.end - self.begin) * columns
         result = tensor.stream_buffer("result", count, output.dtype)
-        stored = tensor.stored(self.begin, self.end) if tensor.source is not None else None
+        stored = tensor.stored(self.begin, self.end) if output.source is not None else None
         step = max(1, BLOCK // columns) * columns
         for low in range(0, count, step):
             high = min(low + step, count)
