@@ -27,7 +27,7 @@ FLAG = "--lorakit-child"  # before the module, the function and its arguments of
 VARIABLE = "LORAKIT_CHILD"  # set beside it: an argument alone, which a stranger may pass, is none
 BEGUN = b"lorakit child begun\n"
 PATIENCE = 120.0  # seconds in which a child has to begin
-GRACE = 5.0  # seconds for the last words of a child whose own children hold its pipes open
+GRACE = 2.0  # seconds for the last words of a child whose own children hold its pipes open
 # The lorakit of the parent, whichever comes first in its path; typing before, which could be beside
 _CODE = """
 import json, sys, typing
@@ -85,7 +85,7 @@ def _python() -> str | None:
 
 
 class Child:
-    """A process, and what it has written, which two threads read as it comes."""
+    """A process, and what it has written, which threads read as it comes."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -128,7 +128,7 @@ class Child:
         """
         self.process.wait(timeout)
         for reader in self._readers:
-            reader.join(GRACE)
+            reader.join(GRACE)  # which closes the pipe
         said = self._said.partition(BEGUN)
         return _text(said[2] if said[1] else said[0]), _text(self._faults)
 
@@ -221,9 +221,9 @@ def _paths() -> tuple[str, list[str]]:
 
 
 def stop(child: Child) -> None:
-    """End a child, if it has not ended. Its pipes are closed by whoever reads them."""
+    """End a child, if it has not ended, and close its pipes."""
     child.process.kill()
-    child.process.wait()
+    child.communicate()
 
 
 def _not_started(reason: str) -> EngineError:
