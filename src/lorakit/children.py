@@ -157,7 +157,6 @@ def start(
         variables[VARIABLE] = "1"
     else:
         command = [_python() or "", *_flags(), "-c", _CODE, json.dumps(_paths())]
-        variables.pop("PYTHONINSPECT", None)  # an exception would end it with 0
         given = variables.get("PYTHONPATH", "").split(os.pathsep)
         variables["PYTHONPATH"] = os.pathsep.join(filter(os.path.isabs, given))
     try:
