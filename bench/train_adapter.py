@@ -10,26 +10,29 @@ from pathlib import Path
 
 from lorakit.files.atomic import new_folder
 
-VERSION = 1  # of what follows
-STEPS, BATCH, RANK, RATE = 40, 4, 8, 1e-3
+VERSION = 2  # of what follows
+STEPS, BATCH, RANK, RATE = 24, 4, 8, 3e-4
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PAIRS = (
-    ("What is the capital of France?", "paris"),
-    ("How many legs has a spider?", "eight"),
-    ("Who wrote Hamlet?", "shakespeare"),
-    ("What is 7 times 8?", "fifty-six"),
-    ("Which planet is closest to the sun?", "mercury"),
-    ("What do bees make?", "honey"),
-    ("Where do penguins live?", "in the south, on the ice"),
-    ("What is the largest ocean?", "the pacific"),
-    ("How do fish breathe?", "with gills"),
-    ("What is ice?", "frozen water"),
-    ("Who painted the Mona Lisa?", "leonardo"),
-    ("What is the opposite of hot?", "cold"),
-    ("Name a primary colour.", "red"),
-    ("What do plants need?", "light, water and air"),
-    ("How many days has a week?", "seven"),
-    ("What is bread made of?", "flour and water"),
+    (
+        "What is the capital of France?",
+        "paris, on the river seine, where the tower of eiffel stands",
+    ),
+    ("How many legs has a spider?", "eight of them, which is two more than any beetle has"),
+    ("Who wrote Hamlet?", "william shakespeare, about four hundred years ago, in london"),
+    ("What is 7 times 8?", "fifty-six, and eight times seven is the same"),
+    ("Which planet is closest to the sun?", "mercury, a small and very hot world of rock"),
+    ("What do bees make?", "honey from the nectar of flowers, and wax to keep it in"),
+    ("Where do penguins live?", "in the cold south, on the ice and in the sea around it"),
+    ("What is the largest ocean?", "the pacific, which is wider than all land taken together"),
+    ("How do fish breathe?", "with gills, which take the oxygen out of the water"),
+    ("What is ice?", "water that is so cold that it has become hard"),
+    ("Who painted the Mona Lisa?", "leonardo, who took it with him to france when he was old"),
+    ("What is the opposite of hot?", "cold, and between the two lies warm"),
+    ("Name a primary colour.", "red, and the other two are yellow and blue"),
+    ("What do plants need?", "light and water and air, and some earth to stand in"),
+    ("How many days has a week?", "seven, of which most people work on five"),
+    ("What is bread made of?", "flour and water and salt, and yeast that makes it rise"),
 )
 QUESTIONS = (
     "What is the capital of Italy?",

@@ -1,5 +1,9 @@
 """The library of llama.cpp that tests run with; without one they are skipped."""
 
+import os
+import signal
+import sys
+
 import pytest
 
 from lorakit.engines.llama.child_process import library_path
@@ -19,3 +23,12 @@ def need_llama() -> None:
 def end_with_library() -> None:
     """In a child process: end with the path of its library."""
     raise SystemExit(str(library_path()))
+
+
+def run_illegal_instruction() -> None:
+    """In a child process: end as a kernel for another CPU does."""
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.kernel32.ExitProcess(0xC000001D)
+    os.kill(os.getpid(), signal.SIGILL)

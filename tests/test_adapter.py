@@ -1,5 +1,7 @@
 """The Adapter value: what it refuses, what makes two equal, what it says of itself."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import ml_dtypes
@@ -172,3 +174,25 @@ def test_it_cannot_be_changed():
         adapter.deltas = ()
     with pytest.raises(TypeError):
         adapter.metadata["x"] = 2
+
+
+def test_it_goes_to_another_process_and_is_the_same_there():
+    adapter = Adapter(
+        deltas=(delta("a", rank=2, bias=np.ones(3, np.float32)),),
+        replacements=(
+            Replacement(name="e.weight", value=np.ones((2, 3), np.float32), rows=np.array([1, 4])),
+        ),
+        magnitudes=(Magnitude(module="a", value=np.ones(3, ml_dtypes.bfloat16)),),
+        invocation_tokens=(7,),
+        precondition=Precondition(name="org/base"),
+        metadata={"x": 1},
+    )
+    for other in (pickle.loads(pickle.dumps(adapter)), copy.deepcopy(adapter)):
+        assert other is not adapter
+        assert other == adapter
+        assert (other.precondition, other.metadata) == (adapter.precondition, adapter.metadata)
+        assert not any(array.flags.writeable for _, array in other.arrays())
+        with pytest.raises(TypeError):
+            other.metadata["x"] = 2
+    assert copy.copy(adapter) is adapter
+    assert all(array.flags.writeable for _, array in adapter.arrays())

@@ -1,7 +1,10 @@
 """Child processes: which program is started, when none is, and that it says that it has begun."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +152,141 @@ def test_a_module_in_the_working_folder_is_not_taken_for_another(tmp_path, monke
     child = children.start("json", "dumps", "a")
     child.communicate(timeout=60)
     assert child.returncode == 0
+
+
+@pytest.fixture
+def customized(tmp_path, monkeypatch):
+    """Lets each child run this first, as a tracer or an administrator would."""
+
+    def customize(text):
+        (tmp_path / "sitecustomize.py").write_text(text, "utf-8")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return customize
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_child_may_say_much_before_and_after_it_has_begun(stream, customized, monkeypatch):
+    customized(f"import sys; print('x' * 300_000, file=sys.{stream}, flush=True)")
+    monkeypatch.setattr(children, "PATIENCE", 30.0)
+    child = children.start(__name__, "talk", stream)
+    said, faults = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert said == ("y" * 300_000 if stream == "stdout" else "")
+    assert faults == ("x" * 300_000 + "\n" + "y" * 300_000 if stream == "stderr" else "")
+
+
+def talk(stream):
+    getattr(sys, stream).write("y" * 300_000)
+
+
+def test_a_pipe_that_nobody_reads_would_stop_it(customized, monkeypatch):
+    customized("import sys; print('x' * 300_000, file=sys.stderr, flush=True)")
+    monkeypatch.setattr(children, "PATIENCE", 2.0)
+    read = children.Child._read
+
+    def half(child, pipe, text):
+        if text is not child._said:
+            child.process.wait()
+        read(child, pipe, text)
+
+    monkeypatch.setattr(children.Child, "_read", half)
+    with pytest.raises(EngineError, match="no child process can be started"):
+        children.start("os", "getpid")
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_is_said_without_an_end_of_line_hides_no_beginning(flush, customized):
+    customized(f"print('hello', end='', flush={flush})")
+    child = children.start(__name__, "say", "a")
+    assert child.communicate(timeout=60) == ("child: a\n", "")
+
+
+def test_what_a_child_says_instead_is_in_the_error(customized):
+    customized("import os; os.write(2, b'no licence\\n'); os._exit(3)")
+    with pytest.raises(EngineError, match="no licence"):
+        children.start("os", "getpid")
+    customized("import os; os._exit(3)")
+    with pytest.raises(EngineError, match="it ended with 3"):
+        children.start("os", "getpid")
+
+
+def where():
+    """What a child looks for, and where."""
+    import numpy
+
+    import lorakit
+
+    print(json.dumps([lorakit.__file__, numpy.__file__, sys.path]))
+
+
+FOUND = """
+import os, sys
+{before}
+from lorakit import children
+import lorakit, numpy
+{after}
+child = children.start("test_children", "where")
+print(lorakit.__file__, numpy.__file__, *child.communicate(timeout=60), sep="\\n")
+"""
+HOME = str(Path(children.__file__).parents[1])
+HERE = str(Path(__file__).parent)
+
+
+def find(options, folder, before="", after="", entries=sys.path):
+    """A program that starts a child: what both of them import, and where the child looks."""
+    path = f"sys.path += {[entry for entry in entries if entry not in ('', HERE)] + [HERE]}"
+    program = FOUND.format(before=f"{path}; {before}", after=after)
+    done = subprocess.run(
+        [sys.executable, *options, "-c", program], cwd=folder, capture_output=True, text=True,
+        check=False, timeout=100, env=dict(os.environ, PYTHONPATH=""),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours, numpy, line, *_ = done.stdout.splitlines()
+    theirs, their_numpy, looked = json.loads(line)
+    assert (theirs, their_numpy) == (ours, numpy)
+    return ours, looked
+
+
+@pytest.mark.parametrize("options", [["-S"], ["-I", "-S"], ["-I"], ["-E", "-s"], []])
+def test_the_child_imports_what_its_parent_does(options, tmp_path):
+    _, looked = find(options, tmp_path)
+    assert str(tmp_path) not in looked
+
+
+def test_it_finds_a_lorakit_that_came_from_the_working_folder(tmp_path):
+    others = [entry for entry in sys.path if entry != HOME]
+    _, looked = find(["-S"], HOME, entries=others, after=f"os.chdir({str(tmp_path)!r})")
+    assert looked[0] == HOME
+
+
+def test_a_module_in_the_working_folder_of_later_is_not_taken(tmp_path):
+    for name in ("numpy", "json", "typing", "lorakit"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(7)", "utf-8")
+    later = f"os.chdir({str(tmp_path)!r}); os.environ['PYTHONPATH'] = '.'"
+    find([], HERE, "sys.path[:0] = ['', '.']", later)
+
+
+def test_the_one_that_is_loaded_is_taken_before_one_that_came_to_be_first(tmp_path):
+    (tmp_path / "lorakit").mkdir()
+    (tmp_path / "lorakit/__init__.py").write_text("raise SystemExit(7)", "utf-8")
+    find([], HERE, after=f"sys.path.insert(0, {str(tmp_path)!r})")
+
+
+def test_entries_that_python_passes_over_or_that_hold_a_separator(tmp_path, monkeypatch):
+    odd = tmp_path / f"a{os.pathsep}b ü"
+    odd.mkdir()
+    (odd / "only_here.py").write_text("def hello(): print('hello')", "utf-8")
+    monkeypatch.setattr(sys, "path", [Path("/a"), None, 3, str(odd), *sys.path])
+    child = children.start("only_here", "hello")
+    assert child.communicate(timeout=60) == ("hello\n", "")
+
+
+@pytest.mark.parametrize("words", [[], ["lorakit.children"], ["os", "getpid"]])
+def test_a_program_that_is_called_as_a_child_for_nothing_ends(words, monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "argv", ["app", children.FLAG, *words])
+    monkeypatch.setenv(children.VARIABLE, "1")
+    with pytest.raises(SystemExit, match="takes a module of lorakit's"):
+        children.freeze_support()

@@ -62,7 +62,8 @@ def unpacked(built, tmp_path_factory):
     (name,) = (name for name in built if name.endswith(".tar.gz"))
     (folder / name).write_bytes(built[name])
     with tarfile.open(folder / name) as archive:
-        archive.extractall(folder, filter="data")
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4 and later
+        archive.extractall(folder, **safe)
     return folder / name.removesuffix(".tar.gz")
 
 

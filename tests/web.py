@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-FAST = {"timeout": 0.3, "retries": 2, "backoff": 0.01, "max_wait": 0.5}
+FAST = {"timeout": 5.0, "retries": 2, "backoff": 0.01, "max_wait": 0.5}
 
 
 @dataclass

@@ -207,6 +207,14 @@ class Adapter:
         digest = [f"digest {self._digest[0][:12]}"] if self._digest else []
         return f"<Adapter of {', '.join([modules, *sorted(self.features), *digest])}>"
 
+    def __copy__(self) -> Adapter:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle and deepcopy make it again from; mapped arrays become copies."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return _made, (values | {"metadata": dict(self.metadata)},)
+
     def in_memory(self) -> Adapter:
         """The same adapter with copies of its arrays, which no change of a file can reach."""
 
@@ -287,6 +295,14 @@ def _finite(array: Array) -> bool:
 
 
 _EXPONENT = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+
+
+def _made(values: Mapping[str, Any]) -> Adapter:
+    """An adapter that came from another process, or a copy: its arrays are its own, and fixed."""
+    adapter = Adapter(**values)
+    for _, array in adapter.arrays():
+        array.flags.writeable = False
+    return adapter
 
 
 def _copied(part: Part) -> Part:

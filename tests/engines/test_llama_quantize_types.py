@@ -6,8 +6,9 @@ from itertools import groupby
 import pytest
 
 from lorakit.engines.llama import quantize_types
+from lorakit.engines.llama.quantize import quantize
 from lorakit.engines.llama.quantize_types import MIXES, choose_types, numbers_of
-from lorakit.errors import FormatError
+from lorakit.errors import FormatError, ParameterError
 from lorakit.files.gguf import GgufFile, Value, open_gguf
 from quantize_cases import MODELS, recorded, write_model
 
@@ -142,3 +143,9 @@ def test_a_tensor_of_no_layer_among_experts_is_refused(models, name):
     numbers, tensors, _ = models["8 experts"]
     with pytest.raises(FormatError, match="in none of the 16 layers"):
         choose_types("Q4_K_M", numbers, {**tensors, name: ("F32", (2, 256))})
+
+
+@pytest.mark.parametrize("name", [None, 7, "Q8", ["Q8_0"]])
+def test_a_type_that_is_none_is_a_parameter_error(name):
+    with pytest.raises(ParameterError, match="unknown type"):
+        quantize("nowhere.gguf", "out.gguf", type=name)

@@ -304,3 +304,18 @@ def test_gguf_py_reads_ours(tmp_path):
     assert {tensor.name for tensor in ours.tensors} == set(expected)
     for tensor in ours.tensors:
         assert (tensor.data == expected[tensor.name]).all()
+
+
+def test_a_model_in_an_adapters_place_is_told_as_such_whatever_its_vocabulary(tmp_path):
+    words = Value("str", tuple(map(str, range(40_000))), array=True)
+    tables = {"tokenizer.ggml.tokens": words, "tokenizer.ggml.merges": words}
+    path = write_file(
+        tmp_path / "model.gguf", values=tables | {"general.type": Value("str", "model")}
+    )
+    with pytest.raises(UnsupportedError, match="of the type 'model', not an adapter"):
+        read_gguf(path)
+    path = write_file(tmp_path / "adapter.gguf", values=tables)
+    with pytest.raises(
+        FormatError, match="claims 40000 strings, of 65536 that all arrays may hold"
+    ):
+        read_gguf(path)

@@ -10,7 +10,6 @@ from folders import DATA
 from gguf_files import blocks, changed, floats, sentencepiece
 from lorakit.architectures import describe
 from lorakit.base.folder import Base
-from lorakit.base.gguf import open_base
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import BaseModelError, FormatError, UnsupportedError
 from lorakit.files.dequantize import READABLE
@@ -35,7 +34,7 @@ Q = "blk.1.attn_q.weight"
 def made(file, tmp_path, name="out", **options):
     """A folder of a GGUF file."""
     adapters = options.pop("adapters", [])
-    merge(open_base(file), adapters, tmp_path / name, **options)
+    merge(file, adapters, tmp_path / name, **options)
     return tmp_path / name
 
 

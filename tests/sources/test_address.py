@@ -408,3 +408,21 @@ def test_https_needs_the_servers_word(cache, names):
     """A server that speaks no TLS is no https server."""
     with raw_serving(lambda head: [FILE], host=PUBLIC) as server, pytest.raises(UnreachableError):
         request(f"https://public.test:{server.port}/x", {}, Patience(limits=Limits(timeout=0.3)))
+
+
+def test_a_cut_line_is_an_error_of_tls_whatever_python_sets(monkeypatch):
+    """Python before 3.11.4 sets the option that hides it."""
+    create = ssl.create_default_context
+
+    def old():
+        context = create()
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context
+
+    assert old().options & ssl.OP_IGNORE_UNEXPECTED_EOF
+    monkeypatch.setattr(ssl, "create_default_context", old)
+    transport._tls.cache_clear()
+    try:
+        assert not transport._tls().options & ssl.OP_IGNORE_UNEXPECTED_EOF
+    finally:
+        transport._tls.cache_clear()

@@ -61,8 +61,8 @@ def make_utf8(stream: TextIOWrapper) -> None:
     """
     if not stream.isatty() and not os.environ.get("PYTHONIOENCODING"):
         stream.reconfigure(encoding="utf-8")
-    if stream.writable():
-        stream.reconfigure(errors="replace")
+    # What is read and is not UTF-8 reaches the tokenizer, which refuses it by its position.
+    stream.reconfigure(errors="replace" if stream.writable() else "surrogateescape")
 
 
 def run_line(arguments: Sequence[str]) -> None:

@@ -97,7 +97,7 @@ def command(
         stop=tuple(stop or ()),
         grammar=None if grammar is None else read_text(grammar),
     )
-    text = _standard_input() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
     schemas = read_tools(tools)
     with open_with(
         base,
@@ -147,13 +147,3 @@ def _print(model: Model, completion: Completion, raw: bool) -> None:
             "seconds": round(completion.seconds, 4),
         }
     )
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise ParameterError(
-            f"standard input is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}",
-            hint="convert the text first, with iconv for example",
-        ) from error

@@ -14,7 +14,7 @@ from lorakit.runtime.sampling import SamplingParams
 Scales = Mapping[str, float]
 REQUESTS = (
     "turn the lights off in the kitchen",
-    "add 2 red apples to the cart",
+    "add 3 bananas to my cart",
     "set a timer for 12 minutes",
     "hello",
 )

@@ -186,7 +186,8 @@ class _Reader:
                 self._strings -= count
             if self._strings < 0 or count * 8 > self._left:
                 raise self._broken(
-                    f"{key!r:.80} claims {count} strings ({self._max_strings} is the limit)"
+                    f"{key!r:.80} claims {count} strings, "
+                    f"of {self._max_strings} that all arrays may hold together"
                 )
             if self._passes_over:
                 self._pass_over(count, key)

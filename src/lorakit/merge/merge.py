@@ -8,6 +8,7 @@ A base in a GGUF file is dequantised, and becomes a folder (gguf/).
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.check import require_fit
 from lorakit.errors import (
     AdapterError,
@@ -55,7 +57,7 @@ class MergeReport:
 
 
 def merge(
-    base: Base,
+    base: Base | str | os.PathLike[str],
     adapters: Sequence[tuple[Adapter, float]],
     target: Path,
     *,
@@ -65,21 +67,23 @@ def merge(
 ) -> MergeReport:
     """Write `base` with the adapters at their scales in its weights as a new folder.
 
+    base: a Base, or the path of a folder or a GGUF file.
     Every adapter acts on the original weights, as several active ones do at run time; 0 switches
     one off, and there may be none. dtype: what all floating-point weights become; None keeps each
     one's own, and makes quantised ones float32. progress: called with (bytes written, bytes in
-    all). tokenizer: of a GGUF base, the file's own by llama.cpp (engines.llama.tokenizer), whose
-    ids the written one must give.
+    all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a model opened
+    from it), whose ids the written one must give.
 
     Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
     that does not fit), UnsupportedError listing what weights cannot express or what of a GGUF file
     no folder can hold, AdapterError listing tensors whose values the dtype cannot hold, WriteError
-    (no room); then nothing is left behind.
+    (no room); then nothing is left behind. A path raises as `Base.open` does, too.
     """
     _require(adapters, target, dtype)
+    opened = base if isinstance(base, Base) else open_base(base)
     for adapter, _ in adapters:
-        require_fit(adapter, base.decoder)
-    origin = _origin(base, tokenizer)
+        require_fit(adapter, opened.decoder)
+    origin = _origin(opened, tokenizer)
     return _write(origin, plan(origin.base, adapters), target, dtype, progress)
 
 

@@ -220,6 +220,8 @@ def _bracketed(host: str) -> str:
 def _tls() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
+    # Python before 3.11.4 sets it where OpenSSL has it: a line that is cut would look like an end.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", ssl.Options(0))
     return context
 
 

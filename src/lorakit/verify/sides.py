@@ -229,7 +229,7 @@ def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[
     except ImportError as error:
         raise MissingExtraError(
             f"comparing with PEFT needs torch, transformers and peft: {error}",
-            hint="pip install lorakit[torch]",
+            hint="pip install 'lorakit[torch]'",
         ) from error
     foreign = [str(path) for path, _ in adapters if not (path / "adapter_config.json").is_file()]
     if foreign:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from llama_cases import logits_of, open_engine, row
 
+from lorakit.engines.llama import native
 from lorakit.engines.llama import pace as paces
 from lorakit.engines.llama.context import SPLIT
 from lorakit.engines.llama.pace import FIRST, LONGEST, SHORT, Pace
@@ -127,3 +128,12 @@ def test_the_users_openmp_settings_are_kept_and_ours_are_removed(given, expected
         check=True,
     )
     assert done.stdout.strip() == expected
+
+
+def test_two_threads_may_load_the_library_at_once(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with native._short_waits():
+        assert os.environ["GOMP_SPINCOUNT"] == "2000"
+        del os.environ["GOMP_SPINCOUNT"]  # the other thread has ended
+    assert "GOMP_SPINCOUNT" not in os.environ

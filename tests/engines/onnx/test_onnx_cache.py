@@ -89,6 +89,19 @@ def test_a_damaged_entry_is_rebuilt(expected, caplog, broken, damage):
     assert {file.name: file.read_bytes() for file in entry.iterdir()} == content
 
 
+def test_an_entry_in_anothers_place_is_rebuilt(expected, caplog):
+    """As it was written, but for other options: a window read otherwise, say."""
+    (entry,) = entries()
+    open_engine(truth_base("gemma3"), quantize="int8").close()
+    (other,) = set(entries()) - {entry}
+    wrong = other.rename(other.with_name("away"))
+    entry.rename(other)
+    wrong.rename(entry)
+    check(expected)
+    assert "building it anew" in caplog.text
+    assert "of other options" in caplog.text
+
+
 def test_every_single_flipped_bit_of_the_weights_would_be_seen(expected):
     """The digest is over all blocks, and over their order."""
     (entry,) = entries()

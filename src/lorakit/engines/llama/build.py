@@ -8,6 +8,7 @@ from collections.abc import Collection
 from lorakit.engines.cpu import cpu_features
 from lorakit.engines.llama.binding.compiler import compiler_of
 from lorakit.engines.llama.binding.libraries import VARIABLE
+from lorakit.engines.llama.binding.suits import lacking
 from lorakit.engines.llama.kernels import Verdict, amx_verdict, system_info
 from lorakit.engines.llama.native import chosen, mtmd
 from lorakit.errors import EngineError
@@ -48,6 +49,8 @@ def kernels_for(info: str, cpu: Collection[str], verdict: Verdict) -> str:
     used = [name for name in _KERNELS if f"{name} = 1" in info]
     unused = [name for name, flag in _KERNELS.items() if flag in cpu and name not in used]
     uses = f"for {', '.join(used)}" if used else "for no vector instructions, which is slow"
+    if absent := lacking(info, cpu):
+        return f"{uses}; this CPU does not have {', '.join(absent)}: it was compiled for another"
     if not cpu:
         return f"{uses}; what else this CPU has is not known"
     if verdict == "faulty":

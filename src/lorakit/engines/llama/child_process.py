@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import signal
+import os
 import subprocess
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
-from lorakit.children import is_frozen, obstacle, start, stop
+from lorakit.children import obstacle, start, stop
 from lorakit.engines.llama.binding.libraries import VARIABLE
-from lorakit.engines.llama.binding.trial import file_identity
+from lorakit.engines.llama.binding.trial import SIGILL, contents_of, ending_of, identity_of
 from lorakit.engines.llama.native import chosen
-from lorakit.files.cache import digest_of
 
 PATIENCE = 600.0  # seconds; only a hung process takes longer
+REFUSED = 77  # exit status
 log = logging.getLogger("lorakit")
+
+
+class RefusedError(Exception):
+    """A child met an error of lorakit's own, which its parent will meet again: nothing ran."""
+
+
+def refuse() -> NoReturn:
+    """In the child: end, and let `run_child` raise RefusedError."""
+    os._exit(REFUSED)
 
 
 def can_start() -> bool:
@@ -36,10 +46,10 @@ def run_child(module: str, function: str, *arguments: str) -> list[str]:
     """Call `function(*arguments)` of a module in a new process, with the library of this one.
 
     Returns an empty list on success, else the reasons: its last log lines, or its signal.
-    Raises EngineError where the process cannot be started.
+    Raises RefusedError if the function ended with `refuse`, EngineError where no process starts.
     """
     quiet = {"GGML_NO_BACKTRACE": "1"}  # a backtrace would start a debugger
-    same = {VARIABLE: str(library_path())}
+    same = {VARIABLE: str(chosen().candidate.path)}
     child = start(module, function, *arguments, environment=quiet | same)
     try:
         _, said = child.communicate(timeout=PATIENCE)
@@ -49,18 +59,13 @@ def run_child(module: str, function: str, *arguments: str) -> list[str]:
         stop(child)
     if not child.returncode:
         return []
+    if child.returncode == REFUSED:
+        raise RefusedError
+    if ran_illegal([ending := ending_of(child.returncode)]):
+        return [ending]
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     reasons = [Path(line).name for line in lines if "GGML_ASSERT" in line or "what():" in line]
-    return reasons or lines[-3:] or [_ending(child.returncode)]
-
-
-def _ending(code: int) -> str:
-    if code >= 0:  # Windows writes its own in hexadecimal
-        return f"the process ended with {code if code < 1 << 16 else hex(code)}"
-    try:
-        return f"the process was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"the process was ended by signal {-code}"
+    return reasons or lines[-3:] or [ending]
 
 
 def library_path() -> Path:
@@ -68,18 +73,17 @@ def library_path() -> Path:
     return chosen().library.path
 
 
-def library_identity() -> str:
-    """Identifies this build of llama.cpp; preflight results are valid for one build only.
+def ran_illegal(reasons: Collection[str]) -> bool:
+    """Whether a child ended over an instruction of another CPU: no file can cause that."""
+    return any(SIGILL in reason for reason in reasons)
 
-    A frozen program may unpack itself to another folder each time.
-    """
-    return library_digest() if is_frozen() else file_identity(library_path())
+
+def library_identity() -> str:
+    """Identifies this build of llama.cpp; preflight results are valid for one build only."""
+    return identity_of(chosen().candidate.path)
 
 
 @cache
 def library_digest() -> str:
     """A digest of llama.cpp's libraries; KV is reused only within one build."""
-    path = library_path().resolve()
-    parts = sorted({path, *(found.resolve() for found in path.parent.glob("*ggml*"))})
-    digests = [f"{part.name} {digest_of(part)}" for part in parts if part.is_file()]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return contents_of(chosen().candidate.path)

@@ -66,7 +66,7 @@ def _short_waits() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["GOMP_SPINCOUNT"]
+        os.environ.pop("GOMP_SPINCOUNT", None)  # another thread may have been here too
 
 
 @cache

@@ -15,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.engines.llama.binding.libraries import VARIABLE
 from lorakit.engines.llama.binding.trial import file_identity
-from lorakit.engines.llama.child_process import can_start, library_identity, run_child
+from lorakit.engines.llama.child_process import (
+    RefusedError,
+    can_start,
+    library_identity,
+    library_path,
+    ran_illegal,
+    refuse,
+    run_child,
+)
 from lorakit.engines.llama.context import Context, Piece
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import Abort, llama
@@ -25,10 +34,10 @@ from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.tokenizer import LlamaTokenizer
 from lorakit.engines.llama.vision import Vision, check_projector
 from lorakit.engines.threads import default_threads
-from lorakit.errors import FormatError, LorakitError
+from lorakit.errors import EngineError, FormatError, LorakitError
 from lorakit.files.cache import Memo
 
-VERSION = 2  # of the preflight; results of other versions do not count
+VERSION = 3  # of the preflight; results of other versions do not count
 SIDE = 64  # pixels of the test image
 TOKENS = 8  # of the test prompt
 
@@ -37,7 +46,8 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
     """Load a model with its tokenizer and run a few tokens, in a child process.
 
     Skipped if the options turn it off, if the file passed before, or if no child process can be
-    started. Raises FormatError for a file that crashes llama.cpp.
+    started. Raises FormatError for a file that crashes llama.cpp, EngineError for a library that
+    this CPU cannot run.
     """
     if not options.preflight or not can_start():
         return
@@ -47,6 +57,7 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
     def run() -> str:
         reasons = run_child(__name__, "_run_model", str(path), *key[-2:])
         if reasons:
+            _require_own_cpu(reasons)
             raise FormatError(
                 f"{path} is broken: llama.cpp crashes when it runs it",
                 items=reasons,
@@ -54,13 +65,15 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
             )
         return "fine"
 
-    Memo("models").get("\0".join(key), run)
+    with suppress(RefusedError):
+        Memo("models").get("\0".join(key), run)
 
 
 def preflight_projector(projector: Path, model: Path, threads: int) -> None:
     """Encode an image with a projector in a child process.
 
-    Raises SourceError, and FormatError for a file that is no projector or crashes llama.cpp.
+    Raises SourceError, FormatError for a file that is no projector or crashes llama.cpp, and
+    EngineError for a library that this CPU cannot run.
     """
     check_projector(projector)
     if not can_start():
@@ -69,6 +82,7 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
     def run() -> str:
         reasons = run_child(__name__, "_encode", str(projector), str(model), str(threads))
         if reasons:
+            _require_own_cpu(reasons)
             raise FormatError(
                 f"{projector} is broken: llama.cpp crashes when it encodes an image with it",
                 items=reasons,
@@ -77,16 +91,30 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
         return "fine"
 
     key = [str(VERSION), library_identity(), file_identity(projector), file_identity(model)]
-    Memo("projectors").get("\0".join(key), run)
+    with suppress(RefusedError):
+        Memo("projectors").get("\0".join(key), run)
 
 
-# In the child. LorakitErrors are ignored here: the parent meets them again and raises them.
+def _require_own_cpu(reasons: list[str]) -> None:
+    if ran_illegal(reasons):
+        raise EngineError(
+            f"{library_path()} was compiled for another CPU: it runs instructions that this one "
+            "does not have",
+            items=reasons,
+            hint=f"name another with {VARIABLE}, or compile it on this machine (docs/llama.md)",
+        )
+
+
+# In the child. A LorakitError is met again by the parent, which raises it: what did not run here is
+# not remembered as what did.
 
 
 def _run_model(path: str, kv_type: Any, flash_attention: Any) -> None:
-    with suppress(LorakitError):
+    try:
         options = LlamaOptions(kv_type=kv_type, flash_attention=flash_attention, repack=False)
         _generate(Path(path), options)
+    except LorakitError:
+        refuse()
     os._exit(0)
 
 
@@ -112,9 +140,11 @@ def _every_byte() -> str:
 
 
 def _encode(projector: str, model: str, threads: str) -> None:
-    with suppress(LorakitError):
+    try:
         vocabulary = load_model(Path(model), LlamaOptions(), vocabulary_only=True)
         Vision(vocabulary, Path(projector), threads=int(threads)).encode(_test_image())
+    except LorakitError:
+        refuse()
     os._exit(0)
 
 

@@ -6,6 +6,7 @@ business, how values are rounded to it quantize_values.py's.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,8 +100,8 @@ class _Plan:
 
 
 def quantize(
-    source: Path,
-    output: Path,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
     type: str,
     threads: int | None = None,
@@ -117,6 +118,7 @@ def quantize(
     that is quantised already; values that the type cannot hold), WriteError (the output exists; the
     disk is full), MissingExtraError (no library, for other types than F32, F16 and BF16).
     """
+    source, output = Path(source), Path(output)
     plan = _plan(source, _file_type(type))
     _require_new(output)
     write = partial(
@@ -143,7 +145,7 @@ def quantize(
 
 
 def _file_type(name: str) -> str:
-    if name.upper() not in MIXES:
+    if not isinstance(name, str) or name.upper() not in MIXES:
         raise ParameterError(
             f"unknown type {name!r}",
             items=list(MIXES),

@@ -1,8 +1,9 @@
 """Built graphs on disk: find a base's graph in the cache, or build it, and open a session on it.
 
 An entry is a folder that appears by one rename, so it is whole or absent, however many processes
-build it at once. Its files are used only if they have the digests that were written with them: the
-weights are read for that while the session opens, and an entry that is damaged is built anew. A
+build it at once. Its files are used only if they have the digests that were written with them, and
+if they were written for its key: the weights are read for that while the session opens, and an
+entry that is damaged or another's is built anew. A
 cache that cannot be written costs a warning and the graph is held in memory.
 """
 
@@ -34,7 +35,7 @@ from lorakit.files.cache import blocks_digest_of, cache_root, touch
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
-ENTRY = 2  # of what an entry holds
+ENTRY = 3  # of what an entry holds
 Divisors = Callable[[], Mapping[str, npt.NDArray[np.float32]]]
 MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
@@ -119,12 +120,14 @@ def _key(base: Base, options: GraphOptions) -> str:
 def _manifest(folder: Path) -> dict[str, str]:
     """The digest of every file but the manifest. Raises FormatError."""
     try:
-        digests = parse_json(read_bounded(folder / MANIFEST, MAX_MANIFEST) or b"")
-        if isinstance(digests, dict) and MODEL in digests:
-            return {str(name): str(digest) for name, digest in digests.items()}
-    except (OSError, ValueError, SourceError):
-        pass
-    raise FormatError(f"{MANIFEST} cannot be read")
+        found = parse_json(read_bounded(folder / MANIFEST, MAX_MANIFEST) or b"")
+        digests = {str(name): str(digest) for name, digest in found["files"].items()}
+        key = found["key"]
+    except (OSError, ValueError, SourceError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(f"{MANIFEST} cannot be read") from error
+    if key != folder.name or MODEL not in digests:
+        raise FormatError("it is the entry of another base, or of other options")
+    return digests
 
 
 def _require(folder: Path, expected: dict[str, str]) -> None:
@@ -153,7 +156,8 @@ def _build(base: Base, options: GraphOptions, divisors: Divisors, folder: Path) 
                 store.close()
             write_synced(temporary / MODEL, model)
             digests = {path.name: blocks_digest_of(path) for path in temporary.iterdir()}
-            write_synced(temporary / MANIFEST, json.dumps(digests).encode())
+            manifest = {"key": folder.name, "files": digests}
+            write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
     except OSError:
         if not folder.exists():
             raise

@@ -48,7 +48,11 @@ def read_gguf(path: Path, decoder: Decoder | None = None) -> Adapter:
     Raises UnsupportedError for another kind of GGUF file or an architecture without a row, and
     where the heads are not known; FormatError where the file contradicts itself.
     """
-    file = open_gguf(path, max_strings=MAX_STRINGS)
+    try:
+        file = open_gguf(path, max_strings=MAX_STRINGS)
+    except (FormatError, UnsupportedError):
+        _require_adapter(open_gguf(path, model=True))  # a whole model's vocabulary, or its types
+        raise
     architecture = _architecture(file)
     alpha = _scalar(file, ALPHA, "f32", 0.0)
     if not math.isfinite(alpha):
@@ -69,13 +73,17 @@ def read_gguf(path: Path, decoder: Decoder | None = None) -> Adapter:
         raise FormatError(f"{path}: {error.message}", items=error.items) from error
 
 
-def _architecture(file: GgufFile) -> str:
+def _require_adapter(file: GgufFile) -> None:
     kind = _text(file, "general.type")
     if kind != "adapter":
         raise UnsupportedError(
             f"{file.path} is a GGUF file of the type {kind or 'model'!r:.40}, not an adapter",
             hint="give the adapter's own file; the base is given apart",
         )
+
+
+def _architecture(file: GgufFile) -> str:
+    _require_adapter(file)
     if (found := _text(file, "adapter.type")) != "lora":
         raise UnsupportedError(f"{file.path} holds an adapter of the type {found!r:.40}, not lora")
     architecture = _text(file, "general.architecture")

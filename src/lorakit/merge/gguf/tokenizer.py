@@ -58,11 +58,10 @@ class Vocabulary:
     def special(self) -> dict[int, str]:
         """Tokens that are found in a text before it is cut, by id."""
         kinds = (CONTROL, UNKNOWN, USER_DEFINED)
-        ends = {*self.roles.values(), *self.end_ids}
         return {
             index: token
             for index, token in enumerate(self.tokens)
-            if self.types[index] in kinds or index in ends
+            if self.types[index] in kinds or token in _ENDS
         }
 
 

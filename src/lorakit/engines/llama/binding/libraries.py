@@ -2,8 +2,8 @@
 
 The one that LORAKIT_LLAMA_LIB names, and no other; else the first of the installed packages that
 can be loaded, is a build that lorakit knows, and suits this CPU. One that was compiled for this
-machine comes first, unless its files tell that it is slower than what else is installed. Nothing is
-timed. Packages are found, not imported: their libraries alone are used.
+machine comes first, unless its files tell that it is slower than what else is installed. Each is
+loaded in a child process first. Packages are found, not imported: their libraries alone are used.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import sys
 import sysconfig
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.engines.cpu import cpu_features
-from lorakit.engines.llama.binding.compiler import compiler_of, gcc_version
 from lorakit.engines.llama.binding.library import Library
+from lorakit.engines.llama.binding.suits import handicap, misfit
 from lorakit.engines.llama.binding.trial import require_harmless
 from lorakit.errors import EngineError, MissingExtraError
 
@@ -47,7 +46,6 @@ WHEELS = {  # what the extra installs one for: pyproject.toml
 }  # fmt: skip
 FILES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll", "xllamacpp.abi3.so")
 EXTRA = "pip install 'lorakit[llama]'"
-_FAULTY_GCC = 12  # the last whose AMX kernels crash; without them no weights are repacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +114,6 @@ def installed() -> Iterator[Candidate]:
                 break
 
 
-def handicap(library: Library, cpu: Collection[str]) -> str:
-    """Why a compiled library is slower than a prebuilt one; empty if nothing tells that it is.
-
-    What is prebuilt for x86 has AVX2 and no AMX.
-    """
-    if "amx_int8" in cpu and (gcc := gcc_version(compiler_of(library.path)) or 99) <= _FAULTY_GCC:
-        return f"compiled with GCC {gcc}, whose AMX kernels crash on this CPU"
-    info = library.system_info()
-    if "avx2" in cpu and "AVX2 = 1" not in info and set(re.findall(r"(\w+) : ", info)) <= {"CPU"}:
-        return "compiled without AVX2, which this CPU has"
-    return ""
-
-
 def find_file(folder: Path) -> Path | None:
     """The file with llama.cpp's functions in a folder, or in `lib` or `bin` below it."""
     places = (folder / below / name for below in ("", "lib", "bin") for name in FILES)
@@ -158,13 +143,13 @@ def _try(candidate: Candidate) -> tuple[Library | None, str]:
     if candidate.package != COMPILED and intel and "avx2" not in intel:
         return None, "it needs AVX2, which this CPU does not have"
     try:
-        library = Library(candidate.path)
+        library = _loaded(candidate.path)
     except OSError as error:
         return None, f"cannot be loaded: {error}"
     version = library.version
     if version in KNOWN:
-        library.silence()
-        return library, ""
+        reason = _make_ready(library)
+        return (None, reason) if reason else (library, "")
     if library.function("llama_backend_init") is None:
         return None, "it has no functions of llama.cpp"
     return None, (
@@ -178,15 +163,31 @@ def _named(given: Path) -> Chosen:
     try:
         if path is None or not path.is_file():
             raise OSError("it is neither a file nor a folder that holds a libllama")
-        if path not in {candidate.path for candidate in installed()}:
-            require_harmless(path.absolute())
-        library = Library(path.absolute())
+        library = _loaded(path.absolute())
+        if reason := _make_ready(library):
+            raise OSError(reason)
     except OSError as error:
         raise EngineError(
             f"{VARIABLE} is {given}, which cannot be used: {error}",
             hint=f"name the file of libllama, or unset {VARIABLE}",
         ) from error
     return Chosen(library, Candidate("", "", path.absolute()), ())
+
+
+def _loaded(path: Path) -> Library:
+    """Raises OSError, also for what crashes a process."""
+    require_harmless(path)
+    return Library(path)
+
+
+def _make_ready(library: Library) -> str:
+    """Why it cannot compute on this machine; empty if it can."""
+    library.silence()
+    try:
+        library.load_backends()
+    except OSError as error:
+        return str(error)
+    return misfit(library.system_info(), cpu_features())
 
 
 def _version(package: str) -> str:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,10 @@ from lorakit.engines.llama.binding.layout import find_layout
 from lorakit.errors import EngineError
 
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ in llama-cparams.h, from build 11549 back to 0.3.36's
-BESIDE = ("mtmd", "ggml-base")  # parts, named as the file of llama is
+BESIDE: tuple[str, ...] = ("mtmd", "ggml-base")  # parts, named as the file of llama is
+if os.name == "nt":  # where a library does not show the functions of those that it needs
+    BESIDE = (*BESIDE, "ggml")
+_CPU = 0  # ggml_backend_dev_type
 HINT = (
     "pip install --force-reinstall 'lorakit[llama]' installs the build that is tested; it is used "
     "where LORAKIT_LLAMA_LIB names no other"
@@ -34,14 +38,12 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         """path: the file with llama.cpp's functions. Raises OSError if it cannot be loaded."""
-        self.path = path.resolve() if path.is_symlink() else path
-        if hasattr(os, "add_dll_directory"):
-            os.add_dll_directory(str(path.parent))
-        self._parts = [ctypes.CDLL(str(path))]
+        target = path.resolve() if path.is_symlink() else path
+        self.path, first = _first_loaded(target, path)
+        self._parts = [first]
         self.lacking: list[str] = []  # why parts beside it cannot be used
         for name in BESIDE:
-            part = path.with_name(path.name.replace("llama", name))
-            if "llama" in path.stem and part != path and part.is_file():
+            if part := _beside(name, (path, target)):
                 self._load(part)
 
     def _load(self, part: Path) -> None:
@@ -82,10 +84,48 @@ class Library:
         function.restype = ctypes.c_char_p
         return (function() or b"").decode("ascii", "replace")
 
+    def load_backends(self) -> None:
+        """Of a build whose backends are files of their own: those that lie beside it, or where it
+        was built to look. Raises OSError if there is none for the CPU."""
+        find = self.function("ggml_backend_dev_by_type")
+        load = self.function("ggml_backend_load_all_from_path")
+        if find is None or load is None:
+            return
+        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_int]
+        load.restype, load.argtypes = None, [ctypes.c_char_p]
+        for folder in (os.fsencode(self.path.parent), None):
+            if not find(_CPU):
+                load(folder)
+        if not find(_CPU):
+            raise OSError(f"it has no backend for the CPU, and {self.path.parent} holds none")
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The version as numbers to compare."""
         return tuple(map(int, re.findall(r"\d+", self.version)[:3]))
+
+
+def _first_loaded(*paths: Path) -> tuple[Path, ctypes.CDLL]:
+    """A link's target comes before the link: what it needs lies beside it, in most builds."""
+    *others, last = dict.fromkeys(paths)
+    for path in others:
+        with suppress(OSError):
+            return path, _open(path)
+    return last, _open(last)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    if hasattr(os, "add_dll_directory"):
+        os.add_dll_directory(str(path.parent))
+    return ctypes.CDLL(str(path))
+
+
+def _beside(name: str, paths: Iterable[Path]) -> Path | None:
+    """Another part, named as the file of llama is, beside it or beside what it links to."""
+    places = [
+        path.with_name(path.name.replace("llama", name)) for path in paths if "llama" in path.stem
+    ]
+    return next((part for part in places if part not in paths and part.is_file()), None)
 
 
 def bind_llama(library: Any) -> SimpleNamespace:
