@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from commands import invoke
 from lorakit import demo
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.model.load import unused_name
@@ -96,6 +97,21 @@ def test_logits_of_quantised_weights(tmp_path, quantize):
     lorakit("logits", BASE, "--ids", "1,2,3", "-o", str(output), "--quantize", quantize)
     with np.load(output) as file:
         assert np.isfinite(file["logits0"]).all()
+
+
+def test_a_text_of_the_users_calibrates(tmp_path):
+    (tmp_path / "text").write_text("numbers: 1, 2, 3\n" * 9)
+    command = ("logits", BASE, "--ids", "1,2,3", "--calibration", str(tmp_path / "text"), "-o")
+    found = []
+    for name, more in (("ours", command[:4]), ("theirs", command[:6])):
+        output = tmp_path / f"{name}.npz"
+        assert invoke(*more, "-o", output, "--quantize", "int8").code == 0
+        with np.load(output) as file:
+            found.append(file["logits0"])
+    assert 0 < np.abs(found[0] - found[1]).max() < 1
+    done = invoke(*command, tmp_path / "out.npz")
+    assert isinstance(done.error, ParameterError)
+    assert "quantize" in str(done.error)
 
 
 def test_ids_that_cannot_be_read(tmp_path):

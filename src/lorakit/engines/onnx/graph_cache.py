@@ -20,12 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
-from lorakit.engines.onnx.device import Device
+from lorakit.engines.onnx.device import Device, Floats
 from lorakit.engines.onnx.ort import onnxruntime, open_session
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
@@ -36,7 +33,7 @@ from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
 ENTRY = 3  # of what an entry holds
-Divisors = Callable[[], Mapping[str, npt.NDArray[np.float32]]]
+Divisors = Callable[[], Mapping[str, Floats]]
 MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
 
