@@ -27,11 +27,6 @@ from lorakit.errors import (
 from projector import png, write_projector
 
 
-@pytest.fixture(scope="module")
-def projector(tmp_path_factory):
-    return write_projector(tmp_path_factory.mktemp("vision") / "mmproj.gguf")
-
-
 @pytest.fixture
 def engine(projector):
     engine = make_engine(projector)

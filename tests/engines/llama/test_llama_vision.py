@@ -23,13 +23,8 @@ from lorakit.runtime.prompts import check_prompt
 from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.text.image_ids import Image, digest_of, pseudo_ids
-from projector import POSITIONS, png, write_projector
+from projector import POSITIONS, png
 from runtime_cases import Numbers
-
-
-@pytest.fixture(scope="module")
-def projector(tmp_path_factory):
-    return write_projector(tmp_path_factory.mktemp("vision") / "mmproj.gguf")
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 An entry is a folder that appears by one rename, so it is whole or absent, however many processes
 build it at once. Its files are used only if they have the digests that were written with them, and
 if they were written for its key: the weights are read for that while the session opens, and an
-entry that is damaged or another's is built anew. A
-cache that cannot be written costs a warning and the graph is held in memory.
+entry that is damaged or another's is built anew. A cache that cannot be written costs a warning,
+and the graph is held in memory.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
 
 log = logging.getLogger("lorakit")
 ENTRY = 3  # of what an entry holds
-Divisors = Callable[[], Mapping[str, Floats]]
 MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
+Divisors = Callable[[], Mapping[str, Floats]]
 
 
 def open_graph(
