@@ -16,6 +16,7 @@ from typing import Any
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.images import has_images
+from lorakit.chat.messages import prepare_messages
 from lorakit.computed import computed_once
 from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
@@ -88,7 +89,7 @@ class Renderer:
     # Conversations.
 
     def _conversation(self, example: Example, declare: bool) -> list[Rendered]:
-        messages, tools = example.messages, _tools(example, declare)
+        messages, tools = prepare_messages(example.messages), _tools(example, declare)
         if has_images(messages):
             raise FormatError("training on images is not supported")
         rows: list[Rendered] = []
@@ -236,4 +237,4 @@ def _results(messages: Messages, end: int) -> Iterator[Messages]:
 
 def _call(call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     function = call.get("function", call)
-    return function["name"], dict(function.get("arguments") or {})
+    return function["name"], function["arguments"]
