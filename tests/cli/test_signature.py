@@ -17,7 +17,7 @@ def parsed(*words):
         sources: Annotated[list[str], argument(metavar="REF[:WEIGHT]", help="50% of it.")],
         output: Annotated[Path, option("--output", "-o", metavar="OUT")],
         rank: int | None = None,
-        share: Annotated[float, option(least=0, most=1)] = 0.5,
+        share: Annotated[float, option(least=0, most=1, bare=1.0)] = 0.5,
         kind: Annotated[Literal["a", "b"] | None, option()] = None,
         names: Annotated[list[str] | None, option("--name", "-n")] = None,
         values: Annotated[bool | None, option("--values/--structure")] = None,
@@ -39,6 +39,13 @@ def test_words_become_values():
     }  # fmt: skip
     assert parsed("x", "-o", "out", "--structure", "--kind", "b")[1]["values"] is False
     assert parsed("-o", "out", "--", "-x")[1]["sources"] == ["-x"]
+
+
+def test_an_option_may_stand_without_its_value():
+    command, found = parsed("x", "--share", "-o", "out")
+    assert found["share"] == 1.0
+    assert parsed("x", "-o", "out", "--share", "0.25")[1]["share"] == 0.25
+    assert "--share [FLOAT]" in parser_of(command, "lorakit it").format_help()
 
 
 @pytest.mark.parametrize(

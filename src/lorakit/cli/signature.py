@@ -25,13 +25,17 @@ _VERBATIM = "\0"  # before words that follow "--"; no word of a command line has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """How a parameter of a command looks. least, most: the range of a number."""
+    """How a parameter of a command looks. least, most: the range of a number.
+
+    bare: what an option means that is given without a value, where it may be.
+    """
 
     names: tuple[str, ...] = ()  # "--name", or "--yes/--no" for a flag with two sides
     metavar: str | None = None
     help: str = ""
     least: float | None = None
     most: float | None = None
+    bare: float | None = None
     positional: bool = False
 
     @property
@@ -45,9 +49,10 @@ def option(
     help: str = "",
     least: float | None = None,
     most: float | None = None,
+    bare: float | None = None,
 ) -> Parameter:
     """Given by name: `--like-the-parameter` where no names are said."""
-    return Parameter(names=names, metavar=metavar, help=help, least=least, most=most)
+    return Parameter(names=names, metavar=metavar, help=help, least=least, most=most, bare=bare)
 
 
 def argument(*, metavar: str | None = None, help: str = "") -> Parameter:
@@ -171,6 +176,8 @@ class _Row:
             how["action"] = "append"
         if not self.required:
             how["default"] = self.default
+        if self.declared.bare is not None:
+            how |= {"nargs": "?", "const": self.declared.bare}
         parser.add_argument(*self._names, dest=self.name, required=self.required, **how)
 
     def _add_flags(self, parser: argparse.ArgumentParser) -> None:
@@ -230,6 +237,7 @@ class _Formatter(argparse.HelpFormatter):
         if not action.option_strings:
             return str(action.metavar or action.dest)
         value = f" {action.metavar}" if action.metavar and action.nargs != 0 else ""
+        value = f" [{value.strip()}]" if action.nargs == "?" else value
         return ", ".join(action.option_strings) + value
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
