@@ -7,7 +7,7 @@ its file was written, tokens, and the template that renders it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lorakit.errors import FormatError
@@ -50,17 +50,21 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """The examples of a file, and a fault for every line that is none."""
+    """The examples of a file, and a fault for every line that is none.
+
+    ignored: keys of its rows that are no part of an example, each with how many rows have it.
+    """
 
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def require(self) -> tuple[Example, ...]:
         """The examples. Raises FormatError with every fault, or where there is no example."""
         if self.faults:
             lines = len({fault.place for fault in self.faults})
             raise FormatError(
-                f"{lines} lines of the data cannot be used",
+                f"{lines} line{'s' * (lines > 1)} of the data cannot be used",
                 items=[str(fault) for fault in self.faults],
                 hint="mend or remove them; `lorakit data validate FILE` lists them",
             )
