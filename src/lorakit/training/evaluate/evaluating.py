@@ -1,0 +1,119 @@
+"""`evaluate`: run a model over examples with one set of adapters, or several in one mixed batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from lorakit.chat.calls import ParsedReply
+from lorakit.model.adapters import Scales
+from lorakit.model.model import Model
+from lorakit.model.types import Request
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.training.data import Example
+from lorakit.training.evaluate.answering import answers
+from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.judging import Judge
+from lorakit.training.evaluate.outcome import Outcome
+from lorakit.training.evaluate.perplexity import loss_of
+from lorakit.training.evaluate.scorers import Scorer
+from lorakit.training.evaluate.work import (
+    BATCH,
+    Rules,
+    Work,
+    plan,
+    renderer_of,
+    require_adapters,
+)
+
+OnDone = Callable[[int, int], None]  # examples that are done, and all
+Settings = Mapping[str, Scales | None]
+
+
+def evaluate(
+    model: Model,
+    examples: Sequence[Example],
+    *,
+    adapters: Scales | None = None,
+    declare: bool = False,
+    batch: int = BATCH,
+    max_tokens: int | None = None,
+    scorer: Scorer | None = None,
+    ordered: bool = False,
+    progress: OnDone | None = None,
+) -> Evaluation:
+    """What the model makes of the last turn of each example.
+
+    adapters: as everywhere; None is the active set. declare: with the declarations of the tools in
+    the prompt. batch: requests at a time, of which the engine runs its `max_batch` together.
+    max_tokens: None allows twice the longest wanted answer. scorer: judges answers in place of the
+    comparison that fits the task. ordered: calls of one turn have to come in the given order.
+    Raises ParameterError, UnknownAdapterError, BaseModelError (template_missing), FormatError and
+    ContextFullError before anything runs, and then what generation raises.
+    """
+    judge = Judge(scorer=scorer, ordered=ordered)
+    rules = Rules(declare=declare, batch=batch, max_tokens=max_tokens, judge=judge)
+    return evaluate_all(model, examples, {"": adapters}, rules, progress=progress)[""]
+
+
+def evaluate_all(
+    model: Model,
+    examples: Sequence[Example],
+    settings: Settings,
+    rules: Rules,
+    *,
+    progress: OnDone | None = None,
+) -> dict[str, Evaluation]:
+    """The same examples under several sets of adapters, by name, in one mixed batch."""
+    require_adapters(model, settings.values())
+    context = model.capabilities.context
+    work = plan(examples, rules, renderer_of(model), model.tokenizer, context)
+    outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
+    begin, done = time.perf_counter(), 0
+    for name, place, outcome in _outcomes(model, work, settings, rules):
+        outcomes[name][place] = outcome
+        done += 1
+        if progress is not None:
+            progress(done, len(work.examples) * len(settings))
+    seconds = time.perf_counter() - begin
+    return {
+        name: Evaluation(
+            outcomes=tuple(found[place] for place in range(len(work.examples))),
+            seconds=seconds,
+            scored=rules.scored,
+        )
+        for name, found in outcomes.items()
+    }
+
+
+def _outcomes(
+    model: Model, work: Work, settings: Settings, rules: Rules
+) -> Iterator[tuple[str, int, Outcome]]:
+    """(setting, place, outcome): those that run alone, then all others together, then likelihoods.
+
+    Together means in turns by setting: rows that share adapters share their weights' traffic, and
+    where one setting ends and the next begins, a batch is mixed rather than half empty.
+    """
+    places = list(work.prompts)
+    single, rest = places[: rules.alone], places[rules.alone :]
+    for in_flight, chosen in ((1, single), (2 * rules.batch, rest)):
+        jobs = [(name, place) for name in settings for place in chosen]
+        sampling = SamplingParams(max_tokens=work.max_tokens)
+        requests = [
+            Request(prompt=work.prompts[place], adapters=settings[name], sampling=sampling)
+            for name, place in jobs
+        ]
+        found = answers(model, requests, in_flight)
+        for (name, place), completion in zip(jobs, found, strict=True):
+            example = work.examples[place]
+            parsed = (
+                model.parse_reply(completion).parsed
+                if example.messages
+                else ParsedReply(text=completion.text)
+            )
+            alone = in_flight == 1
+            yield name, place, rules.judge.outcome(example, completion, parsed, alone=alone)
+    for name, adapters in settings.items():
+        for place, rows in work.rows.items():
+            loss, learnt = loss_of(lambda ids, a=adapters: model.logits(ids, adapters=a), rows)
+            yield name, place, Outcome(example=work.examples[place], loss=loss, learnt=learnt)
