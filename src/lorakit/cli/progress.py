@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,45 @@ class Percent:
         if percent > self._shown:
             self._shown = percent
             print(f"\r{percent}% of {self._of(total)} ", end="", file=sys.stderr, flush=True)
+
+
+class LiveLine:
+    """Lines on standard error, below them on a terminal one that changes.
+
+    Used as a context manager it takes the changing line away at the end, also when the work fails.
+    """
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.show("")
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal now; 80 where there is none."""
+        try:
+            return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    def show(self, text: str) -> None:
+        """Change the last line; it is cut where the terminal ends. Elsewhere it says nothing."""
+        text = plain(text)[: self.width - 1]
+        if self.live and text != self._shown:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+            self._shown = text
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        again = self._shown
+        self.show("")
+        print(plain(text), file=sys.stderr, flush=True)
+        self.show(again)
 
 
 def bars(*columns: ProgressColumn) -> Progress:

@@ -1,0 +1,145 @@
+"""The model card of a trained adapter: README.md, as hubs and people read it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.statistics import Share
+from lorakit.training.verdict import headline, verdict
+
+MOST_ROWS = 40  # of a table
+
+
+def card(facts: Mapping[str, Any], measured: Mapping[str, Evaluation | None]) -> str:
+    """The card's text. facts: what lorakit.json holds; measured: "after", "before", "kept"."""
+    after, before, kept = (measured.get(name) for name in ("after", "before", "kept"))
+    lines = [*_front(facts), f"# {_plain(facts['name'])}", ""]
+    lines.append(
+        f"A LoRA adapter for `{_plain(facts['base']['name'])}`, trained with "
+        "[lorakit](https://github.com/lorakit/lorakit)."
+    )
+    lines += ["", *(f"{_plain(sentence)}  " for sentence in verdict(after, before, kept))]
+    lines += ["", *_use(facts)]
+    if after is not None:
+        lines += ["", *_results(after, before, kept)]
+    lines += ["", *_training(facts), "", "![Loss, evaluation and learning rate](curves.svg)"]
+    return "\n".join([*lines, ""])
+
+
+def _front(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a hub reads. Strings as JSON, which YAML reads too."""
+    tags = ["lora", "lorakit", *(["function-calling"] if facts["prompt"]["tools"] else [])]
+    yield "---"
+    yield f"base_model: {json.dumps(facts['base']['name'])}"
+    yield "base_model_relation: adapter"
+    yield "library_name: peft"
+    yield "pipeline_tag: text-generation"
+    yield "tags:"
+    yield from (f"- {tag}" for tag in tags)
+    yield "---"
+    yield ""
+
+
+def _use(facts: Mapping[str, Any]) -> Iterator[str]:
+    name = facts["name"]
+    scale = facts["default_scale"]
+    reference = name if scale == 1 else f"{name}:{scale:g}"
+    line = shlex.join(["lorakit", "run", facts["base"]["name"], "-a", reference])
+    yield "## Use it"
+    yield ""
+    yield from _fenced("", [f'{line} "..."'])
+    yield ""
+    yield from _fenced(
+        "python",
+        [
+            "import lorakit",
+            "",
+            f"with lorakit.open({facts['base']['name']!r}) as model:",
+            f"    adapter = model.load_adapter({name!r})",
+            f"    adapter.apply(scale={scale:g})",
+            '    print(model.chat([{"role": "user", "content": "..."}]))',
+        ],
+    )
+    yield ""
+    yield "PEFT loads the folder too: `PeftModel.from_pretrained(model, folder)`."
+    if facts["prompt"]["tools"]:
+        yield ""
+        yield _declared(facts["prompt"])
+
+
+def _declared(prompt: Mapping[str, Any]) -> str:
+    names = ", ".join(f"`{_plain(_tool_name(tool))}`" for tool in prompt["tools"])
+    share = prompt["declared"]
+    if share == 0:
+        how = "leave their declarations out of the prompt: the adapter knows them"
+    elif share == 1:
+        how = "declare them in the prompt, as in training"
+    else:
+        how = f"declare them in the prompt or not: {share:.0%} of the training prompts did"
+    return f"Its tools: {names}. When you ask, {how}."
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str(tool.get("function", tool).get("name"))
+
+
+def _results(
+    after: Evaluation, before: Evaluation | None, kept: Evaluation | None
+) -> Iterator[str]:
+    main = headline(after)
+    yield "## Evaluation"
+    yield ""
+    yield f"On {len(after.outcomes)} held-out examples; intervals are Wilson's, of 95%."
+    yield ""
+    yield "| measure | with the adapter | base |"
+    yield "|---|---|---|"
+    if main.share:
+        rows = _SHARES if main.name == "exact match" else {main.name: "exact"}
+        for title, field in rows.items():
+            share: Share = getattr(after, field)
+            if share.total:
+                yield f"| {title} | {share} | {getattr(before, field, '') if before else ''} |"
+    if after.perplexity is not None:
+        base = f"{before.perplexity:.3g}" if before and before.perplexity is not None else ""
+        yield f"| perplexity | {after.perplexity:.3g} | {base} |"
+    if kept is not None and kept.exact.total:
+        yield f"| other requests, answered as before | {kept.exact} | |"
+    if main.name == "exact match" and after.by_tool:
+        yield ""
+        yield "| tool | exact | of |"
+        yield "|---|---|---|"
+        shown = list(after.by_tool.items())[:MOST_ROWS]
+        yield from (f"| `{_plain(tool)}` | {each.count} | {each.total} |" for tool, each in shown)
+
+
+_SHARES = {
+    "exact match": "exact",
+    "right tool": "names",
+    "right arguments": "arguments",
+    "no valid call": "invalid",
+    "no call where no tool fits": "abstained",
+}
+
+
+def _training(facts: Mapping[str, Any]) -> Iterator[str]:
+    adapter, run = facts["adapter"], facts["training"]
+    yield "## Training"
+    yield ""
+    yield f"- {_plain(adapter['kind'])}, rank {adapter['rank']}, {adapter['parameters']:,} numbers"
+    yield f"- {run['steps']:,} steps, {run['seconds']:.0f} seconds"
+    for file in facts["data"]:
+        yield f"- {file['role']}: {file['examples']:,} examples, SHA-256 `{file['sha256'][:16]}...`"
+    yield "- every setting, the digests of the data and the figures are in `lorakit.json`"
+
+
+def _fenced(language: str, lines: Sequence[str]) -> list[str]:
+    return [f"```{language}", *lines, "```"]
+
+
+def _plain(text: object) -> str:
+    """Text of a file or a user that stays on its line and is no table's border."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
