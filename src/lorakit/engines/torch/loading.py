@@ -46,10 +46,12 @@ def choose_device(name: str | None) -> Any:
     return torch.device(name)
 
 
-def load_model(base: Base, device: Any) -> Any:
-    """The base as a transformers model in float32 with eager attention, ready to run.
+def load_model(
+    base: Base, device: Any, *, dtype: Any = torch.float32, attention: str = "eager"
+) -> Any:
+    """The base as a transformers model, ready to run.
 
-    Raises EngineError where transformers refuses it or memory is short.
+    attention: a name that transformers knows, or that was registered with it. Raises EngineError where transformers refuses it or memory is short.
     """
     try:
         config = CONFIG_MAPPING[base.config["model_type"]].from_dict(dict(base.config))
@@ -60,8 +62,8 @@ def load_model(base: Base, device: Any) -> Any:
                 None,
                 config=config,
                 state_dict=weights,
-                dtype=torch.float32,
-                attn_implementation="eager",
+                dtype=dtype,
+                attn_implementation=attention,
                 experts_implementation="eager",
                 local_files_only=True,
                 output_loading_info=True,
