@@ -6,7 +6,6 @@ pytest.importorskip("torch", reason="training needs the extra train")
 pytest.importorskip("peft", reason="the oracle is PEFT")
 
 from core_cases import CONFIGS, apart, base_of, model_of, naive, ours, peft_of, rows_of
-from lorakit.training.core.spec import LoraSpec
 
 EXACT = 1e-5
 BATCHES = {

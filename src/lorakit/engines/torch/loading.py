@@ -51,7 +51,8 @@ def load_model(
 ) -> Any:
     """The base as a transformers model, ready to run.
 
-    attention: a name that transformers knows, or that was registered with it. Raises EngineError where transformers refuses it or memory is short.
+    attention: a name that transformers knows, or that was registered with it. Raises EngineError
+    where transformers refuses the base or memory is short.
     """
     try:
         config = CONFIG_MAPPING[base.config["model_type"]].from_dict(dict(base.config))

@@ -38,11 +38,18 @@ class Built:
     head: Any  # the weight of the head
     linears: dict[str, LoraLinear] = field(default_factory=dict)
     table: LoraTable | None = None
-    rows_at_head: bool = False
     alphas: dict[str, float | None] = field(default_factory=dict)
     initial: dict[str, tuple[Fixed, ...]] = field(default_factory=dict)  # of PiSSA
     companions: frozenset[str] = frozenset()
     step: Step = field(default_factory=Step)
+
+    @property
+    def head_rows(self) -> tuple[Any, Any] | None:
+        """Ids and rows of the head that are trained: those of the table, where it is tied."""
+        tied = self.table is not None and self.table.weight is self.head
+        if not tied or self.table is None or self.table.rows is None:
+            return None
+        return self.table.replaced, self.table.rows
 
     def parameters(self) -> dict[str, Any]:
         """What is trained, by name."""
@@ -136,7 +143,6 @@ class _Maker:
             ids = torch.tensor(wanted.tokens, device=self.device)
             rows = weight[ids].float() if wanted.rows is None else self._master(wanted.rows)
             table = LoraTable(weight, factor, rows=rows, replaced=ids)
-            self.built.rows_at_head = decoder.tied
         else:
             a, b = self._table_factors(wanted)
             table = LoraTable(weight, factor, a=a, b=b, scale=wanted.scale)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
-from lorakit.architectures import HEAD
 from lorakit.base.folder import Base
 from lorakit.engines.torch.loading import choose_device
 from lorakit.errors import ContextFullError, ParameterError
@@ -63,7 +62,7 @@ class TrainModel:
             weight=built.head,
             multiply=numerics.multiply,
             softcap=base.decoder.logit_softcap,
-            replaced=built.table.replaced if built.rows_at_head else None,
+            replaced=built.head_rows[0] if built.head_rows else None,
         )
 
     def parameters(self) -> list[Any]:
@@ -109,7 +108,7 @@ class TrainModel:
             layout=Layout.of(packed, self._windows, self.device),
         ).last_hidden_state[0]
         states = hidden[self._put(packed.states)]
-        rows = self._built.table.rows if self._built.rows_at_head else None
+        rows = self._built.head_rows[1] if self._built.head_rows else None
         return CrossEntropy.apply(states, rows, self._put(packed.labels), self._head)
 
     def adapter(self) -> Adapter:

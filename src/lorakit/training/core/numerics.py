@@ -76,8 +76,10 @@ def _right(x: Any, weight: Any) -> bool:
         backward = onednn_linear(forward, weight.t())
     except (AttributeError, RuntimeError, TypeError):
         return False
-    close = torch.allclose(forward, F.linear(x, weight), rtol=1e-4, atol=1e-3)
-    return close and torch.allclose(backward, forward @ weight, rtol=1e-3, atol=1.0)
+    return bool(
+        torch.allclose(forward, F.linear(x, weight), rtol=1e-4, atol=1e-3)
+        and torch.allclose(backward, forward @ weight, rtol=1e-3, atol=1.0)
+    )
 
 
 def _seconds(product: Callable[[], Any]) -> float:

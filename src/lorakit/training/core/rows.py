@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Protocol
 
 Tokens = Sequence[int]
@@ -84,9 +84,7 @@ def shared(a: Tokens, b: Tokens) -> int:
 
 def _split(members: list[int], examples: Sequence[Example]) -> Iterator[list[int]]:
     """Sorted examples in groups, cut where that leaves fewer tokens in all."""
-    common = [
-        shared(examples[a].ids, examples[b].ids) for a, b in zip(members, members[1:], strict=False)
-    ]
+    common = [shared(examples[a].ids, examples[b].ids) for a, b in pairwise(members)]
     if common:
         prefix = min(common)
         at = common.index(prefix) + 1
