@@ -24,20 +24,31 @@ QUESTION = re.compile(
     r"|would|should|has|have|may|i|we|it|there|my|the|what's|how's|where's|who's|let|let's)\b",
     re.IGNORECASE,
 )
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
+
+
 # May be left out of a request. Words that turn its sense are not here: not, off, from, without.
 DROPPED = frozenset(
-    "the a an my our your this that these those some me us i we you it is are am be please just"
-    " to for of in at with there then so do want would like".split()
+    listed("""
+the a an my our your this that these those some me us i we you it is are am be please just
+to for of in at with there then so do want would like
+""")
 )
-INSERTED = tuple(
-    "the a my our this that some just now then so also please for to of in at up it me really".split()
+INSERTED = listed("""
+the a my our this that some just now then so also please for to of in at up it me really
+""")
+FUNCTION_WORDS = frozenset((*DROPPED, *INSERTED)) | frozenset(
+    listed("""
+and or but not no on off by from as if than into onto over under about after before between he
+she they him her them his their its who what when where why how which was were been has have had
+did does can could will shall should may might must here out down again more most much many any
+all each both few other same too very until while during without via per
+""")
 )
-FUNCTION_WORDS = DROPPED | frozenset(INSERTED) | frozenset(
-    "and or but not no on off by from as if than into onto over under about after before between"
-    " he she they him her them his their its who what when where why how which was were been has"
-    " have had did does can could will shall should may might must here out down again more most"
-    " much many any all each both few other same too very until while during without via per".split()
-)  # fmt: skip
 _BEFORE = re.compile(
     "(?:" + "|".join(re.escape(p) for p in sorted(PREFIXES, key=len, reverse=True)) + ") "
 )

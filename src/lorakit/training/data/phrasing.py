@@ -88,11 +88,11 @@ def located(request: str, calls: Sequence[Mapping[str, Any]]) -> tuple[Found, ..
     A longer value is looked for first, and what it covers belongs to it. Arguments of one value
     share it, unless the request says it once for each.
     """
-    leaves = list(_leaves(calls))
-    if len(request) > MAX_REQUEST or len(leaves) > MAX_VALUES:
+    values = list(leaves(calls))
+    if len(request) > MAX_REQUEST or len(values) > MAX_VALUES:
         return ()
     groups: dict[str, list[tuple[Path, str | int | float]]] = {}
-    for path, value in leaves:
+    for path, value in values:
         groups.setdefault(written(value).casefold(), []).append((path, value))
     taken: list[tuple[int, int]] = []
     found: list[Found] = []
@@ -108,7 +108,7 @@ def located(request: str, calls: Sequence[Mapping[str, Any]]) -> tuple[Found, ..
         else:
             paths = tuple(path for path, _ in members)
             found.append(Found(value=members[0][1], paths=paths, spans=tuple(spans)))
-    order = {path: i for i, (path, _) in enumerate(leaves)}
+    order = {path: i for i, (path, _) in enumerate(values)}
     return tuple(sorted(found, key=lambda each: order[each.paths[0]]))
 
 
@@ -119,8 +119,8 @@ def written(value: str | int | float) -> str:
     return str(value).strip()
 
 
-def _leaves(calls: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Path, str | int | float]]:
-    """Strings and numbers within arguments, with their paths."""
+def leaves(calls: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Path, str | int | float]]:
+    """The strings and numbers within the arguments of calls, with their paths."""
     stack: list[tuple[Path, Any]] = [
         ((i,), call.get("arguments") or {}) for i, call in reversed(list(enumerate(calls)))
     ]
@@ -130,9 +130,10 @@ def _leaves(calls: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Path, str | in
             stack += [((*path, key), value[key]) for key in reversed(list(value))]
         elif isinstance(value, list | tuple):
             stack += [((*path, i), value[i]) for i in reversed(range(len(value)))]
+        elif isinstance(value, str):
+            if value.strip():
+                yield path, value
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield path, value
-        elif isinstance(value, str) and value.strip():
             yield path, value
 
 

@@ -20,7 +20,7 @@ from lorakit.errors import FormatError, SourceError
 from lorakit.files.bounded import as_path, open_regular, parse_json, read_text, read_up_to
 from lorakit.training.data.build import Declarations, build
 from lorakit.training.data.example import Dataset, Example, Fault
-from lorakit.training.data.shapes import BadRowError, shape_of
+from lorakit.training.data.shapes import SHAPES, BadRowError, shape_of
 
 MAX_FILE = 4 << 30  # bytes
 MAX_LINE = 4 << 20
@@ -29,11 +29,7 @@ MAX_LIST_ITEMS = 20_000_000
 MAX_FAULTS = 10_000  # then the rest is not read
 COLUMNS = ("user_content", "tool_name", "tool_arguments")  # of a CSV file without a header
 HEADERS = {"user prompt": COLUMNS[0], "tool name": COLUMNS[1], "tool args json": COLUMNS[2]}
-KEYS = frozenset(
-    "messages tools userQuery expectedToolCalls expectedResponse conversations system user_content"
-    " tool_name tool_arguments response request call reply prompt completion instruction output"
-    " input history text".split()
-)
+KEYS = frozenset(key for shape in SHAPES for key in (*shape.required, *shape.optional))
 ToolList = Sequence[Mapping[str, Any]]
 Row = tuple[str, Mapping[str, Any]]
 
