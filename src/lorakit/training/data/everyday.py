@@ -13,7 +13,10 @@ from importlib.resources import files
 
 from lorakit.training.data.example import Example
 from lorakit.training.data.frames import FUNCTION_WORDS
+from lorakit.training.data.phrasing import masked
 
+MAX_PHRASINGS = 2000  # of the examples that requests are compared with, pair by pair
+_NOTHING = re.compile(r"(?!)")
 _SLOT = re.compile(r"\{[^{}]*\}")
 
 
@@ -29,23 +32,35 @@ def requests_apart_from(
 ) -> tuple[str, ...]:
     """The requests that do not read like any of the examples: their answers would contradict.
 
-    Left out is one half of whose words, function words aside, stand in the phrasings of examples
-    of one tool.
+    Left out is one that has the phrasing of an example that calls a tool, or more than half of
+    whose words, function words aside, stand in the phrasings of one tool. requests: of your own;
+    those that ship otherwise.
     """
     known: dict[str, set[str]] = {}
+    phrasings = set()
     for example in examples:
         called = _first_call(example)
-        if called:
+        if called and example.phrasing not in phrasings:
+            phrasings.add(example.phrasing)
             known.setdefault(called, set()).update(_content(_SLOT.sub(" ", example.phrasing)))
+    patterns = [_pattern(phrasing) for phrasing in sorted(phrasings)[:MAX_PHRASINGS]]
     return tuple(
         request
         for request in (everyday_requests() if requests is None else requests)
         if not any(_alike(_content(request), words) for words in known.values())
+        and not any(pattern.fullmatch(masked(request, ())) for pattern in patterns)
     )
 
 
+def _pattern(phrasing: str) -> re.Pattern[str]:
+    """What matches a request of a phrasing, whatever its values; nothing for values alone."""
+    if len(_SLOT.sub(" ", phrasing).split()) < 2:
+        return _NOTHING
+    return re.compile(".+".join(map(re.escape, _SLOT.split(phrasing))))
+
+
 def _alike(words: set[str], known: set[str]) -> bool:
-    return 2 * len(words & known) >= len(words) > 0
+    return 2 * len(words & known) > len(words)
 
 
 def _content(text: str) -> set[str]:
