@@ -11,7 +11,7 @@ import sys
 
 COMMANDS = (
     *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
-    *("merge", "unmerge", "quantize", "verify", "logits", "doctor"),
+    *("merge", "unmerge", "quantize", "verify", "logits", "eval", "doctor"),
     *("cache", "cache list", "cache prune", "cache clear"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from lorakit.chat.calls import ParsedReply
 from lorakit.model.adapters import Scales
@@ -21,10 +22,12 @@ from lorakit.training.evaluate.work import (
     BATCH,
     Rules,
     Work,
+    dialogue_of,
     plan,
-    renderer_of,
     require_adapters,
+    require_dialogue,
 )
+from lorakit.training.render import Renderer
 
 OnDone = Callable[[int, int], None]  # examples that are done, and all
 Settings = Mapping[str, Scales | None]
@@ -66,23 +69,25 @@ def evaluate_all(
 ) -> dict[str, Evaluation]:
     """The same examples under several sets of adapters, by name, in one mixed batch."""
     require_adapters(model, settings.values())
-    context = model.capabilities.context
-    work = plan(examples, rules, renderer_of(model), model.tokenizer, context)
+    dialogue, context = dialogue_of(model), model.capabilities.context
+    require_dialogue(dialogue, examples)
+    renderer = Renderer(dialogue, model.tokenizer, context)
+    work = plan(examples, rules, renderer, model.tokenizer, context)
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
-    begin, done = time.perf_counter(), 0
-    for name, place, outcome in _outcomes(model, work, settings, rules):
+    begin = time.perf_counter()
+    found = _outcomes(model, work, settings, rules)
+    for done, (name, place, outcome) in enumerate(found, 1):
         outcomes[name][place] = outcome
-        done += 1
         if progress is not None:
             progress(done, len(work.examples) * len(settings))
     seconds = time.perf_counter() - begin
     return {
         name: Evaluation(
-            outcomes=tuple(found[place] for place in range(len(work.examples))),
+            outcomes=tuple(of_place[place] for place in range(len(work.examples))),
             seconds=seconds,
             scored=rules.scored,
         )
-        for name, found in outcomes.items()
+        for name, of_place in outcomes.items()
     }
 
 
@@ -115,5 +120,5 @@ def _outcomes(
             yield name, place, rules.judge.outcome(example, completion, parsed, alone=alone)
     for name, adapters in settings.items():
         for place, rows in work.rows.items():
-            loss, learnt = loss_of(lambda ids, a=adapters: model.logits(ids, adapters=a), rows)
+            loss, learnt = loss_of(partial(model.logits, adapters=adapters), rows)
             yield name, place, Outcome(example=work.examples[place], loss=loss, learnt=learnt)

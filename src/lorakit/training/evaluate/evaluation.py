@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -186,13 +187,13 @@ class Evaluation:
         return [each for each in self._answered if each.example.task == "calls"]
 
 
+_LINE = re.compile(r"(:\d+|\[\d+\])$")
 SHARES = ("exact", "names", "arguments", "invalid", "abstained", "silent", "parallel")
 
 
 def file_of(example: Example) -> str:
     """The file that an example is from, as it was named."""
-    file, _, line = example.place.rpartition(":")
-    return file if line.isdigit() else example.place
+    return _LINE.sub("", example.place)
 
 
 def _grouped(pairs: Iterable[tuple[str, bool]]) -> dict[str, Share]:

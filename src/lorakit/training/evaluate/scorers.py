@@ -1,4 +1,4 @@
-"""Who says whether an answer in words is right: its text, a pattern, or a function of the user's."""
+"""Whether an answer in words is right: by its text, a pattern, or a function of the user's."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -41,7 +41,7 @@ class Rules:
     declare: bool = False
     batch: int = BATCH
     max_tokens: int | None = None
-    judge: Judge = Judge()
+    judge: Judge = field(default_factory=Judge)
     scored: str = "text"
     alone: int = 0
 
@@ -121,17 +121,18 @@ def to_answer(examples: Sequence[Example], rules: Rules) -> list[tuple[int, Exam
     return [(place, each) for place, each in enumerate(examples) if each.task in tasks]
 
 
-def renderer_of(model: Model) -> Renderer:
-    """The renderer of an open model, of a GGUF file too."""
+def dialogue_of(model: Model) -> Dialogue:
+    """The template and the tool format of an open model, of a GGUF file too."""
     templates = model.base.templates if model.base.is_gguf else None
-    dialogue = Dialogue(model.base.path, model.tokenizer, templates)
-    return Renderer(dialogue, model.tokenizer, model.capabilities.context)
+    return Dialogue(model.base.path, model.tokenizer, templates)
 
 
-def require_calls(dialogue: Dialogue, examples: Iterable[Example]) -> None:
-    """Refuse a base whose calls could not be read. Raises BaseModelError."""
-    dialogue.template  # noqa: B018  # a base without one says so
-    if dialogue.tool_format is None and any(expected_calls(each) for each in examples):
+def require_dialogue(dialogue: Dialogue, examples: Sequence[Example]) -> None:
+    """Refuse a base without a template for what has messages, and one whose calls could not be
+    read. Raises BaseModelError."""
+    if any(each.messages for each in examples):
+        dialogue.template  # noqa: B018  # says so where there is none
+    if any(expected_calls(each) for each in examples) and dialogue.tool_format is None:
         raise BaseModelError(
             "the base's chat template writes tool calls in no format that lorakit knows",
             hint="evaluate a base that calls tools",

@@ -1,0 +1,119 @@
+"""Shares as pictures of HTML: a bar with its interval, a table of such bars, a curve over scales,
+who was called in whose place. Every text is escaped here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from lorakit.training.evaluate.outcome import INVALID, NO_CALL
+from lorakit.training.evaluate.statistics import Share
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 250, 44, 34, 12, 14  # of a curve, in its own units
+
+
+def bar(share: Share) -> str:
+    """A share as a bar, with Wilson's interval as a whisker."""
+    if not share.total:
+        return ""
+    low, high = share.low * 100, share.high * 100
+    return (
+        f'<div class="bar" title="{escape(str(share))}"><i style="width:{share.share * 100:.2f}%">'
+        f'</i><u style="left:{low:.2f}%;width:{high - low:.2f}%"></u></div>'
+    )
+
+
+def bars(title: str, shares: Mapping[str, Share]) -> str:
+    """A table of shares by name."""
+    rows = "".join(
+        f'<tr><td class="name">{escape(name)}</td><td class="wide">{bar(share)}</td>'
+        f"<td>{share.share:.1%}</td><td>{share.count} of {share.total}</td></tr>"
+        for name, share in shares.items()
+    )
+    head = f"<th>{escape(title)}</th><th></th><th>right</th><th></th>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value over a scale, from 0 to 1 (or any range, for a curve without an interval)."""
+
+    at: float
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+def curve(points: Sequence[Point], ticks: Sequence[tuple[float, str]]) -> str:
+    """Values over scales as SVG, with the band of their intervals; points are sorted by `at`."""
+    values = [v for p in points for v in (p.low, p.high)] + [value for value, _ in ticks]
+    least, most = min(values), max(values)
+    first, last = points[0].at, points[-1].at
+
+    def x(at: float) -> float:
+        return LEFT + (at - first) / ((last - first) or 1.0) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + (most - value) / ((most - least) or 1.0) * (HEIGHT - TOP - BOTTOM)
+
+    def path(pairs: Iterable[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x(at):.1f} {y(value):.1f}" for at, value in pairs)
+
+    parts = [
+        f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
+        f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        for value, text in ticks
+    ]
+    upper = [(p.at, p.high) for p in points]
+    lower = [(p.at, p.low) for p in reversed(points)]
+    parts.append(f'<path class="band" d="{path([*upper, *lower])}Z"/>')
+    parts.append(f'<path class="line" d="{path((p.at, p.value) for p in points)}"/>')
+    parts += [
+        f'<circle class="dot" cx="{x(p.at):.1f}" cy="{y(p.value):.1f}" r="5">'
+        f"<title>{escape(p.text)}</title></circle>"
+        for p in points
+    ]
+    gaps = [x(b.at) - x(a.at) for a, b in pairwise(points)]
+    every = max(1, round(46 / min(gaps))) if gaps and min(gaps) > 0 else 1
+    parts += [
+        f'<text x="{x(p.at):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{p.at:g}</text>'
+        for p in points[::every]
+    ]
+    said = escape("; ".join(p.text for p in points))
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+    )
+
+
+def matrix(called: Counter[tuple[str, str]]) -> str:
+    """Wanted tools in rows, called ones in columns; the share of a row as its shade."""
+    rows = _ordered(wanted for wanted, _ in called)
+    columns = _ordered([*(name for name in rows if name != NO_CALL), *(c for _, c in called)])
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = ""
+    for wanted in rows:
+        total = sum(n for (name, _), n in called.items() if name == wanted)
+        cells = "".join(_cell(called[wanted, name], total, wanted == name) for name in columns)
+        body += f"<tr><th>{escape(wanted)}</th>{cells}</tr>"
+    return (
+        '<div class="scroll"><table class="matrix"><thead><tr><th>wanted \\ called</th>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(count: int, total: int, right: bool) -> str:
+    if not count:
+        return '<td class="zero">·</td>'
+    shade = f"background:rgba(var(--data),{0.1 + 0.6 * count / total:.2f})"
+    return f'<td style="{shade}"{" class=right" * right}>{count}</td>'
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Tools by name, then what stands in the place of one."""
+    last = (NO_CALL, INVALID)
+    found = set(names)
+    return [*sorted(found - set(last)), *(name for name in last if name in found)]

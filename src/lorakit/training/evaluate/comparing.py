@@ -1,0 +1,165 @@
+"""Opens what is to be compared, one model after another, and evaluates it.
+
+Sides that share a model (other adapters, other scales) run on it in one mixed batch. Everything
+that can be found wrong without running is found before the first model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+from lorakit.base.gguf import open_base
+from lorakit.chat.dialogue import Dialogue
+from lorakit.check import require_fit
+from lorakit.engines.llama.options import LlamaOptions
+from lorakit.engines.table import ENGINES, choose_engine, make_options
+from lorakit.engines.torch.options import Device
+from lorakit.errors import MissingExtraError
+from lorakit.formats import read_adapter
+from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.load import name_of, unused_name
+from lorakit.model.model import Model
+from lorakit.model.open import open as open_model
+from lorakit.sources import OnProgress, fetch
+from lorakit.training.data import Example
+from lorakit.training.evaluate.comparison import Comparison
+from lorakit.training.evaluate.contestants import Contestant
+from lorakit.training.evaluate.evaluating import OnDone, evaluate_all
+from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.work import Rules, require_dialogue
+
+Waiting = Callable[[], AbstractContextManager[object]]  # entered while something is opened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How models are opened, beside what each side says itself. device: of the torch engine.
+
+    waiting: entered while a model is opened, and progress called for what is fetched.
+    """
+
+    threads: int | None = None
+    context: int | None = None
+    device: Device | None = None
+    gpu_layers: int | None = None
+    allow_private: bool = False
+    waiting: Waiting = nullcontext
+    progress: OnProgress | None = None
+
+    def open(self, side: Contestant, batch: int) -> Model:
+        """A side's model, with its merged adapters in it. Raises what lorakit.open raises."""
+        merged = [
+            AdapterConfig(reference, mode="merge", scale=scale)
+            for reference, scale in (side.adapters if side.merged else ())
+        ]
+        native = None if self.gpu_layers is None else LlamaOptions(gpu_layers=self.gpu_layers)
+        with self.waiting():
+            return open_model(
+                side.base,
+                adapter=merged,
+                engine=side.engine,
+                quantize=side.quantize,
+                threads=self.threads,
+                context=self.context,
+                max_batch=batch,
+                device=self.device if side.engine == "torch" else None,
+                llama=native,
+                progress=self.progress,
+                allow_private=self.allow_private,
+            )
+
+
+def compare(
+    sides: Sequence[Contestant],
+    examples: Sequence[Example],
+    rules: Rules,
+    opening: Opening | None = None,
+    *,
+    progress: OnDone | None = None,
+) -> Comparison:
+    """Evaluate all sides on the same examples; the first is what the others are compared with.
+
+    Raises what `evaluate`, lorakit.open and Model.load_adapter raise, most of it before the first
+    model runs.
+    """
+    opening = opening or Opening()
+    by_model: dict[Contestant, list[Contestant]] = {}
+    for side in sides:
+        by_model.setdefault(side.model, []).append(side)
+    for group in list(by_model.values())[1:]:  # opening the first says it at once
+        _require(group, examples, opening)
+    found: dict[Contestant, Evaluation] = {}
+    before, total = 0, len(examples) * sum(len({s.applied for s in g}) for g in by_model.values())
+    for model, group in by_model.items():
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        with opening.open(model, rules.batch) as opened:
+            found |= _evaluate_group(opened, group, examples, rules, opening, report)
+        before += len(examples) * len({side.applied for side in group})
+    return Comparison.of([(side, found[side]) for side in sides], declare=rules.declare)
+
+
+def _evaluate_group(
+    model: Model,
+    group: Sequence[Contestant],
+    examples: Sequence[Example],
+    rules: Rules,
+    opening: Opening,
+    report: OnDone,
+) -> dict[Contestant, Evaluation]:
+    """All sides of one model, in one mixed batch; those that are the same run once."""
+    with opening.waiting():
+        names = _load(model, group)
+    settings = {
+        repr(applied): {names[reference]: scale for reference, scale in applied}
+        for applied in dict.fromkeys(side.applied for side in group)
+    }
+    found = evaluate_all(model, examples, settings, rules, progress=report)
+    return {side: found[repr(side.applied)] for side in group}
+
+
+def _load(model: Model, group: Sequence[Contestant]) -> dict[str, str]:
+    """Load every adapter of a group once; their names on the model by their references."""
+    names: dict[str, str] = {}
+    for reference in dict.fromkeys(r for side in group for r, _ in side.applied):
+        name = unused_name(name_of(reference), set(names.values()))
+        model.load_adapter(reference, name)
+        names[reference] = name
+    return names
+
+
+# Before anything runs.
+
+
+def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: Opening) -> None:
+    """What opening a group's model and its adapters would raise, as far as that is cheap."""
+    side = group[0]
+    with opening.waiting():
+        get = partial(fetch, progress=opening.progress, allow_private=opening.allow_private)
+        base = open_base(get(side.base, kind="base"))
+        engine = choose_engine(side.engine, base)
+        make_options(engine, {"quantize": side.quantize})
+        _require_packages(engine)
+        tokenizer = ENGINES[engine].tokenizer(base)
+        templates = base.templates if base.is_gguf else None
+        require_dialogue(Dialogue(base.path, tokenizer, templates), examples)
+        if side.merged:
+            base.require_weights()
+        for reference in dict.fromkeys(r for each in group for r, _ in each.adapters):
+            require_fit(read_adapter(get(reference), base.decoder), base)
+
+
+def _require_packages(engine: str) -> None:
+    """The torch engine imports them when it opens; llama.cpp's tokenizer loads its own."""
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if engine == "torch" and missing:
+        raise MissingExtraError(
+            f"the torch engine needs {' and '.join(missing)}", hint="pip install 'lorakit[torch]'"
+        )

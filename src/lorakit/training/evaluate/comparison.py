@@ -1,0 +1,142 @@
+"""Several evaluations of the same examples beside each other, and what the differences say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.training.evaluate.contestants import Contestant
+from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.statistics import Paired, p_text
+
+CONFUSED = 2  # pairs of tools that a verdict names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One that was evaluated. against: what it does better and worse than the first."""
+
+    contestant: Contestant
+    evaluation: Evaluation
+    against: Paired | None = None
+
+    @property
+    def name(self) -> str:
+        return self.contestant.name
+
+    def to_dict(self, *, outcomes: bool = True) -> dict[str, Any]:
+        """For JSON."""
+        contestant = self.contestant
+        return {
+            "name": self.name,
+            "base": contestant.base,
+            "adapters": [list(each) for each in contestant.adapters],
+            "merged": contestant.merged,
+            "engine": contestant.engine,
+            "quantize": contestant.quantize,
+            "scale": contestant.scale,
+            "against_first": self.against.to_dict() if self.against else None,
+            **self.evaluation.to_dict(outcomes=outcomes),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The sides, the first being what the others are compared with. declare: as in `evaluate`."""
+
+    sides: tuple[Side, ...]
+    declare: bool = False
+
+    @classmethod
+    def of(
+        cls, found: Sequence[tuple[Contestant, Evaluation]], *, declare: bool = False
+    ) -> Comparison:
+        """Of evaluations of the same examples in the same order."""
+        first = found[0][1]
+        sides = [
+            Side(
+                contestant=contestant,
+                evaluation=evaluation,
+                against=None if place == 0 else _paired(first, evaluation),
+            )
+            for place, (contestant, evaluation) in enumerate(found)
+        ]
+        return cls(sides=tuple(sides), declare=declare)
+
+    @property
+    def first(self) -> Side:
+        return self.sides[0]
+
+    @property
+    def others(self) -> tuple[Side, ...]:
+        """Those that are compared with the first, without the steps of a sweep."""
+        return tuple(side for side in self.sides[1:] if side.contestant.scale is None)
+
+    @property
+    def sweep(self) -> tuple[Side, ...]:
+        """The steps of a sweep, by scale."""
+        steps = [side for side in self.sides if side.contestant.scale is not None]
+        return tuple(sorted(steps, key=lambda side: side.contestant.scale or 0.0))
+
+    @property
+    def best_scale(self) -> Side | None:
+        """The step that does best; of several the one nearest to 1. None without a sweep."""
+        return max(
+            self.sweep,
+            key=lambda side: (side.evaluation.goal, -abs((side.contestant.scale or 0.0) - 1)),
+            default=None,
+        )
+
+    @property
+    def verdict(self) -> list[str]:
+        """What was found, in sentences."""
+        first = self.first.evaluation
+        said = [f"{self.first.name}: {first.headline}"]
+        if first.perplexity is not None and not first.by_perplexity:
+            said[0] += f", perplexity {first.perplexity:.3g} of the texts"
+        said += [_against(side, self.first.name) for side in self.others]
+        if confused := first.confusions.most_common(CONFUSED):
+            pairs = [f"{called} for {wanted} ({n})" for (wanted, called), n in confused]
+            said.append(f"called most often in the wrong place: {', '.join(pairs)}")
+        best = self.best_scale
+        if best is not None:
+            said.append(
+                f"best scale of {len(self.sweep)} here: {best.contestant.scale:g} "
+                f"({_short(best.evaluation)}); chosen on these very examples it looks a little "
+                "better than it is"
+            )
+        return said
+
+    def to_dict(self, *, outcomes: bool = True) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "verdict": self.verdict,
+            "declare": self.declare,
+            "best_scale": self.best_scale.contestant.scale if self.best_scale else None,
+            "sides": [side.to_dict(outcomes=outcomes) for side in self.sides],
+        }
+
+
+def _paired(first: Evaluation, other: Evaluation) -> Paired:
+    """By score where answers are judged, by loss where only texts were read."""
+    if first.by_perplexity:
+        return Paired.of(*([-each.loss for each in side.outcomes] for side in (first, other)))
+    return Paired.of(*([each.score or 0.0 for each in side.outcomes] for side in (first, other)))
+
+
+def _against(side: Side, first: str) -> str:
+    assert side.against is not None
+    paired = side.against
+    if not paired.better + paired.worse:
+        how = f"the same as {first} on every example"
+    else:
+        how = f"better on {paired.better} and worse on {paired.worse}, {p_text(paired.p)}"
+    return f"{side.name}: {_short(side.evaluation)}; {how}"
+
+
+def _short(evaluation: Evaluation) -> str:
+    """The figure that fits the task, alone."""
+    if evaluation.by_perplexity:
+        return f"perplexity {evaluation.perplexity:.3g}"
+    return f"{evaluation.score:.1%}"

@@ -1,0 +1,181 @@
+"""What is evaluated beside each other, in one word each: "base", "merged", "int8", "home:0.5".
+
+Words are joined by "+": merged+int8 is the merge in int8, home:0.5+style:0.3 two adapters at once.
+Nothing is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import get_args
+
+from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.table import ENGINES, EngineName
+from lorakit.errors import ParameterError
+from lorakit.sources import default_name
+from lorakit.sources.scaled import split_reference
+from lorakit.values import shown
+
+MAX_SCALES = 64
+Scaled = tuple[str, float]  # an adapter's reference, and what its own scale is multiplied by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One side: a base with adapters, how it runs, and what it is called.
+
+    merged: with the adapters in the base's weights. scale: where it is a step of a sweep.
+    """
+
+    name: str
+    base: str
+    adapters: tuple[Scaled, ...] = ()
+    merged: bool = False
+    engine: EngineName | None = None
+    quantize: Quantization = "none"
+    scale: float | None = None
+
+    @property
+    def model(self) -> Contestant:
+        """What has to be opened for it; the same for all that run on one model."""
+        return replace(self, name="", scale=None, adapters=self.adapters if self.merged else ())
+
+    @property
+    def applied(self) -> tuple[Scaled, ...]:
+        """The adapters that act at run time."""
+        return () if self.merged else self.adapters
+
+
+def first_contestant(
+    base: str,
+    adapters: Sequence[str] = (),
+    *,
+    engine: EngineName | None = None,
+    quantize: Quantization = "none",
+) -> Contestant:
+    """The one that all others are compared with."""
+    scaled = tuple(split_reference(reference) for reference in adapters)
+    name = " + ".join(map(_said, scaled)) or "base"
+    return Contestant(name=name, base=base, adapters=scaled, engine=engine, quantize=quantize)
+
+
+def contestants(first: Contestant, words: Sequence[str]) -> list[Contestant]:
+    """The others, from comma-separated words; see docs/evaluate.md. Raises ParameterError."""
+    found = [word.strip() for each in words for word in _split(each, ",") if word.strip()]
+    return [_contestant(first, word) for word in found]
+
+
+def sweep(first: Contestant, scales: Sequence[float]) -> list[Contestant]:
+    """The first with its adapters' scales multiplied by each of some. Raises ParameterError."""
+    if scales and not first.adapters:
+        raise ParameterError(
+            "there is no adapter whose scale could be changed", hint="name one with adapter="
+        )
+    return [
+        replace(
+            first,
+            name=f"{first.name} x {scale:g}",
+            adapters=tuple((reference, own * scale) for reference, own in first.adapters),
+            scale=scale,
+        )
+        for scale in scales
+    ]
+
+
+def parse_scales(text: str) -> list[float]:
+    """0:1.25:0.25 (from, to, step; both ends) or 0.5,0.9,1. Raises ParameterError."""
+    try:
+        numbers = [Decimal(part.strip()) for part in text.replace(":", ",").split(",")]
+    except InvalidOperation:
+        numbers = []
+    if not numbers or not all(number.is_finite() for number in numbers):
+        raise ParameterError(f"{shown(text)} are no scales", hint=_SCALES)
+    if ":" not in text:
+        found = numbers
+    else:
+        if len(numbers) != 3 or "," in text or numbers[2] <= 0 or numbers[0] > numbers[1]:
+            raise ParameterError(f"{shown(text)} is no range of scales", hint=_SCALES)
+        low, high, step = numbers
+        if (high - low) / step >= MAX_SCALES:
+            raise ParameterError(f"{shown(text)} is more than {MAX_SCALES} scales")
+        found = [low + step * n for n in range(int((high - low) / step) + 1)]
+    if len(found) > MAX_SCALES:
+        raise ParameterError(f"{shown(text)} is more than {MAX_SCALES} scales")
+    return list(dict.fromkeys(float(number) for number in found))
+
+
+_SCALES = "FROM:TO:STEP such as 0:1.25:0.25, or single ones such as 0.5,0.9,1"
+
+
+def _contestant(first: Contestant, word: str) -> Contestant:
+    """A word against the first: it changes what the word says, and keeps the rest."""
+    found, adapters, base = replace(first, name=word), list[Scaled](), ""
+    for part in _split(word, "+"):
+        kind, _, value = part.partition(":")
+        if part == "base":
+            base, found = part, replace(found, adapters=())
+        elif part == "merged":
+            found = replace(found, merged=True)
+        elif part in ENGINES:
+            found = replace(found, engine=_engine(part))
+        elif part in get_args(Quantization):
+            found = replace(found, quantize=_quantization(part))
+        elif kind in ("on", "model") and value:
+            found = replace(found, base=value, engine=None)
+            if kind == "model":
+                base, found = part, replace(found, adapters=())
+        elif _is_model(part):
+            base, found = part, replace(found, base=part, adapters=())
+        else:
+            adapters.append(split_reference(part))
+    if adapters and base:
+        raise ParameterError(
+            f"{shown(word)} names adapters and also {base}, which is without any",
+            hint="on:BASE is another file of the base with adapters",
+        )
+    if twice := {each for each, _ in adapters if sum(each == r for r, _ in adapters) > 1}:
+        raise ParameterError(f"{shown(word)} names {', '.join(sorted(twice))} twice")
+    if adapters:
+        found = replace(found, adapters=tuple(adapters))
+        found = replace(found, name=_named(word, adapters))
+    if found.merged and not found.adapters:
+        raise ParameterError(f"{shown(word)}: there is no adapter to merge")
+    return found
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between marks; a path that holds one is left whole."""
+    return [text] if Path(split_reference(text)[0]).exists() else text.split(mark)
+
+
+def _is_model(part: str) -> bool:
+    folder = Path(part).expanduser()
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+
+
+def _named(word: str, adapters: Sequence[Scaled]) -> str:
+    """The word with its adapters' names in place of their paths."""
+    parts = _split(word, "+")
+    references = {reference for reference, _ in adapters}
+    return "+".join(
+        _said(split_reference(part)) if split_reference(part)[0] in references else part
+        for part in parts
+    )
+
+
+def _said(scaled: Scaled) -> str:
+    reference, scale = scaled
+    name = default_name(reference)
+    return name if scale == 1.0 else f"{name}:{scale:g}"
+
+
+def _engine(word: str) -> EngineName:
+    return next(name for name in ENGINES if name == word)
+
+
+def _quantization(word: str) -> Quantization:
+    found: Quantization = next(name for name in get_args(Quantization) if name == word)
+    return found
