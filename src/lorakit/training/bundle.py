@@ -8,7 +8,7 @@ data's digests, the settings, and what was measured. The folder is written whole
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lorakit.text.tokenizer import Tokenizer
 from lorakit.training.card import card
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.metrics import Line, curves, written
+from lorakit.training.result import SweepPoint
 from lorakit.training.verdict import headline, verdict
 
 VERSION = 1  # of lorakit.json
@@ -55,8 +56,8 @@ class Trained:
 
     base_model: what the base is called where others find it, such as org/repo; else its name.
     declared: share of the training prompts that declared the tools. settings: plain values.
-    measured: "after", "before" (the base alone) and "kept" (what the base could do, with the
-    adapter), None where it was not measured. log: the lines of the run's metrics.
+    measured, sweep: as a TrainResult has them. phrasings: those of the training examples. log: the
+    lines of the run's metrics.
     """
 
     adapter: Adapter
@@ -70,6 +71,8 @@ class Trained:
     seconds: float
     measured: Mapping[str, Evaluation | None]
     log: Sequence[Line] = ()
+    phrasings: Collection[str] = frozenset()
+    sweep: Sequence[SweepPoint] = ()
     default_scale: float = 1.0
 
 
@@ -155,8 +158,9 @@ def facts_of(name: str, trained: Trained) -> dict[str, Any]:
         },
         "prompt": _prompt(base, trained),
         "added_tokens": _added_tokens(base, adapter),
-        "verdict": list(verdict(**_three(trained.measured))),
+        "verdict": list(verdict(trained.measured, trained.phrasings)),
         "evaluation": measured,
+        "scales": [_point(point) for point in trained.sweep],
         "data": [
             {key: getattr(file, key) for key in ("role", "name", "sha256", "examples")}
             for file in trained.data
@@ -169,8 +173,13 @@ def facts_of(name: str, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _three(measured: Mapping[str, Evaluation | None]) -> dict[str, Evaluation | None]:
-    return {name: measured.get(name) for name in ("after", "before", "kept")}
+def _point(point: SweepPoint) -> dict[str, Any]:
+    """How good it is at another scale."""
+    return {
+        "scale": point.scale,
+        "headline": point.evaluation.headline,
+        "kept": None if point.kept is None else point.kept.headline,
+    }
 
 
 def _prompt(base: Base, trained: Trained) -> dict[str, Any]:

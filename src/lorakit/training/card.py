@@ -9,20 +9,20 @@ from typing import Any
 
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.statistics import Share
-from lorakit.training.verdict import headline, verdict
+from lorakit.training.verdict import headline
 
 MOST_ROWS = 40  # of a table
 
 
 def card(facts: Mapping[str, Any], measured: Mapping[str, Evaluation | None]) -> str:
-    """The card's text. facts: what lorakit.json holds; measured: "after", "before", "kept"."""
+    """The card's text. facts: what lorakit.json holds; measured: as a TrainResult has it."""
     after, before, kept = (measured.get(name) for name in ("after", "before", "kept"))
     lines = [*_front(facts), f"# {_plain(facts['name'])}", ""]
     lines.append(
         f"A LoRA adapter for `{_plain(facts['base']['name'])}`, trained with "
         "[lorakit](https://github.com/lorakit/lorakit)."
     )
-    lines += ["", *(f"{_plain(sentence)}  " for sentence in verdict(after, before, kept))]
+    lines += ["", *(f"- {_plain(sentence)}" for sentence in facts["verdict"])]
     lines += ["", *_use(facts)]
     if after is not None:
         lines += ["", *_results(after, before, kept)]
@@ -45,10 +45,10 @@ def _front(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
-    name = facts["name"]
+    name, base = _plain(facts["name"]), _plain(facts["base"]["name"])
     scale = facts["default_scale"]
     reference = name if scale == 1 else f"{name}:{scale:g}"
-    line = shlex.join(["lorakit", "run", facts["base"]["name"], "-a", reference])
+    line = shlex.join(["lorakit", "run", base, "-a", reference])
     yield "## Use it"
     yield ""
     yield from _fenced("", [f'{line} "..."'])
@@ -58,7 +58,7 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
         [
             "import lorakit",
             "",
-            f"with lorakit.open({facts['base']['name']!r}) as model:",
+            f"with lorakit.open({base!r}) as model:",
             f"    adapter = model.load_adapter({name!r})",
             f"    adapter.apply(scale={scale:g})",
             '    print(model.chat([{"role": "user", "content": "..."}]))',

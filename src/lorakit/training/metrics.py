@@ -46,6 +46,11 @@ class MetricsLog:
             raise WriteError(f"cannot write {self._path}: {error.strerror or error}") from error
 
 
+def metrics_path(output: Path) -> Path:
+    """Where the log lies while a run goes on: beside its output."""
+    return output.with_name(f"{output.name}.metrics.jsonl")
+
+
 def as_line(event: TrainEvent) -> Line | None:
     """What is logged of an event; None where it is not."""
     if isinstance(event, Started):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from lorakit.training.evaluate.evaluation import Evaluation
@@ -42,20 +42,23 @@ def headline(evaluation: Evaluation) -> Headline:
 
 
 def verdict(
-    after: Evaluation | None, before: Evaluation | None = None, kept: Evaluation | None = None
+    measured: Mapping[str, Evaluation | None], phrasings: Collection[str] = ()
 ) -> tuple[str, ...]:
     """Sentences, the most important one first.
 
-    after: with the adapter; before: the same examples without it. kept: what the base could do
-    before, with the adapter. Examples are those that were not trained on.
+    measured: as a TrainResult holds it. phrasings: those of the training examples, to tell apart
+    what is new in a request.
     """
+    after, before = measured.get("after"), measured.get("before")
     if after is None or not after.outcomes:
         return ("Nothing was held out to measure it on: nobody knows yet how good it is.",)
     found = [_first(after, before)]
     found += _difference(after, before)
     if headline(after).name == "exact match":
-        found += [*_mistakes(after), *_abstention(after), *_phrasings(after)]
-    found += _kept(kept)
+        found += [*_news(after, phrasings), *_mistakes(after), *_abstention(after)]
+        found += _phrasings(after)
+    found += _kept(measured.get("kept"))
+    found += _replayed(measured.get("replay"), measured.get("replay_before"))
     return tuple(found)
 
 
@@ -92,19 +95,31 @@ def _difference(after: Evaluation, before: Evaluation | None) -> Iterator[str]:
     if before is None or len(before.outcomes) != len(after.outcomes):
         return
     pair = Paired.of(_scores(before), _scores(after))
-    if pair.better > pair.worse and pair.p < CHANCE:
-        return
-    if after.exact.count == after.exact.total and not after.by_perplexity:
-        return
-    what = "worse than" if pair.worse > pair.better and pair.p < CHANCE else "no better than"
-    hint = "more examples, or more steps, may help"
-    yield f"That is {what} the base, as far as these can tell; {hint}."
+    sure = pair.p < CHANCE
+    if pair.better > pair.worse:
+        if not sure:
+            yield "The gain over the base may be chance: it takes more examples to tell."
+    elif headline(after).value != 1.0:
+        what = "worse than" if sure else "no better than"
+        yield f"That is {what} the base; more examples, or more steps, may help."
 
 
 def _scores(evaluation: Evaluation) -> list[float]:
     if evaluation.by_perplexity:
         return [-each.loss / max(each.learnt, 1) for each in evaluation.outcomes]
     return [each.score or 0.0 for each in evaluation.outcomes]
+
+
+def _news(after: Evaluation, phrasings: Collection[str]) -> Iterator[str]:
+    """How it does where the wording is known and where it is new, if there are both."""
+    answered = [each for each in after.outcomes if each.score is not None and phrasings]
+    known = Share.of(each.exact for each in answered if each.example.phrasing in phrasings)
+    new = Share.of(each.exact for each in answered if each.example.phrasing not in phrasings)
+    if known.total and new.total:
+        yield (
+            f"Where the wording is as in training: {percent(known)} of {known.total}; "
+            f"where it is new: {percent(new)} of {new.total}."
+        )
 
 
 def _mistakes(after: Evaluation) -> Iterator[str]:
@@ -157,9 +172,20 @@ def _phrasings(after: Evaluation) -> Iterator[str]:
 
 
 def _kept(kept: Evaluation | None) -> Iterator[str]:
-    if kept is not None and kept.exact.total:
-        share = kept.exact
-        yield f"It answers {percent(share)} of {share.total} other requests as the base did."
+    if kept is None or not kept.outcomes:
+        return
+    if kept.exact.total:
+        what = f"{percent(kept.exact)} of {kept.exact.total} other requests"
+        yield f"It answers {what} as the base does."
+    else:
+        said = f"perplexity {headline(kept).said}"
+        yield f"The base's own answers to {len(kept.outcomes)} other requests have {said} to it."
+
+
+def _replayed(after: Evaluation | None, before: Evaluation | None) -> Iterator[str]:
+    if after is not None and after.exact.total:
+        base = "" if before is None else f", the base {percent(before.exact)}"
+        yield f"Of what it had to keep it does {percent(after.exact)} right{base}."
 
 
 def percent(share: Share) -> str:
