@@ -10,8 +10,9 @@ import subprocess
 import sys
 
 COMMANDS = (
-    *("", "demo", "run", "chat", "inspect", "check", "convert", "combine", "resize", "extract"),
+    *("", "demo", "run", "chat", "train", "inspect", "check", "convert", "combine", "resize", "extract"),
     *("merge", "unmerge", "quantize", "verify", "logits", "eval", "doctor"),
+    *("data", "data validate", "data stats", "data split", "data expand"),
     *("cache", "cache list", "cache prune", "cache clear"),
 )
 

@@ -19,7 +19,6 @@ from lorakit.training.data.shapes import BadRowError, Parts, parsed
 
 Tools = tuple[Mapping[str, Any], ...]
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function")
-ANSWERING = ("assistant", "model")
 
 
 class Declarations:
@@ -109,8 +108,12 @@ def _check_message(message: dict[str, Any], where: str) -> None:
         )
     if message.get("function_call"):
         raise BadRowError(f"{where}: function_call is outdated; write tool_calls", "unsupported")
-    if message.pop("weight", 1) != 1:
-        raise BadRowError(f"{where}: every answer is learnt; weight must be 1", "unsupported")
+    if message["role"] == "model":
+        message["role"] = "assistant"
+    if message.get("weight", 1) not in (0, 1):
+        raise BadRowError(
+            f"{where}.weight: expected 0 or 1, found {message['weight']!r:.60}", "message_invalid"
+        )
     content = message.get("content")
     kinds = {part["type"] for part in content} if isinstance(content, list) else set()
     if message["role"] not in ("tool", "function") and kinds - {"text"}:
@@ -129,15 +132,16 @@ def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
     last = messages[-1]
-    if last["role"] not in ANSWERING:
+    if last["role"] != "assistant":
         reason = f"it ends with a turn of the {last['role']}; there is no answer to learn"
         raise BadRowError(reason, "turn_missing")
+    if all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
+        raise BadRowError("every answer has weight 0; there is none to learn", "turn_missing")
     if all(message["role"] != "user" for message in messages):
         raise BadRowError("there is no turn of a user", "turn_missing")
     for i, message in enumerate(messages):
-        answers = message["role"] in ANSWERING
         empty = not content_text(message).strip() and not message.get("tool_calls")
-        if empty and (answers or message["role"] == "user"):
+        if empty and message["role"] in ("assistant", "user"):
             raise BadRowError(f"messages[{i}]: the turn is empty", "turn_missing")
 
 

@@ -16,6 +16,7 @@ from lorakit.training.data.frames import FUNCTION_WORDS
 from lorakit.training.data.phrasing import masked
 
 MAX_PHRASINGS = 2000  # of the examples that requests are compared with, pair by pair
+MAX_SLOTS = 6
 _NOTHING = re.compile(r"(?!)")
 _SLOT = re.compile(r"\{[^{}]*\}")
 
@@ -54,7 +55,7 @@ def requests_apart_from(
 
 def _pattern(phrasing: str) -> re.Pattern[str]:
     """What matches a request of a phrasing, whatever its values; nothing for values alone."""
-    if len(_SLOT.sub(" ", phrasing).split()) < 2:
+    if len(_SLOT.sub(" ", phrasing).split()) < 2 or len(_SLOT.findall(phrasing)) > MAX_SLOTS:
         return _NOTHING
     return re.compile(".+".join(map(re.escape, _SLOT.split(phrasing))))
 

@@ -92,23 +92,23 @@ def _messages(record: Record) -> Parts:
 
 
 def _pairs(record: Record) -> Parts:
-    calls = _calls(record["expectedToolCalls"], "expectedToolCalls")
-    return _asked(record["userQuery"], calls, record.get("expectedResponse"), record.get("tools"))
+    calls = calls_in(record["expectedToolCalls"], "expectedToolCalls")
+    return exchange(record["userQuery"], calls, record.get("expectedResponse"), record.get("tools"))
 
 
 def _columns(record: Record) -> Parts:
     calls = [call_message(record["tool_name"], record["tool_arguments"])]
     if not record["tool_name"]:
         calls = []
-    return _asked(record["user_content"], calls, record.get("response"), record.get("tools"))
+    return exchange(record["user_content"], calls, record.get("response"), record.get("tools"))
 
 
 def _request_and_call(record: Record) -> Parts:
-    calls = _calls(record["call"], "call")
-    return _asked(record["request"], calls, record.get("reply"), record.get("tools"))
+    calls = calls_in(record["call"], "call")
+    return exchange(record["request"], calls, record.get("reply"), record.get("tools"))
 
 
-def _asked(request: Any, calls: list[Any], reply: Any, tools: Any) -> Parts:
+def exchange(request: Any, calls: list[Any], reply: Any, tools: Any) -> Parts:
     """One exchange: a request, and calls or a reply in words."""
     if not calls and not reply:
         reason = "no call is expected, and there is no reply to learn instead"
@@ -121,7 +121,7 @@ def _asked(request: Any, calls: list[Any], reply: Any, tools: Any) -> Parts:
     return Parts(messages=[{"role": "user", "content": request}, answer], tools=tools)
 
 
-def _calls(value: Any, what: str) -> list[Any]:
+def calls_in(value: Any, what: str) -> list[Any]:
     """Calls in OpenAI's shape from a list of them, one, or JSON text of either."""
     found = parsed(value, what)
     found = [] if found is None else [found] if isinstance(found, dict) else found
@@ -154,7 +154,7 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
         raise BadRowError(f"{where}: expected an object with from and value", "message_invalid")
     sender, value = turn["from"], turn["value"]
     if sender == "function_call":
-        return {"role": "assistant", "tool_calls": _calls(value, f"{where}.value")}
+        return {"role": "assistant", "tool_calls": calls_in(value, f"{where}.value")}
     if sender not in ROLES:
         known = ", ".join((*ROLES, "function_call"))
         raise BadRowError(

@@ -41,7 +41,7 @@ class Values:
         self._words = (*everyday_words(), *(made_up(rng) for _ in range(MADE_UP)))
         pools: dict[Argument, dict[Scalar, None]] = {}
         for example in examples:
-            for argument, value in _arguments(example):
+            for argument, value in arguments_of(example):
                 pools.setdefault(argument, {})[value] = None
         self._pools = {argument: list(pool) for argument, pool in pools.items()}
 
@@ -128,7 +128,8 @@ def made_up(rng: random.Random) -> str:
     )
 
 
-def _arguments(example: Example) -> Iterator[tuple[Argument, Scalar]]:
+def arguments_of(example: Example) -> Iterator[tuple[Argument, Scalar]]:
+    """Every string and number that an example's calls pass, with the argument that it is."""
     for message in example.messages:
         for call in message.get("tool_calls") or ():
             function = call["function"]
