@@ -21,7 +21,7 @@ def parsed(*words):
         kind: Annotated[Literal["a", "b"] | None, option()] = None,
         names: Annotated[list[str] | None, option("--name", "-n")] = None,
         values: Annotated[bool | None, option("--values/--structure")] = None,
-        as_json: Annotated[bool, option("--json")] = False,
+        as_json: Annotated[bool, option("--json", group="output")] = False,
     ) -> None:
         """Do it."""
         found.update(locals())
@@ -46,6 +46,14 @@ def test_an_option_may_stand_without_its_value():
     assert found["share"] == 1.0
     assert parsed("x", "-o", "out", "--share", "0.25")[1]["share"] == 0.25
     assert "--share [FLOAT]" in parser_of(command, "lorakit it").format_help()
+
+
+def test_the_help_has_a_heading_for_each_group():
+    command, _ = parsed("x", "-o", "out")
+    before, _, after = parser_of(command, "lorakit it").format_help().partition("\noutput:\n")
+    assert "--json" in after
+    assert "--json" not in before
+    assert "--share" in before
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_hints_speak_the_flags_of_the_command(hint, expected):
     def fails(
         rank: int | None = None,
         kind: Annotated[Literal["a", "b"] | None, option()] = None,
-        as_json: Annotated[bool, option("--json")] = False,
+        as_json: Annotated[bool, option("--json", group="output")] = False,
     ) -> None:
         """Fail."""
         raise LorakitError("no", hint=hint)

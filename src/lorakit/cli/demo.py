@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shlex
 import time
 from pathlib import Path
-from subprocess import list2cmdline
 from typing import Annotated, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from lorakit import demo
-from lorakit.cli.output import console, print_json, say, size
+from lorakit.cli.output import command_line, console, print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.demo import story
@@ -40,7 +37,7 @@ def command(
         for path in written:
             say((str(path), "dim"))
         words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
-        say("try: lorakit run ", list2cmdline(words) if os.name == "nt" else shlex.join(words))
+        say("try: ", command_line("lorakit", "run", *words))
         return
     begin = time.perf_counter()
     with open_model(demo.base_path()) as model:

@@ -8,12 +8,15 @@ progress.py write, and only they make rich's consoles and bars; a test holds the
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from subprocess import list2cmdline
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -134,6 +137,11 @@ def print_table(
         ]
         bold = number == 0 or (total is not None and number == len(lines) - 1)
         say(("  ".join(padded).rstrip(), "bold" if bold else ""))
+
+
+def command_line(*words: str) -> str:
+    """Words as they are typed: quoted where the system's shell needs it."""
+    return list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def size(count: float) -> str:

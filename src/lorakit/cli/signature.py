@@ -27,7 +27,8 @@ _VERBATIM = "\0"  # before words that follow "--"; no word of a command line has
 class Parameter:
     """How a parameter of a command looks. least, most: the range of a number.
 
-    bare: what an option means that is given without a value, where it may be.
+    bare: what an option means that is given without a value, where it may be. group: the heading
+    in the help under which it stands.
     """
 
     names: tuple[str, ...] = ()  # "--name", or "--yes/--no" for a flag with two sides
@@ -36,6 +37,7 @@ class Parameter:
     least: float | None = None
     most: float | None = None
     bare: float | None = None
+    group: str = ""
     positional: bool = False
 
     @property
@@ -50,9 +52,12 @@ def option(
     least: float | None = None,
     most: float | None = None,
     bare: float | None = None,
+    group: str = "",
 ) -> Parameter:
     """Given by name: `--like-the-parameter` where no names are said."""
-    return Parameter(names=names, metavar=metavar, help=help, least=least, most=most, bare=bare)
+    return Parameter(
+        names=names, metavar=metavar, help=help, least=least, most=most, bare=bare, group=group
+    )
 
 
 def argument(*, metavar: str | None = None, help: str = "") -> Parameter:
@@ -107,8 +112,10 @@ def parser_of(function: Command, name: str) -> argparse.ArgumentParser:
     parser = make_parser(
         name, inspect.getdoc(function) or "", " ".join(["[OPTIONS]", *places]).strip()
     )
+    titles = dict.fromkeys(row.declared.group for row in rows if row.declared.group)
+    groups = {title: parser.add_argument_group(title) for title in titles}
     for row in rows:
-        row.add(parser)
+        row.add(groups.get(row.declared.group, parser))
     return parser
 
 
@@ -160,7 +167,7 @@ class _Row:
             words.append(f"[default: {self.default}]")
         return " ".join(filter(None, words)).replace("%", "%%")
 
-    def add(self, parser: argparse.ArgumentParser) -> None:
+    def add(self, parser: argparse._ActionsContainer) -> None:
         if self.kind is bool:
             self._add_flags(parser)
             return
@@ -180,7 +187,7 @@ class _Row:
             how |= {"nargs": "?", "const": self.declared.bare}
         parser.add_argument(*self._names, dest=self.name, required=self.required, **how)
 
-    def _add_flags(self, parser: argparse.ArgumentParser) -> None:
+    def _add_flags(self, parser: argparse._ActionsContainer) -> None:
         names, _, opposite = " ".join(self._names).partition("/")
         parser.add_argument(
             *names.split(), dest=self.name, action="store_true", default=self.default,

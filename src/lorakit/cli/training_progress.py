@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorakit.cli.progress import LiveLine
-from lorakit.training.events import Evaluated, Started, Stepped, TrainEvent, Warned
+from lorakit.training.events import Evaluated, Started, Stepped, TrainEvent, Warned, Working
 from lorakit.training.verdict import headline
 
 PLAIN_LINES = 10  # of a whole run, where nothing can change in place
@@ -25,6 +25,8 @@ class TrainingProgress:
             self._line.say(started(event))
         elif isinstance(event, Stepped):
             self._step(event)
+        elif isinstance(event, Working):
+            self._line.show(f"{event.what}  {event.done}/{event.total}")
         elif isinstance(event, Evaluated):
             main = headline(event.evaluation)
             self._measured = f"{main.said} {main.name}"

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from made_up import TOOLS, exact
 
 import lorakit
 from lorakit import demo
@@ -16,7 +17,6 @@ from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.training import bundle
 from lorakit.training.bundle import DataFile, Trained, read_facts, require_place, write_bundle
-from made_up import TOOLS, exact
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
+from made_up import exact, texts
 
 from lorakit.errors import WriteError
 from lorakit.training.events import Checkpointed, Evaluated, Started, Stepped, Warned
 from lorakit.training.metrics import MetricsLog, curves, metrics_path, read
-from made_up import exact, texts
 
 
 def started(step=0):

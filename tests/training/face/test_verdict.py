@@ -3,11 +3,11 @@
 import math
 
 import pytest
-
-from lorakit.training.evaluate import Evaluation, Share
-from lorakit.training import verdict as module
-from lorakit.training.verdict import headline, percent
 from made_up import answered, call, exact, texts, words
+
+from lorakit.training import verdict as module
+from lorakit.training.evaluate import Evaluation, Share
+from lorakit.training.verdict import headline, percent
 
 
 def verdict(after, before=None, **more):
