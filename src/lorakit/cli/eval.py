@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -28,13 +28,14 @@ from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.training.data import Example, read_examples
 from lorakit.training.evaluate.comparing import Opening, compare
-from lorakit.training.evaluate.comparison import Comparison, Side
+from lorakit.training.evaluate.comparison import Comparison, Learnt, Side
 from lorakit.training.evaluate.contestants import (
     contestants,
     first_contestant,
     parse_scales,
     sweep,
 )
+from lorakit.training.evaluate.evaluating import OnDone
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.judging import Judge
 from lorakit.training.evaluate.page import page
@@ -73,6 +74,10 @@ def command(
     tools: Annotated[
         Path | None,
         option(metavar="FILE", help="Declarations for examples without [default: tools.json]."),
+    ] = None,
+    train: Annotated[
+        Path | None,
+        option(metavar="FILE", help="What it was trained on: new phrasings are counted apart."),
     ] = None,
     ordered: Annotated[
         bool, option("--ordered", help="Calls of one turn have to come in the given order.")
@@ -128,6 +133,7 @@ def command(
     steps = parse_scales(scales) if scales else []
     sides = [first, *contestants(first, compare_with or ()), *sweep(first, steps)]
     examples = _spread(_read(data, tools), limit)
+    learnt = Learnt.of(_read([train], tools)) if train else None
     _require_goal(examples, rules, at_least, max_perplexity)
     opening = Opening(
         threads=threads,
@@ -138,10 +144,10 @@ def command(
         waiting=_waiting,
         progress=downloads,
     )
-    with counted_bar("evaluating") as bar:
+    with ExitStack() as stack:
         found = compare(
             sides, examples, rules, opening,
-            progress=lambda done, total: bar(done, total, "evaluating"),
+            learnt=learnt, progress=_bar(stack),
         )  # fmt: skip
     if html is not None:
         _write(html, page(found, title=" and ".join(path.name for path in data)))
@@ -156,6 +162,18 @@ def command(
 def _waiting() -> Iterator[None]:
     with downloads, patience("opening the model; its graph is built the first time ..."):
         yield
+
+
+def _bar(stack: ExitStack) -> OnDone:
+    """A bar that comes with the first answer: until then there may be those of downloads."""
+    moves: list[Callable[[int, int, str], None]] = []
+
+    def progress(done: int, total: int) -> None:
+        if not moves:
+            moves.append(stack.enter_context(counted_bar("evaluating")))
+        moves[0](done, total, "evaluating")
+
+    return progress
 
 
 def _judge(regex: str | None, scorer: str | None, ordered: bool) -> Judge:
@@ -232,6 +250,7 @@ def show(found: Comparison, failures: int) -> None:
     rows = [[side.name, *(cell(side) for _, cell in shown)] for side in found.sides]
     print_table(("", *(title for title, _ in shown)), rows, left=("",))
     first = found.first.evaluation
+    _shares("trained on", found.by_novelty)
     _shares("tool", first.by_tool)
     _shares("phrasing", dict([*first.by_phrasing.items()][:WORST]))
     if len(first.by_file) > 1:
@@ -259,7 +278,8 @@ def _failures(found: Evaluation, count: int) -> None:
     if not wrong or not count:
         return
     say()
-    say((f"{len(wrong)} wrong answers" + f", {count} of them:" * (len(wrong) > count), "bold"))
+    number = f"{len(wrong)} wrong answer{'s' * (len(wrong) > 1)}"
+    say((number + f", {count} of them:" * (len(wrong) > count), "bold"))
     for each in wrong[:count]:
         say((f"{each.example.place}  ", "dim"), each.request)
         say("  wanted  ", (each.wanted, "green"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from lorakit.errors import QueueFullError
 from lorakit.model.model import Model
@@ -11,7 +11,7 @@ from lorakit.model.types import Request
 from lorakit.runtime.generation import Completion, Stream
 
 
-def answers(model: Model, requests: Sequence[Request], in_flight: int) -> Iterator[Completion]:
+def answers(model: Model, requests: Sequence[Request], in_flight: int) -> Generator[Completion]:
     """The answers in the order of the requests, at most `in_flight` of which run or wait.
 
     Requests may name different adapters; they run in one batch as far as the engine can. Raises

@@ -3,6 +3,7 @@ who was called in whose place. Every text is escaped here."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from itertools import pairwise
 from lorakit.training.evaluate.outcome import INVALID, NO_CALL
 from lorakit.training.evaluate.statistics import Share
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 250, 44, 34, 12, 14  # of a curve, in its own units
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 260, 62, 38, 14, 20  # of a curve, in its own units
 
 
 def bar(share: Share) -> str:
@@ -78,7 +79,7 @@ def curve(points: Sequence[Point], ticks: Sequence[tuple[float, str]]) -> str:
         for p in points
     ]
     gaps = [x(b.at) - x(a.at) for a, b in pairwise(points)]
-    every = max(1, round(46 / min(gaps))) if gaps and min(gaps) > 0 else 1
+    every = max(1, math.ceil(64 / min(gaps))) if gaps and min(gaps) > 0 else 1
     parts += [
         f'<text x="{x(p.at):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{p.at:g}</text>'
         for p in points[::every]

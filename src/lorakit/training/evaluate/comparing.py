@@ -26,7 +26,7 @@ from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.sources import OnProgress, fetch
 from lorakit.training.data import Example
-from lorakit.training.evaluate.comparison import Comparison
+from lorakit.training.evaluate.comparison import Comparison, Learnt
 from lorakit.training.evaluate.contestants import Contestant
 from lorakit.training.evaluate.evaluating import OnDone, evaluate_all
 from lorakit.training.evaluate.evaluation import Evaluation
@@ -79,10 +79,12 @@ def compare(
     rules: Rules,
     opening: Opening | None = None,
     *,
+    learnt: Learnt | None = None,
     progress: OnDone | None = None,
 ) -> Comparison:
     """Evaluate all sides on the same examples; the first is what the others are compared with.
 
+    learnt: what the first was trained on, to tell new phrasings from known ones.
     Raises what `evaluate`, lorakit.open and Model.load_adapter raise, most of it before the first
     model runs.
     """
@@ -103,7 +105,8 @@ def compare(
         with opening.open(model, rules.batch) as opened:
             found |= _evaluate_group(opened, group, examples, rules, opening, report)
         before += len(examples) * len({side.applied for side in group})
-    return Comparison.of([(side, found[side]) for side in sides], declare=rules.declare)
+    evaluations = [(side, found[side]) for side in sides]
+    return Comparison.of(evaluations, declare=rules.declare, learnt=learnt)
 
 
 def _evaluate_group(

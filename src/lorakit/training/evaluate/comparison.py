@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.training.data import Example
 from lorakit.training.evaluate.contestants import Contestant
 from lorakit.training.evaluate.evaluation import Evaluation
-from lorakit.training.evaluate.statistics import Paired, p_text
+from lorakit.training.evaluate.outcome import asked
+from lorakit.training.evaluate.statistics import Paired, Share, p_text
 
 CONFUSED = 2  # pairs of tools that a verdict names
 
@@ -41,16 +43,49 @@ class Side:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What an adapter has seen: the phrasings of its training data, and the very requests."""
+
+    phrasings: frozenset[str] = frozenset()
+    requests: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> Learnt:
+        """Of the training data."""
+        examples = list(examples)
+        return cls(
+            frozenset(each.phrasing for each in examples),
+            frozenset(_key(each) for each in examples),
+        )
+
+    def knows(self, example: Example) -> bool:
+        """Whether the very request was learnt from."""
+        return _key(example) in self.requests
+
+
+def _key(example: Example) -> str:
+    return asked(example).strip().casefold()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The sides, the first being what the others are compared with. declare: as in `evaluate`."""
+    """The sides, the first being what the others are compared with.
+
+    declare: as in `evaluate`. learnt: what the first was trained on, where that is told.
+    """
 
     sides: tuple[Side, ...]
     declare: bool = False
+    learnt: Learnt | None = None
 
     @classmethod
     def of(
-        cls, found: Sequence[tuple[Contestant, Evaluation]], *, declare: bool = False
+        cls,
+        found: Sequence[tuple[Contestant, Evaluation]],
+        *,
+        declare: bool = False,
+        learnt: Learnt | None = None,
     ) -> Comparison:
         """Of evaluations of the same examples in the same order."""
         first = found[0][1]
@@ -62,7 +97,7 @@ class Comparison:
             )
             for place, (contestant, evaluation) in enumerate(found)
         ]
-        return cls(sides=tuple(sides), declare=declare)
+        return cls(sides=tuple(sides), declare=declare, learnt=learnt)
 
     @property
     def first(self) -> Side:
@@ -89,18 +124,42 @@ class Comparison:
         )
 
     @property
+    def by_novelty(self) -> dict[str, Share]:
+        """The first's right answers in phrasings that it knows from training, and in new ones."""
+        if self.learnt is None:
+            return {}
+        groups: dict[str, list[bool]] = {"known phrasings": [], "new phrasings": []}
+        for each in self.first.evaluation.outcomes:
+            if each.score is not None:
+                known = each.example.phrasing in self.learnt.phrasings
+                groups["known phrasings" if known else "new phrasings"].append(each.exact)
+        return {name: Share.of(found) for name, found in groups.items() if found}
+
+    @property
+    def leaked(self) -> int:
+        """How many of the examples are in the training data, to the letter."""
+        outcomes = self.first.evaluation.outcomes
+        return 0 if self.learnt is None else sum(self.learnt.knows(o.example) for o in outcomes)
+
+    @property
     def verdict(self) -> list[str]:
         """What was found, in sentences."""
         first = self.first.evaluation
         said = [f"{self.first.name}: {first.headline}"]
         if first.perplexity is not None and not first.by_perplexity:
             said[0] += f", perplexity {first.perplexity:.3g} of the texts"
+        said += [f"{name}: {share}" for name, share in self.by_novelty.items()]
+        if self.leaked:
+            said.append(
+                f"{self.leaked} of the examples are in the training data too: what it makes of "
+                "those says nothing"
+            )
         said += [_against(side, self.first.name) for side in self.others]
         if confused := first.confusions.most_common(CONFUSED):
             pairs = [f"{called} for {wanted} ({n})" for (wanted, called), n in confused]
             said.append(f"called most often in the wrong place: {', '.join(pairs)}")
         best = self.best_scale
-        if best is not None:
+        if best is not None and len({side.evaluation.goal for side in self.sweep}) > 1:
             said.append(
                 f"best scale of {len(self.sweep)} here: {best.contestant.scale:g} "
                 f"({_short(best.evaluation)}); chosen on these very examples it looks a little "
@@ -113,6 +172,8 @@ class Comparison:
         return {
             "verdict": self.verdict,
             "declare": self.declare,
+            "by_novelty": {name: share.to_dict() for name, share in self.by_novelty.items()},
+            "leaked": self.leaked,
             "best_scale": self.best_scale.contestant.scale if self.best_scale else None,
             "sides": [side.to_dict(outcomes=outcomes) for side in self.sides],
         }
@@ -129,7 +190,7 @@ def _against(side: Side, first: str) -> str:
     assert side.against is not None
     paired = side.against
     if not paired.better + paired.worse:
-        how = f"the same as {first} on every example"
+        how = f"no difference to {first} on any example"
     else:
         how = f"better on {paired.better} and worse on {paired.worse}, {p_text(paired.p)}"
     return f"{side.name}: {_short(side.evaluation)}; {how}"

@@ -15,11 +15,12 @@ from typing import get_args
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import ENGINES, EngineName
 from lorakit.errors import ParameterError
-from lorakit.sources import default_name
+from lorakit.sources import Local, default_name, parse
 from lorakit.sources.scaled import split_reference
 from lorakit.values import shown
 
 MAX_SCALES = 64
+WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:BASE")
 Scaled = tuple[str, float]  # an adapter's reference, and what its own scale is multiplied by
 
 
@@ -130,7 +131,7 @@ def _contestant(first: Contestant, word: str) -> Contestant:
         elif _is_model(part):
             base, found = part, replace(found, base=part, adapters=())
         else:
-            adapters.append(split_reference(part))
+            adapters.append(_adapter(part))
     if adapters and base:
         raise ParameterError(
             f"{shown(word)} names adapters and also {base}, which is without any",
@@ -140,7 +141,7 @@ def _contestant(first: Contestant, word: str) -> Contestant:
         raise ParameterError(f"{shown(word)} names {', '.join(sorted(twice))} twice")
     if adapters:
         found = replace(found, adapters=tuple(adapters))
-        found = replace(found, name=_named(word, adapters))
+    found = replace(found, name="+".join(map(_named, _split(word, "+"))))
     if found.merged and not found.adapters:
         raise ParameterError(f"{shown(word)}: there is no adapter to merge")
     return found
@@ -156,14 +157,26 @@ def _is_model(part: str) -> bool:
     return (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
 
 
-def _named(word: str, adapters: Sequence[Scaled]) -> str:
-    """The word with its adapters' names in place of their paths."""
-    parts = _split(word, "+")
-    references = {reference for reference, _ in adapters}
-    return "+".join(
-        _said(split_reference(part)) if split_reference(part)[0] in references else part
-        for part in parts
-    )
+def _adapter(part: str) -> Scaled:
+    """An adapter's reference with its scale; a word that means nothing is told from a path."""
+    reference, scale = split_reference(part)
+    found = parse(reference)
+    if isinstance(found, Local) and not found.path.exists():
+        raise ParameterError(
+            f"{shown(part)} is no adapter that is there, and no word to compare with",
+            hint=f"words: {', '.join(WORDS)}; or an adapter's path, URL or hf:org/repo",
+        )
+    return reference, scale
+
+
+def _named(part: str) -> str:
+    """A part of a word without the folders of its path."""
+    kind, colon, value = part.partition(":")
+    if part in WORDS:
+        return part
+    if kind in ("on", "model") and value:
+        return f"{kind}{colon}{default_name(value)}"
+    return default_name(part) if _is_model(part) else _said(split_reference(part))
 
 
 def _said(scaled: Scaled) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 from lorakit.chat.calls import ParsedReply
@@ -75,11 +76,11 @@ def evaluate_all(
     work = plan(examples, rules, renderer, model.tokenizer, context)
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
     begin = time.perf_counter()
-    found = _outcomes(model, work, settings, rules)
-    for done, (name, place, outcome) in enumerate(found, 1):
-        outcomes[name][place] = outcome
-        if progress is not None:
-            progress(done, len(work.examples) * len(settings))
+    with closing(_outcomes(model, work, settings, rules)) as found:  # Ctrl-C cancels what runs
+        for done, (name, place, outcome) in enumerate(found, 1):
+            outcomes[name][place] = outcome
+            if progress is not None:
+                progress(done, len(work.examples) * len(settings))
     seconds = time.perf_counter() - begin
     return {
         name: Evaluation(
@@ -93,7 +94,7 @@ def evaluate_all(
 
 def _outcomes(
     model: Model, work: Work, settings: Settings, rules: Rules
-) -> Iterator[tuple[str, int, Outcome]]:
+) -> Generator[tuple[str, int, Outcome]]:
     """(setting, place, outcome): those that run alone, then all others together, then likelihoods.
 
     Together means in turns by setting: rows that share adapters share their weights' traffic, and
@@ -108,16 +109,15 @@ def _outcomes(
             Request(prompt=work.prompts[place], adapters=settings[name], sampling=sampling)
             for name, place in jobs
         ]
-        found = answers(model, requests, in_flight)
-        for (name, place), completion in zip(jobs, found, strict=True):
-            example = work.examples[place]
-            parsed = (
-                model.parse_reply(completion).parsed
-                if example.messages
-                else ParsedReply(text=completion.text)
-            )
-            alone = in_flight == 1
-            yield name, place, rules.judge.outcome(example, completion, parsed, alone=alone)
+        with closing(answers(model, requests, in_flight)) as found:
+            for (name, place), completion in zip(jobs, found, strict=True):
+                example, alone = work.examples[place], in_flight == 1
+                reply = (
+                    model.parse_reply(completion).parsed
+                    if example.messages
+                    else ParsedReply(text=completion.text)
+                )
+                yield name, place, rules.judge.outcome(example, completion, reply, alone=alone)
     for name, adapters in settings.items():
         for place, rows in work.rows.items():
             loss, learnt = loss_of(partial(model.logits, adapters=adapters), rows)

@@ -73,10 +73,15 @@ class Evaluation:
 
     @property
     def by_phrasing(self) -> dict[str, Share]:
-        """Right answers to each phrasing of a request, the worst first."""
+        """Right answers to each phrasing of a request, the worst first.
+
+        Empty where each example is its own phrasing.
+        """
         named = [each for each in self._answered if each.example.phrasing]
         found = _grouped((each.example.phrasing, each.exact) for each in named)
-        return dict(sorted(found.items(), key=lambda item: (item[1].share, item[0])))
+        if len(found) == len(named):
+            return {}
+        return dict(sorted(found.items(), key=lambda item: (item[1].share, -item[1].total)))
 
     @property
     def by_file(self) -> dict[str, Share]:

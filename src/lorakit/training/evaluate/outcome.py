@@ -76,8 +76,7 @@ class Outcome:
     @property
     def request(self) -> str:
         """What was asked last, as text."""
-        asked = [m for m in self.example.messages[:-1] if m.get("role") in ("user", "tool")]
-        return content_of(asked[-1]) if asked else self.example.prompt
+        return asked(self.example)
 
     @property
     def wanted(self) -> str:
@@ -111,6 +110,12 @@ class Outcome:
         if self.learnt:
             said |= {"loss": self.loss, "learnt_tokens": self.learnt}
         return said
+
+
+def asked(example: Example) -> str:
+    """What an example asks last: its user's words, or the result of a tool."""
+    said = [m for m in example.messages[:-1] if m.get("role") in ("user", "tool")]
+    return content_of(said[-1]) if said else example.prompt or example.text
 
 
 def expected_calls(example: Example) -> tuple[ToolCall, ...]:

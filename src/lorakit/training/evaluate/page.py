@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 import lorakit
+from lorakit.sources import default_name
 from lorakit.training.evaluate.charts import Point, bar, bars, curve, matrix
 from lorakit.training.evaluate.comparison import Comparison, Side
 from lorakit.training.evaluate.evaluation import Evaluation
@@ -32,6 +33,7 @@ def page(found: Comparison, *, title: str) -> str:
         _summary(found),
         _section("Beside each other", _sides(found.sides)) if len(found.sides) > 1 else "",
         _section("By the adapter's scale", _sweep(found)) if len(found.sweep) > 1 else "",
+        _section("Known and new", bars("", found.by_novelty)) if found.by_novelty else "",
         _section("By tool", bars("tool", first.by_tool)) if first.by_tool else "",
         _called(first),
         _phrasings(first),
@@ -57,7 +59,10 @@ def _about(found: Comparison, title: str) -> str:
     first = found.first
     tools = "with" if found.declare else "without"
     engine = first.contestant.engine
-    said = [f"{len(first.evaluation.outcomes)} examples of {title}", f"on {first.contestant.base}"]
+    said = [
+        f"{len(first.evaluation.outcomes)} examples of {title}",
+        f"on {default_name(first.contestant.base)}",
+    ]
     if any(each.example.tools for each in first.evaluation.outcomes):
         said.append(f"{tools} the tools' declarations in the prompt")
     if engine or first.contestant.quantize != "none":
@@ -109,7 +114,16 @@ def _facts(first: Evaluation) -> str:
 
 def _sides(sides: Sequence[Side]) -> str:
     likelihood = sides[0].evaluation.by_perplexity
-    titles = ["", "" if likelihood else "right", "", "better", "worse", "chance", "tokens", "alone"]
+    titles = [
+        "",
+        "",
+        "perplexity" if likelihood else "right",
+        "better",
+        "worse",
+        "chance",
+        "tokens",
+        "alone",
+    ]
     head = "".join(f"<th>{title}</th>" for title in titles)
     rows = "".join(_side(side, likelihood, number == 0) for number, side in enumerate(sides))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'

@@ -51,9 +51,10 @@ tr.first td.name { font-weight: 600; }
   position: absolute; top: calc(50% - 1px); height: 2px; background: var(--whisker); opacity: .75;
 }
 .bar u::before, .bar u::after {
-  content: ""; position: absolute; top: -3px; width: 2px; height: 8px; background: inherit;
+  content: ""; position: absolute; top: -3px; left: 0; width: 2px; height: 8px;
+  background: inherit;
 }
-.bar u::after { right: 0; }
+.bar u::after { left: auto; right: 0; }
 .matrix td, .matrix th { text-align: center; border: 1px solid var(--line); padding: .3rem .5rem; }
 .matrix tbody th { text-align: right; font-weight: 400; color: var(--text); }
 .matrix td { min-width: 2.6rem; }
@@ -79,7 +80,7 @@ footer { margin-top: 1.4rem; font-size: .85rem; }
 @media (max-width: 34rem) {
   body { padding: 1.2rem .7rem 2rem; }
   section { padding: .9rem; } .scroll { margin: 0 -.9rem; padding: 0 .9rem; }
-  .hero b { font-size: 2.5rem; } td.wide { min-width: 6rem; }
+  .hero b { font-size: 2.5rem; } td.wide { min-width: 6rem; } svg text { font-size: 23px; }
   .answer dl { grid-template-columns: 1fr; } .answer dt { margin-top: .3rem; }
 }
 @media print { body { background: none; } section { break-inside: avoid; } }
