@@ -1,6 +1,7 @@
 """What a training run shows while it goes on."""
 
 import os
+import struct
 import sys
 
 import pytest
@@ -91,11 +92,11 @@ def test_notes_cannot_move_the_cursor(capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX's")
 @pytest.mark.parametrize("columns", [80, 40])
 def test_on_a_terminal_one_line_changes(columns, monkeypatch):
-    parent, child = pty.openpty()
     import fcntl  # these are POSIX alone
-    import struct
+    import pty
     import termios
 
+    parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(child, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)

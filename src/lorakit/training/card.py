@@ -58,8 +58,8 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
         [
             "import lorakit",
             "",
-            f"with lorakit.open({base!r}) as model:",
-            f"    adapter = model.load_adapter({name!r})",
+            f"with lorakit.open({json.dumps(base)}) as model:",
+            f"    adapter = model.load_adapter({json.dumps(name)})",
             f"    adapter.apply(scale={scale:g})",
             '    print(model.chat([{"role": "user", "content": "..."}]))',
         ],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from lorakit.chat.calls import function_of
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.outcome import INVALID, NO_CALL
 from lorakit.training.evaluate.statistics import Paired, Share
@@ -12,7 +14,6 @@ from lorakit.training.evaluate.statistics import Paired, Share
 FEW = 30  # examples below which an interval is so wide that it must be said
 SHOWN = 3  # confusions, phrasings
 CHANCE = 0.05  # a difference that is as likely between equals is none
-GOOD = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,9 @@ def verdict(
     if headline(after).name == "exact match":
         found += [*_news(after, phrasings), *_mistakes(after), *_abstention(after)]
         found += _phrasings(after)
-    found += _kept(measured.get("kept"))
+    for name, kept in measured.items():
+        if name.startswith("kept"):
+            found += _kept(kept, name.removeprefix("kept"))
     found += _replayed(measured.get("replay"), measured.get("replay_before"))
     return tuple(found)
 
@@ -124,16 +127,22 @@ def _news(after: Evaluation, phrasings: Collection[str]) -> Iterator[str]:
 
 def _mistakes(after: Evaluation) -> Iterator[str]:
     """Which tools are confused, and what else is wrong with the wrong answers."""
-    tools = {pair: n for pair, n in after.confusions.items() if not {NO_CALL, INVALID} & {*pair}}
-    worst = sorted(tools.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     wanted = after.by_tool
-    if worst:
+    found = sorted(after.confusions.items(), key=lambda item: (-item[1], item[0]))
+    known = {*wanted, *(_name(tool) for each in after.outcomes for tool in each.example.tools)}
+    mixed = [(pair, n) for pair, n in found if {*pair} <= known]
+    if mixed:
         names = [
             f"{called} is called for {right} ({count} of {wanted[right].total})"
-            for (right, called), count in worst
+            for (right, called), count in mixed[:SHOWN]
         ]
-        count = len({name for pair in tools for name in pair})
+        count = len({name for pair, _ in mixed for name in pair})
         yield f"{_number(count)} tools are confused: {'; '.join(names)}."
+    invented = [(called, n) for (_, called), n in found if called not in {*known, NO_CALL, INVALID}]
+    if invented:
+        count, name = sum(n for _, n in invented), invented[0][0]
+        what = "answer calls a tool that does" if count == 1 else "answers call tools that do"
+        yield f"{count} {what} not exist, such as {name}."
     wrong = [each for each in after.outcomes if each.score is not None and not each.exact]
     values = sum(
         bool(each.pairs) and each.names_right and not each.arguments_right for each in wrong
@@ -144,6 +153,10 @@ def _mistakes(after: Evaluation) -> Iterator[str]:
         yield f"{percent(after.invalid)} of the answers are no valid call."
     if after.silent.count:
         yield f"{percent(after.silent)} of the requests that a tool fits call none."
+
+
+def _name(tool: Mapping[str, Any]) -> str:
+    return str(function_of(tool).get("name"))
 
 
 def _of_wrong(count: int, wrong: int) -> str:
@@ -164,22 +177,24 @@ def _phrasings(after: Evaluation) -> Iterator[str]:
     bad = [
         (name, share)
         for name, share in after.by_phrasing.items()
-        if share.total > 1 and share.share < GOOD and share.high < max(whole, 0.5)
+        if share.total > 1 and share.high < whole
     ]
     if bad:
         names = [f"“{name}” ({share.count} of {share.total})" for name, share in bad[:SHOWN]]
         yield f"It does worst on requests such as {', '.join(names)}."
 
 
-def _kept(kept: Evaluation | None) -> Iterator[str]:
+def _kept(kept: Evaluation | None, beside: str) -> Iterator[str]:
+    """beside: " beside NAME" of the adapter that both are used together with, or nothing."""
     if kept is None or not kept.outcomes:
         return
     if kept.exact.total:
         what = f"{percent(kept.exact)} of {kept.exact.total} other requests"
-        yield f"It answers {what} as the base does."
+        yield f"It answers {what} as the base does{beside}."
     else:
         said = f"perplexity {headline(kept).said}"
-        yield f"The base's own answers to {len(kept.outcomes)} other requests have {said} to it."
+        count = len(kept.outcomes)
+        yield f"The base's own answers{beside} to {count} other requests have {said} to it."
 
 
 def _replayed(after: Evaluation | None, before: Evaluation | None) -> Iterator[str]:

@@ -40,9 +40,11 @@ def test_what_is_wrong_is_named():
     outcomes += [answered(dim, lights) for _ in range(3)] + [answered(dim, dim)]
     outcomes += [answered(lights, invalid=("no end",)), answered(lights)]
     outcomes += [answered(None, lights)] + [answered(None) for _ in range(3)]
+    outcomes += [answered(lights, call("set_dim"))]
     said = verdict(Evaluation(outcomes=tuple(outcomes)))
-    assert said[0] == "The adapter calls right in 88% of 50 unseen requests."
+    assert said[0] == "The adapter calls right in 86% of 51 unseen requests."
     assert "Two tools are confused: set_lights is called for dim_lights (3 of 4)." in said
+    assert "1 answer calls a tool that does not exist, such as set_dim." in said
     assert "2% of the answers are no valid call." in said
     assert "2% of the requests that a tool fits call none." in said
     assert "It calls nothing in 75% of 4 requests that no tool fits." in said
@@ -72,6 +74,9 @@ def test_known_wordings_and_new_ones_are_told_apart():
 def test_what_the_base_could_do():
     assert verdict(exact(9, 90), kept=exact(89, 100))[-1] == (
         "It answers 89% of 100 other requests as the base does."
+    )
+    assert verdict(exact(9, 90), **{"kept beside style": exact(8, 10)})[-1] == (
+        "It answers 80% of 10 other requests as the base does beside style."
     )
     assert "perplexity 8.2" in verdict(exact(9, 90), kept=texts(math.log(8.2)))[-1]
     assert verdict(exact(9, 90), replay=exact(8, 10), replay_before=exact(9, 10))[-1] == (
