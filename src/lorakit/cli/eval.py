@@ -36,7 +36,7 @@ from lorakit.training.evaluate.contestants import (
     sweep,
 )
 from lorakit.training.evaluate.evaluating import OnDone
-from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
 from lorakit.training.evaluate.judging import Judge
 from lorakit.training.evaluate.page import page
 from lorakit.training.evaluate.scorers import load_scorer, matches
@@ -246,14 +246,16 @@ def _write(path: Path, content: str) -> None:
 
 def show(found: Comparison, failures: int) -> None:
     """The sides, then what the first gets wrong, then the verdict."""
-    shown = [column for column in COLUMNS if any(column[1](side) for side in found.sides)]
+    files = [*found.first.evaluation.by_file]
+    columns = [*COLUMNS, *((name, _in_file(name)) for name in files if len(files) > 1)]
+    shown = [column for column in columns if any(column[1](side) for side in found.sides)]
     rows = [[side.name, *(cell(side) for _, cell in shown)] for side in found.sides]
     print_table(("", *(title for title, _ in shown)), rows, left=("",))
     first = found.first.evaluation
     _shares("trained on", found.by_novelty)
     _shares("tool", first.by_tool)
     _shares("phrasing", dict([*first.by_phrasing.items()][:WORST]))
-    if len(first.by_file) > 1:
+    if len(files) > 1:
         _shares("file", first.by_file)
     _failures(first, failures)
     say()
@@ -300,9 +302,12 @@ def _right(side: Side) -> str:
     return str(side.evaluation.exact) if side.evaluation.exact.total else ""
 
 
+def _in_file(name: str) -> Callable[[Side], str]:
+    return lambda side: f"{side.evaluation.by_file[name].share:.1%}"
+
+
 def _perplexity(side: Side) -> str:
-    perplexity = side.evaluation.perplexity
-    return "" if perplexity is None else f"{perplexity:.4g}"
+    return perplexity_text(side.evaluation.perplexity)
 
 
 def _tokens(side: Side) -> str:

@@ -38,9 +38,12 @@ def bars(title: str, shares: Mapping[str, Share]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'
 
 
+SERIES = 4  # colours of curves
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value over a scale, from 0 to 1 (or any range, for a curve without an interval)."""
+    """A value over a scale, with its interval; text is what a reader of the point sees."""
 
     at: float
     value: float
@@ -49,45 +52,82 @@ class Point:
     text: str
 
 
-def curve(points: Sequence[Point], ticks: Sequence[tuple[float, str]]) -> str:
-    """Values over scales as SVG, with the band of their intervals; points are sorted by `at`."""
-    values = [v for p in points for v in (p.low, p.high)] + [value for value, _ in ticks]
-    least, most = min(values), max(values)
-    first, last = points[0].at, points[-1].at
+def curve(lines: Mapping[str, Sequence[Point]], ticks: Sequence[tuple[float, str]]) -> str:
+    """Values over scales as SVG, each with the band of its intervals; points are sorted by `at`.
 
-    def x(at: float) -> float:
-        return LEFT + (at - first) / ((last - first) or 1.0) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (most - value) / ((most - least) or 1.0) * (HEIGHT - TOP - BOTTOM)
-
-    def path(pairs: Iterable[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{x(at):.1f} {y(value):.1f}" for at, value in pairs)
-
+    lines: by name; a single one needs none.
+    """
+    points = [point for line in lines.values() for point in line]
+    frame = _Frame(
+        first=min(p.at for p in points),
+        last=max(p.at for p in points),
+        least=min([*(p.low for p in points), *(value for value, _ in ticks)]),
+        most=max([*(p.high for p in points), *(value for value, _ in ticks)]),
+    )
     parts = [
-        f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
-        f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        f'<path class="grid" d="M{LEFT} {frame.y(value):.1f}H{WIDTH - RIGHT}"/>'
+        f'<text x="{LEFT - 8}" y="{frame.y(value) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
         for value, text in ticks
     ]
+    parts += [_line(line, frame, number) for number, line in enumerate(lines.values())]
+    parts += _scales(next(iter(lines.values())), frame)
+    said = "; ".join(" ".join([name, *(p.text for p in line)]) for name, line in lines.items())
+    names = "".join(
+        f'<span class="s{number % SERIES}">{escape(name)}</span> '
+        for number, name in enumerate(lines)
+        if name
+    )
+    return (
+        f'<p class="names">{names}</p>'
+        * bool(names)
+        + f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """From values to places in the picture."""
+
+    first: float
+    last: float
+    least: float
+    most: float
+
+    def x(self, at: float) -> float:
+        share = (at - self.first) / ((self.last - self.first) or 1.0)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (self.most - value) / ((self.most - self.least) or 1.0)
+        return TOP + share * (HEIGHT - TOP - BOTTOM)
+
+    def path(self, pairs: Iterable[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{self.x(at):.1f} {self.y(value):.1f}" for at, value in pairs)
+
+
+def _line(points: Sequence[Point], frame: _Frame, number: int) -> str:
     upper = [(p.at, p.high) for p in points]
     lower = [(p.at, p.low) for p in reversed(points)]
-    parts.append(f'<path class="band" d="{path([*upper, *lower])}Z"/>')
-    parts.append(f'<path class="line" d="{path((p.at, p.value) for p in points)}"/>')
-    parts += [
-        f'<circle class="dot" cx="{x(p.at):.1f}" cy="{y(p.value):.1f}" r="5">'
+    dots = "".join(
+        f'<circle class="dot" cx="{frame.x(p.at):.1f}" cy="{frame.y(p.value):.1f}" r="5">'
         f"<title>{escape(p.text)}</title></circle>"
         for p in points
-    ]
-    gaps = [x(b.at) - x(a.at) for a, b in pairwise(points)]
+    )
+    return (
+        f'<g class="s{number % SERIES}"><path class="band" d="{frame.path([*upper, *lower])}Z"/>'
+        f'<path class="line" d="{frame.path((p.at, p.value) for p in points)}"/>{dots}</g>'
+    )
+
+
+def _scales(points: Sequence[Point], frame: _Frame) -> list[str]:
+    """The scales below the picture, as many as there is room for."""
+    gaps = [frame.x(b.at) - frame.x(a.at) for a, b in pairwise(points)]
     every = max(1, math.ceil(64 / min(gaps))) if gaps and min(gaps) > 0 else 1
-    parts += [
-        f'<text x="{x(p.at):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{p.at:g}</text>'
+    return [
+        f'<text x="{frame.x(p.at):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{p.at:g}</text>'
         for p in points[::every]
     ]
-    said = escape("; ".join(p.text for p in points))
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-    )
 
 
 def matrix(called: Counter[tuple[str, str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lorakit.training.data import Example
 from lorakit.training.evaluate.contestants import Contestant
-from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
 from lorakit.training.evaluate.outcome import asked
 from lorakit.training.evaluate.statistics import Paired, Share, p_text
 
@@ -147,7 +147,7 @@ class Comparison:
         first = self.first.evaluation
         said = [f"{self.first.name}: {first.headline}"]
         if first.perplexity is not None and not first.by_perplexity:
-            said[0] += f", perplexity {first.perplexity:.3g} of the texts"
+            said[0] += f", perplexity {perplexity_text(first.perplexity)} of the texts"
         said += [f"{name}: {share}" for name, share in self.by_novelty.items()]
         if self.leaked:
             said.append(
@@ -199,5 +199,5 @@ def _against(side: Side, first: str) -> str:
 def _short(evaluation: Evaluation) -> str:
     """The figure that fits the task, alone."""
     if evaluation.by_perplexity:
-        return f"perplexity {evaluation.perplexity:.3g}"
+        return f"perplexity {perplexity_text(evaluation.perplexity)}"
     return f"{evaluation.score:.1%}"

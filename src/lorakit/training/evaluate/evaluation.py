@@ -148,7 +148,7 @@ class Evaluation:
     def headline(self) -> str:
         """The figure that fits the task, in a phrase."""
         if self.by_perplexity:
-            return f"perplexity {self.perplexity:.3g} on {len(self.outcomes)} texts"
+            return f"perplexity {perplexity_text(self.perplexity)} on {len(self.outcomes)} texts"
         if self.score != self.exact.share:
             return f"a score of {self.score:.3f} in {self.exact.total} answers"
         exact = self.exact
@@ -194,6 +194,13 @@ class Evaluation:
 
 _LINE = re.compile(r"(:\d+|\[\d+\])$")
 SHARES = ("exact", "names", "arguments", "invalid", "abstained", "silent", "parallel")
+
+
+def perplexity_text(perplexity: float | None) -> str:
+    """A perplexity for people: 3.21, or 4,709."""
+    if perplexity is None:
+        return ""
+    return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.3g}"
 
 
 def file_of(example: Example) -> str:

@@ -6,14 +6,13 @@ Texts come from data and from models; each is escaped, and the page forbids itse
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 import lorakit
 from lorakit.sources import default_name
 from lorakit.training.evaluate.charts import Point, bar, bars, curve, matrix
 from lorakit.training.evaluate.comparison import Comparison, Side
-from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
 from lorakit.training.evaluate.outcome import Outcome
 from lorakit.training.evaluate.statistics import Share, p_text
 from lorakit.training.evaluate.style import CSS
@@ -31,7 +30,7 @@ def page(found: Comparison, *, title: str) -> str:
     first = found.first.evaluation
     sections = [
         _summary(found),
-        _section("Beside each other", _sides(found.sides)) if len(found.sides) > 1 else "",
+        _section("Beside each other", _sides(found)) if len(found.sides) > 1 else "",
         _section("By the adapter's scale", _sweep(found)) if len(found.sweep) > 1 else "",
         _section("Known and new", bars("", found.by_novelty)) if found.by_novelty else "",
         _section("By tool", bars("tool", first.by_tool)) if first.by_tool else "",
@@ -74,7 +73,7 @@ def _about(found: Comparison, title: str) -> str:
 def _summary(found: Comparison) -> str:
     first = found.first.evaluation
     if first.by_perplexity:
-        number, picture = f"{first.perplexity:.3g}", ""
+        number, picture = perplexity_text(first.perplexity), ""
         said = f"perplexity of {len(first.outcomes)} texts; lower is better"
     else:
         number, picture = f"{first.score:.1%}", bar(first.exact)
@@ -112,58 +111,64 @@ def _facts(first: Evaluation) -> str:
     )
 
 
-def _sides(sides: Sequence[Side]) -> str:
-    likelihood = sides[0].evaluation.by_perplexity
-    titles = [
-        "",
-        "",
-        "perplexity" if likelihood else "right",
-        "better",
-        "worse",
-        "chance",
-        "tokens",
-        "alone",
-    ]
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    rows = "".join(_side(side, likelihood, number == 0) for number, side in enumerate(sides))
+def _sides(found: Comparison) -> str:
+    likelihood = found.first.evaluation.by_perplexity
+    files = [*found.first.evaluation.by_file]
+    columns = ["", "", "perplexity" if likelihood else "right"]
+    columns += files if len(files) > 1 else []
+    columns += ["better", "worse", "chance", *([] if likelihood else ["tokens", "alone"])]
+    head = "".join(f"<th>{escape(title)}</th>" for title in columns)
+    rows = "".join(_side(side, found.first, number == 0) for number, side in enumerate(found.sides))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'
 
 
-def _side(side: Side, likelihood: bool, first: bool) -> str:
+def _side(side: Side, first: Side, is_first: bool) -> str:
     found, paired = side.evaluation, side.against
-    alone = found.alone_seconds
-    cells = [
-        f"{found.perplexity:.4g}" if likelihood else f"{found.score:.1%}",
-        "" if paired is None else str(paired.better),
-        "" if paired is None else str(paired.worse),
-        "" if paired is None else p_text(paired.p),
-        f"{found.tokens:.1f}" if found.exact.total else "",
-        "" if alone is None else f"{alone * 1000:.0f} ms",
-    ]
+    likelihood, files = first.evaluation.by_perplexity, found.by_file
+    cells = [perplexity_text(found.perplexity) if likelihood else f"{found.score:.1%}"]
+    cells += [f"{share.share:.1%}" for share in files.values()] if len(files) > 1 else []
+    if paired is None:
+        cells += ["", "", ""]
+    else:
+        cells += [str(paired.better), str(paired.worse), p_text(paired.p)]
+    if not likelihood:
+        alone = found.alone_seconds
+        cells += [f"{found.tokens:.1f}", "" if alone is None else f"{alone * 1000:.0f} ms"]
     picture = "" if likelihood else bar(found.exact)
     values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return (
-        f'<tr{" class=first" * first}><td class="name">{escape(side.name)}</td>'
+        f'<tr{" class=first" * is_first}><td class="name">{escape(side.name)}</td>'
         f'<td class="wide">{picture}</td>{values}</tr>'
     )
 
 
 def _sweep(found: Comparison) -> str:
-    points, likelihood = [], found.first.evaluation.by_perplexity
-    for side in found.sweep:
-        scale, evaluation = side.contestant.scale or 0.0, side.evaluation
-        if likelihood:
-            value = low = high = math.log10(evaluation.perplexity or 1.0)
-        else:
-            value, low, high = evaluation.score, evaluation.exact.low, evaluation.exact.high
-        points.append(Point(scale, value, low, high, f"{scale:g}: {evaluation.headline}"))
-    if likelihood:
-        ends = sorted({points[0].value, *(p.value for p in points)})
-        ticks = [(value, f"{10**value:.3g}") for value in (ends[0], ends[-1])]
-    else:
-        ticks = [(n / 4, f"{n * 25}%") for n in range(5)]
-    said = "Perplexity" if likelihood else "Share of right answers"
-    return f'<p class="soft">{said} at each scale.</p>{curve(points, ticks)}'
+    """The figure over the scales; of several files a curve for each."""
+    if found.first.evaluation.by_perplexity:
+        points = [_likely(side) for side in found.sweep]
+        ends = (min(p.value for p in points), max(p.value for p in points))
+        ticks = [(value, perplexity_text(10**value)) for value in ends]
+        return f'<p class="soft">Perplexity at each scale.</p>{curve({"": points}, ticks)}'
+    files = [*found.first.evaluation.by_file]
+    lines = {
+        name: [_right(side, name) for side in found.sweep]
+        for name in (files if len(files) > 1 else [""])
+    }
+    ticks = [(n / 4, f"{n * 25}%") for n in range(5)]
+    return f'<p class="soft">Share of right answers at each scale.</p>{curve(lines, ticks)}'
+
+
+def _right(side: Side, file: str) -> Point:
+    scale, evaluation = side.contestant.scale or 0.0, side.evaluation
+    share = evaluation.by_file[file] if file else evaluation.exact
+    value = share.share if file else evaluation.score
+    return Point(scale, value, share.low, share.high, f"{scale:g}: {value:.1%}")
+
+
+def _likely(side: Side) -> Point:
+    scale = side.contestant.scale or 0.0
+    value = math.log10(side.evaluation.perplexity or 1.0)
+    return Point(scale, value, value, value, f"{scale:g}: {side.evaluation.headline}")
 
 
 def _called(first: Evaluation) -> str:

@@ -43,7 +43,7 @@ thead th { border-top: 0; font-weight: 500; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 td.wide { width: 40%; min-width: 9rem; }
-td.name { white-space: normal; min-width: 7rem; max-width: 26rem; }
+td.name { white-space: normal; min-width: 8.5rem; max-width: 26rem; overflow-wrap: break-word; }
 tr.first td.name { font-weight: 600; }
 .bar { position: relative; height: .95rem; background: var(--track); border-radius: 3px; }
 .bar i { position: absolute; inset: 0 auto 0 0; background: rgb(var(--data)); border-radius: 3px; }
@@ -63,9 +63,12 @@ tr.first td.name { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; max-height: 20rem; }
 svg text { fill: var(--soft); font-size: 12px; }
 svg .grid { stroke: var(--line); }
-svg .band { fill: rgba(var(--data), .18); }
-svg .line { fill: none; stroke: rgb(var(--data)); stroke-width: 2.5; stroke-linejoin: round; }
-svg .dot { fill: rgb(var(--data)); stroke: var(--card); stroke-width: 1.5; }
+.s0 { --ink: var(--data); } .s1 { --ink: 191, 112, 20; }
+.s2 { --ink: 30, 140, 110; } .s3 { --ink: 150, 90, 180; }
+svg .band { fill: rgba(var(--ink), .18); }
+svg .line { fill: none; stroke: rgb(var(--ink)); stroke-width: 2.5; stroke-linejoin: round; }
+svg .dot { fill: rgb(var(--ink)); stroke: var(--card); stroke-width: 1.5; }
+.names span { color: rgb(var(--ink)); font-weight: 600; margin-right: 1rem; }
 .answer { border-top: 1px solid var(--line); padding: .7rem 0; }
 .answer:first-of-type { border-top: 0; padding-top: 0; }
 .answer dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; margin: .25rem 0 0; }
