@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 COMMANDS = (
-    *("", "demo", "run", "chat", "train", "inspect", "check", "convert", "combine", "resize", "extract"),
-    *("merge", "unmerge", "quantize", "verify", "logits", "eval", "doctor"),
-    *("data", "data validate", "data stats", "data split", "data expand"),
+    *("", "demo", "run", "chat", "data", "data validate", "data stats", "data split"),
+    *("data expand", "train", "eval", "inspect", "check", "convert", "combine", "resize"),
+    *("extract", "merge", "unmerge", "quantize", "verify", "logits", "doctor"),
     *("cache", "cache list", "cache prune", "cache clear"),
 )
 

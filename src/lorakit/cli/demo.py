@@ -15,6 +15,7 @@ from lorakit.cli.output import command_line, console, print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.demo import story
+from lorakit.errors import ParameterError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 
@@ -24,7 +25,14 @@ BAR = 24  # characters of a full bar
 def command(
     export: Annotated[
         Path | None,
-        option(metavar="DIR", help="Write the base and adapters as folders, and stop."),
+        option(metavar="DIR", help="Write the base, adapters and data as folders, and stop."),
+    ] = None,
+    train: Annotated[
+        bool, option("--train", help="Train an adapter, in front of you: a car's five tools.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", metavar="OUT", help="With --train: keep the adapter there."),
     ] = None,
     examples: Annotated[
         int, option(least=1, most=100, help="Examples of each kind at each scale.")
@@ -38,6 +46,13 @@ def command(
             say((str(path), "dim"))
         words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
         say("try: ", command_line("lorakit", "run", *words))
+        return
+    if output is not None and not train:
+        raise ParameterError("--output is for what --train makes", hint="add --train")
+    if train:
+        from lorakit.cli.demo_training import tell_training  # slow, as torch is
+
+        tell_training(output, json=json)
         return
     begin = time.perf_counter()
     with open_model(demo.base_path()) as model:
@@ -82,7 +97,7 @@ def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
     for request, answers in table.items():
         say(f"  “{request}”")
         for setting, answer in answers.items():
-            say((f"    {setting:<14}", "cyan"), _shown(answer))
+            say((f"    {setting:<14}", "cyan"), shown(answer))
     say()
 
 
@@ -123,7 +138,7 @@ def _bar(share: float, style: str) -> Text:
     return Text.assemble(("█" * filled, style), ("·" * (BAR - filled), "dim"), f" {share:4.0%}")
 
 
-def _shown(answer: str) -> str:
+def shown(answer: str) -> str:
     """A tool call without its control tokens, for reading."""
     for token in ("<start_function_call>", "<end_function_call>"):
         answer = answer.replace(token, " ")

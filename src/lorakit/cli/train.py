@@ -238,18 +238,19 @@ def command(
 ) -> None:
     """Train an adapter from examples, measure it on unseen ones, and say whether it worked."""
     given = dict(locals())
-    from lorakit.cli.training_run import as_json, convert_to, places, run, show  # slow to import
+    from lorakit.cli import training_run as training  # slow to import
 
-    others = places(output, format or (), overwrite=overwrite)
+    others = training.places(output, format or (), overwrite=overwrite)
     settings = {name: given[name] for name in _PASSED}
     settings |= {name: given[name] for name in _OPEN if given[name] is not None}
     settings |= {"targets": tuple(target or ()), "tokens": tuple(token or ())}
-    result = run(base, data, output, tensorboard=tensorboard, **settings)
-    convert_to(result, base, others, overwrite=overwrite, allow_private=allow_private)
+    result = training.run(base, data, output, tensorboard=tensorboard, **settings)
+    training.convert_to(result, base, others, overwrite=overwrite, allow_private=allow_private)
     if json:
-        print_json(as_json(result, others))
+        print_json(training.as_json(result, others))
     else:
-        show(result, base, output, others)
+        training.show_verdict(result)
+        training.show_written(result, base, output, others)
     raise SystemExit(result.stopped == "diverged")
 
 

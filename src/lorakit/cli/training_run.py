@@ -112,16 +112,21 @@ def as_json(result: TrainResult, others: Mapping[Other, Path]) -> dict[str, Any]
     }
 
 
-def show(result: TrainResult, base: str, output: Path, others: Mapping[Other, Path]) -> None:
-    """The verdict, what was written, and how to try it."""
-    facts = facts_of(result)
-    for number, sentence in enumerate(facts["verdict"]):
+def show_verdict(result: TrainResult) -> None:
+    """Whether it worked, in plain language."""
+    for number, sentence in enumerate(facts_of(result)["verdict"]):
         say((sentence, "bold" if number == 0 else ""))
     if result.stopped in ENDS:
         say((ENDS[result.stopped], "yellow"))
-    rank, numbers = facts["adapter"]["rank"], facts["adapter"]["parameters"]
-    time = duration(result.seconds)
-    say(f"wrote {output}: rank {rank}, {numbers:,} numbers; {result.steps} steps in {time}")
+
+
+def show_written(
+    result: TrainResult, base: str, output: Path, others: Mapping[Other, Path]
+) -> None:
+    """What was written, and how to try it."""
+    adapter = facts_of(result)["adapter"]
+    numbers, time = f"{adapter['parameters']:,} numbers", duration(result.seconds)
+    say(f"wrote {output}: rank {adapter['rank']}, {numbers}; {result.steps} steps in {time}")
     for name, path in others.items():
         say(f"wrote {path}: {name}")
     scale = result.default_scale

@@ -1,7 +1,8 @@
 """The demo: a tiny base that really calls tools, and three adapters trained on it.
 
-What ships is an ordinary Hugging Face folder, ordinary PEFT folders and an evaluation set; how they
-were made is in scripts/demo of the repository.
+What ships is an ordinary Hugging Face folder, ordinary PEFT folders, an evaluation set, and data of
+another domain, a car's, to train an adapter on; how they were made is in scripts/demo of the
+repository.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import new_folder
 
 ADAPTERS = ("home", "shop", "style")
+TRAINING = ("train", "forty", "eval")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,11 @@ def adapter_path(name: str) -> Path:
     return folder() / "adapters" / name
 
 
+def training_path(name: str) -> Path:
+    """One of TRAINING, data that the base cannot do: 900 examples, 40 of them, and unseen ones."""
+    return folder() / "training" / f"{name}.jsonl"
+
+
 def examples(domain: str, split: str) -> list[Example]:
     """A part of the evaluation set, in its order."""
     lines = (folder() / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
@@ -65,14 +72,14 @@ def examples(domain: str, split: str) -> list[Example]:
 
 
 def export(destination: Path) -> list[Path]:
-    """Copy base, adapters and evaluation set into a new folder; returns what was written.
+    """Copy base, adapters and data into a new folder; returns what was written.
 
     Raises ParameterError where the folder exists and is not empty, WriteError where it cannot be
     written; then nothing is left behind.
     """
     try:
         with new_folder(destination) as temporary:
-            for name in ("base", "adapters"):
+            for name in ("base", "adapters", "training"):
                 shutil.copytree(folder() / name, temporary / name)
             shutil.copy(folder() / "evaluation.jsonl", temporary)
     except FileExistsError as error:

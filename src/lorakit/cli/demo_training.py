@@ -1,0 +1,59 @@
+"""lorakit demo --train: an adapter trained in front of the user."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from lorakit import demo
+from lorakit.cli.demo import shown
+from lorakit.cli.output import command_line, print_json, say
+from lorakit.cli.training_run import as_json, run, show_verdict, show_written
+from lorakit.demo.lesson import SETTINGS, answers
+
+
+def tell_training(output: Path | None, *, json: bool) -> None:
+    """Train, and show the same requests before and after. output: where the adapter stays."""
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
+        target = Path(temporary) / "car" if output is None else output
+        before = answers()
+        if not json:
+            _tell_before(before)
+        result = run(
+            str(demo.base_path()),
+            demo.training_path("train"),
+            target,
+            eval=demo.training_path("eval"),
+            **SETTINGS,
+        )
+        after = answers(result.path)
+        if json:
+            requests = {text: {"base": before[text], "car": after[text]} for text in before}
+            print_json({**as_json(result, {}), "requests": requests})
+            return
+        show_verdict(result)
+        _tell_after(after)
+        if output is not None:
+            show_written(result, str(demo.base_path()), output, {})
+        else:
+            say("keep it next time: ", command_line("lorakit", "demo", "--train", "-o", "car"))
+
+
+def _tell_before(answered: dict[str, str]) -> None:
+    say(("1. A base that has never heard of a car's tools", "bold"))
+    _tell_answers(answered)
+    say()
+    say(("2. It learns five of them from 900 examples", "bold"), ", on this machine, live")
+
+
+def _tell_after(answered: dict[str, str]) -> None:
+    say()
+    say(("3. The same requests with the adapter", "bold"), ", no tool declared in the prompt")
+    _tell_answers(answered)
+    say()
+
+
+def _tell_answers(answered: dict[str, str]) -> None:
+    width = max(map(len, answered))
+    for request, answer in answered.items():
+        say((f"  {request:<{width}}  ", "cyan"), shown(answer))
