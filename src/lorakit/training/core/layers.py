@@ -3,7 +3,8 @@
     LoRA (Hu et al. 2021): y = W x + bias + s B (A x)
     DoRA (Liu et al. 2024): y = g (W x + s B (A x)) + bias, where g = m / |W + s B A|
 
-As in PEFT, DoRA's norm has no gradient. A and B are float32 masters; products are of the input's dtype. W has no gradient.
+As in PEFT, DoRA's norm has no gradient. A and B are float32 masters; products are of the input's
+dtype. W has no gradient.
 """
 
 from __future__ import annotations
