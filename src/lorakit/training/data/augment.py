@@ -31,6 +31,7 @@ from lorakit.training.data.phrasing import (
 from lorakit.training.data.reword import FIRST, LAST, framed, mark, marks_in, moved, noisy
 from lorakit.training.data.values import Scalar, Values, argument_of, schema_at
 
+_SLOT = re.compile(r"\{[^{}]*\}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 TRIES = 30  # draws for each example that is wanted, before there seem to be no more
 
@@ -86,7 +87,8 @@ class Augmenter:
         for example in examples:
             draft = self._draft(example)
             if draft is not None:
-                self._answers.setdefault(example.phrasing, set()).add(_answer(example, draft))
+                key = _SLOT.sub("{}", example.phrasing)
+                self._answers.setdefault(key, set()).add(_answer(example, draft))
 
     def draw(self, rng: random.Random, example: Example) -> Example:
         """An example that asks for the same kind of thing, or the same one where nothing fits.
@@ -143,7 +145,7 @@ class Augmenter:
         phrasing = _phrasing(words, draft)
         if phrasing == example.phrasing:
             return words, phrasing
-        answers = self._answers.get(phrasing)
+        answers = self._answers.get(_SLOT.sub("{}", phrasing))
         if phrasing in self._held_out or (answers and _answer(example, draft) not in answers):
             return draft.words, example.phrasing
         return words, phrasing

@@ -135,7 +135,7 @@ def read_templates(
     if not isinstance(content, dict) or not isinstance(content.get("templates"), list):
         raise FormatError(f"{path} has no list of templates")
     faults = [f"{key}: unknown" for key in content.keys() - {"templates", "slots", "tools"}]
-    slots = dict(_slots(content.get("slots") or {}, faults))
+    slots = dict(_slots(content.get("slots", {}), faults))
     templates = [
         made
         for i, item in enumerate(content["templates"])
