@@ -53,6 +53,7 @@ ALLOWED = {
     ("engines/threads.py", ".read_text"): "the kernel's word on the CPU",
     ("engines/threads.py", "place.read_text"): "the kernel's word on control groups",
     ("demo/__init__.py", ".read_text"): "a file of the package",
+    ("training/data/everyday.py", ".read_text"): "a file of the package",
     ("demo/__init__.py", "shutil.copytree"): "files of the package",
     ("engines/onnx/device.py", "mmap.mmap"): "memory, no file",
     ("verify/sides.py", "AutoModelForCausalLM.from_pretrained"): "the other side of a comparison",
@@ -157,6 +158,8 @@ from lorakit.base.gguf import open_base
 from lorakit.runtime.state import read_state
 from lorakit.model.conversation import Session
 from lorakit.text.tokenizer import Tokenizer
+from lorakit.training.data import read_examples, read_templates
+from lorakit.training.data import read_tools as declared_tools
 from lorakit.verify.prompts import read_ids, read_prompts
 from lorakit.verify.sides import recorded
 
@@ -167,6 +170,10 @@ def image(path):
 READERS = {
     "session.json": lambda path: Session.load(None, path),
     "tools.json": read_tools,
+    "declared.json": declared_tools,
+    "train.jsonl": read_examples,
+    "train.csv": read_examples,
+    "templates.json": read_templates,
     "prompts.txt": lambda path: read_prompts(None, path),
     "grammar.gbnf": read_text,
     "ids.npz": lambda path: read_ids(str(path)),
