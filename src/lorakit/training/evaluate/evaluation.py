@@ -69,7 +69,8 @@ class Evaluation:
     def by_tool(self) -> dict[str, Share]:
         """Of the wanted calls of each tool: those that are exact."""
         pairs = [p for each in self._calls for p in each.pairs if p.expected]
-        return _grouped((p.expected.name, p.exact) for p in pairs if p.expected)
+        found = _grouped((p.expected.name, p.exact) for p in pairs if p.expected)
+        return dict(sorted(found.items()))
 
     @property
     def by_phrasing(self) -> dict[str, Share]:
@@ -212,7 +213,7 @@ def _grouped(pairs: Iterable[tuple[str, bool]]) -> dict[str, Share]:
     groups: dict[str, list[bool]] = {}
     for name, right in pairs:
         groups.setdefault(name, []).append(right)
-    return {name: Share.of(groups[name]) for name in sorted(groups)}
+    return {name: Share.of(group) for name, group in groups.items()}
 
 
 def _mean(values: list[int]) -> float:

@@ -84,11 +84,11 @@ class Paired:
     @property
     def p(self) -> float:
         n, few = self.better + self.worse, min(self.better, self.worse)
-        term, tail = 1, 1  # binomial coefficients, exact however many pairs there are
-        for i in range(few):
-            term = term * (n - i) // (i + 1)
-            tail += term
-        return min(1.0, 2 * tail / (1 << n))
+        whole = math.lgamma(n + 1) - n * math.log(2)
+        tail = sum(
+            math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1)) for i in range(few + 1)
+        )
+        return min(1.0, 2 * tail)
 
     def to_dict(self) -> dict[str, float]:
         return {"better": self.better, "worse": self.worse, "p": self.p}

@@ -60,7 +60,7 @@ tr.first td.name { font-weight: 600; }
 .matrix td { min-width: 2.6rem; }
 .matrix td.zero { color: var(--line); }
 .matrix td.right { outline: 2px solid var(--good); outline-offset: -3px; }
-svg { display: block; width: 100%; height: auto; max-height: 20rem; }
+svg { display: block; width: 100%; height: auto; max-height: 20rem; overflow: visible; }
 svg text { fill: var(--soft); font-size: 12px; }
 svg .grid { stroke: var(--line); }
 .s0 { --ink: var(--data); } .s1 { --ink: 191, 112, 20; }
@@ -83,7 +83,7 @@ footer { margin-top: 1.4rem; font-size: .85rem; }
 @media (max-width: 34rem) {
   body { padding: 1.2rem .7rem 2rem; }
   section { padding: .9rem; } .scroll { margin: 0 -.9rem; padding: 0 .9rem; }
-  .hero b { font-size: 2.5rem; } td.wide { min-width: 6rem; } svg text { font-size: 23px; }
+  .hero b { font-size: 2.5rem; } td.wide { min-width: 6rem; } svg text { font-size: 20px; }
   .answer dl { grid-template-columns: 1fr; } .answer dt { margin-top: .3rem; }
 }
 @media print { body { background: none; } section { break-inside: avoid; } }
