@@ -6,6 +6,7 @@ Nothing is opened here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -20,6 +21,7 @@ from lorakit.sources.scaled import split_reference
 from lorakit.values import shown
 
 MAX_SCALES = 64
+_NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:BASE")
 Scaled = tuple[str, float]  # an adapter's reference, and what its own scale is multiplied by
 
@@ -149,19 +151,29 @@ def _contestant(first: Contestant, word: str) -> Contestant:
 
 def _split(text: str, mark: str) -> list[str]:
     """The parts between marks; a path that holds one is left whole."""
-    return [text] if Path(split_reference(text)[0]).exists() else text.split(mark)
+    path = text.strip().removeprefix("on:").removeprefix("model:")
+    head, _, scale = path.rpartition(":")
+    scaled = bool(_NUMBER.fullmatch(scale)) and _is_there(Path(head))
+    return [text] if scaled or _is_there(Path(path)) else text.split(mark)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # longer than a name may be, say
+        return False
 
 
 def _is_model(part: str) -> bool:
-    folder = Path(part).expanduser()
-    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+    folder = Path(part)
+    return _is_there(folder / "config.json") and not _is_there(folder / "adapter_config.json")
 
 
 def _adapter(part: str) -> Scaled:
     """An adapter's reference with its scale; a word that means nothing is told from a path."""
     reference, scale = split_reference(part)
     found = parse(reference)
-    if isinstance(found, Local) and not found.path.exists():
+    if isinstance(found, Local) and not _is_there(found.path):
         raise ParameterError(
             f"{shown(part)} is no adapter that is there, and no word to compare with",
             hint=f"words: {', '.join(WORDS)}; or an adapter's path, URL or hf:org/repo",

@@ -1,0 +1,129 @@
+"""Sides beside each other: models opened one after another, and what the differences say."""
+
+from dataclasses import replace
+
+import pytest
+from evaluate_cases import call, demo_examples, example, judged
+
+from folders import DATA
+from lorakit import demo
+from lorakit.errors import (
+    BaseModelError,
+    CapabilityError,
+    LorakitError,
+    MismatchError,
+    SourceError,
+)
+from lorakit.training.evaluate import Evaluation, Share
+from lorakit.training.evaluate.comparing import Opening, compare
+from lorakit.training.evaluate.comparison import Comparison, Learnt
+from lorakit.training.evaluate.contestants import contestants, first_contestant, sweep
+from lorakit.training.evaluate.work import Rules
+
+BASE, HOME, STYLE = (str(p) for p in (demo.base_path(), *map(demo.adapter_path, ("home", "style"))))
+FIRST = first_contestant(BASE, [HOME])
+EXAMPLES = demo_examples("home", "phrasings", 16)
+ONE = Opening(threads=1)
+
+
+def test_adapters_scales_a_merge_and_int8(monkeypatch):
+    opened = []
+    real = Opening.open
+    monkeypatch.setattr(
+        Opening, "open", lambda self, side, batch: opened.append(side) or real(self, side, batch)
+    )
+    sides = [
+        FIRST,
+        *contestants(FIRST, [f"base,{STYLE},merged,merged+int8"]),
+        *sweep(FIRST, [0, 1]),
+    ]
+    seen = []
+    found = compare(sides, EXAMPLES, Rules(), ONE, progress=lambda *at: seen.append(at))
+    assert len(opened) == 3
+    assert seen == [(n, 6 * 16) for n in range(1, 6 * 16 + 1)]  # home x 1 is home
+    exact = {side.name: side.evaluation.exact.count for side in found.sides}
+    assert exact["home"] == exact["home x 1"] == exact["merged"] >= 13
+    assert exact["base"] == exact["home x 0"] == exact["style"] == 0
+    assert exact["merged+int8"] >= exact["home"] - 1
+    assert found.best_scale.name == "home x 1"
+    assert found.sides[1].against.worse == exact["home"]
+    assert found.others == found.sides[1:5]
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [
+        ("on:/nowhere", SourceError),
+        ("llama", CapabilityError),
+        ("torch+int8", CapabilityError),
+        ("merged+{wide}", MismatchError),
+        ("on:{plain}", BaseModelError),
+    ],
+)
+def test_what_is_wrong_with_a_later_side_is_said_before_the_first_runs(word, error, tmp_path):
+    def fail(done, total):
+        raise AssertionError("it ran")
+
+    data = DATA / "truth"
+    named = word.format(wide=data / "peft/llama/plain", plain=data / "bases/llama")
+    with pytest.raises(LorakitError) as refused:
+        compare([FIRST, *contestants(FIRST, [named])], EXAMPLES, Rules(), ONE, progress=fail)
+    assert isinstance(refused.value, error), refused.value
+
+
+# What the differences say.
+
+
+def made(*right):
+    """A side with these answers right and the others wrong."""
+    outcomes = [
+        judged(
+            example(call("set", level=5), phrasing=f"p{n // 2}", asked=f"Ask {n}"),
+            call("set", level=5 if ok else 6),
+        )
+        for n, ok in enumerate(right)
+    ]
+    return first_contestant(BASE, []), Evaluation(outcomes=tuple(outcomes))
+
+
+def named(side, name, scale=None):
+    contestant, evaluation = side
+    return replace(contestant, name=name, scale=scale), evaluation
+
+
+def test_pairs_against_the_first():
+    found = Comparison.of(
+        [
+            named(made(1, 1, 1, 0, 0, 0), "a"),
+            named(made(1, 1, 1, 1, 1, 1), "b"),
+            named(made(1, 1, 1, 0, 0, 0), "c"),
+        ]
+    )
+    assert [(s.against.better, s.against.worse) for s in found.sides[1:]] == [(3, 0), (0, 0)]
+    assert found.verdict == [
+        "a: 50.0% of 6 answers right (18.8-81.2%)",
+        "b: 100.0%; better on 3 and worse on 0, p = 0.25",
+        "c: 50.0%; no difference to a on any example",
+    ]
+    assert found.to_dict(outcomes=False)["sides"][1]["against_first"]["better"] == 3
+
+
+def test_the_best_scale_is_the_nearest_to_one_of_several():
+    steps = [(0.25, (1, 1, 1)), (0.9, (1, 1, 1)), (1.25, (1, 1, 1)), (2.0, (1, 0, 0))]
+    sides = [named(made(1, 1, 1), "a")]
+    sides += [named(made(*right), f"a x {scale}", scale) for scale, right in steps[::-1]]
+    found = Comparison.of(sides)
+    assert found.best_scale.contestant.scale == 0.9
+    assert [side.contestant.scale for side in found.sweep] == [0.25, 0.9, 1.25, 2.0]
+    assert found.verdict[-1].startswith("best scale of 4 here: 0.9 (100.0%)")
+    same = Comparison.of([sides[0], sides[2], sides[3]])
+    assert not any("best scale" in line for line in same.verdict)
+
+
+def test_known_and_new_phrasings_and_leaks():
+    learnt = Learnt.of([example(call("set", level=5), phrasing="p0", asked=" ask 0")])
+    found = Comparison.of([named(made(1, 1, 1, 0, 0, 0), "a")], learnt=learnt)
+    assert found.by_novelty == {"known phrasings": Share(2, 2), "new phrasings": Share(1, 4)}
+    assert found.leaked == 1
+    assert "1 of the examples are in the training data too" in " ".join(found.verdict)
+    assert Comparison.of([named(made(1), "a")]).by_novelty == {}
