@@ -24,6 +24,7 @@ from lorakit.files.atomic import write_atomic
 from lorakit.formats import read_adapter
 from lorakit.inspect.plot import grid, plot
 from lorakit.inspect.report import ModuleReport, Report, inspect
+from lorakit.training.facts import read_facts
 
 SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
 METADATA = 400  # characters of it that are shown
@@ -73,11 +74,12 @@ def command(
     report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)
     if picture is not None:
         _write(picture, plot(report, title=path.name))
-    files = _files(path.expanduser())
+    files, facts = _files(path.expanduser()), read_facts(path.expanduser())
     if json:
-        print_json(report.to_dict() | {"files": files})
+        print_json(report.to_dict() | {"files": files, "trained": facts})
         return
     rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
+    rows |= _trained(facts)
     for name, value in rows.items():
         say((f"{name:<12}", "bold"), str(value))
     _show_modules(report.modules)
@@ -89,6 +91,13 @@ def command(
         show(heat, console())
     if picture is not None:
         say(f"wrote {picture}")
+
+
+def _trained(facts: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a training run of lorakit's says of it, in a line; all of it is in --json."""
+    sentences = facts.get("verdict") if facts else None
+    said = sentences[0] if isinstance(sentences, list) and sentences else None
+    return {"trained": said} if isinstance(said, str) else {}
 
 
 def _files(path: Path) -> dict[str, int]:

@@ -15,8 +15,8 @@ from lorakit.cli.references import open_base
 from lorakit.cli.training_progress import TrainingProgress, duration
 from lorakit.errors import ParameterError
 from lorakit.formats.convert import convert
-from lorakit.training.bundle import read_facts
 from lorakit.training.events import Checkpointed, TrainEvent
+from lorakit.training.facts import read_facts
 from lorakit.training.result import TrainResult
 from lorakit.training.run import train
 from lorakit.training.tensorboard import TensorBoardLog

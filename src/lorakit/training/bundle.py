@@ -13,24 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lorakit
 from lorakit.adapter import Adapter, Precondition
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import BaseModelError, FormatError, ParameterError, WriteError
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.cache import digest_of
-from lorakit.formats.folder import member, read_object
 from lorakit.formats.peft import write_peft
 from lorakit.text.tokenizer import Tokenizer
 from lorakit.training.card import card
 from lorakit.training.evaluate.evaluation import Evaluation
+from lorakit.training.facts import FACTS, VERSION, lorakit_version
 from lorakit.training.metrics import Line, curves, written
 from lorakit.training.result import SweepPoint
 from lorakit.training.verdict import headline, verdict
 
-VERSION = 1  # of lorakit.json
-FACTS, CARD, CURVES, METRICS = "lorakit.json", "README.md", "curves.svg", "metrics.jsonl"
+CARD, CURVES, METRICS = "README.md", "curves.svg", "metrics.jsonl"
 OWN_FILES = frozenset(
     {FACTS, CARD, CURVES, METRICS, "adapter_config.json", "adapter_model.safetensors"}
 )
@@ -142,7 +140,7 @@ def facts_of(name: str, trained: Trained) -> dict[str, Any]:
     }
     return {
         "version": VERSION,
-        "lorakit": lorakit.__version__,
+        "lorakit": lorakit_version(),
         "name": name,
         "base": {
             "name": trained.base_model,
@@ -204,13 +202,3 @@ def _added_tokens(base: Base, adapter: Adapter) -> list[dict[str, Any]]:
     rows = {int(row) for part in adapter.replacements if part.rows is not None for row in part.rows}
     tokenizer = Tokenizer.open(base.path)
     return [{"id": row, "text": tokenizer.decode([row])} for row in sorted(rows)]
-
-
-def read_facts(folder: Path) -> dict[str, Any] | None:
-    """What lorakit.json of a folder holds; None where there is none.
-
-    It says nothing of the arithmetic, and is not needed to use the adapter. Raises FormatError,
-    SourceError where it cannot be read.
-    """
-    path = member(folder, FACTS)
-    return None if path is None else read_object(path)

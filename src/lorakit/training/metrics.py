@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import WriteError
+from lorakit.files.atomic import write_atomic
+from lorakit.files.bounded import read_text
 from lorakit.training.curves import BLUE, FAINT, GREEN, Panel, draw
 from lorakit.training.events import (
     Evaluated,
@@ -39,7 +41,9 @@ class MetricsLog:
         try:
             if isinstance(event, Started):
                 before = [line for line in read(self._path) if line.get("step", 0) <= event.step]
-                self._path.write_text("".join(map(written, before if event.step else [])), "utf-8")
+                text = "".join(map(written, before if event.step else []))
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self._path, text.encode())
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(written(found))
         except OSError as error:
@@ -80,10 +84,9 @@ def as_line(event: TrainEvent) -> Line | None:
 
 def read(path: Path) -> list[Line]:
     """The lines of a log; what a killed process left of its last line is left out."""
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return []
+    text = read_text(path)
     lines, _, _ = text.rpartition("\n")
     return [json.loads(line) for line in lines.splitlines() if line]
 

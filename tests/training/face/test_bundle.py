@@ -16,7 +16,8 @@ from lorakit.check import check
 from lorakit.errors import ParameterError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.training import bundle
-from lorakit.training.bundle import DataFile, Trained, read_facts, require_place, write_bundle
+from lorakit.training.bundle import DataFile, Trained, require_place, write_bundle
+from lorakit.training.facts import read_facts
 
 
 @pytest.fixture(scope="module")

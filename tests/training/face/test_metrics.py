@@ -47,7 +47,7 @@ def test_every_event_is_a_line_of_json(tmp_path):
 
 
 def test_a_run_that_is_taken_up_has_each_step_once(tmp_path):
-    path = tmp_path / "log"
+    path = tmp_path / "new" / "log"
     logged(path, started(), stepped(1), stepped(2, loss=7.0))
     with path.open("a") as file:
         file.write('{"event": "st')  # the process was killed
@@ -79,4 +79,5 @@ def test_the_curves_are_of_what_was_logged(tmp_path):
 
 def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path):
     with pytest.raises(WriteError, match="cannot write"):
-        MetricsLog(tmp_path / "no" / "folder")(started())
+        (tmp_path / "file").write_text("")
+        MetricsLog(tmp_path / "file" / "log")(started())
