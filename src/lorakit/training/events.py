@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorakit.training.evaluate import Evaluation
-    from lorakit.training.run import TrainResult
+    from lorakit.training.result import TrainResult
     from lorakit.training.settings import TrainSettings
 
 
@@ -32,6 +32,15 @@ class Started:
     learnt_tokens: int
     replayed: int
     step: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """Something else goes on than steps: "asking the base", "measuring"; done of total answers."""
+
+    what: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,5 +91,5 @@ class Finished:
     result: TrainResult
 
 
-TrainEvent = Started | Stepped | Evaluated | Checkpointed | Warned | Finished
+TrainEvent = Started | Working | Stepped | Evaluated | Checkpointed | Warned | Finished
 OnTrainEvent = Callable[[TrainEvent], None]
