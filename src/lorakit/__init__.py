@@ -88,6 +88,8 @@ if TYPE_CHECKING:
     from lorakit.sources import OnProgress as OnProgress
     from lorakit.sources import Progress as Progress
     from lorakit.sources import Source as Source
+    from lorakit.training.result import TrainResult as TrainResult
+    from lorakit.training.run import train as train
 
 __version__ = "0.1.0"
 
@@ -121,6 +123,8 @@ _NAMES = {  # by the module that defines them
     "runtime.sampling": "Choice SamplingOptions SamplingParams",
     "runtime.stages": "KvPolicy",
     "sources": "OnProgress Progress Source",
+    "training.result": "TrainResult",
+    "training.run": "train",
 }
 _HOMES = {name: f"lorakit.{home}" for home, names in _NAMES.items() for name in names.split()}
 
