@@ -171,7 +171,7 @@ def expand_examples(
         seen.add(_key(example))
         left -= 1
         yield example
-    for _ in range(TRIES * max(left, 0)):
+    for _ in range(TRIES * max(left, 0) if examples else 0):
         if not left:
             return
         example = augmenter.draw(rng, examples[rng.randrange(len(examples))])

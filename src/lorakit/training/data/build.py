@@ -6,6 +6,7 @@ Calls are checked against the tools that they call: the row's own, else those gi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from lorakit.chat.messages import prepare_messages, prepare_tools
 from lorakit.chat.tools import validate_call
 from lorakit.errors import ParameterError
 from lorakit.training.data.example import Example
-from lorakit.training.data.phrasing import content_text, masked, phrasing_of
+from lorakit.training.data.phrasing import content_text, leaves, masked, phrasing_of
 from lorakit.training.data.shapes import BadRowError, Parts, parsed
 
 Tools = tuple[Mapping[str, Any], ...]
@@ -33,7 +34,10 @@ class Declarations:
         tools = parsed(tools, "tools")
         if not tools:
             return ()
-        key = json.dumps(tools, default=repr)
+        try:
+            key = json.dumps(tools, default=repr)
+        except RecursionError:
+            raise BadRowError("tools: nested too deeply", "tools_invalid") from None
         if key not in self._known:
             self._known[key] = _checked_tools(tools)
         return self._known[key]
@@ -152,6 +156,9 @@ def _call_faults(messages: Sequence[Mapping[str, Any]], tools: Tools) -> Iterato
             if not tools:
                 yield f"{function['name']}: no tools are declared: put a tools.json beside the file"
                 return
+            for path, value in leaves([function]):
+                if isinstance(value, float) and not math.isfinite(value):
+                    yield f"{'.'.join(map(str, (function['name'], *path[1:])))}: not finite"
             made = ToolCall(name=function["name"], arguments=function["arguments"])
             yield from validate_call(made, tools)
 

@@ -142,6 +142,8 @@ def _spans(request: str, text: str, value: str | int | float) -> list[tuple[int,
     before, after = r"(?<!\w)", r"(?!\w)"
     if not isinstance(value, str):
         before, after = r"(?<![\w.])", r"(?!\d|\.\d)"
+    if len(text) > len(request):
+        return []
     pattern = before + r"\s+".join(map(re.escape, text.split())) + after
     return [match.span() for match in re.finditer(pattern, request, re.IGNORECASE)]
 

@@ -161,7 +161,7 @@ def _record(record: Any, place: str, escapes: bool) -> Row | Fault:
 def _is_text(record: Any) -> bool:
     try:
         json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, RecursionError):
         return False
     return True
 

@@ -18,6 +18,7 @@ from lorakit.training.data.everyday import everyday_words
 from lorakit.training.data.example import Example
 from lorakit.training.data.frames import FUNCTION_WORDS, listed
 from lorakit.training.data.phrasing import Path
+from lorakit.values import finite
 
 Scalar = str | int | float
 Argument = tuple[str, ...]  # the function's name, then keys; positions in lists left out
@@ -27,6 +28,7 @@ MADE_UP = 2000
 ONSETS = listed("b d f g h k l m n p r s t v z br dr gr kr pl st tr")
 VOWELS = listed("a e i o u")
 CODAS = ("", "", "", "l", "n", "r", "s", "m")
+LARGEST = 1e15  # of numbers that are swapped
 CODE = 3  # letters of a word in capitals that is a code
 SHAPE = re.compile(r"(\W*)(.*?)(\W*)", re.DOTALL)
 TIME = re.compile(r"(\d{1,2}):(\d{2})")
@@ -79,13 +81,15 @@ class Values:
     def _number(
         self, rng: random.Random, value: float, schema: Mapping[str, Any], pool: Sequence[float]
     ) -> Scalar:
-        seen = [*pool, value]
-        low = schema.get("minimum", min(*seen, 1) if min(seen) < 1 else max(1, min(seen) // 2))
-        high = schema.get("maximum", max(2 * max(seen), low + 1))
+        seen = [number for number in (*pool, value) if abs(number) < LARGEST]
+        if not seen:
+            return value
+        least = min(*seen, 1) if min(seen) < 1 else max(1, min(seen) // 2)
+        low, high = _bound(schema, "minimum", least), _bound(schema, "maximum", 2 * max(seen))
+        high = max(low, high)
         if isinstance(value, int):
-            return rng.randint(int(low), max(int(low), int(high)))
-        places = len(str(value).partition(".")[2])
-        return round(rng.uniform(low, high), places)
+            return rng.randint(int(low), int(high))
+        return round(rng.uniform(low, high), len(str(value).partition(".")[2]))
 
 
 def schema_at(tools: Sequence[Mapping[str, Any]], argument: Argument) -> Mapping[str, Any]:
@@ -149,6 +153,12 @@ def _alike(other: Any, value: Scalar) -> bool:
     if isinstance(value, str):
         return isinstance(other, str) and len(other.split()) == len(value.split())
     return isinstance(other, int | float) and not isinstance(other, bool | str)
+
+
+def _bound(schema: Mapping[str, Any], key: str, otherwise: float) -> float:
+    """What a schema says of a number, where it says something that can be used."""
+    given = schema.get(key)
+    return float(given or 0) if finite(given, LARGEST) else otherwise
 
 
 def _other_word(rng: random.Random, word: str, words: Sequence[str]) -> str:
