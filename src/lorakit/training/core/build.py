@@ -16,6 +16,7 @@ from lorakit.engines.torch.loading import load_model
 from lorakit.training.core.attention import NAME
 from lorakit.training.core.frozen import Frozen
 from lorakit.training.core.layers import Fixed, FrozenLinear, LoraLinear, LoraTable, Step, norms
+from lorakit.training.core.memory import twice
 from lorakit.training.core.numerics import Numerics
 from lorakit.training.core.spec import LoraSpec
 from lorakit.training.core.wanted import (
@@ -26,7 +27,7 @@ from lorakit.training.core.wanted import (
     require_trainable,
 )
 
-PISSA_STEPS = 16  # of subspace iteration
+PISSA_STEPS, PISSA_MORE = 8, 8  # of subspace iteration, and columns beyond the rank
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -90,6 +91,7 @@ def build(
         made.linear(name, wanted.get(name), companions)
     if (table := wanted.get(base.decoder.embedding)) is not None:
         made.table(table)
+    twice(model.get_submodule(base.decoder.architecture.layout.blocks), built.step)
     return built
 
 
@@ -172,9 +174,10 @@ class _Maker:
         """The part of W that a product of this rank holds best, by subspace iteration."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=self.generator)))
-            u, s, v = torch.svd_lowrank(weight.float(), q=wanted.rank, niter=PISSA_STEPS)
-        root = (s / wanted.scale).sqrt()
-        return (v * root).t().contiguous(), (u * root).contiguous()
+            more = min(wanted.rank + PISSA_MORE, *weight.shape)
+            u, s, v = torch.svd_lowrank(weight.float(), q=more, niter=PISSA_STEPS)
+        kept, root = wanted.rank, (s[: wanted.rank] / wanted.scale).sqrt()
+        return (v[:, :kept] * root).t().contiguous(), (u[:, :kept] * root).contiguous()
 
     def _magnitude(self, wanted: Wanted, frozen: Frozen, a: Any, b: Any) -> Any:
         if wanted.a is not None:

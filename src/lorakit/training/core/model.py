@@ -15,6 +15,7 @@ from lorakit.errors import ContextFullError, ParameterError
 from lorakit.training.core.attention import Layout
 from lorakit.training.core.build import Built, build
 from lorakit.training.core.loss import CrossEntropy, Head
+from lorakit.training.core.memory import Memory, torch_errors
 from lorakit.training.core.numerics import DType, Numerics, choose
 from lorakit.training.core.rows import Example, Packed, pack
 from lorakit.training.core.spec import LoraSpec
@@ -32,12 +33,14 @@ def load_model(
     start: Adapter | None = None,
     companions: Mapping[str, Adapter] | None = None,
     numerics: Numerics | None = None,
+    checkpointing: bool | None = None,
 ) -> TrainModel:
     """The base, frozen, with a new adapter on it.
 
     start: an adapter to continue from, whose modules, ranks and scales hold in place of the spec's.
     companions: adapters that are active beside it, as `loss` says. numerics: of a run that is
-    resumed; chosen here otherwise. The same seed gives the same first values.
+    resumed; chosen here otherwise. checkpointing: compute layers twice to save memory; None: where
+    a step would not fit otherwise. The same seed gives the same first values.
 
     Raises CapabilityError for an architecture or a part of an adapter that is not trained here,
     MismatchError for adapters of another base, ParameterError, EngineError.
@@ -46,17 +49,22 @@ def load_model(
     place = choose_device(device)
     chosen = numerics or choose(base.decoder, place, dtype)
     built = build(base, spec, chosen, place, seed, start, companions or {})
-    return TrainModel(base, built, chosen, place)
+    itemsize = chosen.torch_dtype.itemsize
+    memory = Memory(base.decoder, itemsize, place, checkpointing)
+    return TrainModel(base, built, chosen, place, memory)
 
 
 class TrainModel:
     """A frozen base and the adapter that is trained on it."""
 
-    def __init__(self, base: Base, built: Built, numerics: Numerics, device: Any) -> None:
+    def __init__(
+        self, base: Base, built: Built, numerics: Numerics, device: Any, memory: Memory
+    ) -> None:
         self.numerics = numerics
         self.device = device
         self._base = base
         self._built = built
+        self._memory = memory
         self._windows = [layer.window for layer in base.decoder.layers]
         self._head = Head(
             weight=built.head,
@@ -91,14 +99,17 @@ class TrainModel:
         """The sum of -log p over the answers of a batch, and how many tokens that is.
 
         rows: token ids and which of them are answers. companions: the scales of those that are
-        active, for all rows or for each of them. Call `backward` before the next `loss`. Raises
-        ContextFullError for a row that is too long.
+        active, for all rows or for each of them. Raises ContextFullError for a row that is too
+        long, EngineError; `memory.torch_errors` is for the caller's `backward`.
         """
         self._check(rows)
         active = self._active(companions, len(rows))
         packed = pack(rows, [tuple(sorted(one.items())) for one in active])
-        self._built.step.scales = self._scales(packed, active)
-        return self._loss(packed), len(packed.labels)
+        step = self._built.step
+        step.scales = self._scales(packed, active)
+        step.twice = self._memory.checkpoint(len(packed.ids))
+        with torch_errors("computing the loss"):
+            return self._loss(packed), len(packed.labels)
 
     def _loss(self, packed: Packed) -> Any:
         hidden = self._built.inner(
