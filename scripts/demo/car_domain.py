@@ -45,14 +45,13 @@ def station(rng: random.Random, split: str) -> str:
         f"Radio {name}",
         f"{name} FM",
         f"{words.adjective(rng).title()} {name}",
-        f"{name} Radio",
         words.draw(lambda: f"{rng.randint(88, 107)}.{rng.randint(0, 9)}", split),
     )
     return rng.choice(forms)
 
 
-NAVIGATE_TO = Tool(
-    name="navigate_to",
+START_ROUTE = Tool(
+    name="start_route",
     description="Show the way to a place.",
     slots={
         "avoid": Slot(make=avoided, description="What to avoid", enum=AVOIDED, open=False),
@@ -91,9 +90,9 @@ NAVIGATE_TO = Tool(
     ),
 )
 
-SET_CRUISE = Tool(
-    name="set_cruise",
-    description="Set the cruise control.",
+HOLD_SPEED = Tool(
+    name="hold_speed",
+    description="Hold a speed.",
     slots={"speed": Slot(make=speed, description="Speed in km/h", type="integer")},
     required=("speed",),
     train=(
@@ -127,41 +126,41 @@ FIND_CHARGER = Tool(
     name="find_charger",
     description="Find a charging station.",
     slots={
-        "kilowatts": Slot(make=power, description="Least power", type="integer"),
-        "near": Slot(make=words.city, description="Near which town"),
+        "city": Slot(make=words.city, description="Near which town"),
+        "power": Slot(make=power, description="Least power in kW", type="integer"),
     },
     required=(),
     train=(
-        "find a charger near {near}",
-        "find a charging station in {near}",
-        "where can i charge near {near}",
-        "is there a charger in {near}",
-        "show me chargers around {near}",
-        "i need to charge in {near}",
-        "look for a charging point near {near}",
-        "where is the next charger after {near}",
-        "charge the car near {near}",
-        "find a charger with {kilowatts} kilowatts",
-        "i need a charger with at least {kilowatts} kilowatts",
-        "where can i charge with {kilowatts} kilowatts",
-        "find a {kilowatts} kilowatt charger near {near}",
-        "show me chargers with {kilowatts} kilowatts in {near}",
-        "look for a {kilowatts} kilowatt charging point in {near}",
-        "i need a charging station of {kilowatts} kilowatts near {near}",
+        "find a charger near {city}",
+        "find a charging station in {city}",
+        "where can i charge near {city}",
+        "is there a charger in {city}",
+        "show me chargers around {city}",
+        "i need to charge in {city}",
+        "look for a charging point near {city}",
+        "where is the next charger after {city}",
+        "charge the car near {city}",
+        "find a charger with {power} kw",
+        "i need a charger with at least {power} kw",
+        "where can i charge with {power} kw",
+        "find a {power} kw charger near {city}",
+        "show me chargers with {power} kw in {city}",
+        "look for a {power} kw charging point in {city}",
+        "i need a charging station of {power} kw near {city}",
     ),
     held_out=(
-        "show me a charging station near {near}",
-        "where is a charger in {near}",
-        "look for chargers around {near}",
-        "is there a {kilowatts} kilowatt charger in {near}",
-        "i need a charging point with {kilowatts} kilowatts",
-        "find a charging station with {kilowatts} kilowatts in {near}",
+        "show me a charging station near {city}",
+        "where is a charger in {city}",
+        "look for chargers around {city}",
+        "is there a {power} kw charger in {city}",
+        "i need a charging point with {power} kw",
+        "find a charging station with {power} kw in {city}",
     ),
 )
 
-HEAT_SEAT = Tool(
-    name="heat_seat",
-    description="Heat a seat, or stop heating it.",
+WARM_SEAT = Tool(
+    name="warm_seat",
+    description="Warm a seat, or stop that.",
     slots={
         "level": Slot(make=level, description="From 1 to 5", type="integer", open=False),
         "seat": Slot(make=seat, description="Which seat", enum=SEATS, open=False),
@@ -228,4 +227,4 @@ TUNE_RADIO = Tool(
     ),
 )
 
-TOOLS = (NAVIGATE_TO, SET_CRUISE, FIND_CHARGER, HEAT_SEAT, TUNE_RADIO)
+TOOLS = (START_ROUTE, HOLD_SPEED, FIND_CHARGER, WARM_SEAT, TUNE_RADIO)
