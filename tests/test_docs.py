@@ -49,8 +49,16 @@ def gguf_and_adapter() -> dict[str, object]:
     return {}
 
 
+def training() -> dict[str, object]:
+    """What training needs, which is an extra."""
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="training needs the extra train")
+    return {}
+
+
 SETUP: dict[str, Callable[[], dict[str, object]]] = {
     "docs/llama.md": gguf_files,
+    "docs/train.md": training,
     "docs/howto/gguf.md": gguf_and_adapter,
     "docs/migrate/from-llama-cpp-python.md": gguf_and_adapter,
 }

@@ -181,6 +181,12 @@ def command(
             help="Stop after so many measurements without a gain [default: never].",
         ),
     ] = CHECKS.patience,
+    sweep: Annotated[
+        bool,
+        option(
+            "--sweep/--no-sweep", group=SAVING, help="Measure other scales at the end [default]."
+        ),
+    ] = CHECKS.sweep,
     checkpoint_every: Annotated[
         int | None,
         option(metavar="STEPS", group=SAVING, help="When to save [default: every half minute]."),
@@ -257,7 +263,7 @@ def command(
 _PASSED = (
     *("eval", "tools", "keep", "replay", "start", "companion", "resume", "overwrite"),
     *("base_model", "allow_private", "declare", "augment", "rslora", "dora", "pissa"),
-    *("embeddings", "accumulate", "decay", "weight_decay", "seed", "dtype", "engine"),
+    *("embeddings", "accumulate", "decay", "weight_decay", "seed", "dtype", "engine", "sweep"),
 )
 # Given where the user says so; what is left open is filled in by the base's size and the data.
 _OPEN = (

@@ -78,6 +78,6 @@ def test_the_curves_are_of_what_was_logged(tmp_path):
 
 
 def test_a_disk_that_refuses_is_an_error_of_ours(tmp_path):
+    (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot write"):
-        (tmp_path / "file").write_text("")
         MetricsLog(tmp_path / "file" / "log")(started())
