@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.errors import EngineError, ParameterError, WriteError
+from lorakit.files.atomic import sweep
 from lorakit.files.bounded import as_path
 from lorakit.model.adapter_config import AdapterRef
 from lorakit.sources import Hub, fetch, parse
@@ -112,6 +113,7 @@ def train(
         write_bundle(place, _bundle(result, inputs, base_model or _named(base, inputs), log_lines),
                      overwrite=overwrite)  # fmt: skip
     for left in (path, metrics_path(place)):
+        sweep(left.parent, name=left.name)  # what a kill inside a save left
         left.unlink(missing_ok=True)
     (progress or _nobody)(Finished(result=result))
     return result
