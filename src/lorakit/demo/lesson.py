@@ -14,11 +14,11 @@ from lorakit.runtime.sampling import SamplingParams
 
 # The first five are worded as no example of the training data is; the last two are the base's own.
 REQUESTS = (
-    "set a route to Cherry street and avoid tolls",
-    "stay at 86 kilometres an hour from here on",
-    "is there a 110 kilowatt charger in Lyon",
-    "put the rear seat heating at 5",
-    "tune in to Radio Fire",
+    "set a route to Tolmi and avoid tolls",
+    "stay at 93 kilometres an hour from here on",
+    "is there a 164 kw charger in Bergen",
+    "put the passenger seat heating at 2",
+    "switch to the station Radio Hammer",
     "set a timer for 12 minutes",
     "hello",
 )

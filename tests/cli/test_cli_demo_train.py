@@ -1,0 +1,65 @@
+"""lorakit demo --train, in fewer steps."""
+
+import json
+
+import pytest
+
+from commands import invoke
+from lorakit import demo
+from lorakit.demo import lesson
+from lorakit.errors import ParameterError
+from lorakit.formats import read_adapter
+from lorakit.training.data import read_examples
+
+
+def plain(text):
+    text = text.casefold().strip(" .!").removeprefix("hey, ")
+    return text.removesuffix(", please").removesuffix(" for me")
+
+
+def test_what_is_shown_is_worded_as_no_training_example_is():
+    train, unseen = (read_examples(demo.training_path(n)).require() for n in ("train", "eval"))
+    assert len(train) == 900
+    known = {example.phrasing for example in train}
+    new = {plain(e.messages[0]["content"]) for e in unseen if e.phrasing not in known}
+    old = {plain(e.messages[0]["content"]) for e in train}
+    assert {plain(text) for text in lesson.REQUESTS[:5]} <= new - old
+
+
+def shortened(name, folder, original=demo.training_path):
+    """A few lines of the data."""
+    path = folder / f"{name}.jsonl"
+    lines = original(name).read_text("utf-8").splitlines(keepends=True)[:20]
+    path.write_text("".join(lines), "utf-8")
+    (folder / "tools.json").write_bytes(original(name).with_name("tools.json").read_bytes())
+    return path
+
+
+def test_the_demo_trains(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="training needs the extra train")
+    pytest.importorskip("transformers", reason="training needs the extra train")
+    few = {"steps": 2, "batch": 2, "replay_share": 0.0, "sweep": False}
+    monkeypatch.setattr("lorakit.cli.demo_training.SETTINGS", few)
+    monkeypatch.setattr(demo, "training_path", lambda name: shortened(name, tmp_path))
+    output = tmp_path / "car"
+    done = invoke("demo", "--train", "-o", output)
+    assert (done.code, done.error) == (0, None), done
+    for text in (
+        "1. A base that has never heard",
+        "2. It learns five of them from 900 examples",
+        "3. The same requests with the adapter",
+        "The adapter calls right in",
+        "set a timer for 12 minutes",
+        f"wrote {output}: rank 8",
+    ):
+        assert text in done.stdout
+    assert read_adapter(output).max_rank == 8
+    told = json.loads(invoke("demo", "--train", "--json").stdout)
+    assert set(told["requests"]) == set(lesson.REQUESTS)
+    assert set(told["requests"]["hello"]) == {"base", "car"}
+
+
+def test_output_is_for_training_alone(tmp_path):
+    done = invoke("demo", "-o", tmp_path / "car")
+    assert isinstance(done.error, ParameterError)
+    assert done.error.hint == "add --train"
