@@ -29,6 +29,7 @@ from lorakit.merge import merge
 from lorakit.sources import Kind, Source, fetch, parse
 from lorakit.sources.bundle import BUNDLES
 from lorakit.text.tokenizer import TextTokenizer
+from lorakit.training.data.split import BY, SplitBy
 
 WRONG = "no such word"
 TABLES = {
@@ -38,6 +39,7 @@ TABLES = {
     "methods": (Method, METHODS),
     "kinds": (Kind, BUNDLES),
     "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
+    "splits": (SplitBy, BY),
     "GGUF dtypes": (get_type_hints(write_gguf)["dtype"], GGUF_DTYPES),
 }
 

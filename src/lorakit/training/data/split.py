@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from lorakit.errors import ParameterError
 from lorakit.training.data.example import Example
 from lorakit.training.data.phrasing import calls_after
-from lorakit.values import among, finite
+from lorakit.values import among, finite, shown
 
 SplitBy = Literal["phrasing", "line"]
+BY: Mapping[SplitBy, Callable[[int, Example], str]] = {  # what stays together, by its name
+    "phrasing": lambda number, example: example.phrasing or f"line {number}",
+    "line": lambda number, example: f"line {number}",
+}
 Halves = tuple[tuple[Example, ...], tuple[Example, ...]]
 
 
@@ -26,8 +30,8 @@ def split_examples(
     """
     if not finite(share) or not 0 < share < 1:
         raise ParameterError(f"share must be between 0 and 1, not {share!r}")
-    if not among(by, ("phrasing", "line")):
-        raise ParameterError(f'by must be "phrasing" or "line", not {by!r}')
+    if not among(by, BY):
+        raise ParameterError(f"by must be one of {', '.join(BY)}, found {shown(by)}")
     rng = random.Random(seed)
     tested: set[int] = set()
     for kind, groups in sorted(_groups(examples, by).items()):
@@ -49,7 +53,7 @@ def _groups(examples: Sequence[Example], by: SplitBy) -> dict[str, list[list[int
     kinds: dict[str, dict[str, list[int]]] = {}
     homes: dict[str, str] = {}  # a phrasing belongs to the kind that has it first
     for i, example in enumerate(examples):
-        key = (example.phrasing if by == "phrasing" else "") or f"line {i}"
+        key = BY[by](i, example)
         kind = homes.setdefault(key, kind_of(example))
         kinds.setdefault(kind, {}).setdefault(key, []).append(i)
     return {kind: list(groups.values()) for kind, groups in kinds.items()}
