@@ -16,6 +16,9 @@ ALL = sorted(
 REPOSITORY = "https://github.com/lorakit/lorakit/blob/main/"
 CODE = re.compile(r"^(```+).*?^\1$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
+SHOWN = re.compile(
+    r"`(?P<name>[\w/.-]+)`:\n\n```json\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^\[[^\]^]+\]:\s*(\S+)", re.MULTILINE)
 
 
@@ -28,6 +31,12 @@ def links(page: Path) -> list[str]:
     """Where a page's links lead, as written, those in code left out."""
     text = CODE.sub("", page.read_text("utf-8"))
     return [found[1] or found[2] for found in LINK.finditer(text)]
+
+
+def shown_files(page: Path) -> dict[str, str]:
+    """The files that a page shows, each a block of JSON below the paragraph that names it last."""
+    found = SHOWN.finditer(page.read_text("utf-8"))
+    return {shown["name"]: shown["content"] for shown in found}
 
 
 def anchors(page: Path) -> set[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from llama_library import need_llama
-from pages import ALL, named
+from pages import ALL, named, shown_files
 from projector import png, write_projector
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +49,14 @@ def gguf_and_adapter() -> dict[str, object]:
     return {}
 
 
+def files_of_evaluation() -> dict[str, object]:
+    """The files that the page on evaluation shows."""
+    for name, content in shown_files(ROOT / "docs/evaluate.md").items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(content, "utf-8")
+    return {}
+
+
 def training() -> dict[str, object]:
     """What training needs, which is an extra."""
     for package in ("torch", "transformers"):
@@ -58,6 +66,7 @@ def training() -> dict[str, object]:
 
 SETUP: dict[str, Callable[[], dict[str, object]]] = {
     "docs/llama.md": gguf_files,
+    "docs/evaluate.md": files_of_evaluation,
     "docs/train.md": training,
     "docs/howto/gguf.md": gguf_and_adapter,
     "docs/migrate/from-llama-cpp-python.md": gguf_and_adapter,

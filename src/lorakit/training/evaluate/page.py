@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from html import escape
 
-import lorakit
 from lorakit.sources import default_name
 from lorakit.training.evaluate.charts import Point, bar, bars, curve, matrix
 from lorakit.training.evaluate.comparison import Comparison, Side
@@ -16,6 +15,7 @@ from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
 from lorakit.training.evaluate.outcome import Outcome
 from lorakit.training.evaluate.statistics import Share, p_text
 from lorakit.training.evaluate.style import CSS
+from lorakit.training.facts import lorakit_version
 
 MAX_ANSWERS = 200  # wrong answers that are shown
 OPEN_ANSWERS = 10  # of them without a click
@@ -237,4 +237,4 @@ def _footer(found: Comparison) -> str:
         "Wilson's 95% intervals; chance is the exact McNemar test: how likely sides that are "
         "equally good would differ by as much."
     )
-    return f"<p>{escape(said + words)} Made by lorakit {escape(lorakit.__version__)}.</p>"
+    return f"<p>{escape(said + words)} Made by lorakit {escape(lorakit_version())}.</p>"
