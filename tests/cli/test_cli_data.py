@@ -46,7 +46,8 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         exec(block, names)
     for file in (demo.folder() / "training").iterdir():
-        shutil.copy(file, tmp_path)
+        lines = file.read_text().splitlines(keepends=True)
+        Path(file.name).write_text("".join(lines if file.suffix == ".json" else lines[:100]))
     shutil.copytree(demo.base_path(), "base")
     lines = [
         line

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from data_cases import ROWS, TOOLS, call, calls_of, examples_of, request_of, row, tool
+from data_cases import ROWS, TOOLS, call, calls_made, calls_of, examples_of, request_of, row, tool
 
 from lorakit import demo
 from lorakit.chat.calls import ToolCall
@@ -238,6 +238,13 @@ def test_a_request_with_odd_spaces_keeps_its_words(tmp_path):
     for _, drawn in draws(examples_of(tmp_path, rows), 50):
         room = calls_of(drawn)[0]["arguments"]["room"]
         assert request_of(drawn) == f"dim  the {room}\nnow"
+
+
+def test_time_is_linear_in_the_examples(tmp_path):
+    rows = [row(f"call number {i} now", call("send", to=f"number {i}")) for i in range(400)]
+    examples = examples_of(tmp_path, rows)
+    once = calls_made(lambda: draws(examples[:200], 200))
+    assert calls_made(lambda: draws(examples, 400)) < 2.2 * once
 
 
 # Expanding.

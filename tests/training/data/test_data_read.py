@@ -1,11 +1,10 @@
 """Reading data sets: every shape, every fault with its place, in bounded memory and linear time."""
 
 import json
-import sys
 import tracemalloc
 
 import pytest
-from data_cases import ROWS, TOOLS, call, calls_of, request_of, row, tool, write_rows
+from data_cases import ROWS, TOOLS, call, calls_made, calls_of, request_of, row, tool, write_rows
 
 from lorakit.errors import FormatError, LorakitError, SourceError
 from lorakit.training.data import read, read_examples, read_tools
@@ -358,22 +357,6 @@ def test_a_large_file_is_read_line_by_line(tmp_path):
             file.write(b"{" + b"x" * (1 << 20) + b"\n")
     assert peak(lambda: read_examples(path)) < 8 << 20
     assert peak(path.read_bytes) > 8 << 20  # the broken variant: the file at once
-
-
-def calls_made(function):
-    """How many Python functions are called: a measure of time that no other process disturbs."""
-    count = 0
-
-    def counted(frame, event, argument):
-        nonlocal count
-        count += event == "call"
-
-    sys.setprofile(counted)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def test_time_is_linear_in_the_lines(tmp_path):

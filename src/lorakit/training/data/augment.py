@@ -33,7 +33,7 @@ from lorakit.training.data.values import Scalar, Values, argument_of, schema_at
 
 _SLOT = re.compile(r"\{[^{}]*\}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-TRIES = 30  # draws for each example that is wanted, before there seem to be no more
+TRIES = 30  # draws in a row, for each example there is, without a new one: there are no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,19 +165,15 @@ def expand_examples(
     """
     rng = random.Random(seed)
     augmenter = Augmenter(examples, seed, rates=rates, held_out=held_out)
-    seen = set()
-    left = count
-    for example in examples[:count]:
-        seen.add(_key(example))
-        left -= 1
-        yield example
-    for _ in range(TRIES * max(left, 0) if examples else 0):
-        if not left:
-            return
-        example = augmenter.draw(rng, examples[rng.randrange(len(examples))])
+    seen = {_key(example) for example in examples[:count]}
+    yield from examples[:count]
+    left, misses = count - len(examples), 0
+    while left > 0 and misses < TRIES * len(examples):
+        example = augmenter.draw(rng, rng.choice(examples))
+        misses += 1
         if (key := _key(example)) not in seen:
             seen.add(key)
-            left -= 1
+            left, misses = left - 1, 0
             yield example
 
 

@@ -1,7 +1,7 @@
 """The same request in other words: moved values, function words more or fewer, a polite frame.
 
 A request is a list of words in which a private character stands for each value. No rewording puts
-two values side by side, or a word with a meaning beside one.
+two values side by side, or adds a word with a meaning, which would seem part of a value beside it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from lorakit.training.data.shapes import BadRowError, Parts, calls_in, exchange
 SLOT = re.compile(r"\{(\w+)(#\d+)?\}")
 HELD_OUT = 5  # one of so many values is kept for the test
 MAX_VALUES = 100_000  # of a slot
-TRIES = 30  # draws for each example that is wanted, before there seem to be no more
+TRIES = 30  # draws in a row, for each example there is, without a new one: there are no more
 Value = str | int | float
 
 
@@ -88,13 +88,14 @@ class Templates:
         self, count: int, rng: random.Random, choices: Sequence[tuple[Template, bool]]
     ) -> Iterator[Example]:
         seen: set[str] = set()
-        for _ in range(TRIES * count if choices else 0):
-            if len(seen) == count:
-                return
+        misses = 0
+        while choices and len(seen) < count and misses < TRIES * (len(seen) + len(choices)):
             template, unseen = rng.choice(choices)
             request, example = self.draw(rng, template, unseen=unseen)
+            misses += 1
             if request not in seen:
                 seen.add(request)
+                misses = 0
                 yield example
 
     def draw(

@@ -41,27 +41,30 @@ class Values:
     def __init__(self, examples: Sequence[Example], seed: int) -> None:
         rng = random.Random(seed)
         self._words = (*everyday_words(), *(made_up(rng) for _ in range(MADE_UP)))
-        pools: dict[Argument, dict[Scalar, None]] = {}
+        pools: dict[tuple[Argument, int], dict[Scalar, None]] = {}
         for example in examples:
             for argument, value in arguments_of(example):
-                pools.setdefault(argument, {})[value] = None
-        self._pools = {argument: list(pool) for argument, pool in pools.items()}
+                pools.setdefault((argument, _kind(value)), {})[value] = None
+        self._pools = {key: list(pool) for key, pool in pools.items()}
+        self._free_text = {argument for argument, kind in self._pools if kind >= FREE_TEXT}
 
     def is_free_text(self, argument: Argument) -> bool:
         """Whether its values are sentences, rather than names and things."""
-        return any(
-            isinstance(value, str) and len(value.split()) >= FREE_TEXT
-            for value in self._pools.get(argument, ())
-        )
+        return argument in self._free_text
 
     def draw(
         self, rng: random.Random, argument: Argument, value: Scalar, schema: Mapping[str, Any]
     ) -> Scalar:
         """Another value in the place of one; the same where there is none. Check it afterwards."""
-        pool = [v for v in self._pools.get(argument, ()) if _alike(v, value)]
+        pool = self._pools.get((argument, _kind(value)), [])
         choices = schema.get("enum")
         if isinstance(choices, list):
-            alike: list[Scalar] = [choice for choice in choices if _alike(choice, value)]
+            alike: list[Scalar] = [
+                choice
+                for choice in choices
+                if isinstance(choice, str | int | float) and not isinstance(choice, bool)
+                if _kind(choice) == _kind(value)
+            ]
             return rng.choice(alike or [value])
         if schema.keys() & {"pattern", "format", "const", "multipleOf"}:
             return rng.choice(pool or [value])
@@ -148,11 +151,9 @@ def arguments_of(example: Example) -> Iterator[tuple[Argument, Scalar]]:
                     yield argument, value
 
 
-def _alike(other: Any, value: Scalar) -> bool:
-    """Of one type and as many words."""
-    if isinstance(value, str):
-        return isinstance(other, str) and len(other.split()) == len(value.split())
-    return isinstance(other, int | float) and not isinstance(other, bool | str)
+def _kind(value: Scalar) -> int:
+    """Values of one kind may stand for each other: strings of as many words, or numbers (-1)."""
+    return len(value.split()) if isinstance(value, str) else -1
 
 
 def _bound(schema: Mapping[str, Any], key: str, otherwise: float) -> float:
