@@ -30,6 +30,7 @@ from lorakit.sources import Kind, Source, fetch, parse
 from lorakit.sources.bundle import BUNDLES
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.training.data.split import BY, SplitBy
+from lorakit.training.settings import TrainKeywords
 
 WRONG = "no such word"
 TABLES = {
@@ -177,6 +178,7 @@ def test_the_command_line_takes_the_same_words():
     """Its options are made of the Literals; none has a list of its own."""
     wanted = {get_args(literal) for literal, _ in TABLES.values()}
     wanted |= {get_args(lorakit.Quantization), get_args(lorakit.Device)}
+    wanted |= set(map(words, get_type_hints(TrainKeywords).values()))
     for command in COMMANDS:
         module = import_module(f"lorakit.cli.{command}")
         several = getattr(module, "ABOUT", None) is not None

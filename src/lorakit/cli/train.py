@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from lorakit.cli.output import print_json
 from lorakit.cli.references import JsonOption, PrivateOption
 from lorakit.cli.signature import argument, option
+from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
+from lorakit.formats import FormatName
 from lorakit.training.settings import Checks, Compute, Decay, DType, Mixture, Schedule
 
 SCHEDULE, MIXTURE, CHECKS, COMPUTE = Schedule(), Mixture(), Checks(), Compute()
@@ -219,13 +221,18 @@ def command(
         ),
     ] = COMPUTE.checkpointing,
     engine: Annotated[
-        Literal["onnx", "torch"], option(group=MACHINE, help="What answers when it is measured.")
-    ] = "onnx",
+        EngineName | None,
+        option(
+            group=MACHINE,
+            help="What answers when it is measured: onnx or torch "
+            "[default: onnx, where that can compute the adapter].",
+        ),
+    ] = COMPUTE.engine,
     overwrite: Annotated[
         bool, option("--overwrite", group=RESULT, help="Replace an adapter that is at OUT.")
     ] = False,
     format: Annotated[
-        list[Literal["mlx", "gguf", "ort"]] | None,
+        list[FormatName] | None,
         option(group=RESULT, help="Another format beside the PEFT folder; may be repeated."),
     ] = None,
     base_model: Annotated[
@@ -263,10 +270,18 @@ def command(
 _PASSED = (
     *("eval", "tools", "keep", "replay", "start", "companion", "resume", "overwrite"),
     *("base_model", "allow_private", "declare", "augment", "rslora", "dora", "pissa"),
-    *("embeddings", "accumulate", "decay", "weight_decay", "seed", "dtype", "engine", "sweep"),
+    *("embeddings", "accumulate", "decay", "weight_decay", "seed", "dtype", "sweep"),
 )
 # Given where the user says so; what is left open is filled in by the base's size and the data.
 _OPEN = (
     *("replay_share", "rank", "alpha", "steps", "epochs", "batch", "rate", "warmup", "holdout"),
-    *("evaluate_every", "patience", "checkpoint_every", "device", "quantize", "checkpointing"),
+    *(
+        "evaluate_every",
+        "patience",
+        "checkpoint_every",
+        "device",
+        "quantize",
+        "checkpointing",
+        "engine",
+    ),
 )

@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lorakit.cli.output import command_line, say
 from lorakit.cli.progress import LiveLine
 from lorakit.cli.references import open_base
 from lorakit.cli.training_progress import TrainingProgress, duration
 from lorakit.errors import ParameterError
+from lorakit.formats import FormatName
 from lorakit.formats.convert import convert
 from lorakit.training.events import Checkpointed, TrainEvent
 from lorakit.training.facts import read_facts
@@ -21,8 +22,7 @@ from lorakit.training.result import TrainResult
 from lorakit.training.run import train
 from lorakit.training.tensorboard import TensorBoardLog
 
-Other = Literal["mlx", "gguf", "ort"]  # formats beside PEFT's
-ENDINGS: Mapping[Other, str] = {
+ENDINGS: Mapping[FormatName, str] = {
     "mlx": "-mlx",
     "gguf": ".gguf",
     "ort": ".onnx_adapter",
@@ -72,9 +72,13 @@ def _pressed_between_steps() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def places(output: Path, formats: Sequence[Other], *, overwrite: bool) -> dict[Other, Path]:
+def places(
+    output: Path, formats: Sequence[FormatName], *, overwrite: bool
+) -> dict[FormatName, Path]:
     """Where the adapter is written in other formats. Raises ParameterError for what is taken."""
-    found = {name: output.with_name(output.name + ENDINGS[name]) for name in formats}
+    found = {
+        name: output.with_name(output.name + ENDINGS[name]) for name in formats if name in ENDINGS
+    }
     taken = [str(path) for path in found.values() if path.exists()]
     if taken and not overwrite:
         raise ParameterError(
@@ -86,7 +90,7 @@ def places(output: Path, formats: Sequence[Other], *, overwrite: bool) -> dict[O
 def convert_to(
     result: TrainResult,
     base: str,
-    others: Mapping[Other, Path],
+    others: Mapping[FormatName, Path],
     *,
     overwrite: bool,
     allow_private: bool,
@@ -101,7 +105,7 @@ def convert_to(
         convert(result.path, path, to=name, base=opened)
 
 
-def as_json(result: TrainResult, others: Mapping[Other, Path]) -> dict[str, Any]:
+def as_json(result: TrainResult, others: Mapping[FormatName, Path]) -> dict[str, Any]:
     """For programs: what lorakit.json says, and where things are."""
     facts = facts_of(result)
     return {
@@ -121,7 +125,7 @@ def show_verdict(result: TrainResult) -> None:
 
 
 def show_written(
-    result: TrainResult, base: str, output: Path, others: Mapping[Other, Path]
+    result: TrainResult, base: str, output: Path, others: Mapping[FormatName, Path]
 ) -> None:
     """What was written, and how to try it."""
     adapter = facts_of(result)["adapter"]
