@@ -95,9 +95,10 @@ def test_what_is_there_is_not_overwritten_unasked(ran, data, taken):
 
 def test_json_is_for_programs(data, tmp_path):
     output = tmp_path / "car"
-    train(data / "forty.jsonl", output, "--steps", 1)
+    train(data / "forty.jsonl", output, "--steps", 1, "--format", "gguf", "--format", "mlx")
     done = train(data / "forty.jsonl", output, "--steps", 2, "--overwrite", "--json",
-                 "--rank", 4, "--declare", "0.5", "--no-augment")  # fmt: skip
+                 "--format", "gguf", "--format", "mlx", "--rank", 4, "--declare", "0.5",
+                 "--no-augment")  # fmt: skip
     told = json.loads(done.stdout)
     assert told["output"] == str(output)
     assert told["stopped"] == "done"
@@ -107,7 +108,10 @@ def test_json_is_for_programs(data, tmp_path):
     assert settings["lora"]["alpha"] == 8
     assert settings["mixture"] == {"declare": 0.5, "augment": False, "replay_share": 0.0}
     assert "nobody knows" in told["verdict"][0]
-    assert read_adapter(output).max_rank == 4
+    assert told["formats"] == {"gguf": f"{output}.gguf", "mlx": f"{output}-mlx"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["car", "car-mlx", "car.gguf"]
+    for path in tmp_path.iterdir():
+        assert read_adapter(path).max_rank == 4
 
 
 def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path):

@@ -258,11 +258,12 @@ def command(
     settings |= {name: given[name] for name in _OPEN if given[name] is not None}
     settings |= {"targets": tuple(target or ()), "tokens": tuple(token or ())}
     result = training.run(base, data, output, tensorboard=tensorboard, **settings)
-    training.convert_to(result, base, others, overwrite=overwrite, allow_private=allow_private)
+    if not json:
+        training.show_verdict(result)
+    training.convert_to(result, base, others, allow_private=allow_private)
     if json:
         print_json(training.as_json(result, others))
     else:
-        training.show_verdict(result)
         training.show_written(result, base, output, others)
     raise SystemExit(result.stopped == "diverged")
 
@@ -275,13 +276,6 @@ _PASSED = (
 # Given where the user says so; what is left open is filled in by the base's size and the data.
 _OPEN = (
     *("replay_share", "rank", "alpha", "steps", "epochs", "batch", "rate", "warmup", "holdout"),
-    *(
-        "evaluate_every",
-        "patience",
-        "checkpoint_every",
-        "device",
-        "quantize",
-        "checkpointing",
-        "engine",
-    ),
+    *("evaluate_every", "patience", "checkpoint_every", "device", "quantize", "checkpointing"),
+    "engine",
 )

@@ -92,17 +92,16 @@ def convert_to(
     base: str,
     others: Mapping[FormatName, Path],
     *,
-    overwrite: bool,
     allow_private: bool,
 ) -> None:
     """Write what was trained in other formats too."""
     for name, path in others.items():
         opened = open_base(base, allow_private=allow_private)
-        if overwrite and path.is_dir():
-            shutil.rmtree(path)
-        elif overwrite:
-            path.unlink(missing_ok=True)
-        convert(result.path, path, to=name, base=opened)
+        new = path.with_name(f"{path.name}.new") if path.exists() else path
+        convert(result.path, new, to=name, base=opened)
+        if new != path:  # which was allowed before the run
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            new.rename(path)
 
 
 def as_json(result: TrainResult, others: Mapping[FormatName, Path]) -> dict[str, Any]:

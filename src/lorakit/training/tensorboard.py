@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from lorakit.errors import WriteError
-from lorakit.training.events import Evaluated, Stepped, TrainEvent
+from lorakit.training.events import Evaluated, Started, Stepped, TrainEvent
 from lorakit.training.verdict import headline
 
 VERSION = "brain.Event:2"  # what a file begins with
@@ -24,19 +24,16 @@ VERSION = "brain.Event:2"  # what a file begins with
 class TensorBoardLog:
     """Given every event of a run as its `progress`; writes loss, rate, speed and evaluation.
 
-    The file is created at once: raises WriteError where the folder cannot be written.
+    The file is made as the run starts. Raises WriteError where the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"events.out.tfevents.{time.time():.0f}.{_host()}.{os.getpid()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(record(_double(1, time.time()) + _bytes(3, VERSION.encode())))
-        except OSError as error:
-            raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def __call__(self, event: TrainEvent) -> None:
-        if isinstance(event, Stepped):
+        if isinstance(event, Started):
+            self._append(record(_double(1, time.time()) + _bytes(3, VERSION.encode())))
+        elif isinstance(event, Stepped):
             self._write(
                 event.step,
                 {
@@ -50,9 +47,13 @@ class TensorBoardLog:
             self._write(event.step, {f"eval/{main.name.replace(' ', '_')}": main.value})
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
+        self._append(scalar_event(time.time(), step, scalars))
+
+    def _append(self, content: bytes) -> None:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
-                file.write(scalar_event(time.time(), step, scalars))
+                file.write(content)
         except OSError as error:
             raise WriteError(f"cannot write {self._path}: {error.strerror or error}") from error
 

@@ -6,7 +6,7 @@ import pytest
 
 from lorakit.errors import WriteError
 from lorakit.training import tensorboard
-from lorakit.training.events import Stepped
+from lorakit.training.events import Started, Stepped
 from lorakit.training.tensorboard import TensorBoardLog, crc32c, record, scalar_event
 
 # RecordWriter of tensorboard 2.21 with two Events at wall time 1234.5: the version, then step 300
@@ -18,9 +18,14 @@ THEIRS = bytes.fromhex(
 )
 
 
+STARTED = Started(settings=None, examples=40, tokens=900, learnt_tokens=300, replayed=0)
+
+
 def test_the_bytes_are_those_of_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard.time, "time", lambda: 1234.5)
     log = TensorBoardLog(tmp_path / "runs")
+    assert not list(tmp_path.iterdir())  # before the run starts
+    log(STARTED)
     log._write(300, {"train/loss": 0.25, "eval/exact_match": 0.96})
     (file,) = (tmp_path / "runs").iterdir()
     assert file.read_bytes() == THEIRS
@@ -53,4 +58,4 @@ def test_a_damaged_record_would_be_seen():
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot write"):
-        TensorBoardLog(tmp_path / "file" / "runs")
+        TensorBoardLog(tmp_path / "file" / "runs")(STARTED)
