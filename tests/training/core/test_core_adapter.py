@@ -60,7 +60,7 @@ def test_pissa_begins_where_the_base_stands(gemma, tmp_path):
     assert loss_of(model, BATCH) == pytest.approx(plain, rel=1e-5)
     name, layer = next(iter(model._built.linears.items()))
     weight = torch.from_numpy(np.array(gemma.weight(name)))
-    u, s, v = torch.linalg.svd(weight)
+    _, s, _ = torch.linalg.svd(weight)
     left = torch.linalg.norm(weight - layer.scale * layer.b @ layer.a)
     assert left < 1.001 * s[4:].square().sum().sqrt()
 

@@ -68,10 +68,13 @@ def test_every_family(tmp_path, truth, family):
         assert apart(found, truth(LoraSpec(rank=4), batch, base)) < EXACT
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("batch", BATCHES)
-def test_every_arrangement(gemma, truth, batch):
-    found = ours(model_of(gemma), BATCHES[batch])
-    assert apart(found, truth(LoraSpec(rank=4), BATCHES[batch])) < EXACT
+def test_every_arrangement(gemma, truth, batch, in_pieces):
+    """Both by fused attention and by matrix products."""
+    trained = model_of(gemma)
+    trained._in_pieces = in_pieces
+    assert apart(ours(trained, BATCHES[batch]), truth(LoraSpec(rank=4), BATCHES[batch])) < EXACT
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -135,16 +138,18 @@ def test_a_broken_row_is_seen(gemma, truth, monkeypatch, variant):
     assert apart(ours(model_of(gemma), UNEVEN), truth(LoraSpec(rank=4), UNEVEN)) > SEEN
 
 
-def test_a_window_ignored_is_seen(gemma, truth):
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_window_ignored_is_seen(gemma, truth, in_pieces):
     """The window is 12 tokens, the prefix 40."""
     broken = model_of(gemma)
-    broken._windows = [None] * 3
+    broken._in_pieces, broken._windows = in_pieces, [None] * 3
     assert apart(ours(broken, SHARED), truth(LoraSpec(rank=4), SHARED)) > SEEN
 
 
-def test_a_window_of_one_more_is_seen(gemma, truth):
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_window_of_one_more_is_seen(gemma, truth, in_pieces):
     broken = model_of(gemma)
-    broken._windows = [w and w + 1 for w in broken._windows]
+    broken._in_pieces, broken._windows = in_pieces, [w and w + 1 for w in broken._windows]
     assert apart(ours(broken, SHARED), truth(LoraSpec(rank=4), SHARED)) > SEEN
 
 

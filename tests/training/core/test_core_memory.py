@@ -53,7 +53,7 @@ def test_a_step_is_computed_again_with_its_own_scales(gemma):
 
 def test_memory_decides(gemma, monkeypatch):
     decoder = gemma.decoder
-    plain, twice = (Memory(decoder, 4, CPU, None).needed(100, t) for t in (False, True))
+    twice = Memory(decoder, 4, CPU, None).needed(100, True)
     free = {"now": 0.9 * Memory(decoder, 4, CPU, None).needed(1000, False)}
     monkeypatch.setattr(memory, "available", lambda device: free["now"])
     chooses = Memory(decoder, 4, CPU, None)

@@ -1,12 +1,13 @@
 """Attention over a packed row (see rows.py), through transformers' registry of attentions.
 
 A prefix attends to itself; a tail to its prefix and itself. Windows are those of lorakit's
-description of the base. Keys that a window hides are left out of the call where that is possible.
+description of the base. Long tails on a CPU go through matrix products (see pieces.py); all else
+through torch's fused attention, tails of like length in one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # its name in every torch program
 from transformers import AttentionInterface
 
+from lorakit.training.core.pieces import Piece, PieceAttention, Times, Work, cut, wide
 from lorakit.training.core.rows import Group, Packed, Tails
 
 NAME = "lorakit_rows"
+WORTH = 1 << 13  # scores of a piece, for one head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,23 +40,58 @@ class Layout:
 
     groups: tuple[tuple[Group, tuple[Places, ...]], ...]
     windows: Sequence[int | None]
-    masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
+    device: Any
+    pieces: Mapping[int | None, tuple[Piece, ...]] | None  # by window; None: fused attention
+    times: Times
+    masks: dict[tuple[int, int, int | None, Any], Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, packed: Packed, windows: Sequence[int | None], device: Any) -> Layout:
+    def of(
+        cls,
+        packed: Packed,
+        windows: Sequence[int | None],
+        device: Any,
+        times: Times,
+        in_pieces: bool | None = None,
+    ) -> Layout:
+        """in_pieces: whether to use matrix products; None: where they are faster."""
         groups = tuple((g, tuple(_places(t, device) for t in g.tails)) for g in packed.groups)
-        return cls(groups=groups, windows=windows)
+        pieces = {w: tuple(cut(packed.groups, w)) for w in set(windows)}
+        if in_pieces is None:
+            in_pieces = device.type == "cpu" and all(map(_large, pieces.values()))
+        return cls(
+            groups=groups,
+            windows=windows,
+            device=device,
+            pieces=pieces if in_pieces else None,
+            times=times,
+        )
 
-    def mask(self, queries: int, keys: int, window: int | None, like: Any) -> Any:
+    def work(self, window: int | None, scale: float, dtype: Any) -> Work | None:
+        if self.pieces is None:
+            return None
+
+        def mask(queries: int, keys: int) -> Any:
+            return self.mask(queries, keys, window, dtype)
+
+        return Work(pieces=self.pieces[window], scale=scale, mask=mask, times=self.times)
+
+    def mask(self, queries: int, keys: int, window: int | None, dtype: Any) -> Any:
         """What is added to the scores of the last `queries` of `keys` tokens."""
-        known = (queries, keys, window)
+        known = (queries, keys, window, dtype)
         if known not in self.masks:
-            q = torch.arange(keys - queries, keys, device=like.device)[:, None]
-            k = torch.arange(keys, device=like.device)[None]
+            q = torch.arange(keys - queries, keys, device=self.device)[:, None]
+            k = torch.arange(keys, device=self.device)[None]
             hidden = (k > q) if window is None else (k > q) | (q - k >= window)
-            mask = torch.zeros(queries, keys, dtype=like.dtype, device=like.device)
+            mask = torch.zeros(queries, keys, dtype=dtype, device=self.device)
             self.masks[known] = mask.masked_fill_(hidden, float("-inf"))
         return self.masks[known]
+
+
+def _large(pieces: Sequence[Piece]) -> bool:
+    """Whether pieces are worth a product each, on average."""
+    scores = sum((piece.end - piece.begin) * piece.keys for piece in pieces)
+    return scores >= WORTH * len(pieces)
 
 
 def _places(tails: Tails, device: Any) -> Places:
@@ -81,7 +119,11 @@ def attend(
 ) -> tuple[Any, None]:
     """query [1, heads, tokens, head_dim] -> [1, tokens, heads, head_dim], as transformers asks."""
     window = layout.windows[module.layer_idx]
-    call = _Call(layout, window, scaling, query[0], key[0], value[0])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    work = layout.work(window, scale, wide(query))
+    if work is not None:
+        return PieceAttention.apply(query[0], key[0], value[0], work)[None], None
+    call = _Call(layout, window, scale, query[0], key[0], value[0])
     parts = [part for group, places in layout.groups for part in call.group(group, places)]
     return torch.cat(parts)[None], None
 
@@ -95,7 +137,7 @@ class _Call:
 
     layout: Layout
     window: int | None
-    scaling: float | None
+    scale: float
     query: Any
     key: Any
     value: Any
@@ -150,14 +192,14 @@ class _Call:
         causal = queries == keys and not hides
         mask = None
         if not causal:
-            mask = self.layout.mask(queries, keys, self.window if hides else None, q)
+            mask = self.layout.mask(queries, keys, self.window if hides else None, q.dtype)
         return F.scaled_dot_product_attention(
             q,
             _repeated(k, q.shape[1]),
             _repeated(v, q.shape[1]),
             attn_mask=mask,
             is_causal=causal,
-            scale=self.scaling,
+            scale=self.scale,
         )
 
 

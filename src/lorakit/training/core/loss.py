@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lorakit.training.core.frozen import Frozen
+from lorakit.training.core.frozen import Frozen, Plain
 
 TILE = 2048  # rows of the head at a time on a CPU
 WIDE = 16384  # and elsewhere
@@ -59,15 +59,16 @@ def _block(states: Any, rows: Any, labels: Any, head: Head) -> tuple[Any, Any, A
     step = TILE if states.device.type == "cpu" else WIDE
     for at in range(0, len(head.weight), step):
         tile = head.weight[at : at + step]
-        scores, slope = _capped(head.multiply(tile).forward(states).to(wide), head.softcap)
+        product = head.multiply(tile)
+        scores, slope = _capped(product.forward(states).to(wide), head.softcap)
         if head.replaced is not None:
             inside = head.replaced[(head.replaced >= at) & (head.replaced < at + step)] - at
             scores[:, inside] = float("-inf")
-        run.add(scores, slope, tile)
+        run.add(scores, slope, product)
     if rows is None:
         return _finish(states, labels, head, run, head.weight[labels], None)
     own, slope = _capped((states @ rows.to(states.dtype).t()).to(wide), head.softcap)
-    run.add(own.clone(), slope, rows.to(states.dtype))
+    run.add(own.clone(), slope, Plain(rows.to(states.dtype)))
     which = labels[:, None] == head.replaced[None]
     picked = head.weight[labels].to(wide)
     picked = torch.where(which.any(1, keepdim=True), which.to(wide) @ rows.to(wide), picked)
@@ -104,7 +105,7 @@ class _Running:
         self.total = torch.zeros_like(self.top)
         self.gathered = torch.zeros(states.shape, dtype=wide, device=states.device)
 
-    def add(self, scores: Any, slope: Any, tile: Any) -> None:
+    def add(self, scores: Any, slope: Any, tile: Frozen) -> None:
         """Changes `scores`."""
         top = torch.maximum(self.top, scores.amax(1, keepdim=True))
         shrink = (self.top - top).exp_()
@@ -112,5 +113,5 @@ class _Running:
         self.total.mul_(shrink).add_(scores.sum(1, keepdim=True))
         if slope is not None:
             scores.mul_(slope)
-        self.gathered.mul_(shrink).add_(scores.to(tile.dtype) @ tile)
+        self.gathered.mul_(shrink).add_(tile.backward(scores.to(tile.dense().dtype)))
         self.top = top

@@ -65,6 +65,7 @@ class TrainModel:
         self._base = base
         self._built = built
         self._memory = memory
+        self._in_pieces: bool | None = None
         self._windows = [layer.window for layer in base.decoder.layers]
         self._head = Head(
             weight=built.head,
@@ -116,11 +117,14 @@ class TrainModel:
             input_ids=self._put(packed.ids)[None],
             position_ids=self._put(packed.positions)[None],
             use_cache=False,
-            layout=Layout.of(packed, self._windows, self.device),
+            layout=self._layout(packed),
         ).last_hidden_state[0]
         states = hidden[self._put(packed.states)]
         rows = self._built.head_rows[1] if self._built.head_rows else None
         return CrossEntropy.apply(states, rows, self._put(packed.labels), self._head)
+
+    def _layout(self, packed: Packed) -> Layout:
+        return Layout.of(packed, self._windows, self.device, self.numerics.times, self._in_pieces)
 
     def adapter(self) -> Adapter:
         """The adapter as it stands, in float32 and on its own memory."""
