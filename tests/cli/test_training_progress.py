@@ -38,7 +38,7 @@ EVENTS = [STARTED, *(stepped(n) for n in range(1, 301)), evaluated(300), stepped
 @pytest.mark.parametrize(
     ("width", "line"),
     [
-        (79, "step 120/600  ####................  loss 0.312  4,210 tokens/s  1:42 left"),
+        (79, "step 120/600  ###............  loss 0.312  4,210 tokens/s  1:42 left"),
         (60, "step 120/600  loss 0.312  4,210 tokens/s  1:42 left"),
         (50, "120/600  loss 0.312  4,210 tokens/s  1:42 left"),
         (39, "120/600  loss 0.312  1:42 left"),

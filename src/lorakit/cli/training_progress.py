@@ -9,7 +9,7 @@ from lorakit.training.events import Evaluated, Started, Stepped, TrainEvent, War
 from lorakit.training.verdict import headline
 
 PLAIN_LINES = 10  # of a whole run, where nothing can change in place
-BAR = 20  # characters at most
+BAR = 15  # characters, where there is room
 
 
 class TrainingProgress:
@@ -70,11 +70,10 @@ def status(event: Stepped, measured: str, width: int, *, bar: bool = True) -> st
         text = _joined(parts)
         if len(text) <= width:
             break
-    room = min(width - len(text) - 2, BAR)
-    if not bar or room < 8:
+    if not bar or width - len(text) - 2 < BAR:
         return text
-    filled = room * event.step // max(event.steps, 1)
-    return f"{parts[0]}  {'#' * filled}{'.' * (room - filled)}  {_joined(parts[1:])}"
+    filled = BAR * event.step // max(event.steps, 1)
+    return f"{parts[0]}  {'#' * filled}{'.' * (BAR - filled)}  {_joined(parts[1:])}"
 
 
 def _joined(parts: Sequence[str]) -> str:
