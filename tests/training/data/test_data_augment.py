@@ -13,7 +13,7 @@ from lorakit.chat.tools import validate_call
 from lorakit.training.data import Augmenter, Rates, augment, expand_examples, read_examples
 from lorakit.training.data.frames import DROPPED, FUNCTION_WORDS, INSERTED, PREFIXES, SUFFIXES
 from lorakit.training.data.phrasing import located, phrasing_of
-from lorakit.training.data.values import Values, schema_at
+from lorakit.training.data.swap import Values, schema_at
 
 NOTHING = Rates(swap=0, frame=0, noise=0, drop=0, move=0)
 FRAME_WORDS = {word.strip(",") for text in (*PREFIXES, *SUFFIXES) for word in text.split()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lorakit.training.data.augment import Augmenter, Rates, expand_examples
-from lorakit.training.data.check import leaks, overlong, repeats
 from lorakit.training.data.everyday import everyday_requests, requests_apart_from
 from lorakit.training.data.example import Dataset, Example, Fault, Task
 from lorakit.training.data.read import read_examples, read_tools
+from lorakit.training.data.review import leaks, overlong, repeats
 from lorakit.training.data.split import split_examples
 from lorakit.training.data.stats import Kind, Stats, stats_of
 from lorakit.training.data.templates import Templates, read_templates

@@ -29,7 +29,7 @@ from lorakit.training.data.phrasing import (
     written,
 )
 from lorakit.training.data.reword import FIRST, LAST, framed, mark, marks_in, moved, noisy
-from lorakit.training.data.values import Scalar, Values, argument_of, schema_at
+from lorakit.training.data.swap import Scalar, Values, argument_of, schema_at
 
 _SLOT = re.compile(r"\{[^{}]*\}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

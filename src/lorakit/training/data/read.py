@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from lorakit.errors import FormatError, SourceError
 from lorakit.files.bounded import as_path, open_regular, parse_json, read_text, read_up_to
-from lorakit.training.data.build import Declarations, build
+from lorakit.training.data.assemble import Declarations, assemble
 from lorakit.training.data.example import Dataset, Example, Fault
 from lorakit.training.data.shapes import SHAPES, BadRowError, shape_of
 
@@ -93,7 +93,7 @@ def _example(row: Row, declarations: Declarations, ignored: Counter[str]) -> Exa
     try:
         shape = shape_of(record)
         ignored.update(shape.ignores(record))
-        return build(shape.take(record), place, declarations)
+        return assemble(shape.take(record), place, declarations)
     except BadRowError as error:
         return Fault(place=place, reason=error.reason, code=error.code)
 

@@ -1,6 +1,6 @@
 """The shapes in which data sets come, each taken apart into messages, or a prompt and a text.
 
-Adding a shape is one function and one row of SHAPES. What the parts hold is checked in build.py.
+Adding a shape is one function and one row of SHAPES. What the parts hold is checked in assemble.py.
 Sources: OpenAI's chat fine-tuning format; TRL's dataset formats (prompt and completion, text, tools
 as JSON text); ShareGPT and Alpaca as LLaMA-Factory documents them; the columns of Google's
 FunctionGemma tuning lab and of its default data set.

@@ -11,7 +11,7 @@ from lorakit.chat.calls import function_of
 from lorakit.training.data.example import Example
 from lorakit.training.data.phrasing import content_text, request_at
 from lorakit.training.data.split import kind_of
-from lorakit.training.data.values import arguments_of
+from lorakit.training.data.swap import arguments_of
 
 FEW_PHRASINGS = 4
 FEW_VALUES = 5

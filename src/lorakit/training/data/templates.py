@@ -24,7 +24,7 @@ from typing import Any
 
 from lorakit.errors import FormatError
 from lorakit.files.bounded import as_path, parse_json, read_text
-from lorakit.training.data.build import Declarations, build
+from lorakit.training.data.assemble import Declarations, assemble
 from lorakit.training.data.example import Example
 from lorakit.training.data.read import read_tools
 from lorakit.training.data.shapes import BadRowError, Parts, calls_in, exchange
@@ -106,7 +106,7 @@ class Templates:
         request = str(_filled(template.request, values))
         calls = [_filled_in(call, values) for call in template.calls]
         parts: Parts = exchange(request, calls, template.reply, None)
-        return request, build(parts, template.place, self._declarations)
+        return request, assemble(parts, template.place, self._declarations)
 
     def _values(self, rng: random.Random, template: Template, unseen: bool) -> dict[str, Value]:
         drawn: dict[str, Value] = {}

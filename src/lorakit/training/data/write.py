@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from lorakit.errors import WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import as_path
-from lorakit.training.data.build import Tools
+from lorakit.training.data.assemble import Tools
 from lorakit.training.data.example import Example
 from lorakit.training.data.read import read_tools
 

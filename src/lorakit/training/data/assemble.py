@@ -55,7 +55,7 @@ def _checked_tools(tools: Any) -> Tools:
     return prepared
 
 
-def build(parts: Parts, place: str, declarations: Declarations) -> Example:
+def assemble(parts: Parts, place: str, declarations: Declarations) -> Example:
     """The example of a row. Raises BadRowError."""
     if parts.messages is None:
         return _text(parts, place)
