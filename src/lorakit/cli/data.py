@@ -58,13 +58,13 @@ def validate(
     base: BaseOption = None,
     max_tokens: Annotated[
         int | None,
-        option(least=1, help="With --base: the most tokens of an example [default: its context]."),
+        option(least=1, help="With --base: the most tokens of an example [default: its context]"),
     ] = None,
     declare: DeclareOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """List every bad line with its number and reason; exits 1 if there is one."""
+    """List every bad line with its reason; exits 1 if there is one."""
     data = read_examples(file, tools=tools)
     faults = [*data.faults, *repeats(data.examples)]
     if train is not None:
@@ -118,7 +118,7 @@ def split(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Divide data into a file to train on and one to test with, phrasings kept apart."""
+    """Divide data to train on and to test with, phrasings kept apart."""
     outputs = (
         train or file.with_name(f"{file.stem}.train.jsonl"),
         test or file.with_name(f"{file.stem}.eval.jsonl"),
@@ -149,7 +149,7 @@ def expand(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write more examples: from templates and slots, or by changing the examples themselves."""
+    """Write more examples, from templates or by changing examples."""
     outputs = (output,) if test is None else (output, test)
     _require_new(outputs, overwrite)
     if is_templates(file):
