@@ -35,6 +35,7 @@ from lorakit.training.settings import TrainSettings, filled, held_out, make_sett
 
 PathLike = str | os.PathLike[str]
 Examples = PathLike | Sequence[Example]
+TORCH_ALONE = frozenset({"dora", "replacement", "rows", "experts", "delta_bias"})
 FEW = 10  # examples below which a user is warned
 Fetch = Callable[..., Path]
 
@@ -108,14 +109,15 @@ def read_inputs(
         raise ParameterError("replay_share 0 leaves out what keep and replay ask for")
     count = held_out(chosen, len(given))
     examples, held = _apart(given, count, chosen.seed)
+    beside, warnings = _companions(companions, opened, get)
+    begun, more = _started(start, opened, get)
+    chosen, slower = _engine(chosen, [*beside.values(), *([begun] if begun else [])])
     chosen = filled(chosen, opened, examples=len(examples), replay=wanted)
     asked = (*everyday([*given, *tests]), *kept) if wanted and chosen.mixture.replay_share else ()
     labelled, held_labelled = _apart(labelled, min(len(labelled) // 7, 60), chosen.seed)
     _require_rendered(renderer, [*given, *tests], chosen.mixture.declare)
     _require_rendered(renderer, [*labelled, *held_labelled], 1.0)
-    beside, warnings = _companions(companions, opened, get)
-    begun, more = _started(start, opened, get)
-    warnings += [*more, *_warnings(given, tests, held, calls)]
+    warnings += [*more, *slower, *_warnings(given, tests, held, calls)]
     found = Inputs(
         base=opened,
         settings=chosen,
@@ -235,6 +237,21 @@ def _adapter(reference: AdapterRef, base: Base, get: Fetch) -> tuple[Adapter, li
     adapter, source = ready(reference, base, get)
     require_fit(adapter, base)
     return adapter, [f"{source}: {each}" for each in check(adapter, base)]
+
+
+def _engine(
+    settings: TrainSettings, adapters: Iterable[Adapter]
+) -> tuple[TrainSettings, list[str]]:
+    """The settings with an engine that applies all adapters of this run, and a word on it."""
+    if settings.compute.engine is not None:
+        return settings, []
+    spec = settings.lora
+    needed = {"DoRA": spec.dora, "trained rows of tokens": bool(spec.tokens)}
+    needed |= {name: True for adapter in adapters for name in adapter.features & TORCH_ALONE}
+    named = [name for name, there in needed.items() if there]
+    compute = replace(settings.compute, engine="torch" if named else "onnx")
+    said = f"measured on the slower torch engine, which alone applies {', '.join(named)} unmerged"
+    return replace(settings, compute=compute), [said] if named else []
 
 
 def _warnings(

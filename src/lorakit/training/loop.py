@@ -37,6 +37,7 @@ SMALLER = (
     "the same training in less memory: accumulate=2 (4, ...), or checkpointing=True; else lower "
     "batch or rank, leave declarations out, or train shorter examples"
 )
+NOT_FINITE = "logits are not finite"  # what engines say of an adapter that is none any more
 Measure = Callable[[Adapter], Evaluation]
 
 
@@ -76,6 +77,7 @@ class Loop:
         self._ends: list[float] = []  # of the last steps, on the clock of time.monotonic
         self._told = False  # that a checkpoint could not be written
         self._best: dict[str, Array] = {}
+        self._before: dict[str, Array] = {}  # the last step, whose loss was a number with these
         self._goal = -math.inf
         self._stale = 0  # measurements without an improvement
         self.best_step = 0
@@ -85,8 +87,7 @@ class Loop:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from there."""
         state = checkpoint.state
-        restored = {k: torch.from_numpy(v) for k, v in checkpoint.part("model").items()}
-        self._model.restore(restored)
+        self._restore(checkpoint.part("model"))
         self._optimizer.restore(checkpoint.part("optimizer"))
         self._best = checkpoint.part("best")
         self._goal = -math.inf if state["goal"] is None else state["goal"]
@@ -102,8 +103,8 @@ class Loop:
                 interrupts.raise_if_pressed()
                 if not self._take_step():
                     return "diverged"
-                if self._measured_out():
-                    return "early"
+                if ended := self._measure_at_times():
+                    return ended
                 self._save_at_times()
             self.save()
         except BaseException as error:
@@ -117,14 +118,30 @@ class Loop:
     def choose(self) -> None:
         """Put the best state that was measured in place of the last one."""
         if self._best:
-            self._model.restore({k: torch.from_numpy(v) for k, v in self._best.items()})
+            self._restore(self._best)
+
+    def back(self) -> None:
+        """After "diverged": the best state, else the last one with which a loss was a number.
+
+        Raises EngineError where nothing was learnt by then.
+        """
+        if not self._best and self.step > 1 and self._before:
+            self._restore(self._before)
+            self.step -= 1
+            self.losses.pop()
+        elif not self._best:
+            raise EngineError(
+                f"the loss is no number any more after {self.step} steps, and no earlier state "
+                "could be kept",
+                hint="lower the rate, or train with dtype float32",
+            )
 
     def save(self) -> None:
         """Write a checkpoint. Raises WriteError for the first one; later, the user is told."""
         tensors = {
             **self._saving.tensors,
             "losses": np.array(self.losses, np.float64),
-            **{f"model/{k}": to_array(v) for k, v in self._model.state().items()},
+            **{f"model/{k}": v for k, v in self._parameters().items()},
             **{f"optimizer/{k}": v for k, v in self._optimizer.state().items()},
             **{f"best/{k}": v for k, v in self._best.items()},
         }
@@ -151,6 +168,12 @@ class Loop:
         self._told = False
         self._tell(Checkpointed(step=self.step, path=self._saving.path))
 
+    def _parameters(self) -> dict[str, Array]:
+        return {name: to_array(tensor) for name, tensor in self._model.state().items()}
+
+    def _restore(self, parameters: Mapping[str, Array]) -> None:
+        self._model.restore({name: torch.from_numpy(a) for name, a in parameters.items()})
+
     # One step.
 
     def _take_step(self) -> bool:
@@ -165,13 +188,15 @@ class Loop:
             sound = math.isfinite(loss) and math.isfinite(self._optimizer.limit())
             if sound:
                 self._whole = False
+                self._before = self._parameters()
                 self._optimizer.step(rate)
                 self.losses.append(loss)
                 self.step += 1
                 self._whole = True
             self._optimizer.clear()
         if not sound:
-            self._tell(Warned(text=self._diverged(loss)))
+            said = f"the loss or its gradient is no number in step {step + 1} (loss {loss:g})"
+            self._tell(Warned(text=self._diverged(said)))
             return False
         self._tell_step(rows, learnt, rate, begun)
         return True
@@ -206,21 +231,27 @@ class Loop:
 
     # Between steps.
 
-    def _measured_out(self) -> bool:
-        """Measure where it is time to; whether that was the last time for want of improvement."""
+    def _measure_at_times(self) -> Stopped | None:
+        """Measure where it is time to; how the run ends there, if it does."""
         every = self._settings.checks.evaluate_every or self._steps
         if self._measure is None or (self.step % every and self.step < self._steps):
-            return False
-        evaluation = self._measure(self._model.adapter())
+            return None
+        try:
+            evaluation = self._measure(self._model.adapter())
+        except EngineError as error:
+            if NOT_FINITE not in error.message:
+                raise
+            self._tell(Warned(text=self._diverged(f"{error.message}, after step {self.step}")))
+            return "diverged"
         better = evaluation.goal > self._goal
         best = evaluation.goal >= self._goal  # of equals the later one, which has learnt more
         if best:
             self._goal, self.best_step = evaluation.goal, self.step
-            self._best = {k: to_array(v) for k, v in self._model.state().items()}
+            self._best = self._parameters()
         self._stale = 0 if better else self._stale + 1
         self._tell(Evaluated(step=self.step, evaluation=evaluation, best=best))
         patience = self._settings.checks.patience
-        return patience is not None and self._stale >= patience
+        return "early" if patience is not None and self._stale >= patience else None
 
     def _save_at_times(self) -> None:
         every = self._settings.checks.checkpoint_every
@@ -233,11 +264,11 @@ class Loop:
 
     # What goes wrong.
 
-    def _diverged(self, loss: float) -> str:
-        kept = f"what it was after step {self.best_step}" if self._best else "what it was before"
+    def _diverged(self, why: str) -> str:
+        good = self.best_step or max(self.step - 1, 0)
         return (
-            f"the loss or its gradient is no number in step {self.step + 1} (loss {loss:g}), so "
-            f"training stops; the adapter is {kept}. A lower rate helps, or dtype float32"
+            f"{why}, so training stops; what was learnt by step {good} is kept. A lower rate "
+            "helps, or dtype float32"
         )
 
     def _out_of_memory(self, error: EngineError) -> EngineError:

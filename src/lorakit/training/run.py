@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from lorakit.adapter import Adapter
-from lorakit.errors import EngineError, ParameterError, WriteError
+from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import sweep
 from lorakit.files.bounded import as_path
 from lorakit.model.adapter_config import AdapterRef
@@ -30,9 +30,6 @@ from lorakit.training.metrics import read as read_log
 from lorakit.training.replayed import Replayed
 from lorakit.training.result import Stopped, SweepPoint, TrainResult
 from lorakit.training.settings import TrainKeywords
-
-if TYPE_CHECKING:
-    from lorakit.training.loop import Loop
 
 SCALES = (0.8, 0.9, 1.1, 1.25)  # that are tried beside 1
 
@@ -101,7 +98,7 @@ def train(
     with Measurer(
         inputs.base,
         inputs.companions,
-        engine=compute.engine,
+        engine=compute.engine or "onnx",
         device=compute.device,
         declare=inputs.declare,
         tell=progress or _nobody,
@@ -176,8 +173,8 @@ class _Run:
             loop.resume(checkpoint)
         with interrupts() as pressed:
             stopped = loop.run(pressed)
-        if stopped == "diverged" and not loop.best_step:
-            self._back(loop)
+        if stopped == "diverged":
+            loop.back()
         loop.choose()
         return _Trained(
             adapter=model.adapter(),
@@ -186,17 +183,6 @@ class _Run:
             steps=loop.step,
             stopped=stopped,
         )
-
-    def _back(self, loop: Loop) -> None:
-        """To the last checkpoint, where no measurement says which state is good."""
-        checkpoint = load_checkpoint(self._path, self._inputs.identity)
-        if checkpoint is None or not checkpoint.step:
-            raise EngineError(
-                f"the loss is no number any more after {loop.step} steps, and there is no earlier "
-                "state that could be kept",
-                hint="lower the rate, or train with dtype float32",
-            )
-        loop.resume(checkpoint)
 
     def _asked(self) -> Replayed:
         """What the base answers, alone and beside each companion."""

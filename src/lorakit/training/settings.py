@@ -62,9 +62,10 @@ class Checks:
     """When to measure and to save.
 
     holdout: how many training examples are held out to choose the best state by; None: a tenth, up
-    to 64, of 100 and more. evaluate_every: steps between two measurements; None: ten in a run.
-    patience: stop after so many without an improvement; None: never. checkpoint_every: steps
-    between two checkpoints; None: about every half minute. sweep: measure other scales at the end.
+    to 64, of 100 and more. evaluate_every: steps between two measurements; None: ten in a run, two
+    on the torch engine. patience: stop after so many without an improvement; None: never.
+    checkpoint_every: steps between two checkpoints; None: about every half minute. sweep: measure
+    other scales at the end.
     """
 
     holdout: int | None = None
@@ -81,14 +82,14 @@ class Compute:
     dtype: "auto" is bfloat16 where the processor is fast at it, with the adapter in float32.
     checkpointing: compute activations twice to need less memory; None: where memory is short.
     quantize: the frozen base in 4 bits ("nf4", on CUDA with bitsandbytes). engine: on which the
-    base answers and evaluations run.
+    base answers and evaluations run; None: onnx, or torch for adapters that only torch applies.
     """
 
     dtype: DType = "auto"
     device: Device | None = None
     checkpointing: bool | None = None
     quantize: Literal["nf4"] | None = None
-    engine: EngineName = "onnx"
+    engine: EngineName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ class TrainKeywords(TypedDict, total=False):
     device: Device | None
     checkpointing: bool | None
     quantize: Literal["nf4"] | None
-    engine: EngineName
+    engine: EngineName | None
     seed: int
 
 
@@ -164,7 +165,7 @@ PRESETS = (
 WARMUP = 20  # steps, or a tenth of a short run
 REPLAY = 1 / 3
 HELD, MOST_HELD, FEW = 0.1, 64, 100  # of the data, at most, and from how many examples on
-MEASUREMENTS = 10
+MEASUREMENTS, FEW_MEASUREMENTS = 10, 2  # of a run, on the onnx engine and on torch
 
 
 def make_settings(given: Mapping[str, Any], base: Base) -> TrainSettings:
@@ -219,10 +220,10 @@ def filled(settings: TrainSettings, base: Base, *, examples: int, replay: bool) 
         warmup=warmup,
     )
     checks = settings.checks
-    every = checks.evaluate_every
-    checks = replace(
-        checks, evaluate_every=max(steps // MEASUREMENTS, 1) if every is None else every
-    )
+    if checks.evaluate_every is None:
+        slow = settings.compute.engine == "torch"
+        every = max(steps // (FEW_MEASUREMENTS if slow else MEASUREMENTS), 1)
+        checks = replace(checks, evaluate_every=every)
     return replace(settings, schedule=schedule, mixture=mixture, checks=checks)
 
 
@@ -298,6 +299,6 @@ _RULES: Mapping[str, Any] = {
     "device": _words(None, *get_args(Device)),
     "checkpointing": _words(None, True, False),  # type: ignore[arg-type]
     "quantize": _words(None, "nf4"),
-    "engine": _words("onnx", "torch"),
+    "engine": _words(None, "onnx", "torch"),
     "seed": _count(0),
 }
