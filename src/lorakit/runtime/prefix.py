@@ -38,8 +38,9 @@ class Prefix:
         n = min(len(self.tokens), len(tokens))
         alike = agreement(self.key, key)
         n = n if alike is None else min(n, alike)
-        differs = np.flatnonzero(self.tokens[:n] != tokens[:n])
-        n = int(differs[0]) if len(differs) else n
+        differs = self.tokens[:n] != tokens[:n]
+        first = int(differs.argmax()) if n else 0
+        n = first if n and differs[first] else n
         return n - max(inside(self.tokens, n), inside(tokens, n))
 
 

@@ -104,6 +104,8 @@ def last_occurrence(tokens: Sequence[int], wanted: Sequence[int]) -> int | None:
 
 def agreement(one: Key, other: Key) -> int | None:
     """The number of leading tokens on which two keys agree; None if on all."""
+    if one == other:  # as most are, and many are compared for each request
+        return None
     for position in sorted({start for start, _ in (*one, *other)}):
         if _at(one, position) != _at(other, position):
             return position
