@@ -141,9 +141,8 @@ def measure(runs: dict[str, Callable[[], int]], rounds: int) -> tuple[Times, dic
 
 
 def report(seconds: Times, right: dict[str, int], path: Path | None) -> None:
-    print(
-        "| run | right | s (range) | cpu s | x ours at 32 | x ours, cpu |\n|---|---|---|---|---|---|"
-    )
+    print("| run | right | s (range) | cpu s | x ours at 32 | x ours, cpu |")
+    print("|---|---|---|---|---|---|")
     ours = seconds[f"lorakit, batch {OUR_BATCHES[-1]}"]
     for name, found in seconds.items():
         walls, cpus = zip(*found, strict=True)
