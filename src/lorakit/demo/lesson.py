@@ -22,8 +22,8 @@ REQUESTS = (
     "set a timer for 12 minutes",
     "hello",
 )
-# Fewer steps than by default, so that it takes less than two minutes.
-SETTINGS: Mapping[str, Any] = {"steps": 300}
+# Fewer steps and measurements than by default, so that it takes less than two minutes.
+SETTINGS: Mapping[str, Any] = {"steps": 300, "evaluate_every": 60, "sweep": False}
 
 
 def answers(adapter: Path | None = None) -> dict[str, str]:
