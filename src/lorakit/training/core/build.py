@@ -17,6 +17,7 @@ from lorakit.training.core.attention import NAME
 from lorakit.training.core.frozen import Frozen
 from lorakit.training.core.layers import Fixed, FrozenLinear, LoraLinear, LoraTable, Step, norms
 from lorakit.training.core.memory import twice
+from lorakit.training.core.norm import Norm
 from lorakit.training.core.numerics import Numerics
 from lorakit.training.core.spec import LoraSpec
 from lorakit.training.core.wanted import (
@@ -89,6 +90,8 @@ def build(
     made = _Maker(built, base, spec, numerics, device, torch.Generator().manual_seed(seed))
     for name in _linear_names(base):
         made.linear(name, wanted.get(name), companions)
+    for name in _norm_names(base):
+        made.norm(name)
     if (table := wanted.get(base.decoder.embedding)) is not None:
         made.table(table)
     twice(model.get_submodule(base.decoder.architecture.layout.blocks), built.step)
@@ -98,6 +101,17 @@ def build(
 def _linear_names(base: Base) -> Iterator[str]:
     for index in range(len(base.decoder.layers)):
         yield from base.decoder.linears(index)
+
+
+def _norm_names(base: Base) -> Iterator[str]:
+    """RMS norms; those of a family that has others stay as they are."""
+    layout, heads = base.decoder.architecture.layout, ("self_attn.q_norm", "self_attn.k_norm")
+    if layout.norm_bias:
+        return
+    for index in range(len(base.decoder.layers)):
+        for norm in (*layout.norms, *(heads if base.decoder.architecture.qk_norm else ())):
+            yield f"{layout.blocks}.{index}.{norm}"
+    yield layout.final_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,10 @@ class _Maker:
         self.built.alphas[name] = wanted.alpha
         self.built.linears[name] = layer
         self._place(name, layer)
+
+    def norm(self, name: str) -> None:
+        weight, decoder = self.built.model.get_submodule(name).weight, self.base.decoder
+        self._place(name, Norm(weight, decoder.architecture.norm_offset, decoder.eps))
 
     def table(self, wanted: Wanted) -> None:
         decoder = self.base.decoder
