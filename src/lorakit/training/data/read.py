@@ -154,7 +154,9 @@ def _record(record: Any, place: str, escapes: bool) -> Row | Fault:
         reason = f"expected an object, found {record!r:.60}"
         return Fault(place=place, reason=reason, code="row_invalid")
     if escapes and not _is_text(record):
-        return Fault(place=place, reason="not UTF-8 text, or half of a surrogate pair", code="not_utf8")
+        return Fault(
+            place=place, reason="not UTF-8 text, or half of a surrogate pair", code="not_utf8"
+        )
     return place, record
 
 
