@@ -18,6 +18,7 @@ from lorakit.errors import (
     MismatchError,
     ParameterError,
     SourceError,
+    WriteError,
 )
 from pages import shown_files
 
@@ -105,6 +106,15 @@ def test_a_page_and_nothing_where_it_fails(data, tmp_path):
     taken.write_text("", "utf-8")
     done = invoke("eval", BASE, "--data", data, "--limit", "1", "--html", taken / "report.html")
     assert done.error.code == "write_failed"
+    assert "it is a folder" in refused(WriteError, "--data", data, "--html", tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_told_before_anything_runs(data, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("lorakit.cli.eval.compare", fail)
+    refused(WriteError, "--data", data, "--html", tmp_path)
 
 
 def test_several_files_are_told_apart(data, tmp_path):

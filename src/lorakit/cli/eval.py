@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -120,7 +121,7 @@ def command(
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare a model's answers with those that are wanted: calls as calls, texts as texts."""
+    """Say how many answers of a model are right, and how sure that is."""
     rules = Rules(
         declare=declare,
         batch=batch,
@@ -135,6 +136,8 @@ def command(
     examples = _spread(_read(data, tools), limit)
     learnt = Learnt.of(_read([train], tools)) if train else None
     _require_goal(examples, rules, at_least, max_perplexity)
+    if html is not None:
+        _require_place(html)
     opening = Opening(
         threads=threads,
         context=context,
@@ -233,9 +236,19 @@ def _reaches(found: Evaluation, at_least: float | None, most: float | None, quie
     return not missed
 
 
-def _write(path: Path, content: str) -> None:
+def _require_place(path: Path) -> None:
+    """Whether a page can be written there, before it is made. Raises WriteError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else "its folder cannot be written to"
+        raise WriteError(f"cannot write {path}: {reason}", hint="name another file")
+
+
+def _write(path: Path, content: str) -> None:
+    try:
         write_atomic(path, content.encode())
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from evaluate_cases import call, completion, example, judged, tool
@@ -171,6 +173,12 @@ def test_a_file_that_cannot_be_run(tmp_path):
     path.write_text("1 / 0\n", "utf-8")
     with pytest.raises(ParameterError, match="ZeroDivisionError"):
         load_scorer(f"{path}:f")
+
+
+def test_it_needs_no_torch():
+    code = "import sys; from lorakit.training import evaluate; import lorakit.cli.eval; "
+    code += "raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_nothing_answered():
