@@ -23,7 +23,7 @@ from lorakit.training.events import OnTrainEvent, Working
 from lorakit.training.replay import ANSWER_TOKENS, Answered, Asked
 
 BATCH = 32
-KEPT_OPEN = 512 << 20  # bytes of a base that stays open beside training; larger ones are reopened
+KEPT_OPEN = 1 << 30  # bytes of a base that stays open beside training; larger ones are reopened
 TRAINED = "trained"  # what the adapter in question is called on the engine
 
 
