@@ -212,6 +212,36 @@ def test_logits(shown, base, out):
     assert str(out) in shown("logits", base, "--ids", "1", "-o", out / "folder" / "file.npz")
 
 
+def test_data(shown, place):
+    data = place / f"data {VALUE}.jsonl"
+    data.write_text('{"prompt": "a"}\n')
+    said = shown("data", "validate", data)
+    assert f"{data.name}:1: " in said
+    assert str(place / f"none {VALUE}") in shown("data", "stats", place / f"none {VALUE}")
+
+
+def test_train(shown, base, place, out):
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="training needs the extra train")
+    data = place / f"pairs {VALUE}.jsonl"
+    data.write_text(json.dumps({"prompt": LIGHTS, "completion": VALUE}) + "\n")
+    words = ("train", base, "--data", data, "-o", out, "--steps", "1", "--format", "gguf")
+    said = shown(*words, "--eval", data)
+    assert f"\nwrote {out}: rank 8" in said
+    assert f"\nwrote {out}.gguf: gguf\n" in said
+    assert str(out) in shown(*words)
+    assert str(out / VALUE) in shown("train", base, "--data", out / VALUE, "-o", out / "x")
+
+
+def test_eval(shown, base, home, place, out):
+    data = place / f"asked {VALUE}.jsonl"
+    data.write_text(json.dumps({"prompt": LIGHTS, "completion": VALUE}) + "\n")
+    page = out.with_suffix(".html")
+    said = shown("eval", base, "-a", home, "--data", data, "--html", page)
+    assert VALUE in said
+    assert VALUE in page.read_text("utf-8")
+
+
 def test_doctor_and_cache(shown, out, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(out))
     assert f"{out}\n" in shown("doctor")
