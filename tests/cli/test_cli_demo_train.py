@@ -54,6 +54,7 @@ def test_the_demo_trains(tmp_path, monkeypatch):
     ):
         assert text in done.stdout
     assert read_adapter(output).max_rank == 8
+    assert f"{output} exists" in str(invoke("demo", "--train", "-o", output).error)
     told = json.loads(invoke("demo", "--train", "--json").stdout)
     assert set(told["requests"]) == set(lesson.REQUESTS)
     assert set(told["requests"]["hello"]) == {"base", "car"}

@@ -10,10 +10,13 @@ from lorakit.cli.demo import shown
 from lorakit.cli.output import command_line, print_json, say
 from lorakit.cli.training_run import as_json, run, show_verdict, show_written
 from lorakit.demo.lesson import SETTINGS, answers
+from lorakit.errors import ParameterError
 
 
 def tell_training(output: Path | None, *, json: bool) -> None:
     """Train, and show the same requests before and after. output: where the adapter stays."""
+    if output is not None and output.exists():
+        raise ParameterError(f"{output} exists", hint="name a new folder")
     with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
         target = Path(temporary) / "car" if output is None else output
         before = answers()
