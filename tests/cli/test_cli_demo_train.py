@@ -12,18 +12,14 @@ from lorakit.formats import read_adapter
 from lorakit.training.data import read_examples
 
 
-def plain(text):
-    text = text.casefold().strip(" .!").removeprefix("hey, ")
-    return text.removesuffix(", please").removesuffix(" for me")
-
-
 def test_what_is_shown_is_worded_as_no_training_example_is():
     train, unseen = (read_examples(demo.training_path(n)).require() for n in ("train", "eval"))
     assert len(train) == 900
-    known = {example.phrasing for example in train}
-    new = {plain(e.messages[0]["content"]) for e in unseen if e.phrasing not in known}
-    old = {plain(e.messages[0]["content"]) for e in train}
-    assert {plain(text) for text in lesson.REQUESTS[:5]} <= new - old
+    asked = lesson.requests()
+    assert len(asked) == 7  # five tools, and two requests of the base's own
+    shown = [e for e in unseen if e.messages[0]["content"] in asked]
+    assert len({e.messages[1]["tool_calls"][0]["function"]["name"] for e in shown}) == 5
+    assert not {e.phrasing for e in shown} & {e.phrasing for e in train}
 
 
 def shortened(name, folder, original=demo.training_path):
@@ -38,9 +34,11 @@ def shortened(name, folder, original=demo.training_path):
 def test_the_demo_trains(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="training needs the extra train")
     pytest.importorskip("transformers", reason="training needs the extra train")
+    asked = lesson.requests()
+    monkeypatch.setattr("lorakit.cli.demo_training.requests", lambda: asked)
+    monkeypatch.setattr(demo, "training_path", lambda name: shortened(name, tmp_path))
     few = {"steps": 2, "batch": 2, "replay_share": 0.0, "sweep": False}
     monkeypatch.setattr("lorakit.cli.demo_training.SETTINGS", few)
-    monkeypatch.setattr(demo, "training_path", lambda name: shortened(name, tmp_path))
     output = tmp_path / "car"
     done = invoke("demo", "--train", "-o", output)
     assert (done.code, done.error) == (0, None), done
@@ -56,7 +54,7 @@ def test_the_demo_trains(tmp_path, monkeypatch):
     assert read_adapter(output).max_rank == 8
     assert f"{output} exists" in str(invoke("demo", "--train", "-o", output).error)
     told = json.loads(invoke("demo", "--train", "--json").stdout)
-    assert set(told["requests"]) == set(lesson.REQUESTS)
+    assert set(told["requests"]) == set(asked)
     assert set(told["requests"]["hello"]) == {"base", "car"}
 
 

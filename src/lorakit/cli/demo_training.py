@@ -9,7 +9,7 @@ from lorakit import demo
 from lorakit.cli.demo import shown
 from lorakit.cli.output import command_line, print_json, say
 from lorakit.cli.training_run import as_json, run, show_verdict, show_written
-from lorakit.demo.lesson import SETTINGS, answers
+from lorakit.demo.lesson import SETTINGS, answers, requests
 from lorakit.errors import ParameterError
 
 
@@ -19,7 +19,8 @@ def tell_training(output: Path | None, *, json: bool) -> None:
         raise ParameterError(f"{output} exists", hint="name a new folder")
     with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
         target = Path(temporary) / "car" if output is None else output
-        before = answers()
+        asked = requests()
+        before = answers(asked)
         if not json:
             _tell_before(before)
         result = run(
@@ -29,10 +30,10 @@ def tell_training(output: Path | None, *, json: bool) -> None:
             eval=demo.training_path("eval"),
             **SETTINGS,
         )
-        after = answers(result.path)
+        after = answers(asked, result.path)
         if json:
-            requests = {text: {"base": before[text], "car": after[text]} for text in before}
-            print_json({**as_json(result, {}), "requests": requests})
+            told = {text: {"base": before[text], "car": after[text]} for text in asked}
+            print_json({**as_json(result, {}), "requests": told})
             return
         show_verdict(result)
         _tell_after(after)
