@@ -27,9 +27,9 @@ section {
   background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 1.1rem 1.2rem; margin-top: 1rem;
 }
-.facts { display: flex; flex-wrap: wrap; gap: .8rem 2.2rem; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
 .fact b { display: block; font-size: 1.35rem; line-height: 1.2; font-weight: 600; }
-.fact span { color: var(--soft); font-size: .85rem; }
+.fact span { display: block; color: var(--soft); font-size: .85rem; line-height: 1.3; }
 .hero { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: end; margin-bottom: .8rem; }
 .hero b { font-size: 3.2rem; line-height: 1; font-weight: 650; letter-spacing: -.02em; }
 .hero .said { flex: 1 1 18rem; }
