@@ -24,6 +24,7 @@ Scalar = str | int | float
 Argument = tuple[str, ...]  # the function's name, then keys; positions in lists left out
 FREE_TEXT = 4  # words; an argument that has had so many may run on to the end of a request
 KEPT = 0.4  # the share of strings that come from the same argument of other examples
+LEFT = 0.35  # the share of a string's words that stay where others change
 MADE_UP = 2000
 ONSETS = listed("b d f g h k l m n p r s t v z br dr gr kr pl st tr")
 VOWELS = listed("a e i o u")
@@ -77,7 +78,7 @@ class Values:
             return rng.choice(pool)
         words = value.split(" ")
         content = [i for i, word in enumerate(words) if word.casefold() not in FUNCTION_WORDS]
-        for i in content or range(len(words)):
+        for i in _some(rng, content or range(len(words))):
             words[i] = _other_word(rng, words[i], self._words)
         return " ".join(words)
 
@@ -149,6 +150,12 @@ def arguments_of(example: Example) -> Iterator[tuple[Argument, Scalar]]:
                     stack += [(argument, item) for item in value]
                 elif isinstance(value, str | int | float) and not isinstance(value, bool):
                     yield argument, value
+
+
+def _some(rng: random.Random, places: Sequence[int]) -> Sequence[int]:
+    """Some of the places, one at least: of a street, say, the word "street" often stays."""
+    chosen = [place for place in places if rng.random() >= LEFT]
+    return chosen or [rng.choice(places)]
 
 
 def _kind(value: Scalar) -> int:
