@@ -23,7 +23,8 @@ class Started:
 
     settings: with every default filled in. examples: to learn from. tokens: of all of them once,
     learnt_tokens of which are answers. replayed: requests that the base answered, so that it keeps
-    what it can. step: 0, or where an interrupted run is taken up.
+    what it can. varied: examples that are drawn with other values and in other words. step: 0, or
+    where an interrupted run is taken up.
     """
 
     settings: TrainSettings
@@ -31,6 +32,7 @@ class Started:
     tokens: int
     learnt_tokens: int
     replayed: int
+    varied: int = 0
     step: int = 0
 
 

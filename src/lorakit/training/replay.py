@@ -19,7 +19,7 @@ from lorakit.training.data import Example
 from lorakit.training.data.everyday import requests_apart_from
 from lorakit.training.render import Rendered
 
-ANSWER_TOKENS = 96  # of a replayed answer
+ANSWER_TOKENS = 64  # of a replayed answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

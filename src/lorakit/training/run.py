@@ -203,7 +203,7 @@ class _Run:
         return Batches(settings, inputs.renderer, inputs.examples, rows, augmenter)
 
     def _started(self, replayed: Replayed, step: int) -> Started:
-        inputs = self._inputs
+        inputs, augment = self._inputs, self._inputs.settings.mixture.augment
         rows = [row for e in inputs.examples for row in inputs.renderer.render(e, inputs.declare)]
         return Started(
             settings=inputs.settings,
@@ -211,6 +211,7 @@ class _Run:
             tokens=sum(len(row.ids) for row in rows),
             learnt_tokens=sum(row.learnt for row in rows),
             replayed=replayed.count + len(inputs.labelled),
+            varied=sum(e.task == "calls" for e in inputs.examples) * augment,
             step=step,
         )
 

@@ -69,7 +69,7 @@ def test_the_events_of_a_run(whole):
     begun = of(Started, events)
     assert len(begun) == 1
     assert begun[0].settings == result.settings
-    assert begun[0].examples == result.examples == len(FORTY) - 4
+    assert begun[0].varied == begun[0].examples == result.examples == len(FORTY) - 4
     held_back = int((len(REQUESTS) + 2) / 7)
     assert begun[0].replayed == len(REQUESTS) + 2 - held_back + 6
     steps = of(Stepped, events)
