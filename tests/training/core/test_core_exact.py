@@ -10,8 +10,7 @@ pytest.importorskip("peft", reason="the oracle is PEFT")
 import torch
 from core_cases import CONFIGS, Row, apart, base_of, model_of, naive, ours, peft_of, rows_of
 
-from lorakit.training.core import layers, model, rows
-from lorakit.training.core.frozen import OneDnn
+from lorakit.training.core import layers, model, numerics, pieces, rows
 from lorakit.training.core.numerics import Numerics
 from lorakit.training.core.spec import LoraSpec
 
@@ -90,12 +89,21 @@ def test_trained_rows_of_an_untied_base(tmp_path, truth):
 
 
 def test_products_of_onednn(gemma, truth):
-    try:
-        OneDnn(torch.ones(2, 2)).forward(torch.ones(2, 2))
-    except (AttributeError, RuntimeError):
-        pytest.skip("this torch has no such operator")
-    found = ours(model_of(gemma, numerics=Numerics(dtype="float32", onednn=True)), UNEVEN)
-    assert apart(found, truth(LoraSpec(rank=4), UNEVEN)) < EXACT
+    """Where torch has them; elsewhere they are not chosen."""
+    there = numerics._right(torch.randn(8, 32), torch.randn(16, 32))
+    trained = model_of(gemma, numerics=Numerics(dtype="float32", onednn=there))
+    for in_pieces in (False, True):
+        trained._in_pieces = in_pieces
+        assert apart(ours(trained, UNEVEN), truth(LoraSpec(rank=4), UNEVEN)) < EXACT
+
+
+def test_long_queries_are_cut(gemma, truth, monkeypatch):
+    """Pieces of 16 queries, of which windows hide whole prefixes."""
+    monkeypatch.setattr(pieces, "QUERIES", 16)
+    for batch in (SHARED, BATCHES["long tails of several lengths"]):
+        trained = model_of(gemma)
+        trained._in_pieces = True
+        assert apart(ours(trained, batch), truth(LoraSpec(rank=4), batch)) < EXACT
 
 
 def test_bfloat16_is_near(gemma, truth):

@@ -88,6 +88,10 @@ def test_errors_of_torch():
     with pytest.raises(EngineError) as caught, torch_errors("taking a step"):
         torch.empty(1 << 60)
     assert caught.value.code == "out_of_memory"
+    for words in ("could not create a primitive", "could not create a memory object"):
+        with pytest.raises(EngineError) as caught, torch_errors("taking a step"):
+            raise RuntimeError(words)
+        assert caught.value.code == "out_of_memory"
     failed = pytest.raises(EngineError, match="torch failed while taking a step")
     with failed as caught, torch_errors("taking a step"):
         torch.ones(2) @ torch.ones(3)

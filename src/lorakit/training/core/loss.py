@@ -55,38 +55,28 @@ class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # torch is n
 def _block(states: Any, rows: Any, labels: Any, head: Head) -> tuple[Any, Any, Any]:
     """Loss, the gradient of the states, and of the trained rows."""
     wide = torch.float64 if states.dtype == torch.float64 else torch.float32
-    run = _Running(states, wide)
+    run = _Running(states, labels, wide)
     step = TILE if states.device.type == "cpu" else WIDE
     for at in range(0, len(head.weight), step):
-        tile = head.weight[at : at + step]
-        product = head.multiply(tile)
+        product = head.multiply(head.weight[at : at + step])
         scores, slope = _capped(product.forward(states).to(wide), head.softcap)
+        run.find(scores, at)
         if head.replaced is not None:
             inside = head.replaced[(head.replaced >= at) & (head.replaced < at + step)] - at
             scores[:, inside] = float("-inf")
         run.add(scores, slope, product)
-    if rows is None:
-        return _finish(states, labels, head, run, head.weight[labels], None)
-    own, slope = _capped((states @ rows.to(states.dtype).t()).to(wide), head.softcap)
-    run.add(own.clone(), slope, Plain(rows.to(states.dtype)))
-    which = labels[:, None] == head.replaced[None]
     picked = head.weight[labels].to(wide)
-    picked = torch.where(which.any(1, keepdim=True), which.to(wide) @ rows.to(wide), picked)
-    loss, by_state, factor = _finish(states, labels, head, run, picked, True)
-    p = (own - run.top - run.total.log()).exp_()
-    change = p if slope is None else p * slope
-    return loss, by_state, (change - which.to(wide) * factor).t() @ states.to(wide)
-
-
-def _finish(
-    states: Any, labels: Any, head: Head, run: _Running, picked: Any, with_factor: Any
-) -> tuple[Any, Any, Any]:
-    wide = run.top.dtype
-    picked = picked.to(wide)
-    score, slope = _capped((states.to(wide) * picked).sum(1, keepdim=True), head.softcap)
-    loss = (run.top + run.total.log() - score).sum()
-    factor = torch.ones_like(score) if slope is None else slope
-    return loss, run.gathered / run.total - picked * factor, factor if with_factor else None
+    if rows is None:
+        return run.loss(), run.by_state(picked, head.softcap), None
+    own, slope = _capped((states @ rows.to(states.dtype).t()).to(wide), head.softcap)
+    which = labels[:, None] == head.replaced[None]
+    is_own = which.any(1, keepdim=True)
+    run.score = torch.where(is_own, (own * which).sum(1, keepdim=True), run.score)
+    run.add(own.clone(), slope, Plain(rows.to(states.dtype)))
+    picked = torch.where(is_own, which.to(wide) @ rows.to(wide), picked)
+    change = (own - run.top - run.total.log()).exp_() - which.to(wide)
+    by_row = (change if slope is None else change * slope).t() @ states.to(wide)
+    return run.loss(), run.by_state(picked, head.softcap), by_row
 
 
 def _capped(scores: Any, softcap: float | None) -> tuple[Any, Any]:
@@ -98,12 +88,21 @@ def _capped(scores: Any, softcap: float | None) -> tuple[Any, Any]:
 
 
 class _Running:
-    """Of each state: the largest score, the sum of exponentials, and its gradient times that."""
+    """Of each state: the largest score, the sum of exponentials, its gradient times that, and the
+    label's score: of the same product as the others, or a loss near 0 would come out below it."""
 
-    def __init__(self, states: Any, wide: Any) -> None:
+    def __init__(self, states: Any, labels: Any, wide: Any) -> None:
+        self._labels = labels[:, None]
         self.top = states.new_full((len(states), 1), -1e30, dtype=wide)
-        self.total = torch.zeros_like(self.top)
+        self.total, self.score = torch.zeros_like(self.top), torch.zeros_like(self.top)
         self.gathered = torch.zeros(states.shape, dtype=wide, device=states.device)
+
+    def find(self, scores: Any, at: int) -> None:
+        """Take up the scores of labels that lie in the tile that begins at `at`."""
+        place = self._labels - at
+        inside = (place >= 0) & (place < scores.shape[1])
+        found = scores.gather(1, place.clamp(0, scores.shape[1] - 1))
+        self.score = torch.where(inside, found, self.score)
 
     def add(self, scores: Any, slope: Any, tile: Frozen) -> None:
         """Changes `scores`."""
@@ -115,3 +114,12 @@ class _Running:
             scores.mul_(slope)
         self.gathered.mul_(shrink).add_(tile.backward(scores.to(tile.dense().dtype)))
         self.top = top
+
+    def loss(self) -> Any:
+        return (self.top - self.score + self.total.log()).sum()
+
+    def by_state(self, picked: Any, softcap: float | None) -> Any:
+        """The gradient, where `picked` are the labels' rows."""
+        if softcap:
+            picked = picked * (1 - (self.score / softcap).square())
+        return self.gathered / self.total - picked

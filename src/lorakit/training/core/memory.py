@@ -23,6 +23,12 @@ from lorakit.training.core.layers import Step
 
 HINT = "lower the batch size or the length of the examples, and accumulate more steps"
 ROOT = Path("/")
+FULL = (  # what torch and oneDNN say where memory is out
+    "out of memory",
+    "can't allocate memory",
+    "could not create a memory object",
+    "could not create a primitive",
+)
 SPARE = 1.2  # what is asked for, in estimates
 
 
@@ -116,7 +122,7 @@ def torch_errors(doing: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         text = str(error).lower()
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if full or "out of memory" in text or "can't allocate memory" in text:
+        if full or any(words in text for words in FULL):
             raise EngineError(
                 f"out of memory while {doing}: {error!s:.500}", code="out_of_memory", hint=HINT
             ) from error

@@ -1,10 +1,12 @@
 """In which numbers this machine trains fastest: tried once, on products of the base's own shape.
 
-What was chosen is a value to be kept with a checkpoint, so that a resumed run computes the same.
+What was chosen is remembered in the cache, so that equal runs on one machine give equal bits, and
+is a value to be kept with a checkpoint, so that a resumed run computes the same.
 """
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ import torch.nn.functional as F  # noqa: N812  # its name in every torch program
 
 from lorakit.architectures import Decoder
 from lorakit.errors import CapabilityError
+from lorakit.files.cache import Memo
 from lorakit.training.core.frozen import Frozen, OneDnn, Plain, onednn_linear
 
 DType = Literal["auto", "float32", "bfloat16"]
+KEY = 1  # of what is remembered
 TOKENS = 256  # rows of the products that are tried
 FASTER = 1.05  # what oneDNN must gain
 MUCH_FASTER = 1.3  # and bfloat16, which is less exact
@@ -57,10 +61,23 @@ def choose(decoder: Decoder, device: Any, dtype: DType = "auto") -> Numerics:
                         else "float32")  # fmt: skip
     if dtype == "bfloat16":
         return Numerics(dtype="bfloat16")
-    onednn, full, half = _trial(decoder.hidden, decoder.intermediate)
-    if dtype == "auto" and full > MUCH_FASTER * half:
+    onednn, half = _remembered(decoder.hidden, decoder.intermediate)
+    if dtype == "auto" and half:
         return Numerics(dtype="bfloat16")
     return Numerics(dtype="float32", onednn=onednn)
+
+
+def _remembered(inputs: int, outputs: int) -> tuple[bool, bool]:
+    """Whether oneDNN gains in float32, and bfloat16 over both."""
+
+    def tried() -> str:
+        onednn, full, half = _trial(inputs, outputs)
+        return f"{int(onednn)} {int(full > MUCH_FASTER * half)}"
+
+    machine = (torch.__version__, torch.backends.cpu.get_cpu_capability(), platform.processor())
+    key = repr((KEY, *machine, platform.node(), torch.get_num_threads(), inputs, outputs))
+    onednn, half = Memo("numerics").get(key, tried).split()
+    return onednn == "1", half == "1"
 
 
 def _trial(inputs: int, outputs: int) -> tuple[bool, float, float]:
