@@ -19,6 +19,7 @@ from lorakit.training.core.layers import Fixed, FrozenLinear, LoraLinear, LoraTa
 from lorakit.training.core.memory import twice
 from lorakit.training.core.norm import Norm
 from lorakit.training.core.numerics import Numerics
+from lorakit.training.core.quantized import Nf4, bitsandbytes
 from lorakit.training.core.spec import LoraSpec
 from lorakit.training.core.wanted import (
     Wanted,
@@ -37,7 +38,7 @@ class Built:
 
     model: Any
     inner: Any  # without the head
-    head: Any  # the weight of the head
+    head: Any = None  # the weight of the head
     linears: dict[str, LoraLinear] = field(default_factory=dict)
     table: LoraTable | None = None
     alphas: dict[str, float | None] = field(default_factory=dict)
@@ -74,22 +75,30 @@ def build(
     seed: int,
     start: Adapter | None,
     companions: Mapping[str, Adapter],
+    quantize: bool,
 ) -> Built:
     """Errors as of `load_model` in model.py."""
     require_trainable(base)
+    if quantize:
+        bitsandbytes()  # before the weights are read
     require_companions(companions, base)
     wanted = requested(spec, base) if start is None else continued(start, base)
-    model = load_model(base, device, dtype=numerics.torch_dtype, attention=NAME)
+    dense = torch.device("cpu") if quantize else device  # the whole may not fit on a GPU
+    model = load_model(base, dense, dtype=numerics.torch_dtype, attention=NAME)
     root = base.decoder.architecture.layout.root.rstrip(".")
     built = Built(
         model=model,
         inner=model.get_submodule(root),
-        head=model.get_output_embeddings().weight,
         companions=frozenset(companions),
     )
-    made = _Maker(built, base, spec, numerics, device, torch.Generator().manual_seed(seed))
+    draws = torch.Generator().manual_seed(seed)
+    made = _Maker(
+        built, base, spec, numerics, device, draws, Nf4 if quantize else numerics.multiply
+    )
     for name in _linear_names(base):
         made.linear(name, wanted.get(name), companions)
+    model.to(device)
+    built.head = model.get_output_embeddings().weight
     for name in _norm_names(base):
         made.norm(name)
     if (table := wanted.get(base.decoder.embedding)) is not None:
@@ -124,10 +133,12 @@ class _Maker:
     numerics: Numerics
     device: Any
     generator: Any
+    multiply: type[Frozen]
 
     def linear(self, name: str, wanted: Wanted | None, companions: Mapping[str, Adapter]) -> None:
         module = self.built.model.get_submodule(name)
-        frozen = self.numerics.multiply(reference.oriented(module, module.weight))
+        weight = module.weight.detach().to(self.device)
+        frozen = self.multiply(reference.oriented(module, weight))
         bias, step = module.bias, self.built.step
         fixed = [
             Fixed(a=self._put(d.a), b=self._put(d.b), scale=d.scale, companion=companion)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,13 +34,15 @@ def load_model(
     companions: Mapping[str, Adapter] | None = None,
     numerics: Numerics | None = None,
     checkpointing: bool | None = None,
+    quantize: Literal["nf4"] | None = None,
 ) -> TrainModel:
     """The base, frozen, with a new adapter on it.
 
     start: an adapter to continue from, whose modules, ranks and scales hold in place of the spec's.
     companions: adapters that are active beside it, as `loss` says. numerics: of a run that is
     resumed; chosen here otherwise. checkpointing: compute layers twice to save memory; None: where
-    a step would not fit otherwise. The same seed gives the same first values.
+    a step would not fit otherwise. quantize: hold the frozen linear layers in four bits, which needs
+    bitsandbytes. The same seed gives the same first values.
 
     Raises CapabilityError for an architecture or a part of an adapter that is not trained here,
     MismatchError for adapters of another base, ParameterError, EngineError.
@@ -48,7 +50,7 @@ def load_model(
     base.require_weights()
     place = choose_device(device)
     chosen = numerics or choose(base.decoder, place, dtype)
-    built = build(base, spec, chosen, place, seed, start, companions or {})
+    built = build(base, spec, chosen, place, seed, start, companions or {}, quantize == "nf4")
     itemsize = chosen.torch_dtype.itemsize
     memory = Memory(base.decoder, itemsize, place, checkpointing)
     return TrainModel(base, built, chosen, place, memory)
