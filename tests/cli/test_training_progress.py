@@ -31,7 +31,9 @@ def evaluated(step, right=9, of=10):
     return Evaluated(step=step, evaluation=Evaluation(outcomes=outcomes), best=True)
 
 
-STARTED = Started(settings=None, examples=900, tokens=41200, learnt_tokens=13020, replayed=407)
+STARTED = Started(
+    settings=None, examples=900, varied=880, tokens=41200, learnt_tokens=13020, replayed=407
+)
 EVENTS = [STARTED, *(stepped(n) for n in range(1, 301)), evaluated(300), stepped(301)]
 
 
@@ -76,7 +78,8 @@ def test_in_a_file_it_is_a_few_plain_lines(capsys):
     run()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        "900 examples, and 407 everyday requests; 41,200 tokens, 13,020 of them to learn"
+        "900 examples, 880 of them varied in values and wording, and 407 requests to keep; "
+        "41,200 tokens, 13,020 of them to learn"
     )
     assert lines[1] == "step 1/600  loss 0.312  4,210 tokens/s  1:42 left"
     assert lines[-1] == "step 300: 90.0% exact match"

@@ -47,9 +47,10 @@ class TrainingProgress:
 def started(event: Started) -> str:
     """What is trained on, in a line."""
     again = f"taken up at step {event.step}: " if event.step else ""
-    replayed = f", and {event.replayed:,} everyday requests" if event.replayed else ""
+    varied = f", {event.varied:,} of them varied in values and wording" if event.varied else ""
+    replayed = f", and {event.replayed:,} requests to keep" if event.replayed else ""
     return (
-        f"{again}{event.examples:,} examples{replayed}; "
+        f"{again}{event.examples:,} examples{varied}{replayed}; "
         f"{event.tokens:,} tokens, {event.learnt_tokens:,} of them to learn"
     )
 

@@ -134,7 +134,10 @@ def show_written(
         say(f"wrote {path}: {name}")
     scale = result.default_scale
     reference = str(output) if scale == 1 else f"{output}:{scale:g}"
-    say("try: ", command_line("lorakit", "run", base, "-a", reference, _request(result)))
+    words = ["-a", reference, _request(result)]
+    if result.settings.compute.engine == "torch":  # which the adapter may need
+        words += ["--engine", "torch"]
+    say("try: ", command_line("lorakit", "run", base, *words))
 
 
 def facts_of(result: TrainResult) -> Mapping[str, Any]:
