@@ -92,6 +92,14 @@ def test_notes_cannot_move_the_cursor(capsys):
     assert capsys.readouterr().err == "note: a\\x1b[2Jb\n"
 
 
+def part_of(terminal):
+    """What can be read at once; nothing where the other side was closed."""
+    try:
+        return os.read(terminal, 65536).decode()
+    except OSError:  # Linux says so in this way
+        return ""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX's")
 @pytest.mark.parametrize("columns", [80, 40])
 def test_on_a_terminal_one_line_changes(columns, monkeypatch):
@@ -104,7 +112,7 @@ def test_on_a_terminal_one_line_changes(columns, monkeypatch):
     with os.fdopen(child, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         run([STARTED, Working(what="asking the base", done=3, total=407), *EVENTS[-4:]])
-    text = os.read(parent, 65536).decode()
+    text = "".join(iter(lambda: part_of(parent), ""))
     os.close(parent)
     changing = text.replace("\r\n", "\n").split("\r\x1b[K")[1:]
     assert "asking the base  3/407" in changing
