@@ -115,6 +115,18 @@ def test_new_strings_have_the_shape_of_the_old(tmp_path, value, shape):
     assert not [text for text in made if not re.fullmatch(shape, text)]
 
 
+def test_words_that_many_values_share_stay(tmp_path):
+    rooms = ("living room", "guest room", "music room", "old hall")
+    rows = [row(f"light the {room}", call("light", room=room)) for room in rooms]
+    pairs = draws(examples_of(tmp_path, rows), rates=replace(NOTHING, swap=1))
+    found = [(c["arguments"]["room"], d["arguments"]["room"]) for e, m in pairs
+             for c, d in zip(calls_of(e), calls_of(m), strict=True)]  # fmt: skip
+    ends = {new.split()[1] for old, new in found if old.endswith("room")}
+    assert "room" in ends
+    assert len(ends - {"room", "hall"}) == 0
+    assert len({new.split()[1] for old, new in found if old == "old hall"}) > 10
+
+
 def test_numbers_stay_within_the_schema_or_near_what_was_seen(tmp_path):
     tools = [tool("a", n={"type": "integer"}, x={"type": "number", "minimum": 0, "maximum": 1})]
     rows = [row("a 40 0.25", call("a", n=40, x=0.25)), row("b 60 0.75", call("a", n=60, x=0.75))]

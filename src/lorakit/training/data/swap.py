@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from lorakit.chat.calls import function_of
@@ -24,6 +26,7 @@ Scalar = str | int | float
 Argument = tuple[str, ...]  # the function's name, then keys; positions in lists left out
 FREE_TEXT = 4  # words; an argument that has had so many may run on to the end of a request
 KEPT = 0.4  # the share of strings that come from the same argument of other examples
+SHARED = 3  # values that have a word make it one of the argument's own
 LEFT = 0.35  # the share of a string's words that stay where others change
 MADE_UP = 2000
 ONSETS = listed("b d f g h k l m n p r s t v z br dr gr kr pl st tr")
@@ -47,6 +50,7 @@ class Values:
             for argument, value in arguments_of(example):
                 pools.setdefault((argument, _kind(value)), {})[value] = None
         self._pools = {key: list(pool) for key, pool in pools.items()}
+        self._shared = _shared_words(self._pools)
         self._free_text = {argument for argument, kind in self._pools if kind >= FREE_TEXT}
 
     def is_free_text(self, argument: Argument) -> bool:
@@ -70,14 +74,20 @@ class Values:
         if schema.keys() & {"pattern", "format", "const", "multipleOf"}:
             return rng.choice(pool or [value])
         if isinstance(value, str):
-            return self._string(rng, value, pool)
+            return self._string(rng, value, pool, self._shared.get(argument, frozenset()))
         return self._number(rng, value, schema, [v for v in pool if not isinstance(v, str)])
 
-    def _string(self, rng: random.Random, value: str, pool: Sequence[Scalar]) -> Scalar:
+    def _string(
+        self, rng: random.Random, value: str, pool: Sequence[Scalar], shared: AbstractSet[str]
+    ) -> Scalar:
         if rng.random() < KEPT and len(pool) > 2:
             return rng.choice(pool)
         words = value.split(" ")
-        content = [i for i, word in enumerate(words) if word.casefold() not in FUNCTION_WORDS]
+        content = [
+            i
+            for i, word in enumerate(words)
+            if word.casefold() not in FUNCTION_WORDS and word not in shared
+        ]
         for i in _some(rng, content or range(len(words))):
             words[i] = _other_word(rng, words[i], self._words)
         return " ".join(words)
@@ -150,6 +160,23 @@ def arguments_of(example: Example) -> Iterator[tuple[Argument, Scalar]]:
                     stack += [(argument, item) for item in value]
                 elif isinstance(value, str | int | float) and not isinstance(value, bool):
                     yield argument, value
+
+
+def _shared_words(
+    pools: Mapping[tuple[Argument, int], Sequence[Scalar]],
+) -> dict[Argument, AbstractSet[str]]:
+    """Words that many values of an argument have: the "street" of streets, the "room" of rooms.
+
+    They tell where a value ends, so that they stay where the others change.
+    """
+    counts: dict[Argument, Counter[str]] = {}
+    for (argument, kind), pool in pools.items():
+        for value in pool if kind > 1 else ():
+            counts.setdefault(argument, Counter()).update(set(str(value).split()))
+    return {
+        argument: {word for word, count in counter.items() if count >= SHARED}
+        for argument, counter in counts.items()
+    }
 
 
 def _some(rng: random.Random, places: Sequence[int]) -> Sequence[int]:
