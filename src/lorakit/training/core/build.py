@@ -92,9 +92,8 @@ def build(
         companions=frozenset(companions),
     )
     draws = torch.Generator().manual_seed(seed)
-    made = _Maker(
-        built, base, spec, numerics, device, draws, Nf4 if quantize else numerics.multiply
-    )
+    multiply = Nf4 if quantize else numerics.multiply
+    made = _Maker(built, base, spec, numerics, device, draws, multiply)
     for name in _linear_names(base):
         made.linear(name, wanted.get(name), companions)
     model.to(device)

@@ -41,8 +41,8 @@ def load_model(
     start: an adapter to continue from, whose modules, ranks and scales hold in place of the spec's.
     companions: adapters that are active beside it, as `loss` says. numerics: of a run that is
     resumed; chosen here otherwise. checkpointing: compute layers twice to save memory; None: where
-    a step would not fit otherwise. quantize: hold the frozen linear layers in four bits, which needs
-    bitsandbytes. The same seed gives the same first values.
+    a step would not fit otherwise. quantize: hold the frozen linear layers in four bits, for which
+    bitsandbytes must be there. The same seed gives the same first values.
 
     Raises CapabilityError for an architecture or a part of an adapter that is not trained here,
     MismatchError for adapters of another base, ParameterError, EngineError.

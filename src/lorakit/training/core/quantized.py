@@ -1,4 +1,4 @@
-"""Frozen matrices in four bits, as QLoRA trains over them (Dettmers et al. 2023); by bitsandbytes."""
+"""Frozen matrices in four bits, by bitsandbytes, as QLoRA has them (Dettmers et al. 2023)."""
 
 from __future__ import annotations
 
