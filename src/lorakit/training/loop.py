@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from lorakit.adapter import Adapter, Array
-from lorakit.engines.torch.loading import native_errors
 from lorakit.errors import EngineError, WriteError
 from lorakit.training.batches import Batches, passes
 from lorakit.training.checkpoint import Checkpoint, save_checkpoint
+from lorakit.training.core.memory import torch_errors
 from lorakit.training.core.model import TrainModel
 from lorakit.training.evaluate import Evaluation
 from lorakit.training.events import Checkpointed, Evaluated, OnTrainEvent, Stepped, Warned
@@ -183,7 +183,7 @@ class Loop:
         companion = self._batches.companion(step)
         learnt = sum(row.learnt for row in rows)
         rate = rate_at(step, self._settings.schedule)
-        with native_errors(f"training, step {step + 1}"):
+        with torch_errors(f"taking step {step + 1}"):
             loss = self._gradient(rows, learnt, {companion: 1.0} if companion else {})
             sound = math.isfinite(loss) and math.isfinite(self._optimizer.limit())
             if sound:

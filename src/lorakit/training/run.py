@@ -156,6 +156,8 @@ class _Run:
             start=inputs.start,
             companions=inputs.companions,
             numerics=None if checkpoint is None else Numerics(**checkpoint.state["numerics"]),
+            checkpointing=settings.compute.checkpointing,
+            quantize=settings.compute.quantize,
         )
         saving = Saving(
             path=self._path,
