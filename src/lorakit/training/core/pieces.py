@@ -73,11 +73,10 @@ class Work:
 
     def weights(self, q: Any, k: Any, piece: Piece) -> Any:
         """softmax(scale q k^T) in float32 or wider."""
-        scores = self.times(q, k)
-        scores = scores.to(wide(q)).mul_(self.scale)
         queries = piece.end - piece.begin
-        scores.view(-1, queries, piece.keys).add_(self.mask(queries, piece.keys))
-        return torch.softmax(scores, -1)
+        scores = self.times(q, k).view(-1, queries, piece.keys)
+        hidden = torch.add(self.mask(queries, piece.keys), scores, alpha=self.scale)
+        return torch.softmax(hidden, -1).view(-1, piece.keys)
 
 
 class PieceAttention(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
