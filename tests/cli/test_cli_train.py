@@ -16,11 +16,20 @@ from lorakit.errors import FormatError, MismatchError, ParameterError, SourceErr
 from lorakit.formats import read_adapter
 from lorakit.training.facts import read_facts
 
-pytest.importorskip("torch", reason="training needs the extra train")
+torch = pytest.importorskip("torch", reason="training needs the extra train")
 pytest.importorskip("transformers", reason="training needs the extra train")
 
 BASE = demo.base_path()
 QUICK = ("--replay-share", "0", "--batch", "4", "--no-sweep")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads that wait for each other take most of the time of a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def train(data, output, *words, **options):
@@ -135,7 +144,10 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path):
 def started(data, output, *words):
     line = [sys.executable, "-m", "lorakit", "train", BASE, "--data", data, "-o", output]
     return subprocess.Popen(
-        [*map(str, line), *QUICK, *map(str, words)], stderr=subprocess.PIPE, text=True
+        [*map(str, line), *QUICK, *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
