@@ -52,6 +52,8 @@ ALLOWED = {
     ("engines/cpu.py", ".read_text"): "the kernel's word on the CPU",
     ("engines/threads.py", ".read_text"): "the kernel's word on the CPU",
     ("engines/threads.py", "place.read_text"): "the kernel's word on control groups",
+    ("training/core/memory.py", ".read_text"): "the kernel's word on memory",
+    ("training/core/memory.py", "path.read_text"): "the kernel's word on memory",
     ("demo/__init__.py", ".read_text"): "a file of the package",
     ("training/metrics.py", "_path.open"): "a log of its own, to append to",
     ("training/tensorboard.py", "_path.open"): "a log of its own, to append to",

@@ -78,7 +78,8 @@ def test_what_is_available(tmp_path):
     assert available(CPU, tmp_path) == 7 * 1024
     group = tmp_path / "sys/fs/cgroup"
     group.mkdir(parents=True)
-    for limit, left in (("max", 7 * 1024), ("5000", 3000), ("900000", 7 * 1024)):
+    (group / "memory.stat").write_text("anon 3\ninactive_file 500\n")
+    for limit, left in (("max", 7 * 1024), ("5000", 3500), ("900000", 7 * 1024)):
         (group / "memory.max").write_text(limit)
         (group / "memory.current").write_text("2000")
         assert available(CPU, tmp_path) == left

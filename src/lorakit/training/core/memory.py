@@ -78,18 +78,21 @@ def available(device: Any, root: Path = ROOT) -> float | None:
         most = torch.mps.recommended_max_memory()
         return float(most - torch.mps.current_allocated_memory())
     try:
-        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
-        (free,) = [1024.0 * int(s.split()[1]) for s in lines if s.startswith("MemAvailable")]
+        free = 1024.0 * _named(root / "proc/meminfo", "MemAvailable:")
     except (OSError, ValueError):
         return None
-    try:  # of a container
-        most, used = (
-            (root / "sys/fs/cgroup" / name).read_text("ascii")
-            for name in ("memory.max", "memory.current")
-        )
-        return min(free, float(most) - float(used))
-    except (OSError, ValueError):  # none, or "max"
+    group = root / "sys/fs/cgroup"
+    try:  # of a container, where files that are cached but idle count as used
+        most, used = float((group / "memory.max").read_text()), _named(group / "memory.current")
+        return min(free, most - used + _named(group / "memory.stat", "inactive_file"))
+    except (OSError, ValueError):  # none, or "max", which is no number
         return free
+
+
+def _named(path: Path, name: str = "") -> float:
+    """The number after a name in one of the kernel's tables, or the only one. Raises ValueError."""
+    words = path.read_text().split()
+    return float(words[words.index(name) + 1 if name else 0])
 
 
 def twice(layers: Sequence[Any], step: Step) -> None:
