@@ -51,6 +51,17 @@ CONFIGS = {
     "qwen2": lambda: transformers.Qwen2Config(**NO_HEADS, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**SHAPE),
     "phi3": lambda: transformers.Phi3Config(**NO_HEADS),
+    "longrope": lambda: transformers.Phi3Config(
+        **NO_HEADS,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [2.0, 3.0, 4.0, 5.0],
+            "original_max_position_embeddings": 32,
+        },
+        original_max_position_embeddings=32,
+    ),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=5000, n_positions=256, n_embd=32, n_layer=3, n_head=4, eos_token_id=2
     ),

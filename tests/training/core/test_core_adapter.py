@@ -144,6 +144,14 @@ def test_bad_batches(gemma):
         model.loss([])
 
 
+def test_longrope_holds_to_its_first_context(tmp_path):
+    base = base_of("longrope", tmp_path)
+    model = model_of(base)
+    assert loss_of(model, rows_of(20, [9, 12])) > 0
+    with pytest.raises(CapabilityError, match="33 tokens: beyond 32 tokens longrope"):
+        model.loss(rows_of(20, [9, 13]))
+
+
 def test_every_bad_wish_is_named(gemma):
     with pytest.raises(ParameterError) as caught:
         load_model(gemma, LoraSpec(targets=("q_proj", "c_attn"), tokens=(5000,)), numerics=PLAIN)

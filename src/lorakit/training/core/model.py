@@ -11,7 +11,7 @@ import torch
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.base.folder import Base
 from lorakit.engines.torch.loading import choose_device
-from lorakit.errors import ContextFullError, ParameterError
+from lorakit.errors import CapabilityError, ContextFullError, ParameterError
 from lorakit.training.core.attention import Layout
 from lorakit.training.core.build import Built, build
 from lorakit.training.core.loss import CrossEntropy, Head
@@ -180,6 +180,14 @@ class TrainModel:
             raise ContextFullError(
                 f"an example of {longest} tokens is longer than the context of {self._base.name}, "
                 f"{self._base.decoder.context} tokens"
+            )
+        ropes = [layer.rope for layer in self._base.decoder.layers]
+        limits = [r.original_context for r in ropes if r is not None and r.kind == "longrope"]
+        if limits and longest > min(limits):
+            raise CapabilityError(
+                f"an example of {longest} tokens: beyond {min(limits)} tokens longrope turns every "
+                "token otherwise, and a batch is one row here",
+                hint="shorten the examples",
             )
 
     def _active(self, companions: Companions, count: int) -> list[dict[str, float]]:
