@@ -62,7 +62,7 @@ def verdict(
         if name.startswith("kept"):
             found += _kept(kept, name.removeprefix("kept"))
     found += _replayed(measured.get("replay"), measured.get("replay_before"))
-    return tuple(found)
+    return tuple(sentence[0].upper() + sentence[1:] for sentence in found)
 
 
 def _first(after: Evaluation, before: Evaluation | None) -> str:

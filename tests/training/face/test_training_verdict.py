@@ -50,6 +50,13 @@ def test_what_is_wrong_is_named():
     assert "It calls nothing in 75% of 4 requests that no tool fits." in said
 
 
+def test_a_sentence_begins_with_a_capital():
+    lights = call("set_lights")
+    outcomes = [answered(lights, lights) for _ in range(300)] + [answered(lights)]
+    said = verdict(Evaluation(outcomes=tuple(outcomes)))
+    assert said[-1] == "Under 1% of the requests that a tool fits call none."
+
+
 def test_the_phrasings_that_fail_are_named():
     lights, dark = call("set_lights", on=True), call("set_lights", on=False)
     good = [answered(lights, lights, phrasing="lights on") for _ in range(40)]
