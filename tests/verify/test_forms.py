@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.errors import ParameterError
-from lorakit.verify import FORMS, Limits
+from lorakit.verify import FORMS, CostLimits
 from lorakit.verify.forms import GGUF, MOST
 
 PAGE = (Path(__file__).parents[2] / "bench/README.md").read_text("utf-8")
@@ -29,36 +29,36 @@ def test_the_table_is_that_of_the_bench(name):
 
 
 def test_limits_of_a_form():
-    limits = Limits(form="int8")
+    limits = CostLimits(form="int8")
     assert limits.hold(MOST["int8"], 0.0)
     assert (
         limits.verdict(0.003, 0.965) == "measured for int8: KL 0.003, top-1 96.5%; no limit was set"
     )
     assert not limits.hold(0.2, 1.0)
     assert limits.verdict(0.2, 1.0).startswith("something is wrong: KL 0.2, top-1 100.0%; int8 may")
-    assert Limits(form=GGUF).hold(0.5, 0.6)
-    assert not Limits(form="int8").hold(math.nan, 1.0)
+    assert CostLimits(form=GGUF).hold(0.5, 0.6)
+    assert not CostLimits(form="int8").hold(math.nan, 1.0)
 
 
 def test_limits_of_the_user():
-    limits = Limits(form="int8", max_kl=0.01, min_top1=0.95)
+    limits = CostLimits(form="int8", max_kl=0.01, min_top1=0.95)
     assert limits.hold(0.01, 0.95)
     assert not limits.hold(0.02, 0.95)
     assert not limits.hold(0.01, 0.94)
     said = "the limits: KL 0.01 (at most 0.01), top-1 95.0% (at least 95%)"
     assert limits.verdict(0.01, 0.95) == f"within {said}"
     assert limits.verdict(0.02, 0.95) == f"beyond {said}".replace("KL 0.01", "KL 0.02")
-    assert Limits(min_top1=0.9).verdict(0.01, 0.8) == (
+    assert CostLimits(min_top1=0.9).verdict(0.01, 0.8) == (
         "beyond the limits: KL 0.01, top-1 80.0% (at least 90%)"
     )
-    assert Limits().verdict(0.01, 0.8) == "measured: KL 0.01, top-1 80.0%; no limit was set"
-    assert Limits(form="int8", max_kl=9).hold(8, 0)
-    assert not Limits(form="int8", min_top1=0.5).hold(8, 1)  # the form's own limit stays
-    assert Limits(min_top1=0.5).hold(8, 1)
-    assert Limits(min_top1=0.5).to_dict() == {"form": "", "max_kl": None, "min_top1": 0.5}
+    assert CostLimits().verdict(0.01, 0.8) == "measured: KL 0.01, top-1 80.0%; no limit was set"
+    assert CostLimits(form="int8", max_kl=9).hold(8, 0)
+    assert not CostLimits(form="int8", min_top1=0.5).hold(8, 1)  # the form's own limit stays
+    assert CostLimits(min_top1=0.5).hold(8, 1)
+    assert CostLimits(min_top1=0.5).to_dict() == {"form": "", "max_kl": None, "min_top1": 0.5}
 
 
 @pytest.mark.parametrize("wrong", [{"max_kl": -1}, {"max_kl": math.nan}, {"min_top1": 1.5}])
 def test_limits_are_numbers(wrong):
     with pytest.raises(ParameterError, match=next(iter(wrong))):
-        Limits(**wrong)
+        CostLimits(**wrong)

@@ -13,7 +13,7 @@ from lorakit.engines.llama.quantize import quantize
 from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
-from lorakit.verify import Limits, Opening, PromptChoice, verify_against
+from lorakit.verify import CostLimits, Opening, PromptChoice, verify_against
 from lorakit.verify.other import parse_other, weights_dtypes
 
 TRUTH = DATA / "truth"
@@ -103,7 +103,7 @@ def test_a_quantised_file_is_measured(tmp_path):
     quantize(TRUTH / "gguf/llama.base.f32.gguf", file, type="Q8_0")
     report = against(f"on:{file}", prompts=PromptChoice(ids="5,6,7,8"), repeats=4)
     assert report.agrees
-    assert report.limits == Limits(form="GGUF")
+    assert report.limits == CostLimits(form="GGUF")
     floats = against(f"on:{TRUTH / 'gguf/llama.base.f32.gguf'}", prompts=PromptChoice(ids="5,6"))
     assert floats.limits is None
     assert floats.stored == "float32"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lorakit.errors import EngineError, ParameterError
-from lorakit.verify import Limits, verify
+from lorakit.verify import CostLimits, verify
 from lorakit.verify.parity import compare, divergence
 
 ONE = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 5.0], [4.0, 1.0, 1.0]])
@@ -75,18 +75,18 @@ def test_perplexities_by_hand():
 def test_limits_judge_by_the_cost():
     sides = giving(ONE), giving(OTHER)
     ids = {"x": [0, 2, 1]}
-    cost = verify(*sides, ids, limits=Limits(form="int8"))
+    cost = verify(*sides, ids, limits=CostLimits(form="int8"))
     assert not cost.agrees
     assert cost.verdict.startswith("something is wrong")
     kl = cost.total.kl
-    assert verify(*sides, ids, limits=Limits(max_kl=kl, min_top1=0.6)).agrees
-    assert not verify(*sides, ids, limits=Limits(max_kl=kl * 0.99)).agrees
-    assert not verify(*sides, ids, limits=Limits(min_top1=0.7)).agrees
-    bad = verify(sides[0], giving(OTHER * np.nan), ids, limits=Limits(form="int8"))
+    assert verify(*sides, ids, limits=CostLimits(max_kl=kl, min_top1=0.6)).agrees
+    assert not verify(*sides, ids, limits=CostLimits(max_kl=kl * 0.99)).agrees
+    assert not verify(*sides, ids, limits=CostLimits(min_top1=0.7)).agrees
+    bad = verify(sides[0], giving(OTHER * np.nan), ids, limits=CostLimits(form="int8"))
     assert not bad.agrees
     assert "NaN" in bad.verdict
     with pytest.raises(ParameterError, match="not by both"):
-        verify(*sides, ids, limits=Limits(max_kl=1), tolerance=1)
+        verify(*sides, ids, limits=CostLimits(max_kl=1), tolerance=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

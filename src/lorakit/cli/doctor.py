@@ -27,7 +27,7 @@ FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_in
 
 
 def command(json: JsonOption = False) -> None:
-    """Show versions, engines, what forms of the weights cost, CPU features and the cache."""
+    """Show versions, engines, CPU features and the cache."""
     report = examine()
     if json:
         print_json(report)

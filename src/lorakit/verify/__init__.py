@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lorakit.verify.forms import FORMS as FORMS
+from lorakit.verify.forms import CostLimits as CostLimits
 from lorakit.verify.forms import Form as Form
-from lorakit.verify.forms import Limits as Limits
 from lorakit.verify.parity import TOLERANCE as TOLERANCE
 from lorakit.verify.parity import LogitsOf as LogitsOf
 from lorakit.verify.parity import ParityReport as ParityReport

@@ -41,7 +41,7 @@ MOST: Mapping[str, float] = {name: form.most for name, form in FORMS.items()} | 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CostLimits:
     """What judges a comparison by its cost, in place of its largest difference.
 
     form: of the weights, in MOST, or "" where neither side is one. max_kl, min_top1: of the user.

@@ -24,7 +24,7 @@ from lorakit.model.open import open as open_model
 from lorakit.sources import fetch
 from lorakit.sources.scaled import split_reference
 from lorakit.verify.answers import REPEATS, compare_answers
-from lorakit.verify.forms import GGUF, MOST, Limits
+from lorakit.verify.forms import GGUF, MOST, CostLimits
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, Rounding, verify
 from lorakit.verify.prompts import PromptChoice, samples_for
 from lorakit.verify.sides import (
@@ -195,7 +195,7 @@ def verify_against(
         named = choice.read(model)
         side = other_side(other, model, opening, choice, stack)
         limited = max_kl is not None or min_top1 is not None
-        limits = Limits(form=side.form, max_kl=max_kl, min_top1=min_top1)
+        limits = CostLimits(form=side.form, max_kl=max_kl, min_top1=min_top1)
         judged = limits if limited or (side.form and tolerance is None) else None
         samples = samples_for(model.tokenizer, model.capabilities.context) if judged else {}
         chosen = named or side.prompts or samples or built_in(model)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lorakit.errors import EngineError, ParameterError
 from lorakit.values import finite, shown
-from lorakit.verify.forms import Limits
+from lorakit.verify.forms import CostLimits
 from lorakit.verify.verdict import F64, NOTHING, PLAIN, Evidence, Findings, Stored, evidence, judge
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ParityReport:
     stored: Stored | None = None  # the dtype whose rounding was judged by
     findings: Findings = NOTHING  # why the differences are not that rounding
     warnings: tuple[str, ...] = ()
-    limits: Limits | None = None
+    limits: CostLimits | None = None
     answers: AnswerReport | None = None  # where both sides were asked for some
 
     @property
@@ -171,7 +171,7 @@ def verify(
     *,
     tolerance: float | None = None,
     rounding: Rounding | None = None,
-    limits: Limits | None = None,
+    limits: CostLimits | None = None,
     plain: LogitsOf | None = None,
     names: tuple[str, str] = ("one", "other"),
     notes: Sequence[str] = (),
