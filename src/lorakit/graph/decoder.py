@@ -43,6 +43,7 @@ class GraphOptions:
     head: str = "float32"  # likewise, for the vocabulary projection
     context: int = 8192  # positions in the RoPE tables
     window: Window = "inclusive"  # see Blocks
+    apart: bool = False  # rows that share an adapter: see graph.lora
     calibration: str = ""  # a digest of what `divisors` of `build` come from
 
 
@@ -71,7 +72,7 @@ def build(
     Raises CapabilityError for an architecture that the graph does not compute.
     """
     require_supported(base.decoder)
-    w, d, adapted = Writer(store), base.decoder, targets(base.decoder)
+    w, d, adapted = Writer(store), base.decoder, targets(base.decoder, apart=options.apart)
     blocks = Blocks(
         base=base,
         writer=w,

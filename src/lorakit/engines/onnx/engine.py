@@ -85,7 +85,7 @@ class OnnxEngine:
             slots=self._capabilities.max_sequences,
             context=self._capabilities.context,
         )
-        self._slabs = Slabs(targets(decoder))
+        self._slabs = Slabs(targets(decoder, apart=graph.apart))
         self._attached: dict[int, Attached] = {}
         self._vocabulary = Vocabulary(base, self._attached)
         self._handles = itertools.count(1)
@@ -314,6 +314,7 @@ def _graph(
         head=head,
         context=context,
         window=window,
+        apart=options.quantize in CALIBRATED,
         calibration=text.digest if text and {linear, head} & ROWWISE.keys() else "",
     )
 

@@ -103,11 +103,13 @@ class Slab:
     def _fit(self, rows: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
         """Allocate anew where rows or ranks outgrow the arrays, or need far less than there is."""
         ranks = {
-            module: max(
-                sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
-                for held in sets
+            module: target.padded(
+                max(
+                    sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
+                    for held in sets
+                )
             )
-            for module in self.targets
+            for module, target in self.targets.items()
         }
         if rows <= len(self._sets) < 4 * rows:
             have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}

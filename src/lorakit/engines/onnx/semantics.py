@@ -26,7 +26,7 @@ from lorakit.graph.lora import lora
 from lorakit.graph.quantize import form_of
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 2  # raise it whenever something else is tried
+VERSION = 3  # raise it whenever something else is tried
 TESTED = "1.22 to 1.32"
 WINDOW, TOKENS, DIM = 3, 8, 16
 IN, OUT = 128, 64  # large enough for weights to lie outside the model
@@ -56,7 +56,8 @@ def window_reading(device: Device, forms: tuple[str, ...]) -> Window:
 
 def _tried(device: Device, forms: tuple[str, ...]) -> Window:
     products = [partial(_product, form) for form in forms]
-    checks: list[Callable[[Device], Window | None]] = [_window, _adapters, *products]
+    adapters = [partial(_adapters, apart) for apart in (False, True)]
+    checks: list[Callable[[Device], Window | None]] = [_window, *adapters, *products]
     windows, faults = [], []
     for check in checks:
         try:
@@ -145,11 +146,11 @@ def _seen(
             yield (slot, token), np.flatnonzero(given).tolist()
 
 
-def _adapters(device: Device) -> None:
+def _adapters(apart: bool, device: Device) -> None:
     """Views of adapters and activations are read where they lie, at every run, and nothing beside
     the output's view is written; rank 0 adds nothing."""
     w, rng = Writer(MemoryStore()), np.random.default_rng(0)
-    target = LoraTarget(module="m", in_features=IN, out_features=OUT)
+    target = LoraTarget(module="m", in_features=IN, out_features=OUT, apart=apart)
     y = lora(w, target, w.input("x", [2, 1, IN]), w.input("y", [2, 1, OUT]))
     w.node("Identity", [y], w.output("adapted", [2, 1, OUT]))
     session = open_session(w.finish(), threads=1, device=device)
@@ -158,8 +159,10 @@ def _adapters(device: Device) -> None:
         shapes = {"x": (1, IN), "y": (1, OUT), target.a: (IN, rank), target.b: (rank, OUT)}
         given = {name: np.empty((4, *shape), np.float32) for name, shape in shapes.items()}
         adapted = np.empty((4, 1, OUT), np.float32)
-        for name, array in given.items():
-            binding.input(name, array[1:3])
+        rows = {name: array[1:3] for name, array in given.items()}
+        rows |= target.bound(rows[target.a], rows[target.b], shared=True)
+        for name, array in rows.items():
+            binding.input(name, array)
         binding.output("adapted", adapted[1:3])
         for _ in range(2):
             for array in given.values():
