@@ -1,6 +1,7 @@
 """int8 on bases with outliers, and what it is calibrated on: found once, kept, and the user's."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +149,23 @@ def test_a_graph_is_calibrated_once_for_each_text(cache, tmp_path, monkeypatch):
     assert counts == [1, 1, 2, 2, 3, 3]
     assert len(set(identities)) == 3
     assert identities[2] == identities[3] == identities[5]
+
+
+def test_weights_alike_with_another_tokenizer_are_another_base(cache, tmp_path, monkeypatch):
+    """They read other tokens of the same text."""
+    calls, identities = counted(monkeypatch), []
+    source = truth_base("llama")
+    for name in ("one", "again", "other"):
+        folder = tmp_path / name
+        shutil.copytree(source, folder)
+        if name == "other":
+            with (folder / "tokenizer.json").open("a") as file:
+                file.write("\n")
+        engine = open_engine(folder, quantize="int8")
+        identities.append(engine.capabilities.kv_identity)
+        engine.close()
+    assert len(calls) == 2
+    assert identities[0] == identities[1] != identities[2]
 
 
 @pytest.mark.parametrize("quantize", ["none", "fp16"])

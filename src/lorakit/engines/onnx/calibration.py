@@ -22,6 +22,7 @@ from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import Tokens, abandoned
 from lorakit.errors import BaseModelError, CancelledError, ParameterError
 from lorakit.files.bounded import read_text
+from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
 from lorakit.graph.blocks import Blocks, Cache, Step
 from lorakit.graph.int8 import balanced, parts
@@ -48,9 +49,16 @@ class Calibration:
             raise ParameterError(f"the calibration text {path} is empty")
         return cls(text)
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+    def digest(self, base: Base) -> str:
+        """Of the text and of the tokenizer that cuts it, which the base's fingerprint leaves out.
+
+        Raises SourceError.
+        """
+        found = hashlib.sha256(self.text.encode())
+        tokenizer = base.path / "tokenizer.json"
+        if tokenizer.exists():
+            found.update(digest_of(tokenizer).encode())
+        return found.hexdigest()[:16]
 
     def tokens(self, base: Base) -> Tokens:
         """Rows of the text; of random tokens for a base that has no tokenizer.

@@ -315,7 +315,7 @@ def _graph(
         context=context,
         window=window,
         apart=options.quantize in CALIBRATED,
-        calibration=text.digest if text and {linear, head} & ROWWISE.keys() else "",
+        calibration=text.digest(base) if text and {linear, head} & ROWWISE.keys() else "",
     )
 
 
