@@ -13,6 +13,7 @@ from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
 from lorakit.inspect.plot import grid
 from lorakit.inspect.report import inspect
+from lorakit.verify import FORMS
 from lorakit.verify.answers import NEW, REPEATS
 from lorakit.verify.other import parse_other
 
@@ -90,7 +91,8 @@ def test_another_form_of_the_weights_is_measured():
     form = ("-a", PLAIN, "--against", "quantize:int8")
     found = verify(*form)
     assert found["agrees"] is True
-    assert found["limits"] == {"form": "int8", "max_kl": 0.1, "min_top1": None}
+    limits = {"form": "int8", "max_kl": None, "min_top1": None, "most": FORMS["int8"].most}
+    assert found["limits"] == limits
     assert found["warnings"] == []
     assert [row["name"] for row in found["prompts"]] == ["English", "code", "German", "questions"]
     assert 1 < found["total"]["perplexity"] != found["total"]["other_perplexity"]

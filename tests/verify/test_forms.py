@@ -55,7 +55,9 @@ def test_limits_of_the_user():
     assert CostLimits(form="int8", max_kl=9).hold(8, 0)
     assert not CostLimits(form="int8", min_top1=0.5).hold(8, 1)  # the form's own limit stays
     assert CostLimits(min_top1=0.5).hold(8, 1)
-    assert CostLimits(min_top1=0.5).to_dict() == {"form": "", "max_kl": None, "min_top1": 0.5}
+    assert CostLimits(min_top1=0.5).to_dict() == {
+        "form": "", "max_kl": None, "min_top1": 0.5, "most": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", [{"max_kl": -1}, {"max_kl": math.nan}, {"min_top1": 1.5}])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorakit.errors import ParameterError
@@ -82,6 +82,6 @@ class CostLimits:
         return f"{verdict} the limits: KL {kl:.3g}{most}, top-1 {top1:.1%}{least}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; the largest KL that passes is None where there is none."""
+        """Plain values; most is None where any KL passes."""
         most = self.most if math.isfinite(self.most) else None
-        return {"form": self.form, "max_kl": most, "min_top1": self.min_top1}
+        return asdict(self) | {"most": most}
