@@ -20,7 +20,7 @@ from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.ort import native_errors, open_session
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import Tokens, abandoned
-from lorakit.errors import BaseModelError, CancelledError, ParameterError
+from lorakit.errors import BaseModelError, CancelledError, ParameterError, SourceError
 from lorakit.files.bounded import read_text
 from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
@@ -56,8 +56,11 @@ class Calibration:
         """
         found = hashlib.sha256(self.text.encode())
         tokenizer = base.path / "tokenizer.json"
-        if tokenizer.exists():
-            found.update(digest_of(tokenizer).encode())
+        try:
+            if tokenizer.exists():
+                found.update(digest_of(tokenizer).encode())
+        except OSError as error:
+            raise SourceError(f"cannot read {tokenizer}: {error.strerror or error}") from error
         return found.hexdigest()[:16]
 
     def tokens(self, base: Base) -> Tokens:
