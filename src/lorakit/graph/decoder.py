@@ -22,17 +22,18 @@ from types import MappingProxyType
 
 from onnx import TensorProto
 
-from lorakit.architectures import Decoder
+from lorakit.architectures import Decoder, Part
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
-from lorakit.graph.int8 import Floats
+from lorakit.graph.even import Floats
 from lorakit.graph.lora import HEAD, lora, targets
 from lorakit.graph.quantize import Form, form_of
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
-VERSION = 7  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 8  # raise it whenever a graph built before would no longer fit the engine
+WIDE_PARTS: tuple[Part, ...] = ("key", "value", "down")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def build(
 ) -> bytes:
     """The serialized model; its weights go into `store`, one tensor at a time.
 
-    divisors: of what linears in rows of 8 bits read, by its name in the graph; see graph.int8.
+    divisors: of what linears read, by its name in the graph; see graph.even.
     Raises CapabilityError for an architecture that the graph does not compute.
     """
     require_supported(base.decoder)
@@ -76,7 +77,7 @@ def build(
     blocks = Blocks(
         base=base,
         writer=w,
-        form=form_of(options.linear, divisors),
+        form=form_of(options.linear, divisors, _wide(base.decoder)),
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
@@ -92,6 +93,13 @@ def build(
         x = blocks.block(index, x, step)
     _head(blocks, x, form_of(options.head, divisors))
     return w.finish()
+
+
+def _wide(d: Decoder) -> set[str]:
+    """Modules that 4 bits harm most, for what they weigh: values, keys, and the MLP's way down."""
+    layout = d.architecture.layout
+    names = [linear.name for part in WIDE_PARTS if (linear := layout.linear(part))]
+    return {f"{layout.blocks}.{index}.{name}" for index in range(len(d.layers)) for name in names}
 
 
 def _cache(w: Writer, d: Decoder, index: int) -> Cache:

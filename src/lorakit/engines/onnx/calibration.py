@@ -1,4 +1,4 @@
-"""What the linears of a base read of a text, so that int8 can make it even: see graph.int8.
+"""What the linears of a base read of a text, so that it can be made even: see graph.even.
 
 The base runs in float32 block by block, each as a graph of its own, so that one block's weights are
 in memory at a time; of what its linears read only the mean squares leave the graph.
@@ -25,8 +25,9 @@ from lorakit.files.bounded import read_text
 from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
 from lorakit.graph.blocks import Blocks, Cache, Step
-from lorakit.graph.int8 import balanced, parts
+from lorakit.graph.even import balanced
 from lorakit.graph.quantize import float32
+from lorakit.graph.weights import parts
 from lorakit.graph.writer import Shape, Writer
 from lorakit.text.tokenizer import Tokenizer
 
@@ -88,7 +89,7 @@ class Calibration:
 def divisors(
     base: Base, tokens: Tokens, *, threads: int | None, device: Device, window: Window
 ) -> dict[str, Floats]:
-    """Of everything that linears read, by its name in the graph: see graph.int8.
+    """Of everything that linears read, by its name in the graph: see graph.even.
 
     tokens: int64 [rows, length]. Raises CancelledError when nobody waits for it any more.
     """

@@ -42,7 +42,7 @@ from lorakit.errors import (
     ClosedError,
 )
 from lorakit.graph import VERSION, GraphOptions, require_supported, targets
-from lorakit.graph.quantize import ROWWISE
+from lorakit.graph.quantize import EVEN
 from lorakit.text.image_ids import Image
 
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
@@ -294,7 +294,7 @@ class OnnxEngine:
 
 def _kv_identity(graph: GraphOptions) -> str:
     """The head's form is not in it: nothing of the head comes into the KV cache."""
-    linear = f"{graph.linear} {graph.calibration}" if graph.linear in ROWWISE else graph.linear
+    linear = f"{graph.linear} {graph.calibration}" if graph.linear in EVEN else graph.linear
     return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {linear}, f32"
 
 
@@ -315,7 +315,7 @@ def _graph(
         context=context,
         window=window,
         apart=options.quantize in CALIBRATED,
-        calibration=text.digest(base) if text and {linear, head} & ROWWISE.keys() else "",
+        calibration=text.digest(base) if text and {linear, head} & set(EVEN) else "",
     )
 
 

@@ -180,9 +180,10 @@ def _product(form: str, device: Device) -> None:
     rng, store = np.random.default_rng(0), MemoryStore()
     w = Writer(store)
     weight = rng.integers(-7, 8, (OUT, IN)).astype(np.float32)
-    weight[:, ::16] = -8  # in every block
+    weight[:, ::16], weight[:, 1::16] = -8, 7  # in every block
     x, keep = w.input("x", [1, "new", IN]), w.input("keep", ["kept"], TensorProto.INT64)
-    even = {"kept": np.linspace(0.5, 2, IN, dtype=np.float32)}
+    divisors = np.linspace(0.5, 2, IN, dtype=np.float32)
+    even = {} if form == "block4" else {"kept": divisors}  # 4 bits would round what is divided
     kept = w.node("Gather", [x, keep], "kept", axis=1)
     y = form_of(form, even)(w, "m", kept, weight)
     w.node("Identity", [y], w.output("y", [1, "kept", OUT]))
