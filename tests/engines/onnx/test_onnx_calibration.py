@@ -18,7 +18,7 @@ from lorakit.engines.protocol import abandoned
 from lorakit.engines.table import make_options
 from lorakit.errors import CancelledError, CapabilityError, FormatError, ParameterError, SourceError
 from lorakit.graph.int8 import balanced
-from onnx_cases import logits_of, open_engine, truth_base
+from onnx_cases import divergence, logits_of, open_engine, truth_base
 
 IDS = np.random.default_rng(4).integers(4, 508, 40)
 NAMES = ("llama", "gemma3")
@@ -59,17 +59,6 @@ def with_outliers(folder, source, factor=16.0, channels=3):
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors")
     return folder
-
-
-def divergence(found, expected):
-    """Mean KL from the expected logits' distributions."""
-
-    def normal(x):
-        x = x.astype(np.float64) - x.max(-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-    one, other = normal(expected), normal(found)
-    return float((np.exp(one) * (one - other)).sum(-1).mean())
 
 
 def logits(folder, **options):
