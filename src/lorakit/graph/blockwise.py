@@ -92,7 +92,10 @@ def packed4(weight: Array, block: int, seen: Seen | None = None) -> Packed:
     """Codes around zero points; see graph.codes4."""
     outputs, inputs = weight.shape
     count = inputs // block
-    values = np.ascontiguousarray((evened(weight, seen.divisors) if seen else weight).T, np.float32)
+    values = weight.astype(np.float32)
+    if seen is not None:
+        values = evened(values, seen.divisors)
+    values = np.ascontiguousarray(values.T)
     codes, scales, zeros = codes4(values, block, None if seen is None else seen.turned_moments())
     by_block = np.ascontiguousarray(codes.T).reshape(outputs, count, block)
     padded = np.zeros((outputs, count + count % 2), np.uint8)

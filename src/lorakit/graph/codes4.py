@@ -14,7 +14,9 @@ from lorakit.graph.even import Floats
 
 TOP = 15  # the largest code
 RANGES = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's values, that are tried
-DAMPING = 0.5  # of the mean square, added to all: a short text says little of how inputs go together
+DAMPING = (
+    0.5  # of the mean square, added to all: a short text says little of how inputs go together
+)
 Codes = npt.NDArray[np.uint8]
 Scales = npt.NDArray[np.float16]
 
@@ -24,7 +26,7 @@ def codes4(
 ) -> tuple[Codes, Scales, Codes]:
     """Codes [in, out], scales and codes of zero [in / block, out] of values [in, out].
 
-    moments: [in, in], the mean of x x^T over inputs x. The values are overwritten.
+    moments: [in, in], the sum of x x^T over inputs x, at any scale. The values are overwritten.
     """
     inputs, outputs = values.shape
     codes = np.empty((inputs, outputs), np.uint8)
@@ -89,5 +91,5 @@ def _codes(values: Floats, scale: Floats, zero: Floats) -> Codes:
 
 
 def _wide(scale: Scales) -> Floats:
-    """As float32, which it is multiplied in; those too small for float16 are of nothing but zeros."""
+    """As float32; what is too small for float16 is the scale of nothing but zeros."""
     return np.where(scale == 0, np.float32(1), scale.astype(np.float32))

@@ -16,9 +16,7 @@ What lies between is in graph.blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from onnx import TensorProto
 
@@ -26,9 +24,8 @@ from lorakit.architectures import Decoder, Part
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
-from lorakit.graph.even import Floats
 from lorakit.graph.lora import HEAD, lora, targets
-from lorakit.graph.quantize import Form, form_of
+from lorakit.graph.quantize import Form, Sight, form_of, unseen
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
@@ -65,11 +62,11 @@ def build(
     base: Base,
     options: GraphOptions,
     store: Store,
-    divisors: Mapping[str, Floats] = MappingProxyType({}),
+    sight: Sight = unseen,
 ) -> bytes:
     """The serialized model; its weights go into `store`, one tensor at a time.
 
-    divisors: of what linears read, by its name in the graph; see graph.even.
+    sight: of what linears read, by its name in the graph, asked block by block; see graph.even.
     Raises CapabilityError for an architecture that the graph does not compute.
     """
     require_supported(base.decoder)
@@ -77,7 +74,7 @@ def build(
     blocks = Blocks(
         base=base,
         writer=w,
-        form=form_of(options.linear, divisors, _wide(base.decoder)),
+        form=form_of(options.linear, sight, wide_modules(base.decoder)),
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
@@ -91,11 +88,11 @@ def build(
     )
     for index in range(len(d.layers)):
         x = blocks.block(index, x, step)
-    _head(blocks, x, form_of(options.head, divisors))
+    _head(blocks, x, form_of(options.head, sight))
     return w.finish()
 
 
-def _wide(d: Decoder) -> set[str]:
+def wide_modules(d: Decoder) -> set[str]:
     """Modules that 4 bits harm most, for what they weigh: values, keys, and the MLP's way down."""
     layout = d.architecture.layout
     names = [linear.name for part in WIDE_PARTS if (linear := layout.linear(part))]

@@ -26,7 +26,8 @@ Floats = npt.NDArray[np.float32]
 class Seen:
     """What a text has shown of an input x of linears.
 
-    divisors: [in], of its channels. moments: [in, in], the mean of x x^T; None where nobody asked.
+    divisors: [in], of its channels. moments: [in, in], the sum of x x^T over tokens; None where
+    nobody asked.
     """
 
     divisors: Floats

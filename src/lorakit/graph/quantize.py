@@ -24,6 +24,10 @@ Form = Callable[[Writer, str, str, Array], str]  # (writer, module, x, weight) -
 Sight = Callable[[str], Seen | None]  # what a text has shown of a tensor, by its name
 
 
+def unseen(x: str) -> None:
+    """No text was shown."""
+
+
 def float32(writer: Writer, module: str, x: str, weight: Array) -> str:
     """Exact: the weight in float32."""
     stored = writer.weight(f"{module}.weight", _transposed(weight, np.float32))
@@ -41,13 +45,11 @@ FORMS = ("float32", "float16", "rowwise8", "rowwise8_unsigned", "block8", "block
 EVEN = ("rowwise8", "rowwise8_unsigned", "block4")  # those that make rows even first
 
 
-def form_of(
-    name: str, sight: Sight = lambda x: None, wide: Collection[str] = ()
-) -> Form:
+def form_of(name: str, sight: Sight = unseen, wide: Collection[str] = ()) -> Form:
     """One of FORMS.
 
-    sight: for forms that make rows even (graph.even). wide: modules that get 8 bits where others get
-    4. In blocks a weight whose inputs cannot be cut stays float32.
+    sight: for forms that make rows even (graph.even). wide: modules that get 8 bits where others
+    get 4. In blocks a weight whose inputs cannot be cut stays float32.
     """
     if name in ("float32", "float16"):
         return float32 if name == "float32" else float16

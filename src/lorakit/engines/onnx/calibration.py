@@ -7,7 +7,9 @@ in memory at a time; of what its linears read only the mean squares leave the gr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from lorakit.files.bounded import read_text
 from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
 from lorakit.graph.blocks import Blocks, Cache, Step
-from lorakit.graph.even import balanced
+from lorakit.graph.even import Seen, balanced
 from lorakit.graph.quantize import float32
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import Shape, Writer
@@ -86,29 +88,50 @@ class Calibration:
         return taken
 
 
-def divisors(
-    base: Base, tokens: Tokens, *, threads: int | None, device: Device, window: Window
-) -> dict[str, Floats]:
-    """Of everything that linears read, by its name in the graph: see graph.even.
+class Watcher:
+    """What linears read of a text, by its name in the graph; asked in the order of the blocks.
 
-    tokens: int64 [rows, length]. Raises CancelledError when nobody waits for it any more.
+    One block is held at a time: `moments` of wide inputs are large.
     """
-    found: dict[str, Floats] = {}
-    embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
-    hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
-    for index in range(len(base.decoder.layers) + 1):
-        if abandoned.get()():
-            raise CancelledError("the model was closed while it was opening")
-        part = _Part(base, window)
-        model = part.build(index)
-        held = part.store.arrays
-        session = open_session(model, threads=threads, initializers=held, device=device)
-        held.clear()  # the session has its own
-        with native_errors("calibrating"):
-            hidden, *seen = session.run(["out", *part.outputs], part.inputs(index, hidden))
-        for (x, weights), squares in zip(part.weights.items(), seen, strict=True):
-            found[x] = balanced(squares, weights)
-    return found
+
+    def __init__(
+        self,
+        base: Base,
+        tokens: Tokens,
+        *,
+        narrow: Collection[str] = (),
+        threads: int | None,
+        device: Device,
+        window: Window,
+    ) -> None:
+        """tokens: int64 [rows, length]. narrow: modules of whose inputs the moments are wanted."""
+        self._narrow = narrow
+        self._window = window
+        self._opened = partial(open_session, threads=threads, device=device)
+        self._blocks = self._watch(base, tokens)
+        self._seen: dict[str, Seen] = {}
+
+    def __call__(self, x: str) -> Seen:
+        """Raises CancelledError when nobody waits for it any more."""
+        while x not in self._seen:
+            self._seen = next(self._blocks)
+        return self._seen[x]
+
+    def _watch(self, base: Base, tokens: Tokens) -> Iterator[dict[str, Seen]]:
+        embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
+        hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
+        for index in range(len(base.decoder.layers) + 1):
+            if abandoned.get()():
+                raise CancelledError("the model was closed while it was opening")
+            part = _Part(base, self._window, self._narrow)
+            model = part.build(index)
+            held = part.store.arrays
+            session = self._opened(model, initializers=held)
+            held.clear()  # the session has its own
+            with native_errors("calibrating"):
+                hidden, *outputs = session.run(["out", *part.outputs], part.inputs(index, hidden))
+            del session
+            yield part.seen(dict(zip(part.outputs, outputs, strict=True)))
 
 
 @dataclass(slots=True)
@@ -117,17 +140,21 @@ class _Part:
 
     base: Base
     window: Window
+    narrow: Collection[str]
     store: MemoryStore = field(default_factory=MemoryStore)
     weights: dict[str, Floats] = field(default_factory=dict)  # squares, by what they multiply
+    outputs: list[str] = field(default_factory=list)  # of what linears read
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.store)
 
-    @property
-    def outputs(self) -> list[str]:
-        """The mean squares of what linears read, in the order of `weights`."""
-        return [f"{x}.squares" for x in self.weights]
+    def seen(self, outputs: Mapping[str, Floats]) -> dict[str, Seen]:
+        """By what linears read, from this part's outputs."""
+        return {
+            x: Seen(balanced(outputs[f"{x}.squares"], weights), outputs.get(f"{x}.moments"))
+            for x, weights in self.weights.items()
+        }
 
     def build(self, index: int) -> bytes:
         w, d = self._writer, self.base.decoder
@@ -152,7 +179,7 @@ class _Part:
             x = blocks.block(index, x, step)
         else:
             x = blocks.norm(d.architecture.layout.final_norm, x)
-            self._watch(x, self.base.weight(HEAD))
+            self._watch(HEAD, x, self.base.weight(HEAD))
         w.node("Identity", [x], w.output("out", ["batch", "new", d.hidden]))
         return w.finish()
 
@@ -172,15 +199,23 @@ class _Part:
 
     def _watched(self, writer: Writer, module: str, x: str, weight: Array) -> str:
         """A float32 linear, whose input and weight are noted."""
-        self._watch(x, weight)
+        self._watch(module, x, weight)
         return float32(writer, module, x, weight)
 
-    def _watch(self, x: str, weight: Array) -> None:
+    def _watch(self, module: str, x: str, weight: Array) -> None:
+        w, width = self._writer, weight.shape[1]
         if x not in self.weights:
-            w, width = self._writer, weight.shape[1]
             square = w.node("Mul", [x, x], f"{x}.square")
-            means = w.output(f"{x}.squares", [width])
+            means = self._output(f"{x}.squares", [width])
             w.node("ReduceMean", [square, w.shape(0, 1)], means, keepdims=0)
             self.weights[x] = np.zeros(width, np.float32)
-        for rows in parts(weight):
-            self.weights[x] += np.square(weight[rows].astype(np.float32)).sum(axis=0)
+        if module in self.narrow and f"{x}.moments" not in self.outputs:
+            rows = w.node("Reshape", [x, w.shape(-1, width)], f"{x}.rows")
+            columns = w.node("Transpose", [rows], f"{x}.columns", perm=[1, 0])
+            w.node("MatMul", [columns, rows], self._output(f"{x}.moments", [width, width]))
+        for part in parts(weight):
+            self.weights[x] += np.square(weight[part].astype(np.float32)).sum(axis=0)
+
+    def _output(self, name: str, shape: Shape) -> str:
+        self.outputs.append(name)
+        return self._writer.output(name, shape)

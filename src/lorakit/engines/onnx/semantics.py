@@ -22,6 +22,7 @@ from lorakit.engines.onnx.ort import Binding, native_errors, onnxruntime, open_s
 from lorakit.errors import EngineError
 from lorakit.files.cache import Memo
 from lorakit.graph import LoraTarget, MemoryStore, Window
+from lorakit.graph.even import Seen
 from lorakit.graph.lora import lora
 from lorakit.graph.quantize import form_of
 from lorakit.graph.writer import CONTRIB, Shape, Writer
@@ -183,9 +184,9 @@ def _product(form: str, device: Device) -> None:
     weight[:, ::16], weight[:, 1::16] = -8, 7  # in every block
     x, keep = w.input("x", [1, "new", IN]), w.input("keep", ["kept"], TensorProto.INT64)
     divisors = np.linspace(0.5, 2, IN, dtype=np.float32)
-    even = {} if form == "block4" else {"kept": divisors}  # 4 bits would round what is divided
+    seen = None if form == "block4" else Seen(divisors)  # 4 bits would round what is divided
     kept = w.node("Gather", [x, keep], "kept", axis=1)
-    y = form_of(form, even)(w, "m", kept, weight)
+    y = form_of(form, lambda _: seen)(w, "m", kept, weight)
     w.node("Identity", [y], w.output("y", [1, "kept", OUT]))
     session = open_session(w.finish(), threads=1, initializers=store.arrays, device=device)
     for array in store.arrays.values():
