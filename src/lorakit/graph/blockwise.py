@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from lorakit.adapter import Array
-from lorakit.graph.codes4 import Codes, codes4
-from lorakit.graph.even import Floats, Seen, even, evened
+from lorakit.graph.codes4 import Codes, Scales, codes4
+from lorakit.graph.even import Seen, even, evened
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import CONTRIB, Writer
 
@@ -27,7 +26,7 @@ class Packed:
     zeros: codes of zero, packed alike, uint8 [out, bytes]; None is the middle of the range."""
 
     codes: Codes
-    scales: npt.NDArray[np.float16] | Floats
+    scales: Scales
     zeros: Codes | None = None
 
 
@@ -55,8 +54,7 @@ def _product(
 ) -> str:
     outputs, inputs = shape
     scales = writer.weight(f"{module}.weight.scale", packed.scales)
-    if packed.scales.dtype == np.float16:  # half the disk; widened once when the session opens
-        scales = writer.node("Cast", [scales], f"{scales}.f32", to=TensorProto.FLOAT)
+    scales = writer.node("Cast", [scales], f"{scales}.f32", to=TensorProto.FLOAT)
     named = [writer.weight(f"{module}.weight.q{bits}", packed.codes), scales]
     if packed.zeros is not None:
         named.append(writer.weight(f"{module}.weight.zero", packed.zeros))
@@ -77,12 +75,12 @@ def _packed8(weight: Array, block: int) -> Packed:
     """Symmetric around 128. The largest value of a block is at the end that is one longer."""
     outputs, inputs = weight.shape
     codes = np.empty((outputs, inputs // block, block), np.uint8)
-    scales = np.empty((outputs, inputs // block), np.float32)
+    scales = np.empty((outputs, inputs // block), np.float16)
     for rows in parts(weight):
         part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
         at = np.abs(part).argmax(axis=2, keepdims=True)
-        scale = np.take_along_axis(part, at, axis=2) / np.float32(-128)
-        safe = np.where(scale == 0, np.float32(1), scale)
+        scale = (np.take_along_axis(part, at, axis=2) / np.float32(-128)).astype(np.float16)
+        safe = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
         codes[rows] = np.clip(np.rint(part / safe) + 128, 0, 255).astype(np.uint8)
         scales[rows] = scale[..., 0]
     return Packed(codes, scales)
@@ -96,7 +94,7 @@ def packed4(weight: Array, block: int, seen: Seen | None = None) -> Packed:
     if seen is not None:
         values = evened(values, seen.divisors)
     values = np.ascontiguousarray(values.T)
-    codes, scales, zeros = codes4(values, block, None if seen is None else seen.turned_moments())
+    codes, scales, zeros = codes4(values, block, None if seen is None else seen.feedback)
     by_block = np.ascontiguousarray(codes.T).reshape(outputs, count, block)
     padded = np.zeros((outputs, count + count % 2), np.uint8)
     padded[:, :count] = zeros.T

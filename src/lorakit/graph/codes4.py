@@ -22,43 +22,44 @@ Scales = npt.NDArray[np.float16]
 
 
 def codes4(
-    values: Floats, block: int, moments: Floats | None = None
+    values: Floats, block: int, feedback: Floats | None = None
 ) -> tuple[Codes, Scales, Codes]:
     """Codes [in, out], scales and codes of zero [in / block, out] of values [in, out].
 
-    moments: [in, in], the sum of x x^T over inputs x, at any scale. The values are overwritten.
+    feedback: of the inputs. The values are overwritten.
     """
     inputs, outputs = values.shape
     codes = np.empty((inputs, outputs), np.uint8)
     scales = np.empty((inputs // block, outputs), np.float16)
     zeros = np.empty((inputs // block, outputs), np.uint8)
-    factor = None if moments is None else _factor(moments)
     for index, begin in enumerate(range(0, inputs, block)):
         end = begin + block
         part = values[begin:end]
         scales[index], zeros[index] = _range(part)
         scale, zero = _wide(scales[index]), zeros[index].astype(np.float32)
-        if factor is None:
+        if feedback is None:
             codes[begin:end] = _codes(part, scale, zero)
             continue
         errors = np.empty_like(part)
-        for at, within in enumerate(factor[begin:end, begin:end]):
+        for at, within in enumerate(feedback[begin:end, begin:end]):
             code = _codes(part[at], scale, zero)
             codes[begin + at] = code
             errors[at] = (part[at] - (code - zero) * scale) / within[at]
             part[at + 1 :] -= within[at + 1 :, None] * errors[at]
-        values[end:] -= factor[begin:end, end:].T @ errors
+        values[end:] -= feedback[begin:end, end:].T @ errors
     return codes, scales, zeros
 
 
-def _factor(moments: Floats) -> Floats:
-    """The upper Cholesky factor of the inverse of damped moments."""
+def feedback_of(moments: Floats) -> Floats:
+    """How the error of an input is made up for by those after it, from the sum of x x^T [in, in].
+
+    It is upper triangular, U in U^T U, the inverse of the damped moments.
+    """
     damped = moments.astype(np.float64)
     damped[np.diag_indices_from(damped)] += max(DAMPING * float(np.diag(damped).mean()), 1e-30)
-    # the factor of an inverse, without inverting: reversed, L L^T = M gives U = (L reversed)^-1
-    lower = np.linalg.cholesky(damped[::-1, ::-1])
-    inverse: Floats = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)
-    return inverse
+    lower = np.linalg.cholesky(np.ascontiguousarray(damped[::-1, ::-1]))
+    factor: Floats = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)  # of L L^T's inverse
+    return factor
 
 
 def _range(values: Floats) -> tuple[Scales, Codes]:

@@ -30,7 +30,7 @@ from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
 VERSION = 8  # raise it whenever a graph built before would no longer fit the engine
-WIDE_PARTS: tuple[Part, ...] = ("key", "value", "down")
+WIDE_PARTS: tuple[Part, ...] = ("value", "down")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def build(
 
 
 def wide_modules(d: Decoder) -> set[str]:
-    """Modules that 4 bits harm most, for what they weigh: values, keys, and the MLP's way down."""
+    """Modules that 4 bits harm most, for what they weigh: values, and the MLP's way down."""
     layout = d.architecture.layout
     names = [linear.name for part in WIDE_PARTS if (linear := layout.linear(part))]
     return {f"{layout.blocks}.{index}.{name}" for index in range(len(d.layers)) for name in names}

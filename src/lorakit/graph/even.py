@@ -26,21 +26,12 @@ Floats = npt.NDArray[np.float32]
 class Seen:
     """What a text has shown of an input x of linears.
 
-    divisors: [in], of its channels. moments: [in, in], the sum of x x^T over tokens; None where
-    nobody asked.
+    divisors: [in], of its channels. feedback: [in, in], of x made even, for graph.codes4; None
+    where nobody asked.
     """
 
     divisors: Floats
-    moments: Floats | None = None
-
-    def turned_moments(self) -> Floats | None:
-        """The moments of x made even."""
-        if self.moments is None:
-            return None
-        size = len(rotation(len(self.divisors)))
-        found = self.moments / np.outer(self.divisors, self.divisors)
-        turned: Floats = _turned(np.ascontiguousarray(_turned(found, size).T), size)
-        return turned * np.float32(size * size)
+    feedback: Floats | None = None
 
 
 def balanced(inputs: Floats, weights: Floats) -> Floats:
@@ -69,6 +60,13 @@ def rotation(channels: int) -> Floats:
 def evened(weight: Floats, divisors: Floats) -> Floats:
     """Weights [out, in] for rows that `even` has made so."""
     return _turned(weight * divisors, len(rotation(weight.shape[1])))
+
+
+def evened_moments(moments: Floats, divisors: Floats) -> Floats:
+    """The sum of x x^T [in, in] as it is of x made even."""
+    size = len(rotation(len(divisors)))
+    found: Floats = _turned(moments / np.outer(divisors, divisors), size)
+    return _turned(np.ascontiguousarray(found.T), size) * np.float32(size * size)
 
 
 def even(writer: Writer, x: str, divisors: Floats) -> str:

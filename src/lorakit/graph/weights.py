@@ -86,8 +86,8 @@ def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
     return proto
 
 
-def parts(weight: Array, most: int = BLOCK_BYTES) -> Iterator[slice]:
+def parts(weight: Array) -> Iterator[slice]:
     """Outputs of a weight that are worked on together."""
-    step = max(1, most // (4 * weight.shape[1]))
+    step = max(1, BLOCK_BYTES // (4 * weight.shape[1]))
     for begin in range(0, len(weight), step):
         yield slice(begin, begin + step)

@@ -10,14 +10,15 @@ from safetensors.numpy import load_file, save_file
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import calibration
 from lorakit.engines.onnx import engine as engine_module
-from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, divisors
+from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, Watcher
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.protocol import abandoned
 from lorakit.engines.table import make_options
 from lorakit.errors import CancelledError, CapabilityError, FormatError, ParameterError, SourceError
-from lorakit.graph.int8 import balanced
+from lorakit.graph import unseen
+from lorakit.graph.even import balanced
 from onnx_cases import divergence, logits_of, open_engine, truth_base
 
 IDS = np.random.default_rng(4).integers(4, 508, 40)
@@ -80,7 +81,7 @@ def distorted(request, tmp_path_factory):
 
 def uncalibrated(monkeypatch):
     """The broken variant: int8 as it was, rows as they are."""
-    monkeypatch.setattr(engine_module, "divisors", lambda *_, **__: {})
+    monkeypatch.setattr(engine_module, "Watcher", lambda *_, **__: unseen)
 
 
 def test_outliers_cost_little(distorted, cache, monkeypatch):
@@ -117,9 +118,9 @@ def counted(monkeypatch):
 
     def counting(*given, **more):
         calls.append(given)
-        return divisors(*given, **more)
+        return Watcher(*given, **more)
 
-    monkeypatch.setattr(engine_module, "divisors", counting)
+    monkeypatch.setattr(engine_module, "Watcher", counting)
     return calls
 
 
@@ -168,7 +169,7 @@ def test_the_head_of_int4_is_calibrated(cache, monkeypatch):
     calls = counted(monkeypatch)
     open_engine(truth_base("llama"), quantize="int4").close()
     open_engine(truth_base("llama"), quantize="int4", max_batch=2).close()  # it is in blocks
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 # The text.
@@ -279,4 +280,5 @@ def test_a_run_ends_when_nobody_waits_for_it():
 def run(base, tokens=None):
     if tokens is None:
         tokens = Calibration("hello there").tokens(base)
-    return divisors(base, tokens, threads=1, device=CPU, window=window_reading(CPU, ()))
+    watcher = Watcher(base, tokens, threads=1, device=CPU, window=window_reading(CPU, ()))
+    return {x: seen.divisors for block in watcher._watch(base, tokens) for x, seen in block.items()}

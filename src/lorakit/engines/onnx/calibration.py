@@ -27,7 +27,8 @@ from lorakit.files.bounded import read_text
 from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
 from lorakit.graph.blocks import Blocks, Cache, Step
-from lorakit.graph.even import Seen, balanced
+from lorakit.graph.codes4 import feedback_of
+from lorakit.graph.even import Seen, balanced, evened_moments
 from lorakit.graph.quantize import float32
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import Shape, Writer
@@ -91,7 +92,7 @@ class Calibration:
 class Watcher:
     """What linears read of a text, by its name in the graph; asked in the order of the blocks.
 
-    One block is held at a time: `moments` of wide inputs are large.
+    One block is held at a time: what goes with wide inputs is large.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Watcher:
         device: Device,
         window: Window,
     ) -> None:
-        """tokens: int64 [rows, length]. narrow: modules of whose inputs the moments are wanted."""
+        """tokens: int64 [rows, length]. narrow: modules that the feedback is wanted for."""
         self._narrow = narrow
         self._window = window
         self._opened = partial(open_session, threads=threads, device=device)
@@ -151,10 +152,13 @@ class _Part:
 
     def seen(self, outputs: Mapping[str, Floats]) -> dict[str, Seen]:
         """By what linears read, from this part's outputs."""
-        return {
-            x: Seen(balanced(outputs[f"{x}.squares"], weights), outputs.get(f"{x}.moments"))
-            for x, weights in self.weights.items()
-        }
+        found = {}
+        for x, weights in self.weights.items():
+            divisors = balanced(outputs[f"{x}.squares"], weights)
+            moments = outputs.get(f"{x}.moments")
+            feedback = None if moments is None else feedback_of(evened_moments(moments, divisors))
+            found[x] = Seen(divisors, feedback)
+        return found
 
     def build(self, index: int) -> bytes:
         w, d = self._writer, self.base.decoder
