@@ -16,8 +16,8 @@ from lorakit.graph.even import Seen, even, evened
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import CONTRIB, Writer
 
-SIZES = (128, 64, 32, 16)  # that the operator takes
-WIDE, NARROW = 128, 32  # inputs of a block in 8 bits and in 4
+SIZES = (64, 32, 16)  # that the operator takes, and no larger ones
+WIDE, NARROW = 64, 32  # inputs of a block in 8 bits and in 4; in 128 a row alone rounds otherwise
 
 
 @dataclass(frozen=True, slots=True)
