@@ -4,7 +4,9 @@ adapter, since a code may flip with the last bit of what it is made from."""
 import numpy as np
 import pytest
 
+from lorakit import demo
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.lora_inputs import Slab, _parts
 from lorakit.graph.lora import LoraTarget
 from onnx_cases import open_engine, random_adapter, row, truth_base
 
@@ -87,6 +89,47 @@ def altered():
             found.append(rank)
     engine.close()
     return found
+
+
+@pytest.mark.parametrize("quantize", FORMS)
+def test_an_adapter_used_before_alters_nothing(quantize):
+    engine = open_engine(demo.base_path(), quantize=quantize)
+    assert not altered_by_one_before(engine)
+    engine.close()
+
+
+def test_in_a_slab_of_another_rank_it_would(monkeypatch):
+    engine = open_engine(demo.base_path(), quantize="int4")
+    monkeypatch.setattr(Slab, "_fit", as_it_fits(Slab._fit))
+    assert altered_by_one_before(engine)
+    engine.close()
+
+
+def as_it_fits(fit):
+    """Slab._fit where wider arrays do, as they do for float32."""
+
+    def fitted(self, rows, sets, attached):
+        sum_of = {
+            m: sum(f.a.shape[0] for f, _ in _parts(m, sets[0], attached)) for m in self.arrays
+        }
+        if not sum_of or any(a.shape[2] < sum_of[m] for m, (a, _) in self.arrays.items()):
+            fit(self, rows, sets, attached)
+
+    return fitted
+
+
+def altered_by_one_before(engine):
+    """Whether an answer of rank 64 is another where rank 128 was in the same slab before."""
+    base = Base.open(demo.base_path())
+    one, it, wide = (
+        ((engine.attach(engine.prepare(random_adapter(base, rank, rank))), 1.0),)
+        for rank in (1, 64, 128)
+    )
+    answer(engine, [one], 0)
+    expected = answer(engine, [it], 0)
+    for held in (wide, one):
+        answer(engine, [held], 0)
+    return not np.array_equal(answer(engine, [it], 0), expected)
 
 
 def test_adapters_of_float32_are_one_product():
