@@ -4,6 +4,7 @@ import pytest
 
 import lorakit
 from folders import DATA
+from lorakit.errors import ParameterError
 from lorakit.verify import Again, AnswerReport, compare_answers
 from lorakit.verify.answers import GREEDY, NEW, cold, first_difference
 
@@ -72,6 +73,8 @@ def test_what_is_asked(model):
     assert len(report.differs_at) == 8
     assert [again.asked for again in report.repeats] == [1]
     assert compare_answers(model, model, PROMPTS[:1], repeats=0).repeats == ()
+    with pytest.raises(ParameterError):
+        compare_answers(model, model, [[]])
 
 
 def test_where_answers_part():

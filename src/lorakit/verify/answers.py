@@ -129,7 +129,7 @@ def cold(model: Model, ids: Sequence[int], turn: int = 0) -> Completion:
     """
     limit = model.capabilities
     begin = turn % 2 * limit.max_sequences
-    others = (token for token in range(limit.vocabulary - 1, -1, -1) if token != ids[0])
+    others = (token for token in range(limit.vocabulary - 1, -1, -1) if token not in ids[:1])
     model.batch(
         Request(prompt=[token], sampling=SamplingParams(max_tokens=1, temperature=0))
         for token in islice(others, begin, begin + limit.max_sequences)
