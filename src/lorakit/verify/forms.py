@@ -34,7 +34,7 @@ class Form:
 FORMS: Mapping[str, Form] = {
     "fp16": Form(bits=16.15, kl=3e-06, top1=0.9993, most=0.001),
     "int8": Form(bits=8.27, kl=0.00310, top1=0.9652, most=0.1),
-    "int4": Form(bits=5.84, kl=0.32539, top1=0.7093, most=1.0),
+    "int4": Form(bits=6.40, kl=0.05084, top1=0.8796, most=0.5),
 }
 GGUF = "GGUF"  # any type of llama.cpp's, down to two bits
 MOST: Mapping[str, float] = {name: form.most for name, form in FORMS.items()} | {GGUF: 2.0}
