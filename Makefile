@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo check test lowest core-tests llama lint bench dist docs clean
+.PHONY: demo check test real lowest core-tests llama lint bench dist docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
@@ -16,6 +16,11 @@ check: lint
 
 test: $(VENV)/.oracles
 	$(BIN)/python -m pytest -rs --strict-skips tests/skips.txt
+
+# int8 on a real model, which is fetched once.
+real: $(VENV)/.dev
+	LORAKIT_REAL_MODEL="$$($(BIN)/python bench/real_model.py --folder)" \
+		$(BIN)/python -m pytest tests/engines/onnx/test_onnx_real_model.py
 
 # The core on the lowest versions that are allowed, which have wheels for Python 3.11 and 3.12.
 lowest:

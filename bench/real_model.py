@@ -156,8 +156,12 @@ def main() -> None:
     )
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--folder", action="store_true", help="print the folder's path alone")
     arguments = parser.parse_args()
     model = real_model(arguments.noise)
+    if arguments.folder:
+        print(model.folder)
+        return
     print(f"GGUF as fetched: {model.original}\nF32 GGUF:        {model.floats}")
     print(f"folder:          {model.folder}")
     if arguments.check:

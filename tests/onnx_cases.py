@@ -50,6 +50,17 @@ def logits_of(engine, tokens, adapters=(), chunk: int | None = None) -> np.ndarr
     return np.concatenate(parts)
 
 
+def divergence(found, expected):
+    """Mean KL from the expected logits' distributions."""
+
+    def normal(x):
+        x = x.astype(np.float64) - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    one, other = normal(expected), normal(found)
+    return float((np.exp(one) * (one - other)).sum(-1).mean())
+
+
 def merged_base(folder: Path, base: Path, parts: list[tuple[Adapter, float]]) -> Path:
     """A copy of a base with adapters folded into its weights, in float64, by plain arithmetic."""
     source = Base.open(base)

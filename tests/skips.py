@@ -47,6 +47,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "windows": lambda: sys.platform == "win32",
     "not-linux": lambda: not sys.platform.startswith("linux"),
     "no-ipv6": lambda: not _ipv6(),
+    "no-model": lambda: not os.environ.get("LORAKIT_REAL_MODEL"),
     "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,

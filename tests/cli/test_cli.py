@@ -16,6 +16,7 @@ from lorakit import demo
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.model.load import unused_name
 from lorakit.sources.scaled import split_reference
+from lorakit.verify import FORMS
 from lorakit.verify.prompts import read_ids
 
 BASE = str(demo.base_path())
@@ -180,6 +181,8 @@ def test_errors_are_one_line_with_code_and_hint(tmp_path):
 def test_doctor():
     report = json.loads(lorakit("doctor", "--json")[0])
     assert report["engines"]["onnx"].startswith("ready")
+    assert set(FORMS) < set(report["weights"])
+    assert report["weights"]["int8"].startswith(f"{FORMS['int8'].bits:.2f} bits, KL 0.0")
     assert "onnxruntime" in lorakit("doctor")[0]
 
 

@@ -13,6 +13,8 @@ from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
 from lorakit.inspect.plot import grid
 from lorakit.inspect.report import inspect
+from lorakit.verify import FORMS
+from lorakit.verify.answers import NEW, REPEATS
 from lorakit.verify.other import parse_other
 
 TRUTH = DATA / "truth"
@@ -48,7 +50,7 @@ def test_another_format_agrees_and_another_adapter_does_not():
     assert [row["name"] for row in found["prompts"]] == ["text 1", "text 2", "text 3", "random ids"]
     assert set(found["total"]) == {
         "name", "tokens", "max_difference", "mean_difference", "kl", "kl_reverse", "top1",
-        "first_difference", "non_finite", "effect",
+        "first_difference", "non_finite", "effect", "perplexity", "other_perplexity",
     }  # fmt: skip
     wrong = verify("-a", PLAIN, "--against", f"{GGUF}:0.5", "-p", "hello", code=1)
     assert wrong["agrees"] is False
@@ -85,9 +87,45 @@ def test_against_recorded_logits(tmp_path):
     assert verify("-a", PLAIN, "--against", output, "--ids", "4,5,6")["agrees"]
 
 
-def test_against_other_weights_and_another_model():
-    rounded = verify("-a", PLAIN, "--against", "quantize:int8", "-p", "hello", code=1)
-    assert "int8" in rounded["warnings"][0]
+def test_another_form_of_the_weights_is_measured():
+    form = ("-a", PLAIN, "--against", "quantize:int8")
+    found = verify(*form)
+    assert found["agrees"] is True
+    limits = {"form": "int8", "max_kl": None, "min_top1": None, "most": FORMS["int8"].most}
+    assert found["limits"] == limits
+    assert found["warnings"] == []
+    assert [row["name"] for row in found["prompts"]] == ["English", "code", "German", "questions"]
+    assert 1 < found["total"]["perplexity"] != found["total"]["other_perplexity"]
+    assert found["answers"]["answers"] == len(found["answers"]["differs_at"]) == 4
+    assert sum(again["asked"] for again in found["answers"]["repeats"]) == REPEATS
+    short = (*form, "-p", "hello there", "--repeats", "0")
+    assert verify(*short, "--max-kl", "0", code=1)["limits"]["max_kl"] == 0
+    assert verify(*short, "--max-kl", "1", "--min-top1", "0")["answers"]["repeats"] == []
+    refused(ParameterError, *short, "--tolerance", "1", "--max-kl", "1")
+    strict = verify(*short, "--tolerance", "2e-4", code=1)
+    assert strict["limits"] is strict["answers"] is None
+
+
+def test_the_table_of_another_form_fits_a_terminal():
+    out = lorakit("verify", BASE, "--against", "quantize:int4", "--threads", "1")
+    assert max(len(line) for line in out.splitlines()[1:]) <= 80
+    assert "effect" not in out
+    assert f"of 4 answers of {NEW} tokens are the same" in out
+    assert "repeats  differ: 0 of 4 cold, 0 of 4 on a prefix hit" in out
+    assert out.splitlines()[-1].startswith("measured for int4: KL ")
+
+
+def test_a_calibration_text_goes_to_the_side_that_needs_one(tmp_path):
+    text = tmp_path / "sample.txt"
+    text.write_text("A text like what the model will read, with 3 numbers: 1, 2, 3.\n" * 40)
+    short = ("-p", "hello there", "--repeats", "0", "--against", "quantize:int8")
+    usual, own = verify(*short), verify(*short, "--calibration", text)
+    assert own["agrees"] is True
+    assert own["total"]["kl"] != usual["total"]["kl"]
+    refused(ParameterError, "--against", "quantize:fp16", "--calibration", text)
+
+
+def test_against_another_model():
     assert verify("--against", f"model:{BASE}", "-p", "hello")["agrees"]
     assert verify("-a", PLAIN, "--against", BASE, "-p", "hello", code=1)["one"].endswith("(onnx)")
 

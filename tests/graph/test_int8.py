@@ -5,7 +5,8 @@ import pytest
 
 from lorakit.engines.onnx.ort import open_session
 from lorakit.graph import MemoryStore
-from lorakit.graph.int8 import BLOCK, balanced, int8_columns, rotation, rowwise_int8
+from lorakit.graph.even import BLOCK, balanced, rotation
+from lorakit.graph.int8 import int8_columns, rowwise_int8
 from lorakit.graph.writer import Writer
 
 RNG = np.random.default_rng(0)

@@ -9,10 +9,11 @@ from folders import DATA
 from llama_library import need_llama
 from lorakit import demo
 from lorakit.base.folder import Base
+from lorakit.engines.llama.quantize import quantize
 from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
-from lorakit.verify import Opening, PromptChoice, verify_against
+from lorakit.verify import CostLimits, Opening, PromptChoice, verify_against
 from lorakit.verify.other import parse_other, weights_dtypes
 
 TRUTH = DATA / "truth"
@@ -73,7 +74,46 @@ def test_adapters_records_and_prompts():
     assert against(record, adapters=[f"{PLAIN}:0.5"]).agrees
     assert not against(f"{record}#scale0.5", adapters=[f"{PLAIN}:0.495"]).agrees
     assert not against("base", prompts=ids).agrees
-    assert against("quantize:int8", prompts=ids).stored is None  # no rounding of floats
+
+
+def test_another_form_is_measured_and_not_called_different():
+    ids = PromptChoice(ids="5,6,7,8,9,10,11,12")
+    report = against("quantize:int8", prompts=ids)
+    assert report.agrees
+    assert report.stored is report.tolerance is None
+    assert report.total.kl > 0
+    assert "no limit was set" in report.verdict
+    assert len(report.answers.differs_at) == 1
+    assert not against("quantize:int8", prompts=ids, max_kl=report.total.kl / 2, repeats=0).agrees
+    held = {"base": BASE, "adapters": (PLAIN,), "quantize": "int8", "threads": 1}
+    record = f"{PLAIN}/logits.npz"
+    same = verify_against(Opening(**held), [f"{record}#scale1"])
+    assert same.agrees
+    assert same.answers is None  # a record answers nothing
+    other = verify_against(Opening(**held), [f"{record}#scale0.5"])
+    assert not other.agrees
+    assert other.verdict.startswith("something is wrong")
+    adapters = verify_against(Opening(**held), [GGUF], prompts=ids)  # both sides are int8
+    assert adapters.limits is None
+
+
+def test_a_quantised_file_is_measured(tmp_path):
+    need_llama()
+    file = tmp_path / "q8.gguf"
+    quantize(TRUTH / "gguf/llama.base.f32.gguf", file, type="Q8_0")
+    report = against(f"on:{file}", prompts=PromptChoice(ids="5,6,7,8"), repeats=4)
+    assert report.agrees
+    assert report.limits == CostLimits(form="GGUF")
+    floats = against(f"on:{TRUTH / 'gguf/llama.base.f32.gguf'}", prompts=PromptChoice(ids="5,6"))
+    assert floats.limits is None
+    assert floats.stored == "float32"
+
+
+def test_the_other_side_holds_its_own_weights():
+    held = Opening(BASE, engine="onnx", quantize="int8")
+    assert held.changed(parse_other([f"on:{GGUF}"])).quantize == "none"
+    assert held.changed(parse_other([f"on:{BASE}"])).quantize == "int8"
+    assert held.changed(parse_other(["engine:torch"])).quantize == "none"
 
 
 def test_two_adapters_of_which_one_is_wrong():

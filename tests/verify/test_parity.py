@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lorakit.errors import EngineError, ParameterError
-from lorakit.verify import verify
+from lorakit.verify import CostLimits, verify
 from lorakit.verify.parity import compare, divergence
 
 ONE = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 5.0], [4.0, 1.0, 1.0]])
@@ -55,6 +55,38 @@ def test_the_total_is_of_all_tokens():
     assert report.prompts[0].first_difference is None
     assert report.total.effect is None
     assert not verify(giving(ONE), giving(OTHER), {"b": [1, 2, 3]}, tolerance=5.9).agrees
+
+
+def test_perplexities_by_hand():
+    ids = [0, 2, 1]
+    found = compare("x", ONE, OTHER, ids=ids)
+    chances = [math.exp(3) / sum(map(math.exp, (1, 2, 3))), 1 / (2 + math.exp(5))]
+    assert found.perplexity == pytest.approx((chances[0] * chances[1]) ** -0.5, rel=1e-12)
+    assert found.other_perplexity != found.perplexity
+    assert compare("x", ONE, OTHER).perplexity is None
+    assert compare("x", ONE[:1], OTHER[:1], ids=[0]).perplexity is None
+    assert compare("x", ONE, OTHER, ids=[0, 2, 3]).perplexity is None  # there is no token 3
+    assert compare("x", ONE * 1e4, OTHER, ids=[0, 1, 1]).perplexity == math.inf
+    report = verify(giving(ONE), giving(OTHER), {"a": [0, 2], "b": [1], "c": ids}, tolerance=9)
+    first, last = report.prompts[0].perplexity, report.prompts[2].perplexity
+    assert report.total.perplexity == pytest.approx((first * last**2) ** (1 / 3), rel=1e-12)
+
+
+def test_limits_judge_by_the_cost():
+    sides = giving(ONE), giving(OTHER)
+    ids = {"x": [0, 2, 1]}
+    cost = verify(*sides, ids, limits=CostLimits(form="int8"))
+    assert not cost.agrees
+    assert cost.verdict.startswith("something is wrong")
+    kl = cost.total.kl
+    assert verify(*sides, ids, limits=CostLimits(max_kl=kl, min_top1=0.6)).agrees
+    assert not verify(*sides, ids, limits=CostLimits(max_kl=kl * 0.99)).agrees
+    assert not verify(*sides, ids, limits=CostLimits(min_top1=0.7)).agrees
+    bad = verify(sides[0], giving(OTHER * np.nan), ids, limits=CostLimits(form="int8"))
+    assert not bad.agrees
+    assert "NaN" in bad.verdict
+    with pytest.raises(ParameterError, match="not by both"):
+        verify(*sides, ids, limits=CostLimits(max_kl=1), tolerance=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -18,6 +18,7 @@ from lorakit.engines.cpu import cpu_features
 from lorakit.engines.torch.versions import require_versions
 from lorakit.errors import EngineError, MissingExtraError
 from lorakit.files.cache import cache_root
+from lorakit.verify.forms import FORMS, MEASURED_ON, Form
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
             "peft", "xllamacpp", "llama_cpp_py_sync", "llama_cpp_python")  # fmt: skip
@@ -57,9 +58,17 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "packages": {name: _version(name) or "not installed" for name in PACKAGES},
         "engines": {"onnx": _onnx(), "torch": _torch(), "llama": _llama()},
+        "weights": {
+            **{name: _cost(form) for name, form in FORMS.items()},
+            "measured": f"against float32 on {MEASURED_ON}; of yours: lorakit verify",
+        },
         "cpu": {"cores": os.cpu_count(), "features": _features()},
         "cache": _cache(cache_root()),
     }
+
+
+def _cost(form: Form) -> str:
+    return f"{form.bits:.2f} bits, KL {form.kl:.2g}, same top token {form.top1:.1%}"
 
 
 def _version(package: str) -> str | None:

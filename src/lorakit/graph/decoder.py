@@ -16,23 +16,21 @@ What lies between is in graph.blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from onnx import TensorProto
 
-from lorakit.architectures import Decoder
+from lorakit.architectures import Decoder, Part
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
-from lorakit.graph.int8 import Floats
 from lorakit.graph.lora import HEAD, lora, targets
-from lorakit.graph.quantize import Form, form_of
+from lorakit.graph.quantize import Form, Sight, form_of, unseen
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
-VERSION = 7  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 8  # raise it whenever a graph built before would no longer fit the engine
+WIDE_PARTS: tuple[Part, ...] = ("value", "down")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +41,7 @@ class GraphOptions:
     head: str = "float32"  # likewise, for the vocabulary projection
     context: int = 8192  # positions in the RoPE tables
     window: Window = "inclusive"  # see Blocks
+    apart: bool = False  # rows that share an adapter: see graph.lora
     calibration: str = ""  # a digest of what `divisors` of `build` come from
 
 
@@ -63,19 +62,19 @@ def build(
     base: Base,
     options: GraphOptions,
     store: Store,
-    divisors: Mapping[str, Floats] = MappingProxyType({}),
+    sight: Sight = unseen,
 ) -> bytes:
     """The serialized model; its weights go into `store`, one tensor at a time.
 
-    divisors: of what linears in rows of 8 bits read, by its name in the graph; see graph.int8.
+    sight: of what linears read, by its name in the graph, asked block by block; see graph.even.
     Raises CapabilityError for an architecture that the graph does not compute.
     """
     require_supported(base.decoder)
-    w, d, adapted = Writer(store), base.decoder, targets(base.decoder)
+    w, d, adapted = Writer(store), base.decoder, targets(base.decoder, apart=options.apart)
     blocks = Blocks(
         base=base,
         writer=w,
-        form=form_of(options.linear, divisors),
+        form=form_of(options.linear, sight, wide_modules(base.decoder)),
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
@@ -89,8 +88,15 @@ def build(
     )
     for index in range(len(d.layers)):
         x = blocks.block(index, x, step)
-    _head(blocks, x, form_of(options.head, divisors))
+    _head(blocks, x, form_of(options.head, sight))
     return w.finish()
+
+
+def wide_modules(d: Decoder) -> set[str]:
+    """Modules that 4 bits harm most, for what they weigh: values, and the MLP's way down."""
+    layout = d.architecture.layout
+    names = [linear.name for part in WIDE_PARTS if (linear := layout.linear(part))]
+    return {f"{layout.blocks}.{index}.{name}" for index in range(len(d.layers)) for name in names}
 
 
 def _cache(w: Writer, d: Decoder, index: int) -> Cache:

@@ -3,25 +3,34 @@
 For every target module the graph has two inputs, A float32 [rows, in, rank] and B float32
 [rows, rank, out], and computes ``y + (x A) B``. `rows` is the batch, or 1 when all rows use the
 same tensors. Scales are folded into B by whoever fills the inputs; rank 0 is the base model.
+
+onnxruntime makes one product of rows that share a tensor, which rounds otherwise than a row alone;
+codes of 8 bits would follow it. Targets that are `apart` may be bound so that it does not: it
+multiplies each row by itself where a tensor has more dimensions than what it is multiplied with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from lorakit.adapter import Array
 from lorakit.architectures import Decoder
-from lorakit.graph.writer import Writer
+from lorakit.graph.writer import Shape, Writer
 
 HEAD = "lm_head"
+STEP = 4  # products of ranks that this divides are summed alike, with zeros behind or without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraTarget:
-    """A module with LoRA inputs, and what those are called."""
+    """A module with LoRA inputs, what those are called, and how they are bound."""
 
     module: str
     in_features: int
     out_features: int
+    apart: bool = False
 
     @property
     def a(self) -> str:
@@ -31,8 +40,19 @@ class LoraTarget:
     def b(self) -> str:
         return f"{self.module}.lora_B"
 
+    def bound(self, a: Array, b: Array, *, shared: bool) -> dict[str, Array]:
+        """Some rows of A and of B by the names of their inputs, as those are to be bound; shared is
+        whether one row is for several of a batch."""
+        if self.apart and shared and a.shape[-1]:  # of rank 0 only the first row would be cleared
+            a, b = a[np.newaxis], b[np.newaxis, np.newaxis]
+        return {self.a: a, self.b: b}
 
-def targets(decoder: Decoder) -> dict[str, LoraTarget]:
+    def padded(self, rank: int) -> int:
+        """The rank that is stored: where rows are kept apart, one whose sums zeros do not alter."""
+        return -(-rank // STEP) * STEP if self.apart else rank
+
+
+def targets(decoder: Decoder, *, apart: bool = False) -> dict[str, LoraTarget]:
     """Every module with LoRA inputs, by name: all linears of all layers.
 
     The vocabulary projection has none: with a large vocabulary even adding zeros costs 5% of a
@@ -40,7 +60,10 @@ def targets(decoder: Decoder) -> dict[str, LoraTarget]:
     """
     return {
         name: LoraTarget(
-            module=name, in_features=shape.in_features, out_features=shape.out_features
+            module=name,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            apart=apart,
         )
         for name, shape in decoder.modules().items()
         if not shape.embedding and name != HEAD
@@ -50,8 +73,16 @@ def targets(decoder: Decoder) -> dict[str, LoraTarget]:
 def lora(writer: Writer, target: LoraTarget, x: str, y: str) -> str:
     """``y + (x A) B`` for a linear whose input is x and whose output is y."""
     name = target.module
-    a = writer.input(target.a, ["lora_rows", target.in_features, f"{name}.rank"])
-    b = writer.input(target.b, ["lora_rows", f"{name}.rank", target.out_features])
+    shape_a: Shape = ["lora_rows", target.in_features, f"{name}.rank"]
+    shape_b: Shape = ["lora_rows", f"{name}.rank", target.out_features]
+    a = writer.input(target.a, None if target.apart else shape_a)
+    b = writer.input(target.b, None if target.apart else shape_b)
     low = writer.node("MatMul", [x, a], f"{name}.xA")
     delta = writer.node("MatMul", [low, b], f"{name}.xAB")
-    return writer.node("Add", [y, delta], f"{name}.adapted")
+    adapted = writer.node("Add", [y, delta], f"{name}.adapted")
+    if not target.apart:
+        return adapted
+    if not writer.has(shape := "lora.shape"):  # [batch, new, any]
+        rows = writer.node("Shape", [x], "lora.rows", end=2)
+        writer.node("Concat", [rows, writer.shape(-1)], shape, axis=0)
+    return writer.node("Reshape", [adapted, shape], f"{name}.row")

@@ -7,6 +7,7 @@ give ONNX external data; what they differ in is who holds the bytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,7 @@ from onnx import TensorProto
 from lorakit.adapter import Array
 
 ALIGNMENT = 4096  # bytes: lets onnxruntime map tensors straight from the file
+BLOCK_BYTES = 64 << 20  # float32 bytes of a weight that are in work at a time
 INLINE = 1024  # bytes: smaller tensors live in the graph itself
 WEIGHTS_FILE = "weights.bin"
 ONNX_TYPES = {
@@ -82,3 +84,10 @@ def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
     for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
         proto.external_data.add(key=key, value=str(value))
     return proto
+
+
+def parts(weight: Array) -> Iterator[slice]:
+    """Outputs of a weight that are worked on together."""
+    step = max(1, BLOCK_BYTES // (4 * weight.shape[1]))
+    for begin in range(0, len(weight), step):
+        yield slice(begin, begin + step)

@@ -36,8 +36,9 @@ class Writer:
         """Whether a node produces this tensor already."""
         return name in self._produced
 
-    def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
-        self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+    def input(self, name: str, shape: Shape | None, kind: int = TensorProto.FLOAT) -> str:
+        """A shape of None is any, of any number of dimensions."""
+        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:

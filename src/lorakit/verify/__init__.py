@@ -1,14 +1,18 @@
 """Whether two things give the same logits, with numbers.
 
-parity.py compares, verdict.py tells rounding from an error, prompts.py chooses what to compare on,
-sides.py makes the things compared: an open model with adapters, PEFT itself, recorded logits.
-other.py does what `lorakit verify` does, from the words of its command line; it is loaded when it
-is first asked for, as it opens models.
+parity.py compares, verdict.py tells rounding from an error, forms.py what a form of the weights
+may cost, answers.py asks for greedy answers, prompts.py chooses what to compare on, sides.py makes
+the things compared: an open model with adapters, PEFT itself, recorded logits.
+other.py does what `lorakit verify` does, from the words of its command line. It and answers.py are
+loaded when they are first asked for, as they open and run models.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lorakit.verify.forms import FORMS as FORMS
+from lorakit.verify.forms import CostLimits as CostLimits
+from lorakit.verify.forms import Form as Form
 from lorakit.verify.parity import TOLERANCE as TOLERANCE
 from lorakit.verify.parity import LogitsOf as LogitsOf
 from lorakit.verify.parity import ParityReport as ParityReport
@@ -26,11 +30,21 @@ from lorakit.verify.sides import scale_steps as scale_steps
 from lorakit.verify.sides import verify_conversion as verify_conversion
 
 if TYPE_CHECKING:
+    from lorakit.verify.answers import Again as Again
+    from lorakit.verify.answers import AnswerReport as AnswerReport
+    from lorakit.verify.answers import compare_answers as compare_answers
     from lorakit.verify.other import Opening as Opening
     from lorakit.verify.other import verify_against as verify_against
 else:
+    _LATE = {
+        "Again": "answers",
+        "AnswerReport": "answers",
+        "compare_answers": "answers",
+        "Opening": "other",
+        "verify_against": "other",
+    }
 
     def __getattr__(name: str) -> object:
-        if name not in ("Opening", "verify_against"):
+        if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module("lorakit.verify.other"), name)
+        return getattr(import_module(f"lorakit.verify.{_LATE[name]}"), name)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, get_args
 
-from lorakit.engines.onnx.options import Quantization
+from lorakit.engines.onnx.options import CALIBRATED, Quantization
 from lorakit.engines.table import EngineName, engine_named
 from lorakit.errors import ParameterError
 from lorakit.files.gguf import is_gguf, open_gguf
@@ -23,8 +23,10 @@ from lorakit.model.load import unused_name
 from lorakit.model.open import open as open_model
 from lorakit.sources import fetch
 from lorakit.sources.scaled import split_reference
+from lorakit.verify.answers import REPEATS, compare_answers
+from lorakit.verify.forms import GGUF, MOST, CostLimits
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, Rounding, verify
-from lorakit.verify.prompts import PromptChoice
+from lorakit.verify.prompts import PromptChoice, samples_for
 from lorakit.verify.sides import (
     adapted,
     built_in,
@@ -54,6 +56,7 @@ class Opener(Protocol):
         *,
         engine: EngineName | None,
         quantize: Quantization,
+        calibration: Path | None,
         threads: int | None,
         allow_private: bool,
     ) -> Model: ...
@@ -65,6 +68,7 @@ def open_references(
     *,
     engine: EngineName | None,
     quantize: Quantization,
+    calibration: Path | None,
     threads: int | None,
     allow_private: bool,
 ) -> Model:
@@ -75,6 +79,7 @@ def open_references(
         adapter=configs,
         engine=engine,
         quantize=quantize,
+        calibration=calibration,
         threads=threads,
         allow_private=allow_private,
     )
@@ -82,7 +87,10 @@ def open_references(
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How the first side is opened; the other differs in what it is said to be."""
+    """How the first side is opened; the other differs in what it is said to be.
+
+    calibration: the text for weights of 8 and 4 bits, of either side.
+    """
 
     base: str
     adapters: tuple[str, ...] = ()
@@ -91,6 +99,7 @@ class Opening:
     threads: int | None = None
     allow_private: bool = False
     opener: Opener = open_references
+    calibration: Path | None = None
 
     def open(self) -> Model:
         """Raises what lorakit.open raises."""
@@ -99,6 +108,7 @@ class Opening:
             self.adapters,
             engine=self.engine,
             quantize=self.quantize,
+            calibration=self.calibration if self.quantize in CALIBRATED else None,
             threads=self.threads,
             allow_private=self.allow_private,
         )
@@ -115,10 +125,13 @@ class Opening:
         if other.kind in ("model", "on"):
             same = is_gguf(Path(other.value)) == is_gguf(Path(self.base))
             adapters = () if other.kind == "model" else self.adapters
-            engine = self.engine if same else None
-            return replace(self, base=other.value, adapters=adapters, engine=engine)
+            changed = replace(self, base=other.value, adapters=adapters)
+            return changed if same else replace(changed, engine=None, quantize="none")
         if other.kind == "engine":
-            return replace(self, engine=engine_named(other.value))
+            engine = engine_named(other.value)
+            return replace(
+                self, engine=engine, quantize=self.quantize if engine == "onnx" else "none"
+            )
         held: Quantization = next(q for q in get_args(Quantization) if q == other.value)
         return replace(self, quantize=held)
 
@@ -141,7 +154,8 @@ class Side:
     """The other side: its logits, the prompts that it brings along, and what to say of it.
 
     stored: the coarsest dtype whose rounding is between the sides; None where weights are
-    quantised, which no rounding of floats explains.
+    quantised, which no rounding of floats explains. form: the name in forms.MOST of what they are
+    held as, where the sides hold them in two. model: the other side, where it is a model.
     """
 
     logits: LogitsOf
@@ -149,6 +163,8 @@ class Side:
     stored: Stored | None = "float32"
     weights: Sequence[Evidence] = ()  # of a merge, to settle its scales
     notes: Sequence[str] = ()
+    form: str = ""
+    model: Model | None = None
 
 
 def verify_against(
@@ -157,30 +173,57 @@ def verify_against(
     *,
     prompts: PromptChoice | None = None,
     tolerance: float | None = None,
+    max_kl: float | None = None,
+    min_top1: float | None = None,
+    repeats: int = REPEATS,
 ) -> ParityReport:
     """Compare a base with adapters with something else; see docs/verify.md for what `against` says.
 
-    tolerance: the largest difference that agrees; None judges by what rounding of the dtypes that
-    the sides are stored in explains, and by TOLERANCE where weights are quantised.
+    Judged by what rounding of the dtypes that the sides are stored in explains; where they hold
+    the weights in two forms, by what the KL of such a form may be (forms.py), and both sides answer
+    the prompts too, the other with `repeats` requests made again. tolerance: judge by the largest
+    difference instead. max_kl, min_top1: judge by these instead.
     Raises ParameterError for words that make no sense, what `lorakit.open`, `load_adapter`,
-    `recorded` and `peft_logits` raise for what is opened, and what `verify` raises.
+    `recorded` and `peft_logits` raise for what is opened, and what `verify` and `compare_answers`
+    raise.
     """
     other, choice = parse_other(against), prompts or PromptChoice()
+    _require_calibrated(opening, other)
     with ExitStack() as stack:
         model = stack.enter_context(opening.open())
         scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
-        chosen = choice.read(model)
+        named = choice.read(model)
         side = other_side(other, model, opening, choice, stack)
+        limited = max_kl is not None or min_top1 is not None
+        limits = CostLimits(form=side.form, max_kl=max_kl, min_top1=min_top1)
+        judged = limits if limited or (side.form and tolerance is None) else None
+        samples = samples_for(model.tokenizer, model.capabilities.context) if judged else {}
+        chosen = named or side.prompts or samples or built_in(model)
         stored = side.stored if opening.quantize == "none" else None
-        return verify(
+        report = verify(
             adapted(model, scales),
             side.logits,
-            chosen or side.prompts or built_in(model),
+            chosen,
             tolerance=tolerance,
             rounding=Rounding(stored, scale_steps(model, scales), side.weights) if stored else None,
+            limits=judged,
             plain=adapted(model, {}) if scales else None,
             names=(opening.text, other.text),
-            notes=[*rounded(opening.quantize), *side.notes],
+            notes=[*([] if judged else rounded(opening.quantize)), *side.notes],
+        )
+        if not judged or side.model is None or report.total.non_finite:
+            return report
+        asked = list(chosen.values())
+        answers = compare_answers(model, side.model, asked, repeats=repeats)
+        return replace(report, answers=answers)
+
+
+def _require_calibrated(opening: Opening, other: Other) -> None:
+    held = {opening.quantize, other.value if other.kind == "quantize" else "none"}
+    if opening.calibration is not None and not held & set(CALIBRATED):
+        raise ParameterError(
+            "a calibration text is for weights of 8 and 4 bits, and neither side holds them so",
+            hint="compare with quantize:int8, or leave it out",
         )
 
 
@@ -229,27 +272,36 @@ def other_side(
         handles = [model.find(name) for name in [*first, *scales]]
         values = [handle.adapter for handle in handles if handle is not None]
         return Side(adapted(model, scales), stored=stored_dtype(values), notes=itself)
+    held = "" if opening.quantize == "none" else opening.quantize
     if other.kind == "record":
         path, _, family = other.value.partition("#")
         known = prompts.token_ids() or None
-        return Side(*recorded(Path(path), family or None, likely=_likely(adapters), ids=known))
+        found = recorded(Path(path), family or None, likely=_likely(adapters), ids=known)
+        return Side(*found, form=held)
     if other.kind == "peft":
         get = partial(fetch, allow_private=opening.allow_private)
         pairs = [(get(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
-        return Side(stack.enter_context(peft_logits(model.base.path, pairs)))
+        return Side(stack.enter_context(peft_logits(model.base.path, pairs)), form=held)
     changed = opening.changed(other)
     opened = stack.enter_context(changed.open())
     scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
+    stored = between(opened, model)
     return Side(
         opened.logits,
-        stored=between(opened, model) if changed.quantize == "none" else None,
+        stored=stored if changed.quantize == "none" else None,
         weights=merged_weights(model, scales, opened) if other.kind == "model" else (),
-        notes=[
-            *([] if changed.quantize == opening.quantize else rounded(changed.quantize)),
-            *_native(opened, model),
-            *_itself(changed == opening),
-        ],
+        notes=[*_native(opened, model), *_itself(changed == opening)],
+        form=_form(opening, changed, quantised=stored is None),
+        model=opened,
     )
+
+
+def _form(opening: Opening, changed: Opening, *, quantised: bool) -> str:
+    """The coarsest that a side is held in; "" where both hold the same weights, or floats."""
+    if (opening.base, opening.quantize) == (changed.base, changed.quantize):
+        return ""
+    held = [each.quantize for each in (changed, opening)] + [GGUF] * quantised
+    return max((form for form in held if form in MOST), key=MOST.__getitem__, default="")
 
 
 def load_others(model: Model, references: Sequence[str], first: Sequence[str]) -> dict[str, float]:
@@ -309,20 +361,12 @@ def rounded(held: Quantization) -> list[str]:
 
 def _native(other: Model, first: Model) -> list[str]:
     """llama.cpp beside another engine: what float32 alone does not explain."""
-    if other.base.is_gguf == first.base.is_gguf:
-        return []
-    notes = []
-    if "quantised" in weights_dtypes(other) | weights_dtypes(first):
-        notes.append(
-            "one side is a GGUF file with quantised weights: a tolerance of "
-            f"{TOLERANCE:g} is for float32"
-        )
-    if _approximates(other) or _approximates(first):
-        notes.append(
+    if other.base.is_gguf != first.base.is_gguf and (_approximates(other) or _approximates(first)):
+        return [
             "one side is a GGUF file: llama.cpp takes GELU from a float16 table, which moves the "
             "logits of Gemma and GPT-2 by 1e-3"
-        )
-    return notes
+        ]
+    return []
 
 
 def _itself(same: bool) -> list[str]:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.errors import EngineError, ParameterError
 from lorakit.values import finite, shown
+from lorakit.verify.forms import CostLimits
 from lorakit.verify.verdict import F64, NOTHING, PLAIN, Evidence, Findings, Stored, evidence, judge
+
+if TYPE_CHECKING:
+    from lorakit.verify.answers import AnswerReport
 
 TOLERANCE = 2e-4  # largest difference of two float32 computations of a small model
 LogitsOf = Callable[[Sequence[int]], npt.NDArray[np.float32]]  # ids -> [tokens, vocabulary]
@@ -44,7 +48,8 @@ class PromptParity:
     kl: KL(one || other) and kl_reverse: KL(other || one), of the softmaxes, in nats, each the mean
     over positions; top1: share of positions with the same best token; first_difference: the first
     position (from 0) whose best token differs, None where all agree; effect: the largest change of
-    `one` against the plain base, None where no base was given.
+    `one` against the plain base, None where no base was given. perplexity, other_perplexity: of the
+    prompt's tokens but the first, None where it has only one.
     """
 
     name: str
@@ -57,6 +62,8 @@ class PromptParity:
     first_difference: int | None
     non_finite: int  # values that are NaN or infinite, of both sides
     effect: float | None = None
+    perplexity: float | None = None
+    other_perplexity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +72,33 @@ class ParityReport:
 
     one: str
     other: str
-    tolerance: float | None  # None: judged by rounding
+    tolerance: float | None  # None: judged by limits, else by rounding
     prompts: tuple[PromptParity, ...]
     stored: Stored | None = None  # the dtype whose rounding was judged by
     findings: Findings = NOTHING  # why the differences are not that rounding
     warnings: tuple[str, ...] = ()
+    limits: CostLimits | None = None
+    answers: AnswerReport | None = None  # where both sides were asked for some
 
     @property
     def agrees(self) -> bool:
-        """Whether no value is NaN or infinite, no difference is above the tolerance, and nothing
-        speaks against rounding where that is judged by."""
+        """Whether no value is NaN or infinite, no difference is above the tolerance, nothing is
+        beyond the limits, and nothing speaks against rounding where that is judged by."""
         if any(p.non_finite for p in self.prompts) or self.findings != NOTHING:
+            return False
+        if self.limits is not None and not self.limits.hold(self.total.kl, self.total.top1):
             return False
         limit = math.inf if self.tolerance is None else self.tolerance
         return all(p.max_difference <= limit for p in self.prompts)
 
     @property
     def verdict(self) -> str:
-        """In a sentence: agrees, differs or cannot tell, by how much, and why."""
+        """In a sentence: agrees, differs or cannot tell, by how much, and why; or what it costs."""
         total = self.total
         if total.non_finite:
             return f"differs: {total.non_finite} logits are NaN or infinite"
+        if self.limits is not None:
+            return self.limits.verdict(total.kl, total.top1)
         if self.tolerance is None:
             effect = "" if total.effect is None else f"effect {total.effect:.2g}, "
             sizes = f"({effect}difference {total.max_difference:.2g})"
@@ -110,6 +123,11 @@ class ParityReport:
         def mean(name: str) -> float:
             return float(sum(getattr(p, name) * p.tokens for p in found) / tokens)
 
+        def perplexity(name: str) -> float | None:
+            known = [(v, p.tokens - 1) for p in found if (v := getattr(p, name)) is not None]
+            count = sum(n for _, n in known)
+            return _exp(sum(n * np.log(v) for v, n in known) / count) if count else None
+
         effects = [p.effect for p in found if p.effect is not None]
         differ = [p.first_difference for p in found if p.first_difference is not None]
         return PromptParity(
@@ -123,6 +141,8 @@ class ParityReport:
             first_difference=differ[0] if differ else None,
             non_finite=sum(p.non_finite for p in found),
             effect=_largest(effects) if effects else None,
+            perplexity=perplexity("perplexity"),
+            other_perplexity=perplexity("other_perplexity"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +156,8 @@ class ParityReport:
             "stored": self.stored,
             "against": list(self.findings.against),
             "unclear": list(self.findings.unclear),
+            "limits": None if self.limits is None else self.limits.to_dict(),
+            "answers": None if self.answers is None else self.answers.to_dict(),
             "total": _plain(self.total),
             "prompts": [_plain(prompt) for prompt in self.prompts],
             "warnings": list(self.warnings),
@@ -149,27 +171,32 @@ def verify(
     *,
     tolerance: float | None = None,
     rounding: Rounding | None = None,
+    limits: CostLimits | None = None,
     plain: LogitsOf | None = None,
     names: tuple[str, str] = ("one", "other"),
     notes: Sequence[str] = (),
 ) -> ParityReport:
     """Compare the logits of two sides on every position of some prompts.
 
-    prompts: token ids by a name to show. rounding: agree within what it explains. tolerance: agree
-    up to this largest difference instead; with neither, up to TOLERANCE. plain: `one` without its
-    adapters, to measure what they change. notes: go into the report's warnings as they are.
-    Raises ParameterError where there is no prompt or the tolerance is negative, EngineError where
+    prompts: token ids by a name to show. rounding: agree within what it explains. limits: pass by
+    the cost in KL and top-1 instead. tolerance: agree up to this largest difference instead; with
+    none of them, up to TOLERANCE. plain: `one` without its adapters, to measure what they change.
+    notes: go into the report's warnings as they are.
+    Raises ParameterError where there is no prompt, the tolerance is negative, or there are limits
+    beside it; EngineError where
     the sides have other vocabularies or a side gives logits of another length than its prompt;
     and whatever the sides raise.
     """
     if not prompts:
         raise ParameterError("there is no prompt to compare on")
-    if tolerance is None and rounding is None:
+    if tolerance is not None and limits is not None:
+        raise ParameterError("a comparison is judged by a tolerance or by limits, not by both")
+    if tolerance is None and rounding is None and limits is None:
         tolerance = TOLERANCE
     if tolerance is not None and not (finite(tolerance) and tolerance >= 0):
         said = shown(tolerance)
         raise ParameterError(f"the tolerance must be finite and 0 or more, found {said}")
-    judged = rounding if tolerance is None else None
+    judged = rounding if tolerance is None and limits is None else None
     found, seen = [], []
     for name, ids in prompts.items():
         if not len(ids):
@@ -177,7 +204,7 @@ def verify(
         a, b = (_logits(f, ids, who) for f, who in zip((one, other), names, strict=True))
         _require_one_vocabulary(a, b, names)
         base = None if plain is None else _logits(plain, ids, f"{names[0]} without adapters")
-        found.append(compare(name, a, b, base))
+        found.append(compare(name, a, b, base, ids))
         if judged is not None and not found[-1].non_finite:
             seen.append(_evidence(name, ids, (a, b, base), judged))
     report = ParityReport(
@@ -187,6 +214,7 @@ def verify(
         prompts=tuple(found),
         stored=None if judged is None else judged.stored,
         findings=NOTHING if judged is None else judge(seen, judged.stored, judged.weights),
+        limits=limits,
     )
     return replace(report, warnings=(*notes, *_doubts(report)))
 
@@ -199,8 +227,10 @@ def _evidence(
     return evidence(name, one, other, changed | ({} if plain is None else {PLAIN: plain}))
 
 
-def compare(name: str, one: F64, other: F64, plain: F64 | None = None) -> PromptParity:
-    """Two arrays of logits [tokens, vocabulary] in numbers."""
+def compare(
+    name: str, one: F64, other: F64, plain: F64 | None = None, ids: Sequence[int] = ()
+) -> PromptParity:
+    """Two arrays of logits [tokens, vocabulary] in numbers; ids: the tokens, for perplexities."""
     bad = int(np.sum(~np.isfinite(one)) + np.sum(~np.isfinite(other)))
     best, second = _best(one), _best(other)
     differ = np.flatnonzero(best != second)
@@ -216,6 +246,8 @@ def compare(name: str, one: F64, other: F64, plain: F64 | None = None) -> Prompt
         first_difference=int(differ[0]) if differ.size else None,
         non_finite=bad,
         effect=None if plain is None else _effect(one, plain),
+        perplexity=perplexity(one, ids),
+        other_perplexity=perplexity(other, ids),
     )
 
 
@@ -223,6 +255,24 @@ def divergence(one: F64, other: F64) -> float:
     """KL(softmax(one) || softmax(other)) in nats, the mean over positions; both finite."""
     p, q = _log_softmax(one), _log_softmax(other)
     return max(0.0, float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))
+
+
+def perplexity(logits: F64, ids: Sequence[int]) -> float | None:
+    """Of all tokens but the first, by the logits before each.
+
+    None where there is no such token, or one that the logits do not have.
+    """
+    if len(ids) < 2 or not 0 <= min(ids) <= max(ids) < logits.shape[1]:
+        return None
+    if not np.isfinite(logits).all():
+        return math.nan
+    following = np.asarray(ids[1:], np.int64)
+    return _exp(-_log_softmax(logits[:-1])[np.arange(len(following)), following].mean())
+
+
+def _exp(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
 
 
 def _log_softmax(logits: F64) -> F64:

@@ -30,8 +30,33 @@ TEXTS = (
     "def area(width: float, height: float) -> float:\n    return width * height\n",
     "Wie spät ist es in Tokio? 3.14 * 2 = 6.28; naïve café, 東京 🙂",
 )
+SAMPLES = {  # not a line of them is in the text that int8 and int4 are calibrated on
+    "English": "The museum reopened in April after two years of repairs. Visitors now enter "
+    "through the old stables, where a model of the town shows how the river changed its course in "
+    "1743. Upstairs, the paintings hang in the order in which the family bought them, so that a "
+    "small portrait of a dog stands beside the largest landscape of the collection. Nobody knows "
+    "who painted it, although the frame carries a date and the name of a shop in Antwerp. On "
+    "Fridays the curator leads a tour that ends on the roof, from which one can see the coast.",
+    "code": "class Stack:\n    def __init__(self):\n        self._items = []\n\n"
+    "    def push(self, item):\n        self._items.append(item)\n\n"
+    "    def pop(self):\n        if not self._items:\n"
+    '            raise IndexError("pop from an empty stack")\n'
+    "        return self._items.pop()\n\n    def __len__(self):\n"
+    "        return len(self._items)\n\n\nstack = Stack()\nfor number in range(10):\n"
+    "    stack.push(number ** 2)\nprint(len(stack), stack.pop())\n",
+    "German": "Im Herbst beginnt die Ernte auf den Hügeln hinter dem Dorf. Die Familien helfen "
+    "einander, und am Abend sitzen alle an langen Tischen im Hof. Früher brachte man die Trauben "
+    "mit Ochsen ins Tal, heute fährt ein Traktor. Der Wein bleibt den Winter über im Keller, "
+    "bevor er im März in Flaschen gefüllt und an Händler in der Stadt verkauft wird.",
+    "questions": "Q: How do I keep basil alive indoors?\nA: Give it at least six hours of light, "
+    "water it when the top of the soil is dry, and pinch off the flowers.\n\nQ: Which is heavier, "
+    "a litre of oil or a litre of water?\nA: Water. Oil floats on it because it is less dense."
+    '\n\nQ: Turn "3 apples, 2 pears" into JSON.\nA: {"fruit": [{"name": "apple", "count": 3}, '
+    '{"name": "pear", "count": 2}]}\n',
+}
 SEED = 20240607
 LENGTH = 32  # tokens of a made-up prompt
+SAMPLE = 128  # and of a sample
 _SWITCHES = 8  # replaced rows that are tried
 _NUMBERED = re.compile(r"ids[0-9]{1,9}")
 Ids = dict[str, npt.NDArray[np.int64]]
@@ -57,6 +82,15 @@ def prompts_for(
                 *around[:_SWITCHES], *inside, *around[_SWITCHES:],
             ]  # fmt: skip
     return found
+
+
+def samples_for(tokenizer: TextTokenizer, context: int) -> dict[str, list[int]]:
+    """Longer texts by name, to measure what a form of the weights costs: SAMPLE tokens at most,
+    and no more than half a context.
+    """
+    length = max(1, min(SAMPLE, context // 2))
+    texts = {name: tokenizer.encode(text, special=True) for name, text in SAMPLES.items()}
+    return {name: ids[:length] for name, ids in texts.items() if ids}
 
 
 def _rows(adapter: Adapter) -> list[int]:

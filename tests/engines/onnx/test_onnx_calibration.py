@@ -1,6 +1,7 @@
 """int8 on bases with outliers, and what it is calibrated on: found once, kept, and the user's."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ from safetensors.numpy import load_file, save_file
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import calibration
 from lorakit.engines.onnx import engine as engine_module
-from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, divisors
+from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, Watcher
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.protocol import abandoned
 from lorakit.engines.table import make_options
 from lorakit.errors import CancelledError, CapabilityError, FormatError, ParameterError, SourceError
-from lorakit.graph.int8 import balanced
-from onnx_cases import logits_of, open_engine, truth_base
+from lorakit.graph import unseen
+from lorakit.graph.even import balanced
+from onnx_cases import divergence, logits_of, open_engine, truth_base
 
 IDS = np.random.default_rng(4).integers(4, 508, 40)
 NAMES = ("llama", "gemma3")
@@ -60,17 +62,6 @@ def with_outliers(folder, source, factor=16.0, channels=3):
     return folder
 
 
-def divergence(found, expected):
-    """Mean KL from the expected logits' distributions."""
-
-    def normal(x):
-        x = x.astype(np.float64) - x.max(-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-    one, other = normal(expected), normal(found)
-    return float((np.exp(one) * (one - other)).sum(-1).mean())
-
-
 def logits(folder, **options):
     engine = open_engine(folder, **options)
     found = logits_of(engine, IDS)
@@ -90,7 +81,7 @@ def distorted(request, tmp_path_factory):
 
 def uncalibrated(monkeypatch):
     """The broken variant: int8 as it was, rows as they are."""
-    monkeypatch.setattr(engine_module, "divisors", lambda *_, **__: {})
+    monkeypatch.setattr(engine_module, "Watcher", lambda *_, **__: unseen)
 
 
 def test_outliers_cost_little(distorted, cache, monkeypatch):
@@ -127,9 +118,9 @@ def counted(monkeypatch):
 
     def counting(*given, **more):
         calls.append(given)
-        return divisors(*given, **more)
+        return Watcher(*given, **more)
 
-    monkeypatch.setattr(engine_module, "divisors", counting)
+    monkeypatch.setattr(engine_module, "Watcher", counting)
     return calls
 
 
@@ -150,6 +141,23 @@ def test_a_graph_is_calibrated_once_for_each_text(cache, tmp_path, monkeypatch):
     assert identities[2] == identities[3] == identities[5]
 
 
+def test_weights_alike_with_another_tokenizer_are_another_base(cache, tmp_path, monkeypatch):
+    """They read other tokens of the same text."""
+    calls, identities = counted(monkeypatch), []
+    source = truth_base("llama")
+    for name in ("one", "again", "other"):
+        folder = tmp_path / name
+        shutil.copytree(source, folder)
+        if name == "other":
+            with (folder / "tokenizer.json").open("a") as file:
+                file.write("\n")
+        engine = open_engine(folder, quantize="int8")
+        identities.append(engine.capabilities.kv_identity)
+        engine.close()
+    assert len(calls) == 2
+    assert identities[0] == identities[1] != identities[2]
+
+
 @pytest.mark.parametrize("quantize", ["none", "fp16"])
 def test_forms_without_rows_in_8_bits_are_not_calibrated(cache, monkeypatch, quantize):
     calls = counted(monkeypatch)
@@ -161,7 +169,7 @@ def test_the_head_of_int4_is_calibrated(cache, monkeypatch):
     calls = counted(monkeypatch)
     open_engine(truth_base("llama"), quantize="int4").close()
     open_engine(truth_base("llama"), quantize="int4", max_batch=2).close()  # it is in blocks
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 # The text.
@@ -272,4 +280,5 @@ def test_a_run_ends_when_nobody_waits_for_it():
 def run(base, tokens=None):
     if tokens is None:
         tokens = Calibration("hello there").tokens(base)
-    return divisors(base, tokens, threads=1, device=CPU, window=window_reading(CPU, ()))
+    watcher = Watcher(base, tokens, threads=1, device=CPU, window=window_reading(CPU, ()))
+    return {x: seen.divisors for block in watcher._watch(base, tokens) for x, seen in block.items()}

@@ -1,4 +1,4 @@
-"""What the linears of a base read of a text, so that int8 can make it even: see graph.int8.
+"""What the linears of a base read of a text, so that it can be made even: see graph.even.
 
 The base runs in float32 block by block, each as a graph of its own, so that one block's weights are
 in memory at a time; of what its linears read only the mean squares leave the graph.
@@ -7,7 +7,9 @@ in memory at a time; of what its linears read only the mean squares leave the gr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,15 @@ from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.ort import native_errors, open_session
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import Tokens, abandoned
-from lorakit.errors import BaseModelError, CancelledError, ParameterError
+from lorakit.errors import BaseModelError, CancelledError, ParameterError, SourceError
 from lorakit.files.bounded import read_text
+from lorakit.files.cache import digest_of
 from lorakit.graph import HEAD, MemoryStore, Window
 from lorakit.graph.blocks import Blocks, Cache, Step
-from lorakit.graph.int8 import balanced, parts
+from lorakit.graph.codes4 import feedback_of
+from lorakit.graph.even import Seen, balanced, evened_moments
 from lorakit.graph.quantize import float32
+from lorakit.graph.weights import parts
 from lorakit.graph.writer import Shape, Writer
 from lorakit.text.tokenizer import Tokenizer
 
@@ -48,9 +53,19 @@ class Calibration:
             raise ParameterError(f"the calibration text {path} is empty")
         return cls(text)
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+    def digest(self, base: Base) -> str:
+        """Of the text and of the tokenizer that cuts it, which the base's fingerprint leaves out.
+
+        Raises SourceError.
+        """
+        found = hashlib.sha256(self.text.encode())
+        tokenizer = base.path / "tokenizer.json"
+        try:
+            if tokenizer.exists():
+                found.update(digest_of(tokenizer).encode())
+        except OSError as error:
+            raise SourceError(f"cannot read {tokenizer}: {error.strerror or error}") from error
+        return found.hexdigest()[:16]
 
     def tokens(self, base: Base) -> Tokens:
         """Rows of the text; of random tokens for a base that has no tokenizer.
@@ -74,29 +89,50 @@ class Calibration:
         return taken
 
 
-def divisors(
-    base: Base, tokens: Tokens, *, threads: int | None, device: Device, window: Window
-) -> dict[str, Floats]:
-    """Of everything that linears read, by its name in the graph: see graph.int8.
+class Watcher:
+    """What linears read of a text, by its name in the graph; asked in the order of the blocks.
 
-    tokens: int64 [rows, length]. Raises CancelledError when nobody waits for it any more.
+    One block is held at a time: what goes with wide inputs is large.
     """
-    found: dict[str, Floats] = {}
-    embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
-    hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
-    for index in range(len(base.decoder.layers) + 1):
-        if abandoned.get()():
-            raise CancelledError("the model was closed while it was opening")
-        part = _Part(base, window)
-        model = part.build(index)
-        held = part.store.arrays
-        session = open_session(model, threads=threads, initializers=held, device=device)
-        held.clear()  # the session has its own
-        with native_errors("calibrating"):
-            hidden, *seen = session.run(["out", *part.outputs], part.inputs(index, hidden))
-        for (x, weights), squares in zip(part.weights.items(), seen, strict=True):
-            found[x] = balanced(squares, weights)
-    return found
+
+    def __init__(
+        self,
+        base: Base,
+        tokens: Tokens,
+        *,
+        narrow: Collection[str] = (),
+        threads: int | None,
+        device: Device,
+        window: Window,
+    ) -> None:
+        """tokens: int64 [rows, length]. narrow: modules that the feedback is wanted for."""
+        self._narrow = narrow
+        self._window = window
+        self._opened = partial(open_session, threads=threads, device=device)
+        self._blocks = self._watch(base, tokens)
+        self._seen: dict[str, Seen] = {}
+
+    def __call__(self, x: str) -> Seen:
+        """Raises CancelledError when nobody waits for it any more."""
+        while x not in self._seen:
+            self._seen = next(self._blocks)
+        return self._seen[x]
+
+    def _watch(self, base: Base, tokens: Tokens) -> Iterator[dict[str, Seen]]:
+        embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
+        hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
+        for index in range(len(base.decoder.layers) + 1):
+            if abandoned.get()():
+                raise CancelledError("the model was closed while it was opening")
+            part = _Part(base, self._window, self._narrow)
+            model = part.build(index)
+            held = part.store.arrays
+            session = self._opened(model, initializers=held)
+            held.clear()  # the session has its own
+            with native_errors("calibrating"):
+                hidden, *outputs = session.run(["out", *part.outputs], part.inputs(index, hidden))
+            del session
+            yield part.seen(dict(zip(part.outputs, outputs, strict=True)))
 
 
 @dataclass(slots=True)
@@ -105,17 +141,24 @@ class _Part:
 
     base: Base
     window: Window
+    narrow: Collection[str]
     store: MemoryStore = field(default_factory=MemoryStore)
     weights: dict[str, Floats] = field(default_factory=dict)  # squares, by what they multiply
+    outputs: list[str] = field(default_factory=list)  # of what linears read
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.store)
 
-    @property
-    def outputs(self) -> list[str]:
-        """The mean squares of what linears read, in the order of `weights`."""
-        return [f"{x}.squares" for x in self.weights]
+    def seen(self, outputs: Mapping[str, Floats]) -> dict[str, Seen]:
+        """By what linears read, from this part's outputs."""
+        found = {}
+        for x, weights in self.weights.items():
+            divisors = balanced(outputs[f"{x}.squares"], weights)
+            moments = outputs.get(f"{x}.moments")
+            feedback = None if moments is None else feedback_of(evened_moments(moments, divisors))
+            found[x] = Seen(divisors, feedback)
+        return found
 
     def build(self, index: int) -> bytes:
         w, d = self._writer, self.base.decoder
@@ -140,7 +183,7 @@ class _Part:
             x = blocks.block(index, x, step)
         else:
             x = blocks.norm(d.architecture.layout.final_norm, x)
-            self._watch(x, self.base.weight(HEAD))
+            self._watch(HEAD, x, self.base.weight(HEAD))
         w.node("Identity", [x], w.output("out", ["batch", "new", d.hidden]))
         return w.finish()
 
@@ -160,15 +203,23 @@ class _Part:
 
     def _watched(self, writer: Writer, module: str, x: str, weight: Array) -> str:
         """A float32 linear, whose input and weight are noted."""
-        self._watch(x, weight)
+        self._watch(module, x, weight)
         return float32(writer, module, x, weight)
 
-    def _watch(self, x: str, weight: Array) -> None:
+    def _watch(self, module: str, x: str, weight: Array) -> None:
+        w, width = self._writer, weight.shape[1]
         if x not in self.weights:
-            w, width = self._writer, weight.shape[1]
             square = w.node("Mul", [x, x], f"{x}.square")
-            means = w.output(f"{x}.squares", [width])
+            means = self._output(f"{x}.squares", [width])
             w.node("ReduceMean", [square, w.shape(0, 1)], means, keepdims=0)
             self.weights[x] = np.zeros(width, np.float32)
-        for rows in parts(weight):
-            self.weights[x] += np.square(weight[rows].astype(np.float32)).sum(axis=0)
+        if module in self.narrow and f"{x}.moments" not in self.outputs:
+            rows = w.node("Reshape", [x, w.shape(-1, width)], f"{x}.rows")
+            columns = w.node("Transpose", [rows], f"{x}.columns", perm=[1, 0])
+            w.node("MatMul", [columns, rows], self._output(f"{x}.moments", [width, width]))
+        for part in parts(weight):
+            self.weights[x] += np.square(weight[part].astype(np.float32)).sum(axis=0)
+
+    def _output(self, name: str, shape: Shape) -> str:
+        self.outputs.append(name)
+        return self._writer.output(name, shape)

@@ -8,7 +8,7 @@ more. What a row gets never depends on its batch mates.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
-from lorakit.engines.onnx.calibration import Calibration, divisors
-from lorakit.engines.onnx.device import CPU, Device, Floats
+from lorakit.engines.onnx.calibration import Calibration, Watcher
+from lorakit.engines.onnx.device import CPU, Device
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
@@ -41,8 +41,16 @@ from lorakit.errors import (
     CapabilityError,
     ClosedError,
 )
-from lorakit.graph import VERSION, GraphOptions, require_supported, targets
-from lorakit.graph.quantize import ROWWISE
+from lorakit.graph import (
+    VERSION,
+    GraphOptions,
+    Sight,
+    require_supported,
+    targets,
+    unseen,
+    wide_modules,
+)
+from lorakit.graph.quantize import EVEN
 from lorakit.text.image_ids import Image
 
 MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
@@ -85,7 +93,7 @@ class OnnxEngine:
             slots=self._capabilities.max_sequences,
             context=self._capabilities.context,
         )
-        self._slabs = Slabs(targets(decoder))
+        self._slabs = Slabs(targets(decoder, apart=graph.apart))
         self._attached: dict[int, Attached] = {}
         self._vocabulary = Vocabulary(base, self._attached)
         self._handles = itertools.count(1)
@@ -105,13 +113,20 @@ class OnnxEngine:
         text = Calibration.of(options) if options.quantize in CALIBRATED else None
         graph = _graph(base, options, device, text)
 
-        def found() -> Mapping[str, Floats]:
+        def sight() -> Sight:
             if text is None or not graph.calibration:
-                return {}
-            tokens, threads = text.tokens(base), options.threads
-            return divisors(base, tokens, threads=threads, device=device, window=graph.window)
+                return unseen
+            every = set(base.decoder.modules()) - wide_modules(base.decoder)
+            return Watcher(
+                base,
+                text.tokens(base),
+                narrow=every if graph.linear == "block4" else (),
+                threads=options.threads,
+                device=device,
+                window=graph.window,
+            )
 
-        session = open_graph(base, graph, found, threads=options.threads, device=device)
+        session = open_graph(base, graph, sight, threads=options.threads, device=device)
         return cls(base, options, graph, session, device)
 
     @property
@@ -294,7 +309,7 @@ class OnnxEngine:
 
 def _kv_identity(graph: GraphOptions) -> str:
     """The head's form is not in it: nothing of the head comes into the KV cache."""
-    linear = f"{graph.linear} {graph.calibration}" if graph.linear in ROWWISE else graph.linear
+    linear = f"{graph.linear} {graph.calibration}" if graph.linear in EVEN else graph.linear
     return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {linear}, f32"
 
 
@@ -314,7 +329,8 @@ def _graph(
         head=head,
         context=context,
         window=window,
-        calibration=text.digest if text and {linear, head} & ROWWISE.keys() else "",
+        apart=options.quantize in CALIBRATED,
+        calibration=text.digest(base) if text and {linear, head} & set(EVEN) else "",
     )
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -22,51 +22,51 @@ from typing import Any
 
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
-from lorakit.engines.onnx.device import Device, Floats
+from lorakit.engines.onnx.device import Device
 from lorakit.engines.onnx.ort import onnxruntime, open_session
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
 from lorakit.files.atomic import new_folder, sweep, write_synced
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, touch
-from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, build
+from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, Sight, build
 
 log = logging.getLogger("lorakit")
 ENTRY = 3  # of what an entry holds
 MAX_MANIFEST = 1 << 16  # bytes
 MODEL, MANIFEST = "model.onnx", "manifest.json"
-Divisors = Callable[[], Mapping[str, Floats]]
+Sights = Callable[[], Sight]
 
 
 def open_graph(
     base: Base,
     options: GraphOptions,
-    divisors: Divisors,
+    sights: Sights,
     *,
     threads: int | None,
     device: Device,
 ) -> Any:
     """A session on the base's graph. Raises EngineError where onnxruntime refuses it.
 
-    divisors: gives those of `graph.build`, and is asked where the graph has to be built.
+    sights: gives that of `graph.build`, and is asked where the graph has to be built.
     """
     folder = cache_root() / "graphs" / _key(base, options)
     opened = partial(open_session, threads=threads, device=device)
     try:
-        return _open_cached(base, options, divisors, folder, opened)
+        return _open_cached(base, options, sights, folder, opened)
     except (OSError, EngineError, FormatError) as error:
         if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
             raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
-    model = build(base, options, store, divisors())
+    model = build(base, options, store, sights())
     return opened(model, initializers=store.arrays)
 
 
 def _open_cached(
     base: Base,
     options: GraphOptions,
-    divisors: Divisors,
+    sights: Sights,
     folder: Path,
     opened: Callable[..., Any],
 ) -> Any:
@@ -82,7 +82,7 @@ def _open_cached(
         # here the error is gone, and with it a session that may map what is to be removed
         log.warning("the cached graph of %s is damaged (%s): building it anew", base.name, fault)
         shutil.rmtree(folder, ignore_errors=True)
-    _build(base, options, divisors, folder)
+    _build(base, options, sights, folder)
     return opened(str(folder / MODEL))
 
 
@@ -138,7 +138,7 @@ def _require(folder: Path, expected: dict[str, str]) -> None:
             raise FormatError(f"{name} is not what was written")
 
 
-def _build(base: Base, options: GraphOptions, divisors: Divisors, folder: Path) -> None:
+def _build(base: Base, options: GraphOptions, sights: Sights, folder: Path) -> None:
     """Build an entry beside its place, then rename it, unless another process was first.
 
     Raises OSError.
@@ -148,7 +148,7 @@ def _build(base: Base, options: GraphOptions, divisors: Divisors, folder: Path) 
         with new_folder(folder) as temporary:
             store = _Interruptible(temporary)
             try:
-                model = build(base, options, store, divisors())
+                model = build(base, options, store, sights())
             finally:
                 store.close()
             write_synced(temporary / MODEL, model)

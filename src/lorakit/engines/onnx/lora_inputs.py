@@ -101,18 +101,26 @@ class Slab:
         return first is not None and _handles(first) == _handles(held)
 
     def _fit(self, rows: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
-        """Allocate anew where rows or ranks outgrow the arrays, or need far less than there is."""
+        """Allocate anew where rows or ranks outgrow the arrays, or need far less than there is.
+
+        Where rows are kept apart, one row has its own ranks: by those a prompt's products round.
+        """
         ranks = {
-            module: max(
-                sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
-                for held in sets
+            module: target.padded(
+                max(
+                    sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
+                    for held in sets
+                )
             )
-            for module in self.targets
+            for module, target in self.targets.items()
         }
         if rows <= len(self._sets) < 4 * rows:
             have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}
             fits = all(have[module] >= rank for module, rank in ranks.items())
-            if fits and 2 * sum(ranks.values()) >= sum(have.values()):
+            exact = rows == 1 and any(target.apart for target in self.targets.values())
+            if have == ranks or (
+                fits and not exact and 2 * sum(ranks.values()) >= sum(have.values())
+            ):
                 return
         rows = 1 << (rows - 1).bit_length()
         self.arrays = {

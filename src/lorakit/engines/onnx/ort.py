@@ -194,10 +194,11 @@ class Step:
         """Point every LoRA input at some rows of a slab."""
         if self._bound.get("lora") == (slab, rows):
             return
+        shared = len(self.lengths) > rows.stop - rows.start
         for module, (a, b) in slab.arrays.items():
-            target = slab.targets[module]
-            self._binding.input(target.a, a[rows])
-            self._binding.input(target.b, b[rows])
+            held = slab.targets[module].bound(a[rows], b[rows], shared=shared)
+            for name, array in held.items():
+                self._binding.input(name, array)
         self._bound["lora"] = (slab, rows)
 
     def run(self) -> None:

@@ -22,11 +22,12 @@ from lorakit.engines.onnx.ort import Binding, native_errors, onnxruntime, open_s
 from lorakit.errors import EngineError
 from lorakit.files.cache import Memo
 from lorakit.graph import LoraTarget, MemoryStore, Window
+from lorakit.graph.even import Seen
 from lorakit.graph.lora import lora
 from lorakit.graph.quantize import form_of
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 2  # raise it whenever something else is tried
+VERSION = 3  # raise it whenever something else is tried
 TESTED = "1.22 to 1.32"
 WINDOW, TOKENS, DIM = 3, 8, 16
 IN, OUT = 128, 64  # large enough for weights to lie outside the model
@@ -56,7 +57,8 @@ def window_reading(device: Device, forms: tuple[str, ...]) -> Window:
 
 def _tried(device: Device, forms: tuple[str, ...]) -> Window:
     products = [partial(_product, form) for form in forms]
-    checks: list[Callable[[Device], Window | None]] = [_window, _adapters, *products]
+    adapters = [partial(_adapters, apart) for apart in (False, True)]
+    checks: list[Callable[[Device], Window | None]] = [_window, *adapters, *products]
     windows, faults = [], []
     for check in checks:
         try:
@@ -145,11 +147,11 @@ def _seen(
             yield (slot, token), np.flatnonzero(given).tolist()
 
 
-def _adapters(device: Device) -> None:
+def _adapters(apart: bool, device: Device) -> None:
     """Views of adapters and activations are read where they lie, at every run, and nothing beside
     the output's view is written; rank 0 adds nothing."""
     w, rng = Writer(MemoryStore()), np.random.default_rng(0)
-    target = LoraTarget(module="m", in_features=IN, out_features=OUT)
+    target = LoraTarget(module="m", in_features=IN, out_features=OUT, apart=apart)
     y = lora(w, target, w.input("x", [2, 1, IN]), w.input("y", [2, 1, OUT]))
     w.node("Identity", [y], w.output("adapted", [2, 1, OUT]))
     session = open_session(w.finish(), threads=1, device=device)
@@ -158,8 +160,10 @@ def _adapters(device: Device) -> None:
         shapes = {"x": (1, IN), "y": (1, OUT), target.a: (IN, rank), target.b: (rank, OUT)}
         given = {name: np.empty((4, *shape), np.float32) for name, shape in shapes.items()}
         adapted = np.empty((4, 1, OUT), np.float32)
-        for name, array in given.items():
-            binding.input(name, array[1:3])
+        rows = {name: array[1:3] for name, array in given.items()}
+        rows |= target.bound(rows[target.a], rows[target.b], shared=True)
+        for name, array in rows.items():
+            binding.input(name, array)
         binding.output("adapted", adapted[1:3])
         for _ in range(2):
             for array in given.values():
@@ -177,11 +181,12 @@ def _product(form: str, device: Device) -> None:
     rng, store = np.random.default_rng(0), MemoryStore()
     w = Writer(store)
     weight = rng.integers(-7, 8, (OUT, IN)).astype(np.float32)
-    weight[:, ::16] = -8  # in every block
+    weight[:, ::16], weight[:, 1::16] = -8, 7  # in every block
     x, keep = w.input("x", [1, "new", IN]), w.input("keep", ["kept"], TensorProto.INT64)
-    even = {"kept": np.linspace(0.5, 2, IN, dtype=np.float32)}
+    divisors = np.linspace(0.5, 2, IN, dtype=np.float32)
+    seen = None if form == "block4" else Seen(divisors)  # 4 bits would round what is divided
     kept = w.node("Gather", [x, keep], "kept", axis=1)
-    y = form_of(form, even)(w, "m", kept, weight)
+    y = form_of(form, lambda _: seen)(w, "m", kept, weight)
     w.node("Identity", [y], w.output("y", [1, "kept", OUT]))
     session = open_session(w.finish(), threads=1, initializers=store.arrays, device=device)
     for array in store.arrays.values():

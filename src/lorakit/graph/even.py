@@ -1,0 +1,92 @@
+"""Rows made even before they are multiplied in few bits.
+
+One large value coarsens all that share its scale, and what a decoder's linears read has channels
+that are large for every token, and single values that are larger still. So a row is made even
+first: its channels are divided by what a text has shown of them (`balanced`), and rotated in small
+blocks, which spreads a large value over its block. The weights undo both, once and for all, and
+what is large in them is spread alike. Only the product in few bits sees that: adapters read what
+the model computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lorakit.graph.writer import Writer
+
+BLOCK = 32  # most channels that are rotated together; larger blocks cost more than they gain
+LEAST = 0.01  # of the mean: how small a channel is taken to be at least
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a text has shown of an input x of linears.
+
+    divisors: [in], of its channels. feedback: [in, in], of x made even, for graph.codes4; None
+    where nobody asked.
+    """
+
+    divisors: Floats
+    feedback: Floats | None = None
+
+
+def balanced(inputs: Floats, weights: Floats) -> Floats:
+    """Divisors of channels, from the mean squares of what they hold and of their weights.
+
+    The error of a product grows with the norms of both its sides: it is least where each channel
+    is as large on one as on the other. Their geometric mean is 1.
+    """
+    x, w = (np.maximum(m, max(LEAST**2 * float(m.mean()), 1e-30)) for m in (inputs, weights))
+    logarithms = (np.log(x) - np.log(w)) / 4
+    result: Floats = np.exp(logarithms - logarithms.mean()).astype(np.float32)
+    return result
+
+
+def rotation(channels: int) -> Floats:
+    """A Hadamard matrix, of +1 and -1 and symmetric: its square is its size times the identity.
+
+    As large as BLOCK, or as the channels can be cut into.
+    """
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < BLOCK and channels % (2 * len(matrix)) == 0:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def evened(weight: Floats, divisors: Floats) -> Floats:
+    """Weights [out, in] for rows that `even` has made so."""
+    return _turned(weight * divisors, len(rotation(weight.shape[1])))
+
+
+def evened_moments(moments: Floats, divisors: Floats) -> Floats:
+    """The sum of x x^T [in, in] as it is of x made even."""
+    size = len(rotation(len(divisors)))
+    found: Floats = _turned(moments / np.outer(divisors, divisors), size)
+    return _turned(np.ascontiguousarray(found.T), size) * np.float32(size * size)
+
+
+def even(writer: Writer, x: str, divisors: Floats) -> str:
+    """x divided and rotated, once for all readers of x."""
+    name = f"{x}.even"
+    if not writer.has(name):
+        turn, factors = rotation(len(divisors)), np.float32(1) / divisors
+        scaled = writer.node("Mul", [x, writer.weight(f"{x}.factors", factors)], f"{x}.scaled")
+        blocks = writer.node("Reshape", [scaled, writer.shape(0, -1, len(turn))], f"{x}.blocks")
+        matrix = writer.weight(f"rotation.{len(turn)}", turn)
+        turned = writer.node("MatMul", [blocks, matrix], f"{x}.turned")
+        writer.node("Reshape", [turned, writer.shape(0, -1, len(divisors))], name)
+    return name
+
+
+def _turned(values: Floats, size: int) -> Floats:
+    """Blocks of `size` times their rotation, over its size. By sums, which all CPUs round alike."""
+    shape, step = values.shape, 1
+    while step < size:
+        pairs = values.reshape(-1, 2, step)
+        values = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+        step *= 2
+    return values.reshape(shape) / np.float32(size)
