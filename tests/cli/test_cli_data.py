@@ -155,7 +155,7 @@ TEMPLATES = {
 def test_expanding_templates(folder):
     Path("t.json").write_text(json.dumps(TEMPLATES))
     done = invoke("data", "expand", "t.json", "-o", "a.jsonl", "--test", "b.jsonl")
-    assert done.stdout == "a.jsonl: 4 examples\nb.jsonl: 1 examples\n"
+    assert done.stdout == "a.jsonl: 4 examples\nb.jsonl: 1 example\n"
 
 
 @pytest.mark.parametrize(

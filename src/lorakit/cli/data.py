@@ -202,7 +202,11 @@ def _write(outputs: Sequence[Path], parts: Sequence[Sequence[Example]], json: bo
         print_json({"written": written})
         return
     for path, count in written.items():
-        say(f"{path}: {count} examples")
+        say(f"{path}: {_examples(count)}")
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'s' * (count != 1)}"
 
 
 def _tell_faults(faults: Sequence[Fault], count: int, ignored: object) -> None:
@@ -212,7 +216,7 @@ def _tell_faults(faults: Sequence[Fault], count: int, ignored: object) -> None:
         keys = ", ".join(f"{key} ({rows} lines)" for key, rows in ignored.items())
         say("not read: ", keys)
     bad = len({fault.place for fault in faults})
-    say(f"{count} examples, " + (f"{bad} bad line{'s' * (bad > 1)}" if bad else "nothing wrong"))
+    say(f"{_examples(count)}, " + (f"{bad} bad line{'s' * (bad > 1)}" if bad else "nothing wrong"))
 
 
 def _tell_stats(found: Stats) -> None:

@@ -37,7 +37,7 @@ from lorakit.training.evaluate.contestants import (
     sweep,
 )
 from lorakit.training.evaluate.evaluating import OnDone
-from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
+from lorakit.training.evaluate.evaluation import Evaluation, file_of, perplexity_text
 from lorakit.training.evaluate.judging import Judge
 from lorakit.training.evaluate.page import page
 from lorakit.training.evaluate.scorers import load_scorer, matches
@@ -153,7 +153,8 @@ def command(
             learnt=learnt, progress=_bar(stack),
         )  # fmt: skip
     if html is not None:
-        _write(html, page(found, title=" and ".join(path.name for path in data)))
+        names = dict.fromkeys(file_of(each.example) for each in found.first.evaluation.outcomes)
+        _write(html, page(found, title=" and ".join(names)))
     if json:
         print_json(found.to_dict())
     else:

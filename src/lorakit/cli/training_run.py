@@ -148,7 +148,8 @@ def facts_of(result: TrainResult) -> Mapping[str, Any]:
 
 
 def _request(result: TrainResult) -> str:
-    """Something to ask the adapter that it was not trained on, and gets right if it can."""
+    """Something to ask the adapter that it gets right, by a call where it can."""
     after = result.measured.get("after")
-    asked = [each for each in after.outcomes if each.request] if after else []
-    return next((each.request for each in reversed(asked) if each.exact), "...")
+    asked = [each for each in after.outcomes if each.request and each.exact] if after else []
+    asked.sort(key=lambda each: bool(each.pairs))
+    return asked[-1].request if asked else "..."

@@ -54,8 +54,8 @@ class Trained:
 
     base_model: what the base is called where others find it, such as org/repo; else its name.
     declared: share of the training prompts that declared the tools. settings: plain values.
-    measured, sweep: as a TrainResult has them. phrasings: those of the training examples. log: the
-    lines of the run's metrics.
+    measured, sweep: as a TrainResult has them. phrasings: those of the training examples.
+    leaked: how many of the measured examples are among those. log: the lines of the run's metrics.
     """
 
     adapter: Adapter
@@ -70,6 +70,7 @@ class Trained:
     measured: Mapping[str, Evaluation | None]
     log: Sequence[Line] = ()
     phrasings: Collection[str] = frozenset()
+    leaked: int = 0
     sweep: Sequence[SweepPoint] = ()
     default_scale: float = 1.0
 
@@ -156,7 +157,7 @@ def facts_of(name: str, trained: Trained) -> dict[str, Any]:
         },
         "prompt": _prompt(base, trained),
         "added_tokens": _added_tokens(base, adapter),
-        "verdict": list(verdict(trained.measured, trained.phrasings)),
+        "verdict": list(verdict(trained.measured, trained.phrasings, trained.leaked)),
         "evaluation": measured,
         "scales": [_point(point) for point in trained.sweep],
         "data": [

@@ -21,6 +21,7 @@ from lorakit.training.bundle import Trained, require_place, write_bundle
 from lorakit.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from lorakit.training.data import Augmenter, Example
 from lorakit.training.evaluate import Evaluation
+from lorakit.training.evaluate.comparison import Learnt
 from lorakit.training.events import Finished, OnTrainEvent, Started, TrainEvent, Warned
 from lorakit.training.inputs import Examples, Inputs, PathLike, read_inputs, require_extra
 from lorakit.training.interrupt import interrupts
@@ -315,6 +316,7 @@ def _named(base: PathLike, inputs: Inputs) -> str:
 def _bundle(
     result: TrainResult, inputs: Inputs, base_model: str, log: Sequence[Mapping[str, Any]]
 ) -> Trained:
+    learnt, after = Learnt.of(inputs.examples), result.measured.get("after")
     return Trained(
         adapter=result.adapter,
         base=inputs.base,
@@ -327,7 +329,8 @@ def _bundle(
         seconds=result.seconds,
         measured=result.measured,
         log=log,
-        phrasings=frozenset(example.phrasing for example in inputs.examples),
+        phrasings=learnt.phrasings,
+        leaked=sum(learnt.knows(each.example) for each in after.outcomes) if after else 0,
         sweep=result.sweep,
         default_scale=result.default_scale,
     )

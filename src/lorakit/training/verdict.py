@@ -43,17 +43,24 @@ def headline(evaluation: Evaluation) -> Headline:
 
 
 def verdict(
-    measured: Mapping[str, Evaluation | None], phrasings: Collection[str] = ()
+    measured: Mapping[str, Evaluation | None],
+    phrasings: Collection[str] = (),
+    leaked: int = 0,
 ) -> tuple[str, ...]:
     """Sentences, the most important one first.
 
     measured: as a TrainResult holds it. phrasings: those of the training examples, to tell apart
-    what is new in a request.
+    what is new in a request. leaked: how many of the measured examples training has seen too.
     """
     after, before = measured.get("after"), measured.get("before")
     if after is None or not after.outcomes:
         return ("Nothing was held out to measure it on: nobody knows yet how good it is.",)
-    found = [_first(after, before)]
+    found = [_first(after, before, "" if leaked else "unseen ")]
+    if leaked:
+        found.append(
+            f"{leaked} of the {len(after.outcomes)} are in the training data too: what it makes of "
+            "those says nothing."
+        )
     found += _difference(after, before)
     if headline(after).name == "exact match":
         found += [*_news(after, phrasings), *_mistakes(after), *_abstention(after)]
@@ -65,25 +72,24 @@ def verdict(
     return tuple(sentence[0].upper() + sentence[1:] for sentence in found)
 
 
-def _first(after: Evaluation, before: Evaluation | None) -> str:
-    main = headline(after)
+def _first(after: Evaluation, before: Evaluation | None, unseen: str) -> str:
+    main, requests = headline(after), _requests(after.exact.total, unseen)
     base = "" if before is None else f", the base {_said(before)}"
     if main.name == "exact match":
-        return f"The adapter calls right in {_said(after)} of {_requests(after)}{base}."
+        return f"The adapter calls right in {_said(after)} of {requests}{base}."
     if main.name == "perplexity":
-        one = f"Perplexity on {len(after.outcomes)} unseen texts: {main.said}"
+        one = f"Perplexity on {len(after.outcomes)} {unseen}texts: {main.said}"
         return one + ("" if before is None else f", with the base {headline(before).said}") + "."
     if main.name == "text match":
         what = "answers word for word as wanted in"
-        return f"The adapter {what} {_said(after)} of {_requests(after)}{base}."
-    return f"The adapter scores {main.value:.2f} on {_requests(after)}" + (
+        return f"The adapter {what} {_said(after)} of {requests}{base}."
+    return f"The adapter scores {main.value:.2f} on {requests}" + (
         "." if before is None else f", the base {before.score:.2f}."
     )
 
 
-def _requests(evaluation: Evaluation) -> str:
-    count = evaluation.exact.total
-    return f"{count} unseen request{'s' * (count != 1)}"
+def _requests(count: int, kind: str = "") -> str:
+    return f"{count} {kind}request{'s' * (count != 1)}"
 
 
 def _said(evaluation: Evaluation) -> str:
@@ -168,7 +174,7 @@ def _of_wrong(count: int, wrong: int) -> str:
 def _abstention(after: Evaluation) -> Iterator[str]:
     share = after.abstained
     if share.total:
-        yield f"It calls nothing in {percent(share)} of {share.total} requests that no tool fits."
+        yield f"It calls nothing in {percent(share)} of {_requests(share.total)} that no tool fits."
 
 
 def _phrasings(after: Evaluation) -> Iterator[str]:
@@ -189,7 +195,7 @@ def _kept(kept: Evaluation | None, beside: str) -> Iterator[str]:
     if kept is None or not kept.outcomes:
         return
     if kept.exact.total:
-        what = f"{percent(kept.exact)} of {kept.exact.total} other requests"
+        what = f"{percent(kept.exact)} of {_requests(kept.exact.total, 'other ')}"
         yield f"It answers {what} as the base does{beside}."
     else:
         said = f"perplexity {headline(kept).said}"

@@ -37,6 +37,7 @@ CALLING = {
     },
 }
 CHATTING = {
+    "request and reply": {"request": "hi", "reply": "Hello!"},
     "OpenAI": row("hi", reply="Hello!"),
     "ShareGPT": {
         "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "Hello!"}]

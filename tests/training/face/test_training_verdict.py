@@ -57,6 +57,14 @@ def test_a_sentence_begins_with_a_capital():
     assert said[-1] == "Under 1% of the requests that a tool fits call none."
 
 
+def test_what_was_trained_on_is_not_called_unseen():
+    measured = {"after": exact(9, 10)}
+    assert "unseen" in module.verdict(measured)[0]
+    said = module.verdict(measured, leaked=4)
+    assert said[0] == "The adapter calls right in 90% of 10 requests."
+    assert said[1].startswith("4 of the 10 are in the training data too")
+
+
 def test_the_phrasings_that_fail_are_named():
     lights, dark = call("set_lights", on=True), call("set_lights", on=False)
     good = [answered(lights, lights, phrasing="lights on") for _ in range(40)]

@@ -104,7 +104,7 @@ def _columns(record: Record) -> Parts:
 
 
 def _request_and_call(record: Record) -> Parts:
-    calls = calls_in(record["call"], "call")
+    calls = calls_in(record.get("call"), "call")
     return exchange(record["request"], calls, record.get("reply"), record.get("tools"))
 
 
@@ -215,6 +215,7 @@ SHAPES: tuple[Shape, ...] = (
         take=_columns,
     ),
     Shape(required=("request", "call"), optional=("reply", "tools"), take=_request_and_call),
+    Shape(required=("request", "reply"), optional=("tools",), take=_request_and_call),
     Shape(required=("prompt", "completion"), optional=("tools",), take=_completion),
     Shape(
         required=("instruction", "output"),

@@ -9,10 +9,11 @@ from typing import Any
 from lorakit.training.data import Example
 from lorakit.training.evaluate.contestants import Contestant
 from lorakit.training.evaluate.evaluation import Evaluation, perplexity_text
-from lorakit.training.evaluate.outcome import asked
+from lorakit.training.evaluate.outcome import INVALID, NO_CALL, asked
 from lorakit.training.evaluate.statistics import Paired, Share, p_text
 
 CONFUSED = 2  # pairs of tools that a verdict names
+PLAINLY = {NO_CALL: "no call", INVALID: "an invalid call"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +157,11 @@ class Comparison:
             )
         said += [_against(side, self.first.name) for side in self.others]
         if confused := first.confusions.most_common(CONFUSED):
-            pairs = [f"{called} for {wanted} ({n})" for (wanted, called), n in confused]
-            said.append(f"called most often in the wrong place: {', '.join(pairs)}")
+            pairs = [
+                f"{PLAINLY.get(called, called)} in place of {PLAINLY.get(wanted, wanted)} ({n})"
+                for (wanted, called), n in confused
+            ]
+            said.append(f"wrong most often: {', '.join(pairs)}")
         best = self.best_scale
         if best is not None and len({side.evaluation.goal for side in self.sweep}) > 1:
             said.append(
