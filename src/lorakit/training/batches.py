@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
+from lorakit.errors import FormatError
 from lorakit.training.data import Example
 from lorakit.training.render import Rendered, Renderer
 from lorakit.training.settings import TrainSettings
@@ -53,7 +55,7 @@ class Batches:
         return self._companions[step % len(self._companions)]
 
     def rows(self, step: int) -> list[Rendered]:
-        """The rows of a step. Raises FormatError where an augmented example becomes too long."""
+        """The rows of a step; an example that would be too long in other words keeps its own."""
         rng = random.Random(f"{self._settings.seed} rows {step}")
         drawn: list[Rendered] = []
         for index in _turn(self._seed("order"), len(self._examples), step * self._own, self._own):
@@ -69,7 +71,9 @@ class Batches:
     def _drawn(self, example: Example, rng: random.Random) -> Sequence[Rendered]:
         declared = rng.random() < self._settings.mixture.declare
         if self._augmenter is not None:
-            example = self._augmenter.draw(rng, example)
+            varied = self._augmenter.draw(rng, example)
+            with suppress(FormatError):  # longer than the context: then as it was given
+                return self._renderer.render(varied, declared)
         return self._renderer.render(example, declared)
 
     def _seed(self, what: str) -> str:

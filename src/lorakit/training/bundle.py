@@ -80,9 +80,12 @@ def require_place(folder: Path, *, overwrite: bool) -> None:
 
     overwrite: an adapter that is there may be replaced, and nothing else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ParameterError(f"{folder} is a file", hint="name a new folder")
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ParameterError(f"{folder} is a file", hint="name a new folder")
+        names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    except OSError as error:  # a name that is too long, a folder of somebody else's
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
     others = sorted(names - OWN_FILES)
     if overwrite and others:
         raise ParameterError(

@@ -32,6 +32,7 @@ from lorakit.training.data import Example, read_examples
 from lorakit.training.render import Renderer
 from lorakit.training.replay import Asked, everyday, read_requests
 from lorakit.training.settings import TrainSettings, filled, held_out, make_settings
+from lorakit.values import shown
 
 PathLike = str | os.PathLike[str]
 Examples = PathLike | Sequence[Example]
@@ -100,6 +101,8 @@ def read_inputs(
     files: list[DataFile] = []
     read = partial(_read, tools=tools, files=files)
     given = read("train", data)
+    if not given:
+        raise ParameterError("there is no data to train on: give a path or Examples")
     tests = read("eval", evaluation)
     labelled = read("replay", replay)
     kept = _requests(keep, files)
@@ -164,9 +167,12 @@ def _read(
         found = read_examples(path, tools=tools).require()
         files.append(DataFile.of(role, path, len(found)))
         return found
-    if not given:
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    if strange := [shown(each) for each in found if not isinstance(each, Example)]:
+        raise ParameterError(f"the {role} data must be a path or Examples, found {strange[0]}")
+    if not found:
         raise FormatError(f"the {role} data holds no example")
-    return tuple(given)
+    return found
 
 
 def _requests(keep: PathLike | None, files: list[DataFile]) -> list[Asked]:

@@ -21,6 +21,7 @@ from lorakit.computed import computed_once
 from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.training.data import Example
+from lorakit.training.data.phrasing import content_text
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -69,6 +70,8 @@ class Renderer:
             rows = (
                 self._conversation(example, declare) if example.messages else [self._text(example)]
             )
+            if not any(row.learnt for row in rows):
+                raise FormatError("it holds nothing to learn")
             for row in rows:
                 self._check(row)
         except (FormatError, ParameterError) as error:
@@ -83,8 +86,6 @@ class Renderer:
                 f"it has {len(row.ids)} tokens; the base's context holds {self._context}",
                 hint="shorten it or leave it out: a cut example would teach a cut answer",
             )
-        if not row.learnt:
-            raise FormatError("it holds nothing to learn")
 
     # Conversations.
 
@@ -96,6 +97,7 @@ class Renderer:
         for end, message in enumerate(messages):
             if message.get("role") != "assistant":
                 continue
+            self._check_text(message)
             prompt = tuple(self._dialogue.prompt(messages[:end], tools))
             answer = self._answer(messages, end, tools, prompt)
             self._check_calls(message, answer)
@@ -157,6 +159,16 @@ class Renderer:
                 "or train a base whose template does not",
             )
         return self._continuation(whole[len(beginning) :])
+
+    def _check_text(self, message: Mapping[str, Any]) -> None:
+        """Refuse an answer that inference would stop in the middle of."""
+        ids = self._tokenizer.encode(content_text(message), special=False)
+        stop = next((token for token in ids if token in self._dialogue.stop_tokens), None)
+        if stop is not None:
+            raise FormatError(
+                f"an answer holds {self._tokenizer.decode([stop])}, which would end it there",
+                hint="take the base's control tokens out of the data: the template writes them",
+            )
 
     def _check_calls(self, message: Mapping[str, Any], answer: Sequence[int]) -> None:
         """Refuse a rendering that the base's own parser would not read as these calls."""

@@ -31,6 +31,7 @@ from lorakit.training.metrics import read as read_log
 from lorakit.training.replayed import Replayed
 from lorakit.training.result import Stopped, SweepPoint, TrainResult
 from lorakit.training.settings import TrainKeywords
+from lorakit.values import shown
 
 SCALES = (0.8, 0.9, 1.1, 1.25)  # that are tried beside 1
 
@@ -73,7 +74,11 @@ def train(
     WriteError. After those and after KeyboardInterrupt the same call goes on from a checkpoint.
     """
     require_extra()
-    place = as_path(output).expanduser().absolute()
+    if progress is not None and not callable(progress):
+        raise ParameterError(f"progress must be a function or None, found {shown(progress)}")
+    if not isinstance(base_model, str | None):
+        raise ParameterError(f"base_model must be a name or None, found {shown(base_model)}")
+    place = Path(os.path.realpath(as_path(output).expanduser()))  # a link's folder can be replaced
     require_place(place, overwrite=overwrite)
     inputs = read_inputs(
         base,
@@ -303,7 +308,7 @@ def _nobody(event: TrainEvent) -> None:
 def _references(given: AdapterRef | Iterable[AdapterRef] | None) -> list[AdapterRef]:
     if given is None:
         return []
-    one = isinstance(given, str | os.PathLike | Adapter)
+    one = isinstance(given, str | os.PathLike | Adapter) or not isinstance(given, Iterable)
     return [given] if one else list(given)  # type: ignore[list-item,arg-type]
 
 

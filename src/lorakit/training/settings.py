@@ -15,6 +15,7 @@ from lorakit.base.folder import Base
 from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
 from lorakit.errors import ParameterError
+from lorakit.formats.peft.config import MAX_RANK
 from lorakit.training.core.spec import LoraSpec
 from lorakit.values import finite, shown, whole
 
@@ -162,6 +163,7 @@ PRESETS = (
     Preset(parameters=1e9, rank=16, rate=1e-3, batch=16, steps=400, fewest=50, passes=4),
     Preset(parameters=math.inf, rank=16, rate=2e-4, batch=16, steps=400, fewest=50, passes=3),
 )
+MOST = (1 << 63) - 1  # that torch counts with
 WARMUP = 20  # steps, or a tenth of a short run
 REPLAY = 1 / 3
 HELD, MOST_HELD, FEW = 0.1, 64, 100  # of the data, at most, and from how many examples on
@@ -250,9 +252,10 @@ def _fault(name: str, value: Any) -> str:
     return "" if valid(value) else f"{name} must be {expected}, found {shown(value)}"
 
 
-def _count(low: int, *, none: bool = False) -> Any:
-    said = f"a whole number of {low} or more" + (" or None" if none else "")
-    return said, lambda v: (none and v is None) or (whole(v) and v >= low)
+def _count(low: int, most: int = MOST, *, none: bool = False) -> Any:
+    said = f"a whole number of {low} or more" if most == MOST else f"a whole number, {low}-{most}"
+    said += " or None" if none else ""
+    return said, lambda v: (none and v is None) or (whole(v) and low <= v <= most)
 
 
 def _number(said: str, valid: Any, *, none: bool = False) -> Any:
@@ -264,21 +267,21 @@ def _words(*words: str | None) -> Any:
     return f"one of {named}", lambda v: any(v is word or v == word for word in words)
 
 
-def _many(kind: type, said: str) -> Any:
-    return said, lambda v: isinstance(v, list | tuple) and all(isinstance(x, kind) for x in v)
+def _many(said: str, valid: Any) -> Any:
+    return said, lambda v: isinstance(v, list | tuple) and all(map(valid, v))
 
 
 _SHARE = _number("a number from 0 to 1", lambda v: 0 <= v <= 1)
 _TRUTH = ("True or False", lambda v: isinstance(v, bool))
 _RULES: Mapping[str, Any] = {
-    "rank": _count(1, none=True),
+    "rank": _count(1, MAX_RANK, none=True),
     "alpha": _number("a number above 0", lambda v: v > 0, none=True),
-    "targets": _many(str, "names of modules"),
+    "targets": _many("names of modules", lambda v: isinstance(v, str)),
     "rslora": _TRUTH,
     "dora": _TRUTH,
     "pissa": _TRUTH,
     "embeddings": _TRUTH,
-    "tokens": _many(int, "token ids"),
+    "tokens": _many("token ids", whole),
     "steps": _count(1, none=True),
     "epochs": _number("a number above 0", lambda v: v > 0, none=True),
     "batch": _count(1, none=True),

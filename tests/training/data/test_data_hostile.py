@@ -8,7 +8,7 @@ from data_cases import call, calls_of, row, tool, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorakit.errors import FormatError
+from lorakit.errors import FormatError, SourceError
 from lorakit.training.data import Augmenter, expand_examples, read_examples, repeats, stats_of
 from lorakit.training.data.phrasing import phrasing_of
 from lorakit.training.data.shapes import SHAPES
@@ -108,3 +108,30 @@ def test_deep_values_are_faults(tmp_path, depth):
     ]
     data = read_examples(write_rows(tmp_path / "a.jsonl", lines))
     assert len(data.faults) == len(lines)
+
+
+@pytest.mark.parametrize("sender", [["human"], {"a": 1}, None, 5])
+def test_a_sender_that_is_no_word_is_a_fault(tmp_path, sender):
+    turns = [{"from": sender, "value": "hi"}, {"from": "gpt", "value": "Hello!"}]
+    data = read_examples(write_rows(tmp_path / "a.jsonl", [{"conversations": turns}]))
+    assert [fault.code for fault in data.faults] == ["message_invalid"]
+
+
+def test_a_key_that_arguments_name_twice_loses_no_value(tmp_path):
+    twice = '{"room": "hall", "room": "bath"}'
+    rows = [
+        row("light in the hall", {"name": "light", "arguments": twice}),
+        {"userQuery": "light in the hall", "expectedToolCalls": json.dumps([call("light")])[:-1]
+         + f', {{"name": "light", "arguments": {twice}}}]'},
+        {"request": "light in the hall", "call": {"name": "light", "arguments": twice}},
+    ]  # fmt: skip
+    data = read_examples(write_rows(tmp_path / "a.jsonl", rows))
+    codes = ["message_invalid", "json_invalid", "message_invalid"]
+    assert [fault.code for fault in data.faults] == codes
+    assert all("'room' is there twice" in fault.reason for fault in data.faults)
+
+
+def test_a_path_without_a_name_is_said_to_be_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError):
+        read_examples(".")

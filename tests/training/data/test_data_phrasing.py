@@ -29,6 +29,8 @@ PHRASINGS = [
     ("yes (C++)", call("code", language="C++"), "yes ({language})"),
     ("deep x", call("a", b={"c": [{"d": "x"}]}), "deep {d}"),
     ("is it on", call("light", state=True), "is it on"),
+    ("zur Hauptstraße bitte", call("route", to="Hauptstraße"), "zur {to} bitte"),
+    ("SCHOPPENGÄSSLI an", call("light", room="Schoppengässli"), "{room} an"),
 ]
 
 

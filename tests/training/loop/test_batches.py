@@ -102,6 +102,19 @@ def test_draws_are_augmented_unless_it_is_switched_off():
     assert len(set(rows)) > len(plain)
 
 
+class Long:
+    """Other words that the context has no room for."""
+
+    def draw(self, rng, example):
+        asked = {"role": "user", "content": "please " * 2000}
+        return replace(example, messages=(asked, *example.messages[1:]))
+
+
+def test_an_example_that_is_too_long_in_other_words_keeps_its_own():
+    plain = {RENDERER.render(e)[0].ids for e in EXAMPLES}
+    assert {row.ids for row in batches(augmenter=Long()).rows(0)} <= plain
+
+
 def test_passes_hold_all_rows_and_keep_within_their_tokens():
     rows = [replace(KEPT[0], ids=(1,) * n, answers=(False,) * n) for n in (5, 40, 9, 30, 7, 8)]
     for accumulate, most, expected in ((1, 1000, 1), (2, 1000, 2), (4, 1000, 3), (1, 45, 3)):

@@ -259,6 +259,23 @@ def test_a_call_that_the_template_does_not_write_is_an_error(folders):
         renderer.render(example((CALL[0], calls("a<escape>b")), task="calls"))
 
 
+@pytest.mark.parametrize("family", ENDS)
+def test_an_answer_that_inference_would_stop_within_is_refused(folders, family):
+    """Else it would be learnt up to there, and the rest be lost in silence."""
+    renderer, _, _ = opened(folders[family])
+    stop = ENDS[family][1]
+    cut = (TALK[0], says(f"The token {stop} ends a turn."))
+    with pytest.raises(FormatError, match=r"train.jsonl:7: an answer holds <.*end it there"):
+        renderer.render(example(cut))
+    assert renderer.render(example((user(f"what is {stop}?"), TALK[1])))
+
+
+def test_without_an_answer_there_is_nothing_to_learn(folders):
+    renderer, _, _ = opened(folders["demo"])
+    with pytest.raises(FormatError, match="nothing to learn"):
+        renderer.render(example((TALK[0],)))
+
+
 def test_what_the_template_refuses_is_said_with_the_line(folders):
     renderer, _, _ = opened(folders["gemma"])
     twice = (TALK[0], TALK[0], says("Yes."))

@@ -99,3 +99,13 @@ def test_the_rate_goes_up_and_then_down_to_nothing():
     assert rate_at(20, cosine) > rate_at(20, schedule)
     assert rate_at(99, replace(schedule, decay="constant")) == 1.0
     assert rate_at(0, Schedule(steps=1, rate=1.0, warmup=0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", 10**5), ("rank", 10**30), ("seed", 10**30), ("steps", 1 << 63), ("tokens", [True])],
+)
+def test_numbers_that_torch_or_files_cannot_hold_are_refused(name, value):
+    with pytest.raises(ParameterError, match="cannot be used") as caught:
+        make_settings({name: value}, BASE)
+    assert caught.value.items[0].startswith(f"{name} must be")

@@ -9,9 +9,11 @@ import pytest
 from train_cases import (
     BASE,
     FORTY,
+    SHORT,
     few_requests_and_plain_numbers,  # noqa: F401
     of,
     run,
+    train,
     weights,
 )
 
@@ -25,6 +27,7 @@ from lorakit.errors import (
     MissingExtraError,
     ParameterError,
     SourceError,
+    WriteError,
 )
 from lorakit.training import loop
 from lorakit.training.core import model
@@ -117,6 +120,44 @@ def test_a_place_that_is_taken(tmp_path):
     with pytest.raises(ParameterError, match="not empty"):
         run(tmp_path / "b")
     assert weights(run(tmp_path / "b", overwrite=True, seed=1)) != first
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"data": None},
+        {"data": 5},
+        {"data": [None]},
+        {"data": [{"messages": []}]},
+        {"eval": 5},
+        {"replay": b"x"},
+        {"companion": 5},
+        {"progress": 5},
+        {"base_model": 5},
+    ],
+    ids=str,
+)
+def test_what_is_of_another_type_is_refused_by_name(tmp_path, given):
+    with pytest.raises(ParameterError):
+        train(BASE, **{"data": FORTY, "output": tmp_path / "a", **SHORT, **given})
+    assert left(tmp_path) == []
+
+
+def test_a_place_that_the_disk_refuses(tmp_path):
+    with pytest.raises(WriteError, match="too long"):
+        run(tmp_path / ("a" * 300))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_leads_to_where_the_adapter_is_written(tmp_path, there):
+    if there:
+        (tmp_path / "far").mkdir()
+    (tmp_path / "a").symlink_to("far")
+    result = run(tmp_path / "a")
+    assert result.path == tmp_path / "far"
+    assert (tmp_path / "a").is_symlink()
+    assert left(tmp_path) == ["a", "far"]
 
 
 def test_keep_and_replay_without_replay(tmp_path):

@@ -90,6 +90,7 @@ def _text(parts: Parts, place: str) -> Example:
 
 
 def _messages(rows: list[Any]) -> tuple[Mapping[str, Any], ...]:
+    _check_arguments(rows)
     try:
         messages = prepare_messages(rows)
     except ParameterError as error:
@@ -100,6 +101,17 @@ def _messages(rows: list[Any]) -> tuple[Mapping[str, Any], ...]:
             message["tool_calls"] = [_plain_call(call) for call in message["tool_calls"]]
     _check_turns(messages)
     return tuple(messages)
+
+
+def _check_arguments(rows: list[Any]) -> None:
+    """Refuse arguments written as JSON text that name a key twice: one value would be lost."""
+    for i, message in enumerate(rows):
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for j, call in enumerate(calls if isinstance(calls, list) else ()):
+            function = call.get("function", call) if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                where = f"messages[{i}].tool_calls[{j}].arguments"
+                parsed(function.get("arguments"), where, "message_invalid")
 
 
 def _check_message(message: dict[str, Any], where: str) -> None:

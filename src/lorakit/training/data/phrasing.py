@@ -98,7 +98,7 @@ def located(request: str, calls: Sequence[Mapping[str, Any]]) -> tuple[Found, ..
     found: list[Found] = []
     for text in sorted(groups, key=lambda text: (-len(text), text)):
         members = groups[text]
-        spans = [span for span in _spans(request, text, members[0][1]) if _free(span, taken)]
+        spans = [span for span in _spans(request, members[0][1]) if _free(span, taken)]
         taken += spans
         if not spans:
             continue
@@ -137,8 +137,9 @@ def leaves(calls: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Path, str | int
             yield path, value
 
 
-def _spans(request: str, text: str, value: str | int | float) -> list[tuple[int, int]]:
+def _spans(request: str, value: str | int | float) -> list[tuple[int, int]]:
     """Where a value stands as whole words; a unit may follow a number, as in 5km."""
+    text = written(value)
     before, after = r"(?<!\w)", r"(?!\w)"
     if not isinstance(value, str):
         before, after = r"(?<![\w.])", r"(?!\d|\.\d)"

@@ -44,7 +44,7 @@ def read_examples(
     it belongs to other data. Raises SourceError, FormatError.
     """
     path = as_path(path)
-    beside = path.with_name("tools.json")
+    beside = path.parent / "tools.json"
     implied = tools is None and beside.is_file()
     declarations = Declarations(_given(beside if implied else tools))
     examples: list[Example] = []

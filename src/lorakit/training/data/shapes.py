@@ -8,10 +8,12 @@ FunctionGemma tuning lab and of its default data set.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from lorakit.files.bounded import parse_json
+from lorakit.values import among
 
 Record = Mapping[str, Any]
 ROLES = {  # ShareGPT's names
@@ -77,14 +79,14 @@ def call_message(name: Any, arguments: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def parsed(value: Any, what: str) -> Any:
+def parsed(value: Any, what: str, code: str = "json_invalid") -> Any:
     """JSON where it was written as text, as data sets do for Arrow's sake. Raises BadRowError."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
-    except (ValueError, RecursionError) as error:
-        raise BadRowError(f"{what}: not valid JSON: {error}", "json_invalid") from None
+        return parse_json(value.encode()) if value.strip() else None
+    except ValueError as error:
+        raise BadRowError(f"{what}: not valid JSON: {error}", code) from None
 
 
 def _messages(record: Record) -> Parts:
@@ -155,7 +157,7 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
     sender, value = turn["from"], turn["value"]
     if sender == "function_call":
         return {"role": "assistant", "tool_calls": calls_in(value, f"{where}.value")}
-    if sender not in ROLES:
+    if not among(sender, ROLES):
         known = ", ".join((*ROLES, "function_call"))
         raise BadRowError(
             f"{where}.from: expected one of {known}, found {sender!r:.60}", "message_invalid"

@@ -23,7 +23,7 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
     WriteError.
     """
     path = as_path(path)
-    beside = path.with_name("tools.json")
+    beside = path.parent / "tools.json"
     count = 0
 
     def lines(file: BinaryIO) -> None:
