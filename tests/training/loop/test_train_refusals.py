@@ -148,7 +148,7 @@ def test_a_place_that_the_disk_refuses(tmp_path):
         run(tmp_path / ("a" * 300))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.skipif(sys.platform == "win32", reason="few may make links on Windows")
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_leads_to_where_the_adapter_is_written(tmp_path, there):
     if there:
