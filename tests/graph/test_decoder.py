@@ -22,7 +22,7 @@ BASES = DATA / "truth" / "bases"
 GRAPHS = {  # of VERSION 8
     "gemma3": "e1dedf864aed3389",
     "llama": "eadf15e30a755b75",
-    "gemma3_softcap": "b9ade6309c835c1a",
+    "gemma3_softcap": "26c68a5aee033fe8",
     "llama3_rope": "c50871cee92ff0ff",
     "llama_linear_rope": "55d8f1a047ce4ec0",
     "mistral_window": "7e786d3e95034f85",
@@ -31,7 +31,7 @@ GRAPHS = {  # of VERSION 8
 }
 EXCLUSIVE = {  # where a window does not count the token itself; the other bases have none
     "gemma3": "c08cd0cac5ad81d5",
-    "gemma3_softcap": "cfb5f676b75de30f",
+    "gemma3_softcap": "d6da6d3964949524",
     "mistral_window": "0ed2cf095753a265",
 }
 EVEN = {"gemma3": "e5372dfaa181734f", "llama": "33c20be341d5c0c2"}  # with rows that are made even

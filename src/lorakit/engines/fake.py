@@ -67,8 +67,10 @@ class FakeEngine(Engine):
             mixed_batch=True,
             kv_identity=self.kv_identity,
             prefill_chunk=self.prefill_chunk,
-            prompt_row=self.prompt_row,
         )
+
+    def shortest_row(self, adapters: AdapterSet) -> int:
+        return self.prompt_row
 
     def prepare(self, adapter: Adapter) -> Prepared:
         return Prepared(adapter=adapter)

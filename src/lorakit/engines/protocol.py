@@ -78,7 +78,6 @@ class Capabilities:
     mixed_batch: bool  # rows with different adapters run in one step, not one after another
     kv_identity: str  # all that KV depends on beside base, tokens and adapters; see below
     prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
-    prompt_row: int = 1  # fewest tokens of a prompt that round in a row as they would in any other
     prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
 
 
@@ -121,6 +120,10 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    def shortest_row(self, adapters: AdapterSet) -> int:
+        """The fewest tokens of a prompt that round in a row as they would in any longer one."""
+        ...
 
     def prepare(self, adapter: Adapter) -> Prepared:
         """Check an adapter, and do what of attaching it may be done beside the running engine.

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.graph.codes4 import Codes, Scales, codes4
-from lorakit.graph.even import Seen, even, evened
+from lorakit.graph.even import Floats, Seen, even, evened
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import CONTRIB, Writer
 
@@ -22,11 +22,12 @@ WIDE, NARROW = 64, 32  # inputs of a block in 8 bits and in 4; in 128 a row alon
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """codes: uint8 [out, blocks, bytes], a smaller index in lower bits. scales: [out, blocks].
-    zeros: codes of zero, packed alike, uint8 [out, bytes]; None is the middle of the range."""
+    """codes: uint8 [out, blocks, bytes], a smaller index in lower bits. scales: [out, blocks], in
+    float16 where it holds them. zeros: codes of zero, packed alike, uint8 [out, bytes]; None is
+    the middle of the range."""
 
     codes: Codes
-    scales: Scales
+    scales: Scales | Floats
     zeros: Codes | None = None
 
 
@@ -54,7 +55,8 @@ def _product(
 ) -> str:
     outputs, inputs = shape
     scales = writer.weight(f"{module}.weight.scale", packed.scales)
-    scales = writer.node("Cast", [scales], f"{scales}.f32", to=TensorProto.FLOAT)
+    if packed.scales.dtype == np.float16:  # half the disk; widened once when the session opens
+        scales = writer.node("Cast", [scales], f"{scales}.f32", to=TensorProto.FLOAT)
     named = [writer.weight(f"{module}.weight.q{bits}", packed.codes), scales]
     if packed.zeros is not None:
         named.append(writer.weight(f"{module}.weight.zero", packed.zeros))
@@ -75,14 +77,17 @@ def _packed8(weight: Array, block: int) -> Packed:
     """Symmetric around 128. The largest value of a block is at the end that is one longer."""
     outputs, inputs = weight.shape
     codes = np.empty((outputs, inputs // block, block), np.uint8)
-    scales = np.empty((outputs, inputs // block), np.float16)
+    exact = np.empty((outputs, inputs // block), np.float32)
     for rows in parts(weight):
         part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
         at = np.abs(part).argmax(axis=2, keepdims=True)
-        scale = (np.take_along_axis(part, at, axis=2) / np.float32(-128)).astype(np.float16)
-        safe = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
-        codes[rows] = np.clip(np.rint(part / safe) + 128, 0, 255).astype(np.uint8)
-        scales[rows] = scale[..., 0]
+        exact[rows] = np.take_along_axis(part, at, axis=2)[..., 0] / np.float32(-128)
+    scales = _narrowed(exact)
+    safe = np.where(scales == 0, np.float32(1), scales.astype(np.float32))
+    for rows in parts(weight):
+        part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
+        found = np.clip(np.rint(part / safe[rows, :, None]) + 128, 0, 255)
+        codes[rows] = found.astype(np.uint8)
     return Packed(codes, scales)
 
 
@@ -93,12 +98,22 @@ def packed4(weight: Array, block: int, seen: Seen | None = None) -> Packed:
     values = weight.astype(np.float32)
     if seen is not None:
         values = evened(values, seen.divisors)
-    values = np.ascontiguousarray(values.T)
+    size = np.exp2(np.frexp(np.abs(values).max(axis=1, initial=1e-30))[1]).astype(np.float32)
+    values = np.ascontiguousarray((values / size[:, None]).T)  # within what float16 holds
     codes, scales, zeros = codes4(values, block, None if seen is None else seen.feedback)
+    widened = scales.T.astype(np.float32) * size[:, None]
     by_block = np.ascontiguousarray(codes.T).reshape(outputs, count, block)
     padded = np.zeros((outputs, count + count % 2), np.uint8)
     padded[:, :count] = zeros.T
-    return Packed(_nibbles(by_block), np.ascontiguousarray(scales.T), _nibbles(padded))
+    return Packed(_nibbles(by_block), _narrowed(widened), _nibbles(padded))
+
+
+def _narrowed(scales: Floats) -> Scales | Floats:
+    """In float16 where that keeps their leading 11 bits."""
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16)
+    near = np.abs(narrow.astype(np.float32) - scales) <= np.abs(scales) * np.float32(2**-11)
+    return narrow if near.all() else scales
 
 
 def _nibbles(codes: Codes) -> Codes:

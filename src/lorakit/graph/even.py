@@ -34,7 +34,7 @@ class Seen:
     feedback: Floats | None = None
 
 
-def balanced(inputs: Floats, weights: Floats) -> Floats:
+def balanced(inputs: Floats, weights: npt.NDArray[np.floating]) -> Floats:
     """Divisors of channels, from the mean squares of what they hold and of their weights.
 
     The error of a product grows with the norms of both its sides: it is least where each channel

@@ -213,7 +213,7 @@ class Scheduler:
         if any(other.will_share(key, tokens) >= WORTH_WAITING for other in self.running):
             return False
         busy = [other.prefix for other in self.running]
-        rest = 1 if job.output else self._capabilities.prompt_row
+        rest = 1 if job.output else self.engine.shortest_row(job.plan.last)
         with memory_errors():
             job.begin(*self._prefixes.acquire(key, tokens, busy, rest))
         return True
@@ -237,8 +237,9 @@ class Scheduler:
         ready = ready[: self._capabilities.max_batch]
         plan = [(job, job.row(1)) for job in ready if job.pending == 1]
         budget = self._capabilities.prefill_chunk if plan else self._alone
-        least = self._capabilities.prompt_row
         for job in ready:
+            assert job.plan is not None
+            least = self.engine.shortest_row(job.plan.last) if job.pending > 1 else 1
             if job.pending > 1 and budget >= least:
                 few = job.pending - budget < least  # too few are left for a row of their own
                 plan.append((job, job.row(job.pending if few else budget)))

@@ -138,6 +138,9 @@ class LlamaEngine:
 
     # Adapters.
 
+    def shortest_row(self, adapters: AdapterSet) -> int:
+        return 1
+
     def prepare(self, adapter: Adapter) -> Prepared:
         """Check an adapter and write its GGUF file into the cache."""
         require_fit(adapter, self._base)

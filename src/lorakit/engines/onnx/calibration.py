@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from lorakit.adapter import Array
@@ -143,7 +144,9 @@ class _Part:
     window: Window
     narrow: Collection[str]
     store: MemoryStore = field(default_factory=MemoryStore)
-    weights: dict[str, Floats] = field(default_factory=dict)  # squares, by what they multiply
+    weights: dict[str, npt.NDArray[np.float64]] = field(
+        default_factory=dict
+    )  # squares, by what they multiply
     outputs: list[str] = field(default_factory=list)  # of what linears read
     _writer: Writer = field(init=False)
 
@@ -154,6 +157,11 @@ class _Part:
         """By what linears read, from this part's outputs."""
         found = {}
         for x, weights in self.weights.items():
+            if not np.isfinite(outputs[f"{x}.squares"]).all():
+                raise BaseModelError(
+                    f"calibrating: the base computes values at {x} that are not finite",
+                    hint="look at it with quantize none, or give a calibration text of its own",
+                )
             divisors = balanced(outputs[f"{x}.squares"], weights)
             moments = outputs.get(f"{x}.moments")
             feedback = None if moments is None else feedback_of(evened_moments(moments, divisors))
@@ -212,13 +220,13 @@ class _Part:
             square = w.node("Mul", [x, x], f"{x}.square")
             means = self._output(f"{x}.squares", [width])
             w.node("ReduceMean", [square, w.shape(0, 1)], means, keepdims=0)
-            self.weights[x] = np.zeros(width, np.float32)
+            self.weights[x] = np.zeros(width)
         if module in self.narrow and f"{x}.moments" not in self.outputs:
             rows = w.node("Reshape", [x, w.shape(-1, width)], f"{x}.rows")
             columns = w.node("Transpose", [rows], f"{x}.columns", perm=[1, 0])
             w.node("MatMul", [columns, rows], self._output(f"{x}.moments", [width, width]))
         for part in parts(weight):
-            self.weights[x] += np.square(weight[part].astype(np.float32)).sum(axis=0)
+            self.weights[x] += np.square(weight[part].astype(np.float64)).sum(axis=0)
 
     def _output(self, name: str, shape: Shape) -> str:
         self.outputs.append(name)

@@ -37,11 +37,13 @@ from lorakit.engines.protocol import (
     no_images,
 )
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
+from lorakit.engines.threads import default_threads
 from lorakit.errors import (
     CapabilityError,
     ClosedError,
 )
 from lorakit.graph import (
+    HEAD,
     VERSION,
     GraphOptions,
     Sight,
@@ -63,6 +65,8 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 MAX_STEPS = 32  # bound steps kept for their shapes
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
+COLUMNS = 16  # of a product, that onnxruntime does not split over threads
+QUERIES = 128  # in a block of attention
 PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
 
 
@@ -85,7 +89,6 @@ class OnnxEngine:
             mixed_batch=True,
             kv_identity=_kv_identity(graph),
             prefill_chunk=PREFILL_CHUNK,
-            prompt_row=PROMPT_ROW if options.quantize in CALIBRATED else 1,
         )
         self._kv = KVCache(
             decoder,
@@ -95,6 +98,9 @@ class OnnxEngine:
         )
         self._slabs = Slabs(targets(decoder, apart=graph.apart))
         self._attached: dict[int, Attached] = {}
+        self._apart = graph.apart
+        threads = options.threads or default_threads()
+        self._spread = 2 * threads if 2 * threads > COLUMNS else 0  # two rows for each thread
         self._vocabulary = Vocabulary(base, self._attached)
         self._handles = itertools.count(1)
         self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
@@ -116,7 +122,7 @@ class OnnxEngine:
         def sight() -> Sight:
             if text is None or not graph.calibration:
                 return unseen
-            every = set(base.decoder.modules()) - wide_modules(base.decoder)
+            every = set(base.decoder.modules()) - wide_modules(base.decoder) - {HEAD}
             return Watcher(
                 base,
                 text.tokens(base),
@@ -132,6 +138,17 @@ class OnnxEngine:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    def shortest_row(self, adapters: AdapterSet) -> int:
+        """onnxruntime splits a product over threads by its rows, once those are not fewer than its
+        columns, and else by its columns; how it sums depends on either part's size."""
+        if not self._apart:
+            return 1
+        parts = [self._attached[handle].rank for handle, _ in effective(adapters)]
+        if not parts:
+            return PROMPT_ROW
+        ranks = sum(parts) if sum(parts) > COLUMNS else 0
+        return min(max(PROMPT_ROW, ranks, self._spread), PREFILL_CHUNK)
 
     def prepare(self, adapter: Adapter) -> Prepared:
         _require_applicable(adapter)
@@ -257,7 +274,7 @@ class OnnxEngine:
         first, _ = self._kv.arrange([row.sequence])
         held = effective(row.adapters)
         length = self._kv.length(row.sequence)
-        for begin, end in _chunks(len(row.tokens)):
+        for begin, end in _chunks(len(row.tokens), self._apart):
             keep = _kept(row, begin, end)
             step = self._step([held], first, new=end - begin, kept=len(keep))
             step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
@@ -334,9 +351,14 @@ def _graph(
     )
 
 
-def _chunks(count: int) -> Iterator[tuple[int, int]]:
+def _chunks(count: int, apart: bool) -> Iterator[tuple[int, int]]:
+    """Apart: none ends with a token that attention, in blocks of queries, rounds as one alone."""
     for begin in range(0, count, MAX_NEW):
-        yield begin, min(begin + MAX_NEW, count)
+        end = min(begin + MAX_NEW, count)
+        if apart and end - begin > 1 and (end - begin) % QUERIES == 1:
+            yield begin, end - QUERIES // 2
+            begin = end - QUERIES // 2
+        yield begin, end
 
 
 def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:

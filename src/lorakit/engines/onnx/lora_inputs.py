@@ -46,6 +46,11 @@ class Attached:
     embedding: tuple[Factors, ...]  # a [rank, vocabulary], b [hidden, rank]
     head: tuple[Factors, ...]  # a [rank, hidden], b [vocabulary, rank]
 
+    @property
+    def rank(self) -> int:
+        """The largest of its linears."""
+        return max((factors.a.shape[0] for factors in self.linears.values()), default=0)
+
     @classmethod
     def of(cls, adapter: Adapter) -> Attached:
         linears: dict[str, Factors] = {}

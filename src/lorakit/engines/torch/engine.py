@@ -87,6 +87,9 @@ class TorchEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    def shortest_row(self, adapters: AdapterSet) -> int:
+        return 1
+
     def prepare(self, adapter: Adapter) -> Prepared:
         places = self._require_open().places
         require_fit(adapter, self._base)
