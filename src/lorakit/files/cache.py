@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "downloads", "fingerprints", "graphs", "kernels", "libraries", "llama", "merged", "models",
-    "projectors",
+    "numerics", "projectors",
 )  # fmt: skip
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
 HOUR = 3600
