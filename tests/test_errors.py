@@ -17,7 +17,7 @@ CLASSES = [
 
 
 def codes():
-    """Of the classes, and those that are given where an error is raised; faults of data are none."""
+    """Of the classes, and those given where an error is raised; faults of data are none."""
     found = {kind.code for kind in CLASSES}
     for file in (ROOT / "src/lorakit").rglob("*.py"):
         text = re.sub(r"\bFault\([^()]*(\([^()]*\)[^()]*)*\)", "", file.read_text(encoding="utf-8"))
