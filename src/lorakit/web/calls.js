@@ -1,0 +1,60 @@
+/**
+ * Tool formats: which one a model uses, and its replies taken apart.
+ *
+ * A format is recognised by strings that its models' chat templates hold, else by a token that no
+ * other format has: the rules of chat/tools.py.
+ */
+
+import { FUNCTIONGEMMA, GEMMA4 } from './gemma.js';
+import { HERMES } from './hermes.js';
+import { LLAMA3 } from './llama3.js';
+import { LorakitError } from './errors.js';
+import { NO_CALLS, takeApart } from './scanning.js';
+
+/**
+ * openings: strings at which a reply turns from words into a call. stops: tokens that end a reply
+ * with calls.
+ * @typedef {{name: string, openings: string[], stops: string[],
+ *   parse: (reply: string, options?: {reasons?: boolean}) => import('./scanning.js').ParsedReply}} ToolFormat
+ */
+
+/** All of `present` and none of `absent` stand in the template; `token` is in the vocabulary. */
+const SIGNS = [
+  { format: FUNCTIONGEMMA, present: ['<start_function_call>', '<escape>'], token: '<start_function_call>' },
+  { format: GEMMA4, present: ['<|tool_call>', '<|"|>'], token: '<|tool_call>' },
+  // Qwen3-Coder's and GLM's calls are not JSON.
+  { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>'] },
+  // Functionary's calls have another form.
+  { format: LLAMA3, present: ['parameters', '<|start_header_id|>', 'ipython'], absent: ['<function='] },
+];
+
+/** Formats by name. @type {Record<string, ToolFormat>} */
+export const FORMATS = Object.fromEntries(SIGNS.map(({ format }) => [format.name, format]));
+
+/** @param {string} name @returns {ToolFormat} */
+export function getFormat(name) {
+  if (Object.hasOwn(FORMATS, name)) return FORMATS[name];
+  throw new LorakitError(`there is no tool format '${name}'`, {
+    code: 'parameter_invalid',
+    hint: `known: ${Object.keys(FORMATS).join(', ')}`,
+  });
+}
+
+/**
+ * @param {string | null} template @param {(token: string) => boolean} [hasToken]
+ * @returns {ToolFormat | null} null where none is recognised
+ */
+export function detectFormat(template, hasToken = () => false) {
+  const fits = ({ present, absent = [] }) =>
+    present.every((mark) => template.includes(mark)) && !absent.some((mark) => template.includes(mark));
+  const found = SIGNS.find((signs) => template && fits(signs)) ?? SIGNS.find(({ token }) => token && hasToken(token));
+  return found ? found.format : null;
+}
+
+/**
+ * A reply in its parts; without calls where the model has no known format.
+ * @param {string} reply @param {ToolFormat | null} format @param {boolean} [reasons]
+ */
+export function parseReply(reply, format, reasons = false) {
+  return format ? format.parse(reply, { reasons }) : takeApart(reply, NO_CALLS, { reasons });
+}

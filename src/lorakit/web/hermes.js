@@ -1,0 +1,35 @@
+/**
+ * The tool calls of Hermes 2 Pro, which Qwen 2.5 and Qwen 3 use too: JSON between tags.
+ *
+ *     <tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>
+ *
+ * Sources: the Hermes Function Calling readme (NousResearch) and Qwen's chat templates.
+ */
+
+import { readCall, skipSpace } from './jsoncall.js';
+import { BadCall, takeApart } from './scanning.js';
+
+const OPEN = '<tool_call>';
+const CLOSE = '</tool_call>';
+const STOPS = ['<|im_end|>'];
+
+const syntax = { find: (reply, at) => reply.indexOf(OPEN, at), read, closing: CLOSE };
+
+/** The call at an opening tag; its closing tag may be cut off at the end of the reply. */
+function read(reply, start, calls) {
+  const begin = skipSpace(reply, start + OPEN.length);
+  const found = readCall(reply, begin, ['arguments', 'parameters'], { required: false });
+  let end = skipSpace(reply, found.end);
+  if (reply.startsWith(CLOSE, end)) end += CLOSE.length;
+  else if (end < reply.length && ![OPEN, ...STOPS].some((mark) => reply.startsWith(mark, end)))
+    throw new BadCall(`expected ${CLOSE} after the call`, end);
+  calls.push({ name: found.name, arguments: found.arguments });
+  return end;
+}
+
+export const HERMES = {
+  name: 'hermes',
+  openings: [OPEN],
+  stops: STOPS,
+  parse: (reply, { reasons = false } = {}) => takeApart(reply, syntax, { stops: STOPS, reasons }),
+};

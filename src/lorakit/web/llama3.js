@@ -1,0 +1,70 @@
+/**
+ * The JSON tool calls of Llama 3.1, 3.2 and 3.3.
+ *
+ *     {"name": "get_weather", "parameters": {"city": "Oslo"}}
+ *
+ * The whole reply is the call, with <|python_tag|> before it in some settings. JSON that is no call
+ * stays text. Sources: Meta's Llama 3.1 prompt format page and the models' chat templates.
+ */
+
+import { readCall, skipSpace } from './jsoncall.js';
+import { BadCall, takeApart } from './scanning.js';
+
+const TAG = '<|python_tag|>';
+const STOPS = ['<|eom_id|>', '<|eot_id|>'];
+const KEYS = ['parameters', 'arguments'];
+const LIKE_A_CALL = /\{[ \t\r\n\f\v]*"(?:name|type|function|parameters|arguments)"[ \t\r\n\f\v]*:/y;
+
+const syntax = { find: (reply, at) => reply.indexOf(TAG, at), read, lead };
+
+/** Where JSON like a call begins at a position, after white space; -1 for other words. */
+function lead(reply, at) {
+  LIKE_A_CALL.lastIndex = skipSpace(reply, at);
+  const start = LIKE_A_CALL.lastIndex;
+  return LIKE_A_CALL.test(reply) ? start : -1;
+}
+
+/** Calls until the end or the first fault; from there on the rest is one malformed part. */
+function read(reply, at, calls) {
+  let start = next(reply, at);
+  if (start === reply.length) throw new BadCall('no call follows', start);
+  let any = calls.length > 0;
+  while (start < reply.length) {
+    try {
+      const found = readCall(reply, start, KEYS, { required: true });
+      at = found.end;
+      calls.push({ name: found.name, arguments: found.arguments });
+      any = true;
+    } catch (error) {
+      if (!(error instanceof BadCall)) throw error;
+      throw new BadCall(error.message, error.position, any ? start : at);
+    }
+    start = next(reply, at);
+  }
+  return start;
+}
+
+/** Past white space, `;`, a repeated tag and stop tokens. */
+function next(reply, at) {
+  for (;;) {
+    at = skipSpace(reply, at);
+    const token = [';', TAG, ...STOPS].find((mark) => reply.startsWith(mark, at));
+    if (!token) return at;
+    at += token.length;
+  }
+}
+
+function parse(reply, { reasons = false } = {}) {
+  const parsed = takeApart(reply, syntax, { reasons });
+  const broken = parsed.malformed.map((part) => part.text).join('');
+  if (!broken || parsed.calls.length || reply.includes(TAG) || namesAFunction(broken)) return parsed;
+  const text = parsed.reasoning ? `${broken}${parsed.text}` : reply;
+  return { text, calls: [], malformed: [], reasoning: parsed.reasoning };
+}
+
+/** Whether a faulty JSON reply was meant as a call, not as an answer in JSON. */
+function namesAFunction(body) {
+  return body.includes('"name"') && (body.includes('"parameters"') || body.includes('"arguments"'));
+}
+
+export const LLAMA3 = { name: 'llama3', openings: [TAG], stops: STOPS, parse };
