@@ -15,7 +15,7 @@ from lorakit.formats.convert import convert
 from lorakit.formats.peft import write_peft
 
 TRUTH = DATA / "truth"
-ENDINGS = {"peft": "", "mlx": "", "gguf": ".gguf", "ort": ".onnx_adapter"}
+ENDINGS = {"peft": "", "mlx": "", "gguf": ".gguf", "ort": ".onnx_adapter", "web": ".safetensors"}
 
 
 @pytest.fixture(scope="module", params=["gemma3", "llama"])
@@ -49,7 +49,7 @@ def test_half_precision_is_chosen_and_kept(tmp_path):
 def test_what_cannot_be_said_is_refused_and_nothing_is_written(tmp_path):
     base = Base.open(TRUTH / "bases/gemma3")
     target = tmp_path / "out"
-    for to in ("gguf", "ort"):
+    for to in ("gguf", "ort", "web"):
         with pytest.raises(UnsupportedError) as caught:
             convert(TRUTH / "peft/gemma3/embed_tied", target, to=to, base=base)
         assert caught.value.items

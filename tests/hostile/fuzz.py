@@ -17,6 +17,7 @@ from pathlib import Path
 import gguf_cases
 import mlx_cases
 import ort_cases
+import web_cases
 from cases import folder
 
 from lorakit.architectures import describe
@@ -37,7 +38,9 @@ def seeds(place: Path) -> list[Path]:
     mlx_cases.folder(place / "mlx")
     gguf_cases.write(place / "small.gguf", gguf_cases.packed())
     ort_cases.write(place / "small.onnx_adapter", ort_cases.good())
-    own = [place / name for name in ("peft", "mlx", "small.gguf", "small.onnx_adapter")]
+    web_cases.write(place / "small.safetensors", *web_cases.good())
+    files = ("small.gguf", "small.onnx_adapter", "small.safetensors")
+    own = [place / name for name in ("peft", "mlx", *files)]
     found = [p for kind in ("peft", "mlx") for p in sorted((TRUTH / kind).glob("*/*"))]
     found += sorted((TRUTH / "ort").glob("*.onnx_adapter"))
     found += sorted((TRUTH / "gguf").glob("*.plain*.gguf")) + sorted((TRUTH / "gguf").glob("*al*"))

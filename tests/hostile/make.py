@@ -23,6 +23,7 @@ import mlx_cases as mlx_cases
 import ort_cases as ort_cases
 import peft_cases as peft_cases
 import place_cases as place_cases
+import web_cases as web_cases
 from cases import CASES, Case
 
 HERE = Path(__file__).parent

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import gguf_cases
 import mlx_cases
 import ort_cases
+import web_cases
 from cases import CASES, folder
 from make import Child, write
 
@@ -60,6 +61,7 @@ WRITERS = {
     "mlx": (mlx_cases.folder, "adapters.safetensors"),
     "gguf": (lambda path: gguf_cases.write(path, gguf_cases.packed()), ""),
     "ort": (lambda path: ort_cases.write(path, ort_cases.good()), ""),
+    "web": (lambda path: web_cases.write(path, *web_cases.good()), ""),
 }
 
 

@@ -26,6 +26,7 @@ ENDINGS: Mapping[FormatName, str] = {
     "mlx": "-mlx",
     "gguf": ".gguf",
     "ort": ".onnx_adapter",
+    "web": ".safetensors",
 }  # beside the folder
 ENDS = {
     "early": "stopped early: it no longer got better",

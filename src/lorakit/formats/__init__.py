@@ -19,7 +19,7 @@ from lorakit.base.folder import Base
 from lorakit.errors import SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
-from lorakit.formats import gguf, mlx, ort, peft
+from lorakit.formats import gguf, mlx, ort, peft, web
 from lorakit.formats.express import Express
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
@@ -27,9 +27,11 @@ from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
 from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 from lorakit.formats.replaced_rows import rows_as_deltas
+from lorakit.formats.web import is_web, read_web, write_web
 
-FormatName = Literal["peft", "mlx", "gguf", "ort"]
+FormatName = Literal["peft", "mlx", "gguf", "ort", "web"]
 CONFIG = "adapter_config.json"
+PLACES = "a PEFT or MLX folder, or a GGUF, .onnx_adapter or web file"
 FILES = frozenset(
     {CONFIG, "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"}
 )
@@ -40,7 +42,7 @@ class Format:
     """One adapter format. `sniff` looks at a folder or file and says whether it is of this kind.
 
     prepare: says in other words, given the base, what the format has no words for; with a note on
-    each.
+    each. folds: whether the file has scales only in B.
     """
 
     name: str
@@ -50,12 +52,17 @@ class Format:
     cannot_express: Express  # everything that its writer refuses
     folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
+    folds: bool = False
     pickles: bool = False  # whether its reader takes `allow_pickle` and `init`
     prepare: Callable[[Adapter, Base], tuple[Adapter, tuple[str, ...]]] | None = None
 
 
 def _read_ort(path: Path, decoder: Decoder | None = None) -> Adapter:
     return read_ort(path)
+
+
+def _read_web(path: Path, decoder: Decoder | None = None) -> Adapter:
+    return read_web(path)
 
 
 def _write_ort(
@@ -107,7 +114,18 @@ FORMATS = {
             read=_read_ort,
             write=_write_ort,
             folder=False,
+            folds=True,
             cannot_express=ort.cannot_express,
+        ),
+        Format(
+            name="web",
+            sniff=is_web,
+            read=_read_web,
+            write=write_web,
+            folder=False,
+            folds=True,
+            prepare=web.for_base,
+            cannot_express=web.cannot_express,
         ),
     )
 }
@@ -150,7 +168,7 @@ def _read(path: Path, decoder: Decoder | None, allow_pickle: bool, init: Path | 
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
-            hint=f"give a PEFT or MLX folder, or a GGUF or .onnx_adapter file{or_of_the_hub(path)}",
+            hint=f"give {PLACES}{or_of_the_hub(path)}",
         )
     row = FORMATS[sniff(path)]
     options: dict[str, Any] = {}
@@ -188,7 +206,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
         )
     return SourceError(
         f"there is no adapter at {path}: no {CONFIG}",
-        hint="give a PEFT or MLX folder, or a GGUF or .onnx_adapter file",
+        hint=f"give {PLACES}",
     )
 
 

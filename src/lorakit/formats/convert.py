@@ -11,7 +11,8 @@ from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError
 from lorakit.formats import FORMATS, FormatName, read_adapter
 from lorakit.formats.express import lossy as leave_out
-from lorakit.formats.readback import DTYPES, Dtype
+from lorakit.formats.folding import folded
+from lorakit.formats.readback import DTYPES, Dtype, rounding
 from lorakit.values import among, shown
 
 
@@ -75,4 +76,6 @@ def convert(
         dropped = tuple(str(fault) for fault in faults)
     options = {"dtype": dtype} if dtype else {}
     row.write(adapter, target, decoder=decoder, **options)
+    if dtype is not None and (note := rounding(folded(adapter) if row.folds else adapter, dtype)):
+        notes = (*notes, note)
     return ConvertReport(adapter=adapter, path=target, format=to, dropped=dropped, notes=notes)

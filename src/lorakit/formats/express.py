@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
+from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import Decoder
 from lorakit.errors import UnsupportedError
 
@@ -67,6 +67,24 @@ def dora_faults(adapter: Adapter) -> list[Fault]:
         return faults
     reason = f"a DoRA magnitude, which {bare[0]} and {len(bare) - 1} other modules lack"
     return faults + [magnitude_fault(m, reason) for m in adapter.magnitudes if m not in alone]
+
+
+def linear_faults(adapter: Adapter, *, others: str, alone: str) -> list[Fault]:
+    """For a format of linear layers' factors and nothing else.
+
+    others: what is the matter with factors of other layers. alone: with invocation tokens.
+    """
+    faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
+    for d in adapter.deltas:
+        if d.site is not Site.LINEAR:
+            faults.append(delta_fault(d, f"an embedding; its factors {others}"))
+        elif d.a.ndim == 3:
+            faults.append(delta_fault(d, f"experts; their factors {others}"))
+        elif d.bias is not None:
+            faults.append(bias_fault(d, "a bias of B"))
+    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
+    faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
+    return faults + ([invocation_fault(alone)] if adapter.invocation_tokens else [])
 
 
 def require_expressible(faults: Sequence[Fault], name: str, hint: str = "") -> None:

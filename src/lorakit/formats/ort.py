@@ -12,29 +12,20 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import load, open_regular
-from lorakit.formats.express import (
-    Fault,
-    bias_fault,
-    delta_fault,
-    invocation_fault,
-    magnitude_fault,
-    replacement_fault,
-    require_expressible,
-    whole_fault,
-)
+from lorakit.formats.express import Fault, linear_faults, require_expressible
 from lorakit.formats.folder import MAX_NAME, is_name
+from lorakit.formats.folding import folded
 from lorakit.formats.peft.read import SHOWN
 from lorakit.formats.readback import as_dtype, require_same
 
@@ -209,49 +200,29 @@ def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = Non
     require_expressible(cannot_express(adapter), "an .onnx_adapter")
     if path.exists():
         raise ParameterError(f"{path} exists", hint="choose a new file")
-    folded = as_dtype(replace(adapter, deltas=tuple(_folded(d) for d in adapter.deltas)), dtype)
-    content = _serialize(_tensors(folded))
+    stored = as_dtype(folded(adapter), dtype)
+    content = _serialize(_tensors(stored))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(
-            path, content, lambda file: require_same(folded, read_ort(file), "an .onnx_adapter")
+            path, content, lambda file: require_same(stored, read_ort(file), "an .onnx_adapter")
         )
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _folded(delta: Delta) -> Delta:
-    """The delta with its scale in B."""
-    if delta.scale == 1.0:
-        return delta
-    with np.errstate(over="ignore"):
-        b = delta.b.astype(np.float32) * np.float32(delta.scale)
-    if not np.isfinite(b).all() and np.isfinite(delta.b.astype(np.float32)).all():
-        raise FormatError(f"{delta.module}: B times its scale {delta.scale} is too large")
-    return replace(delta, b=b, scale=1.0)
-
-
 def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
     """Everything that an .onnx_adapter cannot say. Only Olive's names of linear layers are written:
     what else a graph takes as inputs, such as an embedding's factors, its builder alone knows."""
-    faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
-    for d in adapter.deltas:
-        if d.site is not Site.LINEAR:
-            faults.append(delta_fault(d, "an embedding; it depends on the graph's inputs"))
-        elif d.a.ndim == 3:
-            faults.append(delta_fault(d, "experts; they depend on the graph's inputs"))
-        elif d.bias is not None:
-            faults.append(bias_fault(d, "a bias of B"))
-        faults += [
-            Fault(item=d.module, reason=f"dtype {array.dtype.name}")
-            for array in (d.a, d.b)
-            if array.dtype not in NUMBERS
-        ]
-    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
-    faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
-    if adapter.invocation_tokens:
-        faults.append(invocation_fault("an .onnx_adapter holds tensors alone"))
-    return faults
+    faults = linear_faults(
+        adapter, others="depend on the graph's inputs", alone="an .onnx_adapter holds tensors alone"
+    )
+    arrays = [(d.module, array) for d in adapter.deltas for array in (d.a, d.b)]
+    return faults + [
+        Fault(item=module, reason=f"dtype {array.dtype.name}")
+        for module, array in arrays
+        if array.dtype not in NUMBERS
+    ]
 
 
 def _tensors(adapter: Adapter) -> dict[str, Array]:

@@ -115,3 +115,21 @@ def _overflows(before: Array, after: Array) -> bool:
     with np.errstate(over="ignore"):
         finite = np.isfinite(before.astype(np.float32))
     return bool((finite & ~np.isfinite(after.astype(np.float32))).any())
+
+
+def rounding(adapter: Adapter, dtype: Dtype) -> str:
+    """In a sentence, what storing an adapter's values in a dtype changes; empty: nothing."""
+    worst, lost = 0.0, 0
+    for _, array in adapter.arrays():
+        values = array.astype(np.float32)
+        stored = values.astype(DTYPES[dtype]).astype(np.float32)
+        if not values.size or np.array_equal(values, stored):
+            continue
+        lost += int(np.count_nonzero((stored == 0) & (values != 0)))
+        worst = max(worst, float(np.abs(values - stored).max() / np.abs(values).max()))
+    if not worst:
+        return ""
+    zeros = f"; {lost:,} of {adapter.parameters:,} values became 0" if lost else ""
+    return (
+        f"stored as {dtype}: rounded by up to {100 * worst:.2g}% of a tensor's largest value{zeros}"
+    )

@@ -1,0 +1,28 @@
+"""Scales folded into B, for formats that have no word for a scale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lorakit.adapter import Adapter, Delta
+from lorakit.errors import FormatError
+
+
+def folded(adapter: Adapter) -> Adapter:
+    """The adapter with each delta's scale in its B, multiplied in float32 as engines do.
+
+    Raises FormatError where a product is too large.
+    """
+    return replace(adapter, deltas=tuple(_folded(delta) for delta in adapter.deltas))
+
+
+def _folded(delta: Delta) -> Delta:
+    if delta.scale == 1.0:
+        return delta
+    with np.errstate(over="ignore"):
+        b = delta.b.astype(np.float32) * np.float32(delta.scale)
+    if not np.isfinite(b).all() and np.isfinite(delta.b.astype(np.float32)).all():
+        raise FormatError(f"{delta.module}: B times its scale {delta.scale} is too large")
+    return replace(delta, b=b, scale=1.0)
