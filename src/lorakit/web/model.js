@@ -1,0 +1,328 @@
+/**
+ * Model: a base in the page, and adapters that come and go while it runs.
+ */
+
+import { readAdapter } from './adapter.js';
+import { AdapterTable, checkedScale } from './adapters.js';
+import { Dialogue, VisibleText } from './chat.js';
+import { LorakitError } from './errors.js';
+import { eventsOf } from './events.js';
+import { LoraInputs } from './feeds.js';
+import { Generator } from './generate.js';
+import { fetchModel, transformersOf } from './opening.js';
+import { inTurn, throwIfAborted } from './queue.js';
+import { samplingOf } from './sampling.js';
+import { Session } from './session.js';
+import { fetchAdapter } from './sources.js';
+
+const EXPORT = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
+const MERGE = 'lorakit export BASE -a ADAPTER --to onnx -o OUT';
+const MAX_ROWS = 16; // of one batch
+const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache'];
+const CHOICES = { source: ['auto', 'url', 'file', 'huggingface'], mode: ['dynamic', 'merge'], onError: ['raise', 'base'] };
+
+/**
+ * Open a model: an export of `lorakit export`, or any decoder for transformers.js (as a base alone).
+ * @param {string} source a path or an address of a folder, or hf:org/repo[@revision]
+ * @param {object} [options] see lorakit.d.ts
+ * @returns {Promise<Model>}
+ */
+export async function openModel(source, options = {}) {
+  const { device = 'wasm', signal } = options;
+  throwIfAborted(signal);
+  const transformers = await transformersOf(options.transformers, device);
+  if (options.threads) transformers.env.backends.onnx.wasm.numThreads = options.threads;
+  const fetched = await fetchModel(transformers, source, { ...options, device });
+  try {
+    return new Model(fetched, { transformers, device });
+  } catch (error) {
+    await fetched.model.dispose();
+    throw error;
+  }
+}
+
+export class Model {
+  /** Made by `open`. */
+  constructor({ model, tokenizer }, { transformers, device }) {
+    const facts = model.config['transformers.js_config']?.lorakit ?? {};
+    const gpu = device === 'webgpu';
+    this.model = model;
+    this.device = device;
+    this.dtype = model.sessions.model.config?.dtype ?? null;
+    this.facts = facts;
+    this.session = new Session(model.sessions.model, { Tensor: transformers.Tensor, own: 'adapters' in facts, gpu });
+    this.lora = new LoraInputs(this.session);
+    this.generator = new Generator(this.session, this.lora, contextOf(model.config, facts));
+    this.dialogue = new Dialogue(tokenizer, { toolFormat: facts.tool_format, eos: eosOf(model) });
+    this.table = new AdapterTable();
+    /** @type {{code: string, message: string, adapter: string}[]} */
+    this.warnings = [];
+    this.closed = false;
+  }
+
+  /** What is loaded, and at what scale it acts. */
+  get adapters() {
+    return this.table.info();
+  }
+
+  /** Whether adapters can be loaded: the model was exported with inputs for them. */
+  get takesAdapters() {
+    return this.session.modules.length > 0;
+  }
+
+  /**
+   * Load an adapter: PEFT, MLX or `lorakit convert --to web`; it acts once it is applied.
+   * @param {string | object} config a path, or { path, source, mode, scale, onError, digest, name }
+   * @returns {Promise<LoadedAdapter | null>} null where it failed and onError is 'base'; the failure
+   *   is in `warnings`
+   */
+  async load(config) {
+    this.requireOpen();
+    const wanted = typeof config === 'string' || !isPlain(config) ? { path: config } : config;
+    checkConfig(wanted);
+    const name = wanted.name ?? nameOf(wanted.path);
+    try {
+      return await this.loadNow(name, wanted);
+    } catch (error) {
+      if (wanted.onError !== 'base' || error.code === 'cancelled') throw error;
+      this.warn(error.code ?? 'error', `${name} is not applied, the base goes on: ${error.message}`, name);
+      return null;
+    }
+  }
+
+  async loadNow(name, config) {
+    this.refuseWhatInputsCannot(config);
+    this.table.refuseTaken(name);
+    const { path, source, digest, progress, signal, cache } = config;
+    const files = path instanceof Map ? path : await fetchAdapter({ path, source, digest, progress, signal, cache });
+    throwIfAborted(signal);
+    const adapter = await readAdapter(files, { modules: this.session.modules, name });
+    this.requireOpen();
+    this.compareBase(adapter, name);
+    this.table.add(name, { ...adapter, bytes: bytesOf(adapter), usual: config.scale ?? 1 });
+    return new LoadedAdapter(this, name);
+  }
+
+  /**
+   * Set which adapters act: exactly those of an object, or one more by its handle or name. The
+   * scale is the one it was loaded with, unless it is said.
+   */
+  async apply(what, scale) {
+    this.requireOpen();
+    const name = what instanceof LoadedAdapter ? what.current() : what;
+    if (typeof name !== 'string') this.table.activate(name);
+    else this.table.rescale(name, scale ?? this.table.get(name).usual);
+  }
+
+  /** Take an adapter out of those that act; it stays loaded. */
+  async remove(adapter) {
+    this.requireOpen();
+    this.table.remove(typeof adapter === 'string' ? adapter : adapter.current());
+  }
+
+  /** Free an adapter by name. Requests that were made with it keep it to their end. */
+  async unload(name) {
+    this.requireOpen();
+    this.lora.drop(this.table.unload(name));
+  }
+
+  /** No adapter acts: the base alone. */
+  async clear() {
+    this.requireOpen();
+    this.table.activate({});
+  }
+
+  /** Answer a conversation. @returns {Promise<object>} a reply, see lorakit.d.ts */
+  async chat(messages, options = {}) {
+    const [reply] = await this.runRequests([this.request({ messages, ...options })], options.signal);
+    return reply;
+  }
+
+  /** Continue a text or token ids, without a chat template. */
+  async complete(prompt, options = {}) {
+    const [reply] = await this.runRequests([this.request({ prompt, ...options })], options.signal);
+    return reply;
+  }
+
+  /** Several requests in one run, each with its own adapters and sampling. */
+  async batch(requests, { signal } = {}) {
+    if (!Array.isArray(requests) || !requests.length)
+      throw new LorakitError('a batch is a list of requests', { code: 'parameter_invalid' });
+    if (requests.length > MAX_ROWS)
+      throw new LorakitError(`a batch holds at most ${MAX_ROWS} requests, found ${requests.length}`, { code: 'parameter_invalid' });
+    return this.runRequests(requests.map((request) => this.request(request)), signal);
+  }
+
+  /**
+   * A conversation's answer as it comes: { type: 'text', text } ..., { type: 'end', reply }.
+   * Leaving the loop ends the generation.
+   */
+  async *stream(messages, options = {}) {
+    yield* eventsOf(options.signal, async (signal, emit) => {
+      const request = this.request({ messages, ...options }, (text) => emit({ type: 'text', text }));
+      const [reply] = await this.runRequests([request], signal);
+      return { type: 'end', reply };
+    });
+  }
+
+  /** Free the model, after what runs has ended. What waits is told that it is closed. */
+  async close() {
+    if (this.closed) return;
+    this.closed = true;
+    await inTurn(async () => {
+      this.generator.kept.clear();
+      await this.model.dispose();
+    });
+  }
+
+  /** A request as rows know it; its adapters are those of now. */
+  request({ messages, prompt, tools, adapters, ...options }, emit = () => {}) {
+    this.requireOpen();
+    const sampling = samplingOf(options);
+    const words = new VisibleText(this.dialogue, sampling.stop);
+    const onToken = (id) => {
+      const text = words.push(id);
+      if (text) emit(text);
+      return words.stopped;
+    };
+    return {
+      ids: this.promptIds(messages, prompt, tools),
+      adapters: this.table.resolve(adapters),
+      stops: this.dialogue.stops,
+      sampling,
+      onToken,
+      words,
+      emit,
+    };
+  }
+
+  promptIds(messages, prompt, tools) {
+    if (messages !== undefined) return this.dialogue.prompt(messages, tools);
+    if (typeof prompt === 'string') return this.dialogue.encode(prompt);
+    if (Array.isArray(prompt) && prompt.every((id) => Number.isSafeInteger(id) && id >= 0)) return prompt;
+    throw new LorakitError('a prompt is text or token ids', { code: 'parameter_invalid' });
+  }
+
+  async runRequests(requests, signal) {
+    const began = performance.now();
+    const results = await inTurn(() => {
+      this.requireOpen();
+      return this.generator.run(requests, signal);
+    }, signal);
+    const seconds = (performance.now() - began) / 1000;
+    return results.map((result, i) => this.reply(requests[i], result, seconds));
+  }
+
+  reply({ ids: prompt, words, emit }, { ids, finishReason, cachedTokens }, seconds) {
+    const raw = words.text;
+    const { text, calls, malformed, reasoning } = this.dialogue.parse(raw);
+    const rest = words.end(text);
+    if (rest) emit(rest);
+    const usage = { promptTokens: prompt.length, cachedTokens, completionTokens: ids.length, seconds };
+    return { text, calls, malformed, reasoning, raw, ids, finishReason, usage };
+  }
+
+  refuseWhatInputsCannot({ mode = 'dynamic' }) {
+    if (mode === 'merge')
+      throw new LorakitError('a page cannot merge an adapter into its base', {
+        code: 'capability_missing',
+        hint: `merge it when exporting: ${MERGE}`,
+      });
+    if (!this.takesAdapters)
+      throw new LorakitError('this model has no inputs for adapters', {
+        code: 'capability_missing',
+        expected: 'a model exported with --adapters dynamic',
+        found: this.facts.adapters ?? 'a model that lorakit did not export',
+        hint: `export one with: ${EXPORT}`,
+      });
+  }
+
+  /** Names differ for honest reasons, and weights in another dtype too: a warning, as in Python. */
+  compareBase(adapter, name) {
+    const { base } = this.facts;
+    if (!adapter.base || !base || adapter.base === base) return;
+    const said = `expected ${adapter.base.slice(0, 16)}, found ${base.slice(0, 16)}`;
+    this.warn('adapter_mismatch', `${name} was made for another base (${said}): other weights, or the same in another dtype`, name);
+  }
+
+  warn(code, message, adapter) {
+    this.warnings.push({ code, message, adapter });
+  }
+
+  requireOpen() {
+    if (this.closed) throw new LorakitError('the model is closed', { code: 'closed', hint: 'open it again' });
+  }
+}
+
+/** A user's handle to a loaded adapter. */
+export class LoadedAdapter {
+  constructor(model, name) {
+    this.model = model;
+    this.name = name;
+    this.adapter = model.table.get(name);
+  }
+
+  /** Rank, digest, bytes and scale. */
+  get info() {
+    const name = this.current();
+    return this.model.adapters.find((info) => info.name === name);
+  }
+
+  async apply(scale) {
+    await this.model.apply(this, scale);
+  }
+
+  async remove() {
+    await this.model.remove(this);
+  }
+
+  /** Free it. Requests that were made with it keep it to their end. */
+  async unload() {
+    await this.model.unload(this.current());
+  }
+
+  /** Its name, if it is still the adapter of that name. */
+  current() {
+    if (this.model.table.get(this.name) === this.adapter) return this.name;
+    throw new LorakitError(`this adapter '${this.name}' was unloaded; another one has its name now`, { code: 'adapter_unknown' });
+  }
+}
+
+/** Faults of an adapter's configuration, all at once. */
+function checkConfig(config) {
+  const items = Object.keys(config)
+    .filter((key) => !CONFIG.includes(key))
+    .map((key) => `${key}: unknown; known: ${CONFIG.join(', ')}`);
+  for (const [name, allowed] of Object.entries(CHOICES))
+    if (config[name] !== undefined && !allowed.includes(config[name]))
+      items.push(`${name} is ${allowed.join(' or ')}, found ${String(config[name])}`);
+  if (!config.path) items.push('path: expected an address, a Hub id or files');
+  if (items.length) throw new LorakitError('the adapter cannot be loaded', { code: 'parameter_invalid', items });
+  if (config.scale !== undefined && config.scale !== null) checkedScale(config.name ?? 'the adapter', config.scale);
+}
+
+/** The last part of a reference, without ending or revision. */
+function nameOf(path) {
+  const text = typeof path === 'string' ? path : (path?.name ?? path?.[0]?.name ?? 'adapter');
+  const last = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/').at(-1).split('@')[0];
+  return last.replace(/\.safetensors$/, '') || 'adapter';
+}
+
+function bytesOf({ tensors }) {
+  let bytes = 0;
+  for (const { a, b } of tensors.values()) bytes += a.byteLength + b.byteLength;
+  return bytes;
+}
+
+function contextOf(config, facts) {
+  return facts.context ?? config.max_position_embeddings ?? config.text_config?.max_position_embeddings ?? 2048;
+}
+
+function eosOf(model) {
+  const found = model.generation_config?.eos_token_id ?? model.config.eos_token_id ?? [];
+  return [found].flat().filter((id) => typeof id === 'number');
+}
+
+function isPlain(value) {
+  return Object.prototype.toString.call(value) === '[object Object]' && !(value instanceof Map);
+}
