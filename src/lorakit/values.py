@@ -29,6 +29,11 @@ def finite(value: Any, largest: float = FLOAT32_MAX) -> bool:
         return False
 
 
+def truth(value: Any) -> bool:
+    """Whether it is True or False; a number is neither."""
+    return isinstance(value, bool | np.bool_)
+
+
 def among(value: Any, words: Container[str]) -> bool:
     """Whether it is one of some words; what cannot be hashed or compared is none."""
     return isinstance(value, str) and value in words

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,6 +28,7 @@ from lorakit.model.load import ready, unused_name
 from lorakit.sources import default_name
 from lorakit.training.bundle import DataFile
 from lorakit.training.data import Example, read_examples
+from lorakit.training.data.split import held_apart
 from lorakit.training.render import Renderer
 from lorakit.training.replay import Asked, everyday, read_requests
 from lorakit.training.settings import TrainSettings, filled, held_out, make_settings
@@ -111,16 +111,19 @@ def read_inputs(
     if chosen.mixture.replay_share == 0 and (kept or labelled):
         raise ParameterError("replay_share 0 leaves out what keep and replay ask for")
     count = held_out(chosen, len(given))
-    examples, held = _apart(given, count, chosen.seed)
+    examples, held = held_apart(given, count, chosen.seed)
     beside, warnings = _companions(companions, opened, get)
     begun, more = _started(start, opened, get)
     chosen, slower = _engine(chosen, [*beside.values(), *([begun] if begun else [])])
     chosen = filled(chosen, opened, examples=len(examples), replay=wanted)
     asked = (*everyday([*given, *tests]), *kept) if wanted and chosen.mixture.replay_share else ()
-    labelled, held_labelled = _apart(labelled, min(len(labelled) // 7, 60), chosen.seed)
+    measured = min(len(labelled) // 7, 60)
+    labelled, held_labelled = held_apart(labelled, measured, chosen.seed)
     _require_rendered(renderer, [*given, *tests], chosen.mixture.declare)
     _require_rendered(renderer, [*labelled, *held_labelled], 1.0)
     warnings += [*more, *slower, *_warnings(given, tests, held, calls)]
+    if held and len(held) < (chosen.checks.holdout or 0):
+        warnings.append(f"{len(held)} examples are held out, not {count}: the rest ask the same")
     found = Inputs(
         base=opened,
         settings=chosen,
@@ -157,6 +160,14 @@ def require_extra() -> None:
         ) from error
 
 
+def require_device(name: object) -> None:
+    """Raises CapabilityError where the machine lacks a device; an unknown name is refused later."""
+    from lorakit.engines.torch.loading import DEVICES, choose_device  # torch
+
+    if isinstance(name, str) and name in DEVICES:
+        choose_device(name)
+
+
 def _read(
     role: str, given: Examples | None, *, tools: PathLike | None, files: list[DataFile]
 ) -> tuple[Example, ...]:
@@ -182,15 +193,6 @@ def _requests(keep: PathLike | None, files: list[DataFile]) -> list[Asked]:
     found = read_requests(path)
     files.append(DataFile.of("keep", path, len(found)))
     return found
-
-
-def _apart(
-    examples: Sequence[Example], count: int, seed: int
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The examples without `count` of them, and those, in their order."""
-    chosen = set(random.Random(f"{seed} held out").sample(range(len(examples)), count))
-    rest = tuple(e for i, e in enumerate(examples) if i not in chosen)
-    return rest, tuple(examples[i] for i in sorted(chosen))
 
 
 def _require_rendered(renderer: Renderer, examples: Sequence[Example], declare: float) -> None:

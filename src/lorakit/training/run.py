@@ -17,21 +17,29 @@ from lorakit.files.bounded import as_path
 from lorakit.model.adapter_config import AdapterRef
 from lorakit.sources import Hub, fetch, parse
 from lorakit.training.batches import Batches
-from lorakit.training.bundle import Trained, require_place, write_bundle
+from lorakit.training.bundle import Trained, write_bundle
 from lorakit.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from lorakit.training.data import Augmenter, Example
 from lorakit.training.evaluate import Evaluation
 from lorakit.training.evaluate.comparison import Learnt
 from lorakit.training.events import Finished, OnTrainEvent, Started, TrainEvent, Warned
-from lorakit.training.inputs import Examples, Inputs, PathLike, read_inputs, require_extra
+from lorakit.training.inputs import (
+    Examples,
+    Inputs,
+    PathLike,
+    read_inputs,
+    require_device,
+    require_extra,
+)
 from lorakit.training.interrupt import interrupts
 from lorakit.training.measure import Measurer
 from lorakit.training.metrics import MetricsLog, metrics_path
 from lorakit.training.metrics import read as read_log
+from lorakit.training.place import reserved
 from lorakit.training.replayed import Replayed
 from lorakit.training.result import Stopped, SweepPoint, TrainResult
 from lorakit.training.settings import TrainKeywords
-from lorakit.values import shown
+from lorakit.values import shown, truth
 
 SCALES = (0.8, 0.9, 1.1, 1.25)  # that are tried beside 1
 
@@ -78,20 +86,43 @@ def train(
         raise ParameterError(f"progress must be a function or None, found {shown(progress)}")
     if not isinstance(base_model, str | None):
         raise ParameterError(f"base_model must be a name or None, found {shown(base_model)}")
+    _require_truth(overwrite=overwrite, allow_private=allow_private)
+    _require_truth(none=True, resume=resume, offline=offline)
+    require_device(settings.get("device"))
     place = Path(os.path.realpath(as_path(output).expanduser()))  # a link's folder can be replaced
-    require_place(place, overwrite=overwrite)
-    inputs = read_inputs(
-        base,
-        data,
-        partial(fetch, offline=offline, allow_private=allow_private),
-        evaluation=eval,
-        tools=tools,
-        keep=keep,
-        replay=replay,
-        companions=_references(companion),
-        start=start,
-        settings=settings,
-    )
+    with reserved(place, overwrite=overwrite):
+        inputs = read_inputs(
+            base,
+            data,
+            partial(fetch, offline=offline, allow_private=allow_private),
+            evaluation=eval,
+            tools=tools,
+            keep=keep,
+            replay=replay,
+            companions=_references(companion),
+            start=start,
+            settings=settings,
+        )
+        return _train(
+            inputs,
+            place,
+            base_model or _named(base, inputs),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress or _nobody,
+        )
+
+
+def _train(
+    inputs: Inputs,
+    place: Path,
+    base_model: str,
+    *,
+    resume: bool | None,
+    overwrite: bool,
+    progress: OnTrainEvent,
+) -> TrainResult:
+    """The run, from the checkpoint or anew, in a place that is its own."""
     path = checkpoint_path(place)
     if resume is False:
         path.unlink(missing_ok=True)
@@ -107,18 +138,17 @@ def train(
         engine=compute.engine or "onnx",
         device=compute.device,
         declare=inputs.declare,
-        tell=progress or _nobody,
+        tell=progress,
     ) as measurer:
         run = _Run(inputs, path, measurer, _Teller(log, progress))
         trained = run.train(checkpoint)
         result = run.measure(trained, place, begun)
         log_lines = read_log(metrics_path(place))
-        write_bundle(place, _bundle(result, inputs, base_model or _named(base, inputs), log_lines),
-                     overwrite=overwrite)  # fmt: skip
+        write_bundle(place, _bundle(result, inputs, base_model, log_lines), overwrite=overwrite)
     for left in (path, metrics_path(place)):
         sweep(left.parent, name=left.name)  # what a kill inside a save left
         left.unlink(missing_ok=True)
-    (progress or _nobody)(Finished(result=result))
+    progress(Finished(result=result))
     return result
 
 
@@ -202,7 +232,8 @@ class _Run:
         inputs, settings = self._inputs, self._inputs.settings
         labelled = [row for e in inputs.labelled for row in inputs.renderer.render(e, True)]
         rows = {**replayed.rows, "": [*replayed.rows[""], *labelled]}
-        unseen = {e.phrasing for e in inputs.evaluation} - {e.phrasing for e in inputs.examples}
+        tests = (*inputs.evaluation, *inputs.held)
+        unseen = {e.phrasing for e in tests} - {e.phrasing for e in inputs.examples}
         augmenter = (
             Augmenter(inputs.examples, settings.seed, held_out=unseen)
             if settings.mixture.augment
@@ -286,9 +317,9 @@ class _Run:
 class _Teller:
     """Passes events on, to the log first; a log that cannot be written ends no run."""
 
-    def __init__(self, log: MetricsLog, progress: OnTrainEvent | None) -> None:
+    def __init__(self, log: MetricsLog, progress: OnTrainEvent) -> None:
         self._log = log
-        self._progress = progress or _nobody
+        self._progress = progress
         self._failed = False
 
     def __call__(self, event: TrainEvent) -> None:
@@ -303,6 +334,14 @@ class _Teller:
 
 def _nobody(event: TrainEvent) -> None:
     """Nobody listens."""
+
+
+def _require_truth(*, none: bool = False, **given: object) -> None:
+    """Raises ParameterError for what is no truth value, nor None where that means something."""
+    said = "True, False or None" if none else "True or False"
+    for name, value in given.items():
+        if not truth(value) and not (none and value is None):
+            raise ParameterError(f"{name} must be {said}, found {shown(value)}")
 
 
 def _references(given: AdapterRef | Iterable[AdapterRef] | None) -> list[AdapterRef]:

@@ -63,7 +63,7 @@ def verdict(
         )
     found += _difference(after, before)
     if headline(after).name == "exact match":
-        found += [*_news(after, phrasings), *_mistakes(after), *_abstention(after)]
+        found += [*_news(after, phrasings, leaked), *_mistakes(after), *_abstention(after)]
         found += _phrasings(after)
     for name, kept in measured.items():
         if name.startswith("kept"):
@@ -119,11 +119,16 @@ def _scores(evaluation: Evaluation) -> list[float]:
     return [each.score or 0.0 for each in evaluation.outcomes]
 
 
-def _news(after: Evaluation, phrasings: Collection[str]) -> Iterator[str]:
+def _news(after: Evaluation, phrasings: Collection[str], leaked: int) -> Iterator[str]:
     """How it does where the wording is known and where it is new, if there are both."""
     answered = [each for each in after.outcomes if each.score is not None and phrasings]
     known = Share.of(each.exact for each in answered if each.example.phrasing in phrasings)
     new = Share.of(each.exact for each in answered if each.example.phrasing not in phrasings)
+    if known.total and not new.total and leaked < known.total:
+        yield (
+            "All of them are worded as in training, with other values: how it does with new "
+            "wordings nobody knows."
+        )
     if known.total and new.total:
         yield (
             f"Where the wording is as in training: {percent(known)} of {known.total}; "

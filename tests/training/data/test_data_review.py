@@ -16,7 +16,7 @@ from lorakit.training.data import (
     stats_of,
     write_examples,
 )
-from lorakit.training.data.split import kind_of
+from lorakit.training.data.split import MANY, held_apart, kind_of
 
 
 def found(faults):
@@ -104,6 +104,40 @@ def test_one_phrasing_is_not_torn_apart(tmp_path):
     train, test = split_examples(many(tmp_path, wordings=1), 0.5)
     assert [kind_of(e) for e in test] == ["send"] * 2
     assert len(train) == 8
+
+
+def asked(example):
+    return example.messages[0]["content"].casefold()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_held_out_shares_no_wording_with_the_rest(tmp_path, seed):
+    examples = many(tmp_path)
+    rest, held = held_apart(examples, 13, seed)
+    assert not {e.phrasing for e in rest} & {e.phrasing for e in held}
+    assert 7 <= len(held) <= 13
+    assert len({e.phrasing for e in rest if kind_of(e) == "light"}) >= MANY
+    by_line, drawn = split_examples(examples, 0.2, by="line", seed=seed)  # the broken variant
+    assert {e.phrasing for e in by_line} & {e.phrasing for e in drawn}
+
+
+def test_of_few_wordings_values_are_held_out_and_no_duplicate(tmp_path):
+    rows = [row(f"dim the hall lights to {n} percent", call("light", room="hall", level=n))
+            for n in (1, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 7)]  # fmt: skip
+    examples = examples_of(tmp_path, rows)
+    assert len({e.phrasing for e in examples}) == 1
+    for seed in range(5):
+        rest, held = held_apart(examples, 4, seed)
+        assert held
+        assert not set(map(asked, rest)) & set(map(asked, held))
+    assert held_apart(examples[:3], 1) == (examples[:3], ())  # all of them ask the same
+
+
+def test_texts_that_are_there_twice_are_held_out_together(tmp_path):
+    examples = examples_of(tmp_path, [{"text": f"Line {i // 2}"} for i in range(40)], None)
+    rest, held = held_apart(examples, 10)
+    assert len(held) == 10
+    assert not {e.text for e in rest} & {e.text for e in held}
 
 
 def test_texts_split_by_line(tmp_path):

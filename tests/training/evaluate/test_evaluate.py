@@ -65,6 +65,12 @@ def test_declared_tools_are_in_the_prompt_only_where_that_is_asked_for(model):
     assert long.exact.share > 0.7
 
 
+@pytest.mark.parametrize("given", [{"declare": "yes"}, {"declare": 1}, {"ordered": None}], ids=str)
+def test_what_is_no_truth_value_is_refused(model, given):
+    with pytest.raises(ParameterError, match="must be True or False"):
+        evaluate(model, HOME, **given)
+
+
 def test_settings_in_one_batch_answer_as_alone(model):
     settings = {"home": {"home": 1.0}, "base": {}, "both": {"home": 0.5, "style": 0.5}}
     together = evaluate_all(model, HOME, settings, Rules(batch=8, alone=2))

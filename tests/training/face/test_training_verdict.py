@@ -83,7 +83,12 @@ def test_known_wordings_and_new_ones_are_told_apart():
     assert said[1] == (
         "Where the wording is as in training: 100% of 40; where it is new: 95% of 20."
     )
-    assert not any("Where the" in each for each in module.verdict(measured, {"shine", "lights on"}))
+    all_known = module.verdict(measured, {"shine", "lights on"})
+    assert not any("Where the" in each for each in all_known)
+    assert all_known[1].startswith("All of them are worded as in training, with other values")
+    alike = "worded as in training"
+    assert not any(alike in each for each in module.verdict(measured, {"shine"}))
+    assert not any(alike in each for each in module.verdict(measured, {"shine", "lights on"}, 60))
 
 
 def test_what_the_base_could_do():

@@ -19,8 +19,10 @@ from train_cases import (
 
 import lorakit
 from lorakit.adapter import Adapter, Delta
+from lorakit.engines.torch import loading
 from lorakit.errors import (
     BaseModelError,
+    CapabilityError,
     EngineError,
     FormatError,
     MismatchError,
@@ -30,6 +32,7 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.training import loop
+from lorakit.training import run as runs
 from lorakit.training.core import model
 from lorakit.training.core.numerics import Numerics
 from lorakit.training.data import Example
@@ -134,6 +137,17 @@ def test_a_place_that_is_taken(tmp_path):
         {"companion": 5},
         {"progress": 5},
         {"base_model": 5},
+        {"overwrite": "x"},
+        {"overwrite": 1},
+        {"overwrite": None},
+        {"resume": "no"},
+        {"offline": 1},
+        {"allow_private": "yes"},
+        {"declare": "yes"},
+        {"rank": True},
+        {"seed": 1.5},
+        {"augment": 1},
+        {"device": "gpu"},
     ],
     ids=str,
 )
@@ -146,6 +160,39 @@ def test_what_is_of_another_type_is_refused_by_name(tmp_path, given):
 def test_a_place_that_the_disk_refuses(tmp_path):
     with pytest.raises(WriteError, match="too long"):
         run(tmp_path / ("a" * 300))
+
+
+def nothing_long(monkeypatch):
+    """What is long must not begin."""
+
+    def begin(*arguments, **options):
+        raise AssertionError("something long has begun")
+
+    for name in ("fetch", "read_inputs", "Measurer"):
+        monkeypatch.setattr(runs, name, begin)
+
+
+def test_what_cannot_end_well_does_not_begin(tmp_path, monkeypatch):
+    nothing_long(monkeypatch)
+    with pytest.raises(AssertionError, match="has begun"):  # the seam works
+        run(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot write"):
+        run(tmp_path / "file" / "a")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(ParameterError, match="not empty"):
+        run(tmp_path / "full")
+    monkeypatch.setitem(loading.DEVICES, "cuda", lambda: False)
+    with pytest.raises(CapabilityError, match="finds no cuda device"):
+        run(tmp_path / "a", device="cuda")
+    assert left(tmp_path) == ["file", "full"]
+
+
+def test_a_run_that_does_not_begin_leaves_no_folders(tmp_path):
+    with pytest.raises(SourceError):
+        run(tmp_path / "deep" / "deeper" / "a", data=tmp_path / "nowhere.jsonl")
+    assert left(tmp_path) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="few may make links on Windows")

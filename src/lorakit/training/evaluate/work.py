@@ -24,7 +24,7 @@ from lorakit.training.data import Example
 from lorakit.training.evaluate.judging import Judge
 from lorakit.training.evaluate.outcome import expected_calls, expected_text
 from lorakit.training.render import Rendered, Renderer
-from lorakit.values import shown, whole
+from lorakit.values import shown, truth, whole
 
 BATCH = 32  # requests in a batch; open the model with a max_batch of as many
 SHORT = 40  # characters: answers in words that are longer have no one right text
@@ -47,6 +47,9 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Raises ParameterError."""
+        for name, value in (("declare", self.declare), ("ordered", self.judge.ordered)):
+            if not truth(value):
+                raise ParameterError(f"{name} must be True or False, found {shown(value)}")
         limits = {"batch": (1, 1024), "alone": (0, 1024), "max_tokens": (1, 1 << 20)}
         for name, (least, most) in limits.items():
             value = getattr(self, name)
