@@ -3,18 +3,31 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
+VENDOR := src/lorakit/web/vendor
+NODE_PACKAGE := @huggingface/transformers
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo check test real lowest core-tests llama lint bench dist docs clean
+.PHONY: demo demo-browser node check test real lowest core-tests llama lint bench dist docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/lorakit demo
+
+# The example app, with what it runs on from npm (fetched once, 42 MB).
+demo-browser: $(VENV)/.core $(VENDOR)/.placed
+	$(BIN)/lorakit demo --browser
+
+# What the tests of the browser's side run in Node; they are skipped where this is not possible.
+node:
+	@test -e .node/node_modules/$(NODE_PACKAGE)/package.json || ( mkdir -p .node && \
+		ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix .node --no-package-lock --no-audit \
+			--no-fund --silent $(NODE_PACKAGE)@4.3.2 ) || \
+		echo "npm cannot install $(NODE_PACKAGE): tests of the browser's side are skipped"
 
 # Without torch and llama.cpp, installed or not.
 check: lint
 	$(BIN)/python -m pytest --quick
 
-test: $(VENV)/.oracles
+test: $(VENV)/.oracles node
 	$(BIN)/python -m pytest -rs --strict-skips tests/skips.txt
 
 # int8 on a real model, which is fetched once.
@@ -39,7 +52,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/decode.py
 
 # The same bytes from everywhere (tests/test_distribution.py).
-dist: $(VENV)/.dev
+dist: $(VENV)/.dev $(VENDOR)/.placed
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
 
@@ -71,6 +84,10 @@ $(VENV)/.oracles: $(VENV)/.dev
 $(VENV)/.docs: $(VENV)/.core
 	@echo "installing what builds the documentation into $(VENV) (once)"
 	$(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENDOR)/.placed: scripts/web/vendor.json
+	$(PYTHON) scripts/web/vendor.py
 	@touch $@
 
 # Compiled for this CPU; it is then used instead of the prebuilt library (docs/llama.md).
