@@ -1,0 +1,198 @@
+/**
+ * An adapter's files as what the inputs of a model take: PEFT and MLX folders, and web files.
+ *
+ * A file is read as lorakit's Python side reads it, with the same error codes; then what inputs
+ * cannot say is refused, and names, shapes and values are compared with the model's. alpha / r is
+ * folded into B, in float32.
+ */
+
+import { canDigest, sha256 } from './digest.js';
+import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
+import { JsonError, parseJson } from './json.js';
+import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
+import { STAGED, readPeft } from './peft.js';
+import { readSafetensors, toFloat32, valuesOf } from './safetensors.js';
+import { isWebFile, readWebFile } from './web_file.js';
+
+export const CONFIG = 'adapter_config.json';
+const MAX_JSON = 16 << 20; // bytes
+const HEAD = 'lm_head';
+const FROM_PYTHON = 'no exported model holds invocation tokens, merged or not (lorakit export -a refuses them too): run it from Python, lorakit run BASE -a ADAPTER';
+
+/**
+ * @typedef {{module: string, in: number, out: number}} Module a linear that takes adapters
+ * @typedef {{module: string, a: import('./safetensors.js').Tensor, b: import('./safetensors.js').Tensor,
+ *   rank: number, in: number, out: number, scale: number, turned: boolean}} Delta turned: A is
+ *   [rank, in] and B [out, rank], else A is [in, rank] and B [rank, out]
+ * @typedef {{deltas: Delta[], beyond: string[], base: string, baseName: string, name?: string,
+ *   digest?: string, unchecked?: boolean}} Read beyond: what no input says, one line each
+ * @typedef {{a: Float32Array, b: Float32Array, rank: number}} Factors a: [in, rank], b: [rank, out]
+ * @typedef {{name: string, digest: string, base: string, baseName: string, rank: number,
+ *   scale: number, bytes: number, tensors: Map<string, Factors>,
+ *   warnings: {code: string, message: string}[]}} Adapter base: the fingerprint of its base, where
+ *   a tool recorded it; digest: what its web file in float32 has; bytes: of all factors
+ */
+
+/**
+ * @param {Map<string, ArrayBuffer | Uint8Array>} files by their names in the folder, or one web file
+ * @param {{modules?: Module[], scale?: number, name?: string}} [options] modules: what the model
+ *   takes; without them nothing is compared. name: of the adapter, also in messages
+ * @returns {Promise<Adapter>}
+ * Throws LorakitError: source_not_found, format_invalid, format_unsupported, pickle_refused,
+ * adapter_invalid, adapter_mismatch.
+ */
+export async function readAdapter(files, { modules, scale = 1, name } = {}) {
+  const given = name ?? files.name ?? '';
+  const where = given || 'the adapter';
+  const hint = `merge it into the base: lorakit export BASE -a ${given || 'ADAPTER'} --to onnx -o OUT`;
+  const read = await readFiles(bytesOf(files), where, hint);
+  refuseBeyond(read, modules, hint);
+  if (modules) requireFit(read, modules);
+  const order = [...read.deltas].sort((x, y) => (x.module < y.module ? -1 : 1));
+  const tensors = new Map(order.map((delta) => [delta.module, fold(delta)]));
+  return {
+    name: given || read.name || 'adapter',
+    digest: read.digest ?? (await digestOf(tensors)),
+    base: read.base,
+    baseName: read.baseName,
+    rank: order.reduce((most, delta) => Math.max(most, delta.rank), 0),
+    scale,
+    bytes: [...tensors.values()].reduce((sum, { a, b }) => sum + a.byteLength + b.byteLength, 0),
+    tensors,
+    warnings: [...(files.warnings ?? []), ...(read.unchecked ? [unchecked(where)] : [])],
+  };
+}
+
+function unchecked(where) {
+  return { code: 'capability_missing', message: `the digest of ${where} is not checked: this page is neither https nor local` };
+}
+
+/** @returns {Map<string, Uint8Array>} */
+function bytesOf(files) {
+  const bytes = (content) => (content instanceof Uint8Array ? content : new Uint8Array(content));
+  return new Map([...files].map(([name, content]) => [name, bytes(content)]));
+}
+
+/** @returns {Promise<Read>} */
+async function readFiles(files, where, hint) {
+  const text = files.get(CONFIG);
+  if (!text) return readOneFile(files, where);
+  const config = readObject(text, `${where}/${CONFIG}`);
+  if (config.has('peft_type') || (config.has('r') && config.has('lora_alpha'))) return readPeft(files, config, where, hint);
+  if (files.has(MLX_WEIGHTS) && (config.has('fine_tune_type') || config.has('lora_parameters'))) return readMlx(files, config, where, hint);
+  throw unsupported(`${where} is an adapter folder of an unknown kind, not an adapter that lorakit can read`, {
+    hint: 'a page reads PEFT and MLX folders, and web files',
+  });
+}
+
+/** The JSON object of a config. @returns {Map<string, any>} */
+function readObject(content, where) {
+  if (content.length > MAX_JSON) throw invalid(`${where} is larger than ${MAX_JSON} bytes`, { hint: 'this is no adapter config' });
+  let value;
+  try {
+    ({ value } = parseJson(content));
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    throw invalid(`${where} is not valid JSON: ${error.message}`);
+  }
+  if (!(value instanceof Map)) throw invalid(`${where} must hold a JSON object`, { found: Array.isArray(value) ? 'a list' : typeof value });
+  return value;
+}
+
+/** A web file; anything else is named. */
+async function readOneFile(files, where) {
+  const inside = [...files.keys()].filter((name) => name.endsWith(`/${CONFIG}`)).map((name) => name.slice(0, -CONFIG.length - 1));
+  if (inside.length) throw unsupported(`${where} holds named adapters in folders of their own`, { items: inside, hint: `choose one: ${inside[0]}` });
+  if (!files.size)
+    throw new LorakitError(`there is no adapter at ${where}: no ${CONFIG}`, {
+      code: 'source_not_found',
+      hint: 'give a PEFT or MLX folder, or a web file',
+    });
+  const [[name, content]] = files;
+  const other = files.size > 1 ? `a folder without ${CONFIG}` : kindOf(content);
+  if (!other) {
+    const file = readSafetensors(content, where);
+    if (isWebFile(file)) return readWebFile(file, where);
+  }
+  throw unsupported(`${where} is ${other || `a safetensors file without its ${CONFIG} beside it`}, not an adapter that a page reads`, {
+    found: name,
+    hint: `lorakit convert ${name} OUT.safetensors --to web`,
+  });
+}
+
+/** What a file is that is no safetensors file; as Python tells them apart. */
+function kindOf(content) {
+  const head = String.fromCharCode(...content.subarray(0, 9));
+  if (head.startsWith('GGUF')) return 'a GGUF file';
+  if (head.startsWith('PK\x03\x04') || head.startsWith('\x80')) return 'a zip or a pickle, which can run code when it is opened,';
+  return head.length === 9 && head[8] === '{' ? '' : 'a file of an unknown kind';
+}
+
+/** What inputs cannot say is refused, all of it at once. */
+function refuseBeyond({ deltas, beyond }, modules, hint) {
+  const headless = !modules?.some(({ module }) => module === HEAD);
+  const head = headless && deltas.some(({ module }) => module === HEAD) ? [`${HEAD}: the head, which has no inputs in an exported graph`] : [];
+  const all = [...beyond, ...head];
+  const staged = all.some((item) => item.startsWith(STAGED)); // merged, it would act on all tokens
+  if (all.length) throw unsupported("a model's inputs cannot express this adapter exactly", { items: firstOf(all), hint: staged ? FROM_PYTHON : hint });
+}
+
+/** Every name, shape and value that does not fit, at once. */
+function requireFit({ deltas, baseName }, modules) {
+  const known = new Map(modules.map((shape) => [shape.module, shape]));
+  const missing = deltas.filter(({ module }) => !known.has(module));
+  const faults = missing.length === deltas.length ? foreign(missing[0], modules) : deltas.flatMap((delta) => misfits(delta, known.get(delta.module)));
+  for (const { module, a, b } of deltas)
+    for (const [part, tensor] of [['A', a], ['B', b]])
+      if (!valuesOf(tensor).every(Number.isFinite))
+        faults.push(`${module}.${part}: expected finite values, found NaN or infinity (the training diverged, or the file is damaged)`);
+  if (faults.length)
+    throw new LorakitError('the adapter does not fit the base', {
+      code: 'adapter_mismatch',
+      items: firstOf(faults),
+      hint: `open the base that the adapter was trained on${baseName ? `: ${baseName}` : ''}`,
+    });
+}
+
+function foreign({ module }, modules) {
+  const wanted = modules.length ? `modules such as ${modules[0].module}` : 'a model with inputs for adapters';
+  return [`architecture: expected ${wanted}, found none of them, but such as ${module}`];
+}
+
+function misfits(delta, shape) {
+  if (!shape) return [`${delta.module}: expected a module of this model, found a delta of rank ${delta.rank}`];
+  if (delta.in === shape.in && delta.out === shape.out) return [];
+  return [`${delta.module}: expected a delta of [${shape.out}, ${shape.in}] (out, in), found [${delta.out}, ${delta.in}]`];
+}
+
+/** The factors as a graph takes them, with the scale in B. @param {Delta} delta @returns {Factors} */
+function fold({ module, a, b, rank, in: wide, out, scale, turned }) {
+  const left = toFloat32(a);
+  const right = toFloat32(b);
+  const factor = Math.fround(scale);
+  const scaled = factor === 1 ? right : right.map((value) => value * factor);
+  if (scaled.some((value, i) => !Number.isFinite(value) && Number.isFinite(right[i])))
+    throw invalid(`${module}: B times its scale ${scale} is too large`);
+  if (!turned) return { a: left, b: scaled, rank };
+  return { a: transposed(left, rank, wide), b: transposed(scaled, out, rank), rank };
+}
+
+/** [rows, columns] as [columns, rows]. */
+function transposed(values, rows, columns) {
+  const out = new Float32Array(values.length);
+  for (let row = 0; row < rows; row += 1) for (let column = 0; column < columns; column += 1) out[column * rows + row] = values[row * columns + column];
+  return out;
+}
+
+/** Of all factors in the order of a web file: module by module, A before B. */
+async function digestOf(tensors) {
+  if (!canDigest()) return '';
+  const parts = [...tensors.values()].flatMap(({ a, b }) => [a, b]);
+  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return `sha256:${await sha256(new Uint8Array(all.buffer))}`;
+}
