@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from lorakit.adapter import Adapter
@@ -15,6 +17,7 @@ from lorakit.engines.torch import layers as reference
 from lorakit.engines.torch.loading import load_model
 from lorakit.training.core.attention import NAME
 from lorakit.training.core.frozen import Frozen
+from lorakit.training.core.gated import fuse
 from lorakit.training.core.layers import Fixed, FrozenLinear, LoraLinear, LoraTable, Step, norms
 from lorakit.training.core.memory import twice
 from lorakit.training.core.norm import Norm
@@ -85,6 +88,7 @@ def build(
     wanted = requested(spec, base) if start is None else continued(start, base)
     dense = torch.device("cpu") if quantize else device  # the whole may not fit on a GPU
     model = load_model(base, dense, dtype=numerics.torch_dtype, attention=NAME)
+    _let_go(base)
     root = base.decoder.architecture.layout.root.rstrip(".")
     built = Built(
         model=model,
@@ -102,8 +106,25 @@ def build(
         made.norm(name)
     if (table := wanted.get(base.decoder.embedding)) is not None:
         made.table(table)
-    twice(model.get_submodule(base.decoder.architecture.layout.blocks), built.step)
+    blocks = model.get_submodule(base.decoder.architecture.layout.blocks)
+    for block in blocks:
+        if hasattr(block.mlp, "gate_proj"):
+            fuse(block.mlp)
+    twice(blocks, built.step)
     return built
+
+
+def _let_go(base: Base) -> None:
+    """Take the pages of the weights' files out of this process's memory: most were converted and
+    are not read again, and those that are come back by themselves."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for name in base.decoder.parameters():
+        owner: Any = base.tensor(name)
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap):
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _linear_names(base: Base) -> Iterator[str]:

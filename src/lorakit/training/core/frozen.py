@@ -25,6 +25,10 @@ class Frozen(Protocol):
     def dense(self) -> Any:
         """W itself."""
 
+    @staticmethod
+    def times(a: Any, b: Any) -> Any:
+        """a b^T of two other matrices."""
+
 
 class Plain:
     """Torch's own products."""
@@ -41,6 +45,10 @@ class Plain:
     def dense(self) -> Any:
         return self._weight
 
+    @staticmethod
+    def times(a: Any, b: Any) -> Any:
+        return F.linear(a, b)
+
 
 class OneDnn(Plain):
     """oneDNN's float32 products, which torch has for its own compiler's use: see numerics.py."""
@@ -50,6 +58,10 @@ class OneDnn(Plain):
 
     def backward(self, gradient: Any) -> Any:
         return onednn_linear(gradient, self._weight.t())
+
+    @staticmethod
+    def times(a: Any, b: Any) -> Any:
+        return onednn_linear(a, b)
 
 
 def onednn_linear(x: Any, weight: Any) -> Any:

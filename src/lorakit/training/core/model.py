@@ -126,7 +126,8 @@ class TrainModel:
         return CrossEntropy.apply(states, rows, self._put(packed.labels), self._head)
 
     def _layout(self, packed: Packed) -> Layout:
-        return Layout.of(packed, self._windows, self.device, self.numerics.times, self._in_pieces)
+        times = self.numerics.multiply.times
+        return Layout.of(packed, self._windows, self.device, times, self._in_pieces)
 
     def adapter(self) -> Adapter:
         """The adapter as it stands, in float32 and on its own memory."""

@@ -44,11 +44,6 @@ class Numerics:
     def multiply(self) -> type[Frozen]:
         return OneDnn if self.onednn else Plain
 
-    @property
-    def times(self) -> Callable[[Any, Any], Any]:
-        """a b^T of two matrices."""
-        return onednn_linear if self.onednn else F.linear
-
 
 def choose(decoder: Decoder, device: Any, dtype: DType = "auto") -> Numerics:
     """What to train in on a device. Raises CapabilityError for bfloat16 where it cannot be."""

@@ -15,7 +15,7 @@ import torch
 
 from lorakit.training.core.rows import Group
 
-QUERIES = 256  # of a piece, at most
+QUERIES = 128  # of a piece, at most: longer ones compute more of what the mask hides
 Times = Callable[[Any, Any], Any]  # a b^T of two matrices
 Mask = Callable[[int, int], Any]  # added to the scores of the last so many of so many tokens
 

@@ -28,6 +28,10 @@ class Nf4:
     def dense(self) -> Any:
         return self._library.dequantize_4bit(self._packed, self._state)
 
+    @staticmethod
+    def times(a: Any, b: Any) -> Any:
+        return F.linear(a, b)
+
 
 def bitsandbytes() -> Any:
     """The library's functions. Raises MissingExtraError."""

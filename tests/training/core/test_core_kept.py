@@ -1,0 +1,75 @@
+"""What stays in memory for the way back, and of the files that loading has read."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs the extra train")
+
+import torch
+from core_cases import base_of, model_of, ours, rows_of
+
+from lorakit.files import bounded
+from lorakit.training.core import build
+from lorakit.training.core.numerics import Numerics
+
+ROWS = rows_of(20, [9, 12, 7])
+TOKENS = 20 + 9 + 12 + 7
+BETWEEN = 3 * TOKENS * 48 * 4  # bytes of act(gate), in three layers
+
+
+def plain(mlp):
+    """transformers' own product stays."""
+
+
+def kept(base):
+    """Loss with gradients, and bytes that were saved."""
+    saved = {}
+
+    def note(tensor):
+        saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    model = model_of(base)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        return ours(model, ROWS), sum(saved.values())
+
+
+def test_the_activation_of_a_gate_is_not_kept_and_gives_the_same_bits(tmp_path, monkeypatch):
+    base = base_of("gemma3", tmp_path)
+    (loss, gradients), less = kept(base)
+    monkeypatch.setattr(build, "fuse", plain)
+    (same, theirs), more = kept(base)
+    assert more - less >= BETWEEN
+    assert loss == same
+    assert all(torch.equal(gradients[name], theirs[name]) for name in theirs)
+
+
+def resident(path):
+    """KiB of a mapped file in this process's memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.split()[0].count("-") == 1 and not line.split()[0].endswith(":"):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its own memory from /proc")
+def test_the_weights_files_leave_memory_once_they_are_converted(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded, "MAX_READ", 1 << 10)  # the tiny file is mapped, as large ones are
+    half = Numerics(dtype="bfloat16")
+    path = base_of("gemma3", tmp_path).path / "model.safetensors"
+    with monkeypatch.context() as broken:
+        broken.setattr(build, "_let_go", lambda base: None)
+        first = model_of(base_of("gemma3", tmp_path), numerics=half, moved=False)
+        before = resident(path)
+        del first
+    base = base_of("gemma3", tmp_path / "again")
+    path = base.path / "model.safetensors"
+    model_of(base, numerics=half, moved=False)
+    assert before > 500
+    assert resident(path) == 0
+    assert base.tensor("model.norm.weight").any()  # and they come back
