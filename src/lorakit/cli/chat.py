@@ -27,7 +27,7 @@ from lorakit.cli.references import (
     ToolsOption,
     open_with,
     read_tools,
-    split_reference,
+    split_scale,
 )
 from lorakit.cli.run import with_images
 from lorakit.errors import LorakitError, ParameterError
@@ -131,16 +131,16 @@ class Session:
         if scale is not None and _number(scale) == 0:
             loaded.remove()
         else:
-            loaded.apply(1.0 if scale is None else _number(scale))
+            loaded.apply("default" if scale is None else _number(scale))
         self.show_adapters("")
 
     def load(self, rest: str) -> None:
         """/load REF[:SCALE] [NAME]: load another adapter and switch it on"""
         reference, name = _words(rest, 2)
-        path, scale = split_reference(reference)
+        path, scale = split_scale(reference)
         with downloads:
             loaded = self.model.load_adapter(path, name)
-        loaded.apply(scale)
+        loaded.apply("default" if scale is None else scale)
         self.show_adapters("")
 
     def clear(self, rest: str) -> None:

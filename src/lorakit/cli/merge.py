@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
-from lorakit.cli.output import print_json, say, size
+from lorakit.cli.output import note, print_json, say, size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     BaseArgument,
     JsonOption,
     PrivateOption,
+    fetched,
     open_base,
-    read_reference,
-    split_reference,
+    split_scale,
 )
 from lorakit.cli.signature import option
 from lorakit.errors import BaseModelError, MissingExtraError, ParameterError
+from lorakit.formats import read_adapter
 from lorakit.formats.readback import Dtype
 from lorakit.merge import MergeReport, merge
+from lorakit.model.load import default_scale
 from lorakit.text.tokenizer import TextTokenizer
 
 _ADAPTER = option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated.")
@@ -75,9 +76,14 @@ def read(
     references: Sequence[str], base: Base, *, allow_private: bool
 ) -> list[tuple[Adapter, float]]:
     """Adapters with their scales."""
-    get = partial(read_reference, decoder=base.decoder, allow_private=allow_private)
-    parts = [split_reference(reference) for reference in references]
-    return [(get(path), scale) for path, scale in parts]
+    found = []
+    for path, said in map(split_scale, references):
+        place = fetched(path, allow_private=allow_private)
+        scale = default_scale(place) if said is None else said
+        if said is None and scale != 1:
+            note(f"{path} at its default scale, {scale:g}; {path}:1 is full")
+        found.append((read_adapter(place, base.decoder), scale))
+    return found
 
 
 def show(report: MergeReport, *, json: bool) -> None:
@@ -87,8 +93,8 @@ def show(report: MergeReport, *, json: bool) -> None:
         return
     if report.replaced:
         say(f"replaced by an adapter: {', '.join(report.replaced)}")
-    for note in report.notes:
-        say(f"note: {note}")
+    for each in report.notes:
+        say(f"note: {each}")
     if report.left:
         say(f"left behind: {', '.join(report.left)}")
     say(f"{report.target}: {size(report.nbytes)}, {len(report.changed)} tensors changed")

@@ -55,6 +55,11 @@ def say_piece(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
+def note(text: str) -> None:
+    """What a user should know and did not ask for; beside the output, not in it."""
+    print(plain(f"note: {text}"), file=sys.stderr)
+
+
 def ask(question: str) -> bool:
     """Whether the answer is yes; asked on standard error, as the output may go elsewhere."""
     print(f"{plain(question)} [y/N]: ", end="", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base as open_local_base
 from lorakit.cli.downloads import downloads
-from lorakit.cli.output import patience
+from lorakit.cli.output import note, patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import EngineName
@@ -21,6 +21,7 @@ from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
 from lorakit.sources.scaled import split_reference as split_reference
+from lorakit.sources.scaled import split_scale as split_scale
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
@@ -107,10 +108,10 @@ def open_with(
 
     configs = []
     for reference in adapters or ():
-        path, scale = split_reference(reference)
+        path, scale = split_scale(reference)
         configs.append(AdapterConfig(path, scale=scale))
     with downloads, patience("opening the model; its graph is built the first time ..."):
-        return open_model(
+        model = open_model(
             base,
             adapter=configs,
             engine=engine,
@@ -124,6 +125,11 @@ def open_with(
             progress=downloads,
             allow_private=allow_private,
         )
+    unsaid = [n for n, config in enumerate(configs) if config.scale is None]
+    for info in [model.adapters[n] for n in unsaid]:
+        if info.default_scale != 1:
+            note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
+    return model
 
 
 def read_reference(

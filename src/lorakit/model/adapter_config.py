@@ -25,7 +25,8 @@ class AdapterConfig:
     source: the kind that `path` must be; "auto" detects it.
     mode: "dynamic" applies it at run time, so that its scale can change; "merge" adds it to the
     base's weights, which supports any adapter and costs nothing at run time, but is permanent.
-    scale: multiplies the adapter's own effective scale; None is 1, what its files say.
+    scale: multiplies the adapter's own effective scale; None is the default_scale that its
+    lorakit.json says, else 1.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
     Raises ParameterError.
     """
@@ -45,11 +46,6 @@ class AdapterConfig:
                 raise ParameterError(f"{name} is {' or '.join(allowed)}, not {shown(value)}")
         if self.scale is not None and not finite(self.scale):
             raise ParameterError(f"scale must be None or a finite number, not {shown(self.scale)}")
-
-    @property
-    def user_scale(self) -> float:
-        """The scale as a number: 1.0 where none was given."""
-        return 1.0 if self.scale is None else float(self.scale)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
@@ -21,6 +21,7 @@ from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
 from lorakit.values import among, finite, real, shown
 
+UserScale = float | Literal["default"]
 Scales = Mapping[str, float] | Sequence[str]
 SHOWN = 4  # adapters that a repr names
 
@@ -37,6 +38,7 @@ class AdapterInfo:
     parameters: int  # numbers in all its arrays
     nbytes: int  # bytes of all its arrays
     digest: str  # SHA-256 of its content, see Adapter.digest
+    default_scale: float = 1.0  # where none is said: what its lorakit.json says, else 1
 
     @property
     def active(self) -> bool:
@@ -49,6 +51,7 @@ class _Loaded:
     handle: int
     adapter: Adapter
     source: str
+    default_scale: float
 
 
 class AdapterTable:
@@ -83,7 +86,9 @@ class AdapterTable:
         with self.lock:
             self._reserved.discard(name)
 
-    def load(self, name: str, adapter: Adapter, source: str) -> LoadedAdapter:
+    def load(
+        self, name: str, adapter: Adapter, source: str, default_scale: float = 1.0
+    ) -> LoadedAdapter:
         """Load an adapter under a reserved name; waits for the runtime."""
         future = self._runtime.load(name, adapter)
         try:
@@ -93,7 +98,9 @@ class AdapterTable:
             raise
         with self.lock:
             self._reserved.discard(name)
-            self._loaded[name] = _Loaded(handle=handle, adapter=adapter, source=source)
+            self._loaded[name] = _Loaded(
+                handle=handle, adapter=adapter, source=source, default_scale=default_scale
+            )
         return LoadedAdapter(self, name, handle)
 
     def _take_back(self, attached: Future[int]) -> None:
@@ -121,17 +128,18 @@ class AdapterTable:
         if not among(policy, get_args(KvPolicy)):
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
-            scales = as_scales(scales)
+            scales = self.scales(scales)
             adapters = self.resolve(scales)
             self._active = scales
             return self._runtime.activate(adapters, policy)
 
     def rescale(
-        self, name: str, handle: int, scale: float | None, policy: KvPolicy
+        self, name: str, handle: int, scale: UserScale | None, policy: KvPolicy
     ) -> Future[None]:
         """Add an adapter to the active set, change its scale, or (None) remove it."""
         with self.lock:
-            self._find(name, handle)
+            loaded = self._find(name, handle)
+            scale = loaded.default_scale if scale == "default" else scale
             scales = {**self._active, name: scale} if scale is not None else dict(self._active)
             if scale is None:
                 scales.pop(name, None)
@@ -140,8 +148,19 @@ class AdapterTable:
     def resolve(self, scales: Scales) -> AdapterSet:
         """Handles and scales for the runtime, without adapters at scale 0."""
         with self.lock:
-            found = [(self._find(name).handle, scale) for name, scale in as_scales(scales).items()]
+            found = [
+                (self._find(name).handle, scale) for name, scale in self.scales(scales).items()
+            ]
             return tuple((handle, scale) for handle, scale in found if scale != 0.0)
+
+    def scales(self, given: Scales) -> dict[str, float]:
+        """Names with scales, those of names alone being their defaults. Raises ParameterError."""
+        found = as_scales(given)
+        if isinstance(given, Mapping):
+            return found
+        with self.lock:
+            known = self._loaded
+            return {n: known[n].default_scale if n in known else s for n, s in found.items()}
 
     def scale(self, name: str, handle: int) -> float | None:
         with self.lock:
@@ -195,6 +214,7 @@ class AdapterTable:
             parameters=adapter.parameters,
             nbytes=adapter.nbytes,
             digest=adapter.digest,
+            default_scale=loaded.default_scale,
         )
 
     def _find(self, name: str, handle: int | None = None) -> _Loaded:
@@ -227,16 +247,17 @@ class LoadedAdapter:
         self._handle = handle
         self.name = name
 
-    def apply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+    def apply(self, scale: UserScale = "default", *, kv: KvPolicy = "keep") -> None:
         """Activate the adapter at a scale, in addition to the active ones.
 
-        scale multiplies the adapter's own effective scale; any finite number, 0 is off. It acts
+        scale multiplies the adapter's own effective scale; any finite number, 0 is off. "default"
+        is what the adapter's lorakit.json says, as in `info.default_scale`, else 1. It acts
         from the next token on, also in running generations; `kv` chooses whether these keep the KV
         of earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
         """
         self._table.rescale(self.name, self._handle, _number(scale), kv).result()
 
-    async def aapply(self, scale: float = 1.0, *, kv: KvPolicy = "keep") -> None:
+    async def aapply(self, scale: UserScale = "default", *, kv: KvPolicy = "keep") -> None:
         """`apply` for coroutines."""
         await asyncio.wrap_future(self._table.rescale(self.name, self._handle, _number(scale), kv))
 
@@ -281,7 +302,7 @@ class LoadedAdapter:
         return f"<LoadedAdapter {shown(self.name)}, {state}>"
 
 
-def _number(scale: float) -> float:
+def _number(scale: UserScale) -> UserScale:
     """The scale; None is refused, as it would remove the adapter. Raises ParameterError."""
     if scale is None:
         raise ParameterError("a scale must be a number, not None", hint="remove() deactivates it")

@@ -20,7 +20,7 @@ from lorakit.chat.images import has_images
 from lorakit.chat.messages import Message
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ParameterError, QueueFullError
-from lorakit.model.adapters import AdapterTable, Scales, as_scales
+from lorakit.model.adapters import AdapterTable, Scales
 from lorakit.model.conversation import Session
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Request
 from lorakit.processes import on_fork
@@ -217,7 +217,8 @@ class Generating:
 
         Arguments as of `chat`; system: what its first message says. Raises ParameterError.
         """
-        return Session(self, system=system, tools=tools, adapters=adapters, sampling=sampling)
+        chosen = None if adapters is None else self._table.scales(adapters)
+        return Session(self, system=system, tools=tools, adapters=chosen, sampling=sampling)
 
     def chat_prompt(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
@@ -276,7 +277,7 @@ class Generating:
         decoder = self.tokenizer.stream(continuing=True)
         grammar = params.grammar
         constraint = None if grammar is None else self.tokenizer.constraint(grammar)
-        chosen = None if adapters is None else as_scales(adapters)
+        chosen = None if adapters is None else self._table.scales(adapters)
         while True:
             if wait:
                 self._runtime.wait_for_room(deadline)

@@ -323,8 +323,8 @@ class Model(Generating):
             allow_private=self._allow_private if private is None else private,
         )
         try:
-            adapter, said = ready(reference, self.base, get)
-            return self._table.load(name, adapter, said)
+            found = ready(reference, self.base, get)
+            return self._table.load(name, found.adapter, found.source, found.default_scale)
         except BaseException:
             self._table.release(name)
             raise

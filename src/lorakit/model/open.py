@@ -22,7 +22,7 @@ from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
 from lorakit.merge.cached import MergedAdapter, merged_base
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
-from lorakit.model.load import ready, unused_name
+from lorakit.model.load import Ready, ready, unused_name
 from lorakit.model.model import Model
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
@@ -147,12 +147,12 @@ def _merge(
     warnings = []
     for config in wanted:
         try:
-            adapter, source = ready(config.path, base, partial(get, source=config.source))
-            require_fit(adapter, base)
+            ready_one = ready(config.path, base, partial(get, source=config.source))
+            require_fit(ready_one.adapter, base)
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:
-            found.append((config, adapter, _merged(config, adapter, source)))
+            found.append((config, ready_one.adapter, _merged(config, ready_one)))
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress) if found else base
@@ -162,9 +162,10 @@ def _merge(
     return merged, rest, tuple(said for _, said in pairs), warnings
 
 
-def _merged(config: AdapterConfig, adapter: Adapter, source: str) -> MergedAdapter:
+def _merged(config: AdapterConfig, found: Ready) -> MergedAdapter:
+    scale = found.default_scale if config.scale is None else config.scale
     return MergedAdapter(
-        name=config.name, source=source, scale=config.user_scale, digest=adapter.digest
+        name=config.name, source=found.source, scale=float(scale), digest=found.adapter.digest
     )
 
 
@@ -191,8 +192,8 @@ def _load(model: Model, choice: Choice, taken: Container[str]) -> tuple[str, flo
         model.load_adapter(choice, name)
         return name, 1.0
     name = unused_name(choice.name, taken)
-    model.load_adapter(choice.path, name, source=choice.source)
-    return name, choice.user_scale
+    loaded = model.load_adapter(choice.path, name, source=choice.source)
+    return name, loaded.info.default_scale if choice.scale is None else choice.scale
 
 
 def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:

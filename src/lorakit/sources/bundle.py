@@ -33,6 +33,7 @@ BUNDLES: Mapping[Kind, Bundle] = {
     "adapter": Bundle(
         required=("adapter_config.json",),
         weights=("adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin"),
+        optional=("lorakit.json",),
     ),
     "base": Bundle(
         required=("config.json", "tokenizer.json"),

@@ -111,7 +111,8 @@ def read_inputs(
     if chosen.mixture.replay_share == 0 and (kept or labelled):
         raise ParameterError("replay_share 0 leaves out what keep and replay ask for")
     count = held_out(chosen, len(given))
-    examples, held = held_apart(given, count, chosen.seed)
+    # With evaluation data they only choose the best state, which is worth no wording.
+    examples, held = held_apart(given, count, chosen.seed, wordings=not tests)
     beside, warnings = _companions(companions, opened, get)
     begun, more = _started(start, opened, get)
     chosen, slower = _engine(chosen, [*beside.values(), *([begun] if begun else [])])
@@ -242,9 +243,9 @@ def _started(
 
 def _adapter(reference: AdapterRef, base: Base, get: Fetch) -> tuple[Adapter, list[str]]:
     """An adapter that fits. Raises MismatchError for one of another base."""
-    adapter, source = ready(reference, base, get)
-    require_fit(adapter, base)
-    return adapter, [f"{source}: {each}" for each in check(adapter, base)]
+    found = ready(reference, base, get)
+    require_fit(found.adapter, base)
+    return found.adapter, [f"{found.source}: {each}" for each in check(found.adapter, base)]
 
 
 def _engine(

@@ -121,11 +121,19 @@ def _evaluate_group(
     with opening.waiting():
         names = _load(model, group)
     settings = {
-        repr(applied): {names[reference]: scale for reference, scale in applied}
+        repr(applied): dict(_scaled(model, names[ref], scale) for ref, scale in applied)
         for applied in dict.fromkeys(side.applied for side in group)
     }
     found = evaluate_all(model, examples, settings, rules, progress=report)
     return {side: found[repr(side.applied)] for side in group}
+
+
+def _scaled(model: Model, name: str, scale: float | None) -> tuple[str, float]:
+    """A loaded adapter with its scale, the default where none is said."""
+    if scale is not None:
+        return name, scale
+    loaded = model.find(name)
+    return name, 1.0 if loaded is None else loaded.info.default_scale
 
 
 def _load(model: Model, group: Sequence[Contestant]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What is evaluated beside each other, in one word each: "base", "merged", "int8", "home:0.5".
 
 Words are joined by "+": merged+int8 is the merge in int8, home:0.5+style:0.3 two adapters at once.
-Nothing is opened here.
+No model is opened here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import get_args
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import ENGINES, EngineName
 from lorakit.errors import ParameterError
+from lorakit.model.load import default_scale
 from lorakit.sources import Local, default_name, parse
-from lorakit.sources.scaled import split_reference
+from lorakit.sources.scaled import split_scale
 from lorakit.values import shown
 
 MAX_SCALES = 64
 _NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:BASE")
-Scaled = tuple[str, float]  # an adapter's reference, and what its own scale is multiplied by
+# An adapter's reference, and what its own scale is multiplied by; None is the default of one
+# that is not here yet.
+Scaled = tuple[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ def first_contestant(
     quantize: Quantization = "none",
 ) -> Contestant:
     """The one that all others are compared with."""
-    scaled = tuple(split_reference(reference) for reference in adapters)
+    scaled = tuple(_scaled(reference) for reference in adapters)
     name = " + ".join(map(_said, scaled)) or "base"
     return Contestant(name=name, base=base, adapters=scaled, engine=engine, quantize=quantize)
 
@@ -81,7 +84,7 @@ def sweep(first: Contestant, scales: Sequence[float]) -> list[Contestant]:
         replace(
             first,
             name=f"{first.name} x {scale:g}",
-            adapters=tuple((reference, own * scale) for reference, own in first.adapters),
+            adapters=tuple((r, (1.0 if own is None else own) * scale) for r, own in first.adapters),
             scale=scale,
         )
         for scale in scales
@@ -171,13 +174,21 @@ def _is_model(part: str) -> bool:
 
 def _adapter(part: str) -> Scaled:
     """An adapter's reference with its scale; a word that means nothing is told from a path."""
-    reference, scale = split_reference(part)
+    reference, scale = _scaled(part)
     found = parse(reference)
     if isinstance(found, Local) and not _is_there(found.path):
         raise ParameterError(
             f"{shown(part)} is no adapter that is there, and no word to compare with",
             hint=f"words: {', '.join(WORDS)}; or an adapter's path, URL or hf:org/repo",
         )
+    return reference, scale
+
+
+def _scaled(part: str) -> Scaled:
+    reference, scale = split_scale(part)
+    found = parse(reference)
+    if scale is None and isinstance(found, Local) and _is_there(found.path):
+        scale = default_scale(found.path)
     return reference, scale
 
 
@@ -188,13 +199,13 @@ def _named(part: str) -> str:
         return part
     if kind in ("on", "model") and value:
         return f"{kind}{colon}{default_name(value)}"
-    return default_name(part) if _is_model(part) else _said(split_reference(part))
+    return default_name(part) if _is_model(part) else _said(split_scale(part))
 
 
 def _said(scaled: Scaled) -> str:
     reference, scale = scaled
     name = default_name(reference)
-    return name if scale == 1.0 else f"{name}:{scale:g}"
+    return name if scale in (None, 1.0) else f"{name}:{scale:g}"
 
 
 def _engine(word: str) -> EngineName:
