@@ -6,6 +6,9 @@
 
 import { LorakitError } from './errors.js';
 
+const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache'];
+const CHOICES = { source: ['auto', 'url', 'file', 'huggingface'], mode: ['dynamic', 'merge'], onError: ['raise', 'base'] };
+
 /**
  * @typedef {Record<string, number> | string[]} Scales by name; a list is at scale 1
  * @typedef {{name: string, rank: number, digest: string, bytes: number, scale: number | null}} AdapterInfo
@@ -104,4 +107,74 @@ export function checkedScale(name, scale) {
   throw new LorakitError(`the scale of '${name}' must be a finite number, found ${String(scale)}`, {
     code: 'parameter_invalid',
   });
+}
+
+/** A user's handle to a loaded adapter. */
+export class LoadedAdapter {
+  constructor(model, name) {
+    this.model = model;
+    this.name = name;
+    this.adapter = model.table.get(name);
+  }
+
+  /** Rank, digest, bytes and scale. */
+  get info() {
+    const name = this.current();
+    return this.model.adapters.find((info) => info.name === name);
+  }
+
+  async apply(scale) {
+    await this.model.apply(this, scale);
+  }
+
+  async remove() {
+    await this.model.remove(this);
+  }
+
+  /** Free it. Requests that were made with it keep it to their end. */
+  async unload() {
+    await this.model.unload(this.current());
+  }
+
+  /** Its name, if it is still the adapter of that name. */
+  current() {
+    if (this.model.table.get(this.name) === this.adapter) return this.name;
+    throw new LorakitError(`this adapter '${this.name}' was unloaded; another one has its name now`, { code: 'adapter_unknown' });
+  }
+}
+
+/**
+ * A path, or an adapter's configuration with its name filled in; all faults of it at once.
+ * @param {any} given @returns {object}
+ */
+export function checkedConfig(given) {
+  const config = isPlain(given) ? given : { path: given };
+  const items = Object.keys(config)
+    .filter((key) => !CONFIG.includes(key))
+    .map((key) => `${key}: unknown; known: ${CONFIG.join(', ')}`);
+  for (const [name, allowed] of Object.entries(CHOICES))
+    if (config[name] !== undefined && !allowed.includes(config[name]))
+      items.push(`${name} is ${allowed.join(' or ')}, found ${String(config[name])}`);
+  if (!config.path) items.push('path: expected an address, a Hub id or files');
+  if (items.length) throw new LorakitError('the adapter cannot be loaded', { code: 'parameter_invalid', items });
+  if (config.scale !== undefined && config.scale !== null) checkedScale(config.name ?? 'the adapter', config.scale);
+  return { ...config, name: config.name ?? nameOf(config.path) };
+}
+
+/** The last part of a reference, without ending or revision. */
+function nameOf(path) {
+  const text = typeof path === 'string' ? path : (path?.name ?? path?.[0]?.name ?? 'adapter');
+  const last = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/').at(-1).split('@')[0];
+  return last.replace(/\.safetensors$/, '') || 'adapter';
+}
+
+/** Bytes of an adapter's factors in memory. */
+export function bytesOf({ tensors }) {
+  let bytes = 0;
+  for (const { a, b } of tensors.values()) bytes += a.byteLength + b.byteLength;
+  return bytes;
+}
+
+function isPlain(value) {
+  return Object.prototype.toString.call(value) === '[object Object]' && !(value instanceof Map);
 }

@@ -1,11 +1,12 @@
 /**
- * Adapters as the LoRA inputs of a session.
+ * Adapters as inputs of a session: their tensors, or, where they are built in, which one acts.
  *
  * A row's adapters stand side by side along the rank, each scale multiplied into its B, so that
  * (x A) B is the sum of what they add. Rows of fewer ranks are filled with zeros. What was built
  * for a set of adapters and scales is kept, so that the next token costs nothing.
  */
 
+import { LorakitError } from './errors.js';
 import { toFloat16 } from './float16.js';
 
 const KEPT = 4; // sets; one of rank 16 for a model of 270M parameters is 8 MB
@@ -88,6 +89,37 @@ export class LoraInputs {
     const type = this.session.loraType;
     return this.session.tensor(type, type === 'float16' ? toFloat16(data) : data, dims);
   }
+}
+
+/** Adapters that are weights of the graph: an input says which of them acts on a row. */
+export class BuiltIn {
+  /** @param {import('./session.js').Session} session */
+  constructor(session) {
+    this.session = session;
+  }
+
+  /** @param {Array<Array<[{place: number, name: string}, number]>>} rows */
+  feeds(rows) {
+    const places = rows.map((set) => this.placeOf(set));
+    return { adapter: this.session.tensor('int64', BigInt64Array.from(places, BigInt), [rows.length]) };
+  }
+
+  keyOf(set) {
+    return String(this.placeOf(set));
+  }
+
+  /** 0 is the base. One adapter may act, as it was exported. */
+  placeOf(set) {
+    if (!set.length) return 0;
+    if (set.length === 1 && set[0][1] === 1) return set[0][0].place;
+    throw new LorakitError('the adapters of this model are built in: one at a time, at scale 1', {
+      code: 'capability_missing',
+      found: set.map(([{ name }, scale]) => `${name} at ${scale}`).join(', '),
+      hint: 'mix and rescale on an export with --adapters dynamic',
+    });
+  }
+
+  drop() {}
 }
 
 /** The factors that a set has for a module; a scale of 0 is as if it were not there. */

@@ -13,7 +13,8 @@ import { openRemote } from './remote.js';
 
 export { FORMATS, detectFormat, getFormat, parseReply } from './calls.js';
 export { LorakitError } from './errors.js';
-export { LoadedAdapter, Model } from './model.js';
+export { LoadedAdapter } from './adapters.js';
+export { Model } from './model.js';
 
 /**
  * Open a model: an export of lorakit's, or any decoder for transformers.js (as a base alone).

@@ -3,11 +3,11 @@
  */
 
 import { readAdapter } from './adapter.js';
-import { AdapterTable, checkedScale } from './adapters.js';
+import { AdapterTable, LoadedAdapter, bytesOf, checkedConfig } from './adapters.js';
 import { Dialogue, VisibleText } from './chat.js';
 import { LorakitError } from './errors.js';
 import { eventsOf } from './events.js';
-import { LoraInputs } from './feeds.js';
+import { BuiltIn, LoraInputs } from './feeds.js';
 import { Generator } from './generate.js';
 import { fetchModel, transformersOf } from './opening.js';
 import { inTurn, throwIfAborted } from './queue.js';
@@ -18,8 +18,6 @@ import { fetchAdapter } from './sources.js';
 const EXPORT = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
 const MERGE = 'lorakit export BASE -a ADAPTER --to onnx -o OUT';
 const MAX_ROWS = 16; // of one batch
-const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache'];
-const CHOICES = { source: ['auto', 'url', 'file', 'huggingface'], mode: ['dynamic', 'merge'], onError: ['raise', 'base'] };
 
 /**
  * Open a model: an export of `lorakit export`, or any decoder for transformers.js (as a base alone).
@@ -51,10 +49,12 @@ export class Model {
     this.dtype = model.sessions.model.config?.dtype ?? null;
     this.facts = facts;
     this.session = new Session(model.sessions.model, { Tensor: transformers.Tensor, own: 'adapters' in facts, gpu });
-    this.lora = new LoraInputs(this.session);
+    const builtIn = this.session.inputs.has('adapter');
+    this.lora = builtIn ? new BuiltIn(this.session) : new LoraInputs(this.session);
     this.generator = new Generator(this.session, this.lora, contextOf(model.config, facts));
     this.dialogue = new Dialogue(tokenizer, { toolFormat: facts.tool_format, eos: eosOf(model) });
     this.table = new AdapterTable();
+    if (builtIn) (facts.names ?? []).forEach((name, i) => this.table.add(name, builtInAdapter(name, i + 1)));
     /** @type {{code: string, message: string, adapter: string}[]} */
     this.warnings = [];
     this.closed = false;
@@ -78,9 +78,7 @@ export class Model {
    */
   async load(config) {
     this.requireOpen();
-    const wanted = typeof config === 'string' || !isPlain(config) ? { path: config } : config;
-    checkConfig(wanted);
-    const name = wanted.name ?? nameOf(wanted.path);
+    const { name, ...wanted } = checkedConfig(config);
     try {
       return await this.loadNow(name, wanted);
     } catch (error) {
@@ -187,13 +185,20 @@ export class Model {
     };
     return {
       ids: this.promptIds(messages, prompt, tools),
-      adapters: this.table.resolve(adapters),
+      adapters: this.adapterSet(adapters),
       stops: this.dialogue.stops,
       sampling,
       onToken,
       words,
       emit,
     };
+  }
+
+  /** Adapters and scales, refused now if they cannot act together. */
+  adapterSet(scales) {
+    const set = this.table.resolve(scales);
+    this.lora.keyOf(set);
+    return set;
   }
 
   promptIds(messages, prompt, tools) {
@@ -254,64 +259,8 @@ export class Model {
   }
 }
 
-/** A user's handle to a loaded adapter. */
-export class LoadedAdapter {
-  constructor(model, name) {
-    this.model = model;
-    this.name = name;
-    this.adapter = model.table.get(name);
-  }
-
-  /** Rank, digest, bytes and scale. */
-  get info() {
-    const name = this.current();
-    return this.model.adapters.find((info) => info.name === name);
-  }
-
-  async apply(scale) {
-    await this.model.apply(this, scale);
-  }
-
-  async remove() {
-    await this.model.remove(this);
-  }
-
-  /** Free it. Requests that were made with it keep it to their end. */
-  async unload() {
-    await this.model.unload(this.current());
-  }
-
-  /** Its name, if it is still the adapter of that name. */
-  current() {
-    if (this.model.table.get(this.name) === this.adapter) return this.name;
-    throw new LorakitError(`this adapter '${this.name}' was unloaded; another one has its name now`, { code: 'adapter_unknown' });
-  }
-}
-
-/** Faults of an adapter's configuration, all at once. */
-function checkConfig(config) {
-  const items = Object.keys(config)
-    .filter((key) => !CONFIG.includes(key))
-    .map((key) => `${key}: unknown; known: ${CONFIG.join(', ')}`);
-  for (const [name, allowed] of Object.entries(CHOICES))
-    if (config[name] !== undefined && !allowed.includes(config[name]))
-      items.push(`${name} is ${allowed.join(' or ')}, found ${String(config[name])}`);
-  if (!config.path) items.push('path: expected an address, a Hub id or files');
-  if (items.length) throw new LorakitError('the adapter cannot be loaded', { code: 'parameter_invalid', items });
-  if (config.scale !== undefined && config.scale !== null) checkedScale(config.name ?? 'the adapter', config.scale);
-}
-
-/** The last part of a reference, without ending or revision. */
-function nameOf(path) {
-  const text = typeof path === 'string' ? path : (path?.name ?? path?.[0]?.name ?? 'adapter');
-  const last = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/').at(-1).split('@')[0];
-  return last.replace(/\.safetensors$/, '') || 'adapter';
-}
-
-function bytesOf({ tensors }) {
-  let bytes = 0;
-  for (const { a, b } of tensors.values()) bytes += a.byteLength + b.byteLength;
-  return bytes;
+function builtInAdapter(name, place) {
+  return { name, place, rank: 0, digest: '', bytes: 0, usual: 1 };
 }
 
 function contextOf(config, facts) {
@@ -321,8 +270,4 @@ function contextOf(config, facts) {
 function eosOf(model) {
   const found = model.generation_config?.eos_token_id ?? model.config.eos_token_id ?? [];
   return [found].flat().filter((id) => typeof id === 'number');
-}
-
-function isPlain(value) {
-  return Object.prototype.toString.call(value) === '[object Object]' && !(value instanceof Map);
 }

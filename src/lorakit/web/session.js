@@ -7,7 +7,7 @@
 
 import { LorakitError } from './errors.js';
 
-const KNOWN = new Set(['input_ids', 'attention_mask', 'position_ids', 'num_logits_to_keep']);
+const KNOWN = new Set(['input_ids', 'attention_mask', 'position_ids', 'num_logits_to_keep', 'adapter']);
 const PAST = /^past_key_values\.\d+\.(?:key|value)$/;
 const LORA = /^(.+)\.lora_A$/;
 const COMMAND = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
