@@ -16,7 +16,7 @@ from lorakit.training.evaluate.outcome import expected_calls
 
 OLD = ("set a timer for 12 minutes", "hello")  # what the base could do before
 # Fewer steps and measurements than by default, so that it takes less than two minutes.
-SETTINGS: Mapping[str, Any] = {"steps": 300, "evaluate_every": 60, "sweep": False}
+SETTINGS: Mapping[str, Any] = {"steps": 240, "evaluate_every": 60, "sweep": False}
 
 
 def requests() -> tuple[str, ...]:

@@ -7,19 +7,23 @@ the very tokens that were generated, one that was cut without its end.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.chat.calls import ParsedReply
+from lorakit.chat.tools import validate_call
 from lorakit.errors import FormatError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.training.data import Example
-from lorakit.training.data.everyday import requests_apart_from
+from lorakit.training.data.everyday import everyday_tools, requests_apart_from
 from lorakit.training.render import Rendered
 
 ANSWER_TOKENS = 64  # of a replayed answer
+DECLARED = 1 / 3  # of the everyday requests are asked with declarations in the prompt too
+MOST_DECLARED = 5  # tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +51,14 @@ class Answered:
         return Rendered(ids=self.prompt + self.tokens, answers=marks)
 
     def example(self) -> Example | None:
-        """The example to measure by; None for an answer that cannot be compared."""
-        message = self.reply.to_message()
+        """The example to measure by; None for an answer that cannot be compared.
+
+        Calls that the declared tools refuse cannot: an evaluation counts them as invalid.
+        """
+        message, tools = self.reply.to_message(), self.asked.tools
         if not self.complete or self.reply.malformed or not (message["content"] or self.calls):
+            return None
+        if tools and any(validate_call(call, tools) for call in self.reply.tool_calls):
             return None
         if self.calls:
             message["tool_calls"] = [
@@ -60,7 +69,7 @@ class Answered:
             task="calls" if self.calls else "chat",
             place=self.asked.place,
             messages=(*self.asked.messages, message),
-            tools=self.asked.tools,
+            tools=tools,
         )
 
     @property
@@ -70,9 +79,21 @@ class Answered:
 
 
 def everyday(examples: Sequence[Example]) -> list[Asked]:
-    """The shipped everyday requests, without those that ask for what the examples teach."""
+    """The shipped everyday requests, without those that ask for what the examples teach.
+
+    Where those call tools, some are asked with declarations too: a prompt that begins with them is
+    another one to a model, which else loses what it does there.
+    """
     lines = requests_apart_from(examples)
-    return [_asked("everyday requests", i, line) for i, line in enumerate(lines, 1)]
+    asked = [_asked("everyday requests", i, line) for i, line in enumerate(lines, 1)]
+    if not any(example.task == "calls" for example in examples):
+        return asked
+    rng, tools = random.Random("declared"), everyday_tools()
+    chosen = rng.sample(asked, round(len(asked) * DECLARED))
+    return asked + [
+        replace(each, tools=tuple(rng.sample(tools, rng.randint(1, MOST_DECLARED))))
+        for each in chosen
+    ]
 
 
 def read_requests(path: Path) -> list[Asked]:

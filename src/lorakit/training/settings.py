@@ -159,7 +159,7 @@ class Preset:
 
 
 PRESETS = (
-    Preset(parameters=3e7, rank=8, rate=1.2e-2, batch=30, steps=600, fewest=600, passes=20),
+    Preset(parameters=3e7, rank=8, rate=1.2e-2, batch=33, steps=800, fewest=700, passes=20),
     Preset(parameters=1e9, rank=16, rate=1e-3, batch=16, steps=400, fewest=50, passes=4),
     Preset(parameters=math.inf, rank=16, rate=2e-4, batch=16, steps=400, fewest=50, passes=3),
 )

@@ -121,6 +121,14 @@ def test_what_is_held_out_shares_no_wording_with_the_rest(tmp_path, seed):
     assert {e.phrasing for e in by_line} & {e.phrasing for e in drawn}
 
 
+def test_without_wordings_what_is_held_out_costs_none(tmp_path):
+    examples = many(tmp_path)
+    rest, held = held_apart(examples, 13, wordings=False)
+    assert len(held) == 13
+    assert not set(map(asked, rest)) & set(map(asked, held))
+    assert len({e.phrasing for e in rest}) > len({e.phrasing for e in held_apart(examples, 13)[0]})
+
+
 def test_of_few_wordings_values_are_held_out_and_no_duplicate(tmp_path):
     rows = [row(f"dim the hall lights to {n} percent", call("light", room="hall", level=n))
             for n in (1, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 7)]  # fmt: skip

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from lorakit.training.data.augment import Augmenter, Rates, expand_examples
-from lorakit.training.data.everyday import everyday_requests, requests_apart_from
+from lorakit.training.data.everyday import (
+    everyday_requests,
+    everyday_tools,
+    requests_apart_from,
+)
 from lorakit.training.data.example import Dataset, Example, Fault, Task
 from lorakit.training.data.read import read_examples, read_tools
 from lorakit.training.data.review import leaks, overlong, repeats
@@ -23,6 +27,7 @@ __all__ = [
     "Task",
     "Templates",
     "everyday_requests",
+    "everyday_tools",
     "expand_examples",
     "leaks",
     "overlong",

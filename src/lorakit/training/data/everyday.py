@@ -1,4 +1,4 @@
-"""A list of everyday requests that ships: what people say to an assistant, in plain English.
+"""Everyday requests and tools that ship: what people say to an assistant, in plain English.
 
 A model that learns an app's tools forgets its own; asked these and taught its own answers, it keeps
 them. Their words also serve where a request needs a word that means nothing special.
@@ -6,10 +6,12 @@ them. Their words also serve where a request needs a word that means nothing spe
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from lorakit.training.data.example import Example
 from lorakit.training.data.frames import FUNCTION_WORDS
@@ -26,6 +28,13 @@ def everyday_requests() -> tuple[str, ...]:
     """The requests, one of each, in their order."""
     text = (files(__package__) / "everyday.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line)
+
+
+@cache
+def everyday_tools() -> tuple[Mapping[str, Any], ...]:
+    """Declarations of tools that an assistant may have, as OpenAI's chat format has them."""
+    text = (files(__package__) / "everyday_tools.json").read_text(encoding="utf-8")
+    return tuple(json.loads(text))
 
 
 def requests_apart_from(

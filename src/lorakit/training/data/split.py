@@ -43,14 +43,16 @@ def split_examples(
     return train, tuple(examples[i] for i in sorted(tested))
 
 
-def held_apart(examples: Sequence[Example], count: int, seed: int = 0) -> Halves:
+def held_apart(
+    examples: Sequence[Example], count: int, seed: int = 0, *, wordings: bool = True
+) -> Halves:
     """The examples without about `count` of them, and those: never more, and nothing on both sides.
 
     Whole phrasings where there are so many that a tool keeps MANY others; where a few phrasings
-    hold everything, whole requests, so that values at least are unseen.
+    hold everything, and without `wordings`, whole requests, so that values at least are unseen.
     """
     held: list[int] = []
-    for key, left in ((_worded, MANY), (_asked, 1)):
+    for key, left in ((_worded, MANY), (_asked, 1))[not wordings :]:
         held = _drawn(examples, count, key, left, random.Random(f"{seed} held out"))
         if 2 * len(held) >= count:
             break

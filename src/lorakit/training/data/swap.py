@@ -25,7 +25,7 @@ from lorakit.values import finite
 Scalar = str | int | float
 Argument = tuple[str, ...]  # the function's name, then keys; positions in lists left out
 FREE_TEXT = 4  # words; an argument that has had so many may run on to the end of a request
-KEPT = 0.4  # the share of strings that come from the same argument of other examples
+KEPT = 0.25  # the share of strings that come from the same argument of other examples
 SHARED = 3  # values that have a word make it one of the argument's own
 LEFT = 0.35  # the share of a string's words that stay where others change
 MADE_UP = 2000
