@@ -45,7 +45,7 @@ def test_int8_columns():
 
 @pytest.mark.parametrize("block", [32, 16])
 def test_blocks_of_8_bits(block):
-    packed = blockwise._packed8(WEIGHT, block)
+    packed = blockwise.packed8(WEIGHT, block)
     assert packed.codes.shape == (24, 64 // block, block)
     assert packed.scales.dtype == np.float16
     scale = np.abs(packed.scales.astype(np.float32)).repeat(block, axis=1)
@@ -133,7 +133,7 @@ def test_the_operator_reads_blocks_as_they_are_unpacked(form):
         w.node("Identity", [y], w.output("y", ["batch", "new", 24]))
         session = open_session(w.finish(), threads=1, initializers=store.arrays)
         packed = blockwise.packed4(weight, 32) if form == "block4" else None
-        packed = packed or blockwise._packed8(weight, 64 if inputs == 64 else 32)
+        packed = packed or blockwise.packed8(weight, 64 if inputs == 64 else 32)
         expected = x @ unpacked(packed, int(form[-1])).T
         found = session.run(None, {"x": x})[0]
         assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
@@ -162,7 +162,7 @@ def test_zeros_stay_zeros():
     values, scales = int8.int8_columns(zeros)
     assert not values.any()
     assert np.isfinite(scales).all()
-    assert not unpacked(blockwise._packed8(zeros, 32), 8).any()
+    assert not unpacked(blockwise.packed8(zeros, 32), 8).any()
     assert not unpacked(blockwise.packed4(zeros, 32), 4).any()
 
 
@@ -170,8 +170,8 @@ def test_parts_give_the_same_as_the_whole(monkeypatch):
     weight = WEIGHT.astype(ml_dtypes.bfloat16)
 
     def made():
-        packed = blockwise._packed8(weight, 32)
-        transposed = quantize._transposed(weight, np.float32)
+        packed = blockwise.packed8(weight, 32)
+        transposed = quantize.transposed(weight, np.float32)
         return (*int8.int8_columns(weight), packed.codes, packed.scales, transposed)
 
     whole = made()
@@ -201,7 +201,7 @@ def test_scales_that_float16_does_not_hold_are_float32(size):
     """The broken variant is float16 for all: nothing is left of small weights, or infinity."""
     weight, narrow = WEIGHT * np.float32(size), size == 1.0
     for packed, bits, most in (
-        (blockwise._packed8(weight, 32), 8, 0.01),
+        (blockwise.packed8(weight, 32), 8, 0.01),
         (blockwise.packed4(weight, 32), 4, 0.12),
     ):
         assert (packed.scales.dtype == np.float16) == narrow

@@ -38,7 +38,7 @@ def block_size(inputs: int, most: int) -> int | None:
 
 def block8(writer: Writer, module: str, x: str, weight: Array, block: int) -> str:
     """8-bit weights, symmetric."""
-    return _product(writer, module, x, weight.shape, _packed8(weight, block), bits=8)
+    return product(writer, module, x, weight.shape, packed8(weight, block), bits=8)
 
 
 def block4(
@@ -47,15 +47,25 @@ def block4(
     """4-bit weights with zero points. seen: of x; its rows are made even as 8-bit ones are."""
     if seen is not None:
         x = even(writer, x, seen.divisors)
-    return _product(writer, module, x, weight.shape, packed4(weight, block, seen), bits=4)
+    return product(writer, module, x, weight.shape, packed4(weight, block, seen), bits=4)
 
 
-def _product(
-    writer: Writer, module: str, x: str, shape: tuple[int, ...], packed: Packed, *, bits: int
+def product(
+    writer: Writer,
+    module: str,
+    x: str,
+    shape: tuple[int, ...],
+    packed: Packed,
+    *,
+    bits: int,
+    rounded: bool = True,
+    dtype: type[np.floating] = np.float32,
 ) -> str:
+    """x times packed weights. rounded: x becomes 8-bit codes. dtype: of x."""
     outputs, inputs = shape
-    scales = writer.weight(f"{module}.weight.scale", packed.scales)
-    if packed.scales.dtype == np.float16:  # half the disk; widened once when the session opens
+    held = packed.scales if dtype == np.float32 else packed.scales.astype(dtype)
+    scales = writer.weight(f"{module}.weight.scale", held)
+    if held.dtype != dtype:  # half the disk; widened once when the session opens
         scales = writer.node("Cast", [scales], f"{scales}.f32", to=TensorProto.FLOAT)
     named = [writer.weight(f"{module}.weight.q{bits}", packed.codes), scales]
     if packed.zeros is not None:
@@ -69,11 +79,11 @@ def _product(
         N=outputs,
         bits=bits,
         block_size=inputs // packed.scales.shape[1],
-        accuracy_level=4,
+        **({"accuracy_level": 4} if rounded else {}),
     )
 
 
-def _packed8(weight: Array, block: int) -> Packed:
+def packed8(weight: Array, block: int) -> Packed:
     """Symmetric around 128. The largest value of a block is at the end that is one longer."""
     outputs, inputs = weight.shape
     codes = np.empty((outputs, inputs // block, block), np.uint8)

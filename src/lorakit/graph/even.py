@@ -69,17 +69,33 @@ def evened_moments(moments: Floats, divisors: Floats) -> Floats:
     return _turned(np.ascontiguousarray(found.T), size) * np.float32(size * size)
 
 
-def even(writer: Writer, x: str, divisors: Floats) -> str:
-    """x divided and rotated, once for all readers of x."""
+def even(writer: Writer, x: str, divisors: Floats, dtype: type[np.floating] = np.float32) -> str:
+    """x divided and rotated, once for all readers of x.
+
+    In float16 it is also divided by the rotation's size, so that no sum is beyond that.
+    """
     name = f"{x}.even"
     if not writer.has(name):
-        turn, factors = rotation(len(divisors)), np.float32(1) / divisors
+        turn = rotation(len(divisors)).astype(dtype)
+        divided = divisors * np.float32(len(turn) if dtype == np.float16 else 1)
+        factors = (np.float32(1) / divided).astype(dtype)
         scaled = writer.node("Mul", [x, writer.weight(f"{x}.factors", factors)], f"{x}.scaled")
         blocks = writer.node("Reshape", [scaled, writer.shape(0, -1, len(turn))], f"{x}.blocks")
         matrix = writer.weight(f"rotation.{len(turn)}", turn)
         turned = writer.node("MatMul", [blocks, matrix], f"{x}.turned")
         writer.node("Reshape", [turned, writer.shape(0, -1, len(divisors))], name)
     return name
+
+
+def uneven(writer: Writer, x: str, divisors: Floats, scale: float = 1.0) -> str:
+    """What rows of `evened` weights were before, times a scale."""
+    size = len(rotation(len(divisors)))
+    blocks = writer.node("Reshape", [x, writer.shape(0, -1, size)], f"{x}.blocks")
+    matrix = writer.weight(f"rotation.{size}", rotation(len(divisors)))
+    turned = writer.node("MatMul", [blocks, matrix], f"{x}.turned")
+    joined = writer.node("Reshape", [turned, writer.shape(0, -1, len(divisors))], f"{x}.joined")
+    factors = writer.weight(f"{x}.factors", np.float32(scale) / divisors)
+    return writer.node("Mul", [joined, factors], f"{x}.uneven")
 
 
 def _turned(values: Floats, size: int) -> Floats:

@@ -13,6 +13,8 @@ from lorakit.graph.even import Floats, even, evened
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import CONTRIB, Writer
 
+SIGNED = np.array(0, np.int8)  # the zero point of signed codes
+
 
 def rowwise_int8(
     writer: Writer,
@@ -34,18 +36,22 @@ def rowwise_int8(
         values = (values.view(np.uint8) ^ np.uint8(0x80)).view(np.uint8)
     if divisors is not None:
         x = even(writer, x, divisors)
-    quantized, size = _quantize_rows(writer, x)
+    rows = quantize_rows(writer, x)
+    codes = writer.weight(f"{module}.weight.q8", values)
+    sizes = writer.weight(f"{module}.weight.scale", scales)
+    return int8_product(writer, f"{module}.xW", rows, codes, sizes, zero)
+
+
+def int8_product(
+    writer: Writer, name: str, rows: tuple[str, str], codes: str, scales: str, zero: Array = SIGNED
+) -> str:
+    """Quantised rows times stored codes [in, out] and scales [out]."""
+    quantized, size = rows
     unit_scale, unit_zero = _unit_scale(writer)
-    inputs = [
-        quantized,
-        writer.weight(f"{module}.weight.q8", values),
-        unit_scale,
-        writer.weight(f"{module}.weight.scale", scales),
-        unit_zero,
-        writer.weight(f"zero.weight.{zero.dtype}", zero),
-    ]
-    y = writer.node("MatMulIntegerToFloat", inputs, f"{module}.xW.unit", domain=CONTRIB)
-    return writer.node("Mul", [y, size], f"{module}.xW")
+    zeros = writer.weight(f"zero.weight.{zero.dtype}", zero)
+    inputs = [quantized, codes, unit_scale, scales, unit_zero, zeros]
+    y = writer.node("MatMulIntegerToFloat", inputs, f"{name}.unit", domain=CONTRIB)
+    return writer.node("Mul", [y, size], name)
 
 
 def int8_columns(
@@ -67,7 +73,7 @@ def int8_columns(
     return values, scales
 
 
-def _quantize_rows(writer: Writer, x: str) -> tuple[str, str]:
+def quantize_rows(writer: Writer, x: str) -> tuple[str, str]:
     """x as uint8 around 128 and each row's largest magnitude, made once for all readers of x.
 
     A row of zeros gives any codes, times a magnitude of zero.

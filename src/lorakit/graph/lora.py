@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder
@@ -70,13 +71,13 @@ def targets(decoder: Decoder, *, apart: bool = False) -> dict[str, LoraTarget]:
     }
 
 
-def lora(writer: Writer, target: LoraTarget, x: str, y: str) -> str:
-    """``y + (x A) B`` for a linear whose input is x and whose output is y."""
+def lora(writer: Writer, target: LoraTarget, x: str, y: str, kind: int = TensorProto.FLOAT) -> str:
+    """``y + (x A) B`` for a linear whose input is x and whose output is y, both of a kind."""
     name = target.module
     shape_a: Shape = ["lora_rows", target.in_features, f"{name}.rank"]
     shape_b: Shape = ["lora_rows", f"{name}.rank", target.out_features]
-    a = writer.input(target.a, None if target.apart else shape_a)
-    b = writer.input(target.b, None if target.apart else shape_b)
+    a = writer.input(target.a, None if target.apart else shape_a, kind)
+    b = writer.input(target.b, None if target.apart else shape_b, kind)
     low = writer.node("MatMul", [x, a], f"{name}.xA")
     delta = writer.node("MatMul", [low, b], f"{name}.xAB")
     adapted = writer.node("Add", [y, delta], f"{name}.adapted")

@@ -30,13 +30,13 @@ def unseen(x: str) -> None:
 
 def float32(writer: Writer, module: str, x: str, weight: Array) -> str:
     """Exact: the weight in float32."""
-    stored = writer.weight(f"{module}.weight", _transposed(weight, np.float32))
+    stored = writer.weight(f"{module}.weight", transposed(weight, np.float32))
     return writer.node("MatMul", [x, stored], f"{module}.xW")
 
 
 def float16(writer: Writer, module: str, x: str, weight: Array) -> str:
     """Half the disk: stored as float16, widened once when the session opens."""
-    stored = writer.weight(f"{module}.weight", _transposed(weight, np.float16))
+    stored = writer.weight(f"{module}.weight", transposed(weight, np.float16))
     wide = writer.node("Cast", [stored], f"{module}.weight.f32", to=TensorProto.FLOAT)
     return writer.node("MatMul", [x, wide], f"{module}.xW")
 
@@ -71,7 +71,7 @@ def form_of(name: str, sight: Sight = unseen, wide: Collection[str] = ()) -> For
     return blocks if name in ("block8", "block4") else rows
 
 
-def _transposed(weight: Array, dtype: type[np.generic]) -> Array:
+def transposed(weight: Array, dtype: type[np.generic]) -> Array:
     """[in, out] in a dtype, converted in parts so that little beside the result is in memory."""
     result = np.empty(weight.shape[::-1], dtype)
     for rows in parts(weight):

@@ -7,7 +7,7 @@ give ONNX external data; what they differ in is who holds the bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -37,22 +37,34 @@ ONNX_TYPES = {
 class Store(Protocol):
     """Takes tensors and says where their bytes are."""
 
+    @property
+    def location(self) -> str:
+        """The name of the file that the bytes are in, for the graph."""
+        ...
+
     def put(self, name: str, array: Array) -> tuple[int, int]:
         """Keep a tensor; returns its offset and length in bytes."""
         ...
 
+    def extend(self, name: str, array: Array) -> int:
+        """Keep what follows of the tensor that was put last; returns its length in bytes."""
+        ...
+
 
 class FileStore:
-    """Appends tensors to `folder/weights.bin`. Raises OSError where the disk is full."""
+    """Appends tensors to a file in a folder. Raises OSError where the disk is full."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / WEIGHTS_FILE).open("wb")
+    def __init__(self, folder: Path, name: str = WEIGHTS_FILE) -> None:
+        self.location = name
+        self._file = (folder / name).open("wb")
 
     def put(self, name: str, array: Array) -> tuple[int, int]:
         self._file.seek(-self._file.tell() % ALIGNMENT, 1)
-        offset = self._file.tell()
+        return self._file.tell(), self.extend(name, array)
+
+    def extend(self, name: str, array: Array) -> int:
         self._file.write(array.reshape(-1).view(np.uint8).data)
-        return offset, array.nbytes
+        return array.nbytes
 
     def close(self) -> None:
         """Raises OSError unless everything is on the disk."""
@@ -66,10 +78,15 @@ class MemoryStore:
     """Keeps tensors as arrays by name, for opening a session without a disk."""
 
     arrays: dict[str, Array] = field(default_factory=dict)
+    location: str = WEIGHTS_FILE
 
     def put(self, name: str, array: Array) -> tuple[int, int]:
         self.arrays[name] = array
         return 0, array.nbytes
+
+    def extend(self, name: str, array: Array) -> int:
+        self.arrays[name] = np.concatenate([self.arrays[name], array])
+        return array.nbytes
 
 
 def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
@@ -79,9 +96,27 @@ def to_proto(name: str, array: Array, store: Store) -> onnx.TensorProto:
     if array.nbytes <= INLINE:
         proto.raw_data = array.tobytes()
         return proto
-    offset, length = store.put(name, array)
+    return _stored(proto, store, *store.put(name, array))
+
+
+def rows_to_proto(name: str, parts: Iterable[Array], store: Store) -> onnx.TensorProto:
+    """A tensor from its rows in parts, of which one at a time is in memory, as external data."""
+    proto, count, offset, length = onnx.TensorProto(name=name), 0, 0, 0
+    for part in parts:
+        part = np.ascontiguousarray(part)
+        if not count:
+            proto.data_type = ONNX_TYPES[part.dtype]
+            offset, length = store.put(name, part)
+        else:
+            length += store.extend(name, part)
+        count += len(part)
+    proto.dims.extend([count, *part.shape[1:]])
+    return _stored(proto, store, offset, length)
+
+
+def _stored(proto: onnx.TensorProto, store: Store, offset: int, length: int) -> onnx.TensorProto:
     proto.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+    for key, value in (("location", store.location), ("offset", offset), ("length", length)):
         proto.external_data.add(key=key, value=str(value))
     return proto
 

@@ -5,7 +5,8 @@ It knows ONNX and nothing of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lorakit.adapter import Array
-from lorakit.graph.weights import Store, to_proto
+from lorakit.graph.weights import Store, rows_to_proto, to_proto
 
 OPSET = 18
 IR_VERSION = 9
@@ -36,6 +37,10 @@ class Writer:
         """Whether a node produces this tensor already."""
         return name in self._produced
 
+    def stored(self, name: str) -> bool:
+        """Whether there is a constant of this name."""
+        return name in self._initializers
+
     def input(self, name: str, shape: Shape | None, kind: int = TensorProto.FLOAT) -> str:
         """A shape of None is any, of any number of dimensions."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
@@ -50,6 +55,19 @@ class Writer:
         if name not in self._initializers:
             self._initializers[name] = to_proto(name, array, self._store)
         return name
+
+    def rows(self, name: str, parts: Iterable[Array]) -> str:
+        """A constant tensor from its rows in parts, of which one at a time is in memory."""
+        if name not in self._initializers:
+            self._initializers[name] = rows_to_proto(name, parts, self._store)
+        return name
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Nodes that are added inside stand before all that are there."""
+        before, self._nodes = self._nodes, []
+        yield
+        self._nodes += before
 
     def shape(self, *dims: int) -> str:
         """An int64 constant, named after its value so that equal ones are one."""
@@ -73,8 +91,8 @@ class Writer:
         )
         return produced[0]
 
-    def finish(self) -> bytes:
-        """The serialized model."""
+    def finish(self, metadata: Mapping[str, str] | None = None) -> bytes:
+        """The serialized model. metadata: what it says about itself."""
         graph = helper.make_graph(
             self._nodes,
             "lorakit",
@@ -85,5 +103,6 @@ class Writer:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="lorakit")
         model.ir_version = IR_VERSION
+        helper.set_model_props(model, dict(metadata or {}))
         content: bytes = model.SerializeToString()
         return content
