@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from lorakit.errors import MissingExtraError as MissingExtraError
     from lorakit.errors import NameTakenError as NameTakenError
     from lorakit.errors import ParameterError as ParameterError
+    from lorakit.errors import ParityError as ParityError
     from lorakit.errors import QueueFullError as QueueFullError
     from lorakit.errors import RequestError as RequestError
     from lorakit.errors import SourceError as SourceError
@@ -107,8 +108,8 @@ _NAMES = {  # by the module that defines them
     "errors": (
         "AdapterError BaseModelError CancelledError CapabilityError ClosedError "
         "ContextFullError DeadlineError EngineError FormatError LorakitError MismatchError "
-        "MissingExtraError NameTakenError ParameterError QueueFullError RequestError "
-        "SourceError UnknownAdapterError UnsupportedError WriteError"
+        "MissingExtraError NameTakenError ParameterError ParityError QueueFullError "
+        "RequestError SourceError UnknownAdapterError UnsupportedError WriteError"
     ),
     "formats": "FormatName read_adapter",
     "formats.readback": "Dtype",

@@ -13,6 +13,7 @@
     │   ├── MismatchError      adapter_mismatch: the adapter does not fit the base
     │   ├── NameTakenError     name_taken
     │   └── UnknownAdapterError  adapter_unknown
+    ├── ParityError            parity_failed: an export is not what it was made of
     ├── ParameterError         parameter_invalid: an argument of the caller's (also a ValueError)
     ├── EngineError            engine_failed, out_of_memory
     │   ├── MissingExtraError  extra_missing (also an ImportError)
@@ -131,6 +132,12 @@ class UnknownAdapterError(AdapterError):
     """A name under which no adapter is loaded, or a handle to one that was unloaded."""
 
     code = "adapter_unknown"
+
+
+class ParityError(LorakitError):
+    """An export whose logits or answers are further from its source than allowed; it is removed."""
+
+    code = "parity_failed"
 
 
 class ParameterError(LorakitError, ValueError):

@@ -81,7 +81,7 @@ class Composed:
     def _factors(
         self, module: str, found: Sequence[Delta | None]
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-        """A [n, in, rank] and B [n, rank, out], the first the base's zeros, ranks filled with zeros;
+        """A [n, in, rank] and B [n, rank, out], the first the base's, ranks filled with zeros;
         without a choice [in, rank] and [rank, out]."""
         deltas = [delta for delta in found if delta is not None]
         rank, ends = max(d.rank for d in deltas), deltas[0]

@@ -1,0 +1,106 @@
+"""What an export is compared on: a user's examples, else texts; and how answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lorakit.chat.calls import ToolCall
+from lorakit.chat.dialogue import Dialogue
+from lorakit.exporting.parity import ProofOptions
+from lorakit.files.cache import digest_of
+from lorakit.model.model import Model
+from lorakit.training.data import Example, read_examples
+from lorakit.training.evaluate.matching import match_calls, schemas_of
+from lorakit.training.evaluate.outcome import expected_calls
+from lorakit.training.evaluate.work import Rules, dialogue_of, plan, require_dialogue
+from lorakit.training.render import Renderer
+from lorakit.verify.prompts import prompts_for, samples_for
+
+MOST_CASES = 24  # examples that are compared, evenly over the file
+ANSWER = 48  # tokens of an answer to a text
+QUANTISED = ("q8", "q4", "q4f16")
+Answer = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A prompt. example: what is known of the right answer."""
+
+    name: str
+    ids: Sequence[int]
+    example: Example | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cases:
+    """All of them, said in words; limit: tokens of an answer."""
+
+    cases: tuple[Case, ...]
+    said: str
+    limit: int
+    dialogue: Dialogue
+    model: Model = field(repr=False)
+
+    def calls(self, answer: Answer) -> tuple[ToolCall, ...]:
+        """The tool calls of an answer."""
+        stops = self.dialogue.stop_tokens
+        text = self.model.tokenizer.decode([t for t in answer if t not in stops], continuing=True)
+        return self.dialogue.parse(text).tool_calls
+
+    def same(self, case: Case, one: Answer, other: Answer) -> bool:
+        """Whether two answers call the same tools alike, or are the same where none is called."""
+        mine, theirs = self.calls(one), self.calls(other)
+        if not mine and not theirs:
+            return one == other
+        tools = case.example.tools if case.example else ()
+        return all(pair.exact for pair in match_calls(mine, theirs, schemas_of(tools)))
+
+    def right(self, case: Case, answer: Answer) -> bool | None:
+        """Whether an answer has the wanted calls; None where that is not known."""
+        if case.example is None or case.example.task != "calls":
+            return None
+        schemas = schemas_of(case.example.tools)
+        pairs = match_calls(expected_calls(case.example), self.calls(answer), schemas)
+        return all(pair.exact for pair in pairs)
+
+
+def cases_of(model: Model, options: ProofOptions, form: str) -> Cases:
+    """The cases for an open model with its adapters loaded.
+
+    Raises SourceError, FormatError, BaseModelError and ContextFullError for an evaluation file that
+    cannot be read or rendered.
+    """
+    dialogue = dialogue_of(model)
+    if options.evaluation is None:
+        handles = [model.find(info.name) for info in model.adapters]
+        adapters = [handle.adapter for handle in handles if handle is not None]
+        prompts = samples_for(model.tokenizer, model.capabilities.context)
+        prompts |= prompts_for(model.tokenizer, model.capabilities.vocabulary, adapters)
+        if form in QUANTISED:  # what rounding costs is measured on text
+            del prompts["random ids"]
+        found = tuple(Case(name=name, ids=ids) for name, ids in prompts.items())
+        said = f"{len(found)} built-in prompts"
+        return Cases(cases=found, said=said, limit=ANSWER, dialogue=dialogue, model=model)
+    path = options.evaluation
+    examples = spread(read_examples(path).require())
+    require_dialogue(dialogue, examples)
+    context = model.capabilities.context
+    renderer = Renderer(dialogue, model.tokenizer, context)
+    work = plan(examples, Rules(declare=options.declare), renderer, model.tokenizer, context)
+    found = tuple(
+        Case(
+            name=example.place,
+            ids=work.prompts[place] if place in work.prompts else work.rows[place][-1].ids[:-1],
+            example=example,
+        )
+        for place, example in enumerate(work.examples)
+    )
+    said = f"{len(found)} examples of {path.name} (SHA-256 {digest_of(path)[:16]})"
+    return Cases(cases=found, said=said, limit=work.max_tokens, dialogue=dialogue, model=model)
+
+
+def spread(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """At most MOST_CASES of them, at equal distances."""
+    count = min(MOST_CASES, len(examples))
+    return tuple(examples[len(examples) * place // count] for place in range(count))

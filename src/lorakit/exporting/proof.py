@@ -1,0 +1,270 @@
+"""The proof of an export: the finished file in plain onnxruntime against base + adapter in float32.
+
+Greedy answers first, on both sides; then logits on the prompts and on what the float32 side
+answered, which is where a difference would show. Everything runs from the exported files: the ONNX
+file, and the stop tokens of its generation config.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lorakit.adapter import Adapter, Delta
+from lorakit.base.folder import Base
+from lorakit.errors import CapabilityError
+from lorakit.exporting.cases import Answer, Cases, cases_of
+from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
+from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
+from lorakit.exporting.running import ExportedModel, Feeds
+from lorakit.formats.folder import read_object
+from lorakit.graph import targets
+from lorakit.merge import merge
+from lorakit.model.model import Model
+from lorakit.model.open import open as open_model
+from lorakit.runtime.sampling import SamplingParams
+from lorakit.verify.parity import ParityReport, PromptParity, compare
+
+Kind = Literal["merged", "apart", "dynamic", "composed"]
+OnDone = Callable[[int, int], None]  # runs that are done, and all
+Named = Mapping[str, Scaled]
+LAST = 64  # positions of a prompt, its answer included, whose logits are compared
+AT_ONCE = 16  # of them: with a large vocabulary, float64 fills memory
+BASE, PROBE = "base", "a random adapter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A set of adapters. scales: in the float32 model; feeds: in the export."""
+
+    name: str
+    scales: Mapping[str, float]
+    feeds: Feeds
+
+
+def prove(
+    folder: Path,
+    file: Path,
+    *,
+    form: str,
+    kind: Kind,
+    base: Base,
+    adapters: Named,
+    options: ProofOptions | None = None,
+    other: Callable[[Path], Path] | None = None,
+    progress: OnDone | None = None,
+) -> Parity:
+    """Compare an exported file with what it was made of.
+
+    folder, file: of the export; adapters: at their scales, by name. other: for a quantised form
+    with adapters merged into it or kept apart, builds the other of the two in a folder and returns
+    its file, so that both can be told apart by numbers. progress: what it raises ends the proof.
+    Raises what opening, reading and running raise; the caller asks `Parity.require`.
+    """
+    options = options or ProofOptions()
+    tried = dict(adapters)
+    if kind == "dynamic" and not tried:
+        tried[PROBE] = (probe(base), 1.0)
+    with (
+        _reference(base, tried, kind) as (model, scales, said),
+        closing(ExportedModel(file)) as exported,
+    ):
+        sides = _sides(exported, kind, tried, scales)
+        cases = cases_of(model, options, form)
+        run = _Run(model, exported, cases, _stops(folder), _Counter(progress, len(sides)))
+        found = tuple(run.side(side) for side in sides)
+        apart = None if other is None else _apart(run, sides[-1], kind, found[-1].kl, other)
+    warnings = [
+        f"{side.name} has no effect on these prompts: agreement proves nothing about it"
+        for side in found
+        if side.effect == 0
+    ]
+    return Parity(
+        form=form,
+        kind=kind,
+        reference=said,
+        runtime=f"onnxruntime {metadata.version('onnxruntime')}, CPU",
+        prompts=cases.said,
+        sides=found,
+        apart=apart,
+        max_kl=options.max_kl,
+        min_match=options.min_match,
+        warnings=tuple(warnings),
+    )
+
+
+def probe(base: Base, rank: int = 4) -> Adapter:
+    """An adapter of noise on every LoRA input, small beside the base: it shows that each of them
+    reaches its module, which an export without adapters would not."""
+    draw = np.random.default_rng(20261129)
+
+    def factor(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return draw.standard_normal(shape).astype(np.float32) / np.float32(shape[-1] ** 0.5)
+
+    return Adapter(
+        deltas=tuple(
+            Delta(
+                module=target.module,
+                a=factor(rank, target.in_features),
+                b=factor(target.out_features, rank),
+                scale=0.05,
+            )
+            for target in targets(base.decoder).values()
+        )
+    )
+
+
+@contextmanager
+def _reference(
+    base: Base, adapters: Named, kind: Kind
+) -> Iterator[tuple[Model, Mapping[str, float], str]]:
+    """Base + adapter in float32 on our engine, the scales to use, and what it is in words.
+
+    What that engine cannot apply at run time, such as DoRA, is merged in float32.
+    """
+    with open_model(base.path, engine="onnx") as model:
+        try:
+            for name, (adapter, _) in adapters.items():
+                model.load_adapter(adapter, name)
+        except CapabilityError:
+            if kind != "merged":
+                raise
+        else:
+            scales = {name: scale for name, (_, scale) in adapters.items()}
+            yield model, scales, "base + adapter, float32, lorakit's onnx engine"
+            return
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
+        merge(base, list(adapters.values()), Path(place) / "merged", dtype="f32")
+        with open_model(Path(place) / "merged", engine="onnx") as model:
+            yield model, {}, "base + adapter merged in float32, lorakit's onnx engine"
+
+
+def _sides(
+    exported: ExportedModel, kind: Kind, adapters: Named, scales: Mapping[str, float]
+) -> list[Side]:
+    """The sets of adapters that the file can be asked for."""
+    name = " + ".join(adapters) or BASE
+    if kind == "composed":
+        return [
+            Side(name=BASE, scales={}, feeds=number_feeds(0)),
+            *(
+                Side(name=each, scales={each: scales[each]}, feeds=number_feeds(number))
+                for number, each in enumerate(adapters, 1)
+            ),
+        ]
+    if kind == "dynamic":
+        together = list(adapters.values())
+        return [
+            Side(name=BASE, scales={}, feeds=lora_feeds(exported, [])),
+            Side(name=name, scales=scales, feeds=lora_feeds(exported, together)),
+        ]
+    return [Side(name=name, scales=scales, feeds={})]
+
+
+def _stops(folder: Path) -> frozenset[int]:
+    """The tokens that end an answer, as the export's own files say."""
+    eos = read_object(folder / "generation_config.json").get("eos_token_id")
+    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+
+
+@dataclass(slots=True)
+class _Counter:
+    progress: OnDone | None
+    sides: int
+    done: int = 0
+
+    def step(self, cases: int) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, 2 * cases * self.sides)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Both sides, open, and what they are asked."""
+
+    model: Model
+    exported: ExportedModel
+    cases: Cases
+    stops: frozenset[int]
+    counter: _Counter
+
+    def side(self, side: Side) -> SideParity:
+        """One set of adapters, answers and logits."""
+        before = [self._wanted(side, case.ids) for case in self.cases.cases]
+        after = [
+            self.exported.answer(case.ids, side.feeds, self.stops, self.cases.limit)
+            for case in self.cases.cases
+        ]
+        parts = list(self.logits(self.exported, side, before))
+        total = ParityReport(one="", other="", tolerance=None, prompts=tuple(parts)).total
+        return SideParity(
+            name=side.name,
+            positions=total.tokens,
+            max_difference=total.max_difference,
+            kl=total.kl,
+            top1=total.top1,
+            effect=total.effect,
+            answers=self._answers(before, after),
+        )
+
+    def _wanted(self, side: Side, ids: Sequence[int]) -> Answer:
+        sampling = SamplingParams(max_tokens=self.cases.limit, temperature=0)
+        completion = self.model.complete(ids, sampling=sampling, adapters=side.scales)
+        self.counter.step(len(self.cases.cases))
+        return tuple(choice.token for choice in completion.tokens)
+
+    def logits(
+        self, exported: ExportedModel, side: Side, answers: Sequence[Answer]
+    ) -> Iterator[PromptParity]:
+        """The last positions of each prompt with its answer, some at a time."""
+        for case, answer in zip(self.cases.cases, answers, strict=True):
+            ids = [*case.ids, *answer][: self.model.capabilities.context]
+            keep = min(LAST, len(ids))
+            one = self.model.logits(ids, adapters=side.scales)[-keep:]
+            plain = self.model.logits(ids, adapters={})[-keep:] if side.scales else None
+            other = exported.logits(ids, side.feeds, keep)
+            for begin in range(0, keep, AT_ONCE):
+                rows = slice(begin, begin + AT_ONCE)
+                base = None if plain is None else plain[rows].astype(np.float64)
+                yield compare(
+                    case.name, one[rows].astype(np.float64), other[rows].astype(np.float64), base
+                )
+            self.counter.step(len(self.cases.cases))
+
+    def _answers(self, before: Sequence[Answer], after: Sequence[Answer]) -> Answers:
+        found = Answers(asked=len(before), same=0)
+        for case, one, other in zip(self.cases.cases, before, after, strict=True):
+            right = self.cases.right(case, other)
+            found = replace(
+                found,
+                same=found.same + self.cases.same(case, one, other),
+                calls=found.calls + bool(self.cases.calls(one)),
+                wanted=found.wanted + (right is not None),
+                right=found.right + bool(right),
+                right_before=found.right_before + bool(self.cases.right(case, one)),
+            )
+        return found
+
+    def answers(self, side: Side) -> list[Answer]:
+        """Those of the float32 side."""
+        return [self._wanted(side, case.ids) for case in self.cases.cases]
+
+
+def _apart(run: _Run, side: Side, kind: Kind, mine: float, build: Callable[[Path], Path]) -> Apart:
+    """Both ways of bringing the adapter into the form, by their KL."""
+    with (
+        tempfile.TemporaryDirectory(prefix="lorakit-") as place,
+        closing(ExportedModel(build(Path(place)))) as other,
+    ):
+        parts = list(run.logits(other, replace(side, feeds={}), run.answers(side)))
+    theirs = ParityReport(one="", other="", tolerance=None, prompts=tuple(parts)).total.kl
+    merged, apart = (mine, theirs) if kind == "merged" else (theirs, mine)
+    return Apart(merged=merged, apart=apart)
