@@ -69,7 +69,8 @@ function unchecked(where) {
 
 /** @returns {Map<string, Uint8Array>} */
 function bytesOf(files) {
-  const bytes = (content) => (content instanceof Uint8Array ? content : new Uint8Array(content));
+  const bytes = (content) =>
+    ArrayBuffer.isView(content) ? new Uint8Array(content.buffer, content.byteOffset, content.byteLength) : new Uint8Array(content);
   return new Map([...files].map(([name, content]) => [name, bytes(content)]));
 }
 
@@ -103,21 +104,34 @@ function readObject(content, where) {
 async function readOneFile(files, where) {
   const inside = [...files.keys()].filter((name) => name.endsWith(`/${CONFIG}`)).map((name) => name.slice(0, -CONFIG.length - 1));
   if (inside.length) throw unsupported(`${where} holds named adapters in folders of their own`, { items: inside, hint: `choose one: ${inside[0]}` });
-  if (!files.size)
-    throw new LorakitError(`there is no adapter at ${where}: no ${CONFIG}`, {
-      code: 'source_not_found',
-      hint: 'give a PEFT or MLX folder, or a web file',
-    });
+  if (!files.size) throw notThere(where);
   const [[name, content]] = files;
-  const other = files.size > 1 ? `a folder without ${CONFIG}` : kindOf(content);
+  const other = files.size > 1 ? folderKind([...files.keys()]) : kindOf(content);
+  if (other === null) throw notThere(where);
   if (!other) {
     const file = readSafetensors(content, where);
     if (isWebFile(file)) return readWebFile(file, where);
   }
   throw unsupported(`${where} is ${other || `a safetensors file without its ${CONFIG} beside it`}, not an adapter that a page reads`, {
     found: name,
-    hint: `lorakit convert ${name} OUT.safetensors --to web`,
+    hint: `a page reads PEFT and MLX folders, and web files: lorakit convert ${where} OUT.safetensors --to web`,
   });
+}
+
+function notThere(where) {
+  return new LorakitError(`there is no adapter at ${where}: no ${CONFIG}`, {
+    code: 'source_not_found',
+    hint: 'give a PEFT or MLX folder, or a web file',
+  });
+}
+
+/** What a folder without the config of an adapter is, or null. */
+function folderKind(names) {
+  const some = (end) => names.some((name) => name.endsWith(end));
+  if (names.includes(MLX_WEIGHTS)) return `an MLX adapter without its ${CONFIG}`;
+  if (names.includes('config.json') && some('.safetensors')) return 'a full model';
+  if (some('.gguf')) return 'a folder of GGUF files';
+  return some('.onnx_adapter') ? 'a folder of ONNX Runtime adapters' : null;
 }
 
 /** What a file is that is no safetensors file; as Python tells them apart. */

@@ -57,18 +57,18 @@ export function readSafetensors(content, where) {
 }
 
 /** The values of a tensor of floats as float32. @param {Tensor} tensor @returns {Float32Array} */
-export function toFloat32({ dtype, data }) {
-  const bytes = data.slice().buffer; // a tensor may begin anywhere in a file
-  if (dtype === 'F32') return new Float32Array(bytes);
-  if (dtype === 'F16') return fromFloat16(new Uint16Array(bytes));
-  if (dtype === 'BF16') return fromBfloat16(new Uint16Array(bytes));
-  return Float32Array.from(new Float64Array(bytes));
+export function toFloat32(tensor) {
+  const values = valuesOf(tensor);
+  return values instanceof Float32Array ? values : Float32Array.from(values);
 }
 
-/** Whether all values of a tensor of floats are finite, in its own dtype. @param {Tensor} tensor */
-export function isFinite32(tensor) {
-  const values = tensor.dtype === 'F64' ? new Float64Array(tensor.data.slice().buffer) : toFloat32(tensor);
-  return values.every(Number.isFinite);
+/** The values of a tensor of floats, exactly. @param {Tensor} tensor */
+export function valuesOf({ dtype, data }) {
+  const bytes = new Uint8Array(data).buffer; // a copy: a tensor may begin anywhere in a file
+  if (dtype === 'F64') return new Float64Array(bytes);
+  if (dtype === 'F32') return new Float32Array(bytes);
+  if (dtype === 'F16') return fromFloat16(new Uint16Array(bytes));
+  return fromBfloat16(new Uint16Array(bytes));
 }
 
 /** @param {Uint8Array} bytes @returns {Map<string, any>} */
