@@ -1,5 +1,6 @@
-"""`lorakit` and `python -m lorakit`. Ctrl-C ends cleanly, while it is still starting too."""
+"""`lorakit` and `python -m lorakit`. Ctrl-C ends cleanly, while it is starting or ending too."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -10,10 +11,12 @@ from types import FrameType
 
 def main() -> None:
     """Run the command line. SIGTERM ends it as Ctrl-C does: nothing is left half-written."""
-    pressed = False
+    pressed = ended = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
+        if ended:  # all is done and said: nothing is left to stop
+            return
         pressed = True
         signal.default_int_handler(number, frame)
 
@@ -22,9 +25,11 @@ def main() -> None:
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, interrupt)
+                # Python gives the signal back to the system at its very end, which would kill.
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         from lorakit.cli import main as run  # slow to import; nothing may precede the try
 
-        run()
+        run(lambda: pressed)
     except (KeyboardInterrupt, ImportError):  # numpy makes the one the other while it loads
         if not pressed and isinstance(sys.exception(), ImportError):
             raise
@@ -36,6 +41,8 @@ def main() -> None:
             sys.stdout.flush()
             os._exit(130)  # it is in native code that cannot be stopped
         sys.exit(130)
+    finally:
+        ended = True
 
 
 if __name__ == "__main__":

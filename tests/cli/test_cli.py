@@ -331,6 +331,20 @@ def test_all_commands_show_help_alike():
     assert "-h, --help" in out
 
 
+def test_ctrl_c_at_the_very_end_is_no_error():
+    """When all is said, and Python clears up: then the system's own handling would kill."""
+    late = (
+        "import atexit, signal, sys\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "from lorakit.__main__ import main\n"
+        f"sys.argv = ['lorakit', 'inspect', {HOME!r}, '--json']\n"
+        "main()\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ctrl_c_while_numpy_loads_is_no_import_error(tmp_path):
     (tmp_path / "numpy.py").write_text(
         "import signal\n"

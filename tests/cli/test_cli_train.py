@@ -151,6 +151,28 @@ def started(data, output, *words):
     )
 
 
+@pytest.mark.parametrize("pressed", [True, False])
+def test_ctrl_c_while_torch_loads_is_no_import_error(data, tmp_path, pressed):
+    press = "signal.raise_signal(signal.SIGINT)" if pressed else "pass"
+    (tmp_path / "torch.py").write_text(
+        f"import signal\ntry:\n    {press}\nexcept KeyboardInterrupt:\n    pass\n"
+        "raise ImportError('no kernel for this')\n"
+    )
+    words = ["--data", data / "forty.jsonl", "-o", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lorakit", "train", BASE, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    if pressed:
+        assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    else:  # what is broken without Ctrl-C stays an error that says so
+        assert done.returncode == 1
+        assert "no kernel for this" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_saves_and_the_same_command_goes_on(data, tmp_path):
     output = tmp_path / "car"

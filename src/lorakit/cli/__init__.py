@@ -30,14 +30,19 @@ LINE = 68  # characters of what a list of commands says about each
 ABOUT = "LoRA adapters for language models, where the user is."
 
 
-def main() -> None:
-    """Run the command line; the process ends with 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
+def main(pressed: Callable[[], bool] = lambda: False) -> None:
+    """Run the command line; the process ends with 0, 1 (error), 2 (usage) or 130 (Ctrl-C).
+
+    pressed: whether Ctrl-C was.
+    """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             make_utf8(stream)
     try:
         run_line(sys.argv[1:])
     except LorakitError as error:
+        if isinstance(error, ImportError) and pressed():  # it broke an import, which says so
+            raise KeyboardInterrupt from error
         if os.environ.get("LORAKIT_DEBUG"):
             sys.excepthook(type(error), error, error.__traceback__)
         print_error(error, json="--json" in sys.argv and not os.environ.get("LORAKIT_DEBUG"))

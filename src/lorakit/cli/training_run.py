@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lorakit.cli.training_progress import TrainingProgress, duration
 from lorakit.errors import ParameterError
 from lorakit.formats import FormatName
 from lorakit.formats.convert import convert
-from lorakit.training.events import Checkpointed, TrainEvent
+from lorakit.training.events import Checkpointed, Started, TrainEvent
 from lorakit.training.facts import read_facts
 from lorakit.training.result import TrainResult
 from lorakit.training.run import train
@@ -46,13 +46,15 @@ def run(
             listeners.append(TensorBoardLog(tensorboard))
 
         def progress(event: TrainEvent) -> None:
+            if isinstance(event, Started):
+                stack.enter_context(_pressed_between_steps())
             if isinstance(event, Checkpointed):
                 saved.append(event.step)
             for listener in listeners:
                 listener(event)
 
         try:
-            with _pressed_between_steps():
+            with ExitStack() as stack:
                 return train(base, data, output, progress=progress, **settings)
         except KeyboardInterrupt:
             if saved:
@@ -62,7 +64,10 @@ def run(
 
 @contextmanager
 def _pressed_between_steps() -> Iterator[None]:
-    """Python's own handler of Ctrl-C, which `train` waits with until a step is done."""
+    """Python's own handler of Ctrl-C, which `train` waits with until a step is done.
+
+    Only then: while torch is imported it is the program's, which knows that a failed import was it.
+    """
     before = signal.getsignal(signal.SIGINT)
     if callable(before):  # neither ignored nor the system's
         signal.signal(signal.SIGINT, signal.default_int_handler)
