@@ -10,7 +10,7 @@ pytest.importorskip("peft", reason="the oracle is PEFT")
 import torch
 from core_cases import CONFIGS, Row, apart, base_of, model_of, naive, ours, peft_of, rows_of
 
-from lorakit.training.core import layers, model, numerics, pieces, rows
+from lorakit.training.core import last, layers, model, numerics, pieces, rows
 from lorakit.training.core.numerics import Numerics
 from lorakit.training.core.spec import LoraSpec
 
@@ -160,6 +160,27 @@ def test_a_window_of_one_more_is_seen(gemma, truth, in_pieces):
     broken = model_of(gemma)
     broken._in_pieces, broken._windows = in_pieces, [w and w + 1 for w in broken._windows]
     assert apart(ours(broken, SHARED), truth(LoraSpec(rank=4), SHARED)) > SEEN
+
+
+def test_the_last_mlp_computes_what_is_read_alone(gemma):
+    trained = model_of(gemma)
+    given = []
+    trained._built.linears["model.layers.2.mlp.down_proj"].register_forward_pre_hook(
+        lambda _, inputs: given.append(inputs[0].shape[1])
+    )
+    ours(trained, UNEVEN)
+    assert given == [sum(sum(row.answers) for row in UNEVEN)]
+
+
+def test_a_state_that_is_read_left_out_is_seen(gemma, truth, monkeypatch):
+    real = last._run
+
+    def one_less(forward, step, x):
+        step.read = step.read[1:]
+        return real(forward, step, x)
+
+    monkeypatch.setattr(last, "_run", one_less)
+    assert apart(ours(model_of(gemma), UNEVEN), truth(LoraSpec(rank=4), UNEVEN)) > SEEN
 
 
 def test_a_tile_left_out_is_seen(gemma, truth):

@@ -16,7 +16,7 @@ from lorakit.training.core.numerics import Numerics
 
 ROWS = rows_of(20, [9, 12, 7])
 TOKENS = 20 + 9 + 12 + 7
-BETWEEN = 3 * TOKENS * 48 * 4  # bytes of act(gate), in three layers
+BETWEEN = 2 * TOKENS * 48 * 4  # bytes of act(gate), in all layers but the last
 
 
 def plain(mlp):

@@ -38,13 +38,13 @@ def test_the_same_bits_from_less_memory(gemma):
     assert saved(twice, BATCH) < 0.5 * saved(once, BATCH)
 
 
-def test_a_step_is_computed_again_with_its_own_scales(gemma):
-    """Also after another step has begun."""
+def test_a_step_is_computed_again_with_its_own_scales_and_tokens(gemma):
+    """Also after another step, of other rows, has begun."""
     companion = model_of(gemma, seed=1).adapter()
     model = model_of(gemma, companions={"c": companion}, checkpointing=True)
     truth = ours(model, BATCH, companions={"c": 0.5})
     loss, _ = model.loss(BATCH, {"c": 0.5})
-    model.loss(BATCH)
+    model.loss(BATCH[:2])
     loss.backward()
     assert all(torch.equal(p.grad, truth[1][name]) for name, p in model.state().items())
     other = ours(model, BATCH)

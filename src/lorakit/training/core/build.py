@@ -18,6 +18,7 @@ from lorakit.engines.torch.loading import load_model
 from lorakit.training.core.attention import NAME
 from lorakit.training.core.frozen import Frozen
 from lorakit.training.core.gated import fuse
+from lorakit.training.core.last import only_read
 from lorakit.training.core.layers import Fixed, FrozenLinear, LoraLinear, LoraTable, Step, norms
 from lorakit.training.core.memory import twice
 from lorakit.training.core.norm import Norm
@@ -110,6 +111,7 @@ def build(
     for block in blocks:
         if hasattr(block.mlp, "gate_proj"):
             fuse(block.mlp)
+    only_read(blocks[-1].mlp, built.step)
     twice(blocks, built.step)
     return built
 

@@ -23,10 +23,11 @@ from lorakit.training.core.frozen import Frozen
 @dataclass(slots=True, kw_only=True, eq=False)
 class Step:
     """What the layers of a model must know of the step that runs: the scale of each companion, a
-    number or, where examples differ, one by token [tokens, 1]; a scale of 0 is left out. And
-    whether its layers are computed twice (see memory.py)."""
+    number or, where examples differ, one by token [tokens, 1]; a scale of 0 is left out. Which
+    tokens are read after the last layer, and whether layers are computed twice (see memory.py)."""
 
     scales: dict[str, Any] = field(default_factory=dict)
+    read: Any = None
     twice: bool = False
 
 

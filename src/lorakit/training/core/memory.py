@@ -104,15 +104,16 @@ def twice(layers: Sequence[Any], step: Step) -> None:
 def _run(forward: Any, step: Step, *arguments: Any, **named: Any) -> Any:
     if not step.twice:
         return forward(*arguments, **named)
-    scales = step.scales
+    own = step.scales, step.read
 
     def again(*arguments: Any, **named: Any) -> Any:
-        """With the scales of its own step, whatever step runs now."""
-        now, step.scales = step.scales, scales
+        """With the scales and tokens of its own step, whatever step runs now."""
+        now = step.scales, step.read
+        step.scales, step.read = own
         try:
             return forward(*arguments, **named)
         finally:
-            step.scales = now
+            step.scales, step.read = now
 
     return checkpoint(again, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
 

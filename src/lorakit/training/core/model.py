@@ -110,6 +110,7 @@ class TrainModel:
         packed = pack(rows, [tuple(sorted(one.items())) for one in active])
         step = self._built.step
         step.scales = self._scales(packed, active)
+        step.read = self._put(sorted(set(packed.states)))
         step.twice = self._memory.checkpoint(len(packed.ids))
         with torch_errors("computing the loss"):
             return self._loss(packed), len(packed.labels)
