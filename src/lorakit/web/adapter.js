@@ -11,7 +11,7 @@ import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
 import { JsonError, parseJson } from './json.js';
 import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
 import { STAGED, readPeft } from './peft.js';
-import { readSafetensors, toFloat32, valuesOf } from './safetensors.js';
+import { toFloat32, valuesOf } from './safetensors.js';
 import { isWebFile, readWebFile } from './web_file.js';
 
 export const CONFIG = 'adapter_config.json';
@@ -108,11 +108,8 @@ async function readOneFile(files, where) {
   const [[name, content]] = files;
   const other = files.size > 1 ? folderKind([...files.keys()]) : kindOf(content);
   if (other === null) throw notThere(where);
-  if (!other) {
-    const file = readSafetensors(content, where);
-    if (isWebFile(file)) return readWebFile(file, where);
-  }
-  throw unsupported(`${where} is ${other || `a safetensors file without its ${CONFIG} beside it`}, not an adapter that a page reads`, {
+  if (!other) return readWebFile(content, where);
+  throw unsupported(`${where} is ${other}, not an adapter that a page reads`, {
     found: name,
     hint: `a page reads PEFT and MLX folders, and web files: lorakit convert ${where} OUT.safetensors --to web`,
   });
@@ -134,12 +131,13 @@ function folderKind(names) {
   return some('.onnx_adapter') ? 'a folder of ONNX Runtime adapters' : null;
 }
 
-/** What a file is that is no safetensors file; as Python tells them apart. */
+/** What a file is that is no web file, as Python tells them apart; else nothing. */
 function kindOf(content) {
+  if (isWebFile(content)) return '';
   const head = String.fromCharCode(...content.subarray(0, 9));
   if (head.startsWith('GGUF')) return 'a GGUF file';
   if (head.startsWith('PK\x03\x04') || head.startsWith('\x80')) return 'a zip or a pickle, which can run code when it is opened,';
-  return head.length === 9 && head[8] === '{' ? '' : 'a file of an unknown kind';
+  return head[8] === '{' ? `a safetensors file without its ${CONFIG} beside it` : 'a file of an unknown kind';
 }
 
 /** What inputs cannot say is refused, all of it at once. */
@@ -181,14 +179,19 @@ function misfits(delta, shape) {
 
 /** The factors as a graph takes them, with the scale in B. @param {Delta} delta @returns {Factors} */
 function fold({ module, a, b, rank, in: wide, out, scale, turned }) {
-  const left = toFloat32(a);
-  const right = toFloat32(b);
+  const [left, right] = [toFloat32(a), toFloat32(b)];
   const factor = Math.fround(scale);
   const scaled = factor === 1 ? right : right.map((value) => value * factor);
-  if (scaled.some((value, i) => !Number.isFinite(value) && Number.isFinite(right[i])))
-    throw invalid(`${module}: B times its scale ${scale} is too large`);
+  if (overflows(a, left) || overflows(b, scaled)) throw invalid(`${module}: A, or B times its scale ${scale}, is too large`);
   if (!turned) return { a: left, b: scaled, rank };
   return { a: transposed(left, rank, wide), b: transposed(scaled, out, rank), rank };
+}
+
+/** Whether a finite value of a tensor is none as float32. */
+function overflows(tensor, values) {
+  if (values.every(Number.isFinite)) return false;
+  const exact = valuesOf(tensor);
+  return values.some((value, i) => !Number.isFinite(value) && Number.isFinite(exact[i]));
 }
 
 /** [rows, columns] as [columns, rows]. */

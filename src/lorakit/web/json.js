@@ -151,7 +151,7 @@ class Parser {
     const [all, whole, fraction, exponent] = found;
     this.at += all.length;
     if (fraction || exponent) return Number(all);
-    if (whole.length > MAX_DIGITS) throw new JsonError('a whole number of too many digits');
+    if (whole.length - (whole[0] === '-') > MAX_DIGITS) throw new JsonError('a whole number of too many digits');
     return BigInt(whole);
   }
 

@@ -39,7 +39,7 @@ export function parseReference(path, source = 'auto', { endpoint = HUB, base = g
   if (typeof text !== 'string' || !text)
     throw wrong('an adapter is named by a path, a URL, hf:org/repo, or files that the user chose', { hint: 'is a variable unset?' });
   if (source === 'huggingface' || (source === 'auto' && text.startsWith('hf:'))) return hubReference(text.replace(/^hf:/, ''), endpoint);
-  if (!base && source !== 'url' && !SCHEME.test(text)) return { kind: 'path', path: text, name: lastOf(text) };
+  if (!base && source !== 'url' && !SCHEME.test(text)) return { kind: 'path', path: text, name: plain(lastOf(text)) };
   if (source === 'file') throw wrong(`${shownUrl(text)} is no file`, { hint: 'a page gets files from <input type="file">' });
   return urlReference(text, base);
 }

@@ -12,7 +12,7 @@ const SIZES = {
   F64: 8, F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, F8_E5M2: 1, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1,
 }; // prettier-ignore
 export const FLOATS = new Set(['F64', 'F32', 'F16', 'BF16']);
-const MAX_HEADER = 16 << 20; // bytes
+export const MAX_HEADER = 16 << 20; // bytes
 const MAX_TENSORS = 100_000;
 const MAX_NOTES = 20_000; // commas and brackets of a header beyond those of its tensors
 const MAX_DIMENSIONS = 16;

@@ -6,6 +6,7 @@
 import { canDigest, sha256 } from './digest.js';
 import { firstOf, invalid, unsupported } from './errors.js';
 import { isModule, isName } from './names.js';
+import { MAX_HEADER, readSafetensors } from './safetensors.js';
 
 const FORMAT = 'lorakit-web';
 const VERSION = '1';
@@ -13,16 +14,21 @@ const [A, B] = ['.lora_A', '.lora_B'];
 const DTYPES = new Set(['F32', 'F16', 'BF16']);
 const HINT = 'download it again, or convert what it was made of again';
 
-/** Whether a safetensors file is of this kind. @param {import('./safetensors.js').File} file */
-export function isWebFile({ metadata }) {
-  return metadata.get('format') === FORMAT;
+/** Whether a file is of this kind, by its header. @param {Uint8Array} content */
+export function isWebFile(content) {
+  if (content.length < 8) return false;
+  const length = new DataView(content.buffer, content.byteOffset).getBigUint64(0, true);
+  if (length > MAX_HEADER) return false;
+  return new TextDecoder('latin1').decode(content.subarray(8, 8 + Number(length))).includes(`"${FORMAT}"`);
 }
 
 /**
- * @param {import('./safetensors.js').File} file @param {string} where its name, for messages
+ * @param {Uint8Array} content @param {string} where its name, for messages
  * @returns {Promise<import('./adapter.js').Read>}
  */
-export async function readWebFile({ tensors, metadata, data }, where) {
+export async function readWebFile(content, where) {
+  const { tensors, metadata, data } = readSafetensors(content, where);
+  if (metadata.get('format') !== FORMAT) throw unsupported(`${where} is a safetensors file, but no ${FORMAT}`);
   const version = metadata.get('version');
   if (version !== VERSION)
     throw unsupported(`${where} is of version ${String(version).slice(0, 40)} of ${FORMAT}`, {
