@@ -20,6 +20,9 @@ SLOW = {  # processes, long searches, whole tables; folders and files below this
     "test_fork.py",
     "test_skips.py",
     "test_truth_matrix.py",
+    "training/data/test_data_hostile.py",
+    "training/evaluate/test_comparing.py",  # test_page.py runs a model too
+    "training/evaluate/test_evaluate.py",
     "verify/test_verdict.py",
 }
 
