@@ -5,8 +5,9 @@
  */
 
 import { LorakitError } from './errors.js';
+import { parseReference } from './reference.js';
 
-const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache'];
+const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache', 'endpoint'];
 const CHOICES = { source: ['auto', 'url', 'file', 'huggingface'], mode: ['dynamic', 'merge'], onError: ['raise', 'base'] };
 
 /**
@@ -158,21 +159,11 @@ export function checkedConfig(given) {
   if (!config.path) items.push('path: expected an address, a Hub id or files');
   if (items.length) throw new LorakitError('the adapter cannot be loaded', { code: 'parameter_invalid', items });
   if (config.scale !== undefined && config.scale !== null) checkedScale(config.name ?? 'the adapter', config.scale);
-  return { ...config, name: config.name ?? nameOf(config.path) };
+  return { ...config, name: config.name ?? nameOf(config) };
 }
 
-/** The last part of a reference, without ending or revision. */
-function nameOf(path) {
-  const text = typeof path === 'string' ? path : (path?.name ?? path?.[0]?.name ?? 'adapter');
-  const last = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/').at(-1).split('@')[0];
-  return last.replace(/\.safetensors$/, '') || 'adapter';
-}
-
-/** Bytes of an adapter's factors in memory. */
-export function bytesOf({ tensors }) {
-  let bytes = 0;
-  for (const { a, b } of tensors.values()) bytes += a.byteLength + b.byteLength;
-  return bytes;
+function nameOf({ path, source, endpoint }) {
+  return path instanceof Map ? path.name || 'adapter' : parseReference(path, source, { endpoint }).name;
 }
 
 function isPlain(value) {

@@ -30,7 +30,7 @@ export interface Progress {
 
 export interface AdapterConfig {
   /** An address of a folder or a file, hf:org/repo[@revision], or files of a picker. */
-  path: string | File | File[] | FileList | Map<string, ArrayBuffer>;
+  path: string | URL | File | File[] | FileList | Map<string, ArrayBuffer>;
   source?: 'auto' | 'url' | 'file' | 'huggingface';
   /** 'merge' is what an export does; it is refused here with the command. */
   mode?: 'dynamic' | 'merge';
@@ -38,11 +38,14 @@ export interface AdapterConfig {
   scale?: number | null;
   /** 'base': go on with the base; `load` gives null and `warnings` says why. */
   onError?: 'raise' | 'base';
-  /** sha256:<hex>, checked before the adapter is used. */
+  /** Of the Hub, or of a mirror of it. */
+  endpoint?: string;
+  /** sha256:<hex> of the weights' file, checked before the adapter is used. */
   digest?: string;
   /** The last part of the path by default. */
   name?: string;
-  cache?: unknown;
+  /** Whether its files are kept in the Cache API, by digest; true by default. */
+  cache?: boolean;
   progress?: (event: Progress) => void;
   signal?: AbortSignal;
 }
@@ -184,5 +187,9 @@ export function parseReply(
   format: ToolFormat | null,
   reasons?: boolean,
 ): Pick<Reply, 'text' | 'calls' | 'malformed' | 'reasoning'>;
+
+/** What is kept of adapters, and where. */
+export function cachedAdapters(): Promise<{ where: string; bytes: number; files: unknown[] }>;
+export function clearCachedAdapters(): Promise<unknown>;
 
 export function open(source: string, options?: OpenOptions): Promise<Model>;

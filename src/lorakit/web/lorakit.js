@@ -12,6 +12,7 @@ import { openModel } from './model.js';
 import { openRemote } from './remote.js';
 
 export { FORMATS, detectFormat, getFormat, parseReply } from './calls.js';
+export { cachedAdapters, clearCachedAdapters } from './cache.js';
 export { LorakitError } from './errors.js';
 export { LoadedAdapter } from './adapters.js';
 export { Model } from './model.js';

@@ -3,7 +3,7 @@
  */
 
 import { readAdapter } from './adapter.js';
-import { AdapterTable, LoadedAdapter, bytesOf, checkedConfig } from './adapters.js';
+import { AdapterTable, LoadedAdapter, checkedConfig } from './adapters.js';
 import { Dialogue, VisibleText } from './chat.js';
 import { LorakitError } from './errors.js';
 import { eventsOf } from './events.js';
@@ -91,13 +91,14 @@ export class Model {
   async loadNow(name, config) {
     this.refuseWhatInputsCannot(config);
     this.table.refuseTaken(name);
-    const { path, source, digest, progress, signal, cache } = config;
-    const files = path instanceof Map ? path : await fetchAdapter({ path, source, digest, progress, signal, cache });
+    const { path, signal } = config;
+    const files = path instanceof Map ? path : await fetchAdapter(config);
     throwIfAborted(signal);
     const adapter = await readAdapter(files, { modules: this.session.modules, name });
     this.requireOpen();
+    this.table.add(name, { ...adapter, usual: config.scale ?? 1 });
+    for (const { code, message } of adapter.warnings) this.warn(code, message, name);
     this.compareBase(adapter, name);
-    this.table.add(name, { ...adapter, bytes: bytesOf(adapter), usual: config.scale ?? 1 });
     return new LoadedAdapter(this, name);
   }
 

@@ -10,6 +10,7 @@ import { LorakitError } from './errors.js';
 import { cancelled, throwIfAborted } from './queue.js';
 
 const HUB = /^[\w.-]+\/[\w.-]+$/;
+const DTYPES = ['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'q4f16', 'bnb4'];
 const PREFIX = 'lorakit-model:';
 const VENDOR = './vendor/';
 const IN_NODE = typeof process !== 'undefined' && Boolean(process.versions?.node);
@@ -53,10 +54,10 @@ function useVendored(env, device) {
 export function locate(source) {
   if (typeof source !== 'string' || !source)
     throw new LorakitError('a model is named by a path, an address or a Hub id', { code: 'parameter_invalid' });
-  const [named, revision] = source.replace(/^hf:/, '').split('@');
-  if (source.startsWith('hf:') || (HUB.test(named) && !named.startsWith('.'))) {
+  if (isHubId(source)) {
+    const [named, revision] = source.replace(/^hf:/, '').split('@');
     if (HUB.test(named)) return { id: named, revision };
-    throw new LorakitError(`${source} is no Hub id`, { code: 'source_unsupported', hint: 'hf:org/repo[@revision]' });
+    throw new LorakitError(`${source} is no Hub id`, { code: 'parameter_invalid', hint: 'hf:org/repo[@revision]' });
   }
   if (IN_NODE && !/^https?:/.test(source)) return { id: source };
   const url = new URL(source.replace(/\/*$/, ''), IN_NODE ? undefined : globalThis.location.href);
@@ -64,6 +65,12 @@ export function locate(source) {
     throw new LorakitError(`${url.protocol} is not read`, { code: 'source_unsupported', hint: 'serve the folder over HTTP' });
   // transformers.js remembers by name whether files are there, so a name is never used again.
   return { id: `lorakit-${(openings += 1)}`, folder: `${url.href}/` };
+}
+
+/** Whether a source is a repository of the Hub: hf:..., or two plain names. @param {string} source */
+export function isHubId(source) {
+  const [named] = source.split('@');
+  return source.startsWith('hf:') || (HUB.test(named) && !named.startsWith('.'));
 }
 
 /**
@@ -79,7 +86,9 @@ export function fetchModel(transformers, source, options) {
 
 async function fetchNow(transformers, place, { device, dtype, signal, progress, sessionOptions, cache = true }) {
   throwIfAborted(signal);
-  const { env, AutoTokenizer, AutoModelForCausalLM } = transformers;
+  if (dtype && !DTYPES.includes(dtype))
+    throw new LorakitError(`dtype is one of ${DTYPES.join(', ')}, found ${dtype}`, { code: 'parameter_invalid' });
+  const { env, AutoConfig, AutoTokenizer, AutoModelForCausalLM } = transformers;
   const used = IN_NODE && device === 'wasm' ? null : device;
   const restore = await configure(env, place, { signal, cache });
   const told = (event) => {
@@ -87,6 +96,7 @@ async function fetchNow(transformers, place, { device, dtype, signal, progress, 
   };
   const options = { progress_callback: told, revision: place.revision };
   try {
+    await AutoConfig.from_pretrained(place.id, options); // a folder that is not there says so
     const tokenizer = await AutoTokenizer.from_pretrained(place.id, options);
     const model = await AutoModelForCausalLM.from_pretrained(place.id, {
       ...options, dtype, device: used, session_options: sessionOptions,

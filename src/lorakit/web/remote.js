@@ -4,8 +4,9 @@
 
 import { LorakitError } from './errors.js';
 import { eventsOf } from './events.js';
+import { isHubId } from './opening.js';
 
-const RELATIVE = /^\.{0,2}\//;
+const SCHEME = /^[a-z][a-z0-9+.-]*:/i;
 const OWN = ['signal', 'progress', 'worker'];
 
 /** @param {string} source @param {object} options as of `open` */
@@ -14,7 +15,7 @@ export async function openRemote(source, { worker = true, signal, progress, ...o
   const port = own ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' }) : worker;
   const line = new Line(port, own);
   try {
-    const facts = await line.ask('open', [absolute(source), options], { signal, progress });
+    const facts = await line.ask('open', [isHubId(source) ? source : absolute(source), options], { signal, progress });
     return new RemoteModel(line, facts);
   } catch (error) {
     line.end();
@@ -42,7 +43,8 @@ class RemoteModel {
   async load(config) {
     const plain = Object.prototype.toString.call(config) === '[object Object]';
     const { signal, progress, ...wanted } = plain ? config : { path: config };
-    const path = typeof wanted.path === 'string' ? absolute(wanted.path) : asFiles(wanted.path);
+    const text = typeof wanted.path === 'string' && wanted.source !== 'huggingface';
+    const path = text ? absolute(wanted.path) : sendableFiles(wanted.path);
     const name = await this.line.ask('load', [{ ...wanted, path }], { signal, progress });
     return name && new RemoteAdapter(this, name);
   }
@@ -176,10 +178,11 @@ function closed() {
 
 /** A worker has another address than the page. */
 function absolute(path) {
-  return RELATIVE.test(path) && globalThis.document ? new URL(path, document.baseURI).href : path;
+  return SCHEME.test(path) || !globalThis.document ? path : new URL(path, document.baseURI).href;
 }
 
-function asFiles(path) {
+function sendableFiles(path) {
+  if (path instanceof URL) return path.href;
   return typeof FileList !== 'undefined' && path instanceof FileList ? [...path] : path;
 }
 
