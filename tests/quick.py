@@ -24,6 +24,7 @@ SLOW = {  # processes, long searches, whole tables; folders and files below this
     "training/evaluate/test_comparing.py",  # test_page.py runs a model too
     "training/evaluate/test_evaluate.py",
     "verify/test_verdict.py",
+    "web",
 }
 
 

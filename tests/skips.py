@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import socket
 import sys
 import tempfile
@@ -41,6 +42,13 @@ def _links() -> bool:
 
 ROOT = getattr(os, "geteuid", lambda: None)() == 0
 MLX = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")}  # as in pyproject.toml
+TRANSFORMERS_JS = (
+    Path(__file__)
+    .parents[1]
+    .joinpath(
+        ".node/node_modules/@huggingface/transformers/dist/transformers.node.mjs"  # `make node`
+    )
+)
 PLACES: dict[str, Callable[[], bool]] = {
     "root": lambda: ROOT,
     "not-root": lambda: not ROOT,
@@ -50,6 +58,9 @@ PLACES: dict[str, Callable[[], bool]] = {
     "no-model": lambda: not os.environ.get("LORAKIT_REAL_MODEL"),
     "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
+    "no-node": lambda: shutil.which("node") is None,
+    "no-npm": lambda: shutil.which("npm") is None,
+    "no-transformers-js": lambda: not (shutil.which("node") and TRANSFORMERS_JS.is_file()),
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,
 }
 

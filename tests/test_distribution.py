@@ -36,7 +36,9 @@ def tree(tmp_path_factory):
     for name in FILES:
         shutil.copyfile(ROOT / name, tree / name)
     shutil.copytree(
-        ROOT / "src/lorakit", tree / "src/lorakit", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "src/lorakit",
+        tree / "src/lorakit",
+        ignore=shutil.ignore_patterns("__pycache__", "vendor"),  # see web/test_web_package.py
     )
     stray = tree / "src/lorakit/__pycache__/stray.pyc"
     for file in (tree / "downloaded.safetensors", tree / "tests/data/x.gguf", stray):
