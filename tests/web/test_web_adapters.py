@@ -1,0 +1,445 @@
+"""The page reads adapters as Python does: the same files, refused with the same codes, else the
+same numbers; on all that the tests of the Python readers feed them, on hostile files, and on more.
+"""
+
+import hashlib
+import json
+import random
+import re
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import fed
+import ml_dtypes
+import numpy as np
+import pytest
+
+import lorakit
+from folders import DATA
+from lorakit.adapter import Adapter, Delta
+from lorakit.base.folder import Base
+from lorakit.check import require_fit
+from lorakit.errors import LorakitError
+from lorakit.files.safetensors import DTYPES, write_safetensors
+from lorakit.formats import read_adapter
+from lorakit.formats.express import require_expressible
+from lorakit.formats.folding import folded
+from lorakit.formats.peft import write_peft
+from lorakit.formats.readback import as_dtype
+from lorakit.formats.web import cannot_express, read_web, write_web
+
+hostile = fed.module("make", "hostile")
+fuzz = fed.module("fuzz", "hostile")
+tensors = fed.module("test_tensors", "files")
+
+DEMO = Path(lorakit.__file__).parent / "demo/base"
+BASES = {name: DATA / "truth/bases" / name for name in ("gemma3", "llama")}
+KNOWN = sorted(
+    path.parent
+    for pattern in ("truth/peft", "truth/mlx", "recorded/peft", "recorded/mlx", "added")
+    for path in DATA.glob(f"{pattern}/**/adapter_config.json")
+)
+SECONDS = 10  # of the CPU, for one file
+
+# Where the page refuses at once what Python looks into: no input says experts, or a changed base.
+AT_ONCE = re.compile(
+    r"test_peft_experts\.test_what_contradicts_itself"
+    r"|test_peft_sources\.test_(with_its_initial|it_is_what_peft)"
+)
+# More than a page can hold in one buffer, whatever it is.
+TOO_LARGE = {"peft-header_of_gigabytes", "mlx-terabyte", "web-terabyte"}
+HOSTILE = {
+    name: case
+    for name, case in hostile.CASES.items()
+    if name.split("-")[0] in ("peft", "json", "mlx", "web") and case.opens in ("adapter", "fit")
+}
+
+
+def numbers(adapter: Adapter) -> str:
+    """SHA-256 of what a graph takes: A [in, r] and B [r, out] in float32, the scale in B."""
+    digest = hashlib.sha256()
+    with np.errstate(invalid="ignore"):
+        adapter = folded(as_dtype(adapter, np.float32))
+    for delta in adapter.deltas:
+        digest.update(f"{delta.module}\n".encode())
+        for array in (delta.a, delta.b):
+            digest.update(np.ascontiguousarray(array.T, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def python(path: Path, base: Base | None = None) -> tuple[str, str]:
+    """The code, or "read" and the numbers."""
+    try:
+        adapter = read_adapter(path)
+        require_expressible(cannot_express(adapter), "a web adapter")
+        if base is not None:
+            require_fit(adapter, base)
+        return "read", numbers(adapter)
+    except LorakitError as error:
+        return error.code, ""
+
+
+def inputs(base: Path) -> list[dict]:
+    """The linears that take adapters, as the page knows them from an exported graph."""
+    return [
+        {"module": name, "in": shape.in_features, "out": shape.out_features}
+        for name, shape in Base.open(base).decoder.modules().items()
+        if not shape.embedding and name != "lm_head"
+    ]
+
+
+def page(node, paths, base=None, **options) -> list[dict]:
+    modules = inputs(base) if base else None
+    given = [{"path": str(path), "modules": modules} for path in paths]
+    return node.run("adapters.mjs", {"folders": given}, **options)["folders"]
+
+
+def said(found: dict) -> tuple[str, str]:
+    return found["code"], found.get("tensors", "")
+
+
+# What the tests of the Python readers feed
+
+
+@pytest.fixture(scope="module")
+def fed_folders(tmp_path_factory):
+    return fed.feed(tmp_path_factory.mktemp("fed"))
+
+
+@pytest.fixture(scope="module")
+def of_fed(plain_node, fed_folders):
+    return dict(zip(fed_folders, page(plain_node, fed_folders.values()), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_that_python_is_fed_is_read_or_refused_alike(fed_folders, of_fed):
+    wrong, codes, at_once = {}, [], []
+    for key, path in fed_folders.items():
+        expected, found = python(path), said(of_fed[key])
+        codes.append(expected[0])
+        if AT_ONCE.match(key) and found[0] == "format_unsupported" != expected[0]:
+            at_once.append(key)
+        elif found != expected:
+            wrong[key] = (expected, of_fed[key])
+    assert wrong == {}
+    assert len(at_once) < len(codes) / 8
+    assert len(codes) > 150
+    assert {"read", "format_invalid", "format_unsupported", "pickle_refused"} <= set(codes)
+
+
+# Hostile files
+
+
+@pytest.fixture(scope="module")
+def hostile_files(tmp_path_factory):
+    place = tmp_path_factory.mktemp("hostile")
+    return {name: hostile.write(case, place) for name, case in HOSTILE.items()}
+
+
+@pytest.fixture(scope="module")
+def of_hostile(plain_node, hostile_files):
+    found = {}
+    for opens in ("adapter", "fit"):
+        names = [name for name, case in HOSTILE.items() if case.opens == opens]
+        base = DEMO if opens == "fit" else None
+        answers = page(plain_node, [hostile_files[name] for name in names], base)
+        found |= dict(zip(names, answers, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_hostile_file_is_refused_with_the_same_code(name, of_hostile):
+    found, case = of_hostile[name], HOSTILE[name]
+    expected = ["source_too_large"] if name in TOO_LARGE else case.code.split("|")
+    assert found["code"] in expected, found
+    assert found["ms"] < SECONDS * 1000
+    assert all(line.isprintable() for line in (found["message"], found["hint"], *found["items"]))
+
+
+def test_mutated_files_are_read_or_refused_alike(plain_node, tmp_path):
+    draw = random.Random(13)
+    seeds = [path for path in fuzz.seeds(tmp_path / "seeds")[:5] if "gguf" not in path.name]
+    seeds = [path for path in seeds if "onnx" not in path.name]
+    paths = []
+    for number in range(900):
+        seed = draw.choice(seeds)
+        files = sorted(seed.iterdir()) if seed.is_dir() else [seed]
+        chosen = draw.choice(files)
+        for file in files:
+            target = tmp_path / f"{number}" / file.name
+            target.parent.mkdir(exist_ok=True)
+            content = file.read_bytes()
+            other = draw.choice(files).read_bytes()
+            target.write_bytes(fuzz.mutate(content, other, draw) if file == chosen else content)
+        paths.append(tmp_path / f"{number}" / ("" if seed.is_dir() else seed.name))
+    expected = [python(path) for path in paths]
+    found = page(plain_node, paths)
+    wrong = [
+        (path.read_bytes()[:300] if path.is_file() else path, e, f)
+        for path, e, f in zip(paths, expected, found, strict=True)
+        if said(f) != e
+    ]
+    assert wrong == []
+    assert {"read", "format_invalid", "format_unsupported"} <= {code for code, _ in expected}
+
+
+# Adapters of other tools
+
+
+def differences(node, paths, **options) -> list[tuple]:
+    found, expected = page(node, paths, **options), [python(path) for path in paths]
+    triples = zip(paths, found, expected, strict=True)
+    return [(path, f, e) for path, f, e in triples if said(f) != e]
+
+
+def test_what_peft_and_mlx_wrote_has_the_same_numbers(plain_node):
+    found = page(plain_node, KNOWN)
+    for path, f in zip(KNOWN, found, strict=True):
+        assert said(f) == python(path), (path, f)
+    assert sum(f["code"] == "read" for f in found) >= 12
+    assert {f["baseName"] for f in found if f["code"] == "read"} >= {
+        "fixtures/llama",
+        "bases/llama",
+    }
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_what_does_not_fit_is_refused_as_python_refuses_it(plain_node, name):
+    base = Base.open(BASES[name])
+    found = page(plain_node, KNOWN, BASES[name])
+    for path, f in zip(KNOWN, found, strict=True):
+        assert said(f) == python(path, base), (path, f)
+    assert {"read", "adapter_mismatch"} <= {f["code"] for f in found}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
+def test_every_kind_of_float_and_odd_scale(plain_node, tmp_path, dtype):
+    rng = np.random.default_rng(3)
+    deltas = tuple(
+        Delta(
+            module=f"model.layers.{layer}.self_attn.q_proj",
+            a=rng.standard_normal((rank, 9)).astype(dtype),
+            b=(rng.standard_normal((7, rank)) * 10.0 ** rng.integers(-6, 3, (7, rank))).astype(
+                dtype
+            ),
+            scale=scale,
+        )
+        for layer, (rank, scale) in enumerate([(3, 16 / 3**0.5), (1, -0.1), (5, 1e-30), (2, 1.0)])
+    )
+    write_peft(Adapter(deltas=deltas), tmp_path / "a")
+    (found,) = page(plain_node, [tmp_path / "a"])
+    assert said(found) == python(tmp_path / "a")
+    assert found["rank"] == 5
+
+
+def test_a_web_file_and_what_it_was_made_of_are_one(plain_node, tmp_path):
+    source = DATA / "truth/peft/llama/rslora"
+    write_web(read_adapter(source), tmp_path / "home.safetensors")
+    folder, file = page(plain_node, [source, tmp_path / "home.safetensors"])
+    assert folder["digest"] == file["digest"] != ""
+    assert folder["tensors"] == file["tensors"]
+    assert (folder["name"], file["name"]) == ("rslora", "home")
+    write_web(read_adapter(source), tmp_path / "half.safetensors", dtype=np.float16)
+    (half,) = page(plain_node, [tmp_path / "half.safetensors"])
+    assert said(half) == ("read", numbers(read_web(tmp_path / "half.safetensors")))
+
+
+def with_value(target: Path, value: float) -> Path:
+    """An adapter of the base llama that holds such a value."""
+    adapter = read_adapter(DATA / "truth/peft/llama/plain")
+    first, *rest = adapter.deltas
+    a = first.a.copy()
+    a[0, 0] = value
+    write_peft(Adapter(deltas=(replace(first, a=a), *rest)), target)
+    return target
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(plain_node, tmp_path, value):
+    path = with_value(tmp_path / "a", value)
+    (found,) = page(plain_node, [path], BASES["llama"])
+    assert found["code"] == python(path, Base.open(BASES["llama"]))[0] == "adapter_mismatch"
+    assert [item.split(":")[0] for item in found["items"]] == ["model.layers.0.mlp.down_proj.A"]
+
+
+# Headers and layouts
+
+
+def test_headers_and_layouts_that_the_library_reads_or_refuses(plain_node, tmp_path):
+    (mark,) = (
+        m for m in tensors.test_a_header_that_the_library_refuses_is_refused.pytestmark
+        if m.name == "parametrize"
+    )  # fmt: skip
+    files = [len(h).to_bytes(8, "little") + h + b"\0" for h in mark.args[1]]
+    whole = tensors.written(tensors.SAMPLE)
+    files += [whole[:cut] for cut in (0, 4, 8, 20, -1)] + [whole]
+    draw = random.Random(5)
+    for _ in range(150):  # of any dtype, shape and order, as PEFT names them
+        with (tmp_path / "one").open("wb") as file:
+            write_safetensors(file, {peft_name(n): drawn(draw) for n in range(2)}, {})
+        files.append((tmp_path / "one").read_bytes())
+    paths = []
+    for number, content in enumerate(files):
+        fed.module("cases", "hostile").folder(tmp_path / f"{number}", weights=content)
+        paths.append(tmp_path / f"{number}")
+    assert differences(plain_node, paths) == []
+
+
+def peft_name(number: int) -> str:
+    return f"base_model.model.model.layers.0.self_attn.q_proj.lora_{'AB'[number]}.weight"
+
+
+def drawn(draw: random.Random) -> np.ndarray:
+    shape = draw.choice([(4, 8), (6, 4), (4,), (), (0, 4), (4, 8, 1)])
+    dtype = DTYPES[draw.choice(["F32", "F32", "F16", "BF16", "F64", *DTYPES])]
+    return np.random.default_rng(draw.randrange(99)).normal(0, 9, shape).astype(dtype)
+
+
+def lies(place: Path) -> list[Path]:
+    """Folders with nothing wrong but one thing each in the header or the JSON."""
+    cases = fed.module("cases", "hostile")
+    layouts = {  # of A [4, 8] and B [6, 4]: where each begins and ends, and the file's size
+        "overlap": ([0, 128], [32, 128], 128),
+        "hole": ([0, 128], [132, 228], 228),
+        "begins late": ([4, 132], [132, 228], 228),
+        "ends early": ([0, 128], [128, 224], 228),
+        "too short": ([0, 124], [124, 220], 220),
+        "backwards": ([128, 0], [128, 224], 224),
+    }
+    for name, (a, b, size) in layouts.items():
+        header = {
+            peft_name(0): {"dtype": "F32", "shape": [4, 8], "data_offsets": a},
+            peft_name(1): {"dtype": "F32", "shape": [6, 4], "data_offsets": b},
+        }
+        cases.folder(place / name, weights=cases.packed(header) + bytes(size))
+    text = json.dumps(cases.CONFIG)
+    cases.folder(place / "twice", config=text.replace("{", '{"r": 4, ', 1))
+    return [place / name for name in (*layouts, "twice")]
+
+
+def test_one_lie_alone_is_refused(plain_node, tmp_path):
+    paths = lies(tmp_path)
+    assert {python(path)[0] for path in paths} == {"format_invalid"}
+    assert differences(plain_node, paths) == []
+
+
+def test_unaligned_tensors_are_read(plain_node, tmp_path):
+    arrays = {peft_name(0): np.ones((4, 8), "f4"), peft_name(1): np.full((6, 4), 3, "f4")}
+    header, data = {}, b"x"
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": "F32", "shape": array.shape,
+            "data_offsets": [len(data), len(data) + array.nbytes],
+        }  # fmt: skip
+        data += array.tobytes()
+    header["base_model.model.model.norm.weight"] = {
+        "dtype": "U8", "shape": [1], "data_offsets": [0, 1],
+    }  # fmt: skip
+    cases = fed.module("cases", "hostile")
+    cases.folder(tmp_path / "odd", weights=cases.packed(header) + data)
+    header.popitem()
+    for entry in header.values():
+        entry["data_offsets"] = [at - 1 for at in entry["data_offsets"]]
+    padded = json.dumps(header) + " "
+    text = struct.pack("<Q", len(padded)) + padded.encode()
+    assert len(text) % 4 or len(cases.packed(header)) % 4  # one of the two is not aligned
+    for name, head in (("a", text), ("b", cases.packed(header))):
+        cases.folder(tmp_path / name, weights=head + data[1:])
+    paths = [tmp_path / name for name in ("odd", "a", "b")]
+    assert differences(plain_node, paths) == []
+    assert python(paths[1])[0] == "read"
+
+
+# Broken variants: each must be seen
+
+BROKEN = {
+    "alpha is not folded": ("adapter.js", "right.map((value) => value * factor)", "right", "known"),
+    "rsLoRA is not known": ("peft_config.js", "Math.sqrt(rank)", "rank", "known"),
+    "patterns are ignored": (
+        "peft_config.js",
+        "key === null ? this.config.alpha",
+        "true ? this.config.alpha",
+        "known",
+    ),
+    "PEFT's order for MLX": ("mlx.js", "turned: false", "turned: true", "known"),
+    "bfloat16 as float16": (
+        "safetensors.js",
+        "return fromBfloat16(",
+        "return fromFloat16(",
+        "known",
+    ),
+    "DoRA is dropped": (
+        "peft.js",
+        "beyond.push(`${module}: a DoRA magnitude`)",
+        "beyond.length",
+        "known",
+    ),
+    "saved modules are dropped": (
+        "peft.js",
+        "beyond.push(...replacements(parts), ...rows(config, parts))",
+        "beyond.length",
+        "known",
+    ),
+    "aLoRA acts on all": ("peft.js", "if (config.invocationTokens.length)", "if (false)", "known"),
+    "pickles are overlooked": ("peft.js", "if (!files.has(PICKLE))", "if (true)", "known"),
+    "overlaps and holes are read": ("safetensors.js", "if (start !== at)", "if (false)", "lies"),
+    "sizes are not compared": (
+        "safetensors.js",
+        "if (wanted !== end - start)",
+        "if (false)",
+        "lies",
+    ),
+    "ranks are not compared": (
+        "peft.js",
+        "a.shape[0] !== rank || b.shape[1] !== rank",
+        "false",
+        "hostile",
+    ),
+    "keys are named twice": ("json.js", "if (found.has(key))", "if (false)", "lies"),
+    "names of other scripts": (
+        "names.js",
+        "name.length <= MAX_NAME && PRINTABLE.test(name)",
+        "true",
+        "hostile",
+    ),
+    "untargeted modules are read": (
+        "peft.js",
+        "if (!follows && !resolver.targeted(module))",
+        "if (false)",
+        "hostile",
+    ),
+    "the digest is not checked": (
+        "web_file.js",
+        "if (metadata.get('digest') !== digest)",
+        "if (false)",
+        "hostile",
+    ),
+    "NaN passes": (
+        "adapter.js",
+        "if (!valuesOf(tensor).every(Number.isFinite))",
+        "if (false)",
+        "fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_variant_is_seen(plain_node, broken_web, hostile_files, tmp_path, name):
+    file, text, replacement, where = BROKEN[name]
+    web = broken_web({file: (text, replacement)})
+    if where == "known":
+        assert differences(plain_node, KNOWN, web=web)
+        return
+    if where == "lies":
+        assert differences(plain_node, lies(tmp_path / "lies"), web=web)
+        return
+    if where == "fit":
+        path = with_value(tmp_path / "a", np.nan)
+        (found,) = page(plain_node, [path], BASES["llama"], web=web)
+        assert found["code"] == "read"
+        return
+    chosen = [name for name, case in HOSTILE.items() if case.opens == "adapter"]
+    found = page(plain_node, [hostile_files[n] for n in chosen], web=web)
+    pairs = zip(chosen, found, strict=True)
+    assert any(f["code"] not in (*HOSTILE[n].code.split("|"), "source_too_large") for n, f in pairs)
