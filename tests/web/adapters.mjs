@@ -1,9 +1,10 @@
 // JSON in: folders to read, patterns, configs and texts to take; JSON out: what lorakit.js says of each.
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
 
 const [, , web, given, out] = process.argv;
-const load = (name) => import(`${web}/${name}.js`);
+const load = (name) => import(pathToFileURL(`${web}/${name}.js`).href);
 const [{ readAdapter }, { fetchAdapter }, { parseJson }, { PatternTable, Regex }, { Resolver, parseConfig }, { fromFloat16, toFloat16 }] =
   await Promise.all(['adapter', 'sources', 'json', 'patterns', 'peft_config', 'float16'].map(load));
 

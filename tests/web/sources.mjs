@@ -1,11 +1,12 @@
 // JSON in: fetches, one after the other; JSON out: what each gave, and what is cached then.
 import { readFileSync, writeFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
 
 const [, , web, given, out] = process.argv;
 const { steps, cacheApi, base } = JSON.parse(readFileSync(given, 'utf8'));
 if (cacheApi) globalThis.caches = fakeCaches();
 const [{ fetchAdapter }, { cachedAdapters, clearCachedAdapters }, { readAdapter }, { parseReference }] = await Promise.all(
-  ['sources', 'cache', 'adapter', 'reference'].map((name) => import(`${web}/${name}.js`)),
+  ['sources', 'cache', 'adapter', 'reference'].map((name) => import(pathToFileURL(`${web}/${name}.js`).href)),
 );
 
 /** As much of a browser's CacheStorage as is used. */

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,8 @@ KNOWN = sorted(
     for path in DATA.glob(f"{pattern}/**/adapter_config.json")
 )
 SECONDS = 10  # of the CPU, for one file
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are POSIX's")
 
 # Where the page refuses at once what Python looks into: no input says experts, or a changed base.
 AT_ONCE = re.compile(

@@ -279,7 +279,8 @@ def test_a_broken_variant_is_seen(plain_node, broken_web, server, file, name, te
     wrong = {"options": {"digest": "0" * 64}}
     steps = [
         {"path": path}, {"path": path, **wrong}, {"path": path, **wrong, "offline": True},
-        {"path": long, "options": {"maxBytes": 9999}}, {"path": huge}, {"path": long, "short": 5000},
+        {"path": long, "options": {"maxBytes": 9999}}, {"path": huge},
+        {"path": long, "short": 5000},
     ]  # fmt: skip
     large = "source_too_large"
     right = ["", "source_mismatch", "source_unreachable", large, large, "source_unreachable"]
