@@ -14,7 +14,8 @@
     │   ├── NameTakenError     name_taken
     │   └── UnknownAdapterError  adapter_unknown
     ├── ParityError            parity_failed: an export is not what it was made of
-    ├── ParameterError         parameter_invalid: an argument of the caller's (also a ValueError)
+    ├── ParameterError         parameter_invalid: an argument of the caller's (also a ValueError);
+    │                          output_busy: another run trains into the same folder
     ├── EngineError            engine_failed, out_of_memory
     │   ├── MissingExtraError  extra_missing (also an ImportError)
     │   ├── CapabilityError    capability_missing: this engine cannot do that
