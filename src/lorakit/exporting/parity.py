@@ -12,7 +12,7 @@ from lorakit.errors import ParameterError, ParityError
 from lorakit.values import finite, shown
 
 VERSION = 1
-MOST = {"none": 1e-4, "fp16": 0.01, "q8": 0.1, "q4": 0.5, "q4f16": 0.5}
+MOST = {"none": 1e-4, "fp16": 0.01, "q8": 0.1, "q4": 1.0, "q4f16": 1.0}
 NOTABLE = 0.8  # share of the other's KL below which one way of exporting is called more accurate
 
 

@@ -150,7 +150,6 @@ def _sides(
     exported: ExportedModel, kind: Kind, adapters: Named, scales: Mapping[str, float]
 ) -> list[Side]:
     """The sets of adapters that the file can be asked for."""
-    name = " + ".join(adapters) or BASE
     if kind == "composed":
         return [
             Side(name=BASE, scales={}, feeds=number_feeds(0)),
@@ -160,12 +159,14 @@ def _sides(
             ),
         ]
     if kind == "dynamic":
-        together = list(adapters.values())
         return [
             Side(name=BASE, scales={}, feeds=lora_feeds(exported, [])),
-            Side(name=name, scales=scales, feeds=lora_feeds(exported, together)),
+            *(
+                Side(name=each, scales={each: scales[each]}, feeds=lora_feeds(exported, [scaled]))
+                for each, scaled in adapters.items()
+            ),
         ]
-    return [Side(name=name, scales=scales, feeds={})]
+    return [Side(name=" + ".join(adapters) or BASE, scales=scales, feeds={})]
 
 
 def _stops(folder: Path) -> frozenset[int]:

@@ -17,12 +17,12 @@ MOST_ROWS = 40  # of a table
 def card(facts: Mapping[str, Any], measured: Mapping[str, Evaluation | None]) -> str:
     """The card's text. facts: what lorakit.json holds; measured: as a TrainResult has it."""
     after, before, kept = (measured.get(name) for name in ("after", "before", "kept"))
-    lines = [*_front(facts), f"# {_plain(facts['name'])}", ""]
+    lines = [*_front(facts), f"# {plain(facts['name'])}", ""]
     lines.append(
-        f"A LoRA adapter for `{_plain(facts['base']['name'])}`, trained with "
+        f"A LoRA adapter for `{plain(facts['base']['name'])}`, trained with "
         "[lorakit](https://github.com/lorakit/lorakit)."
     )
-    lines += ["", *(f"- {_plain(sentence)}" for sentence in facts["verdict"])]
+    lines += ["", *(f"- {plain(sentence)}" for sentence in facts["verdict"])]
     lines += ["", *_use(facts)]
     if after is not None:
         lines += ["", *_results(after, before, kept)]
@@ -31,29 +31,20 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, Evaluation | None]) ->
 
 
 def _front(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What a hub reads. Strings as JSON, which YAML reads too."""
     tags = ["lora", "lorakit", *(["function-calling"] if facts["prompt"]["tools"] else [])]
-    yield "---"
-    yield f"base_model: {json.dumps(facts['base']['name'])}"
-    yield "base_model_relation: adapter"
-    yield "library_name: peft"
-    yield "pipeline_tag: text-generation"
-    yield "tags:"
-    yield from (f"- {tag}" for tag in tags)
-    yield "---"
-    yield ""
+    yield from front(facts["base"]["name"], "adapter", "peft", tags)
 
 
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
-    name, base = _plain(facts["name"]), _plain(facts["base"]["name"])
+    name, base = plain(facts["name"]), plain(facts["base"]["name"])
     scale = facts["default_scale"]
     reference = name if scale == 1 else f"{name}:{scale:g}"
     line = shlex.join(["lorakit", "run", base, "-a", reference])
     yield "## Use it"
     yield ""
-    yield from _fenced("", [f'{line} "..."'])
+    yield from fenced("", [f'{line} "..."'])
     yield ""
-    yield from _fenced(
+    yield from fenced(
         "python",
         [
             "import lorakit",
@@ -72,7 +63,7 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(prompt: Mapping[str, Any]) -> str:
-    names = ", ".join(f"`{_plain(_tool_name(tool))}`" for tool in prompt["tools"])
+    names = ", ".join(f"`{plain(_tool_name(tool))}`" for tool in prompt["tools"])
     share = prompt["declared"]
     if share == 0:
         how = "leave their declarations out of the prompt: the adapter knows them"
@@ -113,7 +104,7 @@ def _results(
         yield "| tool | exact | of |"
         yield "|---|---|---|"
         shown = list(after.by_tool.items())[:MOST_ROWS]
-        yield from (f"| `{_plain(tool)}` | {each.count} | {each.total} |" for tool, each in shown)
+        yield from (f"| `{plain(tool)}` | {each.count} | {each.total} |" for tool, each in shown)
 
 
 _SHARES = {
@@ -129,17 +120,31 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     adapter, run = facts["adapter"], facts["training"]
     yield "## Training"
     yield ""
-    yield f"- {_plain(adapter['kind'])}, rank {adapter['rank']}, {adapter['parameters']:,} numbers"
+    yield f"- {plain(adapter['kind'])}, rank {adapter['rank']}, {adapter['parameters']:,} numbers"
     yield f"- {run['steps']:,} steps, {run['seconds']:.0f} seconds"
     for file in facts["data"]:
         yield f"- {file['role']}: {file['examples']:,} examples, SHA-256 `{file['sha256'][:16]}...`"
     yield "- every setting, the digests of the data and the figures are in `lorakit.json`"
 
 
-def _fenced(language: str, lines: Sequence[str]) -> list[str]:
+def front(base: str, relation: str, library: str, tags: Sequence[str]) -> Iterator[str]:
+    """What a hub reads before a card of a model made from a base. Strings as JSON, which YAML
+    reads too."""
+    yield "---"
+    yield f"base_model: {json.dumps(base)}"
+    yield f"base_model_relation: {relation}"
+    yield f"library_name: {library}"
+    yield "pipeline_tag: text-generation"
+    yield "tags:"
+    yield from (f"- {tag}" for tag in tags)
+    yield "---"
+    yield ""
+
+
+def fenced(language: str, lines: Sequence[str]) -> list[str]:
     return [f"```{language}", *lines, "```"]
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text of a file or a user that stays on its line and is no table's border."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
