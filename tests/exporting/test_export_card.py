@@ -1,0 +1,88 @@
+"""The card of an export: what it was made of, how far it is from float32, how it is loaded."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lorakit.exporting.card import card
+from lorakit.exporting.parity import Answers, Apart, Parity, SideParity
+from lorakit.exporting.result import ExportedFile
+
+RECORD = {
+    "base_name": "org/base",
+    "adapters": "merged",
+    "names": ["home"],
+    "from": [{"name": "home", "scale": 0.5}],
+    "tool_format": "functiongemma",
+    "context": 8192,
+}
+SIDE = SideParity(
+    name="home",
+    positions=640,
+    max_difference=0.12,
+    kl=0.0031,
+    top1=0.987,
+    effect=3.0,
+    answers=Answers(asked=24, same=23, calls=24, wanted=24, right=22, right_before=23),
+)
+PARITY = Parity(
+    form="q4",
+    kind="merged",
+    reference="base + adapter, float32",
+    runtime="onnxruntime 1.31, CPU",
+    prompts="24 examples of mine.jsonl",
+    sides=(SIDE,),
+    apart=Apart(merged=0.0031, apart=0.0012),
+)
+FILE = ExportedFile(
+    form="q4",
+    path=Path("x/onnx/model_q4.onnx"),
+    nbytes=253_000_000,
+    seconds=1.0,
+    parity=PARITY,
+)
+
+
+def made(**change):
+    return card("home-q4", RECORD | change, [FILE])
+
+
+def test_it_says_what_hubs_and_people_read():
+    text = made()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["base_model"] == "org/base"
+    assert front["base_model_relation"] == "finetune"
+    assert front["library_name"] == "transformers.js"
+    assert {"onnx", "lora", "function-calling"} <= set(front["tags"])
+    for said in (
+        "`home` at scale 0.5 merged into its weights",
+        "It holds 8,192 tokens",
+        "{ dtype: 'q4' }",
+        "| q4 | home | 0.0031 | 98.7% | 0.12 | 23 of 24 | 22 of 24, 23 |",
+        "keeping the adapter apart is more accurate: KL 0.0012 kept apart",
+        "| `onnx/model_q4.onnx` | 253.0 |",
+        "skip_special_tokens: false",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "relation"),
+    [
+        ("dynamic", "await model.load('/adapters/home/')", "quantized"),
+        ("composed", 'adapters: { "home": 1 }', "finetune"),
+    ],
+)
+def test_files_with_inputs_of_adapters_are_loaded_by_lorakit_js(kind, said, relation):
+    text = made(adapters=kind)
+    assert said in text
+    assert "AutoModelForCausalLM" not in text
+    assert yaml.safe_load(text.split("---")[1])["base_model_relation"] == relation
+
+
+def test_names_of_strangers_stay_on_their_line():
+    text = made(base_name="a\n# b | `c`", **{"from": [{"name": "x\n## y", "scale": 1.0}]})
+    assert "\n# b" not in text
+    assert "\n## y" not in text
+    assert yaml.safe_load(text.split("---")[1])["base_model"] == "a\n# b | `c`"
