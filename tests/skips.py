@@ -30,6 +30,12 @@ def _ipv6() -> bool:
     return True
 
 
+def _chromium() -> bool:
+    """Whether pages can be tried: Chromium, what drives it, and what a page runs on."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    return bool(found and VENDORED.is_file() and importlib.util.find_spec("playwright"))
+
+
 def _links() -> bool:
     """Whether a symbolic link can be made."""
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +48,7 @@ def _links() -> bool:
 
 ROOT = getattr(os, "geteuid", lambda: None)() == 0
 MLX = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")}  # as in pyproject.toml
+VENDORED = Path(__file__).parents[1] / "src/lorakit/web/vendor/transformers.min.js"
 TRANSFORMERS_JS = (
     Path(__file__)
     .parents[1]
@@ -58,6 +65,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "no-model": lambda: not os.environ.get("LORAKIT_REAL_MODEL"),
     "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
+    "no-chromium": lambda: not _chromium(),
     "no-node": lambda: shutil.which("node") is None,
     "no-npm": lambda: shutil.which("npm") is None,
     "no-transformers-js": lambda: not (shutil.which("node") and TRANSFORMERS_JS.is_file()),

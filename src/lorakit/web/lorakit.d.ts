@@ -25,7 +25,9 @@ export interface OpenOptions {
 export interface Progress {
   file: string;
   loaded: number;
-  total: number;
+  total: number | null;
+  /** Of a model's files: whether it came from the Cache API. */
+  cached?: boolean;
 }
 
 export interface AdapterConfig {

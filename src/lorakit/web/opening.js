@@ -90,9 +90,11 @@ async function fetchNow(transformers, place, { device, dtype, signal, progress, 
     throw new LorakitError(`dtype is one of ${DTYPES.join(', ')}, found ${dtype}`, { code: 'parameter_invalid' });
   const { env, AutoConfig, AutoTokenizer, AutoModelForCausalLM } = transformers;
   const used = IN_NODE && device === 'wasm' ? null : device;
-  const restore = await configure(env, place, { signal, cache });
-  const told = (event) => {
-    if (event.status === 'progress' && progress) progress({ file: event.file, loaded: event.loaded, total: event.total });
+  const fetched = new Set();
+  const restore = await configure(env, place, { signal, cache, fetched });
+  const told = ({ status, file, loaded, total }) => {
+    if (status !== 'progress' || !progress) return;
+    progress({ file, loaded, total, cached: ![...fetched].some((url) => url.endsWith(`/${file}`)) });
   };
   const options = { progress_callback: told, revision: place.revision };
   try {
@@ -109,12 +111,19 @@ async function fetchNow(transformers, place, { device, dtype, signal, progress, 
   }
 }
 
-/** Change the settings of transformers.js for a place; returns what puts them back. */
-async function configure(env, { folder }, { signal, cache }) {
+/**
+ * Change the settings of transformers.js for a place; returns what puts them back. fetched: filled
+ * with the addresses of the files that did not come from a cache.
+ */
+async function configure(env, { folder }, { signal, cache, fetched }) {
   const names = ['fetch', 'allowLocalModels', 'allowRemoteModels', 'remoteHost', 'remotePathTemplate', 'useBrowserCache', 'cacheKey'];
   const before = Object.fromEntries(names.map((name) => [name, env[name]]));
   const fetch = before.fetch ?? globalThis.fetch;
-  env.fetch = (url, init) => fetch(url, signal ? { ...init, signal } : init);
+  env.fetch = (url, init = {}) => {
+    // A range is asked for to learn of a file's size, not for the file.
+    if (!new Headers(init.headers).has('range')) fetched.add(String(url));
+    return fetch(url, signal ? { ...init, signal } : init);
+  };
   if (!cache) env.useBrowserCache = false;
   if (folder) {
     const host = new URL(folder).origin;
@@ -158,7 +167,7 @@ function asLorakitError(error, { id, folder }) {
     [/Unauthorized|Forbidden|40[13]/i, 'source_denied', 'the model is private, or its server wants a login'],
     [/fetch|network|load failed/i, 'source_unreachable', 'is the server up, and does it allow this page (CORS)?'],
     [/memory|bad_alloc|allocat/i, 'out_of_memory', 'use a smaller form: q8 or q4'],
-    [/Invalid dtype|Unsupported device|does not support fp16|backend not found/i, 'capability_missing', 'choose another device or dtype'],
+    [/Invalid dtype|Unsupported device|does not support fp16|available backend|webgpu/i, 'capability_missing', 'choose another device or dtype'],
     [/Unsupported model type|tokenizer/i, 'base_invalid', 'transformers.js has to know the model type'],
   ]; // prettier-ignore
   const [, code, hint] = known.find(([pattern]) => pattern.test(said)) ?? [null, 'base_invalid', ''];
