@@ -32,8 +32,20 @@ def command(
     ] = False,
     output: Annotated[
         Path | None,
-        option("--output", "-o", metavar="OUT", help="With --train: keep the adapter there."),
+        option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="With --train: keep the adapter there. With --browser: write the site there.",
+        ),
     ] = None,
+    browser: Annotated[
+        bool, option("--browser", help="Serve a page that runs the demo, and open it.")
+    ] = False,
+    port: Annotated[int, option(least=0, most=65535, help="Of the page; 0: any free one.")] = 8760,
+    show: Annotated[
+        bool, option("--open/--no-open", help="With --browser: open it in the browser.")
+    ] = True,
     examples: Annotated[
         int, option(least=1, most=100, help="Examples of each kind at each scale.")
     ] = 40,
@@ -47,8 +59,17 @@ def command(
         words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
         say("try: ", command_line("lorakit", "run", *words))
         return
-    if output is not None and not train:
-        raise ParameterError("--output is for what --train makes", hint="add --train")
+    if train and browser:
+        raise ParameterError("--train and --browser are two demos", hint="choose one")
+    if output is not None and not (train or browser):
+        raise ParameterError(
+            "--output is for what --train or --browser makes", hint="add --train or --browser"
+        )
+    if browser:
+        from lorakit.cli import demo_browser  # exporting is slow to import
+
+        demo_browser.write(output) if output else demo_browser.serve(port, show=show)
+        return
     if train:
         from lorakit.cli.demo_training import tell_training  # slow, as torch is
 

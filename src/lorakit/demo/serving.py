@@ -1,7 +1,7 @@
 """A server for the files of one site, on this machine alone.
 
-It knows a table of addresses, not a folder: what is not in the table does not exist, whatever a path
-looks like. Its headers isolate the page, which gives onnxruntime its threads.
+It knows a table of addresses, not a folder: what is not in the table does not exist, whatever a
+path looks like. Its headers isolate the page, which gives onnxruntime its threads.
 """
 
 from __future__ import annotations

@@ -46,20 +46,25 @@ class App {
   acting() {
     if (this.engine.remote) return byId('remote-name').value;
     const on = this.rack.entries.filter((entry) => entry.on && entry.state === 'ready').map(({ name }) => name);
-    return on.length ? `base with ${on.join(', ')}` : 'base alone';
+    return on.length ? `base with ${on.join(', ')}` : this.alone();
+  }
+
+  /** What answers where no adapter acts. */
+  alone() {
+    return this.engine.merged ? 'merged model' : 'base';
   }
 
   /** What acts on the next message. */
   async current() {
-    return this.engine.remote ? { model: byId('remote-name').value } : this.rack.current();
+    return this.engine.remote ? { model: byId('remote-name').value } : { model: this.alone(), ...(await this.rack.current()) };
   }
 
   /** What may stand side by side. */
   choices() {
     if (this.engine?.remote) return this.engine.models.map((model) => ({ id: model, label: model, make: async () => ({ model }) }));
-    const base = { id: 'base', label: 'Base alone', make: async () => ({ adapters: {}, parts: [] }) };
+    const base = { id: 'base', label: 'No adapter', make: async () => ({ adapters: {}, model: this.alone() }) };
     const each = this.rack.entries.map((entry) => ({ id: `one:${entry.name}`, label: entry.name, make: () => this.rack.only(entry) }));
-    return [base, ...each, { id: 'current', label: 'What is switched on', make: () => this.rack.current() }];
+    return [base, ...each, { id: 'current', label: 'What is switched on', make: () => this.current() }];
   }
 }
 

@@ -2,9 +2,12 @@
 
 import { chips, el } from './dom.js';
 
-/** Who answers, above the words. missing: adapters that failed, without which the base went on. */
-export function answerHead({ parts = [], missing = [], model = '' }) {
-  const head = el('div', { className: 'answer-head' }, model ? el('span', { className: 'chip' }, model) : chips(parts));
+/**
+ * Who answers, above the words. model: what answers where no adapter acts; missing: adapters that
+ * failed, without which the base went on.
+ */
+export function answerHead({ parts = [], missing = [], model = 'base' }) {
+  const head = el('div', { className: 'answer-head' }, parts.length ? chips(parts) : el('span', { className: 'chip' }, model));
   if (missing.length) head.append(el('span', { className: 'chip warn' }, `without ${missing.join(', ')}, which failed`));
   return head;
 }
@@ -38,12 +41,11 @@ function valueText(value) {
 
 /** 18 tokens · 41 tokens/s · 0.4 s */
 export function usageText({ usage = {}, finishReason }) {
-  const { completionTokens: tokens, seconds, cachedTokens } = usage;
+  const { completionTokens: tokens, seconds } = usage;
   const parts = [];
   if (tokens !== undefined) parts.push(`${tokens} tokens`);
   if (tokens && seconds) parts.push(`${(tokens / seconds).toFixed(tokens / seconds < 10 ? 1 : 0)} tokens/s`);
   if (seconds !== undefined) parts.push(`${seconds.toFixed(2)} s`);
-  if (cachedTokens) parts.push(`${cachedTokens} of the prompt known`);
   if (finishReason === 'length') parts.push('cut at the limit');
   return parts.join(' · ');
 }

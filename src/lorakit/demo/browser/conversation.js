@@ -36,7 +36,7 @@ export class Conversation {
   }
 
   showEmpty() {
-    const steps = ['Ask the base something.', 'Switch an adapter on, and ask again.', 'Nothing is loaded twice: only the adapter changes.'];
+    const steps = ['Ask the base something.', 'Switch an adapter on, and ask again.', 'The base stays where it is: only the adapter changes.'];
     byId('log').replaceChildren(el('div', { className: 'empty' }, el('ol', {}, ...steps.map((step) => el('li', {}, step)))));
   }
 
@@ -57,7 +57,7 @@ export class Conversation {
     const controller = (this.controller = new AbortController());
     this.update();
     byId('request').value = '';
-    if (!this.messages.length) byId('log').replaceChildren();
+    byId('log').querySelector('.empty')?.remove();
     const message = { role: 'user', content: said };
     this.append(el('article', { className: 'message user' }, el('p', { className: 'words' }, said)));
     this.messages.push(message);
@@ -90,7 +90,9 @@ export class Conversation {
   finish(article, words, reply) {
     words.remove();
     article.append(...replyNodes(reply), el('small', { className: 'quiet usage' }, usageText(reply)));
-    this.messages.push(asMessage(reply));
+    // Nobody runs the calls here, and a call without its result is no conversation.
+    if (reply.calls.length) this.messages.pop();
+    else this.messages.push({ role: 'assistant', content: reply.text });
   }
 
   fail(article, error) {
@@ -99,7 +101,7 @@ export class Conversation {
     article.append(stopped ? el('small', { className: 'quiet usage' }, 'stopped') : errorBox(error));
   }
 
-  /** The conversation, or its last message alone. A call without a result is no part of it. */
+  /** The conversation, or its last message alone. */
   toSend() {
     return byId('whole').checked ? this.messages : this.messages.slice(-1);
   }
@@ -112,13 +114,6 @@ export class Conversation {
   follow() {
     byId('log').scrollTop = byId('log').scrollHeight;
   }
-}
-
-/** A reply in the form in which a template takes it. */
-function asMessage({ text, calls }) {
-  if (!calls.length) return { role: 'assistant', content: text };
-  const made = calls.map(({ name, arguments: given }) => ({ type: 'function', function: { name, arguments: JSON.stringify(given) } }));
-  return { role: 'assistant', content: text, tool_calls: made };
 }
 
 /** Requests of the site to press, instead of typing. */

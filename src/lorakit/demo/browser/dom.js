@@ -56,7 +56,6 @@ export function hueOf(index) {
 
 /** What acted on an answer, as coloured labels. @param {{name: string, scale?: number, hue: string}[]} parts */
 export function chips(parts) {
-  if (!parts.length) return el('span', { className: 'chip' }, 'base');
   const all = parts.map(({ name, scale, hue }) => {
     const text = scale === undefined || scale === 1 ? name : `${name} × ${numberText(scale)}`;
     return el('span', { className: `chip ${hue}` }, text);

@@ -29,6 +29,11 @@ class LocalEngine {
     return this.model.takesAdapters;
   }
 
+  /** Whether adapters are in its weights already. */
+  get merged() {
+    return this.model.facts.adapters === 'merged';
+  }
+
   get device() {
     return this.model.device;
   }

@@ -247,6 +247,7 @@ export class Rack {
 
 function nameOf(path) {
   const text = typeof path === 'string' ? path : (path.find(({ name }) => name.endsWith('.safetensors')) ?? path[0]).name;
+  if (/^adapters?(_model|_config)?\.\w+$/.test(text)) return 'from-files';
   const parts = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/');
   const last = parts.at(-1).split('@')[0].replace(/\.(safetensors|json|npz)$/, '');
   return /^adapters?(_model)?$/.test(last) && parts.length > 1 ? parts.at(-2) : last || 'adapter';

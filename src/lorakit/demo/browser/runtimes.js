@@ -16,8 +16,9 @@ export async function findRuntimes() {
 }
 
 function wasmNote() {
-  if (globalThis.crossOriginIsolated) return `on up to ${Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2))} threads`;
-  return 'on one thread: this page is not cross-origin isolated';
+  if (!globalThis.crossOriginIsolated) return 'on one thread: this page is not cross-origin isolated';
+  const threads = Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)); // what onnxruntime takes
+  return threads > 1 ? `on ${threads} threads` : 'on one thread';
 }
 
 function whyNoWasm() {

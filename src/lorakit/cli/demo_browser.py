@@ -1,0 +1,34 @@
+"""lorakit demo --browser: the example app, served on this machine or written as a static site."""
+
+from __future__ import annotations
+
+import tempfile
+import webbrowser
+from pathlib import Path
+
+from lorakit.cli.output import patience, say, size
+from lorakit.demo import site
+from lorakit.demo.serving import SiteServer
+
+
+def serve(port: int, *, show: bool) -> None:
+    """Serve the app until Ctrl-C. show: open it in the user's browser."""
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
+        with patience("exporting the demo's models..."):
+            files = site.site(Path(temporary))
+        with SiteServer(files, port) as server:
+            say((server.address, "bold"), "  Ctrl-C ends it")
+            if show:
+                webbrowser.open(server.address)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                say()
+
+
+def write(destination: Path) -> None:
+    """Write the app as a folder for any host of static files."""
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
+        files = site.site(Path(temporary))
+        count = site.write(files, destination)
+    say(f"{destination}: {size(count)}, any host of static files serves it")
