@@ -300,7 +300,7 @@ def drawn(draw: random.Random) -> np.ndarray:
 
 
 def lies(place: Path) -> list[Path]:
-    """Folders with nothing wrong but one thing each in the header or the JSON."""
+    """Folders with nothing wrong but one thing each in the header or the config."""
     cases = fed.module("cases", "hostile")
     layouts = {  # of A [4, 8] and B [6, 4]: where each begins and ends, and the file's size
         "overlap": ([0, 128], [32, 128], 128),
@@ -318,7 +318,8 @@ def lies(place: Path) -> list[Path]:
         cases.folder(place / name, weights=cases.packed(header) + bytes(size))
     text = json.dumps(cases.CONFIG)
     cases.folder(place / "twice", config=text.replace("{", '{"r": 4, ', 1))
-    return [place / name for name in (*layouts, "twice")]
+    cases.folder(place / "rank", r=2)
+    return [place / name for name in (*layouts, "twice", "rank")]
 
 
 def test_one_lie_alone_is_refused(plain_node, tmp_path):
@@ -357,7 +358,7 @@ def test_unaligned_tensors_are_read(plain_node, tmp_path):
 # Broken variants: each must be seen
 
 BROKEN = {
-    "alpha is not folded": ("adapter.js", "right.map((value) => value * factor)", "right", "known"),
+    "alpha is not folded": ("adapter.js", "if (factor !== 1) for", "if (false) for", "known"),
     "rsLoRA is not known": ("peft_config.js", "Math.sqrt(rank)", "rank", "known"),
     "patterns are ignored": (
         "peft_config.js",
@@ -397,7 +398,7 @@ BROKEN = {
         "peft.js",
         "a.shape[0] !== rank || b.shape[1] !== rank",
         "false",
-        "hostile",
+        "lies",
     ),
     "keys are named twice": ("json.js", "if (found.has(key))", "if (false)", "lies"),
     "names of other scripts": (
@@ -420,7 +421,7 @@ BROKEN = {
     ),
     "NaN passes": (
         "adapter.js",
-        "if (!valuesOf(tensor).every(Number.isFinite))",
+        "if (!allFinite(values) && !allFinite(valuesOf(tensor)))",
         "if (false)",
         "fit",
     ),

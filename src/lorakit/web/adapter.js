@@ -47,9 +47,10 @@ export async function readAdapter(files, { modules, scale = 1, name } = {}) {
   const hint = `merge it into the base: lorakit export BASE -a ${given || 'ADAPTER'} --to onnx -o OUT`;
   const read = await readFiles(bytesOf(files), where, hint);
   refuseBeyond(read, modules, hint);
-  if (modules) requireFit(read, modules);
   const order = [...read.deltas].sort((x, y) => (x.module < y.module ? -1 : 1));
   const tensors = new Map(order.map((delta) => [delta.module, fold(delta)]));
+  if (modules) requireFit(read, modules, tensors);
+  for (const delta of order) refuseOverflow(delta, tensors.get(delta.module));
   return {
     name: given || read.name || 'adapter',
     digest: read.digest ?? (await digestOf(tensors)),
@@ -150,13 +151,13 @@ function refuseBeyond({ deltas, beyond }, modules, hint) {
 }
 
 /** Every name, shape and value that does not fit, at once. */
-function requireFit({ deltas, baseName }, modules) {
+function requireFit({ deltas, baseName }, modules, tensors) {
   const known = new Map(modules.map((shape) => [shape.module, shape]));
   const missing = deltas.filter(({ module }) => !known.has(module));
   const faults = missing.length === deltas.length ? foreign(missing[0], modules) : deltas.flatMap((delta) => misfits(delta, known.get(delta.module)));
   for (const { module, a, b } of deltas)
-    for (const [part, tensor] of [['A', a], ['B', b]])
-      if (!valuesOf(tensor).every(Number.isFinite))
+    for (const [part, tensor, values] of [['A', a, tensors.get(module).a], ['B', b, tensors.get(module).b]])
+      if (!allFinite(values) && !allFinite(valuesOf(tensor)))
         faults.push(`${module}.${part}: expected finite values, found NaN or infinity (the training diverged, or the file is damaged)`);
   if (faults.length)
     throw new LorakitError('the adapter does not fit the base', {
@@ -178,26 +179,34 @@ function misfits(delta, shape) {
 }
 
 /** The factors as a graph takes them, with the scale in B. @param {Delta} delta @returns {Factors} */
-function fold({ module, a, b, rank, in: wide, out, scale, turned }) {
+function fold({ a, b, rank, in: wide, out, scale, turned }) {
   const [left, right] = [toFloat32(a), toFloat32(b)];
   const factor = Math.fround(scale);
-  const scaled = factor === 1 ? right : right.map((value) => value * factor);
-  if (overflows(a, left) || overflows(b, scaled)) throw invalid(`${module}: A, or B times its scale ${scale}, is too large`);
-  if (!turned) return { a: left, b: scaled, rank };
-  return { a: transposed(left, rank, wide), b: transposed(scaled, out, rank), rank };
+  if (factor !== 1) for (let i = 0; i < right.length; i += 1) right[i] *= factor;
+  return turned ? { a: transposed(left, rank, wide), b: transposed(right, out, rank), rank } : { a: left, b: right, rank };
 }
 
-/** Whether a finite value of a tensor is none as float32. */
-function overflows(tensor, values) {
-  if (values.every(Number.isFinite)) return false;
-  const exact = valuesOf(tensor);
-  return values.some((value, i) => !Number.isFinite(value) && Number.isFinite(exact[i]));
+/** Finite values that float32 cannot hold once the scale is in them. */
+function refuseOverflow({ module, a, b, scale }, factors) {
+  for (const [tensor, values] of [[a, factors.a], [b, factors.b]])
+    if (!allFinite(values) && allFinite(valuesOf(tensor))) throw invalid(`${module}: A, or B times its scale ${scale}, is too large`);
 }
 
-/** [rows, columns] as [columns, rows]. */
+/** A loop without calls: an adapter has millions of values. */
+function allFinite(values) {
+  let zero = 0;
+  for (let i = 0; i < values.length; i += 1) zero += values[i] * 0;
+  return zero === 0;
+}
+
+/** [rows, columns] as [columns, rows]; the shorter side is the inner loop, for the caches' sake. */
 function transposed(values, rows, columns) {
   const out = new Float32Array(values.length);
-  for (let row = 0; row < rows; row += 1) for (let column = 0; column < columns; column += 1) out[column * rows + row] = values[row * columns + column];
+  if (rows > columns) {
+    for (let i = 0; i < rows; i += 1) for (let k = 0; k < columns; k += 1) out[k * rows + i] = values[i * columns + k];
+  } else {
+    for (let k = 0; k < columns; k += 1) for (let i = 0; i < rows; i += 1) out[k * rows + i] = values[i * columns + k];
+  }
   return out;
 }
 

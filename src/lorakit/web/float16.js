@@ -31,12 +31,23 @@ function half(word) {
 
 /** @param {Uint16Array} halves @returns {Float32Array} */
 export function fromFloat16(halves) {
+  const table = (every ??= everyHalf());
   const out = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i += 1) out[i] = table[halves[i]];
+  return out;
+}
+
+/** @type {Float32Array | undefined} */
+let every;
+
+/** The float32 of each of the 65536 float16s: looking it up is several times as fast. */
+function everyHalf() {
+  const out = new Float32Array(1 << 16);
   const words = new Uint32Array(out.buffer);
-  for (let i = 0; i < halves.length; i += 1) {
-    const sign = (halves[i] & 0x8000) << 16;
-    const exponent = (halves[i] >>> 10) & 31;
-    const mantissa = halves[i] & 0x3ff;
+  for (let i = 0; i < out.length; i += 1) {
+    const sign = (i & 0x8000) << 16;
+    const exponent = (i >>> 10) & 31;
+    const mantissa = i & 0x3ff;
     if (exponent === 0) out[i] = (sign ? -1 : 1) * mantissa * 2 ** -24;
     else words[i] = sign | ((exponent === 31 ? 255 : exponent + 112) << 23) | (mantissa << 13);
   }
