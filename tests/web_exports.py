@@ -1,6 +1,6 @@
 """Exported graphs without the rest of an export, for tests of what is proven of them."""
 
-import json
+import shutil
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from lorakit.graph.web import build_web, with_inputs, without_adapters
 from lorakit.graph.weights import FileStore
 
 BASES = DATA / "truth/bases"
+COMPANIONS = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("chat_template.jinja", "config.json"),
+)
 
 
 def apart(adapters, chosen):
@@ -33,8 +37,9 @@ def build(base, folder, form="none", kind="merged", adapters=()):
     file, store = folder / "onnx/model.onnx", FileStore(folder / "onnx", "model.onnx_data")
     file.write_bytes(build_web(base, form, store, context=512, adapting=adapting))
     store.close()
-    config = json.loads((base.path / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(config))
+    for name in COMPANIONS:
+        if (base.path / name).exists():
+            shutil.copy(base.path / name, folder / name)
     return file
 
 

@@ -228,6 +228,20 @@ def test_a_file_of_examples_that_cannot_be_read_is_refused(tmp_path):
             proof(tmp_path / "x", file, "merged", {}, options=options)
 
 
+def test_a_tokenizer_and_a_template_that_give_other_tokens_are_found(tmp_path):
+    file = build("llama", tmp_path / "x")
+    template = tmp_path / "x/chat_template.jinja"
+    template.write_text(template.read_text() + "!")
+    found = proof(tmp_path / "x", file, "merged", {})
+    assert found.failures == ("its template gives other tokens for a conversation",)
+    tokenizer = tmp_path / "x/tokenizer.json"
+    tokens = json.loads(tokenizer.read_text())
+    tokens["normalizer"] = {"type": "Lowercase"}
+    tokenizer.write_text(json.dumps(tokens))
+    found = proof(tmp_path / "x", file, "merged", {})
+    assert "its tokenizer gives other tokens for the text 'English'" in found.failures
+
+
 def test_dora_is_proven_against_a_merge_in_float32(tmp_path):
     adapter = read_adapter(TRUTH / "peft/llama/dora")
     merge(LLAMA, [(adapter, 1.0)], tmp_path / "base", dtype="f32")

@@ -83,7 +83,7 @@ def _use(name: str, record: Mapping[str, Any], files: Sequence[ExportedFile]) ->
     else:
         yield "In lorakit.js; transformers.js alone does not fill the inputs of adapters:"
     yield ""
-    yield from fenced("js", _lorakit(name, record, dtype))
+    yield from fenced("js", list(_lorakit(name, record, dtype)))
     yield ""
     yield (
         f"Files for `dtype`: {', '.join(f'`{DTYPES[file.form]}`' for file in files)}. "

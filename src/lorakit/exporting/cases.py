@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.dialogue import Dialogue
+from lorakit.chat.messages import Message
+from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.exporting.parity import ProofOptions
 from lorakit.files.cache import digest_of
 from lorakit.model.model import Model
+from lorakit.text.tokenizer import Tokenizer
 from lorakit.training.data import Example, read_examples
 from lorakit.training.evaluate.matching import match_calls, schemas_of
 from lorakit.training.evaluate.outcome import expected_calls
 from lorakit.training.evaluate.work import Rules, dialogue_of, plan, require_dialogue
 from lorakit.training.render import Renderer
-from lorakit.verify.prompts import prompts_for, samples_for
+from lorakit.verify.prompts import SAMPLES, prompts_for, samples_for
 
 MOST_CASES = 24  # examples that are compared, evenly over the file
 ANSWER = 48  # tokens of an answer to a text
 QUANTISED = ("q8", "q4", "q4f16")
+GREETING: list[Message] = [{"role": "user", "content": "Hello, who are you?"}]
 Answer = tuple[int, ...]
 
 
@@ -104,3 +109,27 @@ def spread(examples: Sequence[Example]) -> tuple[Example, ...]:
     """At most MOST_CASES of them, at equal distances."""
     count = min(MOST_CASES, len(examples))
     return tuple(examples[len(examples) * place // count] for place in range(count))
+
+
+def token_faults(folder: Path, cases: Cases, *, declare: bool) -> tuple[str, ...]:
+    """Where an export's own tokenizer and template give other tokens than the base's."""
+    own, theirs = Tokenizer.open(folder), cases.model.tokenizer
+    dialogue = Dialogue(folder, own)
+    faults = [
+        f"its tokenizer gives other tokens for the text {name!r}"
+        for name, text in SAMPLES.items()
+        if own.encode(text, special=True) != theirs.encode(text, special=True)
+    ]
+    renderer = Renderer(dialogue, own, cases.model.capabilities.context)
+    for case in cases.cases:
+        if case.example is not None and case.example.messages:
+            ids = renderer.prompt(case.example, declare)
+            if ids != list(case.ids[: len(ids)]):
+                faults.append(f"its template gives other tokens for {case.name}")
+    try:
+        expected = cases.dialogue.prompt(GREETING)
+    except (BaseModelError, FormatError, ParameterError):  # none, or one that wants other turns
+        return tuple(faults)
+    if dialogue.prompt(GREETING) != expected:
+        faults.append("its template gives other tokens for a conversation")
+    return tuple(faults)

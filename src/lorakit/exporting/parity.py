@@ -104,8 +104,8 @@ class Apart:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """An export beside base + adapter in float32. form: none, fp16, q8, q4 or q4f16. kind: merged,
-    apart, dynamic or composed. reference, prompts, runtime: in words. warnings: what it does not
-    prove.
+    apart, dynamic or composed. reference, prompts, runtime: in words. faults: of the files beside
+    the graph. warnings: what it does not prove.
     """
 
     form: str
@@ -117,6 +117,7 @@ class Parity:
     apart: Apart | None = None
     max_kl: float | None = None
     min_match: float | None = None
+    faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -135,17 +136,18 @@ class Parity:
         most = MOST[self.form] if self.max_kl is None else self.max_kl
         limit = "its limit" if self.max_kl is not None else f"what {self.form} may cost"
         least = self.min_match or 0.0
-        found = [
+        far = [
             f"{side.name}: KL {side.kl:.3g}, {limit} is {most:g}"
             for side in self.sides
             if not side.kl <= most
         ]
-        return tuple(found) + tuple(
+        other = [
             f"{side.name}: {side.answers.same} of {side.answers.asked} answers are the same, at "
             f"least {100 * least:g}% are asked for"
             for side in self.sides
             if side.answers.match < least
-        )
+        ]
+        return (*self.faults, *far, *other)
 
     def require(self) -> None:
         """Raise ParityError where it fails."""

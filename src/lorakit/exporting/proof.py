@@ -19,8 +19,9 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.ort import signed_kernel_exact
 from lorakit.errors import CapabilityError
-from lorakit.exporting.cases import Answer, Cases, cases_of
+from lorakit.exporting.cases import QUANTISED, Answer, Cases, cases_of, token_faults
 from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
 from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
 from lorakit.exporting.running import ExportedModel, Feeds
@@ -79,6 +80,7 @@ def prove(
         sides = _sides(exported, kind, tried, scales)
         cases = cases_of(model, options, form)
         run = _Run(model, exported, cases, _stops(folder), _Counter(progress, len(sides)))
+        faults = token_faults(folder, cases, declare=options.declare)
         found = tuple(run.side(side) for side in sides)
         apart = None if other is None else _apart(run, sides[-1], kind, found[-1].kl, other)
     warnings = [
@@ -86,6 +88,10 @@ def prove(
         for side in found
         if side.effect == 0
     ]
+    if form in QUANTISED and not signed_kernel_exact():
+        warnings.append(
+            "this CPU's 8-bit products saturate, and wasm's do not: it costs less there"
+        )
     return Parity(
         form=form,
         kind=kind,
@@ -96,6 +102,7 @@ def prove(
         apart=apart,
         max_kl=options.max_kl,
         min_match=options.min_match,
+        faults=faults,
         warnings=tuple(warnings),
     )
 
