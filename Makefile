@@ -16,8 +16,9 @@ demo: $(VENV)/.core
 demo-browser: $(VENV)/.core $(VENDOR)/.placed
 	$(BIN)/lorakit demo --browser
 
-# What the tests of the browser's side run in Node; they are skipped where this is not possible.
+# What the tests of the browser's side run on; they are skipped where npm cannot give it.
 node:
+	-@$(PYTHON) scripts/web/vendor.py
 	@test -e .node/node_modules/$(NODE_PACKAGE)/package.json || ( mkdir -p .node && \
 		ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix .node --no-package-lock --no-audit \
 			--no-fund --silent $(NODE_PACKAGE)@4.3.2 ) || \
