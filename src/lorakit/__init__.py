@@ -59,6 +59,12 @@ if TYPE_CHECKING:
     from lorakit.errors import UnknownAdapterError as UnknownAdapterError
     from lorakit.errors import UnsupportedError as UnsupportedError
     from lorakit.errors import WriteError as WriteError
+    from lorakit.exporting.export import export as export
+    from lorakit.exporting.parity import Parity as Parity
+    from lorakit.exporting.parity import ProofOptions as ProofOptions
+    from lorakit.exporting.result import ExportedFile as ExportedFile
+    from lorakit.exporting.result import ExportProgress as ExportProgress
+    from lorakit.exporting.result import ExportResult as ExportResult
     from lorakit.formats import FormatName as FormatName
     from lorakit.formats import read_adapter as read_adapter
     from lorakit.formats.readback import Dtype as Dtype
@@ -111,6 +117,9 @@ _NAMES = {  # by the module that defines them
         "MissingExtraError NameTakenError ParameterError ParityError QueueFullError "
         "RequestError SourceError UnknownAdapterError UnsupportedError WriteError"
     ),
+    "exporting.export": "export",
+    "exporting.parity": "Parity ProofOptions",
+    "exporting.result": "ExportProgress ExportResult ExportedFile",
     "formats": "FormatName read_adapter",
     "formats.readback": "Dtype",
     "merge.cached": "MergedAdapter",

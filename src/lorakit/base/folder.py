@@ -247,6 +247,13 @@ def _left_out(decoder: Decoder, tensors: Mapping[str, Array]) -> str:
     return root if table not in tensors and table.removeprefix(root) in tensors else ""
 
 
+def placed(
+    decoder: Decoder, tensors: Mapping[str, Array], base: Base
+) -> Mapping[str, tuple[Stored, ...]]:
+    """For `Base`: where modules are in other tensors than a base's, which are named alike."""
+    return _stored(decoder, tensors, base._root)
+
+
 def _stored(
     decoder: Decoder, tensors: Mapping[str, Array], root: str
 ) -> dict[str, tuple[Stored, ...]]:

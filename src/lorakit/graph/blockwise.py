@@ -6,6 +6,7 @@ The operator makes codes of a row's values block by block, so that a large one c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -70,6 +71,7 @@ def product(
     named = [writer.weight(f"{module}.weight.q{bits}", packed.codes), scales]
     if packed.zeros is not None:
         named.append(writer.weight(f"{module}.weight.zero", packed.zeros))
+    attributes: dict[str, Any] = {"accuracy_level": 4} if rounded else {}
     return writer.node(
         "MatMulNBits",
         [x, *named],
@@ -79,7 +81,7 @@ def product(
         N=outputs,
         bits=bits,
         block_size=inputs // packed.scales.shape[1],
-        **({"accuracy_level": 4} if rounded else {}),
+        **attributes,
     )
 
 

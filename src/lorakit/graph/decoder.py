@@ -45,16 +45,20 @@ class GraphOptions:
     calibration: str = ""  # a digest of what `divisors` of `build` come from
 
 
-def require_supported(decoder: Decoder) -> None:
+def require_supported(
+    decoder: Decoder,
+    who: str = "the onnx engine",
+    hint: str = 'open it with engine="torch"',
+) -> None:
     """Raise CapabilityError for a base whose graph cannot be built, naming all of why."""
     faults = unsupported(decoder)
     if any(shape.parts for shape in decoder.modules().values()):
         faults.append("fused projections")  # blocks do; unproven with adapters
     if faults:
         raise CapabilityError(
-            f"the onnx engine does not compute {decoder.architecture.model_type} bases",
+            f"{who} does not compute {decoder.architecture.model_type} bases",
             items=faults,
-            hint='open it with engine="torch"',
+            hint=hint,
         )
 
 

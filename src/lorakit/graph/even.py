@@ -81,7 +81,8 @@ def even(writer: Writer, x: str, divisors: Floats, dtype: type[np.floating] = np
         factors = (np.float32(1) / divided).astype(dtype)
         scaled = writer.node("Mul", [x, writer.weight(f"{x}.factors", factors)], f"{x}.scaled")
         blocks = writer.node("Reshape", [scaled, writer.shape(0, -1, len(turn))], f"{x}.blocks")
-        matrix = writer.weight(f"rotation.{len(turn)}", turn)
+        half = ".float16" if dtype == np.float16 else ""
+        matrix = writer.weight(f"rotation.{len(turn)}{half}", turn)
         turned = writer.node("MatMul", [blocks, matrix], f"{x}.turned")
         writer.node("Reshape", [turned, writer.shape(0, -1, len(divisors))], name)
     return name

@@ -1,0 +1,67 @@
+"""lorakit.json of an export: what made it, and a digest of everything in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lorakit.exporting.onnx import FOLDER
+from lorakit.exporting.plan import RECORD_FORMAT, ExportPlan
+from lorakit.exporting.result import ExportedFile
+from lorakit.files.cache import digest_of
+
+VERSION = 1
+
+
+def about(plan: ExportPlan) -> dict[str, Any]:
+    """What the page has to know; it is in config.json, which it reads anyway."""
+    return {
+        "base": plan.base.fingerprint,
+        "base_name": plan.base.name,
+        "adapters": plan.kind,
+        "names": list(plan.names),
+        "tool_format": plan.companions.tool_format,
+        "context": plan.context,
+    }
+
+
+def graph_metadata(plan: ExportPlan) -> dict[str, str]:
+    """What a graph says of itself."""
+    return {"lorakit.base": plan.base.fingerprint, "lorakit.adapters": plan.kind}
+
+
+def record(plan: ExportPlan, files: Sequence[ExportedFile]) -> dict[str, Any]:
+    """What made the folder."""
+    return {
+        "format": RECORD_FORMAT,
+        "version": VERSION,
+        "to": "onnx",
+        **about(plan),
+        "from": [
+            {
+                "name": each.name,
+                "source": each.source,
+                "scale": each.scale,
+                "digest": each.adapter.digest,
+            }
+            for each in plan.adapters
+        ],
+        "forms": {
+            file.form: {"file": f"{FOLDER}/{file.path.name}", "bytes": file.nbytes}
+            for file in files
+        },
+        "versions": {name: metadata.version(name) for name in ("lorakit", "onnx")},
+    }
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by path, of every file that is there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_of(path) for path in paths}
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
