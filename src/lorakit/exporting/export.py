@@ -36,7 +36,7 @@ from lorakit.graph.composed import require_composable
 from lorakit.graph.web import WebForm
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, as_choices
 from lorakit.model.load import ready, unused_name
-from lorakit.sources import fetch
+from lorakit.sources import OnProgress, fetch
 from lorakit.values import among, shown
 
 Target = Literal["onnx"]
@@ -59,6 +59,7 @@ def export(
     overwrite: bool = False,
     offline: bool | None = None,
     allow_private: bool = False,
+    downloads: OnProgress | None = None,
     progress: OnExport | None = None,
 ) -> ExportResult:
     """Write a base with adapters as a new folder that transformers.js and onnxruntime load.
@@ -72,6 +73,7 @@ def export(
     calibration: a text in UTF-8 whose like the model will read, for forms of few bits.
     proof: on what it is compared with base + adapter in float32, and when it fails; `prove_it` =
     False leaves that out. overwrite: an export that is there may be replaced, and nothing else.
+    downloads: called for what is fetched, as `progress` of `open` is.
     progress: called with an ExportProgress; what it raises ends the export.
 
     Raises what `open` raises for base and adapters, CapabilityError (an architecture without a
@@ -83,7 +85,7 @@ def export(
     report("preparing")
     if not among(to, TARGETS):
         raise ParameterError(f"an export is to {' or '.join(TARGETS)}, not {shown(to)}")
-    get = partial(fetch, offline=offline, allow_private=allow_private)
+    get = partial(fetch, offline=offline, allow_private=allow_private, progress=downloads)
     opened = base if isinstance(base, Base) else open_base(get(base, kind="base"))
     place = as_path(output).absolute()
     plan = make_plan(

@@ -84,7 +84,7 @@ def make_plan(
     """
     _require_choices(kind, forms, adapters)
     base.require_weights()
-    require_supported(base.decoder, "an ONNX export", f"engine torch runs it: {base.name}")
+    require_supported(base.decoder, "an ONNX export", "the torch engine runs it in Python")
     companions = Companions.of(base)
     for chosen in adapters:
         require_fit(chosen.adapter, base)

@@ -1,0 +1,124 @@
+"""lorakit export: a base and adapters as a folder for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from lorakit.cli.downloads import downloads
+from lorakit.cli.output import print_json, say, size
+from lorakit.cli.progress import LiveLine
+from lorakit.cli.references import (
+    AdapterOption,
+    BaseArgument,
+    CalibrationOption,
+    JsonOption,
+    PrivateOption,
+    split_scale,
+)
+from lorakit.cli.signature import option
+from lorakit.errors import ParameterError
+from lorakit.exporting.export import Target, export
+from lorakit.exporting.parity import ProofOptions
+from lorakit.exporting.plan import Kind
+from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
+from lorakit.model.adapter_config import AdapterConfig
+
+
+def command(
+    base: BaseArgument,
+    to: Annotated[Target, option(help="What it is for.")],
+    output: Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")],
+    adapter: AdapterOption = None,
+    adapters: Annotated[
+        Kind | None,
+        option(help="merged into the weights, kept apart, as inputs, or several in one file."),
+    ] = None,
+    compose: Annotated[
+        str | None,
+        option(metavar="REF,REF", help="Adapters in one file, chosen among: --adapters composed."),
+    ] = None,
+    quantize: Annotated[
+        list[str] | None,
+        option(metavar="FORM[,FORM]", help="none, fp16, q8, q4, q4f16 [default: q8]."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        option(least=1, help="Tokens it holds [default: the model's, at most 8192]."),
+    ] = None,
+    calibration: CalibrationOption = None,
+    evaluation: Annotated[
+        Path | None,
+        option("--eval", metavar="FILE", help="Examples to prove it on [default: built-in ones]."),
+    ] = None,
+    declare: Annotated[
+        bool, option("--declare", help="Prove it with the tools declared in the prompt.")
+    ] = False,
+    max_kl: Annotated[
+        float | None, option(help="Fail where the KL from float32 is larger, in nats.")
+    ] = None,
+    min_match: Annotated[
+        float | None, option(help="Fail where a smaller share of answers is the same.")
+    ] = None,
+    no_proof: Annotated[bool, option("--no-proof", help="Leave the comparison out.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace an export.")] = False,
+    allow_private: PrivateOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a base with adapters as a folder that transformers.js loads, and prove it.
+
+    What it computes is compared with base + adapter in float32, on your examples or built-in ones.
+    """
+    references = [*(adapter or []), *(compose.split(",") if compose else [])]
+    if compose and adapters not in (None, "composed"):
+        raise ParameterError(f"--compose makes one file of adapters, and --adapters is {adapters}")
+    proof = ProofOptions(evaluation=evaluation, declare=declare, max_kl=max_kl, min_match=min_match)
+    configs = []
+    for reference in references:
+        path, scale = split_scale(reference)
+        configs.append(AdapterConfig(path, scale=scale))
+    forms: Any = [form for each in quantize or ["q8"] for form in each.split(",")]
+    with downloads, LiveLine() as line:
+        result = export(
+            base,
+            output,
+            to=to,
+            adapter=configs,
+            mode=adapters or ("composed" if compose else "merged"),
+            quantize=forms,
+            context=context,
+            calibration=calibration,
+            proof=proof,
+            prove_it=not no_proof,
+            overwrite=overwrite,
+            allow_private=allow_private,
+            downloads=downloads,
+            progress=lambda at: line.show(_said(at)),
+        )
+    show(result, json=json)
+
+
+def _said(at: ExportProgress) -> str:
+    percent = f" {min(99, at.done * 100 // at.total)}%" if at.total else ""
+    return f"{at.phase} {at.file}".rstrip() + percent
+
+
+def show(result: ExportResult, *, json: bool) -> None:
+    """What was written and how close it is, a line for each file, or as JSON."""
+    if json:
+        print_json(result.to_dict())
+        return
+    for file in result.files:
+        say(f"{file.path.name}: {size(file.nbytes)}{_proven(file)}")
+        if file.parity is not None and file.parity.apart is not None and file.parity.apart.better:
+            say(f"note: {file.parity.apart.sentence(file.form)}")
+        for warning in file.parity.warnings if file.parity else ():
+            say(f"note: {warning}")
+    say(f"{result.output}: {size(result.nbytes)}, {result.context} tokens of context")
+
+
+def _proven(file: ExportedFile) -> str:
+    parity = file.parity
+    if parity is None:
+        return ", not compared"
+    return f", KL {parity.kl:.2g} from float32, {parity.match:.0%} of answers the same"
