@@ -176,6 +176,7 @@ const scenarios = {
       sampling: await codeOf(() => model.chat(hello, { temperature: -1, topP: 0 })),
       messages: await codeOf(() => model.chat([{ role: 'user' }])),
       tools: await codeOf(() => model.chat(hello, { tools: [{}] })),
+      beyond: await codeOf(() => model.complete([3, 1024])),
       empty: await codeOf(() => model.complete([])),
       long: await codeOf(() => model.complete(Array(5000).fill(3))),
       rows: await codeOf(() => model.batch(Array(17).fill({ messages: hello }))),

@@ -1,6 +1,7 @@
 """Models in Node through lorakit.js: the ids that Python gives, and nothing mixed up."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,7 @@ def test_what_is_refused_and_with_which_code(run):
         "sampling": "parameter_invalid",
         "messages": "parameter_invalid",
         "tools": "parameter_invalid",
+        "beyond": "parameter_invalid",
         "empty": "parameter_invalid",
         "long": "context_full",
         "rows": "parameter_invalid",
@@ -221,9 +223,16 @@ def test_what_is_refused_and_with_which_code(run):
     assert [code for code, _ in found["warnings"]][-2:] == ["format_invalid", "capability_missing"]
 
 
-@pytest.mark.parametrize("dtype", ["fp32"])
-def test_a_model_without_adapter_inputs_runs_as_a_base(run, rows, merged_export, dtype):
-    found = run("plain", dtype, export=str(merged_export))
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_without_adapter_inputs_runs_as_a_base(run, rows, merged_export, own, tmp_path):
+    """lorakit's own, and one of which nothing is known: its rows run one by one."""
+    folder = tmp_path / "model"
+    shutil.copytree(merged_export, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if not own:
+        del config["transformers.js_config"]["lorakit"]
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    found = run("plain", export=str(folder))
     assert found["replies"] == [row["answers"]["home"] for row in rows]
     assert found["together"] == found["replies"]
     assert not found["takes"]

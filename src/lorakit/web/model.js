@@ -57,6 +57,7 @@ export class Model {
     if (builtIn) (facts.names ?? []).forEach((name, i) => this.table.add(name, builtInAdapter(name, i + 1)));
     /** @type {{code: string, message: string, adapter: string}[]} */
     this.warnings = [];
+    this.vocabulary = model.config.vocab_size ?? Infinity;
     this.closed = false;
   }
 
@@ -205,8 +206,11 @@ export class Model {
   promptIds(messages, prompt, tools) {
     if (messages !== undefined) return this.dialogue.prompt(messages, tools);
     if (typeof prompt === 'string') return this.dialogue.encode(prompt);
-    if (Array.isArray(prompt) && prompt.every((id) => Number.isSafeInteger(id) && id >= 0)) return prompt;
-    throw new LorakitError('a prompt is text or token ids', { code: 'parameter_invalid' });
+    const known = (id) => Number.isSafeInteger(id) && id >= 0 && id < this.vocabulary;
+    if (Array.isArray(prompt) && prompt.every(known)) return prompt;
+    throw new LorakitError('a prompt is text, or token ids of the vocabulary', {
+      code: 'parameter_invalid',
+    });
   }
 
   async runRequests(requests, signal) {
