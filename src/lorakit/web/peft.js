@@ -60,7 +60,7 @@ function withoutWeights(files, where, hint) {
   if (!files.has(PICKLE)) return new LorakitError(`${where} has adapter_config.json but no ${WEIGHTS}`, { code: 'source_not_found' });
   return new LorakitError(`${where} holds ${PICKLE}: a pickle can run code when it is opened, so it is not read`, {
     code: 'pickle_refused',
-    hint: `where you trust it, save it again with PEFT as safetensors, or ${hint} --allow-pickle`,
+    hint: `where you trust it: lorakit convert ADAPTER OUT --to web --allow-pickle; or convert it --to peft, and ${hint}`,
   });
 }
 
