@@ -105,6 +105,25 @@ def test_lengths_are_those_of_the_base(folder):
     assert declared[0] > short[0] > 15
 
 
+def test_words_beside_a_call_are_counted(folder):
+    """In general, and for a base whose template writes none; one that writes them is silent."""
+    put("worded.jsonl", [ROWS[0], {**ROWS[1], "reply": "at once"}])
+    done = invoke("data", "validate", "worded.jsonl")
+    assert done.code == 0
+    assert "warning: 1 example has words beside a call, which some templates" in done.stdout
+    base = Path(shutil.copytree(demo.base_path(), "silent"))
+    template = base / "chat_template.jinja"
+    source = template.read_text("utf-8")
+    said, unsaid = "text(message.content) -}}", "'' if message.tool_calls else "
+    assert source.count(f"{{{{- {said}") == 1
+    template.write_text(source.replace(f"{{{{- {said}", f"{{{{- {unsaid}{said}"))
+    code, told = shown("validate", "worded.jsonl", "--base", base)
+    assert (code, len(told["warnings"])) == (0, 1)
+    assert told["warnings"][0].endswith("only the call is learnt; the first is worded.jsonl:2")
+    assert shown("validate", "worded.jsonl", "--base", demo.base_path())[1]["warnings"] == []
+    assert shown("validate", "train.jsonl")[1]["warnings"] == []
+
+
 def test_an_empty_file_is_a_fault(folder):
     put("none.jsonl", [])
     code, told = shown("validate", "none.jsonl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.output import print_json, print_table, say
 from lorakit.cli.references import JsonOption, PrivateOption, ToolsOption, open_base
@@ -25,8 +25,12 @@ from lorakit.training.data import (
     stats_of,
     write_examples,
 )
+from lorakit.training.data.review import about_words, worded_calls
 from lorakit.training.data.split import SplitBy
 from lorakit.training.data.templates import is_templates
+
+if TYPE_CHECKING:
+    from lorakit.training.render import Renderer
 
 FileArgument = Annotated[
     Path, argument(metavar="FILE", help="JSON lines, a JSON list or CSV; see docs/data.md.")
@@ -70,16 +74,26 @@ def validate(
     if train is not None:
         known = read_examples(train, tools=tools)
         faults += leaks(data.examples, known.examples, phrasings=unseen_phrasings)
+    worded = [each for each in data.examples if any(True for _ in worded_calls(each))]
     if base is not None:
-        measure, room = _measure(base, declare, allow_private)
-        faults += overlong(data.examples, measure, max_tokens or room)
+        renderer, context = _renderer(base, allow_private)
+        faults += overlong(data.examples, _measure(renderer, declare), max_tokens or context)
+        broken = {fault.place for fault in faults if fault.code == "unrenderable"}
+        worded = [each for each in worded if each.place not in broken]
+        worded = [each for each in worded if renderer.loses_words(each, declare)]
+    warnings = about_words([each.place for each in worded], lost=base is not None)
     if not data.examples and not faults:
         faults.append(Fault(place=file.name, reason="it holds no example", code="empty"))
     if json:
         listed = [asdict(fault) for fault in faults]
         ignored = dict(data.ignored)
-        print_json({"examples": len(data.examples), "faults": listed, "ignored": ignored})
+        print_json(
+            {"examples": len(data.examples), "faults": listed, "ignored": ignored}
+            | {"warnings": warnings}
+        )
     else:
+        for warning in warnings:
+            say(("warning: ", "yellow"), warning)
         _tell_faults(faults, len(data.examples), data.ignored)
     raise SystemExit(1 if faults else 0)
 
@@ -93,7 +107,7 @@ def stats(
     json: JsonOption = False,
 ) -> None:
     """Count tools, phrasings, values and lengths, and say what is scarce."""
-    measure = None if base is None else _measure(base, declare, allow_private)[0]
+    measure = None if base is None else _measure(_renderer(base, allow_private)[0], declare)
     found = stats_of(read_examples(file, tools=tools).require(), measure)
     if json:
         print_json(found.to_dict())
@@ -173,17 +187,17 @@ def expand(
 COMMANDS = {"validate": validate, "stats": stats, "split": split, "expand": expand}
 
 
-def _measure(base: str, declare: bool, allow_private: bool) -> tuple[Callable[[Example], int], int]:
-    """Counts an example's tokens as training renders it; and the base's context."""
+def _renderer(base: str, allow_private: bool) -> tuple[Renderer, int]:
+    """What renders as training does; and the base's context."""
     from lorakit.training.render import Renderer  # loads a tokenizer
 
     opened = open_base(base, allow_private=allow_private)
-    renderer = Renderer.of(opened)
+    return Renderer.of(opened), opened.decoder.context
 
-    def measure(example: Example) -> int:
-        return max(len(row.ids) for row in renderer.render(example, declare))
 
-    return measure, opened.decoder.context
+def _measure(renderer: Renderer, declare: bool) -> Callable[[Example], int]:
+    """Counts an example's tokens as training renders it."""
+    return lambda example: max(len(row.ids) for row in renderer.render(example, declare))
 
 
 def _require_new(outputs: Sequence[Path], overwrite: bool) -> None:

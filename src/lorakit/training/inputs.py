@@ -28,6 +28,8 @@ from lorakit.model.load import ready, unused_name
 from lorakit.sources import default_name
 from lorakit.training.bundle import DataFile
 from lorakit.training.data import Example, read_examples
+from lorakit.training.data.read import declare_tools
+from lorakit.training.data.review import about_words
 from lorakit.training.data.split import held_apart
 from lorakit.training.render import Renderer
 from lorakit.training.replay import Asked, everyday, read_requests
@@ -123,6 +125,7 @@ def read_inputs(
     _require_rendered(renderer, [*given, *tests], chosen.mixture.declare)
     _require_rendered(renderer, [*labelled, *held_labelled], 1.0)
     warnings += [*more, *slower, *_warnings(given, tests, held, calls)]
+    warnings += _unlearnt(renderer, [*given, *labelled, *held_labelled], chosen.mixture.declare)
     if held and len(held) < (chosen.checks.holdout or 0):
         warnings.append(f"{len(held)} examples are held out, not {count}: the rest ask the same")
     found = Inputs(
@@ -184,7 +187,7 @@ def _read(
         raise ParameterError(f"the {role} data must be a path or Examples, found {strange[0]}")
     if not found:
         raise FormatError(f"the {role} data holds no example")
-    return found
+    return found if tools is None else declare_tools(found, tools).require()
 
 
 def _requests(keep: PathLike | None, files: list[DataFile]) -> list[Asked]:
@@ -220,6 +223,11 @@ def _require_rendered(renderer: Renderer, examples: Sequence[Example], declare: 
             items=faults,
             hint=hint,
         )
+
+
+def _unlearnt(renderer: Renderer, examples: Sequence[Example], declare: float) -> list[str]:
+    lost = [each.place for each in examples if renderer.loses_words(each, declare > 0.5)]
+    return about_words(lost, lost=True)
 
 
 def _companions(

@@ -22,6 +22,7 @@ from lorakit.errors import BaseModelError, FormatError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.training.data import Example
 from lorakit.training.data.phrasing import content_text
+from lorakit.training.data.review import worded_calls
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -79,6 +80,17 @@ class Renderer:
                 f"{example.place}: {error.message}", items=error.items, hint=error.hint
             ) from error
         return tuple(rows)
+
+    def loses_words(self, example: Example, declare: bool = False) -> bool:
+        """Whether the template leaves out words beside a call, so that they are not learnt."""
+        for end in worded_calls(example):
+            messages, tools = prepare_messages(example.messages), _tools(example, declare)
+            prompt = tuple(self._dialogue.prompt(messages[:end], tools))
+            silent = [*messages[:end], {**messages[end], "content": ""}]
+            said = self._answer(messages, end, tools, prompt)
+            if said == self._answer(silent, end, tools, prompt):
+                return True
+        return False
 
     def _check(self, row: Rendered) -> None:
         if len(row.ids) > self._context:

@@ -303,3 +303,17 @@ def test_bases_that_lack_something(folders, tmp_path):
     with pytest.raises(BaseModelError) as caught:
         renderer.render(example(TALK))
     assert caught.value.code == "template_missing"
+
+
+WORDS = {"demo": False, "functiongemma": False, "llama3": True, "chatml_tools": False}
+
+
+@pytest.mark.parametrize(("family", "lost"), WORDS.items())
+def test_words_beside_a_call_that_a_template_leaves_out_are_seen(folders, family, lost):
+    renderer, dialogue, _ = opened(folders[family])
+    for words in ("At once.", CALL[0]["content"]):  # the second stands in the prompt too
+        worded = (CALL[0], {**calls("kitchen"), "content": words})
+        assert renderer.loses_words(example(worded, task="calls")) == lost
+    assert not renderer.loses_words(example(CALL, task="calls"))
+    whole = dialogue.template.render(worded, add_generation_prompt=False)
+    assert words in whole  # so that looking for the words there would see no loss

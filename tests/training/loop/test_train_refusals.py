@@ -3,6 +3,8 @@ nothing lost."""
 
 import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from train_cases import (
 )
 
 import lorakit
+from lorakit import demo
 from lorakit.adapter import Adapter, Delta
 from lorakit.engines.torch import loading
 from lorakit.errors import (
@@ -78,6 +81,37 @@ def test_every_example_that_cannot_be_rendered_is_named(tmp_path):
         run(tmp_path / "a", data=[*PAIRS, *long])
     assert [item.split(":")[0] for item in caught.value.items] == ["long", "long"]
     assert "1024" in caught.value.items[0]
+
+
+def test_words_beside_a_call_that_the_template_leaves_out_are_told(tmp_path):
+    silent = Path(shutil.copytree(BASE, tmp_path / "silent"))
+    template = silent / "chat_template.jinja"
+    said, unsaid = "text(message.content) -}}", "'' if message.tool_calls else "
+    source = template.read_text("utf-8")
+    template.write_text(source.replace(f"{{{{- {said}", f"{{{{- {unsaid}{said}"), "utf-8")
+    *asked, answer = FORTY[0].messages
+    worded = replace(FORTY[0], messages=(*asked, {**answer, "content": "At once."}))
+    for base, lost in ((silent, True), (BASE, False)):
+        events = []
+        run(tmp_path / f"{lost}", base=base, data=[worded, *FORTY[1:]], events=events, steps=1)
+        warned = " ".join(event.text for event in of(Warned, events))
+        assert ("1 example has words beside a call" in warned) == lost
+
+
+def test_tools_are_for_examples_too(tmp_path):
+    """Those that declare none get them, and their calls are checked as a file's are."""
+    bare = [replace(each, tools=(), task="chat") for each in FORTY]
+    tools = demo.folder() / "training" / "tools.json"
+    plain, told = run(tmp_path / "a", steps=1), []
+    result = run(tmp_path / "b", data=bare, tools=tools, steps=1, events=told)
+    assert weights(result) == weights(plain)
+    assert of(Started, told)[0].varied == len(FORTY)
+    assert weights(run(tmp_path / "c", data=bare, steps=1)) != weights(plain)
+    other = tmp_path / "tools.json"
+    other.write_text('[{"name": "sing"}]')
+    with pytest.raises(FormatError, match="40 lines of the data cannot be used") as caught:
+        run(tmp_path / "d", data=bare, tools=other)
+    assert "forty.jsonl:1" in caught.value.items[0]
 
 
 def test_bases_that_cannot_be_trained(tmp_path):

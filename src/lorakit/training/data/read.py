@@ -20,7 +20,7 @@ from lorakit.errors import FormatError, SourceError
 from lorakit.files.bounded import as_path, open_regular, parse_json, read_text, read_up_to
 from lorakit.training.data.assemble import Declarations, assemble
 from lorakit.training.data.example import Dataset, Example, Fault
-from lorakit.training.data.shapes import SHAPES, BadRowError, shape_of
+from lorakit.training.data.shapes import SHAPES, BadRowError, Parts, shape_of
 
 MAX_FILE = 4 << 30  # bytes
 MAX_LINE = 4 << 20
@@ -63,6 +63,21 @@ def read_examples(
     if implied and not any(_calls(example) for example in examples):
         examples = [_without(declarations.given, example) for example in examples]
     return Dataset(examples=tuple(examples), faults=tuple(faults), ignored=dict(ignored))
+
+
+def declare_tools(examples: Sequence[Example], tools: str | os.PathLike[str] | ToolList) -> Dataset:
+    """Examples that declare none with these tools, their calls checked as a file's are."""
+    declarations = Declarations(_given(tools))
+    made: list[Example] = []
+    faults: list[Fault] = []
+    for each in examples:
+        try:
+            parts = Parts(messages=list(each.messages))
+            bare = each.messages and not each.tools
+            made.append(assemble(parts, each.place, declarations) if bare else each)
+        except BadRowError as error:
+            faults.append(Fault(place=each.place, reason=error.reason, code=error.code))
+    return Dataset(examples=tuple(made), faults=tuple(faults))
 
 
 def read_tools(path: str | os.PathLike[str]) -> ToolList:

@@ -67,6 +67,26 @@ def overlong(
             yield Fault(place=example.place, reason=reason, code="too_long")
 
 
+def worded_calls(example: Example) -> Iterator[int]:
+    """Turns that say something beside their calls, which some templates leave out."""
+    for i, message in enumerate(example.messages):
+        if message.get("tool_calls") and content_text(message).strip():
+            yield i
+
+
+def about_words(places: Sequence[str], *, lost: bool) -> list[str]:
+    """What is told of examples with words beside a call. lost: the base's template writes none;
+    else the base is not known."""
+    if not places:
+        return []
+    count = f"{len(places)} example{'s have' if len(places) > 1 else ' has'}"
+    if lost:
+        so = "which the base's template leaves out, so that only the call is learnt"
+    else:
+        so = "which some templates leave out; with --base it is told whether one does"
+    return [f"{count} words beside a call, {so}; the first is {places[0]}"]
+
+
 def _asked(example: Example) -> bytes:
     """What is given: all turns but the last answer, with the tools."""
     if not example.messages:
