@@ -70,10 +70,10 @@ def train(
     replace an adapter. eval: data to measure it on, which it never learns from. tools: a JSON file
     of declarations for data without, be it files or examples. keep: requests of the app's own, one
     a line, that the base answers itself and has to go on answering so, beside a shipped list;
-    replay: examples of what to keep, with answers. companion: adapters that it is trained beside, so that they work together.
-    start: an adapter to continue from. resume: None goes on where a checkpoint of this very run
-    lies beside the output, True requires one, False begins anew. base_model: what the base is
-    called where others find it. progress: called with each TrainEvent. settings: see LoraSpec,
+    replay: examples of what to keep, with answers. companion: adapters that it is trained beside,
+    so that they work together. start: an adapter to continue from. resume: None goes on where a
+    checkpoint of this very run lies beside the output, True requires one, False begins anew.
+    base_model: what the base is called where others find it. progress: called with each TrainEvent. settings: see LoraSpec,
     Schedule, Mixture, Checks and Compute; by default they suit the base's size and the data.
 
     Raises MissingExtraError without lorakit[train], and SourceError, FormatError (with every line
