@@ -73,8 +73,9 @@ def train(
     replay: examples of what to keep, with answers. companion: adapters that it is trained beside,
     so that they work together. start: an adapter to continue from. resume: None goes on where a
     checkpoint of this very run lies beside the output, True requires one, False begins anew.
-    base_model: what the base is called where others find it. progress: called with each TrainEvent. settings: see LoraSpec,
-    Schedule, Mixture, Checks and Compute; by default they suit the base's size and the data.
+    base_model: what the base is called where others find it. progress: called with each TrainEvent.
+    settings: see LoraSpec, Schedule, Mixture, Checks and Compute; by default they suit the base's
+    size and the data.
 
     Raises MissingExtraError without lorakit[train], and SourceError, FormatError (with every line
     that cannot be used), BaseModelError, CapabilityError, MismatchError and ParameterError before
