@@ -66,6 +66,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
     "no-chromium": lambda: not _chromium(),
+    "no-vendored": lambda: not VENDORED.is_file(),
     "no-node": lambda: shutil.which("node") is None,
     "no-npm": lambda: shutil.which("npm") is None,
     "no-transformers-js": lambda: not (shutil.which("node") and TRANSFORMERS_JS.is_file()),

@@ -39,14 +39,14 @@ def site(models: Path) -> dict[str, Content]:
 
     Raises MissingExtraError where what lorakit.js runs on is not installed.
     """
-    page = _folder(demo.folder() / "browser")
-    library = {f"lib/{name}": path for name, path in _library().items()}
+    page = folder(demo.folder() / "browser")
+    modules = {f"lib/{name}": path for name, path in folder(library()).items()}
     exported = {f"models/{name}": path for name, path in _export(models).items()}
-    adapters = _folder(demo.folder() / "adapters")
-    about = _about(models, [*page, *library], adapters)
+    adapters = folder(demo.folder() / "adapters")
+    about = _about(models, [*page, *modules], adapters)
     return {
         **page,
-        **library,
+        **modules,
         **exported,
         **{f"adapters/{name}": path for name, path in adapters.items()},
         "site.json": json.dumps(about, indent=1).encode(),
@@ -75,17 +75,17 @@ def write(table: Mapping[str, Content], destination: Path) -> int:
     return sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
 
 
-def _library() -> dict[str, Path]:
-    """lorakit.js with what it runs on."""
-    folder = Path(str(files("lorakit"))) / "web"
-    missing = [name for name in VENDORED if not (folder / "vendor" / name).is_file()]
+def library() -> Path:
+    """The folder of lorakit.js, with what it runs on. Raises MissingExtraError without that."""
+    place = Path(str(files("lorakit"))) / "web"
+    missing = [name for name in VENDORED if not (place / "vendor" / name).is_file()]
     if missing:
         raise MissingExtraError(
             "transformers.js, which lorakit.js runs on, is not in this installation",
             items=[f"missing: {name}" for name in missing],
             hint="from a clone, `make demo-browser` fetches it once; wheels bring it",
         )
-    return _folder(folder)
+    return place
 
 
 def _export(models: Path) -> dict[str, Path]:
@@ -94,7 +94,7 @@ def _export(models: Path) -> dict[str, Path]:
     make = partial(export, demo.base_path(), quantize=FORMS, prove_it=False)
     make(models / "demo", mode="dynamic")
     make(models / f"demo-{MERGED}", adapter=demo.adapter_path(MERGED))
-    return _folder(models)
+    return folder(models)
 
 
 def _about(models: Path, page: list[str], adapters: Mapping[str, Path]) -> dict[str, Any]:
@@ -119,21 +119,21 @@ def _about(models: Path, page: list[str], adapters: Mapping[str, Path]) -> dict[
     }
 
 
-def _model(folder: Path, label: str) -> dict[str, Any]:
+def _model(place: Path, label: str) -> dict[str, Any]:
     return {
-        "id": folder.name,
+        "id": place.name,
         "label": label,
-        "path": f"models/{folder.name}/",
-        "bytes": sum(path.stat().st_size for path in folder.glob("onnx/model.onnx*")),
+        "path": f"models/{place.name}/",
+        "bytes": sum(path.stat().st_size for path in place.glob("onnx/model.onnx*")),
         "conversation": False,  # it was trained on single requests
     }
 
 
-def _folder(folder: Path) -> dict[str, Path]:
-    """Every file in a folder, by its path in it."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+def folder(place: Path) -> dict[str, Path]:
+    """Every file in a folder, by its path in it; not hidden ones."""
+    found = {path.relative_to(place): path for path in sorted(place.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(folder).as_posix(): path
-        for path in found
-        if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        name.as_posix(): path
+        for name, path in found.items()
+        if not any(part.startswith((".", "__")) for part in name.parts)
     }
