@@ -1,10 +1,17 @@
 /** What bench/browser.py runs in a page: an expression, given its options. */
-async ({ rounds, dtype, threads, prompt, tokens, adapters }) => {
+async ({ rounds, dtype, threads, prompt, tokens, adapters, peer }) => {
   const { open } = await import('/lib/lorakit.js');
   const now = () => performance.now();
   const began = now();
   const model = await open('/models/base', { dtype, threads, worker: false });
   const opened = now() - began;
+  let wllama = null;
+  if (peer) {
+    const { Wllama } = await import('/peer/esm/index.js');
+    wllama = new Wllama({ default: '/peer/esm/wasm/wllama.wasm' }, { suppressNativeLog: true });
+    const gguf = await (await fetch('/peer.gguf')).blob();
+    await wllama.loadModel([gguf], { n_threads: threads, n_gpu_layers: 0, n_ctx: 2048, n_parallel: adapters });
+  }
   const asked = () => performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('.onnx_data')).length;
   const fetched = asked();
   let turn = 0;
@@ -13,7 +20,7 @@ async ({ rounds, dtype, threads, prompt, tokens, adapters }) => {
   const request = async (count, scales, length = prompt) => {
     const start = now();
     const reply = await model.complete(ids(length), { maxTokens: count, adapters: scales });
-    if (reply.ids.length !== count) throw new Error(`${reply.ids.length} tokens of ${count}`);
+    if (reply.ids.length !== count) throw new Error(`${reply.ids.length} tokens of ${count}: another --tokens`);
     return now() - start;
   };
   const load = (name, path) => model.load({ path: `/adapters/${path}/`, name });
@@ -28,7 +35,7 @@ async ({ rounds, dtype, threads, prompt, tokens, adapters }) => {
   await load('warm', '0');
   await request(tokens, {});
   await request(tokens, { warm: 1 });
-  const found = { opened, first: [], swap: [], step: [], rows: [], base: [], adapted: [], single: [], batch: [] };
+  const found = { opened, first: [], swap: [], step: [], rows: [], base: [], adapted: [], single: [], batch: [], peer: [], beside: [] };
   found.first.push(await swap('b', '1'));
   for (let round = 0; round < rounds; round += 1) found.swap.push(await swap('b', '1'));
   const step = async (scales) => {
@@ -44,17 +51,33 @@ async ({ rounds, dtype, threads, prompt, tokens, adapters }) => {
   }
   for (let n = 1; n < adapters; n += 1) await load(`a${n}`, String(n));
   const sets = [{ warm: 1 }, ...Array.from({ length: adapters - 1 }, (_, n) => ({ [`a${n + 1}`]: 1 }))];
+  const perSecond = async (run) => {
+    const start = now();
+    const counts = await run();
+    return (1000 * counts.reduce((sum, count) => sum + count, 0)) / (now() - start);
+  };
+  const theirs = async (n) => {
+    const text = `Story ${(turn += 1)} of row ${n}: ${'once upon a time '.repeat(prompt / 4 - 2)}`;
+    const { usage } = await wllama.createCompletion({ prompt: text, max_tokens: tokens, temperature: 0 });
+    return usage.completion_tokens;
+  };
   for (let round = 0; round < rounds; round += 1) {
-    let start = now();
-    for (const set of sets) await request(tokens, set);
-    const single = now() - start;
-    start = now();
-    const rows = sets.map((set) => ({ prompt: ids(prompt), maxTokens: tokens, adapters: set }));
-    await model.batch(rows);
-    const batch = now() - start;
-    found.rows.push(single / batch);
-    found.single.push((1000 * adapters * tokens) / single);
-    found.batch.push((1000 * adapters * tokens) / batch);
+    const single = await perSecond(async () => {
+      const counts = [];
+      for (const set of sets) counts.push((await model.complete(ids(prompt), { maxTokens: tokens, adapters: set })).ids.length);
+      return counts;
+    });
+    const batch = await perSecond(async () => {
+      const rows = sets.map((set) => ({ prompt: ids(prompt), maxTokens: tokens, adapters: set }));
+      return (await model.batch(rows)).map((reply) => reply.ids.length);
+    });
+    found.single.push(single);
+    found.batch.push(batch);
+    found.rows.push(batch / single);
+    if (!wllama) continue;
+    const other = await perSecond(() => Promise.all(sets.map((_, n) => theirs(n))));
+    found.peer.push(other);
+    found.beside.push(batch / other);
   }
   await model.close();
   found.again = asked() - fetched;

@@ -1,6 +1,7 @@
 """Adapters in a page: lorakit.js in Chromium, on wasm, with a base of FunctionGemma's shape.
 
     python bench/browser.py [--form q8] [--threads 2] [--rounds 7] [--json FILE]
+    python bench/browser.py --peer FOLDER  # npm's @wllama/wllama, unpacked
 
 The base has random weights and the demo's tokenizer (prompts are token ids), the adapters rank 16
 on all linear layers. It is exported with adapter inputs, served on loopback, and opened once. Then,
@@ -10,6 +11,9 @@ swap: load another adapter, apply it, and wait for the first token, less the sam
 adapter that acts already. Once from the page's cache, once from the address for the first time.
 step: a token with an adapter, over a token of the base.
 rows: four requests with four sets of adapters as one batch, over one after the other.
+
+peer: the four requests beside llama.cpp in the same page, at once, its base in Q8_0 and without any
+adapter, which can only make it slower. The base is then SmolLM2-135M (real_model.py).
 
 It needs Chromium, playwright, and transformers.js (`make demo-browser`).
 """
@@ -28,6 +32,7 @@ from typing import Any
 
 from make_base import make_adapter, make_base
 from playwright.sync_api import sync_playwright
+from real_model import real_model
 
 import lorakit
 from lorakit import demo
@@ -52,10 +57,14 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--base", type=Path, help="another base than the one of the 270M shape")
+    parser.add_argument("--peer", type=Path, help="a folder with the package @wllama/wllama")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        table = site(Path(temporary), chosen.base, chosen.form)
+        model = real_model() if chosen.peer else None
+        table = site(Path(temporary), model.folder if model else chosen.base, chosen.form)
+        if model:
+            table |= below(chosen.peer, "peer") | {"peer.gguf": model.quantised("Q8_0")}
         with SiteServer(table, 0) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             found = run(server, chosen)
@@ -113,10 +122,11 @@ def run(server: SiteServer, chosen: argparse.Namespace) -> dict[str, Any]:
             {
                 "rounds": chosen.rounds, "dtype": dtype, "threads": chosen.threads,
                 "prompt": chosen.prompt, "tokens": chosen.tokens, "adapters": ADAPTERS,
+                "peer": bool(chosen.peer),
             },
         )  # fmt: skip
         browser.close()
-    return found
+    return dict(found)
 
 
 def report(found: dict[str, Any]) -> None:
@@ -138,6 +148,9 @@ def report(found: dict[str, Any]) -> None:
     print(f"| 4 sets one after the other, tokens/s | {of('single', 1)} |")
     print(f"| 4 sets in one batch, tokens/s | {of('batch', 1)} |")
     print(f"| batch / one after the other | {of('rows', 2)} |")
+    if found["peer"]:
+        print(f"| wllama, four requests, tokens/s | {of('peer', 1)} |")
+        print(f"| batch / wllama | {of('beside', 2)} |")
     print(f"| requests for the base's weights after it was opened | {found['again']} |")
 
 
