@@ -22,7 +22,7 @@ from lorakit.training.render import Renderer
 from lorakit.verify.prompts import SAMPLES, prompts_for, samples_for
 
 MOST_CASES = 24  # examples that are compared, evenly over the file
-ANSWER = 48  # tokens of an answer to a text
+ANSWER = 24  # tokens of an answer to a text
 QUANTISED = ("q8", "q4", "q4f16")
 GREETING: list[Message] = [{"role": "user", "content": "Hello, who are you?"}]
 Answer = tuple[int, ...]

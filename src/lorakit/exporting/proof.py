@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from lorakit.errors import CapabilityError
 from lorakit.exporting.cases import QUANTISED, Answer, Cases, cases_of, token_faults
 from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
 from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
-from lorakit.exporting.running import ExportedModel, Feeds
+from lorakit.exporting.running import ExportedModel, Feeds, Logits
 from lorakit.formats.folder import read_object
 from lorakit.graph import targets
 from lorakit.merge import merge
@@ -76,13 +76,14 @@ def prove(
     with (
         _reference(base, tried, kind) as (model, scales, said),
         closing(ExportedModel(file)) as exported,
+        _opened(other) as second,
     ):
         sides = _sides(exported, kind, tried, scales)
         cases = cases_of(model, options, form)
-        run = _Run(model, exported, cases, _stops(folder), _Counter(progress, len(sides)))
+        run = _Run(model, exported, second, cases, _stops(folder), _Counter(progress, len(sides)))
         faults = token_faults(folder, cases, declare=options.declare)
         found = tuple(run.side(side) for side in sides)
-        apart = None if other is None else _apart(run, sides[-1], kind, found[-1].kl, other)
+        apart = run.apart(kind, found[-1].kl) if second else None
     warnings = [
         f"{side.name} has no effect on these prompts: agreement proves nothing about it"
         for side in found
@@ -153,6 +154,19 @@ def _reference(
             yield model, {}, "base + adapter merged in float32, lorakit's onnx engine"
 
 
+@contextmanager
+def _opened(build: Callable[[Path], Path] | None) -> Iterator[ExportedModel | None]:
+    """The other way of exporting, for as long as it is compared."""
+    if build is None:
+        yield None
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="lorakit-") as place,
+        closing(ExportedModel(build(Path(place)))) as model,
+    ):
+        yield model
+
+
 def _sides(
     exported: ExportedModel, kind: Kind, adapters: Named, scales: Mapping[str, float]
 ) -> list[Side]:
@@ -196,13 +210,15 @@ class _Counter:
 
 @dataclass(slots=True)
 class _Run:
-    """Both sides, open, and what they are asked."""
+    """Both sides, open, and what they are asked. second: the other way of exporting."""
 
     model: Model
     exported: ExportedModel
+    second: ExportedModel | None
     cases: Cases
     stops: frozenset[int]
     counter: _Counter
+    others: list[PromptParity] = field(default_factory=list)  # of `second`
 
     def side(self, side: Side) -> SideParity:
         """One set of adapters, answers and logits."""
@@ -211,8 +227,7 @@ class _Run:
             self.exported.answer(case.ids, side.feeds, self.stops, self.cases.limit)
             for case in self.cases.cases
         ]
-        parts = list(self.logits(self.exported, side, before))
-        total = ParityReport(one="", other="", tolerance=None, prompts=tuple(parts)).total
+        total = _total(list(self._logits(side, before)))
         return SideParity(
             name=side.name,
             positions=total.tokens,
@@ -223,28 +238,29 @@ class _Run:
             answers=self._answers(before, after),
         )
 
+    def apart(self, kind: Kind, mine: float) -> Apart:
+        """Both ways of bringing the adapter into the form, by their KL."""
+        theirs = _total(self.others).kl
+        merged, apart = (mine, theirs) if kind == "merged" else (theirs, mine)
+        return Apart(merged=merged, apart=apart)
+
     def _wanted(self, side: Side, ids: Sequence[int]) -> Answer:
         sampling = SamplingParams(max_tokens=self.cases.limit, temperature=0)
         completion = self.model.complete(ids, sampling=sampling, adapters=side.scales)
         self.counter.step(len(self.cases.cases))
         return tuple(choice.token for choice in completion.tokens)
 
-    def logits(
-        self, exported: ExportedModel, side: Side, answers: Sequence[Answer]
-    ) -> Iterator[PromptParity]:
+    def _logits(self, side: Side, answers: Sequence[Answer]) -> Iterator[PromptParity]:
         """The last positions of each prompt with its answer, some at a time."""
         for case, answer in zip(self.cases.cases, answers, strict=True):
             ids = [*case.ids, *answer][: self.model.capabilities.context]
             keep = min(LAST, len(ids))
             one = self.model.logits(ids, adapters=side.scales)[-keep:]
             plain = self.model.logits(ids, adapters={})[-keep:] if side.scales else None
-            other = exported.logits(ids, side.feeds, keep)
-            for begin in range(0, keep, AT_ONCE):
-                rows = slice(begin, begin + AT_ONCE)
-                base = None if plain is None else plain[rows].astype(np.float64)
-                yield compare(
-                    case.name, one[rows].astype(np.float64), other[rows].astype(np.float64), base
-                )
+            yield from _compared(case.name, one, self.exported.logits(ids, side.feeds, keep), plain)
+            if self.second is not None:
+                other = self.second.logits(ids, {}, keep)
+                self.others += _compared(case.name, one, other)
             self.counter.step(len(self.cases.cases))
 
     def _answers(self, before: Sequence[Answer], after: Sequence[Answer]) -> Answers:
@@ -261,18 +277,15 @@ class _Run:
             )
         return found
 
-    def answers(self, side: Side) -> list[Answer]:
-        """Those of the float32 side."""
-        return [self._wanted(side, case.ids) for case in self.cases.cases]
+
+def _compared(
+    name: str, one: Logits, other: Logits, plain: Logits | None = None
+) -> Iterator[PromptParity]:
+    for begin in range(0, len(one), AT_ONCE):
+        rows = slice(begin, begin + AT_ONCE)
+        base = None if plain is None else plain[rows].astype(np.float64)
+        yield compare(name, one[rows].astype(np.float64), other[rows].astype(np.float64), base)
 
 
-def _apart(run: _Run, side: Side, kind: Kind, mine: float, build: Callable[[Path], Path]) -> Apart:
-    """Both ways of bringing the adapter into the form, by their KL."""
-    with (
-        tempfile.TemporaryDirectory(prefix="lorakit-") as place,
-        closing(ExportedModel(build(Path(place)))) as other,
-    ):
-        parts = list(run.logits(other, replace(side, feeds={}), run.answers(side)))
-    theirs = ParityReport(one="", other="", tolerance=None, prompts=tuple(parts)).total.kl
-    merged, apart = (mine, theirs) if kind == "merged" else (theirs, mine)
-    return Apart(merged=merged, apart=apart)
+def _total(parts: Sequence[PromptParity]) -> PromptParity:
+    return ParityReport(one="", other="", tolerance=None, prompts=tuple(parts)).total
