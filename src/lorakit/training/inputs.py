@@ -31,6 +31,7 @@ from lorakit.training.data import Example, read_examples
 from lorakit.training.data.read import declare_tools
 from lorakit.training.data.review import about_words
 from lorakit.training.data.split import held_apart
+from lorakit.training.measure import TORCH_ALONE
 from lorakit.training.render import Renderer
 from lorakit.training.replay import Asked, everyday, read_requests
 from lorakit.training.settings import TrainSettings, filled, held_out, make_settings
@@ -38,7 +39,6 @@ from lorakit.values import shown
 
 PathLike = str | os.PathLike[str]
 Examples = PathLike | Sequence[Example]
-TORCH_ALONE = frozenset({"dora", "replacement", "rows", "experts", "delta_bias"})
 FEW = 10  # examples below which a user is warned
 Fetch = Callable[..., Path]
 
@@ -262,12 +262,9 @@ def _engine(
     """The settings with an engine that applies all adapters of this run, and a word on it."""
     if settings.compute.engine is not None:
         return settings, []
-    spec = settings.lora
-    needed = {"DoRA": spec.dora, "trained rows of tokens": bool(spec.tokens)}
-    needed |= {name: True for adapter in adapters for name in adapter.features & TORCH_ALONE}
-    named = [name for name, there in needed.items() if there]
+    named = sorted({name for adapter in adapters for name in adapter.features & TORCH_ALONE})
     compute = replace(settings.compute, engine="torch" if named else "onnx")
-    said = f"measured on the slower torch engine, which alone applies {', '.join(named)} unmerged"
+    said = f"measured on the slower torch engine, which alone applies {', '.join(named)}"
     return replace(settings, compute=compute), [said] if named else []
 
 

@@ -25,6 +25,7 @@ from lorakit.training.core.model import TrainModel
 from lorakit.training.evaluate import Evaluation
 from lorakit.training.events import Checkpointed, Evaluated, OnTrainEvent, Stepped, Warned
 from lorakit.training.interrupt import Interrupts
+from lorakit.training.measure import NOT_FINITE
 from lorakit.training.optimizer import Optimizer, to_array
 from lorakit.training.render import Rendered
 from lorakit.training.result import Stopped
@@ -37,7 +38,6 @@ SMALLER = (
     "the same training in less memory: accumulate=2 (4, ...), or checkpointing=True; else lower "
     "batch or rank, leave declarations out, or train shorter examples"
 )
-NOT_FINITE = "logits are not finite"  # what engines say of an adapter that is none any more
 Measure = Callable[[Adapter], Evaluation]
 
 

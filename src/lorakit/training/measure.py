@@ -1,17 +1,22 @@
 """The base on an inference engine, beside training: it answers requests, and adapters are measured
-on it as users will run them."""
+on it as users will run them: loaded, or where onnx cannot, merged into a base of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.graph_cache import forget_graphs
 from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
+from lorakit.errors import AdapterError, EngineError
+from lorakit.files.cache import in_spare_place
+from lorakit.merge import merge
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.model.types import Request
@@ -25,6 +30,10 @@ from lorakit.training.replay import ANSWER_TOKENS, Answered, Asked
 BATCH = 32
 KEPT_OPEN = 1 << 30  # bytes of a base that stays open beside training; larger ones are reopened
 TRAINED = "trained"  # what the adapter in question is called on the engine
+IN_WEIGHTS = frozenset({"dora", "replacement", "rows"})  # what onnx has merged into the base alone
+TORCH_ALONE = frozenset({"experts", "delta_bias"})
+NOT_FINITE = "logits are not finite"  # what engines say of an adapter that is none any more
+Applied = dict[str, tuple[Adapter, float]]  # by name: an adapter and its scale
 
 
 class Measurer:
@@ -66,12 +75,12 @@ class Measurer:
 
     def answers(self, asked: Sequence[Asked], companion: str = "") -> list[Answered]:
         """The base's own greedy answers, beside a companion or alone."""
-        with self._opened() as model:
+        with self._applied(self._beside(companion)) as (model, scales):
             prompts = [model.chat_prompt(a.messages, tools=a.tools or None) for a in asked]
             requests = [
                 Request(
                     prompt=prompt,
-                    adapters=self._scales(companion),
+                    adapters=scales,
                     sampling=SamplingParams(max_tokens=ANSWER_TOKENS),
                 )
                 for prompt in prompts
@@ -102,10 +111,12 @@ class Measurer:
     ) -> Evaluation:
         """What the base makes of examples with an adapter, or without one."""
         declare = self._declare if declare is None else declare
-        with self._opened() as model, _loaded(model, adapter):
-            scales = self._scales(companion)
-            if adapter is not None:
-                scales[TRAINED] = scale
+        adapters = self._beside(companion)
+        if adapter is not None:
+            if found := adapter.non_finite():
+                raise EngineError(f"{NOT_FINITE}, nor are the adapter's values", items=found)
+            adapters[TRAINED] = adapter, scale
+        with self._applied(adapters) as (model, scales):
             return evaluate(
                 model,
                 examples,
@@ -118,15 +129,26 @@ class Measurer:
     def _working(self, what: str, done: int, total: int) -> None:
         self._tell(Working(what=what, done=done, total=total))
 
-    def _scales(self, companion: str) -> dict[str, float]:
-        return {companion: 1.0} if companion else {}
+    def _beside(self, companion: str) -> Applied:
+        return {companion: (self._companions[companion], 1.0)} if companion else {}
+
+    @contextmanager
+    def _applied(self, adapters: Applied) -> Iterator[tuple[Model, dict[str, float]]]:
+        """A model, and the scales at which a request has these adapters."""
+        parts = list(adapters.values())
+        if self._options["engine"] == "onnx" and any(a.features & IN_WEIGHTS for a, _ in parts):
+            with _merged(self._base, parts) as path, _opened_once(path, self._options) as model:
+                yield model, {}
+            return
+        with self._opened() as model, ExitStack() as loaded:
+            for name, (adapter, _) in adapters.items():
+                loaded.callback(model.load_adapter(adapter, name).unload)
+            yield model, {name: scale for name, (_, scale) in adapters.items()}
 
     @contextmanager
     def _opened(self) -> Iterator[Model]:
         if self._model is None:
             self._model = open_model(self._base.path, **self._options)
-            for name, adapter in self._companions.items():
-                self._model.load_adapter(adapter, name)
         try:
             yield self._model
         finally:
@@ -135,12 +157,25 @@ class Measurer:
 
 
 @contextmanager
-def _loaded(model: Model, adapter: Adapter | None) -> Iterator[None]:
-    if adapter is None:
-        yield
-        return
-    loaded = model.load_adapter(adapter, TRAINED)
+def _merged(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[Path]:
+    """The base with adapters in its weights, not rounded, in a folder that is removed afterwards.
+
+    Raises WriteError where there is no room for it.
+    """
     try:
-        yield
+        folder = in_spare_place("base", partial(merge, base, adapters, dtype="f32"))
+    except AdapterError as error:  # which fits: its values are too large
+        raise EngineError(f"{NOT_FINITE}: {error.message}", items=error.items) from error
+    with folder as path:
+        yield Path(path) / "base"
+
+
+@contextmanager
+def _opened_once(path: Path, options: Mapping[str, Any]) -> Iterator[Model]:
+    """A model of a base that is opened once; nothing of it is left in the cache."""
+    model = open_model(path, **options)
+    try:
+        yield model
     finally:
-        loaded.unload()
+        model.close()
+        forget_graphs(model.base)

@@ -15,6 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,14 @@ def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
     return session
 
 
+def forget_graphs(base: Base) -> None:
+    """Remove the graphs of a base that will not be opened again. No session may be open on them."""
+    for path in (cache_root() / "graphs").glob(f"*/{MANIFEST}"):
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            if parse_json(read_bounded(path, MAX_MANIFEST) or b"")["base"] == base.fingerprint:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
 def _key(base: Base, options: GraphOptions) -> str:
     parts = {
         "base": base.fingerprint,
@@ -153,7 +162,7 @@ def _build(base: Base, options: GraphOptions, sights: Sights, folder: Path) -> N
                 store.close()
             write_synced(temporary / MODEL, model)
             digests = {path.name: blocks_digest_of(path) for path in temporary.iterdir()}
-            manifest = {"key": folder.name, "files": digests}
+            manifest = {"key": folder.name, "base": base.fingerprint, "files": digests}
             write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
     except OSError:
         if not folder.exists():
