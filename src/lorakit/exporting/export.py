@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +52,7 @@ def export(
     *,
     to: Target = "onnx",
     adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
-    mode: Kind = "merged",
+    mode: Kind | None = None,
     quantize: WebForm | Iterable[WebForm] = "q8",
     context: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
@@ -67,7 +69,8 @@ def export(
     base, adapter: as in `open`; adapters' scales are those of their AdapterConfig.
     mode: "merged" into the weights; "apart", beside weights that may be quantised; "dynamic", as
     inputs of the graph, so that any adapter can be used, and those named here are proven alone;
-    "composed": up to 16 in one file, chosen among by number.
+    "composed": up to 16 in one file, chosen among by number. None is "merged", or "apart" where the
+    proof finds that it is more accurate in one of the forms.
     quantize: a form, or several in one folder: "none" (float32), "fp16", "q8", "q4", "q4f16".
     context: tokens that the export can hold; None is the model's, at most 8192.
     calibration: a text in UTF-8 whose like the model will read, for forms of few bits.
@@ -92,7 +95,7 @@ def export(
         opened,
         _chosen(opened, as_choices(adapter), get),
         place,
-        kind=mode,
+        kind="merged" if mode is None else mode,
         forms=(quantize,) if isinstance(quantize, str) else tuple(quantize),
         context=context,
         overwrite=overwrite,
@@ -101,7 +104,7 @@ def export(
     options = (proof or ProofOptions()) if prove_it else None
     try:
         with new_folder(place, replace=overwrite) as folder:
-            files = _write(plan, folder, options, report)
+            plan, files = _write(plan, folder, options, report, settle=mode is None)
             total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
@@ -152,13 +155,21 @@ def _chosen(base: Base, choices: Sequence[Adapter | AdapterConfig], get: Any) ->
 
 
 def _write(
-    plan: ExportPlan, folder: Path, options: ProofOptions | None, report: _Reporter
-) -> list[ExportedFile]:
-    part = part_of(plan, plan.kind)
+    plan: ExportPlan,
+    folder: Path,
+    options: ProofOptions | None,
+    report: _Reporter,
+    *,
+    settle: bool,
+) -> tuple[ExportPlan, list[ExportedFile]]:
+    """Everything that is in an export, and how it was made in the end.
+
+    settle: keep adapters apart where merging them first is found to cost more.
+    """
     plan.companions.write(folder)
     write_config(
         folder,
-        part.base.config,
+        part_of(plan, plan.kind).base.config,
         context=plan.context,
         files=[file_name(form) for form in plan.forms],
         dtype=DTYPES[plan.forms[0]],
@@ -167,12 +178,31 @@ def _write(
     files = [_converted(plan, folder, form, report) for form in plan.forms]
     if options is not None:
         files = [_proven(plan, folder, file, options, report) for file in files]
+        if settle and any(_better_apart(file) for file in files):
+            _empty(folder)
+            return _write(replace(plan, kind="apart"), folder, options, report, settle=False)
+        for file in files:
+            if file.parity is not None:
+                file.parity.require()
         proven = {file.path.name: file.parity.to_dict() for file in files if file.parity}
         write_synced(folder / PARITY, as_json({"version": VERSION, "files": proven}))
     made = record(plan, files)
     write_synced(folder / CARD, card(plan.output.name, made, files).encode())
     write_synced(folder / RECORD, as_json({**made, "files": digests(folder)}))
-    return files
+    return plan, files
+
+
+def _better_apart(file: ExportedFile) -> bool:
+    both = file.parity.apart if file.parity else None
+    return both is not None and both.better == "apart"
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _converted(plan: ExportPlan, folder: Path, form: WebForm, report: _Reporter) -> ExportedFile:
@@ -196,7 +226,6 @@ def _converted(plan: ExportPlan, folder: Path, form: WebForm, report: _Reporter)
 def _proven(
     plan: ExportPlan, folder: Path, file: ExportedFile, options: ProofOptions, report: _Reporter
 ) -> ExportedFile:
-    """Raises ParityError where it is not close enough."""
     started = time.monotonic()
     form, name = file.form, file.path.name
     report("verifying", name)
@@ -211,7 +240,6 @@ def _proven(
         other=_other(plan, form),
         progress=lambda done, total: report("verifying", name, done, total),
     )
-    parity.require()
     return ExportedFile(
         form=form,
         path=file.path,
