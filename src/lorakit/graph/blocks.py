@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Layer, Layout, Linear, ModuleShape, Part, Rope
 from lorakit.base.folder import Base
 from lorakit.graph.quantize import Form
-from lorakit.graph.rope import tables
+from lorakit.graph.rope import inverse_frequencies, tables
 from lorakit.graph.writer import CONTRIB, Writer
 
 Adapt = Callable[[str, str, str], str]  # (module, x, y) -> y with what is added to it
 Window = Literal["inclusive", "exclusive"]
+KINDS = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}  # of hidden states
 
 
 def unadapted(module: str, x: str, y: str) -> str:
@@ -58,7 +60,8 @@ class Blocks:
     form: how linears store their weights. adapt: what is added to their outputs. context: positions
     in the RoPE tables. dtype: of hidden states, norms, biases and RoPE tables. exact: SiLU rounds
     as float32 does, which takes more operators. window: whether the attention operator counts the
-    token itself in a sliding window, which differs between versions of onnxruntime.
+    token itself in a sliding window, which differs between versions of onnxruntime. computed: RoPE
+    tables are made when a session opens, and take no room in the file.
     """
 
     base: Base
@@ -69,6 +72,7 @@ class Blocks:
     dtype: type[np.floating] = np.float32
     exact: bool = False
     window: Window = "inclusive"
+    computed: bool = False
     _decoder: Decoder = field(init=False)
     _layout: Layout = field(init=False)
     _shapes: Mapping[str, ModuleShape] = field(init=False)
@@ -176,12 +180,29 @@ class Blocks:
         assert layer.rope is not None  # see `unsupported`
         if layer.rope not in self._ropes:
             name = f"rope.{len(self._ropes)}"
+            if self.computed:
+                self._ropes[layer.rope] = self._computed(layer.rope, name)
+                return self._ropes[layer.rope]
             cos, sin = tables(layer.rope, self._decoder.head_dim, self.context)
             self._ropes[layer.rope] = (
                 self.writer.weight(f"{name}.cos", self._constant(cos)),
                 self.writer.weight(f"{name}.sin", self._constant(sin)),
             )
         return self._ropes[layer.rope]
+
+    def _computed(self, rope: Rope, name: str) -> tuple[str, str]:
+        """Tables that onnxruntime makes once, from their frequencies, when a session opens."""
+        w, positions = self.writer, np.arange(self.context, dtype=np.float32)
+        frequencies = inverse_frequencies(rope, self._decoder.head_dim)
+        rows = w.weight("rope.positions", positions[:, None])
+        columns = w.weight(f"{name}.frequencies", frequencies[None])
+        angles = w.node("Mul", [rows, columns], f"{name}.angles")
+        kind = KINDS[self.dtype]
+        cos, sin = (w.node(op, [angles], f"{name}.{op.lower()}.f32") for op in ("Cos", "Sin"))
+        return (
+            w.node("Cast", [cos], f"{name}.cos", to=kind),
+            w.node("Cast", [sin], f"{name}.sin", to=kind),
+        )
 
     def activation(self, name: str, x: str) -> str:
         if self._decoder.activation == "silu":

@@ -13,13 +13,12 @@ import numpy as np
 from onnx import TensorProto
 
 from lorakit.adapter import Array
+from lorakit.graph.blocks import KINDS
 from lorakit.graph.even import Floats, even, uneven
 from lorakit.graph.int8 import int8_columns, int8_product, quantize_rows
 from lorakit.graph.web_linear import beyond_float16
 from lorakit.graph.weights import parts
 from lorakit.graph.writer import Writer
-
-KINDS = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
 
 
 class Table(Protocol):

@@ -25,7 +25,7 @@ from onnx import TensorProto
 
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
-from lorakit.graph.blocks import Adapt, Blocks, Cache, Step, unadapted
+from lorakit.graph.blocks import KINDS, Adapt, Blocks, Cache, Step, unadapted
 from lorakit.graph.decoder import wide_modules
 from lorakit.graph.lora import lora, targets
 from lorakit.graph.quantize import Form, Sight, form_of, unseen
@@ -37,7 +37,6 @@ from lorakit.graph.writer import Shape, Writer
 WebForm = Literal["none", "fp16", "q8", "q4", "q4f16"]
 HALF: tuple[WebForm, ...] = ("fp16", "q4f16")  # hidden states in float16
 FLOATS: tuple[WebForm, ...] = ("none", "fp16")  # the vocabulary's table is not quantised
-KINDS = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
 Adapting = Callable[[Writer, type[np.floating]], Adapt]  # of hidden states of a dtype
 
 
@@ -117,6 +116,7 @@ class _Front:
             adapt=self.adapting(self.writer, self.dtype),
             dtype=self.dtype,
             exact=self.form == "none",
+            computed=True,
         )
 
     def linear(self) -> Form:

@@ -20,7 +20,7 @@ from onnx import TensorProto
 from lorakit.adapter import Array
 
 ALIGNMENT = 4096  # bytes: lets onnxruntime map tensors straight from the file
-BLOCK_BYTES = 64 << 20  # float32 bytes of a weight that are in work at a time
+BLOCK_BYTES = 8 << 20  # float32 bytes of a weight that are in work at a time
 INLINE = 1024  # bytes: smaller tensors live in the graph itself
 WEIGHTS_FILE = "weights.bin"
 ONNX_TYPES = {
