@@ -23,6 +23,7 @@ from lorakit.exporting.parity import ProofOptions
 from lorakit.exporting.plan import Kind
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
 from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.load import unused_name
 
 
 def command(
@@ -32,11 +33,17 @@ def command(
     adapter: AdapterOption = None,
     adapters: Annotated[
         Kind | None,
-        option(help="merged into the weights, kept apart, as inputs, or several in one file."),
+        option(
+            help="merged into the weights, kept apart, as inputs, or several in one file "
+            "[default: merged, or apart where that is found to be closer]."
+        ),
     ] = None,
     compose: Annotated[
         str | None,
-        option(metavar="REF,REF", help="Adapters in one file, chosen among: --adapters composed."),
+        option(
+            metavar="NAME=REF,...",
+            help="Adapters in one file, chosen among: --adapters composed. A name may be left out.",
+        ),
     ] = None,
     quantize: Annotated[
         list[str] | None,
@@ -69,22 +76,20 @@ def command(
 
     What it computes is compared with base + adapter in float32, on your examples or built-in ones.
     """
-    references = [*(adapter or []), *(compose.split(",") if compose else [])]
     if compose and adapters not in (None, "composed"):
         raise ParameterError(f"--compose makes one file of adapters, and --adapters is {adapters}")
     proof = ProofOptions(evaluation=evaluation, declare=declare, max_kl=max_kl, min_match=min_match)
-    configs = []
-    for reference in references:
-        path, scale = split_scale(reference)
-        configs.append(AdapterConfig(path, scale=scale))
+    chosen = dict(_named(part) for part in compose.split(",")) if compose else {}
+    for config in map(_config, adapter or []):
+        chosen[unused_name(config.name, chosen)] = config
     forms: Any = [form for each in quantize or ["q8"] for form in each.split(",")]
     with downloads, LiveLine() as line:
         result = export(
             base,
             output,
             to=to,
-            adapter=configs,
-            mode=adapters or ("composed" if compose else "merged"),
+            adapter=chosen,
+            mode=adapters or ("composed" if compose else None),
             quantize=forms,
             context=context,
             calibration=calibration,
@@ -96,6 +101,20 @@ def command(
             progress=lambda at: line.show(_said(at)),
         )
     show(result, json=json)
+
+
+def _config(reference: str) -> AdapterConfig:
+    path, scale = split_scale(reference)
+    return AdapterConfig(path, scale=scale)
+
+
+def _named(part: str) -> tuple[str, AdapterConfig]:
+    """NAME=REF, or a reference alone, in which an equals sign comes after a slash or a dot."""
+    name, sign, reference = part.strip().partition("=")
+    if sign and name.isidentifier():
+        return name, _config(reference)
+    config = _config(part.strip())
+    return config.name, config
 
 
 def _said(at: ExportProgress) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.bounded import as_path
 from lorakit.graph.composed import require_composable
 from lorakit.graph.web import WebForm
-from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, as_choices
+from lorakit.model.adapter_config import AdapterChoice, as_choices
 from lorakit.model.load import ready, unused_name
 from lorakit.sources import OnProgress, fetch
 from lorakit.values import among, shown
@@ -51,7 +51,7 @@ def export(
     output: str | os.PathLike[str],
     *,
     to: Target = "onnx",
-    adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
+    adapter: AdapterChoice | Iterable[AdapterChoice] | Mapping[str, AdapterChoice] | None = None,
     mode: Kind | None = None,
     quantize: WebForm | Iterable[WebForm] = "q8",
     context: int | None = None,
@@ -66,7 +66,8 @@ def export(
 ) -> ExportResult:
     """Write a base with adapters as a new folder that transformers.js and onnxruntime load.
 
-    base, adapter: as in `open`; adapters' scales are those of their AdapterConfig.
+    base, adapter: as in `open`, or adapters by names of the caller's; scales are those of their
+    AdapterConfig.
     mode: "merged" into the weights; "apart", beside weights that may be quantised; "dynamic", as
     inputs of the graph, so that any adapter can be used, and those named here are proven alone;
     "composed": up to 16 in one file, chosen among by number. None is "merged", or "apart" where the
@@ -93,7 +94,7 @@ def export(
     place = as_path(output).absolute()
     plan = make_plan(
         opened,
-        _chosen(opened, as_choices(adapter), get),
+        _chosen(opened, adapter, get),
         place,
         kind="merged" if mode is None else mode,
         forms=(quantize,) if isinstance(quantize, str) else tuple(quantize),
@@ -131,10 +132,16 @@ class _Reporter:
             self._progress(ExportProgress(phase=phase, file=file, done=done, total=total))
 
 
-def _chosen(base: Base, choices: Sequence[Adapter | AdapterConfig], get: Any) -> list[Chosen]:
+def _chosen(
+    base: Base,
+    adapter: AdapterChoice | Iterable[AdapterChoice] | Mapping[str, AdapterChoice] | None,
+    get: Any,
+) -> list[Chosen]:
     """Adapters, fetched and read, each under a name of its own."""
+    choices = as_choices(list(adapter.values()) if isinstance(adapter, Mapping) else adapter)
+    names = list(adapter) if isinstance(adapter, Mapping) else [""] * len(choices)
     found: dict[str, Chosen] = {}
-    for choice in choices:
+    for given, choice in zip(names, choices, strict=True):
         config = None if isinstance(choice, Adapter) else choice
         if config is not None and config.on_error == "base":
             raise ParameterError(
@@ -144,7 +151,7 @@ def _chosen(base: Base, choices: Sequence[Adapter | AdapterConfig], get: Any) ->
         fetched = partial(get, source=config.source) if config else get
         reference = choice if isinstance(choice, Adapter) else choice.path
         read = ready(reference, base, fetched)
-        name = unused_name(config.name if config else "adapter", found)
+        name = unused_name(given or (config.name if config else "adapter"), found)
         found[name] = Chosen(
             name=name,
             source=read.source,
