@@ -1,6 +1,6 @@
 """Exporting for the browser as whole processes: sizes, time and memory, beside torch.onnx.export.
 
-    python bench/export.py [--rounds 3] [--folder DIR] [--forms fp16,q8,q4] [--plain] [--torch PYTHON]
+    python bench/export.py [--rounds 3] [--folder DIR] [--forms q8,q4] [--plain] [--torch PYTHON]
 
 The base is make_base.py's (270M parameters, bfloat16, 536 MB), exported with adapter inputs and a
 context of 8192, without the proof. `--plain` leaves the calibration of forms of few bits out; the

@@ -16,6 +16,7 @@ from lorakit.errors import (
     CapabilityError,
     MismatchError,
     ParameterError,
+    SourceError,
     UnsupportedError,
     WriteError,
 )
@@ -71,6 +72,20 @@ def test_the_result_says_how_close_it_is(merged):
     said = json.loads((place / "parity.json").read_text())["files"]
     assert said["model_quantized.onnx"]["kl"] == small.parity.kl
     assert json.dumps(result.to_dict())
+
+
+def test_opening_an_export_says_what_to_open(merged):
+    """Its weights are in no form that our engine takes."""
+    with pytest.raises(SourceError) as found:
+        lorakit.open(merged[0])
+    assert "export" in found.value.hint
+    assert "export" not in opening(BASE.parent / "adapters/home").hint
+
+
+def opening(folder):
+    with pytest.raises(SourceError) as found:
+        lorakit.open(folder)
+    return found.value
 
 
 def test_a_context_is_what_it_holds(tmp_path):

@@ -221,7 +221,10 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     if not (folder / INDEX).is_file():
         raise SourceError(
             f"{folder} has neither {WEIGHTS} nor {INDEX}",
-            hint="only safetensors weights are read; convert pickled weights first",
+            hint="it is an ONNX export, for transformers.js and onnxruntime: open the base that it "
+            "was made from, which its lorakit.json names"
+            if (folder / "onnx").is_dir()
+            else "only safetensors weights are read; convert pickled weights first",
         )
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
