@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from commands import invoke
 from lorakit import demo
-from lorakit.errors import FormatError, MismatchError, ParameterError, SourceError
+from lorakit.cli import training_run
+from lorakit.errors import FormatError, MismatchError, ParameterError, SourceError, WriteError
 from lorakit.formats import read_adapter
 from lorakit.training.facts import read_facts
 
@@ -196,3 +199,29 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(data, tmp_path):
         line = child.stderr.readline()
         child.kill()
     assert line.startswith(f"taken up at step {step}: ")
+
+
+def test_a_place_that_tensorboard_cannot_have_is_told_first(data, tmp_path, monkeypatch):
+    """Before the base is asked, which takes a minute."""
+
+    def begin(*arguments, **options):
+        raise AssertionError("the run has begun")
+
+    monkeypatch.setattr(training_run, "train", begin)
+    (tmp_path / "file").write_text("")
+    run = partial(train, data / "forty.jsonl", tmp_path / "a", "--steps", 1, "--tensorboard")
+    refused = run(tmp_path / "file" / "log")
+    assert isinstance(refused.error, WriteError)
+    with pytest.raises(AssertionError, match="has begun"):  # the seam works
+        run(tmp_path / "runs" / "log")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_whose_loss_was_no_number_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(training_run, "facts_of", lambda result: {"verdict": ["It is so."]})
+    settings = SimpleNamespace(schedule=SimpleNamespace(rate=0.012))
+    for stopped in ("diverged", "done"):
+        result = SimpleNamespace(stopped=stopped, path=Path("car"), settings=settings)
+        training_run.show_verdict(result)
+        said = capsys.readouterr().out
+        assert ("--from car --rate 0.004" in said) == (stopped == "diverged")

@@ -31,8 +31,7 @@ ENDINGS: Mapping[FormatName, str] = {
 }  # beside the folder
 ENDS = {
     "early": "stopped early: it no longer got better",
-    "diverged": "stopped: the loss was no number any more; this is the last good state. "
-    "A lower --rate helps",
+    "diverged": "stopped: the loss was no number any more; this is the last good state",
 }
 
 
@@ -128,6 +127,9 @@ def show_verdict(result: TrainResult) -> None:
         say((sentence, "bold" if number == 0 else ""))
     if result.stopped in ENDS:
         say((ENDS[result.stopped], "yellow"))
+    if result.stopped == "diverged":
+        rate = (result.settings.schedule.rate or 0) / 3
+        say(f"to go on from there, into another folder: --from {result.path} --rate {rate:.2g}")
 
 
 def show_written(

@@ -23,6 +23,7 @@ from lorakit.files.safetensors import open_safetensors, write_safetensors
 
 KEY, VERSION = "lorakit-checkpoint", 1
 AFRESH = "begin anew with resume=False"
+AS_BEFORE = f"the same settings and data go on from it; with others, {AFRESH}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,5 +86,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint | Non
         if theirs.get(name) != identity.get(name)
     ]
     if version != VERSION or other:
-        raise ParameterError(f"{path} is the checkpoint of another run", items=other, hint=AFRESH)
+        raise ParameterError(
+            f"{path} is the checkpoint of another run", items=other, hint=AS_BEFORE
+        )
     return found

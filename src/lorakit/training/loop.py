@@ -133,7 +133,7 @@ class Loop:
             raise EngineError(
                 f"the loss is no number any more after {self.step} steps, and no earlier state "
                 "could be kept",
-                hint="lower the rate, or train with dtype float32",
+                hint=f"{self._milder()}; with resume=False, since no checkpoint fits those",
             )
 
     def save(self) -> None:
@@ -267,9 +267,12 @@ class Loop:
     def _diverged(self, why: str) -> str:
         good = self.best_step or max(self.step - 1, 0)
         return (
-            f"{why}, so training stops; what was learnt by step {good} is kept. A lower rate "
-            "helps, or dtype float32"
+            f"{why}, so training stops; what was learnt by step {good} is kept. What helps: "
+            f"{self._milder()}"
         )
+
+    def _milder(self) -> str:
+        return f"a rate below {self._settings.schedule.rate:g}, or dtype float32"
 
     def _out_of_memory(self, error: EngineError) -> EngineError:
         return EngineError(

@@ -11,6 +11,7 @@ import os
 import platform
 import struct
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,11 +25,20 @@ VERSION = "brain.Event:2"  # what a file begins with
 class TensorBoardLog:
     """Given every event of a run as its `progress`; writes loss, rate, speed and evaluation.
 
-    The file is made as the run starts. Raises WriteError where the folder cannot be written.
+    The file is made as the run starts. Raises WriteError where the folder cannot be written, and
+    does so when it is made, before anything long begins.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"events.out.tfevents.{time.time():.0f}.{_host()}.{os.getpid()}"
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            self._append(b"")
+        finally:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                for place in made:
+                    place.rmdir()
 
     def __call__(self, event: TrainEvent) -> None:
         if isinstance(event, Started):

@@ -255,7 +255,13 @@ def test_keep_and_replay_without_replay(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(tmp_path):
     with pytest.raises(EngineError, match="no number any more") as caught:
         run(tmp_path / "a", rate=1e30, warmup=0)
-    assert "lower the rate" in caught.value.hint
+    assert "a rate below 1e+30" in caught.value.hint
+    with pytest.raises(ParameterError, match="of another run") as other:
+        run(tmp_path / "a")
+    assert [item.split(":")[0] for item in other.value.items] == ["schedule.rate"]
+    for hint in (caught.value.hint, other.value.hint):
+        assert "resume=False" in hint
+    assert run(tmp_path / "a", resume=False).stopped == "done"
 
 
 def test_the_best_state_outlives_a_loss_that_is_no_number(tmp_path, monkeypatch):
@@ -279,6 +285,9 @@ def test_without_measurements_the_state_before_the_last_step_is_kept(tmp_path, m
     monkeypatch.setattr(loop, "rate_at", lambda step, schedule: 1e-3)
     monkeypatch.setattr(model, "choose", lambda *arguments: Numerics(dtype="float32"))
     assert weights(run(tmp_path / "b", steps=2)) == weights(result)
+    more = run(tmp_path / "c", steps=9, start=result.path, rate=1e-4, augment=False)
+    assert more.stopped == "done"
+    assert more.losses[0] < result.losses[0]
 
 
 def test_a_program_that_stops_listening_goes_on_later(tmp_path):
