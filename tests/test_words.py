@@ -20,12 +20,17 @@ from lorakit.cli import COMMANDS
 from lorakit.cli.signature import parser_of
 from lorakit.engines.table import ENGINES
 from lorakit.errors import LorakitError
+from lorakit.exporting.export import TARGETS, Target
+from lorakit.exporting.onnx import SUFFIXES
+from lorakit.exporting.plan import Kind as Way
 from lorakit.formats import FORMATS
 from lorakit.formats.convert import convert
 from lorakit.formats.gguf import write_gguf
 from lorakit.formats.gguf.write import DTYPES as GGUF_DTYPES
 from lorakit.formats.readback import DTYPES
+from lorakit.graph.web import WebForm
 from lorakit.merge import merge
+from lorakit.model.adapters import UserScale
 from lorakit.sources import Kind, Source, fetch, parse
 from lorakit.sources.bundle import BUNDLES
 from lorakit.text.tokenizer import TextTokenizer
@@ -41,6 +46,8 @@ TABLES = {
     "kinds": (Kind, BUNDLES),
     "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
     "splits": (SplitBy, BY),
+    "targets of exports": (Target, TARGETS),
+    "forms of exports": (WebForm, SUFFIXES),
     "GGUF dtypes": (get_type_hints(write_gguf)["dtype"], GGUF_DTYPES),
 }
 
@@ -130,12 +137,14 @@ CALLS = {
     "embed.pooling": lambda model, word: model.embed("hello", pooling=word),
     "apply.kv": lambda model, word: model.apply({}, kv=word),
     "aapply.kv": lambda model, word: model._table.activate({}, word).result(),
+    "LoadedAdapter.apply.scale": lambda model, word: model.find("home").apply(word),
     "load_adapter.source": lambda model, word: parse(ADDRESSES.get(word, "x"), word),
 }
 LITERALS = {
     "embed.pooling": get_type_hints(lorakit.Model.embed)["pooling"],
     "apply.kv": lorakit.KvPolicy,
     "aapply.kv": lorakit.KvPolicy,
+    "LoadedAdapter.apply.scale": UserScale,
     "load_adapter.source": Source,
 }
 
@@ -158,6 +167,9 @@ def test_a_method_takes_the_words_of_its_literal_alone(call, model):
         (lambda word: merge(lorakit.Base.open(BASE), [], OUT, dtype=word), lorakit.Dtype),
         (lambda word: combine([(lorakit.read_adapter(HOME), 1.0)], word), Method),
         (lambda word: fetch("x", kind=word), Kind),
+        (lambda word: lorakit.export(BASE, OUT, to=word), Target),
+        (lambda word: lorakit.export(BASE, OUT, mode=word), Way),
+        (lambda word: lorakit.export(BASE, OUT, quantize=[word]), WebForm),
         (get_format, get_type_hints(get_format)["name"]),
         (
             lambda word: write_gguf(
@@ -177,7 +189,7 @@ def test_another_word_is_refused_with_those_that_there_are(call, literal):
 def test_the_command_line_takes_the_same_words():
     """Its options are made of the Literals; none has a list of its own."""
     wanted = {get_args(literal) for literal, _ in TABLES.values()}
-    wanted |= {get_args(lorakit.Quantization), get_args(lorakit.Device)}
+    wanted |= {get_args(literal) for literal in (lorakit.Quantization, lorakit.Device, Way)}
     wanted |= set(map(words, get_type_hints(TrainKeywords).values()))
     for command in COMMANDS:
         module = import_module(f"lorakit.cli.{command}")
@@ -215,7 +227,8 @@ def asked(functions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]
 
 def test_every_set_of_words_is_tried_above():
     tried = {get_args(literal) for literal, _ in TABLES.values()}
-    tried |= {words(hint) for hint in LITERALS.values()}
+    tried |= {words(hint) for hint in LITERALS.values()} | {get_args(Way)}
+    tried |= {words(get_type_hints(lorakit.export)["quantize"])}
     tried |= {found for kind in CONFIGS for _, found in choices(getattr(lorakit, kind))}
     modules = [lorakit, *(import_module(f"lorakit.{name}") for name in PUBLIC)]
     found = {name: each for module in modules for name, each in asked(own(module))}

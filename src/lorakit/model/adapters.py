@@ -306,6 +306,8 @@ def _number(scale: UserScale) -> UserScale:
     """The scale; None is refused, as it would remove the adapter. Raises ParameterError."""
     if scale is None:
         raise ParameterError("a scale must be a number, not None", hint="remove() deactivates it")
+    if isinstance(scale, str) and scale != "default":
+        raise ParameterError(f"a scale is a number or 'default', not {shown(scale)}")
     return scale
 
 
