@@ -317,3 +317,37 @@ def test_words_beside_a_call_that_a_template_leaves_out_are_seen(folders, family
     assert not renderer.loses_words(example(CALL, task="calls"))
     whole = dialogue.template.render(worded, add_generation_prompt=False)
     assert words in whole  # so that looking for the words there would see no loss
+
+
+BRACKETS = """{{- bos_token }}
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}
+        {%- if tools and m == users[-1] %}
+            {{- '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST]' + m.content + '[/INST]' }}
+    {%- elif m.role == 'tool' %}
+        {{- '[TOOL_RESULTS]' + ({'content': m.content} | tojson) + '[/TOOL_RESULTS]' }}
+    {%- elif m.tool_calls %}
+        {{- '[TOOL_CALLS]' + (m.tool_calls | map(attribute='function') | list | tojson) }}
+        {{- eos_token }}
+    {%- else %}
+        {{- m.content + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+def test_a_template_with_brackets_learns_talk_right_and_refuses_calls(folders, tmp_path):
+    """As Mistral's: the tools stand before the last request, so that each answer is a row."""
+    folder = Path(shutil.copytree(folders["gemma"], tmp_path / "brackets"))
+    (folder / "chat_template.jinja").write_text(BRACKETS, "utf-8")
+    renderer, dialogue, tokenizer = opened(folder)
+    for declare, count in ((False, 1), (True, 2)):
+        rows = renderer.render(example(TALK, task="calls"), declare)
+        assert len(rows) == count
+        assert not faults(rows, TALK, TOOLS if declare else None, dialogue, tokenizer)
+        assert all(tokenizer.token(row.ids[-1]) == "<eos>" for row in rows)
+        with pytest.raises(FormatError, match="a call that does not read back") as caught:
+            renderer.render(example(CALL, task="calls"), declare)
+        assert "[TOOL_CALLS]" in caught.value.items[1]
