@@ -19,9 +19,10 @@ demo-browser: $(VENV)/.core $(VENDOR)/.placed
 # What the tests of the browser's side run on; they are skipped where npm cannot give it.
 node:
 	-@$(PYTHON) scripts/web/vendor.py
-	@test -e .node/node_modules/$(NODE_PACKAGE)/package.json || ( mkdir -p .node && \
+	@test -e .node/node_modules/$(NODE_PACKAGE)/package.json -a -e .node/node_modules/vite || \
+		( mkdir -p .node && \
 		ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix .node --no-package-lock --no-audit \
-			--no-fund --silent $(NODE_PACKAGE)@4.3.2 ) || \
+			--no-fund --silent $(NODE_PACKAGE)@4.3.2 vite@8.4.0 react@19.3.1 react-dom@19.3.1 ) || \
 		echo "npm cannot install $(NODE_PACKAGE): tests of the browser's side are skipped"
 
 # Without torch and llama.cpp, installed or not.

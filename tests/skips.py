@@ -49,6 +49,7 @@ def _links() -> bool:
 ROOT = getattr(os, "geteuid", lambda: None)() == 0
 MLX = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")}  # as in pyproject.toml
 VENDORED = Path(__file__).parents[1] / "src/lorakit/web/vendor/transformers.min.js"
+VITE = Path(__file__).parents[1] / ".node/node_modules/vite/bin/vite.js"
 TRANSFORMERS_JS = (
     Path(__file__)
     .parents[1]
@@ -66,6 +67,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "no-freezer": lambda: importlib.util.find_spec("PyInstaller") is None,
     "no-links": lambda: not _links(),
     "no-chromium": lambda: not _chromium(),
+    "no-vite": lambda: not (_chromium() and shutil.which("node") and VITE.is_file()),
     "no-vendored": lambda: not VENDORED.is_file(),
     "no-node": lambda: shutil.which("node") is None,
     "no-npm": lambda: shutil.which("npm") is None,
