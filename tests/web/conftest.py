@@ -11,12 +11,7 @@ from typing import Any
 
 import pytest
 
-from lorakit.base.folder import Base
-from lorakit.formats import read_adapter
-from lorakit.graph.composed import Composed
-from lorakit.graph.web import Adapting, WebForm, build_web, with_inputs, without_adapters
-from lorakit.graph.weights import FileStore
-from lorakit.merge import merge
+import lorakit
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "src/lorakit/web"
@@ -86,71 +81,32 @@ def broken_web(tmp_path):
 
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16"}
-FORMS: dict[str, WebForm] = {"fp32": "none", **{name: name for name in SUFFIX if name != "fp32"}}
+
+
+def exported(folder: Path, *names: str, **options: Any) -> Path:
+    """The demo's base with adapters, as `lorakit export` writes it; its proof has its own tests."""
+    adapters = [DEMO / "adapters" / name for name in names]
+    lorakit.export(DEMO / "base", folder, adapter=adapters, prove_it=False, **options)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def dynamic_export(tmp_path_factory):
-    """The demo's base with inputs for adapters, in every form."""
-    folder = tmp_path_factory.mktemp("dynamic")
-    base = Base.open(DEMO / "base")
-    for name in FORMS:
-        build(base, folder, name, with_inputs(base.decoder))
-    complete(base, folder, {"adapters": "dynamic"})
-    return folder
+    """With inputs for adapters, in every form."""
+    folder = tmp_path_factory.mktemp("exports") / "dynamic"
+    forms = ["none", *(form for form in SUFFIX if form != "fp32")]
+    return exported(folder, mode="dynamic", quantize=forms)
 
 
 @pytest.fixture(scope="session")
 def merged_export(tmp_path_factory):
-    """The demo's base with its home adapter in the weights, in float32."""
-    folder, merged = (tmp_path_factory.mktemp(name) for name in ("merged", "checkpoint"))
-    home = read_adapter(DEMO / "adapters/home")
-    merge(DEMO / "base", [(home, 1.0)], merged / "base", dtype="f32")
-    base = Base.open(merged / "base")
-    build(base, folder, "fp32")
-    complete(base, folder, {"adapters": "merged"})
-    return folder
+    """With the home adapter in the weights, in float32."""
+    folder = tmp_path_factory.mktemp("exports") / "merged"
+    return exported(folder, "home", quantize="none")
 
 
 @pytest.fixture(scope="session")
 def composed_export(tmp_path_factory):
-    """The demo's base with home and shop beside its weights, chosen by a number."""
-    folder = tmp_path_factory.mktemp("composed")
-    base = Base.open(DEMO / "base")
-    names = ["home", "shop"]
-    adapters = [(read_adapter(DEMO / "adapters" / name), 1.0) for name in names]
-    build(base, folder, "fp32", lambda writer, dtype: Composed(
-        writer=writer, adapters=adapters, dtype=dtype, chosen=True
-    ))  # fmt: skip
-    complete(base, folder, {"adapters": "composed", "names": names})
-    return folder
-
-
-def build(base: Base, folder: Path, form: str, adapting: Adapting = without_adapters) -> None:
-    """One ONNX file of a form, by transformers.js's name for it."""
-    onnx = folder / "onnx"
-    onnx.mkdir(exist_ok=True)
-    stem = f"model{SUFFIX[form]}.onnx"
-    store = FileStore(onnx, f"{stem}_data")
-    model = build_web(base, FORMS[form], store, context=base.decoder.context, adapting=adapting)
-    store.close()
-    (onnx / stem).write_bytes(model)
-
-
-def complete(base: Base, folder: Path, facts: dict[str, Any]) -> None:
-    """What transformers.js reads beside the ONNX files; facts: what the page does."""
-    for name in ("generation_config.json", "tokenizer.json"):
-        shutil.copyfile(DEMO / "base" / name, folder / name)
-    tokenizer = json.loads((DEMO / "base/tokenizer_config.json").read_text("utf-8"))
-    template = (DEMO / "base/chat_template.jinja").read_text("utf-8")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({**tokenizer, "chat_template": template})
-    )
-    onnx = sorted(file.name for file in (folder / "onnx").glob("*.onnx"))
-    page = {
-        "use_external_data_format": dict.fromkeys(onnx, 1),
-        "dtype": "fp32",
-        "lorakit": {"base": base.fingerprint, "tool_format": "functiongemma", **facts},
-    }
-    config = {**base.config, "transformers.js_config": page}
-    (folder / "config.json").write_text(json.dumps(config))
+    """With home and shop in it, to choose among."""
+    folder = tmp_path_factory.mktemp("exports") / "composed"
+    return exported(folder, "home", "shop", mode="composed", quantize="none")

@@ -119,10 +119,12 @@ async function configure(env, { folder }, { signal, cache, fetched }) {
   const names = ['fetch', 'allowLocalModels', 'allowRemoteModels', 'remoteHost', 'remotePathTemplate', 'useBrowserCache', 'cacheKey'];
   const before = Object.fromEntries(names.map((name) => [name, env[name]]));
   const fetch = before.fetch ?? globalThis.fetch;
+  // The browser's own cache may hold files of another export at this address: ask the server.
+  const fresh = folder ? { cache: 'no-cache' } : {};
   env.fetch = (url, init = {}) => {
     // A range is asked for to learn of a file's size, not for the file.
     if (!new Headers(init.headers).has('range')) fetched.add(String(url));
-    return fetch(url, signal ? { ...init, signal } : init);
+    return fetch(url, { ...init, ...fresh, ...(signal && { signal }) });
   };
   if (!cache) env.useBrowserCache = false;
   if (folder) {
