@@ -7,7 +7,7 @@ import pytest
 
 import lorakit
 from folders import DATA
-from lorakit.errors import ParityError
+from lorakit.errors import FormatError, ParityError
 from lorakit.exporting import export as exporting
 from lorakit.exporting.parity import Apart, ProofOptions
 
@@ -60,4 +60,18 @@ def test_what_is_beyond_the_users_limit_leaves_nothing(tmp_path):
         lorakit.export(BASE, tmp_path / "out", adapter=str(HOME), quantize="q4", proof=options)
     assert "its limit is 1e-09" in caught.value.items[0]
     assert list(tmp_path.glob("**/*.onnx*")) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_examples_that_cannot_be_read_are_refused_before_the_long_work(tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    phases = []
+    with pytest.raises(FormatError):
+        lorakit.export(
+            BASE,
+            tmp_path / "out",
+            proof=ProofOptions(evaluation=tmp_path / "bad.jsonl"),
+            progress=lambda at: phases.append(at.phase),
+        )
+    assert phases == ["preparing"]
     assert not (tmp_path / "out").exists()

@@ -39,6 +39,7 @@ from lorakit.graph.web import WebForm
 from lorakit.model.adapter_config import AdapterChoice, as_choices
 from lorakit.model.load import ready, unused_name
 from lorakit.sources import OnProgress, fetch
+from lorakit.training.data import read_examples
 from lorakit.values import among, shown
 
 Target = Literal["onnx"]
@@ -103,6 +104,8 @@ def export(
         calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=calibration)),
     )
     options = (proof or ProofOptions()) if prove_it else None
+    if options and options.evaluation:
+        read_examples(options.evaluation).require()  # before the long work
     try:
         with new_folder(place, replace=overwrite) as folder:
             plan, files = _write(plan, folder, options, report, settle=mode is None)
