@@ -59,6 +59,8 @@ ALLOWED = {
     ("training/tensorboard.py", "_path.open"): "a log of its own, to append to",
     ("training/data/everyday.py", ".read_text"): "a file of the package",
     ("demo/__init__.py", "shutil.copytree"): "files of the package",
+    ("demo/serving.py", "content.open"): "a file of the site's table",
+    ("demo/site.py", "shutil.copyfile"): "files of the package, and exports of its own",
     ("engines/onnx/device.py", "mmap.mmap"): "memory, no file",
     ("verify/sides.py", "AutoModelForCausalLM.from_pretrained"): "the other side of a comparison",
     ("verify/sides.py", "PeftModel.from_pretrained"): "the other side of a comparison",
