@@ -50,7 +50,8 @@ adapter = lorakit.read_adapter(Path({str(demo.adapter_path("home"))!r}))
 found = check(adapter, lorakit.Base.open({str(demo.base_path())!r}))
 assert not [mismatch for mismatch in found if mismatch.severity == "error"], found
 for name in dir(lorakit):
-    getattr(lorakit, name)
+    if name != "export":  # it builds what an engine runs
+        getattr(lorakit, name)
 import lorakit.cli
 print(json.dumps(sorted(sys.modules)))
 """

@@ -61,4 +61,4 @@ def test_the_demo_trains(tmp_path, monkeypatch):
 def test_output_is_for_training_alone(tmp_path):
     done = invoke("demo", "-o", tmp_path / "car")
     assert isinstance(done.error, ParameterError)
-    assert done.error.hint == "add --train"
+    assert done.error.hint == "add --train or --browser"

@@ -147,6 +147,9 @@ def test_what_cannot_be_exported_is_refused_at_once(tmp_path, monkeypatch):
     refused(ParameterError, tmp_path, quantize=[])
     refused(ParameterError, tmp_path, mode="composed")
     refused(ParameterError, tmp_path, context=4096)
+    refused(ParameterError, tmp_path, context=15)
+    limits = lorakit.ProofOptions(max_kl=0)
+    refused(ParameterError, tmp_path, proof=limits, prove_it=False)
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
     refused(WriteError, tmp_path)
 
@@ -180,6 +183,24 @@ def test_another_folder_is_not_replaced(merged, tmp_path):
         lorakit.export(BASE, again, quantize=quantize, overwrite=True, prove_it=False)
     assert (again / "onnx/model_fp16.onnx").exists()
     assert not (again / "onnx/model.onnx").exists()
+    (again / "onnx/diary.txt").write_text("dear diary")
+    with pytest.raises(ParameterError, match="something else") as found:
+        lorakit.export(BASE, again, overwrite=True)
+    assert found.value.items == ("onnx/diary.txt",)
+    assert (again / "onnx/diary.txt").exists()
+
+
+def test_a_proof_stays_within_the_context(tmp_path):
+    for context in (16, 64):
+        place = tmp_path / str(context)
+        result = lorakit.export(BASE, place, adapter=HOME, quantize="none", context=context)
+        assert result.files[0].parity.kl < 1e-9
+
+
+def test_an_adapter_at_scale_0_is_the_base(tmp_path):
+    none = AdapterConfig(demo.adapter_path("home"), scale=0.0)
+    result = lorakit.export(BASE, tmp_path / "out", adapter=none, mode="merged")
+    assert result.files[0].parity.kl < 0.05
 
 
 @pytest.mark.parametrize("phase", ["converting", "quantising", "verifying"])
@@ -208,3 +229,14 @@ def test_the_command(tmp_path, capsys):
     record = json.loads((tmp_path / "out/lorakit.json").read_text())
     assert record["adapters"] == "dynamic"
     assert record["from"][0]["scale"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "compose", ["", "home=HOME,home=HOME", "HOME,HOME"], ids=["nothing", "one name", "one folder"]
+)
+def test_no_adapter_of_compose_is_lost(compose, tmp_path):
+    words = compose.replace("HOME", str(demo.adapter_path("home")))
+    line = ["export", str(BASE), "--to", "onnx", "-o", str(tmp_path / "out"), "--compose", words]
+    with pytest.raises(ParameterError):
+        run_line(line)
+    assert not (tmp_path / "out").exists()

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 from chromium import need_chromium, running, serving
+from nodes import MODULES, WEB
 
-from conftest import MODULES, WEB
 from lorakit import demo
 from lorakit.demo import site
 from lorakit.exporting.export import export

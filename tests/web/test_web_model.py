@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nodes import SUFFIX
 
 import lorakit
-from conftest import SUFFIX
 from lorakit.exporting.feeds import lora_feeds
 from lorakit.exporting.running import ExportedModel
 from lorakit.formats import read_adapter

@@ -3,6 +3,7 @@ error that has a code. The server is one of loopback that fails as a test says.
 """
 
 import hashlib
+import shutil
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_sizes_are_bounded_before_and_while_bytes_come(plain_node, server, file,
     assert one(plain_node, PEFT, options={"maxBytes": both - 1})["code"] == "source_too_large"
 
 
-def test_a_digest_is_checked_and_spares_the_request(plain_node, server, file):
+def test_a_digest_is_checked_and_spares_the_request(plain_node, server, file, tmp_path):
     path, digest = server.put("/home.safetensors", file.read_bytes()), sha256(file)
     step = {"path": path, "options": {"digest": f"sha256:{digest}"}}
     wrong = {"path": path, "options": {"digest": "0" * 64}}
@@ -149,6 +150,11 @@ def test_a_digest_is_checked_and_spares_the_request(plain_node, server, file):
         right = sha256(file if path == file else PEFT / WEIGHTS)
         assert one(plain_node, path, options={"digest": right})["rank"] == 8
         assert one(plain_node, path, options={"digest": "0" * 64})["code"] == "source_mismatch"
+    both = tmp_path / "both"  # which of them is read, the config says, not the digest
+    shutil.copytree(PEFT, both)
+    shutil.copy(both / WEIGHTS, both / "adapters.safetensors")
+    pinned = {"digest": sha256(PEFT / WEIGHTS)}
+    assert one(plain_node, both, options=pinned)["code"] == "source_mismatch"
     assert one(plain_node, file, options={"digest": "home"})["code"] == "parameter_invalid"
 
 

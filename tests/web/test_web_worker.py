@@ -7,8 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from chromium import need_chromium, running
-
-from conftest import DEMO, WEB
+from nodes import DEMO, WEB
 
 PROGRAM = need_chromium()
 PAGE = "<!doctype html><meta charset='utf-8'><title>test</title>"

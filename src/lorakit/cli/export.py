@@ -51,7 +51,7 @@ def command(
     ] = None,
     context: Annotated[
         int | None,
-        option(least=1, help="Tokens it holds [default: the model's, at most 8192]."),
+        option(least=16, help="Tokens it holds [default: the model's, at most 8192]."),
     ] = None,
     calibration: CalibrationOption = None,
     evaluation: Annotated[
@@ -76,10 +76,10 @@ def command(
 
     What it computes is compared with base + adapter in float32, on your examples or built-in ones.
     """
-    if compose and adapters not in (None, "composed"):
+    if compose is not None and adapters not in (None, "composed"):
         raise ParameterError(f"--compose makes one file of adapters, and --adapters is {adapters}")
     proof = ProofOptions(evaluation=evaluation, declare=declare, max_kl=max_kl, min_match=min_match)
-    chosen = dict(_named(part) for part in compose.split(",")) if compose else {}
+    chosen = _composed(compose) if compose is not None else {}
     for config in map(_config, adapter or []):
         chosen[unused_name(config.name, chosen)] = config
     forms: Any = [form for each in quantize or ["q8"] for form in each.split(",")]
@@ -89,7 +89,7 @@ def command(
             output,
             to=to,
             adapter=chosen,
-            mode=adapters or ("composed" if compose else None),
+            mode=adapters or (None if compose is None else "composed"),
             quantize=forms,
             context=context,
             calibration=calibration,
@@ -101,6 +101,18 @@ def command(
             progress=lambda at: line.show(_said(at)),
         )
     show(result, json=json)
+
+
+def _composed(compose: str) -> dict[str, AdapterConfig]:
+    found: dict[str, AdapterConfig] = {}
+    for name, config in map(_named, compose.split(",")):
+        if name in found:
+            raise ParameterError(
+                f"two adapters of --compose are called {name!r}",
+                hint="name them: NAME=REF,NAME=REF",
+            )
+        found[name] = config
+    return found
 
 
 def _config(reference: str) -> AdapterConfig:

@@ -70,27 +70,30 @@ class Cases:
         return all(pair.exact for pair in pairs)
 
 
-def cases_of(model: Model, options: ProofOptions, form: str) -> Cases:
-    """The cases for an open model with its adapters loaded.
+def cases_of(model: Model, options: ProofOptions, form: str, context: int | None = None) -> Cases:
+    """The cases for an open model with its adapters loaded; with their answers they are no longer
+    than `context`.
 
     Raises SourceError, FormatError, BaseModelError and ContextFullError for an evaluation file that
     cannot be read or rendered.
     """
     dialogue = dialogue_of(model)
+    context = min(context or model.capabilities.context, model.capabilities.context)
     if options.evaluation is None:
         handles = [model.find(info.name) for info in model.adapters]
         adapters = [handle.adapter for handle in handles if handle is not None]
-        prompts = samples_for(model.tokenizer, model.capabilities.context)
+        prompts = samples_for(model.tokenizer, context)
         prompts |= prompts_for(model.tokenizer, model.capabilities.vocabulary, adapters)
         if form in QUANTISED:  # what rounding costs is measured on text
             del prompts["random ids"]
-        found = tuple(Case(name=name, ids=ids) for name, ids in prompts.items())
+        limit = min(ANSWER, context // 2)
+        cut = {name: ids[: context - limit] for name, ids in prompts.items()}
+        found = tuple(Case(name=name, ids=ids) for name, ids in cut.items())
         said = f"{len(found)} built-in prompts"
-        return Cases(cases=found, said=said, limit=ANSWER, dialogue=dialogue, model=model)
+        return Cases(cases=found, said=said, limit=limit, dialogue=dialogue, model=model)
     path = options.evaluation
     examples = spread(read_examples(path).require())
     require_dialogue(dialogue, examples)
-    context = model.capabilities.context
     renderer = Renderer(dialogue, model.tokenizer, context)
     work = plan(examples, Rules(declare=options.declare), renderer, model.tokenizer, context)
     found = tuple(
@@ -102,7 +105,8 @@ def cases_of(model: Model, options: ProofOptions, form: str) -> Cases:
         for place, example in enumerate(work.examples)
     )
     said = f"{len(found)} examples of {path.name} (SHA-256 {digest_of(path)[:16]})"
-    return Cases(cases=found, said=said, limit=work.max_tokens, dialogue=dialogue, model=model)
+    limit = min(work.max_tokens, context - max(len(case.ids) for case in found))
+    return Cases(cases=found, said=said, limit=limit, dialogue=dialogue, model=model)
 
 
 def spread(examples: Sequence[Example]) -> tuple[Example, ...]:

@@ -19,7 +19,15 @@ from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.errors import ParameterError, UnsupportedError, WriteError
 from lorakit.exporting.card import card
 from lorakit.exporting.companions import write_config
-from lorakit.exporting.onnx import CALIBRATED, DTYPES, FOLDER, file_name, part_of, write_onnx
+from lorakit.exporting.onnx import (
+    CALIBRATED,
+    DTYPES,
+    FOLDER,
+    file_name,
+    part_of,
+    summed,
+    write_onnx,
+)
 from lorakit.exporting.parity import ProofOptions
 from lorakit.exporting.plan import (
     RECORD,
@@ -104,6 +112,10 @@ def export(
         calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=calibration)),
     )
     options = (proof or ProofOptions()) if prove_it else None
+    if options is None and proof not in (None, ProofOptions()):
+        raise ParameterError(
+            "limits and examples are of the proof, which is left out", hint="leave --no-proof out"
+        )
     if options and options.evaluation:
         read_examples(options.evaluation).require()  # before the long work
     try:
@@ -247,6 +259,7 @@ def _proven(
         base=plan.base,
         adapters={each.name: (each.adapter, each.scale) for each in plan.adapters},
         options=options,
+        context=plan.context,
         other=_other(plan, form),
         progress=lambda done, total: report("verifying", name, done, total),
     )
@@ -268,7 +281,7 @@ def _other(plan: ExportPlan, form: WebForm) -> Callable[[Path], Path] | None:
     kind: Kind = "apart" if plan.kind == "merged" else "merged"
     try:
         part = part_of(plan, kind)
-        require_composable([(adapter, 1.0) for adapter, _ in plan.scaled])
+        require_composable([(summed(plan), 1.0)])
     except UnsupportedError:  # weights can say what factors cannot
         return None
 

@@ -54,7 +54,7 @@ def part_of(plan: ExportPlan, kind: Kind) -> Part:
     if kind == "dynamic":
         return Part(base=plan.base, adapting=with_inputs(plan.base.decoder))
     chosen = kind == "composed"
-    adapters = plan.scaled if chosen else [(_summed(plan), 1.0)]
+    adapters = plan.scaled if chosen else [(summed(plan), 1.0)]
     return Part(
         base=plan.base,
         adapting=lambda writer, dtype: Composed(
@@ -63,7 +63,7 @@ def part_of(plan: ExportPlan, kind: Kind) -> Part:
     )
 
 
-def _summed(plan: ExportPlan) -> Adapter:
+def summed(plan: ExportPlan) -> Adapter:
     """All adapters at their scales as one, ranks side by side."""
     adapter, _ = combine(plan.scaled)
     return adapter

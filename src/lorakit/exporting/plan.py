@@ -27,6 +27,7 @@ from lorakit.values import among, shown, whole
 Kind = Literal["merged", "apart", "dynamic", "composed"]
 RECORD, RECORD_FORMAT = "lorakit.json", "lorakit-export"
 MAX_RECORD = 1 << 24  # bytes
+LEAST_CONTEXT = 16  # for a prompt and an answer to prove it on
 MAX_CONTEXT = 8192  # positions, where nobody asks for more
 FORMS: tuple[WebForm, ...] = get_args(WebForm)
 LINEAR = {"none": 4.0, "fp16": 2.0, "q8": 1.01, "q4": 0.65, "q4f16": 0.65}  # bytes of a weight
@@ -136,9 +137,10 @@ def _require_expressible(base: Base, kind: Kind, adapters: Sequence[Chosen]) -> 
 def _context(wanted: int | None, decoder: Decoder) -> int:
     if wanted is None:
         return min(MAX_CONTEXT, decoder.context)
-    if not whole(wanted) or not 1 <= wanted <= decoder.context:
+    if not whole(wanted) or not LEAST_CONTEXT <= wanted <= decoder.context:
         raise ParameterError(
-            f"context must be from 1 to {decoder.context}, the model's own, found {shown(wanted)}"
+            f"context must be from {LEAST_CONTEXT} to {decoder.context}, the model's own, "
+            f"found {shown(wanted)}"
         )
     return wanted
 
@@ -159,19 +161,27 @@ def require_output(folder: Path, *, overwrite: bool) -> None:
             f"{folder} exists and is not empty",
             hint="name a new folder, or replace the export in it with overwrite=True",
         )
-    if not _is_export(folder):
+    others = _beside_export(folder)
+    if others:
         raise ParameterError(
             f"{folder} holds something else than an export and is not replaced",
+            items=others[:8],
             hint="name a new folder",
         )
 
 
-def _is_export(folder: Path) -> bool:
+def _beside_export(folder: Path) -> list[str]:
+    """What lies in a folder and is not of an export, as its record says."""
     try:
         record = parse_json(read_bounded(folder / RECORD, MAX_RECORD) or b"")
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("format") == RECORD_FORMAT
+        record = None
+    listed = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(listed, dict) or record.get("format") != RECORD_FORMAT:
+        return [RECORD]
+    own = {RECORD, *listed}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in found if name not in own)
 
 
 def expected_bytes(decoder: Decoder, form: WebForm) -> int:

@@ -59,12 +59,14 @@ def prove(
     base: Base,
     adapters: Named,
     options: ProofOptions | None = None,
+    context: int | None = None,
     other: Callable[[Path], Path] | None = None,
     progress: OnDone | None = None,
 ) -> Parity:
     """Compare an exported file with what it was made of.
 
-    folder, file: of the export; adapters: at their scales, by name. other: for a quantised form
+    folder, file: of the export; adapters: at their scales, by name. context: tokens that the export
+    holds, where it is fewer than the base. other: for a quantised form
     with adapters merged into it or kept apart, builds the other of the two in a folder and returns
     its file, so that both can be told apart by numbers. progress: what it raises ends the proof.
     Raises what opening, reading and running raise; the caller asks `Parity.require`.
@@ -79,7 +81,7 @@ def prove(
         _opened(other) as second,
     ):
         sides = _sides(exported, kind, tried, scales)
-        cases = cases_of(model, options, form)
+        cases = cases_of(model, options, form, context)
         run = _Run(model, exported, second, cases, _stops(folder), _Counter(progress, len(sides)))
         faults = token_faults(folder, cases, declare=options.declare)
         found = tuple(run.side(side) for side in sides)

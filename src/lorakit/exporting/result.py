@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorakit.exporting.parity import Parity
-from lorakit.graph.web import WebForm
+
+if TYPE_CHECKING:
+    from lorakit.graph.web import WebForm
 
 Phase = Literal["preparing", "converting", "quantising", "verifying"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
-from lorakit.engines.onnx.graph_cache import forget_graphs
 from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
 from lorakit.errors import AdapterError, EngineError
@@ -178,4 +177,6 @@ def _opened_once(path: Path, options: Mapping[str, Any]) -> Iterator[Model]:
         yield model
     finally:
         model.close()
+        from lorakit.engines.onnx.graph_cache import forget_graphs  # the engine is loaded by now
+
         forget_graphs(model.base)

@@ -92,7 +92,9 @@ export class AdapterTable {
 function asScales(scales) {
   const bad = typeof scales !== 'object' || scales === null;
   if (bad) throw new LorakitError('adapters must be names, or names with scales', { code: 'parameter_invalid' });
-  const pairs = Array.isArray(scales) ? scales.map((name) => [name, 1]) : Object.entries(scales);
+  const pairs = Array.isArray(scales)
+    ? scales.map((name) => [name, 1])
+    : scales instanceof Map ? [...scales] : Object.entries(scales);
   const found = new Map();
   for (const [name, scale] of pairs) {
     if (typeof name !== 'string')

@@ -93,6 +93,8 @@ export class Model {
     this.refuseWhatInputsCannot(config);
     this.table.refuseTaken(name);
     const { path, signal } = config;
+    if (path instanceof Map && config.digest)
+      throw new LorakitError('a digest is checked where files are fetched; these are in memory', { code: 'parameter_invalid' });
     const files = path instanceof Map ? path : await fetchAdapter(config);
     throwIfAborted(signal);
     const adapter = await readAdapter(files, { modules: this.session.modules, name });

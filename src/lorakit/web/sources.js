@@ -213,6 +213,8 @@ async function readFiles(chosen, context) {
     const unread = folder || name === PICKLE;
     context.files.set(name, unread ? new Uint8Array(0) : await readFile(named.get(name), name, context));
   }
+  if (context.pinned && WEIGHTS.every((name) => wanted.includes(name)))
+    throw new LorakitError(`it holds both ${WEIGHTS.join(' and ')}, and a digest is of one`, { code: 'source_mismatch', hint: 'name the files that are meant' });
   if (context.pinned && !folder) await checkChosen(wanted.find((name) => WEIGHTS.includes(name)) ?? [...named.keys()].at(-1), context);
 }
 
