@@ -52,9 +52,10 @@ def refused(monkeypatch, capsys):
         assert caught.value.code == 2 or len(err.splitlines()) == 1, err
         return err
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def left(folder):
