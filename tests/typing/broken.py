@@ -18,7 +18,7 @@ AdapterConfig("home", mode="static")  # error: "Literal['static']"; expected
 AdapterConfig("home", source="hub")  # error: "Literal['hub']"; expected
 AdapterConfig("home", 0.5)  # error: Too many positional arguments
 LlamaOptions(kv_type="q4_0")  # error: "Literal['q4_0']"; expected
-model.load_adapter("home").apply("1")  # error: "Literal['1']"; expected "float | Literal['default']"
+model.load_adapter("home").apply("1")  # error: "Literal['1']"; expected "float
 model.apply({"home": 1.0}, kv="drop")  # error: "Literal['drop']"; expected
 model.embed("hello", pooling="max")  # error: "Literal['max']"; expected
 model.complete("hello", max_token=3)  # error: Unexpected keyword argument "max_token"
