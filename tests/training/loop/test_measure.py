@@ -15,6 +15,7 @@ from train_cases import (
 
 import lorakit
 from lorakit import demo
+from lorakit.engines.onnx import graph_cache
 from lorakit.errors import EngineError
 from lorakit.files.cache import cache_root
 from lorakit.training import measure
@@ -80,7 +81,7 @@ def test_a_base_without_what_cannot_be_loaded_is_seen(trained, expected):
 
 
 def test_a_graph_that_is_left_is_seen(trained, monkeypatch):
-    monkeypatch.setattr(measure, "forget_graphs", lambda base: None)
+    monkeypatch.setattr(graph_cache, "forget_graphs", lambda base: None)
     before = folders()
     measured(replace(trained, deltas=tuple(replace(d, scale=0.5) for d in trained.deltas)), "onnx")
     assert folders() != before
