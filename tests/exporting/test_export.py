@@ -20,7 +20,6 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
-from lorakit.exporting import plan as planning
 from lorakit.exporting.running import ExportedModel
 from lorakit.files.cache import digest_of
 from lorakit.formats import read_adapter
@@ -150,7 +149,7 @@ def test_what_cannot_be_exported_is_refused_at_once(tmp_path, monkeypatch):
     refused(ParameterError, tmp_path, context=15)
     limits = lorakit.ProofOptions(max_kl=0)
     refused(ParameterError, tmp_path, proof=limits, prove_it=False)
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
     refused(WriteError, tmp_path)
 
 

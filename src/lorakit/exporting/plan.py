@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lorakit.engines.onnx.calibration import Calibration
 from lorakit.errors import ParameterError, WriteError
 from lorakit.exporting.companions import Companions
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.room import require_room
 from lorakit.formats.express import require_expressible
 from lorakit.formats.web import cannot_express
 from lorakit.graph.composed import require_composable
@@ -92,7 +92,8 @@ def make_plan(
     _require_expressible(base, kind, adapters)
     held = _context(context, base.decoder)
     require_output(output, overwrite=overwrite)
-    _require_room(output, sum(expected_bytes(base.decoder, form) for form in forms) + BESIDE)
+    size = sum(expected_bytes(base.decoder, form) for form in forms) + BESIDE
+    require_room(output, size, "the export", about="about ")
     return ExportPlan(
         base=base,
         adapters=tuple(adapters),
@@ -194,14 +195,3 @@ def expected_bytes(decoder: Decoder, form: WebForm) -> int:
         else:
             total += count * (WIDE.get(form, LINEAR[form]) if name in wide else LINEAR[form])
     return int(total)
-
-
-def _require_room(output: Path, size: int) -> None:
-    place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise WriteError(
-            f"{place} has no room for the export",
-            items=[f"about {size} bytes needed, {free} bytes free"],
-            hint="free some space, or name an output on another disk",
-        )

@@ -15,10 +15,11 @@ def folded(adapter: Adapter) -> Adapter:
 
     Raises FormatError where a product is too large.
     """
-    return replace(adapter, deltas=tuple(_folded(delta) for delta in adapter.deltas))
+    return replace(adapter, deltas=tuple(folded_delta(delta) for delta in adapter.deltas))
 
 
-def _folded(delta: Delta) -> Delta:
+def folded_delta(delta: Delta) -> Delta:
+    """One delta with its scale in its B. Raises FormatError where a product is too large."""
     if delta.scale == 1.0:
         return delta
     with np.errstate(over="ignore"):

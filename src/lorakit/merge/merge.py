@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.files.atomic import new_folder
+from lorakit.files.room import require_room
 from lorakit.formats.readback import DTYPES, Dtype
 from lorakit.merge.gguf.origin import GgufOrigin
 from lorakit.merge.origin import FolderOrigin, Origin
@@ -154,7 +154,7 @@ def _write(
     outputs = origin.shards(todo, kind)
     total = sum(shard.size for shard in outputs)
     try:
-        _require_room(target, total)
+        require_room(target, total, "the merged model")
         with new_folder(target) as folder:
             stream = Stream(folder, progress, total)
             for shard in outputs:
@@ -189,17 +189,6 @@ def _notes(todo: Plan) -> Iterator[str]:
     biases = sum(name.endswith(".bias") for name in todo.added)
     if biases:
         yield f"{biases} biases were added, zero where no adapter has one"
-
-
-def _require_room(target: Path, size: int) -> None:
-    place = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise WriteError(
-            f"{place} has no room for the merged model",
-            items=[f"{size} bytes needed, {free} bytes free"],
-            hint="free some space, or name an output on another disk",
-        )
 
 
 def _require_finite(stream: Stream) -> None:

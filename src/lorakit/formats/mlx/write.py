@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
-from lorakit.errors import FormatError, ParameterError, WriteError
+from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import Fault, require_expressible
+from lorakit.formats.folding import folded_delta
 from lorakit.formats.mlx.express import cannot_express
 from lorakit.formats.mlx.names import native
 from lorakit.formats.mlx.read import CONFIG, WEIGHTS, read_mlx
@@ -73,21 +74,13 @@ def _prepared(adapter: Adapter, dtype: npt.DTypeLike | None) -> Adapter:
     """The adapter as the file holds it: one rank, one scale, stored dtypes."""
     scales = {delta.scale for delta in adapter.deltas}
     scale = scales.pop() if len(scales) == 1 else 1.0
-    deltas = tuple(_padded(_folded(d, scale), adapter.max_rank) for d in adapter.deltas)
+    deltas = tuple(
+        _padded(d if d.scale == scale else folded_delta(d), adapter.max_rank)
+        for d in adapter.deltas
+    )
     magnitudes = as_dtype(Adapter(magnitudes=adapter.magnitudes), np.float32).magnitudes
     stored = as_dtype(replace(adapter, deltas=deltas, magnitudes=()), dtype)
     return replace(stored, magnitudes=magnitudes)
-
-
-def _folded(delta: Delta, scale: float) -> Delta:
-    """With the scale in B, unless it is that of the file."""
-    if delta.scale == scale:
-        return delta
-    with np.errstate(over="ignore"):
-        b = delta.b.astype(np.float32) * np.float32(delta.scale)
-    if not np.isfinite(b).all() and np.isfinite(delta.b.astype(np.float32)).all():
-        raise FormatError(f"{delta.module}: B times its scale {delta.scale} is too large")
-    return replace(delta, b=b, scale=1.0)
 
 
 def _padded(delta: Delta, rank: int) -> Delta:
