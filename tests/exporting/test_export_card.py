@@ -1,6 +1,7 @@
 """The card of an export: what it was made of, how far it is from float32, how it is loaded."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,15 +9,18 @@ import yaml
 from lorakit.exporting.card import card
 from lorakit.exporting.parity import Answers, Apart, Parity, SideParity
 from lorakit.exporting.result import ExportedFile
+from lorakit.exporting.targets.onnx import Onnx
 
 RECORD = {
     "base_name": "org/base",
     "adapters": "merged",
     "names": ["home"],
-    "from": [{"name": "home", "scale": 0.5}],
+    "from": [{"name": "home", "scale": 0.5, "facts": {}}],
     "tool_format": "functiongemma",
     "context": 8192,
+    "forms": {"q4": {"file": "onnx/model_q4.onnx", "bytes": 253_000_000}},
 }
+PLAN = SimpleNamespace(target=Onnx(), output=Path("home-q4"))
 SIDE = SideParity(
     name="home",
     positions=640,
@@ -29,6 +33,7 @@ SIDE = SideParity(
 PARITY = Parity(
     form="q4",
     kind="merged",
+    most=1.0,
     reference="base + adapter, float32",
     runtime="onnxruntime 1.31, CPU",
     prompts="24 examples of mine.jsonl",
@@ -38,6 +43,7 @@ PARITY = Parity(
 FILE = ExportedFile(
     form="q4",
     path=Path("x/onnx/model_q4.onnx"),
+    parts=(Path("x/onnx/model_q4.onnx"),),
     nbytes=253_000_000,
     seconds=1.0,
     parity=PARITY,
@@ -45,7 +51,7 @@ FILE = ExportedFile(
 
 
 def made(**change):
-    return card("home-q4", RECORD | change, [FILE])
+    return card(PLAN, RECORD | change, [FILE])
 
 
 def test_it_says_what_hubs_and_people_read():
@@ -61,7 +67,7 @@ def test_it_says_what_hubs_and_people_read():
         "{ dtype: 'q4' }",
         "| q4 | home | 0.0031 | 98.7% | 0.12 | 23 of 24 | 22 of 24, 23 |",
         "keeping the adapter apart is more accurate: KL 0.0012 kept apart",
-        "| `onnx/model_q4.onnx` | 253.0 |",
+        "| q4 | `onnx/model_q4.onnx` | 253.0 |",
         "skip_special_tokens: false",
     ):
         assert said in text
@@ -71,7 +77,7 @@ def test_it_says_what_hubs_and_people_read():
     ("kind", "said", "relation"),
     [
         ("dynamic", "await model.load('/adapters/home/')", "quantized"),
-        ("composed", 'adapters: { "home": 1 }', "finetune"),
+        ("composed", '{ tools, adapters: { "home": 1 } }', "finetune"),
     ],
 )
 def test_files_with_inputs_of_adapters_are_loaded_by_lorakit_js(kind, said, relation):
@@ -81,8 +87,21 @@ def test_files_with_inputs_of_adapters_are_loaded_by_lorakit_js(kind, said, rela
     assert yaml.safe_load(text.split("---")[1])["base_model_relation"] == relation
 
 
+def test_it_says_what_is_known_of_the_adapter_and_asks_as_it_was_trained():
+    """Adapters that know their tools want no declarations; the broken variant still has them."""
+    prompt = {"tools": [{"function": {"name": "lights"}}], "declared": 0.0}
+    facts = {"verdict": ["exact match 97%"], "prompt": prompt}
+    text = made(**{"from": [{"name": "home", "scale": 1.0, "facts": facts}]})
+    assert "- exact match 97%" in text
+    assert "Its tools: `lights`" in text
+    assert "model.chat(messages);" in text
+    assert "model.chat(messages, { tools });" in made()
+
+
 def test_names_of_strangers_stay_on_their_line():
-    text = made(base_name="a\n# b | `c`", **{"from": [{"name": "x\n## y", "scale": 1.0}]})
+    text = made(
+        base_name="a\n# b | `c`", **{"from": [{"name": "x\n## y", "scale": 1.0, "facts": {}}]}
+    )
     assert "\n# b" not in text
     assert "\n## y" not in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "a\n# b | `c`"

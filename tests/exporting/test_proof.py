@@ -1,6 +1,7 @@
 """What is proven of an export: the numbers are right, and a wrong export is found."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,12 @@ from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import FormatError, ParameterError, ParityError, SourceError
+from lorakit.exporting.cases import token_faults
 from lorakit.exporting.feeds import lora_feeds, number_feeds
 from lorakit.exporting.parity import Apart, ProofOptions
-from lorakit.exporting.proof import PROBE, prove
+from lorakit.exporting.proof import PROBE, Subject, prove
 from lorakit.exporting.running import ExportedModel
+from lorakit.exporting.table import TARGETS
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
 from lorakit.text.tokenizer import Tokenizer
@@ -27,8 +30,21 @@ OTHER = read_adapter(TRUTH / "peft/llama/rslora")
 LLAMA = Base.open(BASES / "llama")
 
 
-def proof(folder, file, kind, adapters, form="none", base=LLAMA, **more):
-    return prove(folder, file, form=form, kind=kind, base=base, adapters=adapters, **more)
+def proof(folder, file, kind, adapters, form="none", base=LLAMA, other=None, **more):
+    generation = json.loads((folder / "generation_config.json").read_text())
+    target, options = TARGETS["onnx"], more.get("options") or ProofOptions()
+    subject = Subject(
+        exported=closing(ExportedModel(file)),
+        form=form,
+        kind=kind,
+        coarse=target.coarse(form),
+        most=target.most(form),
+        runtime=target.runtime(form),
+        stops=frozenset(np.atleast_1d(generation["eos_token_id"]).tolist()),
+        faults=lambda cases: token_faults(folder, cases, declare=options.declare),
+        other=other,
+    )
+    return prove(subject, base=base, adapters=adapters, **more)
 
 
 @pytest.mark.parametrize("name", ["gemma3/lora", "llama/lora"])
@@ -154,10 +170,9 @@ def test_keeping_apart_is_compared_with_merging_first(tmp_path):
     file = build("llama", tmp_path / "x", form="q4", kind="apart", adapters=[(small, 1.0)])
     merge(LLAMA, [(small, 1.0)], tmp_path / "base", dtype="f32")
 
-    def merged(place):
-        return build(Base.open(tmp_path / "base"), place / "merged", form="q4")
-
-    found = proof(tmp_path / "x", file, "apart", {"home": (small, 1.0)}, form="q4", other=merged)
+    merged = build(Base.open(tmp_path / "base"), tmp_path / "merged", form="q4")
+    other = closing(ExportedModel(merged))
+    found = proof(tmp_path / "x", file, "apart", {"home": (small, 1.0)}, form="q4", other=other)
     assert found.apart is not None
     assert found.apart.apart == found.kl
     assert found.apart.merged > 0

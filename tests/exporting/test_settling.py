@@ -18,9 +18,9 @@ def made(tmp_path, monkeypatch, both, **options):
     """An export whose proof says `both` of merging and keeping apart."""
     prove = exporting.prove
 
-    def say(*args, **more):
-        more["other"] = None
-        return replace(prove(*args, **more), apart=both)
+    def say(subject, **more):
+        alone = replace(subject, other=None)
+        return replace(prove(alone, **more), apart=both)
 
     monkeypatch.setattr(exporting, "prove", say)
     return lorakit.export(BASE, tmp_path / "out", adapter=str(HOME), quantize="q8", **options)

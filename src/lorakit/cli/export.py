@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from lorakit.cli.cache import parse_size
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.progress import LiveLine
@@ -18,17 +20,25 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
-from lorakit.exporting.export import Target, export
+from lorakit.exporting.export import export
 from lorakit.exporting.parity import ProofOptions
-from lorakit.exporting.plan import Kind
+from lorakit.exporting.plan import Kind, TargetName
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import unused_name
 
+NAME = re.compile(r"[\w-][\w.-]*")
+
 
 def command(
     base: BaseArgument,
-    to: Annotated[Target, option(help="What it is for.")],
+    to: Annotated[
+        TargetName,
+        option(
+            help="onnx: transformers.js, onnxruntime; gguf: llama.cpp; safetensors: transformers; "
+            "mlx: mlx-lm."
+        ),
+    ],
     output: Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")],
     adapter: AdapterOption = None,
     adapters: Annotated[
@@ -47,11 +57,23 @@ def command(
     ] = None,
     quantize: Annotated[
         list[str] | None,
-        option(metavar="FORM[,FORM]", help="none, fp16, q8, q4, q4f16 [default: q8]."),
+        option(
+            metavar="FORM[,FORM]",
+            help="onnx: none, fp16, q8, q4, q4f16 [default: q8]; gguf: F16, Q8_0, Q4_K_M, ... "
+            "[default: Q8_0]; safetensors, mlx: none, f32, f16, bf16, and of mlx q8, q4 "
+            "[default: none].",
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        option(metavar="ORG/REPO", help="What the base is called where others find it."),
     ] = None,
     context: Annotated[
         int | None,
-        option(least=16, help="Tokens it holds [default: the model's, at most 8192]."),
+        option(least=16, help="Tokens of ONNX [default: the model's, at most 8192]."),
+    ] = None,
+    split_size: Annotated[
+        str | None, option(metavar="SIZE", help="Write GGUF in parts of at most this, such as 2GB.")
     ] = None,
     calibration: CalibrationOption = None,
     evaluation: Annotated[
@@ -72,7 +94,7 @@ def command(
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a base with adapters as a folder that transformers.js loads, and prove it.
+    """Write a base with adapters as a folder that another runtime loads, and prove it.
 
     What it computes is compared with base + adapter in float32, on your examples or built-in ones.
     """
@@ -82,7 +104,7 @@ def command(
     chosen = _composed(compose) if compose is not None else {}
     for config in map(_config, adapter or []):
         chosen[unused_name(config.name, chosen)] = config
-    forms: Any = [form for each in quantize or ["q8"] for form in each.split(",")]
+    forms = [form for each in quantize for form in each.split(",")] if quantize else None
     with downloads, LiveLine() as line:
         result = export(
             base,
@@ -91,7 +113,9 @@ def command(
             adapter=chosen,
             mode=adapters or (None if compose is None else "composed"),
             quantize=forms,
+            base_model=base_model,
             context=context,
+            split_size=None if split_size is None else parse_size(split_size),
             calibration=calibration,
             proof=proof,
             prove_it=not no_proof,
@@ -121,9 +145,9 @@ def _config(reference: str) -> AdapterConfig:
 
 
 def _named(part: str) -> tuple[str, AdapterConfig]:
-    """NAME=REF, or a reference alone, in which an equals sign comes after a slash or a dot."""
+    """NAME=REF, or a reference alone, in which an equals sign comes after a slash or a colon."""
     name, sign, reference = part.strip().partition("=")
-    if sign and name.isidentifier():
+    if sign and NAME.fullmatch(name):
         return name, _config(reference)
     config = _config(part.strip())
     return config.name, config
@@ -145,6 +169,8 @@ def show(result: ExportResult, *, json: bool) -> None:
             say(f"note: {file.parity.apart.sentence(file.form)}")
         for warning in file.parity.warnings if file.parity else ():
             say(f"note: {warning}")
+    for each in result.notes:
+        say(f"note: {each}")
     say(f"{result.output}: {size(result.nbytes)}, {result.context} tokens of context")
 
 

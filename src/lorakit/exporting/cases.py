@@ -23,7 +23,6 @@ from lorakit.verify.prompts import SAMPLES, prompts_for, samples_for
 
 MOST_CASES = 24  # examples that are compared, evenly over the file
 ANSWER = 24  # tokens of an answer to a text
-QUANTISED = ("q8", "q4", "q4f16")
 GREETING: list[Message] = [{"role": "user", "content": "Hello, who are you?"}]
 Answer = tuple[int, ...]
 
@@ -70,21 +69,29 @@ class Cases:
         return all(pair.exact for pair in pairs)
 
 
-def cases_of(model: Model, options: ProofOptions, form: str, context: int | None = None) -> Cases:
+def cases_of(
+    model: Model,
+    options: ProofOptions,
+    *,
+    coarse: bool,
+    context: int | None = None,
+    dialogue: Dialogue | None = None,
+) -> Cases:
     """The cases for an open model with its adapters loaded; with their answers they are no longer
-    than `context`.
+    than `context`. coarse: what rounding costs is measured, on text only. dialogue: where it is not
+    the model's own.
 
     Raises SourceError, FormatError, BaseModelError and ContextFullError for an evaluation file that
     cannot be read or rendered.
     """
-    dialogue = dialogue_of(model)
+    dialogue = dialogue or dialogue_of(model)
     context = min(context or model.capabilities.context, model.capabilities.context)
     if options.evaluation is None:
         handles = [model.find(info.name) for info in model.adapters]
         adapters = [handle.adapter for handle in handles if handle is not None]
         prompts = samples_for(model.tokenizer, context)
         prompts |= prompts_for(model.tokenizer, model.capabilities.vocabulary, adapters)
-        if form in QUANTISED:  # what rounding costs is measured on text
+        if coarse:
             del prompts["random ids"]
         limit = min(ANSWER, context // 2)
         cut = {name: ids[: context - limit] for name, ids in prompts.items()}

@@ -26,19 +26,26 @@ LOADER = "PreTrainedTokenizerFast"  # what reads tokenizer.json as it is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """Files of a base that go along. templates: by name. stops: tokens that end an answer."""
+    """Files of a base that go along. templates: by name. stops: tokens that end an answer.
+    replaced: whether the template is not the base's own."""
 
     files: tuple[tuple[str, bytes], ...]
     templates: Mapping[str, str]
     special: Mapping[str, str]
     stops: tuple[int, ...]
     tool_format: str | None
+    replaced: bool = False
 
     @classmethod
-    def of(cls, base: Base) -> Companions:
-        """Raises BaseModelError (tokenizer_missing, template_missing) and FormatError."""
+    def of(cls, base: Base, template: str | None = None) -> Companions:
+        """template: instead of the base's own.
+
+        Raises BaseModelError (tokenizer_missing, template_missing) and FormatError.
+        """
         tokenizer = Tokenizer.open(base.path)
-        dialogue = Dialogue(base.path, tokenizer)
+        own = Dialogue(base.path, tokenizer)
+        replaced = template is not None and template not in own.template.sources.values()
+        dialogue = Dialogue(base.path, tokenizer, {"default": str(template)}) if replaced else own
         written = dialogue.tool_format
         return cls(
             files=tuple(companions(base)),
@@ -46,6 +53,7 @@ class Companions:
             special=tokenizer.special_tokens,
             stops=tuple(sorted(dialogue.stop_tokens)),
             tool_format=written.name if written else None,
+            replaced=replaced,
         )
 
     def write(self, folder: Path) -> None:

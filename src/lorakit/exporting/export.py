@@ -4,54 +4,41 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
+from lorakit.chat.dialogue import Dialogue
 from lorakit.engines.onnx.calibration import Calibration
 from lorakit.engines.onnx.options import OnnxOptions
-from lorakit.errors import ParameterError, UnsupportedError, WriteError
+from lorakit.errors import ParameterError, WriteError
+from lorakit.exporting.bundle import read_facts, several_templates
 from lorakit.exporting.card import card
-from lorakit.exporting.companions import write_config
-from lorakit.exporting.onnx import (
-    CALIBRATED,
-    DTYPES,
-    FOLDER,
-    file_name,
-    part_of,
-    summed,
-    write_onnx,
-)
+from lorakit.exporting.checks import make_plan
 from lorakit.exporting.parity import ProofOptions
-from lorakit.exporting.plan import (
-    RECORD,
-    Chosen,
-    ExportPlan,
-    Kind,
-    expected_bytes,
-    make_plan,
-)
-from lorakit.exporting.proof import prove
-from lorakit.exporting.record import VERSION, about, as_json, digests, graph_metadata, record
+from lorakit.exporting.plan import RECORD, Chosen, ExportPlan, Kind, Target, TargetName
+from lorakit.exporting.proof import Subject, prove
+from lorakit.exporting.record import VERSION, about, as_json, digests, record
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult, OnExport, Phase
+from lorakit.exporting.running import Exported
+from lorakit.exporting.table import TARGETS
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.bounded import as_path
-from lorakit.graph.composed import require_composable
-from lorakit.graph.web import WebForm
+from lorakit.merge import merge
 from lorakit.model.adapter_config import AdapterChoice, as_choices
 from lorakit.model.load import ready, unused_name
 from lorakit.sources import OnProgress, fetch
 from lorakit.training.data import read_examples
 from lorakit.values import among, shown
 
-Target = Literal["onnx"]
-TARGETS: tuple[Target, ...] = ("onnx",)
 PARITY, CARD = "parity.json", "README.md"
 
 
@@ -59,11 +46,13 @@ def export(
     base: Base | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    to: Target = "onnx",
+    to: TargetName = "onnx",
     adapter: AdapterChoice | Iterable[AdapterChoice] | Mapping[str, AdapterChoice] | None = None,
     mode: Kind | None = None,
-    quantize: WebForm | Iterable[WebForm] = "q8",
+    quantize: str | Iterable[str] | None = None,
+    base_model: str | None = None,
     context: int | None = None,
+    split_size: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     proof: ProofOptions | None = None,
     prove_it: bool = True,
@@ -73,17 +62,24 @@ def export(
     downloads: OnProgress | None = None,
     progress: OnExport | None = None,
 ) -> ExportResult:
-    """Write a base with adapters as a new folder that transformers.js and onnxruntime load.
+    """Write a base with adapters as a new folder that another runtime loads.
 
     base, adapter: as in `open`, or adapters by names of the caller's; scales are those of their
-    AdapterConfig.
+    AdapterConfig. A GGUF base is dequantised first.
+    to: "onnx" (transformers.js, onnxruntime), "gguf" (llama.cpp), "safetensors" (transformers), or
+    "mlx" (mlx-lm).
     mode: "merged" into the weights; "apart", beside weights that may be quantised; "dynamic", as
-    inputs of the graph, so that any adapter can be used, and those named here are proven alone;
-    "composed": up to 16 in one file, chosen among by number. None is "merged", or "apart" where the
-    proof finds that it is more accurate in one of the forms.
-    quantize: a form, or several in one folder: "none" (float32), "fp16", "q8", "q4", "q4f16".
-    context: tokens that the export can hold; None is the model's, at most 8192.
-    calibration: a text in UTF-8 whose like the model will read, for forms of few bits.
+    inputs of an ONNX graph, so that any adapter can be used, and those named here are proven alone;
+    "composed": up to 16 in one ONNX file, chosen among by number. None is "merged", or "apart"
+    where the proof finds that it is more accurate in one of the forms.
+    quantize: a form, or several in one folder. onnx: "none" (float32), "fp16", "q8" (the default),
+    "q4", "q4f16". gguf: "F32", "F16", "BF16", "Q8_0" (the default), "Q4_K_M" and the other types of
+    llama.cpp. safetensors: "none" (the default: each weight's own dtype), "f32", "f16", "bf16".
+    mlx: the same, "q8" and "q4".
+    base_model: what the base is called where others find it, such as org/repo.
+    context: tokens that an ONNX export can hold; None is the model's, at most 8192. split_size:
+    bytes of a part of a GGUF model; None writes it whole.
+    calibration: a text in UTF-8 whose like the model will read, for ONNX forms of few bits.
     proof: on what it is compared with base + adapter in float32, and when it fails; `prove_it` =
     False leaves that out. overwrite: an export that is there may be replaced, and nothing else.
     downloads: called for what is fetched, as `progress` of `open` is.
@@ -91,49 +87,110 @@ def export(
 
     Raises what `open` raises for base and adapters, CapabilityError (an architecture without a
     graph), BaseModelError (no tokenizer or template), MismatchError, UnsupportedError (what this
-    mode cannot express), ParameterError, WriteError, and ParityError; nothing is left then.
+    mode or target cannot express), ParameterError, MissingExtraError (no runtime to prove it in),
+    WriteError, and ParityError; nothing is left then.
     """
     started = time.monotonic()
     report = _Reporter(progress)
     report("preparing")
-    if not among(to, TARGETS):
-        raise ParameterError(f"an export is to {' or '.join(TARGETS)}, not {shown(to)}")
+    target = _target(to)
+    options = _proof_options(proof, prove_it)
+    if not isinstance(overwrite, bool):
+        raise ParameterError(f"overwrite is True or False, not {shown(overwrite)}")
+    if base_model is not None and not (isinstance(base_model, str) and base_model.strip()):
+        raise ParameterError(f"base_model is a name such as org/repo, not {shown(base_model)}")
     get = partial(fetch, offline=offline, allow_private=allow_private, progress=downloads)
-    opened = base if isinstance(base, Base) else open_base(get(base, kind="base"))
+    given = base if isinstance(base, Base) else open_base(get(base, kind="base"))
     place = as_path(output).absolute()
-    plan = make_plan(
-        opened,
-        _chosen(opened, adapter, get),
-        place,
-        kind="merged" if mode is None else mode,
-        forms=(quantize,) if isinstance(quantize, str) else tuple(quantize),
-        context=context,
-        overwrite=overwrite,
-        calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=calibration)),
-    )
-    options = (proof or ProofOptions()) if prove_it else None
-    if options is None and proof not in (None, ProofOptions()):
-        raise ParameterError(
-            "limits and examples are of the proof, which is left out", hint="leave --no-proof out"
+    with _as_folder(given, report) as opened:
+        plan = make_plan(
+            opened,
+            _chosen(opened, adapter, get),
+            place,
+            target=target,
+            kind="merged" if mode is None else mode,
+            forms=_forms(quantize, target),
+            base_name=base_model or given.name,
+            context=context,
+            overwrite=overwrite,
+            calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=calibration)),
+            split_size=split_size,
+            proven=options is not None,
         )
-    if options and options.evaluation:
-        read_examples(options.evaluation).require()  # before the long work
-    try:
-        with new_folder(place, replace=overwrite) as folder:
-            plan, files = _write(plan, folder, options, report, settle=mode is None)
-            total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    except FileExistsError as error:
-        raise ParameterError(str(error), hint="name a new folder") from error
-    except OSError as error:
-        raise WriteError(f"cannot write {place}: {error.strerror or error}") from error
+        try:
+            with new_folder(place, replace=overwrite) as folder:
+                plan, files = _write(plan, folder, options, report, settle=mode is None)
+                total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                files = [_moved(file, folder, place) for file in files]
+        except FileExistsError as error:
+            raise ParameterError(str(error), hint="name a new folder") from error
+        except OSError as error:
+            raise WriteError(f"cannot write {place}: {error.strerror or error}") from error
     return ExportResult(
         output=place,
+        to=target.name,
         kind=plan.kind,
         context=plan.context,
-        files=tuple(_moved(file, place) for file in files),
+        files=tuple(files),
         nbytes=total,
         seconds=time.monotonic() - started,
+        notes=tuple(_notes(plan)),
     )
+
+
+def _target(name: object) -> Target:
+    if not among(name, get_args(TargetName)):
+        names = ", ".join(get_args(TargetName))
+        raise ParameterError(f"an export is to one of {names}, not {shown(name)}")
+    return TARGETS[str(name)]
+
+
+def _proof_options(proof: ProofOptions | None, prove_it: bool) -> ProofOptions | None:
+    """What to prove it on; None where it is not to be. Examples are read before the long work."""
+    if proof is not None and not isinstance(proof, ProofOptions):
+        raise ParameterError(f"proof is a ProofOptions or None, not {shown(proof)}")
+    if not isinstance(prove_it, bool):
+        raise ParameterError(f"prove_it is True or False, not {shown(prove_it)}")
+    if not prove_it:
+        if proof not in (None, ProofOptions()):
+            raise ParameterError(
+                "limits and examples are of the proof, which is left out",
+                hint="leave --no-proof out",
+            )
+        return None
+    options = proof or ProofOptions()
+    if options.evaluation:
+        read_examples(options.evaluation).require()
+    return options
+
+
+def _forms(quantize: object, target: Target) -> tuple[Any, ...]:
+    if quantize is None:
+        return (target.default,)
+    if isinstance(quantize, str) or not isinstance(quantize, Iterable):
+        return (quantize,)
+    return tuple(quantize)
+
+
+@contextmanager
+def _as_folder(base: Base, report: _Reporter) -> Iterator[Base]:
+    """A base whose weights can be read; of a GGUF file they are dequantised into a folder."""
+    if not base.is_gguf:
+        yield base
+        return
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
+        folder = Path(place) / base.path.stem
+        merge(base, [], folder, progress=lambda done, total: report("preparing", "", done, total))
+        yield Base.open(folder)
+
+
+def _notes(plan: ExportPlan) -> Iterator[str]:
+    if plan.companions.replaced:
+        yield "the chat template is that of the adapter, which is not the base's"
+    elif several_templates(plan.adapters):
+        yield "the adapters were trained with different chat templates; the base's is exported"
+    if plan.kind == "dynamic" and plan.adapters:
+        yield "the adapters were used for the proof only; load them in the page"
 
 
 class _Reporter:
@@ -155,6 +212,8 @@ def _chosen(
     """Adapters, fetched and read, each under a name of its own."""
     choices = as_choices(list(adapter.values()) if isinstance(adapter, Mapping) else adapter)
     names = list(adapter) if isinstance(adapter, Mapping) else [""] * len(choices)
+    if bad := [shown(name) for name in names if not isinstance(name, str)]:
+        raise ParameterError(f"names of adapters are texts, not {', '.join(bad)}")
     found: dict[str, Chosen] = {}
     for given, choice in zip(names, choices, strict=True):
         config = None if isinstance(choice, Adapter) else choice
@@ -172,6 +231,7 @@ def _chosen(
             source=read.source,
             scale=float(read.default_scale if scale is None else scale),
             adapter=read.adapter,
+            facts={} if isinstance(reference, Adapter) else read_facts(fetched(reference)),
         )
     return list(found.values())
 
@@ -188,15 +248,7 @@ def _write(
 
     settle: keep adapters apart where merging them first is found to cost more.
     """
-    plan.companions.write(folder)
-    write_config(
-        folder,
-        part_of(plan, plan.kind).base.config,
-        context=plan.context,
-        files=[file_name(form) for form in plan.forms],
-        dtype=DTYPES[plan.forms[0]],
-        about=about(plan),
-    )
+    plan.target.begin(plan, folder, about(plan))
     files = [_converted(plan, folder, form, report) for form in plan.forms]
     if options is not None:
         files = [_proven(plan, folder, file, options, report) for file in files]
@@ -208,8 +260,8 @@ def _write(
                 file.parity.require()
         proven = {file.path.name: file.parity.to_dict() for file in files if file.parity}
         write_synced(folder / PARITY, as_json({"version": VERSION, "files": proven}))
-    made = record(plan, files)
-    write_synced(folder / CARD, card(plan.output.name, made, files).encode())
+    made = record(plan, folder, files)
+    write_synced(folder / CARD, card(plan, made, files).encode())
     write_synced(folder / RECORD, as_json({**made, "files": digests(folder)}))
     return plan, files
 
@@ -227,84 +279,84 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _converted(plan: ExportPlan, folder: Path, form: WebForm, report: _Reporter) -> ExportedFile:
+def _converted(plan: ExportPlan, folder: Path, form: str, report: _Reporter) -> ExportedFile:
     started = time.monotonic()
-    phase: Phase = "converting" if form in ("none", "fp16") else "quantising"
-    total = expected_bytes(plan.base.decoder, form)
-    report(phase, file_name(form), 0, total)
-    path = write_onnx(
-        part_of(plan, plan.kind),
+    phase: Phase = "quantising" if plan.target.coarse(form) else "converting"
+    total, name = plan.target.expected_bytes(plan, form), Path(plan.target.place(plan, form)).name
+    report(phase, name, 0, total)
+    paths = plan.target.write(
+        plan,
+        plan.kind,
         form,
         folder,
-        context=plan.context,
-        calibration=plan.calibration,
-        metadata=graph_metadata(plan),
-        on_bytes=lambda done: report(phase, file_name(form), done, max(done, total)),
+        lambda done: report(phase, name, done, max(done, total)),
     )
-    size = path.stat().st_size + path.with_name(f"{path.name}_data").stat().st_size
-    return ExportedFile(form=form, path=path, nbytes=size, seconds=time.monotonic() - started)
+    return ExportedFile(
+        form=form,
+        path=paths[0],
+        parts=paths,
+        nbytes=sum(path.stat().st_size for path in paths),
+        seconds=time.monotonic() - started,
+    )
 
 
 def _proven(
     plan: ExportPlan, folder: Path, file: ExportedFile, options: ProofOptions, report: _Reporter
 ) -> ExportedFile:
     started = time.monotonic()
-    form, name = file.form, file.path.name
+    name = file.path.name
     report("verifying", name)
     parity = prove(
-        folder,
-        file.path,
-        form=form,
-        kind=plan.kind,
+        _subject(plan, folder, file.form, options),
         base=plan.base,
         adapters={each.name: (each.adapter, each.scale) for each in plan.adapters},
         options=options,
         context=plan.context,
-        other=_other(plan, form),
         progress=lambda done, total: report("verifying", name, done, total),
     )
-    return ExportedFile(
+    return replace(file, proof_seconds=time.monotonic() - started, parity=parity)
+
+
+def _subject(plan: ExportPlan, folder: Path, form: str, options: ProofOptions) -> Subject:
+    target, companions = plan.target, plan.companions
+    templates = companions.templates if companions.replaced else None
+    return Subject(
+        exported=target.opened(plan, plan.kind, form, folder),
         form=form,
-        path=file.path,
-        nbytes=file.nbytes,
-        seconds=file.seconds,
-        proof_seconds=time.monotonic() - started,
-        parity=parity,
+        kind=plan.kind,
+        coarse=target.coarse(form),
+        most=target.most(form),
+        runtime=target.runtime(form),
+        stops=frozenset(companions.stops),
+        dialogue=lambda model: Dialogue(plan.base.path, model.tokenizer, templates),
+        faults=lambda cases: target.faults(plan, folder, form, cases, declare=options.declare),
+        other=_other(plan, form),
+        warnings=tuple(target.warnings(form)),
     )
 
 
-def _other(plan: ExportPlan, form: WebForm) -> Callable[[Path], Path] | None:
-    """Builds the file with adapters kept apart where they are merged, and the other way round."""
-    quantised = form in CALIBRATED and plan.adapters
-    if not quantised or plan.kind not in ("merged", "apart"):
+def _other(plan: ExportPlan, form: str) -> AbstractContextManager[Exported] | None:
+    """Opens the form with adapters kept apart where they are merged, and the other way round."""
+    target = plan.target
+    if not (target.coarse(form) and plan.adapters and plan.kind in ("merged", "apart")):
         return None
     kind: Kind = "apart" if plan.kind == "merged" else "merged"
-    try:
-        part = part_of(plan, kind)
-        require_composable([(summed(plan), 1.0)])
-    except UnsupportedError:  # weights can say what factors cannot
+    if kind not in target.kinds or not target.can_be_apart(plan):
         return None
-
-    def build(place: Path) -> Path:
-        return write_onnx(
-            part,
-            form,
-            place,
-            context=plan.context,
-            calibration=plan.calibration,
-            metadata=graph_metadata(plan),
-        )
-
-    return build
+    return _built(plan, kind, form)
 
 
-def _moved(file: ExportedFile, place: Path) -> ExportedFile:
-    """A file of the temporary folder where it is now."""
-    return ExportedFile(
-        form=file.form,
-        path=place / FOLDER / file.path.name,
-        nbytes=file.nbytes,
-        seconds=file.seconds,
-        proof_seconds=file.proof_seconds,
-        parity=file.parity,
-    )
+@contextmanager
+def _built(plan: ExportPlan, kind: Kind, form: str) -> Iterator[Exported]:
+    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
+        other = replace(plan, kind=kind, proven=False)
+        plan.target.begin(other, Path(place), about(other))
+        plan.target.write(other, kind, form, Path(place), None)
+        with plan.target.opened(other, kind, form, Path(place)) as exported:
+            yield exported
+
+
+def _moved(file: ExportedFile, folder: Path, place: Path) -> ExportedFile:
+    """A file of the temporary folder where it will be."""
+    parts = tuple(place / part.relative_to(folder) for part in file.parts)
+    return replace(file, path=parts[0], parts=parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lorakit.base.folder import Base
 from lorakit.engines.onnx.calibration import Calibration, Watcher
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.semantics import window_reading
-from lorakit.exporting.plan import ExportPlan, Kind
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes
 from lorakit.files.atomic import write_synced
 from lorakit.graph import HEAD, Sight, unseen, wide_modules
 from lorakit.graph.composed import Composed
@@ -30,7 +29,6 @@ SUFFIXES: dict[WebForm, str] = {  # transformers.js's, by its own names of dtype
 }
 DTYPES: dict[WebForm, str] = {form: form for form in SUFFIXES} | {"none": "fp32"}
 CALIBRATED: tuple[WebForm, ...] = ("q8", "q4", "q4f16")
-OnBytes = Callable[[int], None]  # written so far
 
 
 def file_name(form: WebForm) -> str:

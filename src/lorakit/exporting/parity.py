@@ -12,7 +12,6 @@ from lorakit.errors import ParameterError, ParityError
 from lorakit.values import finite, shown
 
 VERSION = 1
-MOST = {"none": 1e-4, "fp16": 0.01, "q8": 0.1, "q4": 1.0, "q4f16": 1.0}
 NOTABLE = 0.8  # share of the other's KL below which one way of exporting is called more accurate
 
 
@@ -103,13 +102,15 @@ class Apart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """An export beside base + adapter in float32. form: none, fp16, q8, q4 or q4f16. kind: merged,
-    apart, dynamic or composed. reference, prompts, runtime: in words. faults: of the files beside
-    the graph. warnings: what it does not prove.
+    """An export beside base + adapter in float32. form: as its target calls it. most: nats of KL
+    that the form may cost where nobody says. kind: merged, apart, dynamic or composed. reference,
+    prompts, runtime: in words. faults: of the files beside the weights. warnings: what it does not
+    prove.
     """
 
     form: str
     kind: str
+    most: float
     reference: str
     runtime: str
     prompts: str
@@ -133,7 +134,7 @@ class Parity:
     @property
     def failures(self) -> tuple[str, ...]:
         """Why the export is not good enough; empty: it is."""
-        most = MOST[self.form] if self.max_kl is None else self.max_kl
+        most = self.most if self.max_kl is None else self.max_kl
         limit = "its limit" if self.max_kl is not None else f"what {self.form} may cost"
         least = self.min_match or 0.0
         far = [

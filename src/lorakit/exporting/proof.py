@@ -1,17 +1,15 @@
-"""The proof of an export: the finished file in plain onnxruntime against base + adapter in float32.
+"""The proof of an export: the finished files in their runtime against base + adapter in float32.
 
 Greedy answers first, on both sides; then logits on the prompts and on what the float32 side
-answered, which is where a difference would show. Everything runs from the exported files: the ONNX
-file, and the stop tokens of its generation config.
+answered, which is where a difference would show. Everything runs from the exported files.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +17,18 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.folder import Base
-from lorakit.engines.onnx.ort import signed_kernel_exact
+from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import CapabilityError
-from lorakit.exporting.cases import QUANTISED, Answer, Cases, cases_of, token_faults
+from lorakit.exporting.cases import Answer, Cases, cases_of
 from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
 from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
-from lorakit.exporting.running import ExportedModel, Feeds, Logits
-from lorakit.formats.folder import read_object
+from lorakit.exporting.running import Exported, ExportedModel, Feeds, Logits
 from lorakit.graph import targets
 from lorakit.merge import merge
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.runtime.sampling import SamplingParams
+from lorakit.training.evaluate.work import dialogue_of
 from lorakit.verify.parity import ParityReport, PromptParity, compare
 
 Kind = Literal["merged", "apart", "dynamic", "composed"]
@@ -50,40 +48,56 @@ class Side:
     feeds: Feeds
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is proven. exported: opens it. coarse: it has few bits; most: nats of KL that the form
+    may cost. runtime: that it runs in, in words. stops: tokens that end an answer. dialogue: how
+    it holds a conversation, where that is not as the base does. faults: of the files beside the
+    weights. other: opens the other of merged and apart, so that both can be told by numbers.
+    """
+
+    exported: AbstractContextManager[Exported]
+    form: str
+    kind: Kind
+    coarse: bool
+    most: float
+    runtime: str
+    stops: frozenset[int]
+    dialogue: Callable[[Model], Dialogue] = dialogue_of
+    faults: Callable[[Cases], tuple[str, ...]] = lambda cases: ()
+    other: AbstractContextManager[Exported] | None = None
+    warnings: tuple[str, ...] = ()
+
+
 def prove(
-    folder: Path,
-    file: Path,
+    subject: Subject,
     *,
-    form: str,
-    kind: Kind,
     base: Base,
     adapters: Named,
     options: ProofOptions | None = None,
     context: int | None = None,
-    other: Callable[[Path], Path] | None = None,
     progress: OnDone | None = None,
 ) -> Parity:
-    """Compare an exported file with what it was made of.
+    """Compare an export with what it was made of.
 
-    folder, file: of the export; adapters: at their scales, by name. context: tokens that the export
-    holds, where it is fewer than the base. other: for a quantised form
-    with adapters merged into it or kept apart, builds the other of the two in a folder and returns
-    its file, so that both can be told apart by numbers. progress: what it raises ends the proof.
+    adapters: at their scales, by name. context: tokens that the export holds, where it is fewer
+    than the base. progress: what it raises ends the proof.
     Raises what opening, reading and running raise; the caller asks `Parity.require`.
     """
     options = options or ProofOptions()
-    tried = dict(adapters)
+    tried, kind = dict(adapters), subject.kind
     if kind == "dynamic" and not tried:
         tried[PROBE] = (probe(base), 1.0)
     with (
         _reference(base, tried, kind) as (model, scales, said),
-        closing(ExportedModel(file)) as exported,
-        _opened(other) as second,
+        subject.exported as exported,
+        subject.other or nullcontext() as second,
     ):
         sides = _sides(exported, kind, tried, scales)
-        cases = cases_of(model, options, form, context)
-        run = _Run(model, exported, second, cases, _stops(folder), _Counter(progress, len(sides)))
-        faults = token_faults(folder, cases, declare=options.declare)
+        dialogue = subject.dialogue(model)
+        cases = cases_of(model, options, coarse=subject.coarse, context=context, dialogue=dialogue)
+        run = _Run(model, exported, second, cases, subject.stops, _Counter(progress, len(sides)))
+        faults = subject.faults(cases)
         found = tuple(run.side(side) for side in sides)
         apart = run.apart(kind, found[-1].kl) if second else None
     warnings = [
@@ -91,22 +105,19 @@ def prove(
         for side in found
         if side.effect == 0
     ]
-    if form in QUANTISED and not signed_kernel_exact():
-        warnings.append(
-            "this CPU's 8-bit products saturate, and wasm's do not: it costs less there"
-        )
     return Parity(
-        form=form,
+        form=subject.form,
         kind=kind,
+        most=subject.most,
         reference=said,
-        runtime=f"onnxruntime {metadata.version('onnxruntime')}, CPU",
+        runtime=subject.runtime,
         prompts=cases.said,
         sides=found,
         apart=apart,
         max_kl=options.max_kl,
         min_match=options.min_match,
         faults=faults,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *subject.warnings),
     )
 
 
@@ -156,21 +167,8 @@ def _reference(
             yield model, {}, "base + adapter merged in float32, lorakit's onnx engine"
 
 
-@contextmanager
-def _opened(build: Callable[[Path], Path] | None) -> Iterator[ExportedModel | None]:
-    """The other way of exporting, for as long as it is compared."""
-    if build is None:
-        yield None
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="lorakit-") as place,
-        closing(ExportedModel(build(Path(place)))) as model,
-    ):
-        yield model
-
-
 def _sides(
-    exported: ExportedModel, kind: Kind, adapters: Named, scales: Mapping[str, float]
+    exported: Exported, kind: Kind, adapters: Named, scales: Mapping[str, float]
 ) -> list[Side]:
     """The sets of adapters that the file can be asked for."""
     if kind == "composed":
@@ -182,6 +180,7 @@ def _sides(
             ),
         ]
     if kind == "dynamic":
+        assert isinstance(exported, ExportedModel)
         return [
             Side(name=BASE, scales={}, feeds=lora_feeds(exported, [])),
             *(
@@ -190,12 +189,6 @@ def _sides(
             ),
         ]
     return [Side(name=" + ".join(adapters) or BASE, scales=scales, feeds={})]
-
-
-def _stops(folder: Path) -> frozenset[int]:
-    """The tokens that end an answer, as the export's own files say."""
-    eos = read_object(folder / "generation_config.json").get("eos_token_id")
-    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
 
 @dataclass(slots=True)
@@ -215,8 +208,8 @@ class _Run:
     """Both sides, open, and what they are asked. second: the other way of exporting."""
 
     model: Model
-    exported: ExportedModel
-    second: ExportedModel | None
+    exported: Exported
+    second: Exported | None
     cases: Cases
     stops: frozenset[int]
     counter: _Counter

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lorakit.exporting.onnx import FOLDER
+from lorakit.exporting.bundle import kept_facts
 from lorakit.exporting.plan import RECORD_FORMAT, ExportPlan
 from lorakit.exporting.result import ExportedFile
 from lorakit.files.cache import digest_of
@@ -20,7 +20,7 @@ def about(plan: ExportPlan) -> dict[str, Any]:
     """What the page has to know; it is in config.json, which it reads anyway."""
     return {
         "base": plan.base.fingerprint,
-        "base_name": plan.base.name,
+        "base_name": plan.base_name,
         "adapters": plan.kind,
         "names": list(plan.names),
         "tool_format": plan.companions.tool_format,
@@ -28,17 +28,12 @@ def about(plan: ExportPlan) -> dict[str, Any]:
     }
 
 
-def graph_metadata(plan: ExportPlan) -> dict[str, str]:
-    """What a graph says of itself."""
-    return {"lorakit.base": plan.base.fingerprint, "lorakit.adapters": plan.kind}
-
-
-def record(plan: ExportPlan, files: Sequence[ExportedFile]) -> dict[str, Any]:
+def record(plan: ExportPlan, folder: Path, files: Sequence[ExportedFile]) -> dict[str, Any]:
     """What made the folder."""
     return {
         "format": RECORD_FORMAT,
         "version": VERSION,
-        "to": "onnx",
+        "to": plan.target.name,
         **about(plan),
         "from": [
             {
@@ -46,14 +41,15 @@ def record(plan: ExportPlan, files: Sequence[ExportedFile]) -> dict[str, Any]:
                 "source": each.source,
                 "scale": each.scale,
                 "digest": each.adapter.digest,
+                "facts": kept_facts(each),
             }
             for each in plan.adapters
         ],
         "forms": {
-            file.form: {"file": f"{FOLDER}/{file.path.name}", "bytes": file.nbytes}
+            file.form: {"file": file.path.relative_to(folder).as_posix(), "bytes": file.nbytes}
             for file in files
         },
-        "versions": {name: metadata.version(name) for name in ("lorakit", "onnx")},
+        "versions": {"lorakit": metadata.version("lorakit")},
     }
 
 

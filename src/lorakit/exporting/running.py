@@ -1,10 +1,11 @@
-"""An exported ONNX file in plain onnxruntime, fed as a page feeds it: one row, its own KV cache."""
+"""An export that runs: an ONNX file in plain onnxruntime, fed as a page feeds it, or a model in the
+engine that stands for its runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from lorakit.adapter import Array
 from lorakit.engines.onnx.ort import native_errors, open_session
 from lorakit.errors import EngineError
 from lorakit.graph.composed import SELECTOR
+from lorakit.model.model import Model
+from lorakit.runtime.sampling import SamplingParams
 
 KINDS: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -22,6 +25,39 @@ KINDS: dict[str, np.dtype[Any]] = {
 PAST, PRESENT = "past_key_values.", "present."
 Feeds = Mapping[str, Array]  # what chooses the adapters, beside the tokens
 Logits = npt.NDArray[np.float32]
+
+
+class Exported(Protocol):
+    """What a proof asks of an export that is open."""
+
+    def logits(self, ids: Sequence[int], feeds: Feeds, keep: int) -> Logits:
+        """Of the last `keep` positions, float32 [keep, vocabulary]."""
+
+    def answer(
+        self, ids: Sequence[int], feeds: Feeds, stops: Collection[int], limit: int
+    ) -> tuple[int, ...]:
+        """Greedy tokens until one of `stops`, which is the last of them, or `limit`."""
+
+
+class OpenedModel:
+    """A model of ours with its adapters, if it has any, at work. `feeds` are an ONNX file's."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._scales = {info.name: 1.0 for info in model.adapters}
+
+    def logits(self, ids: Sequence[int], feeds: Feeds, keep: int) -> Logits:
+        """As `Exported` says."""
+        found: Logits = self._model.logits(ids, adapters=self._scales)[-keep:]
+        return found
+
+    def answer(
+        self, ids: Sequence[int], feeds: Feeds, stops: Collection[int], limit: int
+    ) -> tuple[int, ...]:
+        """As `Exported` says; the model's own stop tokens end it."""
+        sampling = SamplingParams(max_tokens=limit, temperature=0)
+        completion = self._model.complete(ids, sampling=sampling, adapters=self._scales)
+        return tuple(choice.token for choice in completion.tokens)
 
 
 class ExportedModel:

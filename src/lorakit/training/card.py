@@ -59,10 +59,11 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "PEFT loads the folder too: `PeftModel.from_pretrained(model, folder)`."
     if facts["prompt"]["tools"]:
         yield ""
-        yield _declared(facts["prompt"])
+        yield declared(facts["prompt"])
 
 
-def _declared(prompt: Mapping[str, Any]) -> str:
+def declared(prompt: Mapping[str, Any]) -> str:
+    """Its tools, and whether to declare them."""
     names = ", ".join(f"`{plain(_tool_name(tool))}`" for tool in prompt["tools"])
     share = prompt["declared"]
     if share == 0:

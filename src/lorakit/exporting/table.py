@@ -1,0 +1,10 @@
+"""The targets of an export, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lorakit.exporting.plan import Target
+from lorakit.exporting.targets.onnx import Onnx
+
+TARGETS: Mapping[str, Target] = {each.name: each for each in (Onnx(),)}

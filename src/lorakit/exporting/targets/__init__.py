@@ -1,0 +1,1 @@
+"""What an export can be for: a file each, and the table of them."""
