@@ -14,7 +14,8 @@ from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.errors import SourceError
-from lorakit.sources import Limits, fetch, hub
+from lorakit.sources import Limits, fetch
+from lorakit.sources.hub_client import allowed_seconds
 from web import FAST, raw_serving
 
 GGUF = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "gemma3.base.f32.gguf"
@@ -89,7 +90,7 @@ BEFORE = {
     "beside a program that has the client already": "import huggingface_hub.constants\n",
     "where telemetry is on": "import os; os.environ['HF_HUB_DISABLE_TELEMETRY'] = '0'\n",
 }
-NOT_SWITCHED_OFF = "import lorakit.sources.hub as h, huggingface_hub as c; h._client = lambda: c\n"
+NOT_SWITCHED_OFF = "import lorakit.sources.hub as h, huggingface_hub as c; h.client = lambda: c\n"
 BROKEN = {
     "a file that is not needed": "import os, urllib.request as u\n"
     "u.urlopen(os.environ['HF_ENDPOINT'] + '/org/repo/resolve/main/README.md').read()\n",
@@ -158,7 +159,7 @@ def test_the_least_rate_bounds_a_file_by_its_size():
     seconds = []
     for size in (0, 1000, 10**9):
         limits = Limits(timeout=1.0, rate_time=2.0, min_rate=1000.0, deadline=50.0)
-        seconds.append(hub.allowed_seconds(limits, size))
+        seconds.append(allowed_seconds(limits, size))
     assert seconds == [3.0, 4.0, 50.0]
 
 

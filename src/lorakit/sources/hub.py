@@ -1,28 +1,24 @@
 """Repositories of the Hugging Face Hub, through its own client: its cache, tokens and transfers.
 
-`huggingface_hub` is imported when it is first needed, with its telemetry switched off: it asks for
-what a reference names, and for nothing else. Its errors become SourceError here.
+It asks for what a reference names, and for nothing else. The client's errors become SourceError.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 from lorakit.errors import LorakitError, SourceError
 from lorakit.sources.bundle import Kind, collect
 from lorakit.sources.download import not_cached
+from lorakit.sources.hub_client import client, ending, endpoint, first_line
 from lorakit.sources.limits import Limits, OnProgress, Progress
 from lorakit.sources.reference import IN_FOLDER, ONE_FILE, Hub
 
 LISTING = 1 << 20  # bytes that a listing of files may have
-CLOSING = 0.2  # seconds
 
 
 def fetch_hub(
@@ -87,29 +83,10 @@ class _Budget:
             )
 
 
-def _client() -> ModuleType:
-    """The Hub's client, told not to ask for more than it is asked for.
-
-    Before its first request it would fetch a list of programs (api/agent-harnesses) to report
-    which of them runs it. The setting is read from the environment at import only.
-    """
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    return huggingface_hub
-
-
-def _endpoint() -> str | None:
-    """The Hub's address of this moment; the client itself reads it once, at import."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-
-
 def _sizes(reference: Hub, limits: Limits) -> Mapping[str, int]:
     """The files of a revision and their sizes, as the Hub says at this moment."""
-    api = _client().HfApi(endpoint=_endpoint(), library_name="lorakit")
-    with _ending(reference, limits, LISTING):
+    api = client().HfApi(endpoint=endpoint(), library_name="lorakit")
+    with ending(str(reference), limits, LISTING):
         info = api.model_info(
             reference.repo, revision=reference.revision, files_metadata=True, timeout=limits.timeout
         )
@@ -127,12 +104,12 @@ def _get(
     if name not in sizes:
         return None
     budget.spend(sizes[name], str(reference))
-    with _ending(reference, limits, sizes[name]):
-        path = _client().hf_hub_download(
+    with ending(str(reference), limits, sizes[name]):
+        path = client().hf_hub_download(
             reference.repo,
             name,
             revision=reference.revision,
-            endpoint=_endpoint(),
+            endpoint=endpoint(),
             library_name="lorakit",
             etag_timeout=limits.timeout,
             tqdm_class=_bar(str(reference), name, progress),
@@ -140,49 +117,9 @@ def _get(
     return Path(path)
 
 
-def allowed_seconds(limits: Limits, size: int) -> float:
-    """How long so many bytes may take."""
-    rate = max(limits.min_rate, 1e-9)
-    return min(limits.deadline, limits.timeout + limits.rate_time + size / rate)
-
-
-@contextmanager
-def _ending(reference: Hub, limits: Limits, size: int) -> Iterator[None]:
-    """The client's requests end when bytes came more slowly than the limits allow.
-
-    It has no such limit itself, but its connections can be closed, from another thread.
-    """
-    seconds = allowed_seconds(limits, size)
-    done, late = threading.Event(), threading.Event()
-
-    def close() -> None:
-        if done.wait(seconds):
-            return
-        late.set()
-        while not done.wait(CLOSING):  # it connects again, some times
-            _client().close_session()
-
-    watch = threading.Thread(target=close, name="lorakit-hub", daemon=True)
-    watch.start()
-    try:
-        yield
-    except LorakitError:
-        raise
-    except Exception as error:
-        if late.is_set():
-            raise SourceError(
-                f"cannot fetch {reference}: it is not done after {seconds:g} seconds",
-                code="source_unreachable",
-            ) from error
-        raise
-    finally:
-        done.set()
-        watch.join()
-
-
 def _cached(reference: Hub, name: str) -> Path | None:
     """A file in the Hub's cache; no request is made."""
-    path = _client().try_to_load_from_cache(reference.repo, name, revision=reference.revision)
+    path = client().try_to_load_from_cache(reference.repo, name, revision=reference.revision)
     return Path(path) if isinstance(path, str) else None
 
 
@@ -248,9 +185,9 @@ def _mapped(reference: Hub, error: Exception) -> SourceError:
             f"{reference}: there is no such repository, or it is private",
             hint="check the name; `hf auth login` gives access to private ones",
         )),
-        (errors.EntryNotFoundError, lambda: SourceError(f"{reference}: {_first(error)}")),
+        (errors.EntryNotFoundError, lambda: SourceError(f"{reference}: {first_line(error)}")),
         (errors.HFValidationError, lambda: SourceError(
-            f"{reference} names no repository: {_first(error)}",
+            f"{reference} names no repository: {first_line(error)}",
             hint="hf:org/repo[@revision][/subfolder]",
         )),
     ]  # fmt: skip
@@ -261,7 +198,7 @@ def _mapped(reference: Hub, error: Exception) -> SourceError:
     if status in (401, 403):
         return _denied(reference)
     return SourceError(
-        f"cannot fetch {reference}: {_first(error)}",
+        f"cannot fetch {reference}: {first_line(error)}",
         code="source_unreachable",
         hint="offline (LORAKIT_OFFLINE=1) uses what was fetched before",
     )
@@ -273,7 +210,3 @@ def _denied(reference: Hub) -> SourceError:
         code="source_denied",
         hint="ask for access on the repository's page, then `hf auth login` or set HF_TOKEN",
     )
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
