@@ -39,7 +39,7 @@ def proof(folder, file, kind, adapters, form="none", base=LLAMA, other=None, **m
         kind=kind,
         coarse=target.coarse(form),
         most=target.most(form),
-        runtime=target.runtime(form),
+        runtime="onnxruntime",
         stops=frozenset(np.atleast_1d(generation["eos_token_id"]).tolist()),
         faults=lambda cases: token_faults(folder, cases, declare=options.declare),
         other=other,

@@ -68,6 +68,20 @@ class Companions:
         _write(folder / GENERATION, generation)
         _write(folder / TOKENIZER, self._tokenizer(_object(held.get(TOKENIZER))))
 
+    def replace_template(self, folder: Path) -> None:
+        """Put the template into a folder that has the base's files, where it is not the base's.
+
+        Raises OSError.
+        """
+        if not self.replaced:
+            return
+        path = folder / TOKENIZER
+        config = _object(path.read_bytes() if path.exists() else None)
+        config.pop("chat_template", None)
+        _write(path, config)
+        (folder / "chat_template.json").unlink(missing_ok=True)
+        write_synced(folder / "chat_template.jinja", self.templates["default"].encode())
+
     def _tokenizer(self, config: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenizer_class": LOADER, **self.special, **config}
         if list(self.templates) == ["default"]:

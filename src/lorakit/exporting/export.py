@@ -326,7 +326,7 @@ def _subject(plan: ExportPlan, folder: Path, form: str, options: ProofOptions) -
         kind=plan.kind,
         coarse=target.coarse(form),
         most=target.most(form),
-        runtime=target.runtime(form),
+        runtime=target.runtime(plan, form),
         stops=frozenset(companions.stops),
         dialogue=lambda model: Dialogue(plan.base.path, model.tokenizer, templates),
         faults=lambda cases: target.faults(plan, folder, form, cases, declare=options.declare),

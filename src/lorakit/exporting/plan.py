@@ -118,7 +118,7 @@ class Target(Protocol):
     ) -> AbstractContextManager[Exported]:
         """A form that was written, in its runtime or what stands for it."""
 
-    def runtime(self, form: str) -> str:
+    def runtime(self, plan: ExportPlan, form: str) -> str:
         """What `opened` opens it in, in words."""
 
     def faults(

@@ -20,6 +20,7 @@ from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import CapabilityError
 from lorakit.exporting.cases import Answer, Cases, cases_of
+from lorakit.exporting.engine import running_engine
 from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
 from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
 from lorakit.exporting.running import Exported, ExportedModel, Feeds, Logits
@@ -150,7 +151,8 @@ def _reference(
 
     What that engine cannot apply at run time, such as DoRA, is merged in float32.
     """
-    with open_model(base.path, engine="onnx") as model:
+    engine = running_engine(base)
+    with open_model(base.path, engine=engine) as model:
         try:
             for name, (adapter, _) in adapters.items():
                 model.load_adapter(adapter, name)
@@ -159,12 +161,12 @@ def _reference(
                 raise
         else:
             scales = {name: scale for name, (_, scale) in adapters.items()}
-            yield model, scales, "base + adapter, float32, lorakit's onnx engine"
+            yield model, scales, f"base + adapter, float32, lorakit's {engine} engine"
             return
     with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
         merge(base, list(adapters.values()), Path(place) / "merged", dtype="f32")
-        with open_model(Path(place) / "merged", engine="onnx") as model:
-            yield model, {}, "base + adapter merged in float32, lorakit's onnx engine"
+        with open_model(Path(place) / "merged", engine=engine) as model:
+            yield model, {}, f"base + adapter merged in float32, lorakit's {engine} engine"
 
 
 def _sides(

@@ -6,5 +6,6 @@ from collections.abc import Mapping
 
 from lorakit.exporting.plan import Target
 from lorakit.exporting.targets.onnx import Onnx
+from lorakit.exporting.targets.safetensors import Safetensors
 
-TARGETS: Mapping[str, Target] = {each.name: each for each in (Onnx(),)}
+TARGETS: Mapping[str, Target] = {each.name: each for each in (Onnx(), Safetensors())}

@@ -123,7 +123,7 @@ class Onnx:
         with closing(ExportedModel(folder / self.place(plan, form))) as model:
             yield model
 
-    def runtime(self, form: str) -> str:
+    def runtime(self, plan: ExportPlan, form: str) -> str:
         return f"onnxruntime {metadata.version('onnxruntime')}, CPU"
 
     def faults(
