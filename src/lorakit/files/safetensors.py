@@ -31,6 +31,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
@@ -161,31 +162,44 @@ def write_safetensors(
 ) -> None:
     """Write tensors in the safetensors format: equal arguments give equal bytes.
 
-    Data is ordered by alignment, then name, one tensor in memory at a time. Raises FormatError for
-    a dtype that the format lacks.
+    One tensor in memory at a time. Raises FormatError for a dtype that the format lacks.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    offset = 0
-    for name in order:
-        array = tensors[name]
-        header[name] = {
-            "dtype": _dtype_name(name, array),
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
+    header, places = layout({n: (t.dtype, t.shape) for n, t in tensors.items()}, metadata)
+    file.write(header)
+    for name in places:
         file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
 
 
-def _dtype_name(name: str, array: Array) -> str:
-    found = _NAMES.get(array.dtype)
+def layout(
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int]]:
+    """The header of a file of these dtypes and shapes, and where each tensor begins in the file.
+
+    Data is ordered by alignment, then name. Raises FormatError for a dtype that the format lacks.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _dtype_name(name, dtype),
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    places = {name: start + header[name]["data_offsets"][0] for name in order}
+    return struct.pack("<Q", len(text)) + text, places
+
+
+def _dtype_name(name: str, dtype: np.dtype[Any]) -> str:
+    found = _NAMES.get(dtype)
     if found is None:
-        raise FormatError(f"{name}: safetensors cannot hold the dtype {array.dtype}")
+        raise FormatError(f"{name}: safetensors cannot hold the dtype {dtype}")
     return found
 
 

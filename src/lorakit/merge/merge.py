@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
@@ -29,7 +31,7 @@ from lorakit.files.atomic import new_folder
 from lorakit.files.room import require_room
 from lorakit.formats.readback import DTYPES, Dtype
 from lorakit.merge.gguf.origin import GgufOrigin
-from lorakit.merge.origin import FolderOrigin, Origin
+from lorakit.merge.origin import Brought, FolderOrigin, Origin
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.shards import Shard
 from lorakit.merge.stream import Progress, Stream
@@ -156,11 +158,7 @@ def _write(
     try:
         require_room(target, total, "the merged model")
         with new_folder(target) as folder:
-            stream = Stream(folder, progress, total)
-            for shard in outputs:
-                stream.write(shard)
-            _require_finite(stream)
-            brought = origin.bring_along(folder, todo, outputs, kind.name if kind else None)
+            brought = fill(folder, origin, todo, outputs, kind, progress)
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
     except OSError as error:
@@ -178,6 +176,25 @@ def _write(
     )
 
 
+def fill(
+    folder: Path,
+    origin: Origin,
+    todo: Plan,
+    outputs: tuple[Shard, ...],
+    dtype: np.dtype[np.generic] | None,
+    progress: Progress | None,
+) -> Brought:
+    """Write weights and what comes along into a folder that is there and holds none of it.
+
+    Raises AdapterError (values that the dtype cannot hold), OSError, and what `bring_along` does.
+    """
+    stream = Stream(folder, progress, sum(shard.size for shard in outputs))
+    for shard in outputs:
+        stream.write(shard)
+    require_finite(stream.faults)
+    return origin.bring_along(folder, todo, outputs, dtype.name if dtype else None)
+
+
 def _changed(outputs: Sequence[Shard], todo: Plan) -> tuple[str, ...]:
     written = (output.name for shard in outputs for output in shard.outputs)
     return tuple(name for name in written if name in todo.changes and name not in todo.added)
@@ -191,11 +208,12 @@ def _notes(todo: Plan) -> Iterator[str]:
         yield f"{biases} biases were added, zero where no adapter has one"
 
 
-def _require_finite(stream: Stream) -> None:
-    if stream.faults:
+def require_finite(faults: Mapping[str, str]) -> None:
+    """Raise AdapterError listing tensors whose values cannot be written, and why."""
+    if faults:
         raise AdapterError(
             "the merged weights would not be finite",
-            items=[f"{name}: {why}" for name, why in sorted(stream.faults.items())],
+            items=[f"{name}: {why}" for name, why in sorted(faults.items())],
             hint="a smaller scale, or --dtype bf16 or f32 where the values are too large for f16",
         )
 

@@ -186,22 +186,22 @@ class _Piece:
             tensor.arithmetic.apply(matrix, self.begin + low // columns, scratch)
             with np.errstate(over="ignore", invalid="ignore"):
                 result[low:high] = block
-            self.check(block, result[low:high])
+            name, faults = output.name, tensor.stream.faults
+            if name not in faults and (why := fault(block, result[low:high])):
+                faults[name] = why
         at = output.begin + self.begin * columns * output.dtype.itemsize
         tensor.target.write(result.view(np.uint8).data, at)
         return result.nbytes
 
-    def check(self, block: Array, result: Array) -> None:
-        """Note the tensor where a value is not finite, and why."""
-        name = self.tensor.output.name
-        if name in self.tensor.stream.faults or _finite(result):
-            return
-        if np.isfinite(block).all():
-            largest = float(np.abs(block).max())
-            why = f"{largest:.6g} is beyond what {self.tensor.output.dtype.name} can hold"
-        else:
-            why = "NaN or infinity"
-        self.tensor.stream.faults[name] = why
+
+def fault(values: Array, stored: Array) -> str:
+    """Why values cannot be stored as they were just rounded; empty where all are finite."""
+    if _finite(stored):
+        return ""
+    if not np.isfinite(values).all():
+        return "NaN or infinity"
+    largest = float(np.abs(values).max())
+    return f"{largest:.6g} is beyond what {stored.dtype.name} can hold"
 
 
 _EXPONENTS = {"float16": (np.uint16, 0x7C00), "bfloat16": (np.uint16, 0x7F80)}

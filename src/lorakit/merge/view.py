@@ -40,6 +40,15 @@ def merged_view(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
     )
 
 
+def kept_dtype(base: Base, name: str) -> np.dtype[np.generic]:
+    """What `merge` would write a stored tensor as where no dtype is asked for; of a view, too."""
+    tensors = base.tensors
+    if isinstance(tensors, _Merged):
+        added, tensors = tensors.todo.added.get(name), tensors.before
+        name = name if added is None or name in tensors else added.beside
+    return tensors[name].dtype
+
+
 @dataclass(frozen=True, slots=True)
 class _Merged(Mapping[str, Array]):
     """Tensors by their stored names."""
