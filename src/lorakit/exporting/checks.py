@@ -54,7 +54,8 @@ def make_plan(
         )
     base.require_weights()
     target.require(base)
-    companions = Companions.of(base, bundled_template(adapters))
+    mute = target.name != "onnx"  # transformers.js asks for a template before it answers
+    companions = Companions.of(base, bundled_template(adapters), mute=mute)
     for chosen in adapters:
         require_fit(chosen.adapter, base)
     if kind == "merged":

@@ -14,6 +14,7 @@ from typing import Any
 
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
+from lorakit.errors import BaseModelError
 from lorakit.files.atomic import write_synced
 from lorakit.files.bounded import parse_json
 from lorakit.merge import companions
@@ -37,19 +38,22 @@ class Companions:
     replaced: bool = False
 
     @classmethod
-    def of(cls, base: Base, template: str | None = None) -> Companions:
-        """template: instead of the base's own.
+    def of(cls, base: Base, template: str | None = None, *, mute: bool = False) -> Companions:
+        """template: instead of the base's own. mute: there may be none.
 
         Raises BaseModelError (tokenizer_missing, template_missing) and FormatError.
         """
         tokenizer = Tokenizer.open(base.path)
-        own = Dialogue(base.path, tokenizer)
-        replaced = template is not None and template not in own.template.sources.values()
-        dialogue = Dialogue(base.path, tokenizer, {"default": str(template)}) if replaced else own
+        dialogue = Dialogue(base.path, tokenizer)
+        own = _templates(dialogue, mute=mute or template is not None)
+        replaced = template is not None and template not in own.values()
+        if template is not None and replaced:
+            own = {"default": template}
+            dialogue = Dialogue(base.path, tokenizer, own)
         written = dialogue.tool_format
         return cls(
             files=tuple(companions(base)),
-            templates=dialogue.template.sources,
+            templates=own,
             special=tokenizer.special_tokens,
             stops=tuple(sorted(dialogue.stop_tokens)),
             tool_format=written.name if written else None,
@@ -78,8 +82,9 @@ class Companions:
         path = folder / TOKENIZER
         config = _object(path.read_bytes() if path.exists() else None)
         config.pop("chat_template", None)
+        for name in (TOKENIZER, "chat_template.json", "chat_template.jinja"):
+            (folder / name).unlink(missing_ok=True)
         _write(path, config)
-        (folder / "chat_template.json").unlink(missing_ok=True)
         write_synced(folder / "chat_template.jinja", self.templates["default"].encode())
 
     def _tokenizer(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +95,15 @@ class Companions:
             named = self.templates.items()
             found["chat_template"] = [{"name": n, "template": text} for n, text in named]
         return found
+
+
+def _templates(dialogue: Dialogue, *, mute: bool) -> Mapping[str, str]:
+    try:
+        return dialogue.template.sources
+    except BaseModelError:
+        if not mute:
+            raise
+        return {}
 
 
 def write_config(

@@ -1,0 +1,115 @@
+"""What targets have in common: a folder that runs, the adapter's facts in it, early refusals."""
+
+import json
+import shutil
+
+import pytest
+
+import lorakit
+from lorakit import demo
+from lorakit.errors import ParameterError
+from lorakit.exporting.bundle import declares
+
+BASE = demo.base_path()
+HOME = demo.adapter_path("home")
+PROMPT = list(demo.examples("home", "values")[0].messages)
+
+
+def answer(base, **options):
+    with lorakit.open(base, **options) as model:
+        return model.chat(PROMPT, temperature=0, max_tokens=24).text
+
+
+def test_a_safetensors_folder_answers_as_base_and_adapter(tmp_path):
+    result = lorakit.export(BASE, tmp_path / "out", to="safetensors", adapter=HOME)
+    assert (result.to, result.kind) == ("safetensors", "merged")
+    assert result.files[0].parity.match == 1.0
+    wanted = answer(BASE, adapter=HOME)
+    assert answer(tmp_path / "out") == wanted != answer(BASE)
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "said"),
+    [
+        ("safetensors", {"mode": "dynamic"}, "merged"),
+        ("safetensors", {"mode": "apart", "adapter": HOME}, "merged"),
+        ("safetensors", {"context": 64}, "context"),
+        ("safetensors", {"split_size": 1 << 20}, "parts"),
+        ("safetensors", {"quantize": ["f32", "f16"]}, "one form"),
+        ("safetensors", {"quantize": "q8"}, "f32"),
+        ("onnx", {"quantize": [None]}, "none, fp16"),
+        ("onnx", {"quantize": 8}, "none, fp16"),
+        ("onnx", {"proof": {}}, "ProofOptions"),
+        ("onnx", {"prove_it": 1}, "prove_it"),
+        ("onnx", {"overwrite": "no"}, "overwrite"),
+        ("onnx", {"base_model": ""}, "org/repo"),
+        ("onnx", {"adapter": {1: HOME}}, "texts"),
+        ("gguff", {}, "gguf, safetensors"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(to, options, said, tmp_path):
+    phases = []
+    with pytest.raises(ParameterError, match=said):
+        lorakit.export(
+            BASE, tmp_path / "out", to=to, progress=lambda at: phases.append(at.phase), **options
+        )
+    assert set(phases) == {"preparing"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def bundle(folder, **prompt):
+    """The demo's adapter as a training run leaves it."""
+    shutil.copytree(HOME, folder)
+    facts = {
+        "default_scale": 0.5,
+        "verdict": ["exact match 97% of 200"],
+        "prompt": {"declared": 0.0, "tools": [{"function": {"name": "lights"}}], **prompt},
+    }
+    (folder / "lorakit.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_what_is_known_of_an_adapter_comes_along(tmp_path):
+    template = (BASE / "chat_template.jinja").read_text() + "{# of the adapter #}"
+    adapter = bundle(tmp_path / "mine", template=template)
+    result = lorakit.export(
+        BASE, tmp_path / "out", to="safetensors", adapter=adapter, base_model="org/tiny"
+    )
+    out = tmp_path / "out"
+    assert (out / "chat_template.jinja").read_text() == template
+    assert "template" in result.notes[0]
+    record = json.loads((out / "lorakit.json").read_text())
+    assert record["base_name"] == "org/tiny"
+    (made,) = record["from"]
+    assert made["scale"] == 0.5
+    assert made["facts"]["verdict"] == ["exact match 97% of 200"]
+    card = (out / "README.md").read_text()
+    assert "- exact match 97% of 200" in card
+    assert "Its tools: `lights`" in card
+    assert 'base_model: "org/tiny"' in card
+
+
+def test_adapters_that_disagree_on_the_template_leave_the_bases(tmp_path):
+    adapters = {name: bundle(tmp_path / name, template=name) for name in ("one", "other")}
+    result = lorakit.export(
+        BASE, tmp_path / "out", to="safetensors", adapter=adapters, prove_it=False
+    )
+    assert "different chat templates" in result.notes[0]
+    own = (BASE / "chat_template.jinja").read_text()
+    assert (tmp_path / "out/chat_template.jinja").read_text() == own
+
+
+def test_tools_are_declared_unless_every_adapter_knows_its_own():
+    knows, wants = {"prompt": {"declared": 0.0}}, {"prompt": {"declared": 0.25}}
+    assert not declares([knows, knows])
+    assert declares([knows, wants])
+    assert declares([knows, {}])
+    assert declares([])
+
+
+def test_a_base_without_a_template_is_no_obstacle_where_none_is_needed(tmp_path):
+    base = tmp_path / "mute"
+    shutil.copytree(BASE, base)
+    (base / "chat_template.jinja").unlink()
+    result = lorakit.export(base, tmp_path / "out", to="safetensors", adapter=HOME)
+    assert result.files[0].parity.match == 1.0
