@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.files.gguf import ALIGNMENT, Value, gguf_head, open_gguf, packed
+from lorakit.files.gguf_parts import part_name
 from lorakit.files.gguf_types import BLOCKS
 
 # Where a block's float16 scales are; other bytes are codes (ggml-common.h).
@@ -33,6 +34,28 @@ def changed(source: Path, path: Path, values: dict | None = None, tensors: dict 
     held = {n: (t.kind, t.shape, t.raw.tobytes()) for n, t in file.tensors.items()}
     new = {**file.stored, **(values or {})}, {**held, **(tensors or {})}
     return write(path, *({k: v for k, v in some.items() if v is not None} for some in new))
+
+
+def split(source: Path, stem: Path, count: int = 2, first: int | None = None, **more) -> Path:
+    """A file in parts, as llama-gguf-split lays them out; the first one.
+
+    first: how many tensors the first part has. more: of a part by "partN", other stored values.
+    """
+    file = open_gguf(source, model=True, vocabulary=True)
+    held = [(n, (t.kind, t.shape, t.raw.tobytes())) for n, t in file.tensors.items()]
+    begin = len(held) // count if first is None else first
+    cuts = [0, *np.linspace(begin, len(held), count, dtype=int)]
+    paths = [stem.with_name(part_name(stem.name, at + 1, count)) for at in range(count)]
+    for at, path in enumerate(paths):
+        said = {
+            "split.no": Value("u16", at),
+            "split.count": Value("u16", count),
+            "split.tensors.count": Value("i32", len(held)),
+        }
+        values = {**(file.stored if at == 0 else {}), **said, **more.get(f"part{at + 1}", {})}
+        given = {key: value for key, value in values.items() if value is not None}
+        write(path, given, dict(held[cuts[at] : cuts[at + 1]]))
+    return paths[0]
 
 
 def floats(array: np.ndarray) -> tuple:

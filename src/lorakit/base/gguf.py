@@ -1,4 +1,4 @@
-"""A base model in one GGUF file: its numbers, as the config of a Hugging Face folder says them.
+"""A base model in GGUF: its numbers, as the config of a Hugging Face folder says them.
 
 llama.cpp runs the file; this is what lorakit must know of it to check adapters, to convert them
 and to tell bases apart. Keys as in ggml-org/ggml, docs/gguf.md. Weights are not read, but for the
@@ -16,7 +16,8 @@ from lorakit.adapter import Array
 from lorakit.architectures import ARCHITECTURES, HEAD, describe
 from lorakit.base.folder import Base
 from lorakit.errors import BaseModelError
-from lorakit.files.gguf import GgufFile, is_gguf, open_gguf
+from lorakit.files.gguf import GgufFile, is_gguf
+from lorakit.files.gguf_parts import open_gguf_model
 
 # Field of a config.json -> key of a GGUF file, after the name of its architecture.
 FIELDS = {
@@ -44,6 +45,7 @@ _TYPES = {row.gguf: row.model_type for row in reversed(ARCHITECTURES.values())}
 def open_base(path: str | os.PathLike[str]) -> Base:
     """A base model from a Hugging Face folder or a GGUF file, found out by content.
 
+    Of a model in several GGUF files the path is the first one's.
     Errors as of Base.open and open_gguf_base.
     """
     place = Path(path).expanduser()
@@ -51,23 +53,17 @@ def open_base(path: str | os.PathLike[str]) -> Base:
 
 
 def open_gguf_base(path: Path) -> Base:
-    """A Base of a GGUF file, of which llama.cpp reads the weights.
+    """A Base of a GGUF file, or of all parts of which it is the first; llama.cpp reads the weights.
 
     Raises SourceError, FormatError, and BaseModelError: `architecture_unknown`, or `base_invalid`
     where the file is an adapter or lacks a number.
     """
-    file = open_gguf(path, model=True)
+    file = open_gguf_model(path)
     kind = _text(file, "general.type") or "model"
     if kind != "model":
         raise BaseModelError(
             f"{path} holds a GGUF file of the type {kind!r:.40}, not a model",
             hint="open the base, and load an adapter's file with load_adapter",
-        )
-    parts = file.values.get("split.count")
-    if parts is not None and parts.data != 1:
-        raise BaseModelError(
-            f"{path} is one of several parts of a model",
-            hint="llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf, and open the whole",
         )
     config = _config(file)
     return Base(
@@ -75,7 +71,7 @@ def open_gguf_base(path: Path) -> Base:
         config=config,
         decoder=describe(config),
         tensors=_tables(file),
-        files=(path.absolute(),),
+        files=tuple(part.absolute() for part in file.parts),
         templates=_templates(file),
     )
 

@@ -97,12 +97,14 @@ class GgufFile:
     """An open, validated file: values by key and tensors by name, in the order of the file.
 
     stored: the type and content of each value, as bytes that can be written again.
+    parts: the files of a model in several, which gguf_parts.py opens as one.
     """
 
     path: Path
     values: Mapping[str, Value]
     stored: Mapping[str, memoryview]
     tensors: Mapping[str, Tensor]
+    parts: tuple[Path, ...] = ()
 
 
 def is_gguf(path: Path) -> bool:
@@ -172,7 +174,9 @@ class _Reader:
         infos = [self._info() for _ in range(tensors)]
         start = padded(self._at, self._alignment(values))
         found = self._tensors(infos, start, values)
-        return GgufFile(path=self._path, values=values, stored=stored, tensors=found)
+        return GgufFile(
+            path=self._path, values=values, stored=stored, tensors=found, parts=(self._path,)
+        )
 
     def _value(self, key: str) -> Value:
         number = self._number("<I", f"the type of {key!r:.80}")

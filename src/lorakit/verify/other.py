@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol, get_args
 from lorakit.engines.onnx.options import CALIBRATED, Quantization
 from lorakit.engines.table import EngineName, engine_named
 from lorakit.errors import ParameterError
-from lorakit.files.gguf import is_gguf, open_gguf
+from lorakit.files.gguf import is_gguf
+from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import unused_name
 from lorakit.model.open import open as open_model
@@ -342,7 +343,7 @@ def weights_dtypes(model: Model) -> set[str]:
     """The dtypes that a model's file stores weights in; "quantised" for GGUF's blocks."""
     base = model.base
     if base.is_gguf:
-        kinds = {tensor.kind for tensor in open_gguf(base.path, model=True).tensors.values()}
+        kinds = {tensor.kind for tensor in open_gguf_model(base.path).tensors.values()}
         return {_PLAIN.get(kind, "quantised") for kind in kinds}
     return {tensor.dtype.name for tensor in base.tensors.values()}
 

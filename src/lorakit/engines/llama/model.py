@@ -11,7 +11,7 @@ from lorakit.engines.llama.kernels import amx_verdict
 from lorakit.engines.llama.native import captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import EngineError
-from lorakit.files.gguf import open_gguf
+from lorakit.files.gguf_parts import open_gguf_model
 
 Factors = Literal["", "short", "long"]
 _TWO_FACTORS = ("llama", "phi3")  # architectures whose files may have both lists
@@ -27,7 +27,9 @@ def load_model(
     architecture: str = "",
     factors: Factors = "",
 ) -> Any:
-    """A native model. Raises EngineError with llama.cpp's log.
+    """A native model: of the file, and of all parts of which it is the first.
+
+    Raises EngineError with llama.cpp's log.
 
     factors: see `rope_factors`; they need `architecture`, its name in the file.
     """
@@ -57,7 +59,7 @@ def rope_factors(path: Path, architecture: str, context: int) -> Factors:
     """
     if architecture not in _TWO_FACTORS:
         return ""
-    file = open_gguf(path, model=True)
+    file = open_gguf_model(path)
     if not {"rope_factors_long.weight", "rope_factors_short.weight"} <= set(file.tensors):
         return ""
     original = file.values.get(f"{architecture}.{_ORIGINAL}")

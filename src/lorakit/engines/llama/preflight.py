@@ -36,6 +36,7 @@ from lorakit.engines.llama.vision import Vision, check_projector
 from lorakit.engines.threads import default_threads
 from lorakit.errors import EngineError, FormatError, LorakitError
 from lorakit.files.cache import Memo
+from lorakit.files.gguf_parts import gguf_parts
 
 VERSION = 3  # of the preflight; results of other versions do not count
 SIDE = 64  # pixels of the test image
@@ -51,7 +52,7 @@ def preflight_model(path: Path, options: LlamaOptions) -> None:
     """
     if not options.preflight or not can_start():
         return
-    key = [str(VERSION), library_identity(), file_identity(path)]
+    key = [str(VERSION), library_identity(), *map(file_identity, gguf_parts(path))]
     key += [options.kv_type, options.flash_attention]
 
     def run() -> str:
@@ -90,7 +91,8 @@ def preflight_projector(projector: Path, model: Path, threads: int) -> None:
             )
         return "fine"
 
-    key = [str(VERSION), library_identity(), file_identity(projector), file_identity(model)]
+    key = [str(VERSION), library_identity(), file_identity(projector)]
+    key += map(file_identity, gguf_parts(model))
     with suppress(RefusedError):
         Memo("projectors").get("\0".join(key), run)
 

@@ -7,7 +7,6 @@ business, how values are rounded to it quantize_values.py's.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,9 +43,9 @@ from lorakit.files.gguf import (
     Value,
     gguf_head,
     is_gguf,
-    open_gguf,
     packed,
 )
+from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.files.gguf_types import PLAIN, stored_size
 
 Progress = Callable[[int, int, str], object]  # which tensor, of how many, its name
@@ -54,8 +53,6 @@ Progress = Callable[[int, int, str], object]  # which tensor, of how many, its n
 TYPES = {name: mix.number for name, mix in MIXES.items()}
 PIECE = 1 << 18  # values rounded at once: a fraction of a second in the slowest type
 BLOCK_FORMAT = 2  # GGML_QNT_VERSION: of how blocks are laid out
-_SPLIT = ("split.no", "split.count", "split.tensors.count")
-_PART = re.compile(r"(.*)-00001-of-(\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +110,11 @@ def quantize(
     blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q2_K and Q3_K: Q4_0) or F16; the result lists
     them. Of a model in several parts the first is named, and one file is written.
 
-    Raises ParameterError (an unknown type: all are listed; threads), SourceError, FormatError (not
-    a GGUF file, or a broken one; values that are not finite), UnsupportedError (an adapter; a model
-    that is quantised already; values that the type cannot hold), WriteError (the output exists; the
-    disk is full), MissingExtraError (no library, for other types than F32, F16 and BF16).
+    Raises ParameterError (an unknown type: all are listed; threads), SourceError (also for missing
+    parts), FormatError (not a GGUF file, or a broken one; values that are not finite),
+    UnsupportedError (an adapter; a model that is quantised already; values that the type cannot
+    hold), WriteError (the output exists; the disk is full), MissingExtraError (no library, for
+    other types than F32, F16 and BF16).
     """
     source, output = Path(source), Path(output)
     plan = _plan(source, _file_type(type))
@@ -169,53 +167,42 @@ def _fallback(step: _Step) -> tuple[str, int, str, str]:
 
 def _plan(source: Path, file_type: str) -> _Plan:
     """The source's keys, but for what llama.cpp says of the type at their end, and its tensors."""
-    parts = _open(source)
-    tensors = _tensors(parts)
+    file = _open(source)
     choices = choose_types(
-        file_type, numbers_of(parts[0]), {name: (t.kind, t.shape) for name, t in tensors.items()}
+        file_type, numbers_of(file), {name: (t.kind, t.shape) for name, t in file.tensors.items()}
     )
     steps = [
-        _Step(name=c.name, source=tensors[c.name], wanted=c.wanted, kind=c.kind) for c in choices
+        _Step(name=c.name, source=file.tensors[c.name], wanted=c.wanted, kind=c.kind)
+        for c in choices
     ]
     _require_floats(source, steps)
     added = {
         "general.quantization_version": packed(Value("u32", BLOCK_FORMAT)),
         "general.file_type": packed(Value("u32", TYPES[file_type])),
     }
-    kept = {k: v for k, v in parts[0].stored.items() if k not in added and k not in _SPLIT}
+    kept = {k: v for k, v in file.stored.items() if k not in added}
     return _Plan(
         file_type=file_type,
         keys={**kept, **added},
-        alignment=int(_scalar(parts[0], "general.alignment", ALIGNMENT)),
+        alignment=int(_scalar(file, "general.alignment", ALIGNMENT)),
         steps=steps,
-        bytes_before=sum(part.path.stat().st_size for part in parts),
+        bytes_before=sum(part.stat().st_size for part in file.parts),
     )
 
 
-def _open(source: Path) -> list[GgufFile]:
-    """The file, or all parts of which it is the first."""
+def _open(source: Path) -> GgufFile:
     if not source.is_file():
         raise SourceError(f"there is no file {source}")
     if not is_gguf(source):
         raise FormatError(f"{source} is not a GGUF file")
-    first = open_gguf(source, model=True)
-    kind = _scalar(first, "general.type", "model")
+    file = open_gguf_model(source)
+    kind = _scalar(file, "general.type", "model")
     if kind not in ("model", "mmproj"):
         raise UnsupportedError(
             f"{source} is not a model: its general.type is {kind!r:.40}",
             hint="lorakit convert ADAPTER OUT --to gguf --dtype f16 makes a smaller adapter",
         )
-    count = _scalar(first, "split.count", 1)
-    if count in (0, 1):
-        return [first]
-    named = _PART.fullmatch(source.name)
-    if _scalar(first, "split.no", 0) != 0 or named is None or int(named[2]) != count:
-        raise UnsupportedError(
-            f"{source} is one of {count} parts of a model",
-            hint=f"give the first one, named NAME-00001-of-{count:05}.gguf, beside the others",
-        )
-    names = [f"{named[1]}-{at:05}-of-{count:05}.gguf" for at in range(2, count + 1)]
-    return [first, *(open_gguf(source.with_name(name), model=True) for name in names)]
+    return file
 
 
 def _scalar(file: GgufFile, key: str, default: Any) -> Any:
@@ -225,23 +212,6 @@ def _scalar(file: GgufFile, key: str, default: Any) -> Any:
     if value.array or not isinstance(value.data, type(default)):
         raise FormatError(f"{file.path}: {key} is {value.data!r:.40}")
     return value.data
-
-
-def _tensors(parts: list[GgufFile]) -> dict[str, Tensor]:
-    """Those of all parts by name."""
-    tensors: dict[str, Tensor] = {}
-    for part in parts:
-        twice = tensors.keys() & part.tensors.keys()
-        if twice:
-            raise FormatError(f"{part.path} repeats tensors of another part", items=sorted(twice))
-        tensors |= part.tensors
-    expected = _scalar(parts[0], "split.tensors.count", len(tensors))
-    if len(parts) > 1 and expected != len(tensors):
-        raise FormatError(
-            f"{parts[0].path} and its {len(parts) - 1} other parts hold {len(tensors)} tensors, "
-            f"and should hold {expected}"
-        )
-    return tensors
 
 
 def _require_floats(source: Path, steps: list[_Step]) -> None:

@@ -15,7 +15,8 @@ from lorakit.architectures import describe
 from lorakit.base.folder import Base
 from lorakit.errors import BaseModelError
 from lorakit.files.atomic import write_synced
-from lorakit.files.gguf import GgufFile, open_gguf
+from lorakit.files.gguf import GgufFile
+from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.merge.gguf.config import config_of, generation_config_of
 from lorakit.merge.gguf.proof import require_same_ids
 from lorakit.merge.gguf.tokenizer import (
@@ -47,7 +48,7 @@ class GgufOrigin:
 
         Raises BaseModelError and UnsupportedError for a file that no folder can be made of.
         """
-        file = open_gguf(base.path, model=True, vocabulary=True)
+        file = open_gguf_model(base.path, vocabulary=True)
         config = config_of(file, base.config)
         try:
             decoder = describe(config)
