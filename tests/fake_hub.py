@@ -20,15 +20,15 @@ TOKEN = "hf_" + "x" * 34
 READER = "hf_" + "r" * 34  # a token that may only read
 LARGE = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".bin", ".npz")
 LICENSES = ("apache-2.0", "mit", "gemma", "other", None)
-PUT = re.compile(r"/storage/(\w+)(?:/(\d+))?")
-REPO = r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)"
+NAME = r"/(?P<repo>[\w.-]+/[\w.-]+)"
+REPO = "/api/models" + NAME
 ROUTES = [  # method, path, name
     ("GET", re.compile(REPO), "info"),
     ("GET", re.compile(REPO + "/revision/(?P<rev>.+)"), "info"),
     ("POST", re.compile("/api/repos/create"), "create"),
     ("POST", re.compile(REPO + "/branch/(?P<rev>.+)"), "branch"),
     ("POST", re.compile(REPO + "/preupload/(?P<rev>.+)"), "preupload"),
-    ("POST", re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch"), "batch"),
+    ("POST", re.compile(NAME + r"\.git/info/lfs/objects/batch"), "batch"),
     ("PUT", re.compile(r"/storage/(?P<oid>\w+)(/(?P<part>\d+))?"), "blob"),
     ("POST", re.compile(r"/storage/(?P<oid>\w+)/whole"), "whole"),
     ("POST", re.compile("/verify"), "verify"),
@@ -42,7 +42,7 @@ ROUTES = [  # method, path, name
 ]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status, message="no", code=None):
@@ -107,7 +107,7 @@ class Hub:
         found = self._readable(request, repo)
         sha = found.branches.get(unquote(rev), rev if rev in found.commits else None)
         if sha is None:
-            raise Refused(404, f"Invalid rev id: {rev}", "RevisionNotFound")
+            raise RefusedError(404, f"Invalid rev id: {rev}", "RevisionNotFound")
         siblings = [self._sibling(name, body) for name, body in found.commits[sha].items()]
         return {"id": repo, "modelId": repo, "sha": sha, "private": found.private,
                 "siblings": siblings}  # fmt: skip
@@ -121,13 +121,13 @@ class Hub:
     def create(self, request):
         asked = request.json()
         if asked.get("type", "model") != "model":
-            raise Refused(400, "another kind")
+            raise RefusedError(400, "another kind")
         owner = asked["organization"] or "me"
         if owner not in self.owners or request.token != TOKEN:
-            raise Refused(403, f"You don't have the rights to create a model under {owner}")
+            raise RefusedError(403, f"You don't have the rights to create a model under {owner}")
         repo = f"{owner}/{asked['name']}"
         if repo in self.repositories:
-            raise Refused(409, "You already created this model repo")
+            raise RefusedError(409, "You already created this model repo")
         private = asked.get("visibility") == "private" or asked.get("private") is True
         self.put(repo, private=private)
         return {"url": f"{self.url}/{repo}", "id": repo}
@@ -190,13 +190,13 @@ class Hub:
 
     def _keep(self, oid, body):
         if hashlib.sha256(body).hexdigest() != oid:
-            raise Refused(400, "another digest")
+            raise RefusedError(400, "another digest")
         self.blobs[oid] = body
         self.sent.append(oid)
 
     def verify(self, request):
         if request.json()["oid"] not in self.blobs:
-            raise Refused(404, "not there")
+            raise RefusedError(404, "not there")
         return {}
 
     def commit(self, request, repo, rev):
@@ -205,7 +205,7 @@ class Hub:
         lines = [json.loads(line) for line in request.body().splitlines()]
         header = lines[0]["value"]
         if header.get("parentCommit", found.branches[branch]) != found.branches[branch]:
-            raise Refused(412, "A commit has happened since. Please refresh and try again.")
+            raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
         files = dict(found.files(branch))
         for line in lines[1:]:
             value, path = line["value"], line["value"]["path"]
@@ -223,14 +223,14 @@ class Hub:
         front = yaml.safe_load(text.split("---")[1])
         if front.get("license") not in LICENSES:
             message = '"license" must be one of [apache-2.0, mit, ...]'
-            raise Refused(400, [{"message": message}])
+            raise RefusedError(400, [{"message": message}])
         return {"errors": [], "warnings": []}
 
     def file(self, request, repo, rev, path):
         found = self._readable(request, repo)
         sha = found.branches.get(rev, rev)
         if unquote(path) not in found.commits.get(sha, {}):
-            raise Refused(404, "no such file", "EntryNotFound")
+            raise RefusedError(404, "no such file", "EntryNotFound")
         request.extra["X-Repo-Commit"] = sha
         return found.commits[sha][unquote(path)]
 
@@ -238,21 +238,23 @@ class Hub:
 
     def _readable(self, request, repo):
         if request.token not in (TOKEN, READER, None):
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         found = self.repositories.get(repo)
         if found is None or (found.private and request.token is None):
-            raise Refused(404 if request.token else 401, "Repository not found", "RepoNotFound")
+            raise RefusedError(
+                404 if request.token else 401, "Repository not found", "RepoNotFound"
+            )
         return found
 
     def _writable(self, request, repo):
         found = self._readable(request, repo)
         if request.token != TOKEN or repo.split("/")[0] not in self.owners:
-            raise Refused(403, "you don't have the right to write")
+            raise RefusedError(403, "you don't have the right to write")
         return found
 
     def _head(self, repository, rev):
         if unquote(rev) not in repository.branches:
-            raise Refused(404, f"Invalid rev id: {rev}", "RevisionNotFound")
+            raise RefusedError(404, f"Invalid rev id: {rev}", "RevisionNotFound")
         return unquote(rev)
 
 
@@ -288,7 +290,7 @@ def hub_serving():
             self.body()
             self.reply(404, {"error": f"no such route: {self.command} {path}"})
 
-        do_GET = do_HEAD = do_POST = do_PUT = any
+        do_GET = do_HEAD = do_POST = do_PUT = any  # noqa: N815
 
         def answer(self, name, words):
             fault = next(iter(hub.faults.get(name, ())), None)
@@ -307,11 +309,11 @@ def hub_serving():
             try:
                 if isinstance(fault, int | tuple):
                     self.body()
-                    raise Refused(*(fault if isinstance(fault, tuple) else (fault,)))
+                    raise RefusedError(*(fault if isinstance(fault, tuple) else (fault,)))
                 if fault is not None:
                     fault(hub)
                 self.reply(200, getattr(hub, name)(self, **words))
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.code:
                     self.extra["X-Error-Code"] = refused.code
                 key = "errors" if isinstance(refused.message, list) else "error"
