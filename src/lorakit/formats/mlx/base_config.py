@@ -153,7 +153,7 @@ def _fields(decoder: Decoder, config: Mapping[str, Any]) -> Fields:
         "head_dim": decoder.head_dim,
         "rms_norm_eps": decoder.eps,
         "vocab_size": decoder.vocabulary,
-        "max_position_embeddings": min(decoder.context, _window(decoder) or decoder.context),
+        "max_position_embeddings": _context(decoder),
         "tie_word_embeddings": decoder.tied,
     }
     if family in BIASED:
@@ -236,6 +236,14 @@ def _pattern(decoder: Decoder) -> int | None:
     if not period or any((w is None) != ((n + 1) % period == 0) for n, w in enumerate(windows)):
         return None
     return period
+
+
+def _context(decoder: Decoder) -> int:
+    """Tokens that mlx-lm computes as the model does. longrope takes its scale from this number."""
+    rope = decoder.layers[0].rope
+    if rope is not None and rope.kind == "longrope":
+        return decoder.context
+    return min(decoder.context, _window(decoder) or decoder.context)
 
 
 def _window(decoder: Decoder) -> int | None:
