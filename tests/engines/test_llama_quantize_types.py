@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from lorakit.engines.llama import quantize_types
 from lorakit.engines.llama.quantize import quantize
 from lorakit.engines.llama.quantize_types import MIXES, choose_types, numbers_of
 from lorakit.errors import FormatError, ParameterError
-from lorakit.files.gguf import GgufFile, Value, open_gguf
+from lorakit.files.gguf import Value, open_gguf
 from quantize_cases import MODELS, recorded, write_model
 
 RULES = [
@@ -33,7 +34,7 @@ def models(tmp_path_factory):
     for number, name in enumerate(MODELS):
         file = open_gguf(write_model(name, folder / f"{number}.gguf"), model=True)
         tensors = {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()}
-        found[name] = (numbers_of(file), tensors, expected[name])
+        found[name] = (numbers_of(file.values, file.path), tensors, expected[name])
     return found
 
 
@@ -102,13 +103,13 @@ def test_other_numbers_of_the_model_give_others(models, name):
 
 def gguf(**values):
     found = {key.replace("__", "."): value for key, value in values.items()}
-    return GgufFile(path="model.gguf", values=found, stored={}, tensors={})
+    return found, Path("model.gguf")
 
 
 def test_numbers_of_a_model():
     name = Value("str", "nanbeige")
     whole = {"nanbeige__block_count": Value("u32", 4), "nanbeige__num_loops": Value("u32", 3)}
-    assert numbers_of(gguf(general__architecture=name, **whole)).layers == 12
+    assert numbers_of(*gguf(general__architecture=name, **whole)).layers == 12
     heads = Value("u32", [8, 4], array=True)
     model = gguf(
         general__architecture=Value("str", "llama"),
@@ -116,9 +117,9 @@ def test_numbers_of_a_model():
         llama__attention__head_count=heads,
         llama__attention__head_count_kv=Value("u32", 2),
     )
-    assert (numbers_of(model).shared, numbers_of(model).is_70b) == (4, True)
-    assert not replace(numbers_of(model), key_heads=8).is_70b
-    assert numbers_of(gguf(general__architecture=Value("str", "clip"))).layers == 0
+    assert (numbers_of(*model).shared, numbers_of(*model).is_70b) == (4, True)
+    assert not replace(numbers_of(*model), key_heads=8).is_70b
+    assert numbers_of(*gguf(general__architecture=Value("str", "clip"))).layers == 0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_numbers_of_a_model():
 )
 def test_a_file_that_does_not_say_its_numbers_is_refused(values, words):
     with pytest.raises(FormatError, match=words):
-        numbers_of(gguf(**values))
+        numbers_of(*gguf(**values))
 
 
 @pytest.mark.parametrize("name", ["ffn_down.weight", "blk.16.ffn_down.weight"])

@@ -14,7 +14,6 @@ from llama_cases import TRUTH, base_file, logits_of, make_engine
 
 from gguf_files import split
 from lorakit.base.gguf import open_gguf_base
-from lorakit.engines.llama import quantize as driver
 from lorakit.engines.llama import quantize_values
 from lorakit.engines.llama.engine import LlamaEngine
 from lorakit.engines.llama.options import LlamaOptions
@@ -28,6 +27,7 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
+from lorakit.files import gguf_stream
 from lorakit.files.gguf import Value, gguf_head, open_gguf, packed, write_gguf_file
 from projector import write_projector
 from quantize_cases import (
@@ -137,7 +137,7 @@ def test_a_projector_is_quantised_and_runs(tmp_path):
 def test_neither_threads_nor_pieces_change_a_byte(tmp_path, monkeypatch):
     source = write(tmp_path / "s.gguf", {"a.weight": matrix(40, 256), "b.weight": matrix(9, 256)})
     whole = quantize(source, tmp_path / "1.gguf", type="Q4_K_M", threads=1).path.read_bytes()
-    monkeypatch.setattr(driver, "PIECE", 512)
+    monkeypatch.setattr(gguf_stream, "PIECE", 512)
     pieces = quantize(source, tmp_path / "7.gguf", type="Q4_K_M", threads=7).path.read_bytes()
     assert pieces == whole
 
@@ -152,7 +152,7 @@ def test_few_pieces_are_in_memory_at_once(ahead, most):
             yield number
 
     with ThreadPoolExecutor(2) as pool:
-        found = driver._in_order(pool, lambda number: number, items(), ahead)
+        found = gguf_stream.in_order(pool, lambda number: number, items(), ahead)
         for expected in range(100):
             assert next(found) == expected
             done = max(done, len(begun) - expected)
@@ -181,17 +181,17 @@ def test_other_alignments_are_kept(tmp_path):
 # What needs no library, and what does.
 
 
-def test_floats_need_no_library(tmp_path, monkeypatch):
+def test_floats_and_q8_0_need_no_library(tmp_path, monkeypatch):
     def missing():
         raise MissingExtraError("no library")
 
     monkeypatch.setattr(quantize_values, "llama", missing)
     source = write(tmp_path / "s.gguf", {"a.weight": matrix(4, 32)})
-    for kind in ("F16", "BF16", "F32"):
+    for kind in ("F16", "BF16", "F32", "Q8_0"):
         done = quantize(source, tmp_path / f"{kind}.gguf", type=kind)
         assert open_gguf(done.path).tensors["a.weight"].kind == kind
     with pytest.raises(MissingExtraError):
-        quantize(source, tmp_path / "q.gguf", type="Q8_0")
+        quantize(source, tmp_path / "q.gguf", type="Q4_0")
     assert not (tmp_path / "q.gguf").exists()
 
 

@@ -1,22 +1,19 @@
-"""Quantising a GGUF model: read, rounded piece by piece on several threads, written in order.
+"""Quantising a GGUF model: what is written of which tensor, and where to.
 
-Memory holds a few pieces, never a whole tensor. Which type a tensor takes is quantize_types.py's
-business, how values are rounded to it quantize_values.py's.
+Which type a tensor takes is quantize_types.py's business, how values are rounded to it
+quantize_values.py's, and how tensors are streamed files/gguf_stream.py's.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.engines.llama.quantize_types import (
@@ -24,8 +21,9 @@ from lorakit.engines.llama.quantize_types import (
     choose_types,
     dimensions,
     numbers_of,
+    type_keys,
 )
-from lorakit.engines.llama.quantize_values import Rounding, is_finite, rounding
+from lorakit.engines.llama.quantize_values import rounding
 from lorakit.engines.protocol import EngineOptions
 from lorakit.engines.threads import default_threads
 from lorakit.errors import (
@@ -40,19 +38,18 @@ from lorakit.files.gguf import (
     ALIGNMENT,
     GgufFile,
     Tensor,
-    Value,
     gguf_head,
     is_gguf,
     packed,
 )
 from lorakit.files.gguf_parts import open_gguf_model
-from lorakit.files.gguf_types import PLAIN, stored_size
+from lorakit.files.gguf_stream import Output, write_tensors
+from lorakit.files.gguf_types import PLAIN
+from lorakit.files.rounding import Rounding
 
 Progress = Callable[[int, int, str], object]  # which tensor, of how many, its name
 
 TYPES = {name: mix.number for name, mix in MIXES.items()}
-PIECE = 1 << 18  # values rounded at once: a fraction of a second in the slowest type
-BLOCK_FORMAT = 2  # GGML_QNT_VERSION: of how blocks are laid out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +74,19 @@ class _Step:
     kind: str
 
     @property
-    def count(self) -> int:
-        return prod(self.source.shape)
-
-    @property
     def changes(self) -> bool:
         return self.kind != self.source.kind
+
+    @property
+    def output(self) -> Output:
+        shape = dimensions(self.source.shape)
+        return Output(name=self.name, kind=self.kind, shape=shape, blocks=self._blocks)
+
+    def _blocks(self) -> Iterator[Array]:
+        """All rows: floats, or the bytes of types that are only copied."""
+        raw, plain = self.source.raw, PLAIN.get(self.source.kind)
+        values = raw if plain is None else raw.view(plain)
+        yield values.reshape(prod(self.source.shape[:-1]), -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,7 @@ def quantize(
     parts), FormatError (not a GGUF file, or a broken one; values that are not finite),
     UnsupportedError (an adapter; a model that is quantised already; values that the type cannot
     hold), WriteError (the output exists; the disk is full), MissingExtraError (no library, for
-    other types than F32, F16 and BF16).
+    other types than F32, F16, BF16 and Q8_0).
     """
     source, output = Path(source), Path(output)
     plan = _plan(source, _file_type(type))
@@ -168,18 +172,14 @@ def _fallback(step: _Step) -> tuple[str, int, str, str]:
 def _plan(source: Path, file_type: str) -> _Plan:
     """The source's keys, but for what llama.cpp says of the type at their end, and its tensors."""
     file = _open(source)
-    choices = choose_types(
-        file_type, numbers_of(file), {name: (t.kind, t.shape) for name, t in file.tensors.items()}
-    )
+    tensors = {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()}
+    choices = choose_types(file_type, numbers_of(file.values, file.path), tensors)
     steps = [
         _Step(name=c.name, source=file.tensors[c.name], wanted=c.wanted, kind=c.kind)
         for c in choices
     ]
     _require_floats(source, steps)
-    added = {
-        "general.quantization_version": packed(Value("u32", BLOCK_FORMAT)),
-        "general.file_type": packed(Value("u32", TYPES[file_type])),
-    }
+    added = {key: packed(value) for key, value in type_keys(file_type).items()}
     kept = {k: v for k, v in file.stored.items() if k not in added}
     return _Plan(
         file_type=file_type,
@@ -237,57 +237,20 @@ def _write(
     threads: int,
     progress: Progress | None,
 ) -> None:
-    infos = [(step.name, step.kind, dimensions(step.source.shape)) for step in plan.steps]
+    outputs = [step.output for step in plan.steps]
+    infos = [(output.name, output.kind, output.shape) for output in outputs]
+    numbers = {output.name: number for number, output in enumerate(outputs, 1)}
+
+    def report(output: Output, begins: bool, nbytes: int) -> None:
+        if begins and progress:
+            progress(numbers[output.name], len(outputs), output.name)
+
     file.write(gguf_head(plan.keys, infos, plan.alignment))
-    pieces = ((step, begin) for step in plan.steps for begin in range(0, step.count, PIECE))
-    numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="lorakit-quantize")
-    try:
-        done = _in_order(pool, partial(_piece, round_to), pieces, ahead=2 * threads)
-        for step, begin, content in done:
-            if begin == 0 and progress:
-                progress(numbers[step.name], len(numbers), step.name)
-            file.write(content.data)
-            if begin + PIECE >= step.count:
-                file.write(bytes(-stored_size(step.kind, step.count) % plan.alignment))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    function: Callable[[tuple[_Step, int]], tuple[_Step, int, Array]],
-    items: Iterable[tuple[_Step, int]],
-    ahead: int,
-) -> Iterator[tuple[_Step, int, Array]]:
-    """Results in the order of the items, at most `ahead` of them begun before they are needed."""
-    waiting: deque[Future[tuple[_Step, int, Array]]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _piece(round_to: Mapping[str, Rounding], item: tuple[_Step, int]) -> tuple[_Step, int, Array]:
-    """Up to PIECE values from `begin`: whole blocks, as rows are whole blocks."""
-    step, begin = item
-    end = min(begin + PIECE, step.count)
-    kind, raw = step.source.kind, step.source.raw
-    raw = raw[stored_size(kind, begin) : stored_size(kind, end)]
-    if not is_finite(kind, raw):
-        raise FormatError(
-            f"{step.name} has values that are not finite numbers",
-            hint="the file is damaged, or the model's training diverged: get another copy",
-        )
-    if not step.changes:
-        return step, begin, raw
-    try:
-        rounded = round_to[step.kind](raw.view(PLAIN[kind]).astype(np.float32, copy=False))
-    except OverflowError as error:
-        raise UnsupportedError(
-            f"{step.name} has {error}, which {step.kind} cannot hold",
-            hint="F32 and BF16 hold every value",
-        ) from error
-    return step, begin, rounded
+    write_tensors(
+        file,
+        outputs,
+        round_to=round_to,
+        alignment=plan.alignment,
+        threads=threads,
+        on_piece=report,
+    )

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lorakit.errors import FormatError
-from lorakit.files.gguf import GgufFile
+from lorakit.files.gguf import Value
 from lorakit.files.gguf_types import BLOCKS, PLAIN
 
+BLOCK_FORMAT = 2  # GGML_QNT_VERSION: of how blocks are laid out
 Rules = Mapping[str, str]  # condition -> type; the first that holds counts
 
 
@@ -175,39 +177,52 @@ _CONDITIONS: Mapping[str, Callable[[Numbers, int, int], bool]] = {
 }
 
 
-def numbers_of(file: GgufFile) -> Numbers:
-    """Raises FormatError where a model's file does not say what the rules ask."""
-    found = file.values.get("general.architecture")
+def type_keys(file_type: str) -> dict[str, Value]:
+    """What a file says of its type."""
+    return {
+        "general.quantization_version": Value("u32", BLOCK_FORMAT),
+        "general.file_type": Value("u32", MIXES[file_type].number),
+    }
+
+
+def numbers_of(values: Mapping[str, Value], path: Path) -> Numbers:
+    """The numbers of the model whose values these are; path: of its file, for errors.
+
+    Raises FormatError where they do not say what the rules ask.
+    """
+    found = values.get("general.architecture")
     if found is None or not isinstance(found.data, str) or not found.data:
         raise FormatError(
-            f"{file.path} does not say which model it holds: general.architecture is missing"
+            f"{path} does not say which model it holds: general.architecture is missing"
         )
     name = found.data
     if name == "clip":  # a projector: llama.cpp reads no numbers of it
         return Numbers(architecture=name, layers=0, experts=0, heads=0, key_heads=0)
-    heads = _number(file, f"{name}.attention.head_count")
-    layers = _number(file, f"{name}.block_count")
+
+    def number(key: str, default: int = 0) -> int:
+        return _number(values.get(f"{name}.{key}"), default, f"{path}: {name}.{key}")
+
+    heads, layers = number("attention.head_count"), number("block_count")
     if not layers:
-        raise FormatError(f"{file.path} does not say how many layers it has: {name}.block_count")
+        raise FormatError(f"{path} does not say how many layers it has: {name}.block_count")
     if name == "nanbeige":  # runs through its layers more than once
-        layers *= max(1, _number(file, f"{name}.num_loops", 1))
+        layers *= max(1, number("num_loops", 1))
     return Numbers(
         architecture=name,
         layers=layers + (name == "graniteswitch"),  # one more, which routes
-        experts=_number(file, f"{name}.expert_count"),
+        experts=number("expert_count"),
         heads=heads,
-        key_heads=_number(file, f"{name}.attention.head_count_kv", heads),
+        key_heads=number("attention.head_count_kv", heads),
     )
 
 
-def _number(file: GgufFile, key: str, default: int = 0) -> int:
+def _number(value: Value | None, default: int, where: str) -> int:
     """A whole number of a file, of a list the first layer's."""
-    value = file.values.get(key)
     if value is None:
         return default
     items = list(value.data) if value.array else [value.data]
     if not value.kind.startswith(("u", "i")) or not items:
-        raise FormatError(f"{file.path}: {key} is no whole number")
+        raise FormatError(f"{where} is no whole number")
     return int(items[0])
 
 
