@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from lorakit.adapter import Array
-from lorakit.architectures import HEAD, Decoder, Stored, spellings
+from lorakit.architectures import Decoder, Stored, spellings
 from lorakit.errors import BaseModelError, UnsupportedError
 from lorakit.files.dequantize import READABLE, dequantize
 from lorakit.files.gguf import GgufFile, Tensor
 from lorakit.files.gguf_types import BLOCKS, PLAIN
-from lorakit.formats.gguf.names import ROTATED, heads_of, permuted, tensor_of
-
-FREQUENCIES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-_POSITIONS, _FINAL_NORM = "position_embd", "output_norm"
+from lorakit.formats.gguf.names import permuted
+from lorakit.formats.gguf.places import FREQUENCIES, Place, places
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,12 +89,10 @@ def held(file: GgufFile, decoder: Decoder) -> dict[str, Held]:
     Raises BaseModelError listing tensors that are missing or of another shape, and UnsupportedError
     listing those that this model class has no place for, or whose type is not read.
     """
-    wanted = list(_wanted(decoder))
+    wanted = list(places(decoder))
     _require_whole(file, wanted)
     _require_known(file, {place.tensor for place in wanted})
     row, ways = decoder.architecture, spellings(decoder)
-    counts = (decoder.heads, decoder.kv_heads) if row.gguf_permuted else ()
-    heads = dict(zip(ROTATED, counts, strict=False))
     table = {}
     for place in wanted:
         tensor = file.tensors[place.tensor]
@@ -106,10 +101,10 @@ def held(file: GgufFile, decoder: Decoder) -> dict[str, Held]:
                 first = (part.expert or 0) * place.shape[1]
                 table[part.name] = Held(tensor=tensor, shape=place.shape[1:], first=first)
             continue
-        table[f"{place.module}.{place.kind}"] = Held(
+        table[place.parameter] = Held(
             tensor=tensor,
             shape=place.shape[::-1] if place.turned else place.shape,
-            heads=heads_of(place.module, heads),
+            heads=place.heads,
             offset=row.norm_offset if place.is_norm and place.kind == "weight" else 0.0,
             transposed=place.turned,
         )
@@ -121,53 +116,7 @@ def stored(decoder: Decoder) -> dict[str, tuple[Stored, ...]]:
     return {module: ways[0] for module, ways in spellings(decoder).items()}
 
 
-class _Place(NamedTuple):
-    """A parameter and its tensor, of this shape there; one with an axis for experts holds many."""
-
-    module: str
-    kind: str  # weight or bias
-    tensor: str
-    shape: tuple[int, ...]
-    turned: bool = False
-    is_norm: bool = False
-
-
-def _wanted(decoder: Decoder) -> Iterator[_Place]:
-    names, modules = _names(decoder), decoder.modules()
-    for parameter, shape in decoder.parameters().items():
-        module, _, kind = parameter.rpartition(".")
-        if module not in names:
-            continue  # fused experts, which follow by module
-        turned = kind == "weight" and module in modules and modules[module].transposed
-        kept = shape[::-1] if turned else shape
-        tensor = f"{names[module]}.{kind}"
-        yield _Place(module, kind, tensor, kept, turned, is_norm=module not in modules)
-    for module, found in modules.items():
-        if found.experts is not None:
-            whole = (found.experts, found.out_features, found.in_features)
-            yield _Place(module, "weight", f"{names[module]}.weight", whole)
-
-
-def _names(decoder: Decoder) -> dict[str, str]:
-    """GGUF's name of each module and norm."""
-    layout = decoder.architecture.layout
-    names = {layout.final_norm: _FINAL_NORM}
-    if layout.positions is not None:
-        names[layout.positions] = _POSITIONS
-    for module in decoder.modules():
-        found = tensor_of(module, layout)
-        if found is not None and not (module == HEAD and decoder.tied):
-            names[module] = found
-    norms = dict(zip(layout.norms, layout.gguf_norms, strict=True))
-    if decoder.architecture.qk_norm:
-        norms |= {f"self_attn.{n}_norm": f"attn_{n}_norm" for n in "qk"}
-    for index in range(len(decoder.layers)):
-        at = f"{layout.blocks}.{index}"
-        names |= {f"{at}.{norm}": f"blk.{index}.{found}" for norm, found in norms.items()}
-    return names
-
-
-def _require_whole(file: GgufFile, wanted: Sequence[_Place]) -> None:
+def _require_whole(file: GgufFile, wanted: Sequence[Place]) -> None:
     faults = {}
     for place in wanted:
         found = file.tensors.get(place.tensor)
