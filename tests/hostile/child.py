@@ -21,6 +21,7 @@ from typing import Any
 
 import lorakit
 from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.check import require_fit
 from lorakit.errors import LorakitError
 from lorakit.formats import read_adapter
@@ -69,7 +70,7 @@ def run_base(path: Path) -> None:
 OPENERS: dict[str, Callable[[Path], Any]] = {
     "adapter": read_adapter,
     "fit": lambda path: require_fit(read_adapter(path), DEMO),
-    "base": Base.open,
+    "base": open_base,
     "tokenizer": Tokenizer.open,
     "locked": locked,
     "llama": run_adapter,

@@ -21,6 +21,7 @@ import gguf_cases as gguf_cases
 import json_cases as json_cases
 import mlx_cases as mlx_cases
 import ort_cases as ort_cases
+import part_cases as part_cases
 import peft_cases as peft_cases
 import place_cases as place_cases
 import web_cases as web_cases

@@ -8,15 +8,18 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gguf_files import split
 from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.errors import BaseModelError, ParameterError, SourceError
+from lorakit.files.gguf_parts import gguf_parts
 from lorakit.sources import Limits, fetch
 from lorakit.sources.store import Store
 from web import FAST
@@ -175,6 +178,45 @@ def test_a_base_that_is_one_gguf_file(web):
     path = fetch(url, kind="base")
     assert path.name == "llama.gguf"
     assert open_base(path).decoder.layers == open_base(file).decoder.layers
+
+
+@pytest.mark.parametrize("stem", ["llama", "a" * 90 + " llama", "m\u00f6del#1 %41"])
+def test_a_base_in_several_gguf_files(web, tmp_path, stem):
+    """Also where their names are too long, or of other characters, for the cache."""
+    file = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "llama.base.f32.gguf"
+    first = split(file, tmp_path / stem, 3)
+    for path in gguf_parts(first):
+        web.put(f"/models/{quote(path.name)}", path.read_bytes())
+    url = f"{web.url}/models/{quote(first.name)}?download=true"
+    base = open_base(fetch(url, kind="base"))
+    assert base.decoder.layers == open_base(file).decoder.layers
+    assert [path.read_bytes() for path in base.files] == [
+        path.read_bytes() for path in gguf_parts(first)
+    ]
+    assert open_base(fetch(url, kind="base", offline=True)).files == base.files
+
+
+def test_parts_behind_a_url_that_are_not_all_there(web, tmp_path):
+    file = Path(__file__).parents[1] / "data" / "truth" / "gguf" / "llama.base.f32.gguf"
+    first = split(file, tmp_path / "m", 3)
+    sizes = [path.stat().st_size for path in gguf_parts(first)]
+    for path in gguf_parts(first)[:2]:
+        web.put(f"/{path.name}", path.read_bytes())
+    url = f"{web.url}/m-00001-of-00003.gguf"
+    with pytest.raises(SourceError) as caught:
+        fetch(url, kind="base", limits=Limits(**FAST, max_bytes=sum(sizes[:2]) - 1))
+    assert caught.value.code == "source_too_large"
+    with pytest.raises(SourceError, match=r"nothing at .*/m-00003-of-00003\.gguf"):
+        get(url, kind="base")
+    with pytest.raises(SourceError, match=r"m-00003-of-00003\.gguf is not in the cache"):
+        get(url, kind="base", offline=True)
+    with pytest.raises(SourceError, match="part 2 of 3") as caught:
+        get(f"{web.url}/m-00002-of-00003.gguf", kind="base")
+    assert caught.value.code == "source_unsupported"
+
+
+def test_an_adapters_name_is_no_parts_name(web):
+    assert get(web.put("/a-00002-of-00003.gguf", b"GGUF")).read_bytes() == b"GGUF"
 
 
 def damaged(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from gguf_files import split
 from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
@@ -188,6 +189,44 @@ def test_a_base_that_is_one_gguf_file(web):
     with pytest.raises(SourceError, match=r"config\.json") as caught:
         get(kind="base")
     assert caught.value.items == ("it holds q8/model.gguf",)
+
+
+def test_a_base_in_several_gguf_files(web, tmp_path):
+    split(GGUF, tmp_path / "model", 3)
+    files = files_of(tmp_path, "q8/")
+    put_repository(web, files)
+    first = "hf:org/repo/q8/model-00001-of-00003.gguf"
+    base = open_base(get(first, kind="base"))
+    assert [path.name for path in base.files] == [
+        name.removeprefix("q8/") for name in sorted(files)
+    ]
+    assert base.fingerprint != open_base(GGUF).fingerprint
+    with pytest.raises(SourceError) as caught:
+        get(kind="base")
+    assert caught.value.items == ("it holds q8/model-00001-of-00003.gguf",)
+    assert open_base(get(first, kind="base", offline=True)).fingerprint == base.fingerprint
+
+
+def test_a_part_that_is_missing_or_not_the_first_costs_no_download(web, tmp_path):
+    split(GGUF, tmp_path / "model", 3)
+    files = files_of(tmp_path)
+    del files["model-00002-of-00003.gguf"]
+    put_repository(web, files)
+    with pytest.raises(SourceError, match="has no model-00002-of-00003"):
+        get("hf:org/repo/model-00001-of-00003.gguf", kind="base")
+    with pytest.raises(SourceError, match=r"part 3 of 3(.|\n)*00001-of-00003"):
+        get("hf:org/repo/model-00003-of-00003.gguf", kind="base")
+    assert not any(asked for path, asked in web.asked.items() if "resolve" in path)
+
+
+def test_parts_of_two_commits_are_not_taken_for_one_model(web, tmp_path):
+    split(GGUF, tmp_path / "model", 2)
+    put_repository(web, files_of(tmp_path))
+    web.pages["/org/repo/resolve/main/model-00002-of-00002.gguf"].headers["X-Repo-Commit"] = (
+        "d" * 40
+    )
+    with pytest.raises(SourceError, match="changed while it was fetched"):
+        get("hf:org/repo/model-00001-of-00002.gguf", kind="base")
 
 
 def test_the_cap_is_checked_before_anything_is_fetched(web):

@@ -44,6 +44,12 @@ def part_names(name: str) -> tuple[str, ...]:
     return tuple(part_name(stem, at, count) for at in range(1, count + 1))
 
 
+def first_part(name: str) -> str:
+    """The name of the first part, by that of any; of another file, its own."""
+    found = _NAMED.fullmatch(name)
+    return name if found is None else part_name(found[1], 1, int(found[3]))
+
+
 def gguf_parts(path: Path) -> tuple[Path, ...]:
     """The files that are opened with this one, by their names alone. Raises as `part_names`."""
     beside = (path.with_name(name) for name in part_names(path.name)[1:])
@@ -59,6 +65,8 @@ def open_gguf_model(path: Path, *, vocabulary: bool = False) -> GgufFile:
     """
     first = open_gguf(path, model=True, vocabulary=vocabulary)
     count = _number(first, COUNT) if COUNT in first.values else 1
+    if count == 0:
+        raise FormatError(f"{path} says that its model has 0 parts")
     parts = [first] if count < 2 else [first, *map(_open, _others(first, count))]
     for number, part in enumerate(parts[1:], 1):
         _require_part(part, number, first)
@@ -100,8 +108,7 @@ def _others(first: GgufFile, count: int) -> list[Path]:
 
 
 def _not_first(name: str, number: int, count: int, path: Path | None = None) -> SourceError:
-    found = _NAMED.fullmatch(name)
-    first = part_name(found[1] if found else "NAME", 1, count)
+    first = first_part(name if _NAMED.fullmatch(name) else part_name("NAME", 1, count))
     return SourceError(
         f"{path or name} is part {number} of {count} of a model",
         code="source_unsupported",

@@ -11,6 +11,7 @@ from typing import Literal
 
 from lorakit.errors import BaseModelError, SourceError
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.gguf_parts import part_names
 
 Kind = Literal["adapter", "base"]
 Get = Callable[[str], Path | None]  # a file of the folder by name; None where there is none
@@ -42,6 +43,14 @@ BUNDLES: Mapping[Kind, Bundle] = {
                   "chat_template.jinja"),
     ),
 }  # fmt: skip
+
+
+def files_with(kind: Kind, name: str) -> tuple[str, ...]:
+    """The files that one file's name stands for: of the first part of a base, all parts.
+
+    Raises SourceError (`source_unsupported`) for a part that is not the first.
+    """
+    return part_names(name) if kind == "base" else (name,)
 
 
 def collect(kind: Kind, get: Get, source: str) -> dict[str, Path]:
@@ -87,6 +96,6 @@ def _missing(kind: Kind, source: str, name: str) -> SourceError:
         "adapter": "a folder holds adapter_config.json and its weights; a URL of one file ends "
         "in .gguf or .onnx_adapter",
         "base": "a base is a Hugging Face folder (config.json, safetensors, tokenizer.json), or "
-        "the reference of one .gguf file",
+        "the reference of one .gguf file, or of the first of several",
     }
     return SourceError(f"{source} has no {name}", hint=hints[kind])

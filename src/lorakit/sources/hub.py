@@ -5,14 +5,15 @@ It asks for what a reference names, and for nothing else. The client's errors be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lorakit.errors import LorakitError, SourceError
-from lorakit.sources.bundle import Kind, collect
+from lorakit.files.gguf_parts import first_part
+from lorakit.sources.bundle import Kind, collect, files_with
 from lorakit.sources.download import not_cached
 from lorakit.sources.hub_client import client, ending, endpoint, first_line
 from lorakit.sources.limits import Limits, OnProgress, Progress
@@ -43,10 +44,15 @@ def fetch_hub(
             sizes = _sizes(reference, limits)
             get = partial(_get, reference, sizes, _Budget(max_bytes), limits, progress)
         if inside.name.endswith(ONE_FILE):
-            path = get(str(inside))
-            if path is None:
-                raise not_cached(str(reference)) if offline else _no_file(reference)
-            return path
+            names = [str(inside.with_name(name)) for name in files_with(kind, inside.name)]
+            for name in names if not offline else ():
+                if name not in sizes:  # before the first one is fetched, which may take long
+                    raise _no_file(reference, name)
+            paths = [path for name in names if (path := get(name)) is not None]
+            if len(paths) < len(names):
+                raise not_cached(str(reference))
+            _require_one_state(reference, paths)
+            return paths[0]
         folder = inside.parent if inside.name.endswith(IN_FOLDER) else inside
         try:
             files = collect(kind, lambda name: get(str(folder / name)), str(reference))
@@ -56,14 +62,18 @@ def fetch_hub(
             if not offline:
                 error.items = _choices(kind, sizes, folder)
             raise
-        folders = {path.parent for path in files.values()}
-        if len(folders) > 1:
-            raise SourceError(
-                f"{reference} changed while it was fetched",
-                code="source_unreachable",
-                hint="try again, or name a commit: @<commit>",
-            )
-        return folders.pop()
+        _require_one_state(reference, files.values())
+        return next(iter(files.values())).parent
+
+
+def _require_one_state(reference: Hub, paths: Iterable[Path]) -> None:
+    """All files are of one commit, each of which has a folder in the cache."""
+    if len({path.parent for path in paths}) > 1:
+        raise SourceError(
+            f"{reference} changed while it was fetched",
+            code="source_unreachable",
+            hint="try again, or name a commit: @<commit>",
+        )
 
 
 class _Budget:
@@ -152,13 +162,13 @@ def _choices(kind: Kind, sizes: Mapping[str, int], folder: PurePosixPath) -> tup
     }[kind]
     below = [PurePosixPath(name) for name in sorted(sizes)]
     found = [str(p.parent) for p in below if p.name == config and p.parent != folder]
-    found += [str(p) for p in below if p.name.endswith(files)]
+    found += [str(p) for p in below if p.name.endswith(files) and first_part(p.name) == p.name]
     inside = [name for name in found if PurePosixPath(name).is_relative_to(folder)]
     return tuple(f"it holds {name}" for name in inside[:20])
 
 
-def _no_file(reference: Hub) -> SourceError:
-    return SourceError(f"{reference}: the repository has no {reference.inside}")
+def _no_file(reference: Hub, name: str) -> SourceError:
+    return SourceError(f"{reference}: the repository has no {name}")
 
 
 @contextmanager

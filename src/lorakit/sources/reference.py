@@ -60,6 +60,12 @@ class Url:
         named = last.lower().endswith(ONE_FILE + IN_FOLDER)
         return (last or "file") if named or split.query or self.sha256 else None
 
+    def beside(self, name: str) -> str:
+        """The URL of another file in the folder of this one."""
+        split = urlsplit(self.url)
+        path = f"{split.path.rpartition('/')[0]}/{quote(name)}"
+        return urlunsplit((split.scheme, split.netloc, path, split.query, ""))
+
     @property
     def folder(self) -> str:
         """The URL of the folder, ending in a slash."""

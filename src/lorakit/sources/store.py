@@ -29,6 +29,7 @@ from lorakit.errors import SourceError, WriteError
 from lorakit.files.atomic import move, new_folder, write_atomic, write_synced
 from lorakit.files.bounded import read_bounded
 from lorakit.files.cache import cache_root, digest_of, touch
+from lorakit.files.gguf_parts import first_part
 
 log = logging.getLogger("lorakit")
 MAX_RECORD = 1 << 20  # bytes of a record or a manifest
@@ -150,7 +151,8 @@ def safe_name(name: str) -> str:
     """A file name that every system takes, Windows too."""
     plain = re.sub(r"[^\w.+=@ -]", "_", name, flags=re.ASCII).strip(" .")
     if len(plain) > LONGEST:  # Windows allows 260 characters for a whole path
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        one = first_part(name)  # else the parts of a model would no longer be named alike
+        digest = hashlib.sha256(one.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         plain = f"{digest}-{plain[9 - LONGEST :].strip(' .')}"
     return f"_{plain}" if not plain or _DEVICES.fullmatch(plain) else plain
 

@@ -1,4 +1,4 @@
-"""A URL of a file or a folder: what a folder of its kind has, each from its own URL."""
+"""A URL of a file or a folder: what belongs to it, each from its own URL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import SourceError
-from lorakit.sources.bundle import Kind, collect
+from lorakit.sources.bundle import Kind, collect, files_with
 from lorakit.sources.download import fetch_file, fetch_one, not_cached
 from lorakit.sources.reference import IN_FOLDER, Url, shown
 from lorakit.sources.store import Store, safe_name
@@ -16,9 +16,18 @@ def fetch_url(reference: Url, kind: Kind, **options: Any) -> Path:
     """A file of the cache, or a folder of them."""
     name = reference.file
     if name is not None and not name.lower().endswith(IN_FOLDER):
-        blob = fetch_one(reference, **options)
-        return Store().tree(shown(reference.url), {name: blob}) / safe_name(name)
+        return _fetch_file(reference, name, kind, **options)
     return _fetch_folder(reference, kind, **options)
+
+
+def _fetch_file(reference: Url, name: str, kind: Kind, *, max_bytes: int, **options: Any) -> Path:
+    """A file, and the other parts of a base whose first it is; #sha256= is of the file alone."""
+    left, blobs = max_bytes, {}
+    for each in files_with(kind, name):
+        part = reference if each == name else Url(url=reference.beside(each))
+        blobs[each] = fetch_one(part, max_bytes=left, **options)
+        left -= blobs[each].stat().st_size
+    return Store().tree(shown(reference.url), blobs) / safe_name(name)
 
 
 def _fetch_folder(

@@ -19,6 +19,7 @@ from make import Child, write
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes are POSIX's")
 ADAPTERS = [c for c in CASES.values() if c.name.startswith("gguf") and c.opens != "locked"]
+PARTS = [c for c in CASES.values() if c.name.startswith("part")]
 BASE = base_file("llama")
 
 
@@ -45,6 +46,12 @@ def test_a_hostile_adapter(case, child, tmp_path):
 @pytest.mark.parametrize("case", ADAPTERS, ids=lambda case: case.name)
 def test_a_hostile_adapter_in_a_bases_place(case, child, tmp_path):
     answer(child, write(case, tmp_path), "llama base")
+
+
+@pytest.mark.parametrize("case", PARTS, ids=lambda case: case.name)
+def test_parts_that_do_not_belong_together(case, child, tmp_path):
+    found = answer(child, write(case, tmp_path), "llama base")
+    assert (found["code"], case.words in found["text"]) == (case.code, True), found
 
 
 # Changes to a good base, by their effect in llama.cpp.
