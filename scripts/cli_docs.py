@@ -12,7 +12,7 @@ import sys
 COMMANDS = (
     *("", "demo", "run", "chat", "data", "data validate", "data stats", "data split"),
     *("data expand", "train", "eval", "inspect", "check", "convert", "combine", "resize"),
-    *("extract", "merge", "unmerge", "export", "quantize", "verify", "logits", "doctor"),
+    *("extract", "merge", "unmerge", "export", "push", "quantize", "verify", "logits", "doctor"),
     *("cache", "cache list", "cache prune", "cache clear"),
 )
 

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from lorakit.exporting.export import export as export
     from lorakit.exporting.parity import Parity as Parity
     from lorakit.exporting.parity import ProofOptions as ProofOptions
+    from lorakit.exporting.push import PushResult as PushResult
+    from lorakit.exporting.push import push as push
     from lorakit.exporting.result import ExportedFile as ExportedFile
     from lorakit.exporting.result import ExportProgress as ExportProgress
     from lorakit.exporting.result import ExportResult as ExportResult
@@ -119,6 +121,7 @@ _NAMES = {  # by the module that defines them
     ),
     "exporting.export": "export",
     "exporting.parity": "Parity ProofOptions",
+    "exporting.push": "PushResult push",
     "exporting.result": "ExportProgress ExportResult ExportedFile",
     "formats": "FormatName read_adapter",
     "formats.readback": "Dtype",
