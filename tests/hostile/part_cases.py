@@ -56,7 +56,7 @@ def missing(path: Path) -> None:
     (path / SECOND).unlink()
 
 
-@case("source_not_found", "and 998 of them", opens="base", at="m-00001-of-00999.gguf")
+@case("source_not_found", "of which 998 are missing", opens="base", at="m-00001-of-00999.gguf")
 def nearly_all_missing(path: Path) -> None:
     path.mkdir(parents=True)
     part(path / "m-00001-of-00999.gguf", 1, {}, count=999)

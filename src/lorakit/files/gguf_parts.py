@@ -99,8 +99,7 @@ def _others(first: GgufFile, count: int) -> list[Path]:
     missing = [name for name in names[1:] if not path.with_name(name).is_file()]
     if missing:
         raise SourceError(
-            f"{path} is the first of {count} parts of a model, and {len(missing)} of them are "
-            f"missing: {missing[0]}",
+            f"{path} is the first of {count} parts of a model, of which {len(missing)} are missing",
             items=missing[:20],
             hint="download all parts into one folder, under their own names",
         )
