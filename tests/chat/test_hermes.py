@@ -1,11 +1,10 @@
 """Hermes' format: JSON between tags, round trips, faults."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from growth import is_linear
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.hermes import HERMES
 from lorakit.errors import ParameterError
@@ -140,10 +139,11 @@ def test_declarations_and_responses_are_json():
     ],
 )
 def test_parsing_takes_linear_time(unit):
-    def seconds(count: int) -> float:
-        start = time.process_time()
-        HERMES.parse(unit * count)
-        return time.process_time() - start
+    assert is_linear(lambda count: HERMES.parse(unit * count), 2_000)
 
-    seconds(100)
-    assert seconds(20_000) < 40 * max(seconds(2_000), 0.005)
+
+def test_quadratic_work_would_be_found():
+    def quadratic(count):
+        return ["x" * (count * 40) for _ in range(count)]
+
+    assert not is_linear(quadratic, 400)

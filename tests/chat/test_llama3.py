@@ -1,11 +1,10 @@
 """Llama 3's JSON calls: what is a call, what is text, what is a fault."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from growth import is_linear
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.llama3 import LLAMA3
 
@@ -104,10 +103,6 @@ def test_a_response_is_json():
     "unit", ["{", '{"name":"f","parameters":{}};', '{"name":"', "<|python_tag|>"]
 )
 def test_parsing_takes_linear_time(unit):
-    def seconds(count: int) -> float:
-        start = time.process_time()
-        LLAMA3.parse('{"name":"f","parameters":{}}' + unit * count)
-        return time.process_time() - start
-
-    seconds(100)
-    assert seconds(20_000) < 40 * max(seconds(2_000), 0.005)
+    assert is_linear(
+        lambda count: LLAMA3.parse('{"name":"f","parameters":{}}' + unit * count), 2_000
+    )
