@@ -19,8 +19,8 @@ from lorakit.files.gguf import GgufFile
 from lorakit.merge.gguf.metadata import Metadata
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_SWA_PERIOD = 6  # of Gemma 3, where the file does not say it
-_LARGEST_GEMMA = 62  # layers of the one Gemma 3 whose attention is scaled by hidden size over heads
+SWA_PERIOD = 6  # of Gemma 3, where the file does not say it
+LARGEST_GEMMA = 62  # layers of the one Gemma 3 whose attention is scaled by hidden size over heads
 _SHORT = {"num_experts"}  # words of ours that transformers 4 and 5 read where both have another
 Found = dict[str, Any]
 
@@ -162,9 +162,9 @@ def _gemma3(metadata: Metadata, found: Found) -> Found:
     if metadata.is_list(key):
         slides = [bool(value) for value in metadata.numbers(key) or ()]
     else:
-        period = max(1, metadata.whole(key, _SWA_PERIOD) or 1)
+        period = max(1, metadata.whole(key, SWA_PERIOD) or 1)
         slides = [(index + 1) % period != 0 for index in range(layers)]
-    largest = layers == _LARGEST_GEMMA
+    largest = layers == LARGEST_GEMMA
     return {
         "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
         "sliding_window_pattern": period,
