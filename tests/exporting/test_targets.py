@@ -28,6 +28,19 @@ def test_a_safetensors_folder_answers_as_base_and_adapter(tmp_path):
     assert answer(tmp_path / "out") == wanted != answer(BASE)
 
 
+@pytest.mark.parametrize("mode", [None, "apart"])
+def test_an_mlx_folder_holds_what_base_and_adapter_compute(mode, tmp_path):
+    result = lorakit.export(
+        BASE, tmp_path / "out", to="mlx", adapter=HOME, mode=mode, quantize="q8"
+    )
+    parity = result.files[0].parity
+    assert result.kind == (mode or "merged")
+    assert parity.kl < 0.01
+    assert parity.apart.merged > 0 < parity.apart.apart
+    assert (tmp_path / "out/adapters/adapters.safetensors").exists() == (mode == "apart")
+    assert ("--adapter-path" in (tmp_path / "out/README.md").read_text()) == (mode == "apart")
+
+
 @pytest.mark.parametrize(
     ("to", "options", "said"),
     [

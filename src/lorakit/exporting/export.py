@@ -70,8 +70,8 @@ def export(
     "mlx" (mlx-lm).
     mode: "merged" into the weights; "apart", beside weights that may be quantised; "dynamic", as
     inputs of an ONNX graph, so that any adapter can be used, and those named here are proven alone;
-    "composed": up to 16 in one ONNX file, chosen among by number. None is "merged", or "apart"
-    where the proof finds that it is more accurate in one of the forms.
+    "composed": up to 16 in one ONNX file, chosen among by number. None is "merged", or for ONNX
+    "apart" where the proof finds that it is more accurate in one of the forms.
     quantize: a form, or several in one folder. onnx: "none" (float32), "fp16", "q8" (the default),
     "q4", "q4f16". gguf: "F32", "F16", "BF16", "Q8_0" (the default), "Q4_K_M" and the other types of
     llama.cpp. safetensors: "none" (the default: each weight's own dtype), "f32", "f16", "bf16".
@@ -119,7 +119,9 @@ def export(
         )
         try:
             with new_folder(place, replace=overwrite) as folder:
-                plan, files = _write(plan, folder, options, report, settle=mode is None)
+                plan, files = _write(
+                    plan, folder, options, report, settle=mode is None and target.seamless
+                )
                 total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 files = [_moved(file, folder, place) for file in files]
         except FileExistsError as error:
@@ -331,7 +333,7 @@ def _subject(plan: ExportPlan, folder: Path, form: str, options: ProofOptions) -
         dialogue=lambda model: Dialogue(plan.base.path, model.tokenizer, templates),
         faults=lambda cases: target.faults(plan, folder, form, cases, declare=options.declare),
         other=_other(plan, form),
-        warnings=tuple(target.warnings(form)),
+        warnings=tuple(target.warnings(plan, form)),
     )
 
 

@@ -68,7 +68,8 @@ class Target(Protocol):
     """A runtime's files.
 
     title, library: as the card says them. kinds: what may become of adapters. default: the form
-    where none is said. several: whether forms lie beside each other in a folder.
+    where none is said. several: whether forms lie beside each other in a folder. seamless: whether
+    adapters that are kept apart are used without being named.
     """
 
     name: TargetName
@@ -77,6 +78,7 @@ class Target(Protocol):
     kinds: tuple[Kind, ...]
     default: str
     several: bool
+    seamless: bool
 
     def form(self, name: str) -> str | None:
         """What it calls a form, or None for what is no form of it."""
@@ -126,8 +128,8 @@ class Target(Protocol):
     ) -> tuple[str, ...]:
         """Where the export's own tokenizer or template gives other tokens than the base's."""
 
-    def warnings(self, form: str) -> Sequence[str]:
-        """What `opened` cannot show."""
+    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
+        """What `opened` cannot show, and what its runtime does otherwise by its nature."""
 
     def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
         """Lines of the card: how it is used. first: the path of its first file."""

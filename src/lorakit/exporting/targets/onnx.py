@@ -51,6 +51,7 @@ class Onnx:
     kinds: tuple[Kind, ...] = get_args(Kind)
     default = "q8"
     several = True
+    seamless = True
 
     def form(self, name: str) -> str | None:
         return name if among(name, FORMS) else None
@@ -131,7 +132,7 @@ class Onnx:
     ) -> tuple[str, ...]:
         return token_faults(folder, cases, declare=declare)
 
-    def warnings(self, form: str) -> Sequence[str]:
+    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
         if form not in CALIBRATED or signed_kernel_exact():
             return ()
         return ("this CPU's 8-bit products saturate, and wasm's do not: it costs less there",)

@@ -30,6 +30,7 @@ class Safetensors:
     kinds: tuple[Kind, ...] = ("merged",)
     default = "none"
     several = False
+    seamless = False
 
     def form(self, name: str) -> str | None:
         found = SPELLED.get(name, name)
@@ -85,7 +86,7 @@ class Safetensors:
     ) -> tuple[str, ...]:
         return token_faults(folder, cases, declare=declare)
 
-    def warnings(self, form: str) -> Sequence[str]:
+    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
         return ()
 
     def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:

@@ -1,0 +1,146 @@
+"""MLX folders, for mlx-lm and MLX for Swift: Apple's devices."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lorakit.base.folder import Base
+from lorakit.errors import UnsupportedError
+from lorakit.exporting.cases import Cases, token_faults
+from lorakit.exporting.engine import require_runnable, running_engine
+from lorakit.exporting.mlx import (
+    ADAPTERS,
+    COARSE,
+    FORMS,
+    dequantised_folder,
+    expected_bytes,
+    mlx_model_check,
+    mlx_notes,
+    one_adapter,
+    write_apart,
+    write_mlx,
+)
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.running import OpenedModel
+from lorakit.merge.view import merged_view
+from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.open import open as open_model
+from lorakit.training.card import fenced
+
+SPELLED = {"fp16": "f16", "fp32": "f32"}
+MOST = {"none": 0.01, "f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8": 0.1}  # nats
+FEW_BITS = 3.0  # beyond it the model is broken
+
+
+class Mlx:
+    """As `Target` says."""
+
+    name: TargetName = "mlx"
+    title = "MLX"
+    library = "mlx"
+    kinds: tuple[Kind, ...] = ("merged", "apart")
+    default = "none"
+    several = False
+    seamless = False
+
+    def form(self, name: str) -> str | None:
+        found = SPELLED.get(name, name)
+        return found if found in FORMS else None
+
+    def forms(self) -> Sequence[str]:
+        return FORMS
+
+    def coarse(self, form: str) -> bool:
+        return form in COARSE
+
+    def most(self, form: str) -> float:
+        return MOST.get(form, FEW_BITS)
+
+    def require(self, base: Base) -> None:
+        """`check` does, for each form."""
+
+    def check(self, plan: ExportPlan) -> None:
+        for form in plan.forms:
+            mlx_model_check(_base(plan, plan.kind), form)
+        if plan.kind == "apart":
+            one_adapter(plan.base, plan.scaled)
+        if plan.proven:
+            require_runnable(plan.base)
+
+    def expected_bytes(self, plan: ExportPlan, form: str) -> int:
+        return expected_bytes(plan.base, form)
+
+    def place(self, plan: ExportPlan, form: str) -> str:
+        return "model.safetensors"
+
+    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
+        """Config and tokenizer come with the weights."""
+
+    def write(
+        self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
+    ) -> tuple[Path, ...]:
+        if kind == "apart":
+            paths = write_apart(plan.base, plan.scaled, folder, form, on_bytes=on_bytes)
+        else:
+            paths = write_mlx(_base(plan, kind), folder, form, on_bytes=on_bytes)
+        plan.companions.replace_template(folder)
+        return paths
+
+    def can_be_apart(self, plan: ExportPlan) -> bool:
+        try:
+            one_adapter(plan.base, plan.scaled)
+        except UnsupportedError:
+            return False
+        return True
+
+    @contextmanager
+    def opened(
+        self, plan: ExportPlan, kind: Kind, form: str, folder: Path
+    ) -> Iterator[OpenedModel]:
+        adapter = AdapterConfig(folder / ADAPTERS) if kind == "apart" else None
+        with TemporaryDirectory(prefix="lorakit-") as place:
+            values = dequantised_folder(folder, Path(place) / "values")
+            with open_model(values, engine=running_engine(plan.base), adapter=adapter) as model:
+                yield OpenedModel(model)
+
+    def runtime(self, plan: ExportPlan, form: str) -> str:
+        return f"lorakit's {running_engine(plan.base)} engine, on the values that the files hold"
+
+    def faults(
+        self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
+    ) -> tuple[str, ...]:
+        return token_faults(folder, cases, declare=declare)
+
+    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
+        return mlx_notes(plan.base, form)
+
+    def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
+        apart = record["adapters"] == "apart"
+        adapter = f"{name}/{ADAPTERS}"
+        more = ["--adapter-path", adapter] if apart else []
+        yield "In mlx-lm:"
+        yield ""
+        line = ["mlx_lm.generate", "--model", name, *more, "--prompt", "..."]
+        yield from fenced("", [shlex.join(line)])
+        yield ""
+        yield from fenced(
+            "python",
+            [
+                "from mlx_lm import generate, load",
+                "",
+                f"model, tokenizer = load({json.dumps(name)}"
+                f"{f', adapter_path={json.dumps(adapter)}' if apart else ''})",
+            ],
+        )
+
+
+def _base(plan: ExportPlan, kind: Kind) -> Base:
+    """What is written as the model."""
+    merged = plan.adapters and kind == "merged"
+    return merged_view(plan.base, plan.scaled) if merged else plan.base
