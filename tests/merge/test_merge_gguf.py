@@ -272,7 +272,7 @@ def test_a_sentencepiece_vocabulary_becomes_one_with_merges(tmp_path):
 
 
 REFUSED = {
-    "splitting": ({"tokenizer.ggml.pre": Value("str", "tekken")}, {}, "tekken"),
+    "splitting": ({"tokenizer.ggml.pre": Value("str", "jais-2")}, {}, "jais-2"),
     "tokenizer": ({"tokenizer.ggml.model": Value("str", "t5")}, {}, "t5"),
     "rope": ({"llama.rope.scaling.type": Value("str", "yarn")}, {}, "yarn"),
     "factors": ({}, {"rope_freqs.weight": floats(np.full(8, 3.0))}, "not Llama 3"),

@@ -111,6 +111,17 @@ class Tokenizer:
         if not (Path(folder) / "tokenizer.json").is_file():
             raise _missing(Path(folder))
 
+    @property
+    def added_tokens(self) -> dict[int, str]:
+        """The tokens that are found in a text before it is cut, by id: not control tokens alone."""
+        added = self._native.get_added_tokens_decoder()
+        return {index: token.content for index, token in added.items()}
+
+    @property
+    def is_composing(self) -> bool:
+        """Whether text is brought to NFC before it is cut."""
+        return "NFC" in repr(self._native.normalizer)
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text. Control tokens written in the text become control tokens.
 
@@ -262,17 +273,17 @@ def _id_to_token(native: tokenizers.Tokenizer, token: int) -> str | None:
 
 def _bos_id(folder: Path, native: tokenizers.Tokenizer, roles: Mapping[str, str]) -> int | None:
     found: int | None = native.token_to_id(roles["bos_token"]) if "bos_token" in roles else None
-    return found if found is not None else next(iter(_config_ids(folder, "bos_token_id")), None)
+    return found if found is not None else next(iter(config_ids(folder, "bos_token_id")), None)
 
 
 def _eos_ids(
     folder: Path, native: tokenizers.Tokenizer, roles: Mapping[str, str]
 ) -> frozenset[int]:
     own = native.token_to_id(roles["eos_token"]) if "eos_token" in roles else None
-    return frozenset(_config_ids(folder, "eos_token_id")) | ({own} if own is not None else set())
+    return frozenset(config_ids(folder, "eos_token_id")) | ({own} if own is not None else set())
 
 
-def _config_ids(folder: Path, key: str) -> list[int]:
+def config_ids(folder: Path, key: str) -> list[int]:
     """Token ids from generation_config.json, else config.json (or its text_config)."""
     for name in ("generation_config.json", "config.json"):
         content = read_optional(folder / name)

@@ -22,12 +22,12 @@ MAX_TOKEN = 1024  # characters
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 _SENTENCEPIECE = {"bos": 1, "eos": 2, "unk": 0}  # where a file does not say them
-_ENDS = frozenset(  # what llama.cpp takes for the end of a reply, by its text
+ENDS = frozenset(  # what llama.cpp takes for the end of a reply, by its text
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"}
 )
 _SPACE = "\u2581"
-_STRIPPING = ("phi-3", "phi3")  # in whose tokenizers control tokens take the spaces after them
-_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}
+STRIPPING = ("phi-3", "phi3")  # in whose tokenizers control tokens take the spaces after them
+NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}
 Json = dict[str, Any]
 
 
@@ -50,7 +50,7 @@ class Vocabulary:
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end a reply, the usual one first."""
-        named = [index for index, token in enumerate(self.tokens) if token in _ENDS]
+        named = [index for index, token in enumerate(self.tokens) if token in ENDS]
         first = [self.roles["eos"]] if "eos" in self.roles else []
         return first + [index for index in named if index not in first]
 
@@ -61,7 +61,7 @@ class Vocabulary:
         return {
             index: token
             for index, token in enumerate(self.tokens)
-            if self.types[index] in kinds or token in _ENDS
+            if self.types[index] in kinds or token in ENDS
         }
 
 
@@ -97,7 +97,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary | None:
         begins="bos" in roles and metadata.flag("tokenizer.ggml.add_bos_token", begins),
         ends="eos" in roles and metadata.flag("tokenizer.ggml.add_eos_token", False),
         prefixed=metadata.flag("tokenizer.ggml.add_space_prefix", kind == "llama"),
-        stripping=any(mark in name for mark in _STRIPPING),
+        stripping=any(mark in name for mark in STRIPPING),
     )
 
 
@@ -167,7 +167,7 @@ def _added(vocabulary: Vocabulary) -> list[Json]:
             "content": token,
             "single_word": False,
             "lstrip": False,
-            "rstrip": vocabulary.stripping and token not in _NOT_STRIPPING,
+            "rstrip": vocabulary.stripping and token not in NOT_STRIPPING,
             "normalized": False,
             "special": vocabulary.types[index] != USER_DEFINED,
         }

@@ -1,0 +1,228 @@
+"""What a GGUF file says of a base's tokenizer, from the folder's own files.
+
+Two kinds, as on the way back (merge/gguf/tokenizer.py): BPE over bytes ("gpt2"), and SentencePiece,
+BPE with byte fallback ("llama"). Keys and kinds of tokens as in ggml-org/ggml, docs/gguf.md; what
+llama.cpp does with them is in its src/llama-vocab.cpp. What it cannot be told is refused here, and
+whether it gives the same ids is seen in tokens.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorakit.base.folder import Base
+from lorakit.exporting.gguf.pre_tokenizers import pre_tokenizer_name
+from lorakit.exporting.gguf.sentencepiece import scores
+from lorakit.exporting.gguf.tokenizer_json import SPACE, TokenizerJson, steps, tokens
+from lorakit.files.gguf import Value
+from lorakit.merge.gguf.tokenizer import (
+    BYTE,
+    CONTROL,
+    ENDS,
+    NORMAL,
+    NOT_STRIPPING,
+    ROLES,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+)
+from lorakit.text.tokenizer import config_ids, read_special_tokens
+
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_NFC = "llama.cpp composes no characters: text that is not NFC gets other ids"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufVocabulary:
+    """keys: every tokenizer.* key but the chat templates, in llama.cpp's usual order.
+
+    size: tokens that the file lists, which are the rows of the embedding and of the head.
+    stripping: special tokens take the spaces after them, which llama.cpp does of all models whose
+    general.name has "phi-3" in it, and of no others. notes: where it takes text otherwise.
+    """
+
+    keys: Mapping[str, Value]
+    size: int
+    stripping: bool
+    notes: tuple[str, ...]
+
+
+def gguf_vocabulary(base: Base, rows: int) -> GgufVocabulary:
+    """The vocabulary of a folder, for an embedding of so many rows.
+
+    Rows that no token has are [PADn]; added tokens beyond them are left out. Raises BaseModelError,
+    FormatError, and UnsupportedError for a tokenizer that llama.cpp cannot be told.
+    """
+    tokenizer = TokenizerJson.open(base.path)
+    texts = tokens(tokenizer, rows)
+    listed = [texts.get(index, f"[PAD{index}]") for index in range(rows)]
+    kind = _sentencepiece if tokenizer.is_sentencepiece else _byte_level
+    keys, notes = kind(tokenizer, listed)
+    roles = _roles(base.path, tokenizer, listed)
+    keys |= roles | _around(tokenizer, roles, listed)
+    _require_distinct(tokenizer, listed)
+    return GgufVocabulary(
+        keys={f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+        size=rows,
+        stripping=_stripping(tokenizer),
+        notes=notes,
+    )
+
+
+def _byte_level(
+    tokenizer: TokenizerJson, listed: list[str]
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    found = steps(tokenizer.normalizer, "normalizers")
+    if any(step.get("type") != "NFC" for step in found):
+        tokenizer.refuse("a normalizer", tokenizer.normalizer)
+    for setting in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if tokenizer.model.get(setting):
+            tokenizer.refuse(f"a {setting}", tokenizer.model[setting])
+    pairs = tokenizer.pairs()
+    if any(" " in part for pair in pairs for part in pair):
+        tokenizer.refuse("a merge with a space in it", next(p for p in pairs if " " in "".join(p)))
+    keys = {
+        "model": Value("str", "gpt2"),
+        "pre": Value("str", pre_tokenizer_name(tokenizer)),
+        "tokens": Value("str", tuple(listed), array=True),
+        "token_type": Value("i32", _types(tokenizer, listed), array=True),
+        "merges": Value("str", tuple(map(" ".join, pairs)), array=True),
+    }
+    return keys, ((_NFC,) if found else ())
+
+
+def _sentencepiece(
+    tokenizer: TokenizerJson, listed: list[str]
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    if tokenizer.model.get("ignore_merges"):
+        tokenizer.refuse("ignore_merges with SentencePiece", True)
+    if missing := [byte for byte in _BYTES if byte not in tokenizer.ids]:
+        tokenizer.refuse(f"{len(missing)} bytes that have no token", ", ".join(missing))
+    prefixed = _prefixed(tokenizer)
+    keys = {
+        "model": Value("str", "llama"),
+        "pre": Value("str", "default"),
+        "tokens": Value("str", tuple(listed), array=True),
+        "scores": Value("f32", np.array(scores(tokenizer, len(listed)), np.float32), array=True),
+        "token_type": Value("i32", _types(tokenizer, listed), array=True),
+        "add_space_prefix": Value("bool", prefixed),
+    }
+    return keys, ()
+
+
+def _prefixed(tokenizer: TokenizerJson) -> bool:
+    """Whether a space is put before text. Raises UnsupportedError for any other change of it."""
+    prepend = {"type": "Prepend", "prepend": SPACE}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    found = [dict(step) for step in steps(tokenizer.normalizer, "normalizers")]
+    if found not in ([replace], [prepend, replace]):
+        tokenizer.refuse("a normalizer", tokenizer.normalizer)
+    for step in steps(tokenizer.pre_tokenizer, "pretokenizers"):
+        if step.get("type") != "Split" or step.get("pattern") != {"String": " "}:
+            tokenizer.refuse("a pre_tokenizer", tokenizer.pre_tokenizer)  # no space is left to cut
+    return len(found) == 2
+
+
+def _types(
+    tokenizer: TokenizerJson, listed: list[str]
+) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    types = np.full(len(listed), NORMAL, np.int32)
+    holes = set(range(len(listed))) - set(tokenizer.ids.values())
+    types[list(holes)] = UNUSED
+    if tokenizer.is_sentencepiece:
+        types[[tokenizer.ids[byte] for byte in _BYTES]] = BYTE
+    for index, one in tokenizer.added.items():
+        if index < len(listed):
+            types[index] = CONTROL if one.special else NORMAL if one.merged else USER_DEFINED
+    unknown = tokenizer.ids.get(tokenizer.model.get("unk_token") or "")
+    if unknown is not None and tokenizer.is_sentencepiece:
+        types[unknown] = UNKNOWN
+    return types
+
+
+def _roles(folder: Path, tokenizer: TokenizerJson, listed: list[str]) -> dict[str, Value]:
+    """Ids of the tokens with a role; among them up to three that end a reply."""
+    ids = {text: index for index, text in enumerate(listed)}
+    named = read_special_tokens(folder)
+    found = {role: ids.get(named.get(f"{role}_token", "")) for role in ROLES}
+    if found["bos"] is None:
+        found["bos"] = next(iter(config_ids(folder, "bos_token_id")), None)
+    if found["unk"] is None:
+        found["unk"] = ids.get(tokenizer.model.get("unk_token") or "")
+    ends = [end for end in config_ids(folder, "eos_token_id") if end < len(listed)]
+    if found["eos"] is None:
+        found["eos"] = next(iter(ends), None)
+    if found["eos"] is None and tokenizer.is_sentencepiece:
+        tokenizer.refuse("no token that ends a text: 2 would be taken for it", listed[2])
+    roles = {ROLES[role]: index for role, index in found.items()}
+    more = _more_ends(tokenizer, [end for end in ends if end != found["eos"]], listed)
+    roles = {"bos": roles.pop("bos"), "eos": roles.pop("eos"), **more, **roles}
+    return {
+        f"{role}_token_id": Value("u32", index)
+        for role, index in roles.items()
+        if index is not None and index < len(listed)
+    }
+
+
+def _more_ends(tokenizer: TokenizerJson, ends: list[int], listed: list[str]) -> dict[str, int]:
+    """What else ends a reply: two tokens, and those that llama.cpp knows by their text."""
+    known = [end for end in ends if listed[end] in ENDS]
+    others = [end for end in ends if listed[end] not in ENDS]
+    if len(others) > 2:
+        tokenizer.refuse("more tokens that end a reply than there is room for", others)
+    order = [*known[:1], *others] if len(others) < 2 else others
+    return dict(zip(("eot", "eom"), order, strict=False))
+
+
+def _around(
+    tokenizer: TokenizerJson, roles: Mapping[str, Value], listed: list[str]
+) -> dict[str, Value]:
+    """Whether <bos> and <eos> are put around a text, as the post-processor does."""
+    before, after = _template(tokenizer)
+    put = {}
+    for role, found in (("bos", before), ("eos", after)):
+        value = roles.get(f"{role}_token_id")
+        if found and (value is None or found != [listed[value.data]]):
+            tokenizer.refuse("a post_processor", tokenizer.post_processor)
+        put[f"add_{role}_token"] = Value("bool", bool(found))
+    return put
+
+
+def _template(tokenizer: TokenizerJson) -> tuple[list[str], list[str]]:
+    """The tokens that are put before and after a text."""
+    before: list[str] = []
+    after: list[str] = []
+    for step in steps(tokenizer.post_processor, "processors"):
+        if step.get("type") == "ByteLevel":
+            continue
+        if step.get("type") != "TemplateProcessing" or before or after:
+            tokenizer.refuse("a post_processor", tokenizer.post_processor)
+        place = before
+        for piece in step.get("single") or ():
+            if "Sequence" in piece:
+                place = after
+            else:
+                place.append(piece["SpecialToken"]["id"])
+    return before, after
+
+
+def _stripping(tokenizer: TokenizerJson) -> bool:
+    """Whether special tokens take the spaces after them: all of them, as Phi 3's do, or none."""
+    if odd := [one.content for one in tokenizer.added.values() if one.left or one.word]:
+        tokenizer.refuse("tokens found by what is beside them", odd[:20])
+    taking = {one.content for one in tokenizer.added.values() if one.right}
+    if taking and taking != {one.content for one in tokenizer.added.values()} - NOT_STRIPPING:
+        tokenizer.refuse("some tokens that take the spaces after them", sorted(taking)[:20])
+    return bool(taking)
+
+
+def _require_distinct(tokenizer: TokenizerJson, listed: list[str]) -> None:
+    """llama.cpp ends the process over a text that two tokens have."""
+    twice = [text for text, count in Counter(listed).items() if count > 1]
+    if twice or "" in listed:
+        tokenizer.refuse("tokens of the same text, or of none", twice[:20])
