@@ -237,15 +237,18 @@ def test_the_block_relative_keys_of_mlx_are_understood(tmp_path):
     assert read_adapter(path / "adapters.safetensors").modules == (Q,)
 
 
+@pytest.mark.parametrize("named", ["in full", "within blocks"])
 @pytest.mark.parametrize("name", ["gemma3/patterns", "llama/dora"])
-def test_mlx_lm_loads_what_was_written(tmp_path, name):
+def test_mlx_lm_loads_what_was_written(tmp_path, name, named):
     """Its own reader, on a model of the truth's shape: the merged change is the adapter's."""
     mx = pytest.importorskip("mlx.core", reason="needs mlx")
     utils = pytest.importorskip("mlx_lm.utils", reason="needs mlx-lm")
     tuner = pytest.importorskip("mlx_lm.tuner.utils", reason="needs mlx-lm")
     adapter = read_adapter(TRUTH / "peft" / name)
-    write_mlx(adapter, tmp_path / "out")
-    model, _ = utils.load_model(TRUTH / "bases" / name.split("/")[0])
+    base = TRUTH / "bases" / name.split("/")[0]
+    decoder = Base.open(base).decoder if named == "within blocks" else None
+    write_mlx(adapter, tmp_path / "out", decoder=decoder)
+    model, _ = utils.load_model(base)
     tuner.load_adapters(model, str(tmp_path / "out"))
     model.eval()
     truth = np.load(TRUTH / "peft" / name / "logits.npz")

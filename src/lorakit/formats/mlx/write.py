@@ -18,7 +18,7 @@ from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import Fault, require_expressible
 from lorakit.formats.folding import folded_delta
 from lorakit.formats.mlx.express import cannot_express
-from lorakit.formats.mlx.names import native
+from lorakit.formats.mlx.names import LAYER, native
 from lorakit.formats.mlx.read import CONFIG, WEIGHTS, read_mlx
 from lorakit.formats.peft.read import FINGERPRINT
 from lorakit.formats.readback import as_dtype, require_same
@@ -34,10 +34,10 @@ def write_mlx(
     """Write an adapter so that mlx-lm computes the same; all of the folder or nothing.
 
     Scales that differ between modules are folded into B in float32; ranks are padded with zeros.
-    Modules are named by their full paths, so that nothing depends on the base's layer count. Equal
-    arguments give equal bytes. What was written is read back before it is put in place.
+    Equal arguments give equal bytes. What was written is read back before it is put in place.
 
-    decoder: the base; needed for an embedding alone. dtype: what to store A and B as; None keeps
+    decoder: the base; with it modules are named as MLX for Swift reads them, too, where they can be
+    (see `_named`), and an embedding alone needs it. dtype: what to store A and B as; None keeps
     each tensor's own; magnitudes stay float32, as mlx-lm keeps them.
 
     Raises UnsupportedError listing every part that MLX cannot express, FormatError for values that
@@ -46,7 +46,7 @@ def write_mlx(
     faults = [*cannot_express(adapter, decoder), *_doubles(adapter, dtype)]
     require_expressible(faults, "MLX")
     adapter = _prepared(adapter, dtype)
-    config = json.dumps(_config(adapter), indent=4, allow_nan=False).encode() + b"\n"
+    config = json.dumps(_config(adapter, decoder), indent=4, allow_nan=False).encode() + b"\n"
     print_ = adapter.precondition.fingerprint
     metadata = {"format": "mlx"} | ({FINGERPRINT: print_} if print_ else {})
     tensors = _tensors(adapter)
@@ -104,15 +104,35 @@ def _tensors(adapter: Adapter) -> dict[str, Array]:
     return tensors | {f"{native(m.module)}.m": m.value for m in adapter.magnitudes}
 
 
-def _config(adapter: Adapter) -> dict[str, Any]:
+def _config(adapter: Adapter, decoder: Decoder | None) -> dict[str, Any]:
+    layers, keys = _named(adapter, decoder)
     return {
         "fine_tune_type": "dora" if adapter.magnitudes else "lora",
         "model": adapter.precondition.name,
-        "num_layers": -1,
+        "num_layers": layers,
         "lora_parameters": {
             "rank": adapter.max_rank,
             "scale": adapter.deltas[0].scale,
             "dropout": 0.0,
-            "keys": sorted(native(module) for module in adapter.modules),
+            "keys": keys,
         },
     }
+
+
+def _named(adapter: Adapter, decoder: Decoder | None) -> tuple[int, list[str]]:
+    """`num_layers` and `keys`: names within a block, where the last layers have the same ones.
+
+    Else full names anywhere, and -1: only mlx-lm reads those. mlx-swift-lm takes the keys of the
+    last `num_layers` blocks, ends the process over a negative number and refuses tensors beyond.
+    """
+    names = sorted(native(module) for module in adapter.modules)
+    blocks: dict[int, set[str]] = {}
+    for found in map(LAYER.fullmatch, names):
+        if decoder is None or found is None:
+            return -1, names
+        blocks.setdefault(int(found[1]), set()).add(found[2])
+    layers, first = 0 if decoder is None else len(decoder.layers), min(blocks, default=0)
+    same = all(keys == blocks[first] for keys in blocks.values())
+    if not same or sorted(blocks) != list(range(first, layers)):
+        return -1, names
+    return layers - first, sorted(blocks[first])
