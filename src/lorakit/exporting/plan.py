@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -38,7 +38,8 @@ class ExportPlan:
     """What is exported, and where to.
 
     context: tokens that the export can hold. split_size: bytes of a part of a GGUF model; None
-    keeps it whole. proven: whether it is to be compared with what it was made of.
+    keeps it whole. proven: whether it is to be compared with what it was made of. kept: what a
+    target wants to make but once.
     """
 
     base: Base
@@ -54,6 +55,7 @@ class ExportPlan:
     calibration: Calibration
     split_size: int | None
     proven: bool
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def scaled(self) -> list[tuple[Adapter, float]]:

@@ -1,0 +1,180 @@
+"""GGUF for llama.cpp and all that is built on it: one file for each form, or its parts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
+from lorakit.engines.llama.native import chosen
+from lorakit.engines.llama.quantize_types import MIXES
+from lorakit.errors import MissingExtraError, UnsupportedError
+from lorakit.exporting.cases import Cases
+from lorakit.exporting.engine import require_runnable
+from lorakit.exporting.gguf import GgufModel, expected_bytes, gguf_model, write_gguf
+from lorakit.exporting.gguf.tokens import trial_vocabulary
+from lorakit.exporting.onnx import summed
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.record import about
+from lorakit.exporting.running import OpenedModel
+from lorakit.files.gguf import Value
+from lorakit.formats.gguf import cannot_express
+from lorakit.formats.gguf import write_gguf as write_adapter
+from lorakit.merge.view import merged_view
+from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.open import open as open_model
+from lorakit.training.card import fenced
+
+SPELLED = {"none": "F32", "fp32": "F32", "fp16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
+PLAIN = {"F32": 1e-3, "F16": 0.01, "BF16": 0.05, "Q8_0": 0.1}  # nats at most
+COARSE = 3.0  # of types of fewer bits: beyond it the model is broken
+
+
+class Gguf:
+    """As `Target` says."""
+
+    name: TargetName = "gguf"
+    title = "GGUF"
+    library = "gguf"
+    kinds: tuple[Kind, ...] = ("merged", "apart")
+    default = "Q8_0"
+    several = True
+    seamless = False
+
+    def form(self, name: str) -> str | None:
+        found = SPELLED.get(name.lower(), name.upper())
+        return found if found in MIXES else None
+
+    def forms(self) -> Sequence[str]:
+        return tuple(MIXES)
+
+    def coarse(self, form: str) -> bool:
+        return form not in ("F32", "F16", "BF16")
+
+    def most(self, form: str) -> float:
+        return PLAIN.get(form, COARSE)
+
+    def require(self, base: Base) -> None:
+        """`check` finds out, by making the model's keys."""
+
+    def check(self, plan: ExportPlan) -> None:
+        if plan.kind == "apart" and not self.can_be_apart(plan):
+            raise UnsupportedError(
+                "these adapters cannot be a GGUF adapter beside the model",
+                items=[str(fault) for fault in cannot_express(summed(plan), plan.base.decoder)],
+                hint="merge them: --adapters merged",
+            )
+        try:
+            trial_vocabulary(plan.base, _model(plan, plan.kind).keys)
+        except MissingExtraError:
+            if plan.proven:
+                raise
+        if plan.proven:
+            require_runnable(plan.base)
+
+    def expected_bytes(self, plan: ExportPlan, form: str) -> int:
+        return expected_bytes(_model(plan, plan.kind), form)
+
+    def place(self, plan: ExportPlan, form: str) -> str:
+        return f"{plan.output.name}-{form}.gguf"
+
+    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
+        """The adapter, where it is kept apart: one for all forms."""
+        if plan.kind == "apart":
+            write_adapter(summed(plan), folder / _adapter_name(plan), plan.base.decoder)
+
+    def write(
+        self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
+    ) -> tuple[Path, ...]:
+        return write_gguf(
+            _model(plan, kind),
+            folder / self.place(plan, form),
+            form,
+            split_size=plan.split_size,
+            on_bytes=on_bytes,
+        )
+
+    def can_be_apart(self, plan: ExportPlan) -> bool:
+        return not cannot_express(summed(plan), plan.base.decoder)
+
+    @contextmanager
+    def opened(
+        self, plan: ExportPlan, kind: Kind, form: str, folder: Path
+    ) -> Iterator[OpenedModel]:
+        adapter = AdapterConfig(folder / _adapter_name(plan)) if kind == "apart" else None
+        with open_model(_first(folder, self.place(plan, form)), adapter=adapter) as model:
+            yield OpenedModel(model)
+
+    def runtime(self, plan: ExportPlan, form: str) -> str:
+        return f"llama.cpp {chosen().library.version}".rstrip()
+
+    def faults(
+        self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
+    ) -> tuple[str, ...]:
+        """Token ids were compared before, with the same keys."""
+        found = open_base(_first(folder, self.place(plan, form))).templates or {}
+        if found.get("default") != plan.companions.templates.get("default"):
+            return ("its chat template is not the one that was to be exported",)
+        return ()
+
+    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
+        return _model(plan, plan.kind).notes
+
+    def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
+        adapter = f"{name}-lora.gguf" if record["adapters"] == "apart" else None
+        yield "In llama.cpp:"
+        yield ""
+        line = ["llama-cli", "-m", first, *(["--lora", adapter] if adapter else []), "-p", "..."]
+        yield from fenced("", [shlex.join(line)])
+        yield ""
+        yield "In llama-cpp-python:"
+        yield ""
+        more = f", lora_path={json.dumps(adapter)}" if adapter else ""
+        yield from fenced(
+            "python",
+            [
+                "from llama_cpp import Llama",
+                "",
+                f"model = Llama({json.dumps(first)}{more})",
+                'print(model.create_chat_completion([{"role": "user", "content": "..."}]))',
+            ],
+        )
+        yield ""
+        yield "In lorakit, which parses tool calls:"
+        yield ""
+        yield from fenced("", [shlex.join(["lorakit", "chat", first, *_named(adapter)])])
+
+
+def _named(adapter: str | None) -> list[str]:
+    return ["-a", adapter] if adapter else []
+
+
+def _model(plan: ExportPlan, kind: Kind) -> GgufModel:
+    """Made but once: a large vocabulary takes seconds."""
+    if kind not in plan.kept:
+        merged = plan.adapters and kind == "merged"
+        base = merged_view(plan.base, plan.scaled) if merged else plan.base
+        said = {**about(plan), "from": [{"name": c.name, "scale": c.scale} for c in plan.adapters]}
+        plan.kept[kind] = gguf_model(
+            base,
+            name=plan.output.name,
+            templates=plan.companions.templates,
+            extra={"lorakit.export": Value("str", json.dumps(said, ensure_ascii=False))},
+        )
+    found: GgufModel = plan.kept[kind]
+    return found
+
+
+def _adapter_name(plan: ExportPlan) -> str:
+    return f"{plan.output.name}-lora.gguf"
+
+
+def _first(folder: Path, name: str) -> Path:
+    """The file, or the first of its parts."""
+    whole = folder / name
+    return whole if whole.exists() else next(folder.glob(f"{whole.stem}-00001-of-*.gguf"))
