@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fake_hub import TOKEN, hub_serving
 from quick import Quick
 from skips import StrictSkips
 from web import serving
@@ -60,6 +61,20 @@ def web(cache):
     """A web server on loopback, and an empty cache."""
     with serving() as running:
         yield running
+
+
+@pytest.fixture
+def hub(cache, tmp_path, monkeypatch):
+    """A Hub on loopback that takes uploads, and a token for it."""
+    import huggingface_hub
+
+    for name in ("HF_HUB_CACHE", "HF_TOKEN_PATH"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", str(tmp_path / name))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_serving() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+    huggingface_hub.close_session()
 
 
 @pytest.fixture

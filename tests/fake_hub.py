@@ -18,6 +18,7 @@ import yaml
 
 TOKEN = "hf_" + "x" * 34
 READER = "hf_" + "r" * 34  # a token that may only read
+HOME = "https://huggingface.co"
 LARGE = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".bin", ".npz")
 LICENSES = ("apache-2.0", "mit", "gemma", "other", None)
 NAME = r"/(?P<repo>[\w.-]+/[\w.-]+)"
@@ -71,8 +72,8 @@ class Hub:
     """What it keeps, what it was asked, and how it fails.
 
     faults: by the name of a route what the next requests meet, used up one by one: a status, a
-    status with the Hub's words, "cut" (the connection breaks in the middle of what is sent),
-    "silent" (no answer, ever), or a function that is called with the hub.
+    status with the Hub's words, None (no fault), "cut" (the connection breaks in the middle of what
+    is sent), "silent" (no answer, ever), or a function that is called with the hub.
     """
 
     def __init__(self):
@@ -130,7 +131,7 @@ class Hub:
             raise RefusedError(409, "You already created this model repo")
         private = asked.get("visibility") == "private" or asked.get("private") is True
         self.put(repo, private=private)
-        return {"url": f"{self.url}/{repo}", "id": repo}
+        return {"url": f"{HOME}/{repo}", "id": repo}
 
     def branch(self, request, repo, rev):
         found, start = self._writable(request, repo), request.json().get("startingPoint", "main")
@@ -216,7 +217,7 @@ class Hub:
             else:
                 files[path] = base64.b64decode(value["content"])
         sha = found.commit(branch, files, header["summary"])
-        return {"commitUrl": f"{self.url}/{repo}/commit/{sha}", "commitOid": sha}
+        return {"commitUrl": f"{HOME}/{repo}/commit/{sha}", "commitOid": sha}
 
     def yaml(self, request):
         text = request.json()["content"]
@@ -293,9 +294,8 @@ def hub_serving():
         do_GET = do_HEAD = do_POST = do_PUT = any  # noqa: N815
 
         def answer(self, name, words):
-            fault = next(iter(hub.faults.get(name, ())), None)
-            if fault is not None:
-                hub.faults[name] = hub.faults[name][1:]
+            faults = hub.faults.get(name)
+            fault = faults.pop(0) if faults else None
             if fault == "cut":
                 self.rfile.read(min(1000, int(self.headers["Content-Length"])))
                 self.close_connection = True
@@ -317,7 +317,7 @@ def hub_serving():
                 if refused.code:
                     self.extra["X-Error-Code"] = refused.code
                 key = "errors" if isinstance(refused.message, list) else "error"
-                self.reply(refused.status, {key: refused.message})
+                self.reply(refused.status, {key: refused.message, "url": f"{HOME}/org/repo"})
 
         def reply(self, status, value):
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -348,3 +348,6 @@ def hub_serving():
         server.shutdown()
         server.server_close()
         thread.join()
+        for each in threading.enumerate():  # uploads that were left
+            if each.name == "lorakit-upload":
+                each.join(20)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lorakit.exporting.contents import PARITY, Contents
-from lorakit.exporting.front_matter import Wanted, completed
+from lorakit.exporting.front_matter import Wanted, completed, is_owned
 from lorakit.formats.folder import read_object
 from lorakit.sources.reference import Hub
 from lorakit.training.card import fenced, plain
@@ -38,8 +38,19 @@ def published_card(contents: Contents, written: str, place: Hub, base: str, *, f
     old = _TITLE.search(text)
     if written and old:
         text = _FENCE.sub(lambda found: _code(found, old[1].strip(), place, base), text)
+    for name in _local_names(contents):
+        text = text.replace(f"`{plain(name)}`", f"`{plain(base)}`")
     more = [*_measured(contents, text), *_proven(contents, text), *_changed(contents)]
     return "\n".join([text.rstrip("\n"), *more, ""]) if more else text
+
+
+def _local_names(contents: Contents) -> Iterator[str]:
+    """What the base is called here, where that says nothing to others."""
+    about = contents.record.get("base")
+    called = about.get("name") if isinstance(about, dict) else contents.record.get("base_name")
+    adapters = [each.get("name") for each in contents.record.get("from") or ()]
+    if isinstance(called, str) and called and not is_owned(called) and called not in adapters:
+        yield called
 
 
 def _inside(contents: Contents) -> bool:

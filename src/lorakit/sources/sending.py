@@ -14,7 +14,6 @@ from typing import TypeVar
 from lorakit.errors import SourceError
 from lorakit.files.bounded import open_regular
 from lorakit.files.cache import digest_of
-from lorakit.sources.hub_client import client
 from lorakit.sources.limits import OnProgress, Progress
 
 LOOKED = 0.1  # seconds between looks at whether it still moves
@@ -61,7 +60,7 @@ class StoppedError(Exception):
 class Pace:
     """Runs an upload in a thread of its own, and ends it with Ctrl-C or when nothing moves.
 
-    The client waits for a silent server for ever, also where its connection is closed.
+    The client itself waits for a silent server for ever.
     """
 
     def __init__(self, place: str, seconds: float) -> None:
@@ -94,8 +93,7 @@ class Pace:
                 if time.monotonic() > self._until:
                     raise self._late()
         except BaseException:
-            self._stopped.set()
-            client().close_session()
+            self._stopped.set()  # it ends where it next reads, or with its connection
             done.wait(GRACE)
             raise
         if raised:

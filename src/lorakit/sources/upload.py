@@ -340,6 +340,9 @@ def _mapped(place: Hub, error: Exception) -> LorakitError:
 
 
 def _said(error: Exception) -> str:
-    """The Hub's own words where it sent some."""
+    """The Hub's own words where it sent some, with the status."""
     words = getattr(error, "server_message", None)
-    return first_line(Exception(words)) if words else first_line(error)
+    if not words:
+        return first_line(error)
+    status = getattr(getattr(error, "response", None), "status_code", "")
+    return f"{status} {first_line(Exception(words))}".strip()
