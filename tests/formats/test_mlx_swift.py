@@ -1,4 +1,4 @@
-"""MLX folders as mlx-swift-lm reads them, by its rules (LoRAContainer.swift): no Swift runs here."""
+"""MLX folders by the rules of mlx-swift-lm (LoRAContainer.swift): no Swift runs here."""
 
 import json
 
