@@ -64,7 +64,14 @@ def training() -> dict[str, object]:
     return {}
 
 
+def llama_runs() -> dict[str, object]:
+    """Nothing but llama.cpp."""
+    need_llama()
+    return {}
+
+
 SETUP: dict[str, Callable[[], dict[str, object]]] = {
+    "docs/export.md": llama_runs,
     "docs/llama.md": gguf_files,
     "docs/evaluate.md": files_of_evaluation,
     "docs/train.md": training,
