@@ -1,0 +1,524 @@
+"""Folders on the Hub: what is published and what never is, the card, and what it says first."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lorakit
+from fake_hub import TOKEN
+from lorakit import demo, read_adapter
+from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError
+from lorakit.exporting import published as published_module
+from lorakit.exporting import push as push_module
+from lorakit.sources import fetch
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
+BASE = "lorakit/demo-base"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An export with its proof, of an adapter and a base that are paths of this machine."""
+    place = tmp_path_factory.mktemp("users") / "someone"
+    shutil.copytree(demo.adapter_path("home"), place / "home")
+    shutil.copytree(demo.base_path(), place / "my base")
+    adapter = {"home": str(place / "home")}
+    return lorakit.export(
+        place / "my base", place / "out", to="onnx", adapter=adapter, quantize="q8"
+    ).output
+
+
+@pytest.fixture
+def out(made, tmp_path, monkeypatch):
+    """A copy of it, in the home of a user."""
+    home = tmp_path / "someone"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    shutil.copytree(made, home / "out")
+    return home / "out"
+
+
+@pytest.fixture
+def home(tmp_path):
+    """An adapter that somebody trained."""
+    return Path(shutil.copytree(demo.adapter_path("home"), tmp_path / "home"))
+
+
+@pytest.fixture
+def hub(hub):
+    hub.put(BASE, {"config.json": b"{}"}, private=False)
+    return hub
+
+
+def push(folder, to="hf:org/repo", **options):
+    return lorakit.push(folder, to, **{"base_model": BASE, **options})
+
+
+def refused(kind, folder, to="hf:org/repo", **options):
+    with pytest.raises(kind) as caught:
+        push(folder, to, **options)
+    return caught.value
+
+
+def there(hub, repo="org/repo", branch="main"):
+    files = hub.repositories[repo].files(branch)
+    return {name: body for name, body in files.items() if name != ".gitattributes"}
+
+
+def front_of(text):
+    return yaml.safe_load(text.decode().split("---")[1])
+
+
+def change_record(folder, **change):
+    path = folder / "lorakit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+# An export.
+
+
+def test_an_export_is_published_whole_and_says_what_it_is(hub, out):
+    plans = []
+    result = push(out, planned=plans.append)
+    files = there(hub)
+    on_disk = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert set(files) == on_disk == set(result.added)
+    assert hub.repositories["org/repo"].titles[1:] == ["Publish out with lorakit"]
+    assert hub.repositories["org/repo"].private
+    assert result.private
+    assert result.url == f"{hub.url}/org/repo"
+    assert result.commit == hub.repositories["org/repo"].branches["main"]
+    assert plans[0].commit is None
+    assert plans[0].nbytes == result.nbytes == sum(map(len, files.values()))
+    record = json.loads(files["lorakit.json"])
+    digests = {n: hashlib.sha256(body).hexdigest() for n, body in files.items()}
+    assert record["files"] == {n: d for n, d in digests.items() if n != "lorakit.json"}
+    for name in ("onnx/model_quantized.onnx", "onnx/model_quantized.onnx_data", "tokenizer.json"):
+        assert files[name] == (out / name).read_bytes()
+
+
+def test_what_is_published_can_be_pushed_again_from_where_it_was_fetched(hub, out, tmp_path):
+    push(out)
+    again = tmp_path / "again"
+    for name, body in there(hub).items():
+        (again / name).parent.mkdir(parents=True, exist_ok=True)
+        (again / name).write_bytes(body)
+    assert push(again, base_model=None).empty
+
+
+def test_the_card_is_as_the_hub_wants_it(hub, out):
+    push(out)
+    text = there(hub)["README.md"]
+    front = front_of(text)
+    assert front["base_model"] == BASE
+    assert front["base_model_relation"] == "finetune"
+    assert front["library_name"] == "transformers.js"
+    assert front["pipeline_tag"] == "text-generation"
+    assert {"onnx", "lorakit", "lora"} <= set(front["tags"])
+    body = text.decode()
+    assert 'const name = "org/repo";' in body
+    assert '"out"' not in body
+    assert f"`{BASE}` as ONNX" in body
+    assert body.count("All figures are in `parity.json`") == 1
+
+
+def test_nothing_names_this_machine(hub, out, made):
+    assert "someone" in (out / "lorakit.json").read_text()  # or the test finds nothing
+    push(out)
+    for name, body in there(hub).items():
+        assert b"someone" not in body, name
+    record = json.loads(there(hub)["lorakit.json"])
+    assert record["base_name"] == BASE
+    assert record["from"][0]["source"] == "home"
+    assert b"my base" not in b"".join(there(hub).values())
+
+
+@pytest.mark.parametrize("name", ["parity.json", "tokenizer_config.json", "README.md"])
+def test_another_path_of_a_user_is_refused(hub, out, name):
+    path = out / name
+    if name == "README.md":
+        path.write_text(f"{path.read_text()}\nSee {out}/notes.\n")
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "x": f"{out.parent}/x"}))
+        change_record(out, files={
+            **json.loads((out / "lorakit.json").read_text())["files"],
+            name: hashlib.sha256(path.read_bytes()).hexdigest(),
+        })  # fmt: skip
+    error = refused(FormatError, out)
+    assert error.items[0].startswith(f"{name} names ")
+    assert hub.count("preupload") == hub.count("create") == 0
+
+
+def test_a_source_that_stays_a_path_would_be_found(hub, out, monkeypatch):
+    change_record(out, **{"from": [{"name": "home", "source": f"{out.parent}/home"}]})
+    push(out, dry_run=True)
+    monkeypatch.setattr(published_module, "_source", lambda reference: reference)
+    assert "lorakit.json names" in refused(FormatError, out).items[0]
+
+
+def test_a_base_that_is_a_path_is_asked_for(hub, out):
+    error = refused(ParameterError, out, base_model=None)
+    assert "my base" in error.items[0]
+    assert "base_model" in error.hint
+    for bad in ("base", "/home/me/base", "a/b/c", "org/../x", ""):
+        refused(ParameterError, out, base_model=bad)
+
+
+def test_a_base_that_the_hub_does_not_show_is_noted(hub, out):
+    assert push(out, dry_run=True).notes == ()
+    found = push(out, base_model="org/typo", dry_run=True)
+    assert "org/typo is named as the base" in found.notes[0]
+
+
+# What changed.
+
+
+def test_files_that_changed_after_the_proof(hub, out):
+    (out / "onnx/model_quantized.onnx_data").write_bytes(b"other")
+    (out / "generation_config.json").unlink()
+    error = refused(SourceError, out)
+    assert error.code == "source_mismatch"
+    assert error.items == (
+        "generation_config.json is missing",
+        "onnx/model_quantized.onnx_data is not what was exported",
+    )
+    assert hub.count("preupload") == 0
+    push(out, force=True)
+    assert b"Changed after it was measured" in there(hub)["README.md"]
+    assert json.loads(there(hub)["lorakit.json"])["changed"] == list(error.items)
+
+
+def test_a_card_may_be_written_on(hub, out):
+    card = out / "README.md"
+    card.write_text(f"{card.read_text()}\nMy own words.\n")
+    push(out)
+    assert b"My own words." in there(hub)["README.md"]
+
+
+def test_a_card_that_is_not_there_is_made(hub, out):
+    (out / "README.md").unlink()
+    push(out)
+    text = there(hub)["README.md"].decode()
+    assert front_of(text.encode())["base_model_relation"] == "finetune"
+    assert "with `home`" in text
+    assert "| q8 | home | 0.00" in text
+    assert "parity.json" in text
+
+
+def test_figures_are_added_to_a_card_of_ones_own(hub, out):
+    (out / "README.md").write_text("---\nlicense: mit\ntags: [mine]\n---\n# Mine\n")
+    push(out)
+    text = there(hub)["README.md"]
+    front = front_of(text)
+    assert front["license"] == "mit"
+    assert front["tags"] == ["mine", "onnx", "lorakit", "lora"]
+    assert b"# Mine" in text
+    assert b"| q8 | home | 0.00" in text
+
+
+FAULTS = {
+    "base_model_relation: merged": "base_model_relation: expected adapter, finetune",
+    "library_name: [a]": "library_name: expected a word",
+    "pipeline_tag: 3": "pipeline_tag: expected a word",
+    "tags: lora": "tags: expected a list",
+    "tags: [3]": "tags: expected words",
+    "tags: [": "cannot be read",
+    "- a": "cannot be read",
+    "model-index: 3": "cannot be read",
+    "license: mine": "must be one of",  # by the Hub itself
+}
+
+
+@pytest.mark.parametrize(("line", "said"), FAULTS.items(), ids=FAULTS)
+def test_a_card_that_the_hub_would_not_take(hub, out, line, said):
+    (out / "README.md").write_text(f"---\n{line}\n---\n# Mine\n")
+    assert said in str(refused(FormatError, out))
+    assert hub.count("create") == hub.count("preupload") == 0
+
+
+def test_a_base_in_a_card_that_is_a_path_is_replaced(hub, out):
+    (out / "README.md").write_text("---\nbase_model: /opt/models/base\n---\n")
+    push(out)
+    assert front_of(there(hub)["README.md"])["base_model"] == BASE
+
+
+# What never leaves.
+
+STRANGERS = (".env", ".git/config", "checkpoint-500/optimizer.pt", "optimizer.pt", "notes.txt",
+             "onnx/.hidden", "onnx/scratch.onnx", "id_rsa")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["export", "adapter"])
+def test_what_is_no_part_of_it_stays(hub, out, home, kind):
+    folder = {"export": out, "adapter": home}[kind]
+    for name in STRANGERS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    result = push(folder)
+    assert not set(there(hub)) & set(STRANGERS)
+    assert b"secret" not in b"".join(there(hub).values())
+    assert {".env", ".git/", "checkpoint-500/", "optimizer.pt"} <= set(result.left)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", ".env", "a/.git/config", "a\\b", "C:x"]
+)
+def test_a_record_that_lists_what_is_no_part(hub, out, name):
+    listed = json.loads((out / "lorakit.json").read_text())["files"]
+    change_record(out, files={**listed, name: "0" * 64})
+    assert "no part of an export" in refused(FormatError, out).message
+
+
+def test_a_link_out_of_the_folder(hub, out, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (out / "tokenizer.json").unlink()
+    try:
+        (out / "tokenizer.json").symlink_to(tmp_path / "secret")
+    except OSError:
+        pytest.skip("links need a right on Windows")
+    refused(FormatError, out)
+
+
+# Other folders.
+
+
+def test_an_adapter(hub, home):
+    push(home, base_model=None)
+    files = there(hub)
+    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    front = front_of(files["README.md"])
+    assert front["base_model"] == BASE
+    assert front["base_model_relation"] == "adapter"
+    assert front["library_name"] == "peft"
+    assert f"lorakit chat hf:{BASE} -a hf:org/repo" in files["README.md"].decode()
+    assert read_adapter(fetch("hf:org/repo")).digest == read_adapter(home).digest
+
+
+def test_an_adapter_of_a_base_that_is_a_path(hub, home):
+    config = home / "adapter_config.json"
+    said = {**json.loads(config.read_text()), "base_model_name_or_path": "/opt/models/base"}
+    config.write_text(json.dumps(said))
+    assert "/opt/models/base" in refused(ParameterError, home, base_model=None).items[0]
+    push(home)
+    published = json.loads(there(hub)["adapter_config.json"])
+    assert published == {**said, "base_model_name_or_path": BASE}
+
+
+TRAINED = {
+    "version": 1,
+    "name": "home",
+    "base": {"name": "base", "fingerprint": "f"},
+    "verdict": ["Right calls: 92 of 100 unseen requests, base 3."],
+}
+CARD = """---
+base_model: "base"
+base_model_relation: adapter
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+---
+
+# home
+
+A LoRA adapter for `base`.
+
+```
+lorakit run base -a home:0.8 "..."
+```
+
+```python
+with lorakit.open("base") as model:
+    adapter = model.load_adapter("home")
+```
+"""
+
+
+@pytest.fixture
+def trained(home):
+    facts = {**TRAINED, "adapter": {"digest": read_adapter(home).digest}}
+    (home / "lorakit.json").write_text(json.dumps(facts))
+    (home / "README.md").write_text(CARD)
+    for name in ("curves.svg", "metrics.jsonl"):
+        (home / name).write_text("x")
+    return home
+
+
+def test_what_train_wrote(hub, trained):
+    push(trained)
+    files = there(hub)
+    assert {"curves.svg", "metrics.jsonl", "lorakit.json"} <= set(files)
+    assert json.loads(files["lorakit.json"])["base"]["name"] == BASE
+    text = files["README.md"].decode()
+    for said in (
+        f"A LoRA adapter for `{BASE}`.",
+        f"lorakit run hf:{BASE} -a hf:org/repo:0.8 ...",
+        f'lorakit.open("hf:{BASE}")',
+        'load_adapter("hf:org/repo")',
+        "- Right calls: 92 of 100 unseen requests, base 3.",
+    ):
+        assert said in text
+
+
+def test_weights_that_are_not_those_that_were_measured(hub, trained):
+    other = demo.adapter_path("style")
+    shutil.copy(other / "adapter_model.safetensors", trained / "adapter_model.safetensors")
+    shutil.copy(other / "adapter_config.json", trained / "adapter_config.json")
+    assert refused(SourceError, trained).items == ("its weights are not those that were measured",)
+
+
+def test_a_merged_model(hub, tmp_path):
+    lorakit.merge.merge(
+        lorakit.Base.open(demo.base_path()),
+        [(read_adapter(demo.adapter_path("home")), 1.0)],
+        tmp_path / "merged",
+    )
+    refused(ParameterError, tmp_path / "merged", base_model=None)
+    push(tmp_path / "merged")
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(there(hub))
+    front = front_of(there(hub)["README.md"])
+    assert (front["base_model_relation"], front["library_name"]) == ("finetune", "transformers")
+    assert lorakit.Base.open(fetch("hf:org/repo", kind="base")).decoder.hidden == 128
+
+
+def test_a_folder_of_something_else(hub, tmp_path, home):
+    (tmp_path / "notes.txt").write_text("x")
+    assert "no export" in refused(ParameterError, tmp_path).message
+    assert "not there" in refused(ParameterError, tmp_path / "away").message
+    assert "a file" in refused(ParameterError, tmp_path / "notes.txt").message
+    (home / "adapter_model.safetensors").write_bytes(b"broken")
+    refused(LorakitError, home)
+    assert hub.count("create") == 0
+
+
+# Repositories.
+
+
+def test_nothing_is_sent_twice(hub, out):
+    push(out)
+    commits = len(hub.repositories["org/repo"].commits)
+    again = push(out)
+    assert again.empty
+    assert again.nbytes == 0
+    assert len(again.unchanged) == len(there(hub))
+    assert len(hub.repositories["org/repo"].commits) == commits
+
+
+def test_a_dry_run_writes_nothing(hub, out):
+    result = push(out, dry_run=True)
+    assert result.commit is None
+    assert result.added
+    assert set(hub.asked) <= {"info", "yaml"}
+    assert "org/repo" not in hub.repositories
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_what_is_there_and_not_in_the_folder(hub, out, delete):
+    old = {"onnx/model.onnx": b"old", "LICENSE": b"mine", "README.md": b"old"}
+    hub.put(files=old)
+    result = push(out, delete=delete)
+    others = ("LICENSE", "onnx/model.onnx")
+    assert result.changed == ("README.md",)
+    assert (result.removed, result.kept) == ((others, ()) if delete else ((), others))
+    assert set(others) & set(there(hub)) == (set() if delete else set(others))
+    assert any("onnx/model.onnx; delete=True" in each for each in result.notes) is not delete
+    assert ".gitattributes" in hub.repositories["org/repo"].files()
+
+
+def test_a_folder_of_a_repository_leaves_the_others_alone(hub, out):
+    hub.put(files={"q4/model.gguf": b"q4", "q8/old.gguf": b"q8"})
+    result = push(out, "hf:org/repo@v2/q8", delete=True)
+    assert result.url == f"{hub.url}/org/repo/tree/v2/q8"
+    assert result.removed == ("q8/old.gguf",)
+    files = there(hub, branch="v2")
+    assert "q4/model.gguf" in files
+    assert "q8/lorakit.json" in files
+    assert set(there(hub)) == {"q4/model.gguf", "q8/old.gguf"}  # main is as it was
+
+
+@pytest.mark.parametrize(
+    ("is_private", "wanted", "said"),
+    [(False, True, "is public already"), (True, False, "is private already"), (True, True, "")],
+)
+def test_a_repository_stays_as_public_as_it_is(hub, out, is_private, wanted, said):
+    hub.put(private=is_private)
+    result = push(out, private=wanted)
+    assert result.private is is_private
+    assert hub.repositories["org/repo"].private is is_private
+    assert [each for each in result.notes if "already" in each] == [
+        each for each in result.notes if said and said in each
+    ]
+    assert any(said in each for each in result.notes) is bool(said)
+
+
+def test_a_public_one(hub, out):
+    assert not push(out, private=False).private
+    assert not hub.repositories["org/repo"].private
+
+
+def test_broken_off_and_pushed_again(hub, out, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.faults["blob"] = [None, 403]
+    assert refused(SourceError, out).code == "source_unreachable"
+    assert there(hub) == {}
+    sent = list(hub.sent)
+    result = push(out)
+    assert len(sent) == 1
+    assert hub.sent[0] == sent[0]
+    assert len(hub.sent) == len(set(hub.sent)) == 2
+    assert result.nbytes < sum(map(len, there(hub).values()))
+
+
+def test_planned_can_end_it(hub, out):
+    def no(plan):
+        raise KeyError(plan.to)
+
+    with pytest.raises(KeyError, match="hf:org/repo"):
+        push(out, planned=no)
+    assert hub.count("create") == 0
+
+
+# Before anything long.
+
+
+def test_no_token_is_said_before_a_file_is_read(hub, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    assert refused(SourceError, tmp_path / "away").code == "source_denied"
+
+
+def test_no_right_is_said_before_a_file_is_read(hub, tmp_path):
+    hub.faults["info"] = [(403, "no")]
+    assert refused(SourceError, tmp_path / "away").code == "source_denied"
+
+
+def test_no_right_to_write_is_said_before_a_blob_is_sent(hub, out):
+    hub.owners.remove("org")
+    assert refused(SourceError, out).code == "source_denied"
+    assert hub.sent == []
+
+
+def test_offline(hub, out, monkeypatch):
+    monkeypatch.setenv("LORAKIT_OFFLINE", "1")
+    assert refused(SourceError, out).code == "offline"
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", push_module.WORDS)
+def test_words_that_are_no_truth_values(hub, out, name):
+    assert name in refused(ParameterError, out, **{name: 1}).message
+
+
+@pytest.mark.parametrize("bad", [3, " "])
+def test_a_message_is_a_text(hub, out, bad):
+    assert "message" in refused(ParameterError, out, message=bad).message
+
+
+def test_the_token_is_in_no_result(hub, out):
+    result = push(out, message="mine")
+    assert TOKEN not in repr(result) + json.dumps(result.to_dict())
+    assert TOKEN.encode() not in b"".join(there(hub).values())
+    assert hub.repositories["org/repo"].titles[-1] == "mine"
