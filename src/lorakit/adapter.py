@@ -160,6 +160,19 @@ class Precondition:
     fingerprint: str | None = None  # `Base.fingerprint` where a tool recorded it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What reading a file found beside the adapter's parts. It does not count for the digest.
+
+    missing: what the file's own config promises and the file lacks. notes: what had to be decided.
+    renamed: beginnings of module names, as they were in the file and as they are now.
+    """
+
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapter:
     """An immutable adapter. Two adapters are equal when their digests are.
@@ -173,6 +186,7 @@ class Adapter:
     invocation_tokens: tuple[int, ...] = ()  # aLoRA: act only from this sequence on
     precondition: Precondition = Precondition()
     metadata: Mapping[str, Any] = field(default_factory=dict)  # free, never used for arithmetic
+    reading: Reading = Reading()
     _digest: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
