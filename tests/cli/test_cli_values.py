@@ -249,6 +249,17 @@ def test_export(shown, base, home, out):
     assert repr(VALUE) in shown("export", base, "--to", "onnx", "-o", out, "--quantize", VALUE)
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_push(shown, home, hub, out):
+    (home / f"left {VALUE}").write_text("x")
+    said = shown("push", home, "hf:org/repo", "--message", VALUE)
+    assert f"  not published: left {VALUE}\n" in said
+    assert hub.repositories["org/repo"].titles[-1] == VALUE
+    assert str(out) in shown("push", out, "hf:org/repo")
+    assert VALUE in shown("push", home, f"hf:{VALUE}")
+    assert f"called {VALUE}" not in shown("push", home, "hf:org/repo", "--base-model", VALUE)
+
+
 def test_doctor_and_cache(shown, out, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(out))
     assert f"{out}\n" in shown("doctor")
