@@ -2,11 +2,11 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
-from mlx_cases import FAMILIES, GEMMA, LLAMA, RECORDED, TRUTH, held, recast
 
 import lorakit
 from lorakit import demo
@@ -31,6 +31,7 @@ from lorakit.formats.mlx import read_mlx
 from lorakit.formats.mlx.base_config import config_faults, misread, mlx_config
 from lorakit.merge import merge
 from lorakit.merge.view import merged_view
+from mlx_cases import FAMILIES, GEMMA, LLAMA, RECORDED, TRUTH, held, recast
 
 OWN = [*sorted(path.parent for path in FAMILIES.glob("*/config.json")), GEMMA, LLAMA]
 BASES = [*OWN, RECORDED / "bases/qwen3_moe", demo.base_path()]
@@ -309,3 +310,10 @@ def test_scales_are_in_the_adapter_that_lies_beside(out):
         own = wanted[d.module]
         assert own.scale == {x.module: x.scale for x in adapter.deltas}[d.module] * -0.25
         np.testing.assert_allclose(d.scale * d.b @ d.a, own.scale * own.b @ own.a, atol=1e-6)
+
+
+def test_an_adapter_of_float64_lies_beside_it_in_float32(out):
+    base, adapter = Base.open(GEMMA), read_adapter(TRUTH / "peft/gemma3/plain")
+    wide = [replace(d, a=d.a.astype("f8"), b=d.b.astype("f8")) for d in adapter.deltas]
+    write_apart(base, [(replace(adapter, deltas=tuple(wide)), 1.0)], out, "q4")
+    assert read_mlx(out / "adapters", base.decoder) == adapter

@@ -58,11 +58,16 @@ def companions(base: Base) -> list[tuple[str, bytes]]:
 
     Raises BaseModelError, FormatError and OSError, as `bring_along` does.
     """
+    return companions_in(base.path)
+
+
+def companions_in(folder: Path) -> list[tuple[str, bytes]]:
+    """The same of a folder that need not be a base's."""
     found = []
-    for path in sorted(base.path.iterdir()):
+    for path in sorted(folder.iterdir()):
         if not any(fnmatchcase(path.name, pattern) for pattern in ALONG) or path.is_dir():
             continue
-        if (source := member(base.path, path.name)) is not None:
+        if (source := member(folder, path.name)) is not None:
             content = read_bounded(source, MAX_COMPANION)
             if content is None:
                 raise BaseModelError(f"{path} is larger than any tokenizer: {MAX_COMPANION} bytes")

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lorakit.adapter import Adapter
 from lorakit.algebra.combine import combine
 from lorakit.base.folder import Base
-from lorakit.exporting.mlx.write import OnBytes, write_mlx
+from lorakit.exporting.mlx.write import OnBytes, mlx_model_check, write_mlx
 from lorakit.formats import mlx
 from lorakit.formats.express import require_expressible
 
@@ -30,8 +32,11 @@ def write_apart(
     both. Raises as `one_adapter` and `write_mlx` do.
     """
     adapter = one_adapter(base, adapters)
+    mlx_model_check(base, form)
+    doubles = any(array.dtype == np.float64 for _, array in adapter.arrays())
+    dtype = np.float32 if doubles else None  # MLX's adapters have no wider one
+    mlx.write_mlx(adapter, folder / ADAPTERS, decoder=base.decoder, dtype=dtype)
     files = write_mlx(base, folder, form, on_bytes=on_bytes)
-    mlx.write_mlx(adapter, folder / ADAPTERS, decoder=base.decoder)
     return (*files, folder / ADAPTERS / mlx.WEIGHTS)
 
 

@@ -18,6 +18,7 @@ from lorakit.exporting.mlx.write import BLOCK, CONFIG
 from lorakit.files.atomic import write_synced
 from lorakit.files.safetensors import layout, open_safetensors
 from lorakit.merge.files import Target
+from lorakit.merge.folder import companions_in
 
 FLOAT = np.dtype(np.float32)
 AWAY = ("quantization", "quantization_config")
@@ -36,9 +37,8 @@ def dequantised_folder(folder: Path, place: Path) -> Path:
     _write(decoder, held, place / WEIGHTS)
     config |= dict.fromkeys({"dtype", "torch_dtype"} & config.keys() or {"dtype"}, FLOAT.name)
     write_synced(place / CONFIG, json.dumps(config, indent=2).encode())
-    for file in folder.iterdir():
-        if file.is_file() and file.name not in (CONFIG, INDEX) and file.suffix != ".safetensors":
-            write_synced(place / file.name, file.read_bytes())
+    for name, content in companions_in(folder):
+        write_synced(place / name, content)
     return place
 
 

@@ -75,7 +75,8 @@ class Weight:
 def weights(decoder: Decoder) -> list[Weight]:
     """All parameters of mlx-lm's model, in the order of the model's own."""
     modules, ways = decoder.modules(), spellings(decoder)
-    routers = {linear.name for linear in decoder.architecture.layout.sparse} & {"mlp.gate"}
+    sparse = decoder.architecture.layout.sparse
+    routers = tuple(f".{linear.name}" for linear in sparse if linear.parts == ("router",))
     found = []
     for parameter, shape in decoder.parameters().items():
         module, _, kind = parameter.rpartition(".")
@@ -91,7 +92,7 @@ def weights(decoder: Decoder) -> list[Weight]:
                 stored=(parameter,),
                 module=module if matrix is not None else None,
                 turned=turned,
-                router=any(module.endswith(f".{name}") for name in routers),
+                router=module.endswith(routers),
             )
         )
     for module, matrix in modules.items():
