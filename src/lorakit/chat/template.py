@@ -64,8 +64,7 @@ class ChatTemplate:
         is broken.
         """
         path = Path(folder)
-        sources = _read_files(path) or _read_config(path / "tokenizer_config.json")
-        return cls(sources=sources, special_tokens=read_special_tokens(path))
+        return cls(sources=template_sources(path), special_tokens=read_special_tokens(path))
 
     def render(
         self,
@@ -186,6 +185,11 @@ def _bare(error: Exception) -> Exception:
     """An error without its frames, which would keep all of the template's values alive."""
     error.__context__ = None
     return error.with_traceback(None)
+
+
+def template_sources(folder: Path) -> dict[str, str]:
+    """The text of a model folder's templates by name; none, if it has none. Raises FormatError."""
+    return _read_files(folder) or _read_config(folder / "tokenizer_config.json")
 
 
 def _read_files(folder: Path) -> dict[str, str]:

@@ -36,6 +36,7 @@ __all__ = ["TextStream", "TextTokenizer", "Tokenizer", "read_special_tokens"]
 MAX_TOKENIZER = 128 << 20  # bytes; Gemma 3's tokenizer.json is 33 MB
 MAX_SMALL_FILE = 16 << 20  # bytes; a tokenizer_config.json with a long token table is about 2 MB
 _MAX_ID = 1 << 31
+Json = Mapping[str, Any]
 
 
 class TextTokenizer(Protocol):
@@ -118,9 +119,14 @@ class Tokenizer:
         return {index: token.content for index, token in added.items()}
 
     @property
-    def is_composing(self) -> bool:
-        """Whether text is brought to NFC before it is cut."""
-        return "NFC" in repr(self._native.normalizer)
+    def normalizer(self) -> Json | None:
+        """What changes text before it is cut, as tokenizer.json says it."""
+        return _state(self._native.normalizer)
+
+    @property
+    def pre_tokenizer(self) -> Json | None:
+        """What cuts text, as tokenizer.json says it."""
+        return _state(self._native.pre_tokenizer)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text. Control tokens written in the text become control tokens.
@@ -178,6 +184,18 @@ class Tokenizer:
     def is_control(self, token: int) -> bool:
         """Whether a token is structure, such as <end_of_turn>, and not text."""
         return token in self.control_ids
+
+
+def steps(setting: Json | None, name: str) -> list[Json]:
+    """The steps of a normalizer or another part of tokenizer.json, those in sequences too.
+
+    name: what a sequence calls them, such as "normalizers".
+    """
+    if setting is None:
+        return []
+    if setting.get("type") != "Sequence":
+        return [setting]
+    return [inner for step in setting.get(name) or () for inner in steps(step, name)]
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
@@ -255,13 +273,20 @@ def _detokenizer_of(native: tokenizers.Tokenizer, folder: Path) -> Detokenizer:
     decoder = native.decoder
     try:
         with _mapped("the tokenizer's decoder is broken"):
-            state = None if decoder is None else json.loads(decoder.__getstate__())
-            rules = compile_decoder(state)
+            rules = compile_decoder(_state(decoder))
     except FormatError as error:
         raise type(error)(
             f"{folder / 'tokenizer.json'}: {error.message}", items=error.items, hint=error.hint
         ) from error
     return Detokenizer(rules, lambda token: _id_to_token(native, token))
+
+
+def _state(part: Any) -> Json | None:
+    """A part of a tokenizer, as tokenizer.json says it."""
+    if part is None:
+        return None
+    state: Json = json.loads(part.__getstate__())
+    return state
 
 
 def _id_to_token(native: tokenizers.Tokenizer, token: int) -> str | None:

@@ -15,10 +15,10 @@ import re
 import tokenizers
 
 from lorakit.errors import UnsupportedError
-from lorakit.exporting.gguf.tokenizer_json import SHOWN, Json, TokenizerJson, steps
+from lorakit.exporting.gguf.tokenizer_json import SHOWN, TokenizerJson
 from lorakit.merge.gguf.corpus import corpus
 from lorakit.merge.gguf.splitting import SPLITTINGS
-from lorakit.text.tokenizer import Tokenizer
+from lorakit.text.tokenizer import Json, Tokenizer, steps
 
 _GPT2 = SPLITTINGS["gpt-2"].expressions
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -1,22 +1,21 @@
 """What SentencePiece's tokens score, from which llama.cpp takes the order of merges.
 
 tokenizer.model says it (a protobuf: google/sentencepiece, sentencepiece_model.proto). Where a
-folder has none, the order of the merges in tokenizer.json says the same, if every merge that can be
-has its place there: `tokens.py` then shows that the ids are equal.
+folder has none, they follow from the merges of tokenizer.json (merges.py).
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from lorakit.adapter import Array
 from lorakit.errors import BaseModelError, FormatError, UnsupportedError
+from lorakit.exporting.gguf.merges import derived_scores
 from lorakit.exporting.gguf.tokenizer_json import TokenizerJson
 from lorakit.text.tokenizer import read_whole
 
@@ -28,18 +27,25 @@ _PIECES, _TRAINER = 1, 2  # fields of ModelProto
 _TEXT, _SCORE = 1, 2  # of SentencePiece
 _KIND, _BPE = 3, 2  # of TrainerSpec: model_type
 _SHOWN = 20
+_FLOAT = struct.Struct("<f").unpack
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     text: str
     score: float
 
 
-def scores(tokenizer: TokenizerJson, size: int) -> list[float]:
+def scores(tokenizer: TokenizerJson, size: int) -> Array:
     """Of each token, by its id. Raises BaseModelError, FormatError and UnsupportedError."""
-    found = _stored(tokenizer) or _derived(tokenizer)
-    return [found.get(index, ADDED) for index in range(size)]
+    found = _stored(tokenizer)
+    if found is None:
+        found = derived_scores(tokenizer)
+    by_id = np.full(size, ADDED, np.float32)
+    by_id[list(tokenizer.ids.values())] = found
+    by_id[[index for index, one in tokenizer.added.items() if index < size and not one.merged]] = (
+        ADDED
+    )
+    return by_id
 
 
 def read_pieces(path: Path) -> list[Piece]:
@@ -67,8 +73,7 @@ def read_pieces(path: Path) -> list[Piece]:
 
 def _piece(content: bytes) -> Piece:
     found = dict(_fields(content))
-    score = struct.unpack("<f", found.get(_SCORE, bytes(4)))[0]
-    return Piece(text=found.get(_TEXT, b"").decode(), score=score)
+    return Piece(found.get(_TEXT, b"").decode(), _FLOAT(found.get(_SCORE, bytes(4)))[0])
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
@@ -106,24 +111,20 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
             raise ValueError(f"a number without an end at {at}")
 
 
-def _stored(tokenizer: TokenizerJson) -> dict[int, float] | None:
-    """As tokenizer.model has them; its tokens must be those of tokenizer.json."""
+def _stored(tokenizer: TokenizerJson) -> Array | None:
+    """As tokenizer.model has them, in the order of `ids`; its tokens must be tokenizer.json's."""
     path = tokenizer.path.with_name(MODEL)
     try:
         pieces = read_pieces(path)
     except FileNotFoundError:
         return None
-    found = {}
-    faults = []
-    texts = dict(enumerate(piece.text for piece in pieces))
+    count, found, faults = len(pieces), [], []
     for token, index in tokenizer.ids.items():
-        added = tokenizer.added.get(index)
-        if added is not None and not added.merged:
-            continue
-        if texts.get(index) != token:
-            faults.append(f"{index}: {texts.get(index)!r:.60}, in tokenizer.json {token!r:.60}")
-        else:
-            found[index] = pieces[index].score
+        piece = pieces[index] if index < count else None
+        found.append(ADDED if piece is None else piece.score)
+        if (piece is None or piece.text != token) and index not in tokenizer.added:
+            theirs = None if piece is None else piece.text
+            faults.append(f"{index}: {theirs!r:.60}, in tokenizer.json {token!r:.60}")
     if faults:
         raise BaseModelError(
             f"{path} does not have the tokens of tokenizer.json",
@@ -131,50 +132,4 @@ def _stored(tokenizer: TokenizerJson) -> dict[int, float] | None:
             hint=f"it may be that of another model; without {MODEL}, the scores follow from "
             "tokenizer.json's merges",
         )
-    return found
-
-
-def _derived(tokenizer: TokenizerJson) -> dict[int, float]:
-    """From the order of the merges, as SentencePiece numbers them: 0, -1, -2 ...
-
-    llama.cpp joins any two tokens whose whole is a token, that with the best score first, and of
-    equals the leftmost. So each such pair must be a merge, and the merges that make one token must
-    follow each other. Runs of one character may be made in any order: the leftmost grows longest.
-    """
-    pairs = tokenizer.pairs()
-    order: dict[str, int] = {}
-    faults = []
-    for whole, _ in groupby(left + right for left, right in pairs):
-        if order.setdefault(whole, len(order)) != len(order) - 1 and len(set(whole)) > 1:
-            faults.append(f"{whole!r:.80}: is made by merges that do not follow each other")
-    faults += _unmerged(tokenizer, pairs, order)
-    if faults:
-        raise UnsupportedError(
-            f"{tokenizer.path} has merges that no scores of SentencePiece give",
-            items=faults[:_SHOWN],
-            hint=f"with the {MODEL} of the model, its own scores are taken",
-        )
-    last = len(order)
-    ranks = {index: order.get(token, last) for token, index in tokenizer.ids.items()}
-    single = itertools.count()
-    return {
-        index: -float(rank if rank < last else last + next(single))
-        for index, rank in sorted(ranks.items())
-    }
-
-
-def _unmerged(
-    tokenizer: TokenizerJson, pairs: list[tuple[str, str]], order: Mapping[str, int]
-) -> list[str]:
-    """Tokens that llama.cpp would join from two others of which tokenizer.json has no merge."""
-    out = {one.content for one in tokenizer.added.values() if not one.merged}
-    parts = ({token for token in tokenizer.ids if len(token) == 1} | order.keys()) - out
-    merges = Counter(left + right for left, right in pairs if left in parts and right in parts)
-    return [
-        f"{token!r:.80}: can be joined in a way of which there is no merge"
-        for token in tokenizer.ids
-        if len(token) > 1
-        and token not in out
-        and merges[token]
-        != sum(token[:at] in parts and token[at:] in parts for at in range(1, len(token)))
-    ]
+    return np.array(found, np.float32)

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lorakit.errors import BaseModelError, FormatError, UnsupportedError
+from lorakit.exporting.gguf.spaces import SPACE
 from lorakit.files.bounded import parse_json
-from lorakit.text.tokenizer import MAX_TOKENIZER, Tokenizer, read_whole
+from lorakit.text.tokenizer import MAX_TOKENIZER, Json, Tokenizer, read_whole, steps
 
-SPACE = "\u2581"  # what SentencePiece writes for a space
 MAX_ITEMS = 6_000_000  # commas and brackets; Gemma 3's has 2.4 million
 SHOWN = 300  # characters of a setting in a message
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +86,12 @@ class TokenizerJson:
             step.get("type") == "ByteLevel" for step in steps(self.pre_tokenizer, "pretokenizers")
         )
 
-    @property
-    def is_composing(self) -> bool:
-        """Whether text is brought to NFC, which llama.cpp does not do."""
-        return {"type": "NFC"} in steps(self.normalizer, "normalizers")
-
-    def pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> Sequence[tuple[str, str]]:
         """Both parts of each merge, the first one first. Raises FormatError."""
-        found = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in self.merges]
-        if any(len(pair) != 2 for pair in found):
+        found = self.merges
+        if found and isinstance(found[0], str):
+            found = [merge.split(" ") for merge in found if isinstance(merge, str)]
+        if len(found) != len(self.merges) or set(map(len, found)) - {2}:
             raise FormatError(f"{self.path} has merges that are not of two parts")
         return found  # type: ignore[return-value]  # of two, as was looked at
 
@@ -106,15 +102,6 @@ class TokenizerJson:
             items=[f"{found!s:.{SHOWN}}"],
             hint="a GGUF file of it would give other token ids",
         )
-
-
-def steps(setting: Json | None, name: str) -> list[Json]:
-    """A setting's steps, those within sequences too; `name` is what a sequence calls them."""
-    if setting is None:
-        return []
-    if setting.get("type") != "Sequence":
-        return [setting]
-    return [inner for step in setting.get(name) or () for inner in steps(step, name)]
 
 
 def tokens(tokenizer: TokenizerJson, rows: int) -> dict[int, str]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lorakit.base.folder import Base
 from lorakit.engines.llama.tokenised import Tokenised, tokenised
 from lorakit.errors import UnsupportedError
-from lorakit.exporting.gguf.tokenizer_json import SPACE
+from lorakit.exporting.gguf.spaces import SPACE, spaces
 from lorakit.files.gguf import Value, gguf_head, packed
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.merge.gguf.corpus import corpus, sample
 from lorakit.merge.gguf.splitting import SPLITTINGS
-from lorakit.text.tokenizer import Tokenizer
+from lorakit.text.tokenizer import Tokenizer, steps
 
 SHOWN = 5
 Keys = Mapping[str, Value]
@@ -47,7 +48,7 @@ def _compared(base: Base, path: Path, keys: Keys) -> int:
     size = len(keys["tokenizer.ggml.token_type"].data)
     added = {token: text for token, text in ours.added_tokens.items() if token < size}
     tokens = sorted({*sample(size), *added})
-    texts = [*_texts(ours, keys, size, added)]
+    texts = _texts(ours, keys, size, added)
     theirs = tokenised(path, texts, tokens)
     faults = [*_ids(ours, texts, theirs), *_pieces(ours, tokens, theirs)]
     faults += [
@@ -63,16 +64,22 @@ def _compared(base: Base, path: Path, keys: Keys) -> int:
     return len(texts)
 
 
-def _texts(ours: Tokenizer, keys: Keys, size: int, added: Mapping[int, str]) -> Iterator[str]:
-    cut = SPLITTINGS[keys["tokenizer.ggml.pre"].data]
+def _texts(ours: Tokenizer, keys: Keys, size: int, added: Mapping[int, str]) -> list[str]:
     pieces = [ours.token_bytes(token) for token in sample(size) if token not in ours.control_ids]
     special = [text for text in added.values() if set(text) != {SPACE}]
-    return corpus(
+    cut = SPLITTINGS[keys["tokenizer.ggml.pre"].data]
+    is_spm = keys["tokenizer.ggml.model"].data == "llama"
+    texts = corpus(
         special,
         [piece.decode("utf-8", "replace") for piece in pieces],
-        composed=ours.is_composing,
-        approximate=keys["tokenizer.ggml.model"].data == "gpt2" and cut.approximate,
+        composed={"type": "NFC"} in steps(ours.normalizer, "normalizers"),
+        approximate=not is_spm and cut.approximate,
     )
+    prefixed = keys.get("tokenizer.ggml.add_space_prefix")
+    before = spaces(ours.normalizer, ours.pre_tokenizer, (), chats=False)
+    if prefixed is None or before is None:
+        return list(texts)
+    return replace(before, prefixed=prefixed.data).same(texts, special)
 
 
 def _ids(ours: Tokenizer, texts: list[str], theirs: Tokenised) -> Iterator[str]:

@@ -8,18 +8,23 @@ whether it gives the same ids is seen in tokens.py.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lorakit.base.folder import Base
+from lorakit.chat.template import template_sources
 from lorakit.exporting.gguf.pre_tokenizers import pre_tokenizer_name
 from lorakit.exporting.gguf.sentencepiece import scores
-from lorakit.exporting.gguf.tokenizer_json import SPACE, TokenizerJson, steps, tokens
+from lorakit.exporting.gguf.spaces import spaces
+from lorakit.exporting.gguf.tokenizer_json import TokenizerJson, tokens
 from lorakit.files.gguf import Value
+from lorakit.merge.gguf.splitting import SPLITTINGS
 from lorakit.merge.gguf.tokenizer import (
     BYTE,
     CONTROL,
@@ -31,10 +36,15 @@ from lorakit.merge.gguf.tokenizer import (
     UNUSED,
     USER_DEFINED,
 )
-from lorakit.text.tokenizer import config_ids, read_special_tokens
+from lorakit.text.tokenizer import config_ids, read_special_tokens, steps
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-_NFC = "llama.cpp composes no characters: text that is not NFC gets other ids"
+_NFC = "llama.cpp composes no characters: text that is not in NFC gets other ids"
+_MARKS = (
+    "llama.cpp cuts words with combining marks (Hindi, Thai, vowelled Arabic), and words in "
+    "capitals that are not ASCII, otherwise: they get other ids"
+)
+Keys = dict[str, Value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +68,17 @@ def gguf_vocabulary(base: Base, rows: int) -> GgufVocabulary:
     Rows that no token has are [PADn]; added tokens beyond them are left out. Raises BaseModelError,
     FormatError, and UnsupportedError for a tokenizer that llama.cpp cannot be told.
     """
-    tokenizer = TokenizerJson.open(base.path)
+    with _no_collection():
+        return _vocabulary(base.path, rows)
+
+
+def _vocabulary(folder: Path, rows: int) -> GgufVocabulary:
+    tokenizer = TokenizerJson.open(folder)
     texts = tokens(tokenizer, rows)
     listed = [texts.get(index, f"[PAD{index}]") for index in range(rows)]
     kind = _sentencepiece if tokenizer.is_sentencepiece else _byte_level
     keys, notes = kind(tokenizer, listed)
-    roles = _roles(base.path, tokenizer, listed)
+    roles = _roles(folder, tokenizer, listed)
     keys |= roles | _around(tokenizer, roles, listed)
     _require_distinct(tokenizer, listed)
     return GgufVocabulary(
@@ -74,9 +89,19 @@ def gguf_vocabulary(base: Base, rows: int) -> GgufVocabulary:
     )
 
 
-def _byte_level(
-    tokenizer: TokenizerJson, listed: list[str]
-) -> tuple[dict[str, Value], tuple[str, ...]]:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A million objects are made that all live: looking for those that do not takes as long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _byte_level(tokenizer: TokenizerJson, listed: list[str]) -> tuple[Keys, tuple[str, ...]]:
     found = steps(tokenizer.normalizer, "normalizers")
     if any(step.get("type") != "NFC" for step in found):
         tokenizer.refuse("a normalizer", tokenizer.normalizer)
@@ -86,46 +111,38 @@ def _byte_level(
     pairs = tokenizer.pairs()
     if any(" " in part for pair in pairs for part in pair):
         tokenizer.refuse("a merge with a space in it", next(p for p in pairs if " " in "".join(p)))
+    name = pre_tokenizer_name(tokenizer)
     keys = {
         "model": Value("str", "gpt2"),
-        "pre": Value("str", pre_tokenizer_name(tokenizer)),
+        "pre": Value("str", name),
         "tokens": Value("str", tuple(listed), array=True),
         "token_type": Value("i32", _types(tokenizer, listed), array=True),
         "merges": Value("str", tuple(map(" ".join, pairs)), array=True),
     }
-    return keys, ((_NFC,) if found else ())
+    notes = {_NFC: bool(found), _MARKS: SPLITTINGS[name].approximate}
+    return keys, tuple(note for note, holds in notes.items() if holds)
 
 
-def _sentencepiece(
-    tokenizer: TokenizerJson, listed: list[str]
-) -> tuple[dict[str, Value], tuple[str, ...]]:
+def _sentencepiece(tokenizer: TokenizerJson, listed: list[str]) -> tuple[Keys, tuple[str, ...]]:
     if tokenizer.model.get("ignore_merges"):
         tokenizer.refuse("ignore_merges with SentencePiece", True)
     if missing := [byte for byte in _BYTES if byte not in tokenizer.ids]:
         tokenizer.refuse(f"{len(missing)} bytes that have no token", ", ".join(missing))
-    prefixed = _prefixed(tokenizer)
+    chats = bool(template_sources(tokenizer.path.parent))
+    before = spaces(tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.ids, chats=chats)
+    if before is None:
+        tokenizer.refuse(
+            "a way to change or cut text", (tokenizer.normalizer, tokenizer.pre_tokenizer)
+        )
     keys = {
         "model": Value("str", "llama"),
         "pre": Value("str", "default"),
         "tokens": Value("str", tuple(listed), array=True),
-        "scores": Value("f32", np.array(scores(tokenizer, len(listed)), np.float32), array=True),
+        "scores": Value("f32", scores(tokenizer, len(listed)), array=True),
         "token_type": Value("i32", _types(tokenizer, listed), array=True),
-        "add_space_prefix": Value("bool", prefixed),
+        "add_space_prefix": Value("bool", before.prefixed),
     }
-    return keys, ()
-
-
-def _prefixed(tokenizer: TokenizerJson) -> bool:
-    """Whether a space is put before text. Raises UnsupportedError for any other change of it."""
-    prepend = {"type": "Prepend", "prepend": SPACE}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    found = [dict(step) for step in steps(tokenizer.normalizer, "normalizers")]
-    if found not in ([replace], [prepend, replace]):
-        tokenizer.refuse("a normalizer", tokenizer.normalizer)
-    for step in steps(tokenizer.pre_tokenizer, "pretokenizers"):
-        if step.get("type") != "Split" or step.get("pattern") != {"String": " "}:
-            tokenizer.refuse("a pre_tokenizer", tokenizer.pre_tokenizer)  # no space is left to cut
-    return len(found) == 2
+    return keys, ((before.note,) if before.note else ())
 
 
 def _types(
@@ -223,6 +240,6 @@ def _stripping(tokenizer: TokenizerJson) -> bool:
 
 def _require_distinct(tokenizer: TokenizerJson, listed: list[str]) -> None:
     """llama.cpp ends the process over a text that two tokens have."""
-    twice = [text for text, count in Counter(listed).items() if count > 1]
-    if twice or "" in listed:
+    if len(set(listed)) < len(listed) or "" in listed:
+        twice = [text for text, count in Counter(listed).items() if count > 1]
         tokenizer.refuse("tokens of the same text, or of none", twice[:20])

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator
 
 SAMPLE = 2000  # tokens of the vocabulary that are taken
 ROW = 6  # tokens in a row
+MANY, GROUP = 1000, 16  # special tokens: more than that stand together in a text
+SPACES = " \n\t"  # of which vocabularies have tokens for runs of many lengths
+RUNS = (2, 3, 4, 5, 7, 8, 11, 16, 23, 33, 70)
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. It's what they'd've said, isn't it? I'LL GO.",
     "In 1984, 3.14159 x 2 = 6.28318; 1,000,000 people paid $12.50 (or 11,30 \u20ac) \u2014 5% off!",
@@ -55,7 +58,10 @@ def corpus(
     drawn = random.Random(0)
     rows = ["".join(drawn.choices(held, k=ROW)) for _ in held]
     marked = [f"a {name} b{name}c" for name in special]
-    texts = [*TEXTS, *marked, *(f"{piece} x{piece}" for piece in held), *rows]
+    if len(marked) > MANY:  # llama.cpp looks for each of them in each text
+        marked = [" ".join(marked[at : at + GROUP]) for at in range(0, len(marked), GROUP)]
+    runs = [f"a{space * length}b" for space in SPACES for length in RUNS]
+    texts = [*TEXTS, *runs, *marked, *(f"{piece} x{piece}" for piece in held), *rows]
     if approximate:
         texts = [text for text in texts if not any(map(_is_approximate, text))]
     for text in (*texts, "\n".join(text for text in TEXTS if text in texts)):
@@ -64,7 +70,7 @@ def corpus(
 
 def sample(count: int) -> range:
     """Ids of so many tokens at most that are spread over a vocabulary."""
-    return range(0, count, max(1, count // SAMPLE))
+    return range(0, count, max(1, -(-count // SAMPLE)))
 
 
 def _is_approximate(character: str) -> bool:
