@@ -7,7 +7,9 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from mlx_cases import (
+
+import lorakit
+from exported_cases import (
     ADAPTERS,
     FAMILIES,
     GEMMA,
@@ -20,8 +22,6 @@ from mlx_cases import (
     scaled,
     truth,
 )
-
-import lorakit
 from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.exporting.mlx import ADAPTERS as BESIDE

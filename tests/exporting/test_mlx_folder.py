@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lorakit
+from exported_cases import FAMILIES, GEMMA, LLAMA, RECORDED, TRUTH, held, recast
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta, Site
 from lorakit.architectures import describe
@@ -31,7 +32,6 @@ from lorakit.formats.mlx import read_mlx
 from lorakit.formats.mlx.base_config import config_faults, misread, mlx_config
 from lorakit.merge import merge
 from lorakit.merge.view import merged_view
-from mlx_cases import FAMILIES, GEMMA, LLAMA, RECORDED, TRUTH, held, recast
 
 OWN = [*sorted(path.parent for path in FAMILIES.glob("*/config.json")), GEMMA, LLAMA]
 BASES = [*OWN, RECORDED / "bases/qwen3_moe", demo.base_path()]

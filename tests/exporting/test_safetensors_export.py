@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from exported_cases import ADAPTERS, GEMMA, LLAMA, TRUTH, base_of, held, scaled, truth
 from lorakit.base.folder import Base
 from lorakit.errors import AdapterError, UnsupportedError
 from lorakit.exporting.safetensors import FORMS, expected_bytes, write_folder
 from lorakit.files.safetensors import write_safetensors
 from lorakit.formats import read_adapter
-from mlx_cases import ADAPTERS, GEMMA, LLAMA, TRUTH, base_of, held, scaled, truth
 
 NAMED = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
