@@ -1,9 +1,9 @@
 /** What bench/browser.py runs in a page: an expression, given its options. */
-async ({ rounds, dtype, threads, prompt, tokens, adapters, peer }) => {
-  const { open } = await import('/lib/lorakit.js');
+async ({ rounds, dtype, threads, prompt, tokens, adapters, worker, digests, peer }) => {
+  const { open, cachedAdapters, clearCachedAdapters } = await import('/lib/lorakit.js');
   const now = () => performance.now();
   const began = now();
-  const model = await open('/models/base', { dtype, threads, worker: false });
+  const model = await open('/models/base', { dtype, threads, worker });
   const opened = now() - began;
   let wllama = null;
   if (peer) {
@@ -23,21 +23,33 @@ async ({ rounds, dtype, threads, prompt, tokens, adapters, peer }) => {
     if (reply.ids.length !== count) throw new Error(`${reply.ids.length} tokens of ${count}: another --tokens`);
     return now() - start;
   };
-  const load = (name, path) => model.load({ path: `/adapters/${path}/`, name });
-  const swap = async (name, path) => {
+  const load = (name, n, facts = {}) => model.load({ path: `/adapters/${n}/`, name, ...facts });
+  /** Loaded, applied, until the first token; and how much of that was loading. */
+  const swap = async (facts) => {
     const start = now();
-    const handle = await load(name, path);
-    await request(1, { [name]: 1 });
+    const handle = await load('b', 1, facts);
+    const loaded = now() - start;
+    await request(1, { b: 1 });
     const spent = now() - start;
     await handle.unload();
-    return spent - (await request(1, { warm: 1 }));
+    await settle();
+    return [spent - (await request(1, { warm: 1 })), loaded];
   };
-  await load('warm', '0');
+  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const settle = () => (worker ? pause(1000) : cachedAdapters()); // until all is cached that is to be
+  await load('warm', 0);
   await request(tokens, {});
   await request(tokens, { warm: 1 });
-  const found = { opened, first: [], swap: [], step: [], rows: [], base: [], adapted: [], single: [], batch: [], peer: [], beside: [] };
-  found.first.push(await swap('b', '1'));
-  for (let round = 0; round < rounds; round += 1) found.swap.push(await swap('b', '1'));
+  const found = { opened, first: [], firstLoad: [], swap: [], swapLoad: [], step: [], rows: [], base: [], adapted: [], single: [], batch: [], peer: [], beside: [] };
+  for (let round = 0; round < rounds; round += 1) {
+    await clearCachedAdapters();
+    const [first, firstLoad] = await swap();
+    const [again, swapLoad] = await swap({ digest: digests[1] });
+    found.first.push(first);
+    found.firstLoad.push(firstLoad);
+    found.swap.push(again);
+    found.swapLoad.push(swapLoad);
+  }
   const step = async (scales) => {
     const one = await request(1, scales);
     return ((await request(tokens + 1, scales)) - one) / tokens;
@@ -49,7 +61,7 @@ async ({ rounds, dtype, threads, prompt, tokens, adapters, peer }) => {
     found.adapted.push(adapted);
     found.step.push(adapted / base);
   }
-  for (let n = 1; n < adapters; n += 1) await load(`a${n}`, String(n));
+  for (let n = 1; n < adapters; n += 1) await load(`a${n}`, n);
   const sets = [{ warm: 1 }, ...Array.from({ length: adapters - 1 }, (_, n) => ({ [`a${n + 1}`]: 1 }))];
   const perSecond = async (run) => {
     const start = now();

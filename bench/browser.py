@@ -8,7 +8,8 @@ on all linear layers. It is exported with adapter inputs, served on loopback, an
 in turns, medians and ranges over rounds:
 
 swap: load another adapter, apply it, and wait for the first token, less the same request with an
-adapter that acts already. Once from the page's cache, once from the address for the first time.
+adapter that acts already. From its address, with nothing cached; then from the page's cache, by its
+digest. Of that, what loading takes.
 step: a token with an adapter, over a token of the base.
 rows: four requests with four sets of adapters as one batch, over one after the other.
 
@@ -39,13 +40,14 @@ from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.demo.serving import Content, SiteServer
 from lorakit.exporting.export import export
-from lorakit.files.cache import cache_root
+from lorakit.files.cache import cache_root, digest_of
 from lorakit.formats.peft import write_peft
 
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-quic", "--no-first-run"]
 ADAPTERS = 4
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PAGE = b"<!doctype html><title>bench</title>"
+PLACE = "adapters/{}/adapter_model.safetensors"
 SCRIPT = Path(__file__).with_suffix(".mjs")
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--worker", action="store_true", help="compute in a worker, as pages do")
     parser.add_argument("--base", type=Path, help="another base than the one of the 270M shape")
     parser.add_argument("--peer", type=Path, help="a folder with the package @wllama/wllama")
     parser.add_argument("--json", type=Path)
@@ -122,7 +125,8 @@ def run(server: SiteServer, chosen: argparse.Namespace) -> dict[str, Any]:
             {
                 "rounds": chosen.rounds, "dtype": dtype, "threads": chosen.threads,
                 "prompt": chosen.prompt, "tokens": chosen.tokens, "adapters": ADAPTERS,
-                "peer": bool(chosen.peer),
+                "peer": bool(chosen.peer), "worker": chosen.worker,
+                "digests": [digest_of(server.files[PLACE.format(n)]) for n in range(ADAPTERS)],
             },
         )  # fmt: skip
         browser.close()
@@ -138,10 +142,9 @@ def report(found: dict[str, Any]) -> None:
     print("| what | median (range) |")
     print("|---|---|")
     print(f"| opened, ms | {found['opened']:.0f} |")
-    print(
-        f"| another adapter, from its address, to the first token, ms above warm | {of('first')} |"
-    )
-    print(f"| another adapter, cached, to the first token, ms above warm | {of('swap')} |")
+    for name, where in (("first", "from its address"), ("swap", "cached")):
+        print(f"| another adapter, {where}, to the first token, ms above warm | {of(name)} |")
+        print(f"| of that, loading it, ms | {of(name + 'Load')} |")
     print(f"| step of the base, ms | {of('base', 1)} |")
     print(f"| step with an adapter, ms | {of('adapted', 1)} |")
     print(f"| with an adapter / base | {of('step', 2)} |")

@@ -13,7 +13,10 @@ function digestOf(tensors) {
   const hash = createHash('sha256');
   for (const module of [...tensors.keys()].sort()) {
     hash.update(`${module}\n`);
-    for (const part of ['a', 'b']) hash.update(new Uint8Array(tensors.get(module)[part].buffer));
+    for (const part of ['a', 'b']) {
+      const { buffer, byteOffset, byteLength } = tensors.get(module)[part];
+      hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+    }
   }
   return hash.digest('hex');
 }

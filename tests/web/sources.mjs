@@ -1,6 +1,7 @@
 // JSON in: fetches, one after the other; JSON out: what each gave, and what is cached then.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
+import { fakeCaches } from './caches.mjs';
 
 const [, , web, given, out] = process.argv;
 const { steps, cacheApi, base } = JSON.parse(readFileSync(given, 'utf8'));
@@ -8,24 +9,6 @@ if (cacheApi) globalThis.caches = fakeCaches();
 const [{ fetchAdapter }, { cachedAdapters, clearCachedAdapters }, { readAdapter }, { parseReference }] = await Promise.all(
   ['sources', 'cache', 'adapter', 'reference'].map((name) => import(pathToFileURL(`${web}/${name}.js`).href)),
 );
-
-/** As much of a browser's CacheStorage as is used. */
-function fakeCaches() {
-  const stores = new Map();
-  const storeOf = (entries) => ({
-    match: async (key) => entries.get(key)?.clone(),
-    put: async (key, response) => {
-      entries.set(key, response);
-    },
-    delete: async (key) => entries.delete(key),
-    keys: async () => [...entries.keys()].map((url) => ({ url })),
-  });
-  return {
-    stores,
-    open: async (name) => storeOf(stores.get(name) ?? stores.set(name, new Map()).get(name)),
-    delete: async (name) => stores.delete(name),
-  };
-}
 
 /** What a page may give instead of an address. */
 function pathOf({ path, files }) {

@@ -2,16 +2,17 @@
  * An adapter's files as what the inputs of a model take: PEFT and MLX folders, and web files.
  *
  * A file is read as lorakit's Python side reads it, with the same error codes; then what inputs
- * cannot say is refused, and names, shapes and values are compared with the model's. alpha / r is
- * folded into B, in float32.
+ * cannot say is refused, and names, shapes and values are compared with the model's (fold.js
+ * brings them into its layout).
  */
 
 import { canDigest, sha256 } from './digest.js';
 import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
+import { allFinite, fold } from './fold.js';
 import { JsonError, parseJson } from './json.js';
 import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
 import { STAGED, readPeft } from './peft.js';
-import { toFloat32, valuesOf } from './safetensors.js';
+import { valuesOf } from './safetensors.js';
 import { isWebFile, readWebFile } from './web_file.js';
 
 export const CONFIG = 'adapter_config.json';
@@ -28,9 +29,9 @@ const FROM_PYTHON = 'no exported model holds invocation tokens, merged or not (l
  *   digest?: string, unchecked?: boolean}} Read beyond: what no input says, one line each
  * @typedef {{a: Float32Array, b: Float32Array, rank: number}} Factors a: [in, rank], b: [rank, out]
  * @typedef {{name: string, digest: string, base: string, baseName: string, rank: number,
- *   scale: number, bytes: number, tensors: Map<string, Factors>,
+ *   scale: number, bytes: number, tensors: Map<string, Factors>, values: Float32Array,
  *   warnings: {code: string, message: string}[]}} Adapter base: the fingerprint of its base, where
- *   a tool recorded it; digest: what its web file in float32 has; bytes: of all factors
+ *   a tool recorded it; digest: what its web file in float32 has; values: all factors
  */
 
 /**
@@ -48,18 +49,20 @@ export async function readAdapter(files, { modules, scale = 1, name } = {}) {
   const read = await readFiles(bytesOf(files), where, hint);
   refuseBeyond(read, modules, hint);
   const order = [...read.deltas].sort((x, y) => (x.module < y.module ? -1 : 1));
-  const tensors = new Map(order.map((delta) => [delta.module, fold(delta)]));
-  if (modules) requireFit(read, modules, tensors);
-  for (const delta of order) refuseOverflow(delta, tensors.get(delta.module));
+  const { tensors, values } = fold(order);
+  const finite = allFinite(values);
+  if (modules) requireFit(read, modules, finite ? [] : valueFaults(read.deltas, tensors));
+  if (!finite) for (const delta of order) refuseOverflow(delta, tensors.get(delta.module));
   return {
     name: given || read.name || 'adapter',
-    digest: read.digest ?? (await digestOf(tensors)),
+    digest: read.digest ?? (canDigest() ? `sha256:${await sha256(new Uint8Array(values.buffer))}` : ''),
     base: read.base,
     baseName: read.baseName,
     rank: order.reduce((most, delta) => Math.max(most, delta.rank), 0),
     scale,
-    bytes: [...tensors.values()].reduce((sum, { a, b }) => sum + a.byteLength + b.byteLength, 0),
+    bytes: values.byteLength,
     tensors,
+    values,
     warnings: [...(files.warnings ?? []), ...(read.unchecked ? [unchecked(where)] : [])],
   };
 }
@@ -151,14 +154,11 @@ function refuseBeyond({ deltas, beyond }, modules, hint) {
 }
 
 /** Every name, shape and value that does not fit, at once. */
-function requireFit({ deltas, baseName }, modules, tensors) {
+function requireFit({ deltas, baseName }, modules, badValues) {
   const known = new Map(modules.map((shape) => [shape.module, shape]));
   const missing = deltas.filter(({ module }) => !known.has(module));
-  const faults = missing.length === deltas.length ? foreign(missing[0], modules) : deltas.flatMap((delta) => misfits(delta, known.get(delta.module)));
-  for (const { module, a, b } of deltas)
-    for (const [part, tensor, values] of [['A', a, tensors.get(module).a], ['B', b, tensors.get(module).b]])
-      if (!allFinite(values) && !allFinite(valuesOf(tensor)))
-        faults.push(`${module}.${part}: expected finite values, found NaN or infinity (the training diverged, or the file is damaged)`);
+  const names = missing.length === deltas.length ? foreign(missing[0], modules) : deltas.flatMap((delta) => misfits(delta, known.get(delta.module)));
+  const faults = [...names, ...badValues];
   if (faults.length)
     throw new LorakitError('the adapter does not fit the base', {
       code: 'adapter_mismatch',
@@ -178,47 +178,17 @@ function misfits(delta, shape) {
   return [`${delta.module}: expected a delta of [${shape.out}, ${shape.in}] (out, in), found [${delta.out}, ${delta.in}]`];
 }
 
-/** The factors as a graph takes them, with the scale in B. @param {Delta} delta @returns {Factors} */
-function fold({ a, b, rank, in: wide, out, scale, turned }) {
-  const [left, right] = [toFloat32(a), toFloat32(b)];
-  const factor = Math.fround(scale);
-  if (factor !== 1) for (let i = 0; i < right.length; i += 1) right[i] *= factor;
-  return turned ? { a: transposed(left, rank, wide), b: transposed(right, out, rank), rank } : { a: left, b: right, rank };
+/** Tensors whose own values, before any scale, are not finite. */
+function valueFaults(deltas, tensors) {
+  return deltas.flatMap(({ module, a, b }) =>
+    [['A', a, tensors.get(module).a], ['B', b, tensors.get(module).b]]
+      .filter(([, tensor, values]) => !allFinite(values) && !allFinite(valuesOf(tensor)))
+      .map(([part]) => `${module}.${part}: expected finite values, found NaN or infinity (the training diverged, or the file is damaged)`),
+  );
 }
 
 /** Finite values that float32 cannot hold once the scale is in them. */
 function refuseOverflow({ module, a, b, scale }, factors) {
   for (const [tensor, values] of [[a, factors.a], [b, factors.b]])
     if (!allFinite(values) && allFinite(valuesOf(tensor))) throw invalid(`${module}: A, or B times its scale ${scale}, is too large`);
-}
-
-/** A loop without calls: an adapter has millions of values. */
-function allFinite(values) {
-  let zero = 0;
-  for (let i = 0; i < values.length; i += 1) zero += values[i] * 0;
-  return zero === 0;
-}
-
-/** [rows, columns] as [columns, rows]; the shorter side is the inner loop, for the caches' sake. */
-function transposed(values, rows, columns) {
-  const out = new Float32Array(values.length);
-  if (rows > columns) {
-    for (let i = 0; i < rows; i += 1) for (let k = 0; k < columns; k += 1) out[k * rows + i] = values[i * columns + k];
-  } else {
-    for (let k = 0; k < columns; k += 1) for (let i = 0; i < rows; i += 1) out[k * rows + i] = values[i * columns + k];
-  }
-  return out;
-}
-
-/** Of all factors in the order of a web file: module by module, A before B. */
-async function digestOf(tensors) {
-  if (!canDigest()) return '';
-  const parts = [...tensors.values()].flatMap(({ a, b }) => [a, b]);
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return `sha256:${await sha256(new Uint8Array(all.buffer))}`;
 }

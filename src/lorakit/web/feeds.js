@@ -68,6 +68,8 @@ export class LoraInputs {
 
   moduleFeeds({ module, in: wide, out }, sets) {
     const parts = sets.map((set) => factorsOf(set, module));
+    const alone = sets.length === 1 && parts[0].length === 1 && parts[0][0][1] === 1 ? parts[0][0][0] : null;
+    if (alone) return this.pair(module, alone, [1, alone.rank], { wide, out }); // as they are, without a copy
     const rank = Math.max(this.least, ...parts.map((row) => row.reduce((sum, [{ rank: r }]) => sum + r, 0)));
     const a = new Float32Array(sets.length * wide * rank);
     const b = new Float32Array(sets.length * rank * out);
@@ -79,9 +81,13 @@ export class LoraInputs {
         at += factors.rank;
       }
     });
+    return this.pair(module, { a, b }, [sets.length, rank], { wide, out });
+  }
+
+  pair(module, { a, b }, [rows, rank], { wide, out }) {
     return {
-      [`${module}.lora_A`]: this.tensor(a, [sets.length, wide, rank]),
-      [`${module}.lora_B`]: this.tensor(b, [sets.length, rank, out]),
+      [`${module}.lora_A`]: this.tensor(a, [rows, wide, rank]),
+      [`${module}.lora_B`]: this.tensor(b, [rows, rank, out]),
     };
   }
 

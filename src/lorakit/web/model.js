@@ -2,18 +2,18 @@
  * Model: a base in the page, and adapters that come and go while it runs.
  */
 
-import { readAdapter } from './adapter.js';
 import { AdapterTable, LoadedAdapter, checkedConfig } from './adapters.js';
+import { written } from './cache.js';
 import { Dialogue, VisibleText } from './chat.js';
 import { LorakitError } from './errors.js';
 import { eventsOf } from './events.js';
 import { BuiltIn, LoraInputs } from './feeds.js';
 import { Generator } from './generate.js';
+import { loadAdapter } from './loading.js';
 import { fetchModel, transformersOf } from './opening.js';
 import { inTurn, throwIfAborted } from './queue.js';
 import { samplingOf } from './sampling.js';
 import { Session } from './session.js';
-import { fetchAdapter } from './sources.js';
 
 const EXPORT = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
 const MERGE = 'lorakit export BASE -a ADAPTER --to onnx -o OUT';
@@ -95,12 +95,12 @@ export class Model {
     const { path, signal } = config;
     if (path instanceof Map && config.digest)
       throw new LorakitError('a digest is checked where files are fetched; these are in memory', { code: 'parameter_invalid' });
-    const files = path instanceof Map ? path : await fetchAdapter(config);
+    const { adapter, kept } = await loadAdapter(config, { modules: this.session.modules, name });
     throwIfAborted(signal);
-    const adapter = await readAdapter(files, { modules: this.session.modules, name });
     this.requireOpen();
     this.table.add(name, { ...adapter, usual: config.scale ?? 1 });
-    for (const { code, message } of adapter.warnings) this.warn(code, message, name);
+    this.warnAll(adapter.warnings, name);
+    kept.then((warnings) => this.warnAll(warnings, name));
     this.compareBase(adapter, name);
     return new LoadedAdapter(this, name);
   }
@@ -175,6 +175,7 @@ export class Model {
       this.generator.kept.clear();
       await this.model.dispose();
     });
+    await written(); // a worker may end now
   }
 
   /** A request as rows know it; its adapters are those of now. */
@@ -255,6 +256,10 @@ export class Model {
     if (!adapter.base || !base || adapter.base === base) return;
     const said = `expected ${adapter.base.slice(0, 16)}, found ${base.slice(0, 16)}`;
     this.warn('adapter_mismatch', `${name} was made for another base (${said}): other weights, or the same in another dtype`, name);
+  }
+
+  warnAll(warnings, adapter) {
+    for (const { code, message } of warnings) this.warn(code, message, adapter);
   }
 
   warn(code, message, adapter) {

@@ -135,7 +135,7 @@ class Line {
     return new Promise((resolve, reject) => {
       const abort = () => this.port.postMessage({ id, op: 'abort' });
       this.waiting.set(id, { resolve, reject, progress, event, free: () => signal?.removeEventListener('abort', abort) });
-      this.port.postMessage({ id, op, args });
+      this.port.postMessage({ id, op, args, tells: Boolean(progress) });
       if (signal?.aborted) abort();
       else signal?.addEventListener('abort', abort);
     });

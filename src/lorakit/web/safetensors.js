@@ -11,7 +11,8 @@ import { JsonError, parseJson } from './json.js';
 const SIZES = {
   F64: 8, F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, F8_E5M2: 1, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1,
 }; // prettier-ignore
-export const FLOATS = new Set(['F64', 'F32', 'F16', 'BF16']);
+const ARRAYS = { F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array };
+export const FLOATS = new Set(Object.keys(ARRAYS));
 export const MAX_HEADER = 16 << 20; // bytes
 const MAX_TENSORS = 100_000;
 const MAX_NOTES = 20_000; // commas and brackets of a header beyond those of its tensors
@@ -56,19 +57,19 @@ export function readSafetensors(content, where) {
   }
 }
 
-/** The values of a tensor of floats as float32. @param {Tensor} tensor @returns {Float32Array} */
+/** The values of a tensor of floats as float32, to be read only. @param {Tensor} tensor @returns {Float32Array} */
 export function toFloat32(tensor) {
   const values = valuesOf(tensor);
-  return values instanceof Float32Array ? values : Float32Array.from(values);
+  return values instanceof Float32Array ? values : new Float32Array(values);
 }
 
-/** The values of a tensor of floats, exactly. @param {Tensor} tensor */
+/** The values of a tensor of floats, exactly, to be read only: of its file, where that can be. @param {Tensor} tensor */
 export function valuesOf({ dtype, data }) {
-  const bytes = new Uint8Array(data).buffer; // a copy: a tensor may begin anywhere in a file
-  if (dtype === 'F64') return new Float64Array(bytes);
-  if (dtype === 'F32') return new Float32Array(bytes);
-  if (dtype === 'F16') return fromFloat16(new Uint16Array(bytes));
-  return fromBfloat16(new Uint16Array(bytes));
+  const Values = ARRAYS[dtype];
+  const { buffer, byteOffset } = data.byteOffset % Values.BYTES_PER_ELEMENT ? data.slice() : data; // a tensor may begin anywhere
+  const values = new Values(buffer, byteOffset, data.length / Values.BYTES_PER_ELEMENT);
+  if (dtype === 'F16') return fromFloat16(values);
+  return dtype === 'BF16' ? fromBfloat16(values) : values;
 }
 
 /** @param {Uint8Array} bytes @returns {Map<string, any>} */

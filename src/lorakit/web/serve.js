@@ -1,7 +1,7 @@
 /**
  * A model behind messages: what a worker runs. The other side is remote.js.
  *
- * In: { id, op, args }. Out: { id, type: 'done' | 'error' | 'event' | 'progress', ... }, with what
+ * In: { id, op, args, tells }, tells: whether progress is wanted. Out: { id, type: 'done' | 'error' | 'event' | 'progress', ... }, with what
  * the page reads without asking (adapters, warnings). Messages are taken in their order, so that
  * an apply acts on the chat after it.
  */
@@ -28,7 +28,7 @@ class Server {
     this.running = new Map();
   }
 
-  async receive({ id, op, args }) {
+  async receive({ id, op, args, tells }) {
     if (op === 'abort') {
       this.running.get(id)?.abort();
       return;
@@ -36,7 +36,8 @@ class Server {
     const controller = new AbortController();
     this.running.set(id, controller);
     try {
-      const value = await this.operate(op, args, { id, signal: controller.signal });
+      const progress = tells ? (event) => this.post({ id, type: 'progress', event }) : undefined;
+      const value = await this.operate(op, args, { id, signal: controller.signal, progress });
       this.post({ id, type: 'done', value });
     } catch (error) {
       this.post({ id, type: 'error', error: plainError(error) });
@@ -45,8 +46,7 @@ class Server {
     }
   }
 
-  operate(op, args, { id, signal }) {
-    const progress = (event) => this.post({ id, type: 'progress', event });
+  operate(op, args, { id, signal, progress }) {
     if (op === 'open') return this.open(args, { signal, progress });
     if (!this.model) throw new LorakitError('no model is open', { code: 'closed' });
     const { model } = this;

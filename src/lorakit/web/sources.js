@@ -12,21 +12,41 @@ import { canDigest, sha256 } from './digest.js';
 import { LorakitError } from './errors.js';
 import { WEIGHTS as MLX_WEIGHTS } from './mlx.js';
 import { PICKLE, WEIGHTS as PEFT_WEIGHTS } from './peft.js';
+import { preparedAdapter, preparedKey } from './prepared.js';
 import { cancelled, throwIfAborted } from './queue.js';
 import { parseReference, pinOf, requireAllowed, shownUrl } from './reference.js';
 
 const MAX_BYTES = 2 ** 31 - 1; // that a page can hold in one buffer
 const MAX_CONFIG = 16 << 20;
+const FIRST = 64 << 20; // bytes that are set aside on a server's word
 const WEIGHTS = [PEFT_WEIGHTS, MLX_WEIGHTS];
 const KNOWN = [CONFIG, ...WEIGHTS, PICKLE];
+
+/** @typedef {{code: string, message: string}} Warning */
 
 /** Files by name; with what the adapter is called and what there is to say of how they came. */
 export class AdapterFiles extends Map {
   constructor(name) {
     super();
     this.name = name;
-    /** @type {{code: string, message: string}[]} */
+    /** @type {Warning[]} */
     this.warnings = [];
+    /** The SHA-256 of the weights, or of the one file, where it came from an address. */
+    this.digest = '';
+    /** @type {import('./adapter.js').Adapter | null} what was prepared of it before, instead of its weights */
+    this.prepared = null;
+    /** @type {Promise<Warning | null>[]} */
+    this.keeping = [];
+  }
+
+  /** Watch what is being cached. @param {string} what @param {Promise<string>} kept */
+  keep(what, kept) {
+    this.keeping.push(kept.then((fault) => (fault ? { code: 'write_failed', message: `${what} is not cached: ${fault}` } : null)));
+  }
+
+  /** What could not be cached. @returns {Promise<Warning[]>} */
+  async notKept() {
+    return (await Promise.all(this.keeping)).filter((warning) => warning !== null);
   }
 }
 
@@ -40,6 +60,8 @@ export class AdapterFiles extends Map {
  * @param {boolean} [options.cache] whether files are kept
  * @param {string} [options.endpoint] of the Hub, or of a mirror
  * @param {number} [options.maxBytes] of all files together
+ * @param {import('./adapter.js').Module[]} [options.modules] of the model: what was prepared for it is
+ *   taken, where the digest is given
  * @param {typeof fetch} [options.fetch] what to fetch with
  * @returns {Promise<AdapterFiles>}
  * Throws LorakitError: parameter_invalid, source_not_found, source_denied, source_unreachable,
@@ -60,6 +82,7 @@ export async function fetchAdapter({ path, source, digest, endpoint, maxBytes = 
 
 async function fetchUrl({ url, file, folder, name }, context) {
   if (file && !KNOWN.includes(file)) {
+    if (await takePrepared(context)) return;
     const content = await download(url, context, { pinned: context.pinned });
     if (!content) throw notFound(`the server has nothing at ${shownUrl(url)}`, 'check the URL');
     context.files.set(file, content);
@@ -68,6 +91,7 @@ async function fetchUrl({ url, file, folder, name }, context) {
   const config = await download(folder + CONFIG, context, { most: MAX_CONFIG });
   if (!config) throw notFound(`${shownUrl(folder)} has no ${CONFIG}`, 'a folder holds adapter_config.json and its weights; a web file ends in .safetensors');
   context.files.set(CONFIG, config);
+  if (await takePrepared(context)) return;
   for (const weights of likelyWeights(config)) {
     const content = await download(folder + weights, context, { pinned: context.pinned });
     if (!content) continue;
@@ -76,6 +100,14 @@ async function fetchUrl({ url, file, folder, name }, context) {
   }
   if (await isThere(folder + PICKLE, context)) context.files.set(PICKLE, new Uint8Array(0)); // it is refused by name
   else throw notFound(`${name}: ${shownUrl(folder)} has no ${WEIGHTS.join(' or ')}`, 'check the URL');
+}
+
+/** Whether the adapter is there as it was prepared for the model, from weights of the given digest. */
+async function takePrepared({ files, pinned, modules, cache = true }) {
+  if (!pinned || !modules || !cache) return false;
+  const key = await preparedKey({ weights: pinned, config: files.get(CONFIG), modules });
+  files.prepared = await preparedAdapter(key);
+  return files.prepared !== null;
 }
 
 /** Which weights to ask for first: a request that fails is shown as an error by every browser. */
@@ -88,6 +120,7 @@ function likelyWeights(config) {
 async function download(url, context, { pinned = '', most = context.left }) {
   const { cache = true } = context;
   const kept = pinned && cache ? await cachedFile(pinned) : null;
+  if (kept) context.files.digest = pinned;
   const content = kept ?? (await fetchBytes(url, { ...context, pinned, most: Math.min(most, context.left) }));
   context.left -= content ? content.length : 0;
   return content;
@@ -109,8 +142,8 @@ async function fetchBytes(url, context) {
 async function checkAndKeep(content, url, { files, pinned, cache = true }) {
   const digest = canDigest() ? await sha256(content) : '';
   if (pinned && digest !== pinned) throw mismatch(shownUrl(url), pinned, digest);
-  const fault = cache && digest ? await keepFile(content, { digest, url, source: shownUrl(url) }) : '';
-  if (fault) files.warnings.push({ code: 'write_failed', message: `${shownUrl(url)} is not cached: ${fault}` });
+  files.digest = digest;
+  if (cache && digest) files.keep(shownUrl(url), keepFile(content, { digest, url, source: shownUrl(url) }));
 }
 
 /** A response, or null where there is no connection. */
@@ -129,6 +162,7 @@ async function offlineCopy(url, { files, pinned, cache = true }) {
   const digest = cache && !pinned ? await lastDigest(url) : null;
   const content = digest && (await cachedFile(digest));
   if (!content) throw unreachable(url, 'no connection, or the server does not allow this page (CORS)');
+  files.digest = digest;
   files.warnings.push({ code: 'offline', message: `${shownUrl(url)} cannot be reached: the copy that is cached is used` });
   return content;
 }
@@ -167,7 +201,7 @@ async function receive(response, url, context) {
   const { signal, progress, total, most } = context;
   const file = decodeURIComponent(new URL(url).pathname).split('/').at(-1);
   const reader = response.body.getReader();
-  const pieces = [];
+  let content = new Uint8Array(Math.min(total ?? 0, FIRST));
   let loaded = 0;
   try {
     for (;;) {
@@ -175,10 +209,12 @@ async function receive(response, url, context) {
       const { done, value } = await reader.read().catch(() => {
         throw signal?.aborted ? cancelled() : unreachable(url, `the connection ended after ${loaded} bytes`);
       });
-      if (done) return joined(pieces, loaded);
+      if (done) return content.subarray(0, loaded);
+      const before = loaded;
       loaded += value.length;
       if (loaded > most) throw await tooLarge(url, loaded, context);
-      pieces.push(value);
+      if (loaded > content.length) content = grown(content, loaded);
+      content.set(value, before);
     }
   } catch (error) {
     await reader.cancel().catch(() => {});
@@ -186,14 +222,11 @@ async function receive(response, url, context) {
   }
 }
 
-function joined(pieces, length) {
-  const content = new Uint8Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    content.set(piece, at);
-    at += piece.length;
-  }
-  return content;
+/** With room for so many bytes and more to come. */
+function grown(content, length) {
+  const larger = new Uint8Array(Math.max(length, 2 * content.length));
+  larger.set(content);
+  return larger;
 }
 
 /** The files that the user chose, or that lie at a path of this machine. */

@@ -49,6 +49,26 @@ export async function readWebFile(content, where) {
   }; // prettier-ignore
 }
 
+/**
+ * The beginning of such a file in float32, whose data are the factors as they stand in `tensors`.
+ * @param {Map<string, import('./adapter.js').Factors>} tensors
+ * @param {{rank: number, digest: string, base: string, baseName: string, name: string}} facts
+ *   digest: of the data
+ */
+export function webHead(tensors, { rank, digest, base, baseName, name }) {
+  const said = { format: FORMAT, version: VERSION, rank: String(rank), digest, base, base_name: baseName, adapter: name };
+  const header = { __metadata__: said };
+  let at = 0;
+  for (const [module, { a, b, rank: own }] of tensors)
+    for (const [end, part, shape] of [[A, a, [a.length / own, own]], [B, b, [own, b.length / own]]])
+      header[module + end] = { dtype: 'F32', shape, data_offsets: [at, (at += part.byteLength)] };
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const head = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
+  head.set(text, 8);
+  new DataView(head.buffer).setBigUint64(0, BigInt(head.length - 8), true);
+  return head;
+}
+
 function halvesOf(tensors, where) {
   const halves = new Map();
   for (const [name, tensor] of tensors) {
