@@ -15,6 +15,7 @@ import numpy as np
 from lorakit.adapter import Adapter, Array
 from lorakit.architectures import describe
 from lorakit.base.folder import Base, placed
+from lorakit.files.mapped import release
 from lorakit.merge.change import Arithmetic
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.stream import BLOCK
@@ -78,6 +79,7 @@ class _Merged(Mapping[str, Array]):
         scratch = np.empty(step * merged.shape[1], np.float32)
         for begin in range(0, len(merged), step):
             arithmetic.apply(merged[begin : begin + step], begin, scratch)
+        release(source)
         return merged.reshape(source.shape)
 
     def __iter__(self) -> Iterator[str]:
