@@ -106,12 +106,40 @@ def test_inputs_that_do_not_go_together_feed_nothing_back():
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_feedback_is_a_factor_of_the_inverse():
+def damped(moments):
+    return moments + 0.5 * np.diag(moments).mean() * np.eye(len(moments))
+
+
+def test_the_feedback_is_a_factor_of_the_moments():
     moments = (X.T @ X).astype(np.float64)
-    damped = moments + 0.5 * np.diag(moments).mean() * np.eye(64)
-    factor = feedback_of(moments.astype(np.float32)).astype(np.float64)
-    np.testing.assert_allclose(factor, np.triu(factor), atol=1e-12)
-    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(64), atol=1e-4)
+    found = feedback_of(moments.astype(np.float32)).astype(np.float64)
+    np.testing.assert_array_equal(found, np.tril(found, -1))
+    inverse = np.linalg.inv(found.T + np.eye(64))  # of U in U D U^T
+    diagonal = inverse @ damped(moments) @ inverse.T
+    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-5 * diagonal.max())
+
+
+def by_the_paper(values, moments, block, scales, zeros):
+    """GPTQ's codes, with a factor of the inverse and every error spread at once."""
+    factor = np.linalg.cholesky(np.linalg.inv(damped(moments))).T
+    rest, codes = values.astype(np.float64), np.empty(values.shape, np.uint8)
+    for at in range(len(rest)):
+        scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
+        codes[at] = np.clip(np.rint(rest[at] / scale) + zero, 0, 15)
+        error = (rest[at] - (codes[at] - zero) * scale) / factor[at, at]
+        rest[at:] -= np.outer(factor[at, at:], error)
+    return codes
+
+
+@pytest.mark.parametrize("block", [16, 64])
+def test_errors_are_fed_back_as_the_paper_says(block):
+    """Within a block and between blocks. The broken variant feeds nothing back."""
+    weight, x = RNG.standard_normal((64, 512), np.float32), X / X.std(axis=0)
+    moments = (x.T @ x).astype(np.float64)
+    codes, *ranges = codes4(weight.copy(), block, feedback_of(moments.astype(np.float32)))
+    expected = by_the_paper(weight, moments, block, *ranges)
+    assert (codes == expected).mean() > 0.999
+    assert (codes == by_the_paper(weight, np.eye(64), block, *ranges)).mean() < 0.95
 
 
 def test_moments_of_even_rows():

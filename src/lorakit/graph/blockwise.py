@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.graph.codes4 import Codes, Scales, codes4
-from lorakit.graph.even import Floats, Seen, even, evened
-from lorakit.graph.weights import parts
+from lorakit.graph.even import Floats, Seen, even, make_even
+from lorakit.graph.weights import parts, transposed
 from lorakit.graph.writer import CONTRIB, Writer
 
 SIZES = (64, 32, 16)  # that the operator takes, and no larger ones
@@ -107,11 +107,11 @@ def packed4(weight: Array, block: int, seen: Seen | None = None) -> Packed:
     """Codes around zero points; see graph.codes4."""
     outputs, inputs = weight.shape
     count = inputs // block
-    values = weight.astype(np.float32)
+    values = transposed(weight, np.float32)
     if seen is not None:
-        values = evened(values, seen.divisors)
-    size = np.exp2(np.frexp(np.abs(values).max(axis=1, initial=1e-30))[1]).astype(np.float32)
-    values = np.ascontiguousarray((values / size[:, None]).T)  # within what float16 holds
+        make_even(values, seen.divisors)
+    size = np.exp2(np.frexp(np.abs(values).max(axis=0, initial=1e-30))[1]).astype(np.float32)
+    values /= size  # within what float16 holds
     codes, scales, zeros = codes4(values, block, None if seen is None else seen.feedback)
     widened = scales.T.astype(np.float32) * size[:, None]
     by_block = np.ascontiguousarray(codes.T).reshape(outputs, count, block)

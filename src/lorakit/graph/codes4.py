@@ -2,7 +2,8 @@
 
 A block's range is searched for, so that its codes leave the least squared error. Where it is known
 how a linear's inputs go together, the error that an input's codes leave is made up for by those
-after it: GPTQ (Frantar et al. 2022, arXiv:2210.17323), by blocks, in the order of the inputs.
+after it, in their order: GPTQ (Frantar et al. 2022, arXiv:2210.17323), in the form that is shown to
+be the same in QuIP (Chee et al. 2023, arXiv:2307.13304, "LDLQ"), which inverts nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.graph.even import Floats
+from lorakit.products import add_product, upper_factor
 
 TOP = 15  # the largest code
 RANGES = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's values, that are tried
@@ -26,40 +28,44 @@ def codes4(
 ) -> tuple[Codes, Scales, Codes]:
     """Codes [in, out], scales and codes of zero [in / block, out] of values [in, out].
 
-    feedback: of the inputs. The values are overwritten.
+    feedback: of the inputs. With it the values become what their codes leave out.
     """
     inputs, outputs = values.shape
     codes = np.empty((inputs, outputs), np.uint8)
     scales = np.empty((inputs // block, outputs), np.float16)
     zeros = np.empty((inputs // block, outputs), np.uint8)
     for index, begin in enumerate(range(0, inputs, block)):
-        end = begin + block
-        part = values[begin:end]
-        scales[index], zeros[index] = _range(part)
+        within = slice(begin, begin + block)
+        part = values[within]
+        wanted = part
+        if feedback is not None:
+            wanted = part.copy()
+            add_product(wanted, feedback[within, :begin], values[:begin])
+        scales[index], zeros[index] = _range(wanted)
         scale, zero = _wide(scales[index]), zeros[index].astype(np.float32)
         if feedback is None:
-            codes[begin:end] = _codes(part, scale, zero)
+            codes[within] = _levels(part, scale, zero) + zero
             continue
-        errors = np.empty_like(part)
-        for at, within in enumerate(feedback[begin:end, begin:end]):
-            code = _codes(part[at], scale, zero)
-            codes[begin + at] = code
-            errors[at] = (part[at] - (code - zero) * scale) / within[at]
-            part[at + 1 :] -= within[at + 1 :, None] * errors[at]
-        values[end:] -= feedback[begin:end, end:].T @ errors
+        for at, factors in enumerate(feedback[within, within]):
+            wanted[at] += np.einsum("i,ij->j", factors[:at], part[:at])
+            levels = _levels(wanted[at], scale, zero)
+            codes[begin + at] = levels + zero
+            part[at] -= levels * scale
     return codes, scales, zeros
 
 
 def feedback_of(moments: Floats) -> Floats:
-    """How the error of an input is made up for by those after it, from the sum of x x^T [in, in].
+    """How much of the error of each input is made up for by each one after it, [in, in].
 
-    It is upper triangular, U in U^T U, the inverse of the damped moments.
+    From the sum of x x^T [in, in]. It is lower triangular with zeros on its diagonal: U^T - I for
+    U D U^T, the damped moments, with U upper triangular and ones on its diagonal.
     """
     damped = moments.astype(np.float64)
     damped[np.diag_indices_from(damped)] += max(DAMPING * float(np.diag(damped).mean()), 1e-30)
-    lower = np.linalg.cholesky(np.ascontiguousarray(damped[::-1, ::-1]))
-    factor: Floats = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)  # of L L^T's inverse
-    return factor
+    found = upper_factor(damped[::-1, ::-1])[::-1, ::-1]
+    found /= np.diag(found)[:, None]
+    np.fill_diagonal(found, 0)
+    return np.ascontiguousarray(found, np.float32)
 
 
 def _range(values: Floats) -> tuple[Scales, Codes]:
@@ -74,11 +80,13 @@ def _range(values: Floats) -> tuple[Scales, Codes]:
     for part in RANGES:
         step = span * np.float32(part / TOP)
         zero = np.clip(np.rint(low * np.float32(-part) / step), 0, TOP)
-        levels = np.clip(np.rint(values / step) + zero, 0, TOP) - zero
+        levels = _levels(values, step, zero)
         squares = np.square(levels).sum(axis=0)
         fitted = (levels * values).sum(axis=0) / np.maximum(squares, 1)
         scale = np.where(squares > 0, fitted, step).astype(np.float16)
-        error = np.square(levels * _wide(scale) - values).sum(axis=0)
+        levels *= _wide(scale)
+        levels -= values
+        error = np.square(levels, levels).sum(axis=0)
         better = error < least
         least = np.where(better, error, least)
         best_scale = np.where(better, scale, best_scale)
@@ -86,9 +94,13 @@ def _range(values: Floats) -> tuple[Scales, Codes]:
     return best_scale, best_zero
 
 
-def _codes(values: Floats, scale: Floats, zero: Floats) -> Codes:
-    codes: Codes = np.clip(np.rint(values / scale) + zero, 0, TOP).astype(np.uint8)
-    return codes
+def _levels(values: Floats, scale: Floats, zero: Floats) -> Floats:
+    """Codes less that of zero."""
+    found = values / scale
+    np.rint(found, found)
+    np.maximum(found, -zero, out=found)  # half the time of clip
+    np.minimum(found, TOP - zero, out=found)
+    return found
 
 
 def _wide(scale: Scales) -> Floats:

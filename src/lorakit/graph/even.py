@@ -35,7 +35,7 @@ class Seen:
 
 
 def balanced(inputs: Floats, weights: npt.NDArray[np.floating]) -> Floats:
-    """Divisors of channels, from the mean squares of what they hold and of their weights.
+    """Divisors of channels, from sums of squares of what they hold and of their weights.
 
     The error of a product grows with the norms of both its sides: it is least where each channel
     is as large on one as on the other. Their geometric mean is 1.
@@ -57,16 +57,34 @@ def rotation(channels: int) -> Floats:
     return matrix
 
 
-def evened(weight: Floats, divisors: Floats) -> Floats:
-    """Weights [out, in] for rows that `even` has made so."""
-    return _turned(weight * divisors, len(rotation(weight.shape[1])))
+def make_even(weight: Floats, divisors: Floats) -> None:
+    """Weights [in, out] become those for rows that `even` has made so.
+
+    By sums, which all CPUs round alike, of one block at a time, which stays in the cache.
+    """
+    size = len(rotation(len(weight)))
+    factors = (divisors / np.float32(size))[:, None]
+    other = np.empty((size, weight.shape[1]), np.float32)
+    for begin in range(0, len(weight), size):
+        block = weight[begin : begin + size]
+        block *= factors[begin : begin + size]
+        before, after, step = block, other, 1
+        while step < size:
+            pairs, sums = (each.reshape(-1, 2, step, each.shape[1]) for each in (before, after))
+            np.add(pairs[:, 0], pairs[:, 1], sums[:, 0])
+            np.subtract(pairs[:, 0], pairs[:, 1], sums[:, 1])
+            before, after, step = after, before, 2 * step
+        if before is other:
+            block[:] = other
 
 
 def evened_moments(moments: Floats, divisors: Floats) -> Floats:
     """The sum of x x^T [in, in] as it is of x made even."""
-    size = len(rotation(len(divisors)))
-    found: Floats = _turned(moments / np.outer(divisors, divisors), size)
-    return _turned(np.ascontiguousarray(found.T), size) * np.float32(size * size)
+    found, factors = moments.copy(), np.float32(len(rotation(len(divisors)))) / divisors
+    for _ in range(2):
+        make_even(found, factors)
+        found = np.ascontiguousarray(found.T)
+    return found
 
 
 def even(writer: Writer, x: str, divisors: Floats, dtype: type[np.floating] = np.float32) -> str:
@@ -89,7 +107,7 @@ def even(writer: Writer, x: str, divisors: Floats, dtype: type[np.floating] = np
 
 
 def uneven(writer: Writer, x: str, divisors: Floats, scale: float = 1.0) -> str:
-    """What rows of `evened` weights were before, times a scale."""
+    """What rows of weights made even were before, times a scale."""
     size = len(rotation(len(divisors)))
     blocks = writer.node("Reshape", [x, writer.shape(0, -1, size)], f"{x}.blocks")
     matrix = writer.weight(f"rotation.{size}", rotation(len(divisors)))
@@ -97,13 +115,3 @@ def uneven(writer: Writer, x: str, divisors: Floats, scale: float = 1.0) -> str:
     joined = writer.node("Reshape", [turned, writer.shape(0, -1, len(divisors))], f"{x}.joined")
     factors = writer.weight(f"{x}.factors", np.float32(scale) / divisors)
     return writer.node("Mul", [joined, factors], f"{x}.uneven")
-
-
-def _turned(values: Floats, size: int) -> Floats:
-    """Blocks of `size` times their rotation, over its size. By sums, which all CPUs round alike."""
-    shape, step = values.shape, 1
-    while step < size:
-        pairs = values.reshape(-1, 2, step)
-        values = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
-        step *= 2
-    return values.reshape(shape) / np.float32(size)

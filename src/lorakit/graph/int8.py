@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Array
-from lorakit.graph.even import Floats, even, evened
-from lorakit.graph.weights import parts
+from lorakit.graph.even import Floats, even, make_even
+from lorakit.graph.weights import parts, transposed
 from lorakit.graph.writer import CONTRIB, Writer
 
 SIGNED = np.array(0, np.int8)  # the zero point of signed codes
@@ -64,12 +64,13 @@ def int8_columns(
     values = np.empty(weight.shape[::-1], np.int8)
     scales = np.empty(len(weight), np.float32)
     for rows in parts(weight):
-        part = weight[rows].astype(np.float32)
+        part = transposed(weight[rows], np.float32)
         if divisors is not None:
-            part = evened(part, divisors)
-        largest = np.maximum(np.abs(part).max(axis=1), np.float32(1e-30))
+            make_even(part, divisors)
+        largest = np.maximum(np.maximum(part.max(axis=0), -part.min(axis=0)), np.float32(1e-30))
         scales[rows] = largest / 127
-        values[:, rows] = np.rint(part / scales[rows, None]).astype(np.int8).T
+        part /= scales[rows]
+        values[:, rows] = np.rint(part, part)
     return values, scales
 
 

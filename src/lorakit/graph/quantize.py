@@ -17,7 +17,7 @@ from lorakit.adapter import Array
 from lorakit.graph.blockwise import NARROW, WIDE, block4, block8, block_size
 from lorakit.graph.even import Seen
 from lorakit.graph.int8 import rowwise_int8
-from lorakit.graph.weights import parts
+from lorakit.graph.weights import transposed
 from lorakit.graph.writer import Writer
 
 Form = Callable[[Writer, str, str, Array], str]  # (writer, module, x, weight) -> y
@@ -69,11 +69,3 @@ def form_of(name: str, sight: Sight = unseen, wide: Collection[str] = ()) -> For
         return block8(writer, module, x, weight, block)
 
     return blocks if name in ("block8", "block4") else rows
-
-
-def transposed(weight: Array, dtype: type[np.generic]) -> Array:
-    """[in, out] in a dtype, converted in parts so that little beside the result is in memory."""
-    result = np.empty(weight.shape[::-1], dtype)
-    for rows in parts(weight):
-        result[:, rows] = weight[rows].T
-    return result

@@ -11,7 +11,8 @@ from lorakit.adapter import Array
 from lorakit.errors import BaseModelError
 from lorakit.graph.blockwise import NARROW, WIDE, block_size, packed4, packed8, product
 from lorakit.graph.even import even, rotation
-from lorakit.graph.quantize import Form, Sight, transposed
+from lorakit.graph.quantize import Form, Sight
+from lorakit.graph.weights import transposed
 from lorakit.graph.writer import Writer
 
 

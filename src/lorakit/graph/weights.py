@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto
 
 from lorakit.adapter import Array
+from lorakit.files.mapped import release
 
 ALIGNMENT = 4096  # bytes: lets onnxruntime map tensors straight from the file
 BLOCK_BYTES = 8 << 20  # float32 bytes of a weight that are in work at a time
@@ -122,7 +123,16 @@ def _stored(proto: onnx.TensorProto, store: Store, offset: int, length: int) -> 
 
 
 def parts(weight: Array) -> Iterator[slice]:
-    """Outputs of a weight that are worked on together."""
+    """Outputs of a weight that are worked on together; a mapped file's leave memory afterwards."""
     step = max(1, BLOCK_BYTES // (4 * weight.shape[1]))
     for begin in range(0, len(weight), step):
         yield slice(begin, begin + step)
+        release(weight[begin : begin + step])
+
+
+def transposed(weight: Array, dtype: type[np.generic]) -> Array:
+    """[in, out] in a dtype, converted in parts so that little beside the result is in memory."""
+    result = np.empty(weight.shape[::-1], dtype)
+    for rows in parts(weight):
+        result[:, rows] = np.ascontiguousarray(weight[rows].T)
+    return result

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lorakit.adapter import Array
-
-ALONE = 1 << 18  # multiplications up to which OpenBLAS keeps a product on the calling thread
+from lorakit.products import ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import calibration
 from lorakit.engines.onnx import engine as engine_module
-from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, Watcher
+from lorakit.engines.onnx.calibration import LENGTH, ROWS, Calibration, Watcher, _Part, _run
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.semantics import window_reading
@@ -255,6 +256,30 @@ def test_one_block_is_in_memory_at_a_time(monkeypatch):
     assert len(found) == 4 * len(base.decoder.layers) + 1
 
 
+def test_rows_run_a_few_at_a_time(monkeypatch):
+    """What is seen is a sum over all of them, in as many runs as there are."""
+    base = Base.open(truth_base("gemma3"))
+    tokens = np.random.default_rng(0).integers(4, 508, (5, 32))
+    narrow = [f"{base.decoder.architecture.layout.blocks}.1.mlp.up_proj"]
+    found, rows = run(base, tokens, narrow), []
+    monkeypatch.setattr(calibration, "TOGETHER", len(tokens))
+    inputs = _Part.inputs
+    monkeypatch.setattr(
+        _Part, "inputs", lambda *given: rows.append(len(given[-1])) or inputs(*given)
+    )
+    at_once = run(base, tokens, narrow)
+    assert set(rows) == {len(tokens)}
+    assert sum(seen.feedback is not None for seen in found.values()) == 1
+    for x, seen in at_once.items():
+        np.testing.assert_allclose(found[x].divisors, seen.divisors, rtol=1e-5)
+        if seen.feedback is not None:
+            np.testing.assert_allclose(found[x].feedback, seen.feedback, atol=1e-5)
+    less = run(base, tokens[:4], narrow)  # the broken variant leaves the last row out
+    assert any(
+        not np.allclose(found[x].divisors, seen.divisors, rtol=1e-3) for x, seen in less.items()
+    )
+
+
 def test_a_run_sees_what_the_graph_computes():
     """The last norm's output, which the engine gives as hidden states: its mean squares are known
     through a head whose weights are alike."""
@@ -265,7 +290,7 @@ def test_a_run_sees_what_the_graph_computes():
     engine.close()
     weights = np.square(base.weight("lm_head").astype(np.float32)).sum(axis=0)
     expected = balanced(np.square(states).mean(axis=0), weights)
-    np.testing.assert_allclose(run(base, tokens)["model.norm.normed"], expected, rtol=1e-4)
+    np.testing.assert_allclose(run(base, tokens)["model.norm.normed"].divisors, expected, rtol=1e-4)
 
 
 def test_a_run_ends_when_nobody_waits_for_it():
@@ -277,8 +302,10 @@ def test_a_run_ends_when_nobody_waits_for_it():
         abandoned.reset(before)
 
 
-def run(base, tokens=None):
+def run(base, tokens=None, narrow=()):
     if tokens is None:
         tokens = Calibration("hello there").tokens(base)
-    watcher = Watcher(base, tokens, threads=1, device=CPU, window=window_reading(CPU, ()))
-    return {x: seen.divisors for block in watcher._watch(base, tokens) for x, seen in block.items()}
+    found, reading = {}, partial(_Part, base, window_reading(CPU, ()), narrow)
+    for block in _run(base, tokens, partial(calibration.open_session, threads=1), reading):
+        found |= block
+    return found

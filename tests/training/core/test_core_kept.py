@@ -1,7 +1,7 @@
 """What stays in memory for the way back, and of the files that loading has read."""
 
+import mmap
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +13,7 @@ from core_cases import base_of, model_of, ours, rows_of
 from lorakit.files import bounded
 from lorakit.training.core import build
 from lorakit.training.core.numerics import Numerics
+from resident import resident
 
 ROWS = rows_of(20, [9, 12, 7])
 TOKENS = 20 + 9 + 12 + 7
@@ -46,17 +47,6 @@ def test_the_activation_of_a_gate_is_not_kept_and_gives_the_same_bits(tmp_path, 
     assert all(torch.equal(gradients[name], theirs[name]) for name in theirs)
 
 
-def resident(path):
-    """KiB of a mapped file in this process's memory."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line.split()[0].count("-") == 1 and not line.split()[0].endswith(":"):
-            inside = line.endswith(str(path))
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1])
-    return found
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its own memory from /proc")
 def test_the_weights_files_leave_memory_once_they_are_converted(tmp_path, monkeypatch):
     monkeypatch.setattr(bounded, "MAX_READ", 1 << 10)  # the tiny file is mapped, as large ones are
@@ -71,5 +61,5 @@ def test_the_weights_files_leave_memory_once_they_are_converted(tmp_path, monkey
     path = base.path / "model.safetensors"
     model_of(base, numerics=half, moved=False)
     assert before > 500
-    assert resident(path) == 0
+    assert resident(path) <= mmap.PAGESIZE >> 10  # the header's
     assert base.tensor("model.norm.weight").any()  # and they come back

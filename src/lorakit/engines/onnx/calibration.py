@@ -1,16 +1,20 @@
 """What the linears of a base read of a text, so that it can be made even: see graph.even.
 
 The base runs in float32 block by block, each as a graph of its own, so that one block's weights are
-in memory at a time; of what its linears read only the mean squares leave the graph.
+in memory at a time, and a few rows of the text at a time; of what its linears read only sums of
+squares and products leave the graph.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +41,7 @@ from lorakit.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).with_name("calibration.txt")  # prose in six languages, code, tool calls
 LENGTH, ROWS = 128, 8  # tokens of a row, and rows at most: of a longer text from all over it
+TOGETHER = 2  # rows that run at a time: more are not faster, and take more memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class Calibration:
 class Watcher:
     """What linears read of a text, by its name in the graph; asked in the order of the blocks.
 
-    One block is held at a time: what goes with wide inputs is large.
+    What goes with wide inputs is large, so one block is held, while the next is run.
     """
 
     def __init__(
@@ -107,33 +112,38 @@ class Watcher:
         window: Window,
     ) -> None:
         """tokens: int64 [rows, length]. narrow: modules that the feedback is wanted for."""
-        self._narrow = narrow
-        self._window = window
-        self._opened = partial(open_session, threads=threads, device=device)
-        self._blocks = self._watch(base, tokens)
+        opened = partial(open_session, threads=threads, device=device)
+        blocks = _run(base, tokens, opened, partial(_Part, base, window, narrow))
+        self._next = partial(copy_context().run, next, blocks)
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead = self._thread.submit(self._next)
         self._seen: dict[str, Seen] = {}
 
     def __call__(self, x: str) -> Seen:
         """Raises CancelledError when nobody waits for it any more."""
         while x not in self._seen:
-            self._seen = next(self._blocks)
+            self._seen = self._ahead.result()
+            self._ahead = self._thread.submit(self._next)
         return self._seen[x]
 
-    def _watch(self, base: Base, tokens: Tokens) -> Iterator[dict[str, Seen]]:
-        embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
-        hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
-        for index in range(len(base.decoder.layers) + 1):
-            if abandoned.get()():
-                raise CancelledError("the model was closed while it was opening")
-            part = _Part(base, self._window, self._narrow)
-            model = part.build(index)
-            held = part.store.arrays
-            session = self._opened(model, initializers=held)
-            held.clear()  # the session has its own
-            with native_errors("calibrating"):
-                hidden, *outputs = session.run(["out", *part.outputs], part.inputs(index, hidden))
-            del session
-            yield part.seen(dict(zip(part.outputs, outputs, strict=True)))
+
+def _run(
+    base: Base, tokens: Tokens, opened: Callable[..., Any], part_of: Callable[[], _Part]
+) -> Iterator[dict[str, Seen]]:
+    embedded = Vocabulary(base, {}).embed(tokens.reshape(-1), ())
+    hidden = embedded.reshape(*tokens.shape, base.decoder.hidden)
+    for index in range(len(base.decoder.layers) + 1):
+        if abandoned.get()():
+            raise CancelledError("the model was closed while it was opening")
+        part = part_of()
+        model = part.build(index)
+        held = part.store.arrays
+        session = opened(model, initializers=held)
+        held.clear()  # the session has its own
+        with native_errors("calibrating"):
+            sums = part.run(session, index, hidden)
+        del session
+        yield part.seen(sums)
 
 
 @dataclass(slots=True)
@@ -153,17 +163,27 @@ class _Part:
     def __post_init__(self) -> None:
         self._writer = Writer(self.store)
 
-    def seen(self, outputs: Mapping[str, Floats]) -> dict[str, Seen]:
-        """By what linears read, from this part's outputs."""
+    def run(self, session: Any, index: int, hidden: Floats) -> dict[str, Floats]:
+        """The outputs' sums over all rows; hidden becomes what the part makes of it."""
+        sums: dict[str, Floats] = {}
+        for begin in range(0, len(hidden), TOGETHER):
+            rows = hidden[begin : begin + TOGETHER]
+            rows[:], *found = session.run(["out", *self.outputs], self.inputs(index, rows))
+            for name, output in zip(self.outputs, found, strict=True):
+                sums[name] = sums[name] + output if name in sums else output
+        return sums
+
+    def seen(self, sums: Mapping[str, Floats]) -> dict[str, Seen]:
+        """By what linears read, from sums of this part's outputs."""
         found = {}
         for x, weights in self.weights.items():
-            if not np.isfinite(outputs[f"{x}.squares"]).all():
+            if not np.isfinite(sums[f"{x}.squares"]).all():
                 raise BaseModelError(
                     f"calibrating: the base computes values at {x} that are not finite",
                     hint="look at it with quantize none, or give a calibration text of its own",
                 )
-            divisors = balanced(outputs[f"{x}.squares"], weights)
-            moments = outputs.get(f"{x}.moments")
+            divisors = balanced(sums[f"{x}.squares"], weights)
+            moments = sums.get(f"{x}.moments")
             feedback = None if moments is None else feedback_of(evened_moments(moments, divisors))
             found[x] = Seen(divisors, feedback)
         return found
@@ -217,16 +237,16 @@ class _Part:
     def _watch(self, module: str, x: str, weight: Array) -> None:
         w, width = self._writer, weight.shape[1]
         if x not in self.weights:
-            square = w.node("Mul", [x, x], f"{x}.square")
-            means = self._output(f"{x}.squares", [width])
-            w.node("ReduceMean", [square, w.shape(0, 1)], means, keepdims=0)
+            squares = self._output(f"{x}.squares", [width])
+            w.node("ReduceSumSquare", [x, w.shape(0, 1)], squares, keepdims=0)
             self.weights[x] = np.zeros(width)
         if module in self.narrow and f"{x}.moments" not in self.outputs:
             rows = w.node("Reshape", [x, w.shape(-1, width)], f"{x}.rows")
             columns = w.node("Transpose", [rows], f"{x}.columns", perm=[1, 0])
             w.node("MatMul", [columns, rows], self._output(f"{x}.moments", [width, width]))
-        for part in parts(weight):
-            self.weights[x] += np.square(weight[part].astype(np.float64)).sum(axis=0)
+        for outputs in parts(weight):
+            part = weight[outputs].astype(np.float32)
+            self.weights[x] += np.einsum("ij,ij->j", part, part)
 
     def _output(self, name: str, shape: Shape) -> str:
         self.outputs.append(name)

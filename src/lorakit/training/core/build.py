@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.engines.torch import layers as reference
 from lorakit.engines.torch.loading import load_model
+from lorakit.files.mapped import release
 from lorakit.training.core.attention import NAME
 from lorakit.training.core.frozen import Frozen
 from lorakit.training.core.gated import fuse
@@ -119,14 +118,8 @@ def build(
 def _let_go(base: Base) -> None:
     """Take the pages of the weights' files out of this process's memory: most were converted and
     are not read again, and those that are come back by themselves."""
-    if not hasattr(mmap, "MADV_DONTNEED"):
-        return
     for name in base.decoder.parameters():
-        owner: Any = base.tensor(name)
-        while isinstance(owner, np.ndarray):
-            owner = owner.base
-        if isinstance(owner, mmap.mmap):
-            owner.madvise(mmap.MADV_DONTNEED)
+        release(base.tensor(name))
 
 
 def _linear_names(base: Base) -> Iterator[str]:
