@@ -40,9 +40,14 @@ def pre_tokenizer_name(tokenizer: TokenizerJson) -> str:
     """Raises UnsupportedError, which shows the expressions, where llama.cpp has no name."""
     found = _expressions(tokenizer)
     whole_words = bool(tokenizer.model.get("ignore_merges"))
-    for name, known in SPLITTINGS.items():
-        if known.whole_words == whole_words and tuple(map(_spelt, known.expressions)) == found:
+    names = [
+        name for name, known in SPLITTINGS.items() if tuple(map(_spelt, known.expressions)) == found
+    ]
+    for name in names:
+        if SPLITTINGS[name].whole_words == whole_words:
             return name
+    if names and _makes_all(tokenizer):
+        return names[0]
     name = _that_does_the_same(tokenizer, whole_words)
     if name:
         return name
@@ -97,25 +102,32 @@ def _that_does_the_same(tokenizer: TokenizerJson, whole_words: bool) -> str:
         ours.token_bytes(token).decode("utf-8", "replace") for token in tokenizer.ids.values()
     ]
     texts = list(corpus([], pieces * _ROUNDS, composed=False, approximate=False))
-    right = _cut(tokenizer, tokenizer.pre_tokenizer)
+    right = _with(tokenizer, tokenizer.pre_tokenizer)
     wanted = [right.encode(text).ids for text in texts]
     for name in (_KNOWN_LONGEST, *SPLITTINGS):
         known = SPLITTINGS[name]
         if known.whole_words == whole_words and not known.approximate:
-            other = _cut(tokenizer, known.pre_tokenizer)
+            other = _with(tokenizer, known.pre_tokenizer)
             pairs = zip(texts, wanted, strict=True)
             if all(other.encode(text).ids == ids for text, ids in pairs):
                 return name
     return ""
 
 
-def _cut(tokenizer: TokenizerJson, pre_tokenizer: Json | None) -> tokenizers.Tokenizer:
+def _makes_all(tokenizer: TokenizerJson) -> bool:
+    """Whether merges make every token, so that it is the same to take a word that is one whole."""
+    bare = _with(tokenizer, None)
+    return all(
+        bare.encode(token).ids == [index]
+        for token, index in tokenizer.ids.items()
+        if index not in tokenizer.added
+    )
+
+
+def _with(tokenizer: TokenizerJson, pre_tokenizer: Json | None) -> tokenizers.Tokenizer:
     """Its merges alone, after text is cut in one way or another."""
     model = {**tokenizer.model, "dropout": None}
-    content: Json = {
-        "version": "1.0",
-        "added_tokens": [],
-        "pre_tokenizer": pre_tokenizer,
-        "model": model,
-    }
+    if pre_tokenizer is None:
+        model["ignore_merges"] = False
+    content = {"version": "1.0", "pre_tokenizer": pre_tokenizer, "model": model}
     return tokenizers.Tokenizer.from_str(json.dumps(content))
