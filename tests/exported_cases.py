@@ -1,4 +1,4 @@
-"""What tests of exported folders share: adapters with their trainers' logits, and runs in mlx-lm."""
+"""What tests of exported folders share: adapters with their trainers' logits, runs in mlx-lm."""
 
 from pathlib import Path
 

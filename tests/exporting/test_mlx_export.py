@@ -242,6 +242,15 @@ def test_every_form_of_every_family_gives_the_logits_of_its_values(made, name, t
     assert routers == (wanted if name == "qwen3_moe" else {})
 
 
+@pytest.mark.parametrize("name", ["llama3_rope", "llama_linear_rope", "phi3", "qwen3", "gemma3"])
+def test_transformers_reads_the_same_folder_alike(name, tmp_path):
+    """RoPE is said twice in its config: in mlx-lm's words and in those of transformers 5."""
+    pytest.importorskip("transformers", reason="the oracle is transformers")
+    ids, expected = recorded(BASES[name])
+    out = written(Base.open(BASES[name]), tmp_path / "out")
+    assert worst(in_transformers(out, ids), expected) < 1e-4
+
+
 @pytest.mark.parametrize("form", ["f32", "f16", "bf16"])
 def test_plain_forms(form, tmp_path):
     ids, expected = recorded(GEMMA)
