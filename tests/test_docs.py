@@ -71,6 +71,7 @@ def llama_runs() -> dict[str, object]:
 
 
 SETUP: dict[str, Callable[[], dict[str, object]]] = {
+    "docs/devices.md": llama_runs,
     "docs/export.md": llama_runs,
     "docs/llama.md": gguf_files,
     "docs/evaluate.md": files_of_evaluation,
