@@ -281,6 +281,26 @@ def test_a_link_out_of_the_folder(hub, out, tmp_path):
     refused(FormatError, out)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [({"files": 3}, FormatError), ({"files": {}}, FormatError), ({"from": 3}, None),
+     ({"from": [3, {"facts": 3}, {"facts": {"verdict": 3}}]}, None), ({"base": 3}, None)],
+)  # fmt: skip
+def test_a_record_that_is_odd(hub, out, change, kind):
+    change_record(out, **change)
+    if kind is not None:
+        refused(kind, out)
+    else:
+        assert push(out, dry_run=True).added
+
+
+@pytest.mark.parametrize("parity", [{}, {"files": 3}, {"files": {"a": 3}}, {"files": {"a": {}}}])
+def test_a_proof_that_is_odd(hub, out, parity):
+    (out / "parity.json").write_text(json.dumps(parity))
+    (out / "README.md").unlink()
+    assert "parity.json" in refused(FormatError, out, force=True).message
+
+
 # Other folders.
 
 
@@ -354,7 +374,7 @@ def test_what_train_wrote(hub, trained):
     text = files["README.md"].decode()
     for said in (
         f"A LoRA adapter for `{BASE}`.",
-        f"lorakit run hf:{BASE} -a hf:org/repo:0.8 ...",
+        f'lorakit run hf:{BASE} -a hf:org/repo:0.8 "..."',
         f'lorakit.open("hf:{BASE}")',
         'load_adapter("hf:org/repo")',
         "- Right calls: 92 of 100 unseen requests, base 3.",
@@ -388,6 +408,7 @@ def test_a_folder_of_something_else(hub, tmp_path, home):
     assert "no export" in refused(ParameterError, tmp_path).message
     assert "not there" in refused(ParameterError, tmp_path / "away").message
     assert "a file" in refused(ParameterError, tmp_path / "notes.txt").message
+    assert "cannot read" in refused(SourceError, tmp_path / ("x" * 300)).message
     (home / "adapter_model.safetensors").write_bytes(b"broken")
     refused(LorakitError, home)
     assert hub.count("create") == 0

@@ -42,6 +42,12 @@ class Contents:
     def path(self, name: str) -> Path:
         return self.folder / name
 
+    @property
+    def adapters(self) -> list[Mapping[str, Any]]:
+        """What the record of an export says of each adapter."""
+        found = self.record.get("from") if self.kind == "export" else None
+        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
 
 def contents(folder: Path) -> Contents:
     """Look at a folder; large files are read once, for their digests.

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lorakit.errors import FormatError
 from lorakit.exporting.contents import PARITY, Contents
 from lorakit.exporting.front_matter import Wanted, completed, is_owned
 from lorakit.formats.folder import read_object
@@ -48,14 +49,14 @@ def _local_names(contents: Contents) -> Iterator[str]:
     """What the base is called here, where that says nothing to others."""
     about = contents.record.get("base")
     called = about.get("name") if isinstance(about, dict) else contents.record.get("base_name")
-    adapters = [each.get("name") for each in contents.record.get("from") or ()]
+    adapters = [each.get("name") for each in contents.adapters]
     if isinstance(called, str) and called and not is_owned(called) and called not in adapters:
         yield called
 
 
 def _inside(contents: Contents) -> bool:
     """Whether an export has adapters in it."""
-    return bool(contents.record.get("from")) and contents.record.get("adapters") != "dynamic"
+    return bool(contents.adapters) and contents.record.get("adapters") != "dynamic"
 
 
 def _relation(contents: Contents) -> str:
@@ -84,7 +85,7 @@ def _tags(contents: Contents) -> tuple[str, ...]:
 def _new(contents: Contents, place: Hub, base: str) -> str:
     """A card for a folder that has none."""
     what = {"adapter": "A LoRA adapter for", "model": "A model made from", "export": "Made from"}
-    names = [plain(each.get("name")) for each in contents.record.get("from") or ()]
+    names = [plain(each.get("name")) for each in contents.adapters]
     said = f" with {', '.join(f'`{name}`' for name in names)}" if names else ""
     line = ["lorakit", "chat", f"hf:{base}", "-a", str(place)]
     if contents.kind != "adapter":
@@ -130,7 +131,10 @@ def _typed(line: str, name: str, place: Hub, base: str) -> str:
         words = [_again(word, name, str(place)) for word in words]
     elif not place.inside:
         words = [place.repo if word == name else word for word in words]
-    return line if words == shlex.split(line) else shlex.join(words)
+    if words == shlex.split(line):
+        return line
+    asked = line.endswith(' "..."')  # as people write it, and shlex would not
+    return f'{shlex.join(words[:-1])} "..."' if asked else shlex.join(words)
 
 
 def _again(word: str, name: str, place: str) -> str:
@@ -140,30 +144,32 @@ def _again(word: str, name: str, place: str) -> str:
 
 def _measured(contents: Contents, text: str) -> Iterator[str]:
     """What is known of adapters from their evaluation and is not said."""
-    for title, facts in _facts(contents):
-        sentences = [plain(each) for each in facts.get("verdict") or ()]
+    known = [("Evaluation", contents.record)] if contents.kind == "adapter" else []
+    known += [
+        (f"Evaluation of {plain(each.get('name'))}", facts)
+        for each in contents.adapters
+        if isinstance(facts := each.get("facts"), dict)
+    ]
+    for title, facts in known:
+        verdict = facts.get("verdict")
+        sentences = [plain(each) for each in verdict] if isinstance(verdict, list) else []
         if sentences and not any(each in text for each in sentences):
             yield from ("", f"## {title}", "", *(f"- {each}" for each in sentences))
-
-
-def _facts(contents: Contents) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    record = contents.record
-    if contents.kind == "adapter":
-        yield "Evaluation", record
-    for each in record.get("from") or ():
-        yield f"Evaluation of {plain(each.get('name'))}", each.get("facts") or {}
 
 
 def _proven(contents: Contents, text: str) -> Iterator[str]:
     """How far an export is from base and adapter in float32, where it is not said."""
     if PARITY not in contents.files or PARITY in text:
         return
-    found = read_object(contents.path(PARITY)).get("files") or {}
+    found = read_object(contents.path(PARITY)).get("files")
+    try:
+        rows = [_row(each, side) for each in found.values() for side in each["sides"]]  # type: ignore[union-attr]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise FormatError(f"{PARITY} is not as lorakit writes it", hint="export again") from error
     yield from ("", "## Against base and adapter in float32", "")
     yield f"| {' | '.join(TITLES)} |"
     yield "|---" * len(TITLES) + "|"
-    for parity in found.values():
-        yield from (_row(parity, side) for side in parity["sides"])
+    yield from rows
     yield ""
     yield f"KL is a mean over positions, in nats. All figures are in `{PARITY}`."
 

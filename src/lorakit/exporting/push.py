@@ -117,10 +117,14 @@ def push(
         raise SourceError(f"cannot push to {place}: offline mode is on", code="offline")
     token = require_token()
     state = look(place, token, limits)
-    found = contents(as_path(folder))
-    if found.changed and not force:
-        raise _changed(found)
-    ready = published(found, place, base_model)
+    try:
+        found = contents(as_path(folder))
+        if found.changed and not force:
+            raise _changed(found)
+        ready = published(found, place, base_model)
+    except OSError as error:
+        said = error.strerror or error
+        raise SourceError(f"cannot read {error.filename or folder}: {said}") from error
     require_card(ready.card, place, token, limits)
     new = state.commit is None
     removed = tuple(sorted(_others(place, state, ready))) if delete else ()
