@@ -302,3 +302,12 @@ def test_a_broken_folder_is_refused_by_name(copy, damage, kind, code, said):
 def test_no_folder_at_all(tmp_path):
     with pytest.raises(SourceError, match="no base model folder"):
         Base.open(tmp_path / "absent")
+
+
+def test_a_folder_of_gguf_files_names_those_that_can_be_opened(tmp_path):
+    for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "m-Q8_0.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match="a folder of GGUF files") as caught:
+        Base.open(tmp_path)
+    assert caught.value.items == ("m-00001-of-00002.gguf", "m-Q8_0.gguf")
+    assert str(tmp_path / "m-00001-of-00002.gguf") in caught.value.hint

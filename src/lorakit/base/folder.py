@@ -21,6 +21,7 @@ from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
+from lorakit.files.gguf_parts import first_part
 from lorakit.files.safetensors import open_safetensors
 
 MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
@@ -75,6 +76,7 @@ class Base:
                 hint="expected a GGUF file, or a folder with config.json and model.safetensors"
                 f"{or_of_the_hub(folder)}",
             )
+        _require_no_gguf(folder)
         config = read_json(folder / "config.json")
         try:
             decoder = describe(config)
@@ -213,6 +215,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BaseModelError(f"{path} must hold a JSON object")
     return content
+
+
+def _require_no_gguf(folder: Path) -> None:
+    """A folder of GGUF files is no base; which one is meant its user must say."""
+    if (folder / "config.json").exists():
+        return
+    found = sorted(
+        path.name for path in folder.glob("*.gguf") if first_part(path.name) == path.name
+    )
+    if found:
+        raise SourceError(
+            f"{folder} is a folder of GGUF files, not a base model folder",
+            code="source_unsupported",
+            items=found[:20],
+            hint=f"name one: {folder / found[0]}",
+        )
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
