@@ -193,6 +193,10 @@ def _notes(plan: ExportPlan) -> Iterator[str]:
         yield "the adapters were trained with different chat templates; the base's is exported"
     if plan.kind == "dynamic" and plan.adapters:
         yield "the adapters were used for the proof only; load them in the page"
+    if not plan.proven:  # else they stand with the proof of each form
+        yield from dict.fromkeys(
+            warning for form in plan.forms for warning in plan.target.warnings(plan, form)
+        )
 
 
 class _Reporter:

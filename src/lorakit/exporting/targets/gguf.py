@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.llama.native import chosen
@@ -23,6 +24,7 @@ from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
 from lorakit.exporting.record import about
 from lorakit.exporting.running import OpenedModel
 from lorakit.files.gguf import Value
+from lorakit.formats.express import require_expressible
 from lorakit.formats.gguf import cannot_express
 from lorakit.formats.gguf import write_gguf as write_adapter
 from lorakit.merge.view import merged_view
@@ -32,6 +34,7 @@ from lorakit.training.card import fenced
 
 SPELLED = {"none": "F32", "fp32": "F32", "fp16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
 PLAIN = {"F32": 1e-3, "F16": 0.01, "BF16": 0.05, "Q8_0": 0.1}  # nats at most
+UNCOMPARED = "without lorakit[llama] its token ids were not compared with llama.cpp's"
 COARSE = 3.0  # of types of fewer bits: beyond it the model is broken
 
 
@@ -63,17 +66,14 @@ class Gguf:
         """`check` finds out, by making the model's keys."""
 
     def check(self, plan: ExportPlan) -> None:
-        if plan.kind == "apart" and not self.can_be_apart(plan):
-            raise UnsupportedError(
-                "these adapters cannot be a GGUF adapter beside the model",
-                items=[str(fault) for fault in cannot_express(summed(plan), plan.base.decoder)],
-                hint="merge them: --adapters merged",
-            )
+        if plan.kind == "apart":
+            _beside(plan)
         try:
             trial_vocabulary(plan.base, _model(plan, plan.kind).keys)
         except MissingExtraError:
             if plan.proven:
                 raise
+            plan.kept[UNCOMPARED] = True
         if plan.proven:
             require_runnable(plan.base)
 
@@ -86,7 +86,7 @@ class Gguf:
     def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
         """The adapter, where it is kept apart: one for all forms."""
         if plan.kind == "apart":
-            write_adapter(summed(plan), folder / _adapter_name(plan), plan.base.decoder)
+            write_adapter(_beside(plan), folder / _adapter_name(plan), plan.base.decoder)
 
     def write(
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
@@ -100,7 +100,11 @@ class Gguf:
         )
 
     def can_be_apart(self, plan: ExportPlan) -> bool:
-        return not cannot_express(summed(plan), plan.base.decoder)
+        try:
+            _beside(plan)
+        except UnsupportedError:
+            return False
+        return True
 
     @contextmanager
     def opened(
@@ -123,7 +127,8 @@ class Gguf:
         return ()
 
     def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
-        return _model(plan, plan.kind).notes
+        notes = _model(plan, plan.kind).notes
+        return (*notes, UNCOMPARED) if UNCOMPARED in plan.kept else notes
 
     def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
         adapter = f"{name}-lora.gguf" if record["adapters"] == "apart" else None
@@ -168,6 +173,15 @@ def _model(plan: ExportPlan, kind: Kind) -> GgufModel:
         )
     found: GgufModel = plan.kept[kind]
     return found
+
+
+def _beside(plan: ExportPlan) -> Adapter:
+    """All adapters as one that GGUF can say. Raises UnsupportedError."""
+    hint = "merge them: --adapters merged"
+    for adapter, _ in plan.scaled:
+        faults = cannot_express(adapter, plan.base.decoder)
+        require_expressible(faults, "GGUF beside the model", hint)
+    return summed(plan)
 
 
 def _adapter_name(plan: ExportPlan) -> str:

@@ -74,7 +74,7 @@ class Mlx:
             require_runnable(plan.base)
 
     def expected_bytes(self, plan: ExportPlan, form: str) -> int:
-        return expected_bytes(plan.base, form)
+        return expected_bytes(_base(plan, plan.kind), form)
 
     def place(self, plan: ExportPlan, form: str) -> str:
         return "model.safetensors"
