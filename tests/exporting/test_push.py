@@ -16,6 +16,7 @@ from lorakit.errors import FormatError, LorakitError, ParameterError, SourceErro
 from lorakit.exporting import published as published_module
 from lorakit.exporting import push as push_module
 from lorakit.sources import fetch
+from lorakit.training.bundle import Trained, write_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
 BASE = "lorakit/demo-base"
@@ -326,60 +327,45 @@ def test_an_adapter_of_a_base_that_is_a_path(hub, home):
     assert published == {**said, "base_model_name_or_path": BASE}
 
 
-TRAINED = {
-    "version": 1,
-    "name": "home",
-    "base": {"name": "base", "fingerprint": "f"},
-    "verdict": ["Right calls: 92 of 100 unseen requests, base 3."],
-}
-CARD = """---
-base_model: "base"
-base_model_relation: adapter
-library_name: peft
-pipeline_tag: text-generation
-tags:
-- lora
----
-
-# home
-
-A LoRA adapter for `base`.
-
-```
-lorakit run base -a home:0.8 "..."
-```
-
-```python
-with lorakit.open("base") as model:
-    adapter = model.load_adapter("home")
-```
-"""
-
-
 @pytest.fixture
-def trained(home):
-    facts = {**TRAINED, "adapter": {"digest": read_adapter(home).digest}}
-    (home / "lorakit.json").write_text(json.dumps(facts))
-    (home / "README.md").write_text(CARD)
-    for name in ("curves.svg", "metrics.jsonl"):
-        (home / name).write_text("x")
-    return home
+def trained(tmp_path):
+    """A folder as a run leaves it, of a base that is a path here."""
+    adapter = read_adapter(demo.adapter_path("home"))
+    base = lorakit.Base.open(shutil.copytree(demo.base_path(), tmp_path / "base"))
+    run = Trained(
+        adapter=adapter, base=base, base_model=base.name, tools=[], declared=0.0, settings={},
+        data=[], steps=1, seconds=1.0, measured={}, default_scale=0.8,
+    )  # fmt: skip
+    write_bundle(tmp_path / "home", run)
+    return tmp_path / "home"
 
 
 def test_what_train_wrote(hub, trained):
+    assert "is called base" in refused(ParameterError, trained, base_model=None).items[0]
     push(trained)
     files = there(hub)
-    assert {"curves.svg", "metrics.jsonl", "lorakit.json"} <= set(files)
+    assert set(files) - {"README.md"} == {
+        "adapter_config.json", "adapter_model.safetensors", "curves.svg", "lorakit.json",
+        "metrics.jsonl",
+    }  # fmt: skip
     assert json.loads(files["lorakit.json"])["base"]["name"] == BASE
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == BASE
     text = files["README.md"].decode()
     for said in (
-        f"A LoRA adapter for `{BASE}`.",
+        f"A LoRA adapter for `{BASE}`",
         f'lorakit run hf:{BASE} -a hf:org/repo:0.8 "..."',
         f'lorakit.open("hf:{BASE}")',
         'load_adapter("hf:org/repo")',
-        "- Right calls: 92 of 100 unseen requests, base 3.",
+        "- Nothing was held out to measure it on",
     ):
         assert said in text
+    assert text.count("Nothing was held out") == 1
+
+
+def test_a_verdict_is_added_to_a_card_of_ones_own(hub, trained):
+    (trained / "README.md").write_text("# Mine\n")
+    push(trained)
+    assert b"## Evaluation\n\n- Nothing was held out" in there(hub)["README.md"]
 
 
 def test_weights_that_are_not_those_that_were_measured(hub, trained):
