@@ -1,4 +1,4 @@
-"""`lorakit.export(to="gguf")` as a whole: what comes out answers in llama.cpp as base and adapter."""
+"""`lorakit.export(to="gguf")` as a whole: its files answer in llama.cpp as base and adapter."""
 
 import json
 
