@@ -265,6 +265,7 @@ def hub_serving():
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one piece: two would wait for each other, 40 ms
 
         def log_message(self, *args):
             pass

@@ -109,6 +109,8 @@ def _code(found: re.Match[str], name: str, place: Hub, base: str) -> str:
 
 def _spoken(line: str, name: str, place: Hub, base: str) -> str:
     """A line of a program."""
+    if f"{name}/" in line:  # a path in the folder, which is on this machine
+        return line
     if "lorakit.open(" in line:
         own = f'open("{name}"' in line
         return re.sub(r'open\("[^"]*"', f'open("{place if own else f"hf:{base}"}"', line)
@@ -123,7 +125,7 @@ def _typed(line: str, name: str, place: Hub, base: str) -> str:
         words = shlex.split(line)
     except ValueError:
         return line
-    if not words:
+    if not words or f"{name}/" in line:
         return line
     if words[0] == "lorakit":
         if words[1:2] == ["run"] and len(words) > 2 and "-a" in words:

@@ -159,7 +159,7 @@ def exists(repo: str, token: str, limits: Limits) -> bool:
     with _hub_errors(Hub(repo=repo)):
         try:
             _api(token).model_info(repo, timeout=limits.timeout)
-        except errors.GatedRepoError:
+        except (errors.GatedRepoError, errors.DisabledRepoError):
             return True
         except errors.RepositoryNotFoundError:
             return False
