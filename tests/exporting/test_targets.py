@@ -126,3 +126,14 @@ def test_a_base_without_a_template_is_no_obstacle_where_none_is_needed(tmp_path)
     (base / "chat_template.jinja").unlink()
     result = lorakit.export(base, tmp_path / "out", to="safetensors", adapter=HOME)
     assert result.files[0].parity.match == 1.0
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "place", target_is_directory=True)
+    for overwrite in (False, True):
+        lorakit.export(
+            BASE, tmp_path / "link", to="safetensors", prove_it=False, overwrite=overwrite
+        )
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "place/model.safetensors").exists()

@@ -102,6 +102,7 @@ def export(
     get = partial(fetch, offline=offline, allow_private=allow_private, progress=downloads)
     given = base if isinstance(base, Base) else open_base(get(base, kind="base"))
     place = as_path(output).absolute()
+    place = place.resolve() if place.is_symlink() else place  # the link stays what it is
     with _as_folder(given, report) as opened:
         plan = make_plan(
             opened,

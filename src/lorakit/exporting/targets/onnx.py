@@ -73,7 +73,7 @@ class Onnx:
         if plan.kind == "dynamic":
             for adapter, _ in plan.scaled:
                 faults = cannot_express(adapter, plan.base.decoder)
-                hint = "merge it instead: --adapters merged"
+                hint = "" if adapter.invocation_tokens else "merge it instead: --adapters merged"
                 require_expressible(faults, "an export with adapter inputs", hint)
         elif plan.kind != "merged":
             require_composable(plan.scaled)
