@@ -9,6 +9,8 @@ from folders import DATA, link
 from gguf_files import split
 from lorakit.base.gguf import open_base
 from lorakit.errors import SourceError
+from lorakit.files import gguf
+from lorakit.files.bounded import MAX_READ
 from lorakit.files.gguf import Value, open_gguf
 from lorakit.files.gguf_parts import first_part, gguf_parts, open_gguf_model, part_names
 from lorakit.merge import merge
@@ -40,6 +42,13 @@ def test_a_file_alone_is_one_part(tmp_path):
     said = {"split.count": Value("u16", 1)}
     for path in (WHOLE, split(WHOLE, tmp_path / "m", 1, None, part1=said)):
         assert open_gguf_model(path).parts == gguf_parts(path) == (path,)
+
+
+def test_a_whole_model_may_have_a_parts_name(tmp_path):
+    """llama.cpp opens it, too: what a file is says its content."""
+    path = tmp_path / "m-00002-of-00003.gguf"
+    path.write_bytes(WHOLE.read_bytes())
+    assert open_base(path).files == gguf_parts(path) == (path,)
 
 
 def test_a_base_of_parts_is_the_base(tmp_path):
@@ -102,3 +111,13 @@ def test_the_name_of_another_part_leads_to_the_first():
     with pytest.raises(SourceError, match=r"part 2 of 3(.|\n)*a-00001-of-00003\.gguf") as caught:
         part_names("a-00002-of-00003.gguf")
     assert caught.value.code == "source_unsupported"
+
+
+def test_many_small_parts_are_mapped_not_read(tmp_path, monkeypatch):
+    """All together would be as large as the model."""
+    first, limits = split(WHOLE, tmp_path / "m", 9), []
+    load = gguf.load
+    monkeypatch.setattr(gguf, "load", lambda path, most: (limits.append(most), load(path, most))[1])
+    open_gguf_model(first)
+    assert len(limits) == 9
+    assert sum(limits[1:]) <= MAX_READ

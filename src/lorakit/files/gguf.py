@@ -19,7 +19,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError, UnsupportedError
-from lorakit.files.bounded import load, open_regular
+from lorakit.files.bounded import MAX_READ, load, open_regular
 from lorakit.files.dequantize import READABLE, dequantize
 from lorakit.files.gguf_types import PLAIN, TENSOR_TYPES, TYPE_NUMBERS, stored_size
 
@@ -119,18 +119,24 @@ def is_gguf(path: Path) -> bool:
 
 
 def open_gguf(
-    path: Path, *, model: bool = False, vocabulary: bool = False, max_strings: int = MAX_STRINGS
+    path: Path,
+    *,
+    model: bool = False,
+    vocabulary: bool = False,
+    max_strings: int = MAX_STRINGS,
+    max_read: int = MAX_READ,
 ) -> GgufFile:
     """Map a GGUF file.
 
     model: it is a whole model's: quantised tensors of every type are taken, and arrays of strings
-    are passed over and left empty, unless the vocabulary is wanted.
+    are passed over and left empty, unless the vocabulary is wanted. max_read: bytes up to which it
+    is read rather than mapped.
 
     Raises SourceError where there is none, FormatError where it is broken, truncated or beyond the
     bounds, and UnsupportedError for a version or a tensor type that is not read here.
     """
     try:
-        content = load(path)
+        content = load(path, max_read)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     return _Reader(path, content, max_strings, model, vocabulary).file()

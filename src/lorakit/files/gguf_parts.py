@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import FormatError, SourceError
+from lorakit.files.bounded import MAX_READ
 from lorakit.files.gguf import GgufFile, Tensor, open_gguf
 
 MAX_PARTS = 1000  # a process can have 1024 files open, as most systems begin
@@ -51,7 +52,9 @@ def first_part(name: str) -> str:
 
 
 def gguf_parts(path: Path) -> tuple[Path, ...]:
-    """The files that are opened with this one, by their names alone. Raises as `part_names`."""
+    """The files that may be opened with this one, by their names alone."""
+    if first_part(path.name) != path.name:
+        return (path,)
     beside = (path.with_name(name) for name in part_names(path.name)[1:])
     return (path, *(part for part in beside if part.is_file()))
 
@@ -67,7 +70,10 @@ def open_gguf_model(path: Path, *, vocabulary: bool = False) -> GgufFile:
     count = _number(first, COUNT) if COUNT in first.values else 1
     if count == 0:
         raise FormatError(f"{path} says that its model has 0 parts")
-    parts = [first] if count < 2 else [first, *map(_open, _others(first, count))]
+    parts = [first]
+    if count > 1:
+        most = MAX_READ // count  # bytes: many small parts are not read into memory, either
+        parts += [open_gguf(p, model=True, max_read=most) for p in _others(first, count)]
     for number, part in enumerate(parts[1:], 1):
         _require_part(part, number, first)
     return replace(
@@ -77,10 +83,6 @@ def open_gguf_model(path: Path, *, vocabulary: bool = False) -> GgufFile:
         tensors=first.tensors if count < 2 else _tensors(parts),
         parts=tuple(part.path for part in parts),
     )
-
-
-def _open(path: Path) -> GgufFile:
-    return open_gguf(path, model=True)
 
 
 def _others(first: GgufFile, count: int) -> list[Path]:
