@@ -4,10 +4,12 @@ import _thread
 import hashlib
 import os
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled
 
 from fake_hub import READER, TOKEN
 from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError
@@ -85,7 +87,7 @@ def test_progress_is_by_bytes(hub):
 # Broken off.
 
 
-def test_what_breaks_off_changes_nothing_and_goes_on(hub):
+def test_what_breaks_off_changes_nothing_and_goes_on(hub, capfd):
     hub.put(files={"a.gguf": b"old"})
     hub.faults["blob"] = [None, 403]
     error = failing()
@@ -97,6 +99,8 @@ def test_what_breaks_off_changes_nothing_and_goes_on(hub):
     done = send()
     assert hub.sent == [hashlib.sha256(B).hexdigest()]
     assert done.nbytes == len(B) + len(FILES["README.md"])
+    assert capfd.readouterr() == ("", "")  # the client shows a bar for a blob that is there
+    assert not are_progress_bars_disabled()
     assert published(hub) == FILES
 
 
@@ -209,6 +213,13 @@ def test_a_gitignore_of_the_repository_drops_nothing(hub, monkeypatch):
     assert "a.gguf" not in published(hub, "org/other")
 
 
+def test_the_clients_own_bars_would_be_seen(hub, capfd, monkeypatch):
+    hub.put(files=FILES)
+    monkeypatch.setattr(upload, "_quietly_over_http", nullcontext)
+    send(files={"c.gguf": A})
+    assert "LFS" in capfd.readouterr().err
+
+
 def test_blobs_go_over_http(hub):
     seen = []
     before = constants.HF_HUB_DISABLE_XET
@@ -297,9 +308,22 @@ def test_what_the_hub_refuses(hub, route, answer, code, said):
     assert SECRET not in str(error)
 
 
-def test_the_client_itself_shows_signatures(hub):
+def test_the_client_logs_no_signatures(hub, caplog):
+    hub.faults["blob"] = [503, 503]
+    send()
+    assert "503" in caplog.text
+    assert SECRET not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_the_client_itself_shows_signatures(hub, caplog, monkeypatch):
     hub.faults["blob"] = [503] * 6
     assert SECRET in "".join(traceback.format_exception(failing()))
+    caplog.clear()
+    monkeypatch.setattr(upload, "_shorten", lambda record: True)
+    hub.faults["blob"] = [503]
+    send()
+    assert SECRET in caplog.text
 
 
 def test_a_token_that_may_only_read(hub):

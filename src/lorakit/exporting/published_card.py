@@ -38,7 +38,8 @@ def published_card(contents: Contents, written: str, place: Hub, base: str, *, f
     text = completed(written or _new(contents, place, base), wanted, forced_base=forced)
     old = _TITLE.search(text)
     if written and old:
-        text = _FENCE.sub(lambda found: _code(found, old[1].strip(), place, base), text)
+        names = (old[1].strip(), contents.files)
+        text = _FENCE.sub(lambda found: _code(found, *names, place, base), text)
     for name in _local_names(contents):
         text = text.replace(f"`{plain(name)}`", f"`{plain(base)}`")
     more = [*_measured(contents, text), *_proven(contents, text), *_changed(contents)]
@@ -96,14 +97,14 @@ def _new(contents: Contents, place: Hub, base: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _code(found: re.Match[str], name: str, place: Hub, base: str) -> str:
+def _code(found: re.Match[str], name: str, files: Sequence[str], place: Hub, base: str) -> str:
     """A block of code in which a folder's name becomes what it is called now."""
     fence, language, body = found.groups()
     lines = body.split("\n")
     if language:
         lines = [_spoken(line, name, place, base) for line in lines]
     else:
-        lines = [_typed(line, name, place, base) for line in lines]
+        lines = [_typed(line, name, files, place, base) for line in lines]
     return f"{fence}{language}\n" + "\n".join(lines) + fence
 
 
@@ -119,7 +120,7 @@ def _spoken(line: str, name: str, place: Hub, base: str) -> str:
     return line if place.inside else line.replace(f'"{name}"', f'"{place.repo}"')
 
 
-def _typed(line: str, name: str, place: Hub, base: str) -> str:
+def _typed(line: str, name: str, files: Sequence[str], place: Hub, base: str) -> str:
     """A command line."""
     try:
         words = shlex.split(line)
@@ -131,6 +132,7 @@ def _typed(line: str, name: str, place: Hub, base: str) -> str:
         if words[1:2] == ["run"] and len(words) > 2 and "-a" in words:
             words[2] = f"hf:{base}"
         words = [_again(word, name, str(place)) for word in words]
+        words = [f"{place}/{word}" if word in files else word for word in words]
     elif not place.inside:
         words = [place.repo if word == name else word for word in words]
     if words == shlex.split(line):

@@ -78,7 +78,10 @@ def ending(source: str, limits: Limits, size: int) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of the client says, in one line; of a URL its host alone, as signatures and
-    names of storage are in the rest."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of the client says, in one line and without addresses."""
+    return without_addresses((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def without_addresses(text: str) -> str:
+    """Of a URL its host alone: names of storage and signatures are in the rest."""
     return _URL.sub(lambda found: urlsplit(found[0]).hostname or "a URL", text)

@@ -7,6 +7,7 @@ through hf_xet, which tells nobody how far it is and is not stopped at once; the
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,14 @@ from importlib import import_module
 from typing import Any
 
 from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError
-from lorakit.sources.hub_client import HOME, allowed_seconds, client, endpoint, first_line
+from lorakit.sources.hub_client import (
+    HOME,
+    allowed_seconds,
+    client,
+    endpoint,
+    first_line,
+    without_addresses,
+)
 from lorakit.sources.limits import Limits, OnProgress
 from lorakit.sources.reference import Hub, parse
 from lorakit.sources.sending import AGAIN, Content, Pace, Told, teller
@@ -219,7 +227,7 @@ def upload(
             }
             return _commit(place, state, opened, removed, private, message, token, pace)
 
-    with _over_http():
+    with _quietly_over_http():
         try:
             with _hub_errors(place):
                 return pace.run(work)
@@ -249,7 +257,7 @@ def _commit(
         pace.step()
         operation = hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file)
         file.require_same(operation.upload_info.sha256.hex())
-        api.preupload_lfs_files(  # one by one: several would show bars of the client's own
+        api.preupload_lfs_files(  # one by one: of several, Ctrl-C would wait for each
             place.repo,
             [operation],
             revision=place.revision,
@@ -279,17 +287,33 @@ def _utils() -> Any:
 
 
 @contextmanager
-def _over_http() -> Iterator[None]:
-    """The client sends blobs itself, and does not warn that it does."""
-    client()
-    from huggingface_hub import constants
+def _quietly_over_http() -> Iterator[None]:
+    """The client sends blobs itself, does not warn that it does, shows no bars and logs no
+    addresses of storage, which are signed.
 
-    before = constants.HF_HUB_DISABLE_XET
+    Its bars are the process's: where the environment asks for them they stay.
+    """
+    utils: Any = _utils()
+    constants: Any = import_module("huggingface_hub.constants")
+    log = logging.getLogger("huggingface_hub.utils._http")
+    before, shown = constants.HF_HUB_DISABLE_XET, not utils.are_progress_bars_disabled()
+    silent = shown and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
     constants.HF_HUB_DISABLE_XET = True
+    log.addFilter(_shorten)
+    if silent:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
         constants.HF_HUB_DISABLE_XET = before
+        log.removeFilter(_shorten)
+        if silent:
+            utils.enable_progress_bars()
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    record.msg = without_addresses(str(record.msg))
+    return True
 
 
 # What went wrong.
