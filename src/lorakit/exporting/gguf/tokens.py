@@ -19,7 +19,7 @@ from lorakit.exporting.gguf.spaces import SPACE, spaces
 from lorakit.files.gguf import Value, gguf_head, packed
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.merge.gguf.corpus import corpus, sample
-from lorakit.merge.gguf.splitting import SPLITTINGS
+from lorakit.merge.gguf.splitting import splitting
 from lorakit.text.tokenizer import Tokenizer, steps
 
 SHOWN = 5
@@ -67,7 +67,7 @@ def _compared(base: Base, path: Path, keys: Keys) -> int:
 def _texts(ours: Tokenizer, keys: Keys, size: int, added: Mapping[int, str]) -> list[str]:
     pieces = [ours.token_bytes(token) for token in sample(size) if token not in ours.control_ids]
     special = [text for text in added.values() if set(text) != {SPACE}]
-    cut = SPLITTINGS[keys["tokenizer.ggml.pre"].data]
+    cut = splitting(keys["tokenizer.ggml.pre"].data)
     is_spm = keys["tokenizer.ggml.model"].data == "llama"
     texts = corpus(
         special,

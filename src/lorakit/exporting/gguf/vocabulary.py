@@ -44,6 +44,7 @@ _MARKS = (
     "llama.cpp cuts words with combining marks (Hindi, Thai, vowelled Arabic), and words in "
     "capitals that are not ASCII, otherwise: they get other ids"
 )
+_OF_PHI3 = NOT_STRIPPING | {"</s>"}  # without which llama.cpp refuses what has this name
 Keys = dict[str, Value]
 
 
@@ -233,7 +234,8 @@ def _stripping(tokenizer: TokenizerJson) -> bool:
     if odd := [one.content for one in tokenizer.added.values() if one.left or one.word]:
         tokenizer.refuse("tokens found by what is beside them", odd[:20])
     taking = {one.content for one in tokenizer.added.values() if one.right}
-    if taking and taking != {one.content for one in tokenizer.added.values()} - NOT_STRIPPING:
+    found = {one.content for one in tokenizer.added.values()}
+    if taking and (taking != found - NOT_STRIPPING or not found >= _OF_PHI3):
         tokenizer.refuse("some tokens that take the spaces after them", sorted(taking)[:20])
     return bool(taking)
 

@@ -13,7 +13,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 SAMPLE = 2000  # tokens of the vocabulary that are taken
-ROW = 6  # tokens in a row
+ROW = 6  # tokens in a row, and between them
+GLUE = (
+    "",
+    "",
+    "",
+    *" '\"_-.,:;/(){}<=\n\t0179sStTR",
+)  # where expressions decide one way or another
 MANY, GROUP = 1000, 16  # special tokens: more than that stand together in a text
 SPACES = " \n\t"  # of which vocabularies have tokens for runs of many lengths
 RUNS = (2, 3, 4, 5, 7, 8, 11, 16, 23, 33, 70)
@@ -44,6 +50,9 @@ TEXTS = (
     "",
     " ",
     "http://example.org/a_b?c=d&e=f#g user@example.com \\frac{a}{b} $x_1^2$ __init__ ~/.bashrc",
+    "'status' 'true' 'red' 'very' 'mode' 'llama' 'date' {'s':'t'} x='Sub' O'Reilly'S 'TIS y'all'd",
+    "fooBar HTTPServer2 iPhone15Pro abc12345def67 v1.2.3-rc4 0x1F 2nd_item a/b//c\n/d //\n\n ///x",
+    "Tokyo\u6771\u4eac2020\u5e74\u3072\u3089\u30ab\u30bfabc \t word\u00a0next\r\n\tin  \n  \nto",
 )
 
 
@@ -56,7 +65,7 @@ def corpus(
     """
     held = list(pieces)
     drawn = random.Random(0)
-    rows = ["".join(drawn.choices(held, k=ROW)) for _ in held]
+    rows = ["".join(drawn.choice(held) + drawn.choice(GLUE) for _ in range(ROW)) for _ in held]
     marked = [f"a {name} b{name}c" for name in special]
     if len(marked) > MANY:  # llama.cpp looks for each of them in each text
         marked = [" ".join(marked[at : at + GROUP]) for at in range(0, len(marked), GROUP)]
