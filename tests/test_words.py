@@ -20,7 +20,7 @@ from lorakit.cli import COMMANDS
 from lorakit.cli.signature import parser_of
 from lorakit.engines.table import ENGINES
 from lorakit.errors import LorakitError
-from lorakit.exporting.export import TARGETS, Target
+from lorakit.exporting.export import TARGETS, TargetName
 from lorakit.exporting.onnx import SUFFIXES
 from lorakit.exporting.plan import Kind as Way
 from lorakit.formats import FORMATS
@@ -46,7 +46,7 @@ TABLES = {
     "kinds": (Kind, BUNDLES),
     "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
     "splits": (SplitBy, BY),
-    "targets of exports": (Target, TARGETS),
+    "targets of exports": (TargetName, TARGETS),
     "forms of exports": (WebForm, SUFFIXES),
     "GGUF dtypes": (get_type_hints(write_gguf)["dtype"], GGUF_DTYPES),
 }
@@ -167,7 +167,7 @@ def test_a_method_takes_the_words_of_its_literal_alone(call, model):
         (lambda word: merge(lorakit.Base.open(BASE), [], OUT, dtype=word), lorakit.Dtype),
         (lambda word: combine([(lorakit.read_adapter(HOME), 1.0)], word), Method),
         (lambda word: fetch("x", kind=word), Kind),
-        (lambda word: lorakit.export(BASE, OUT, to=word), Target),
+        (lambda word: lorakit.export(BASE, OUT, to=word), TargetName),
         (lambda word: lorakit.export(BASE, OUT, mode=word), Way),
         (lambda word: lorakit.export(BASE, OUT, quantize=[word]), WebForm),
         (get_format, get_type_hints(get_format)["name"]),

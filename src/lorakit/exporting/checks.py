@@ -13,7 +13,8 @@ from lorakit.engines.onnx.calibration import Calibration
 from lorakit.errors import ParameterError, WriteError
 from lorakit.exporting.bundle import bundled_template
 from lorakit.exporting.companions import Companions
-from lorakit.exporting.plan import RECORD, RECORD_FORMAT, Chosen, ExportPlan, Kind, Target
+from lorakit.exporting.plan import Chosen, ExportPlan, Kind, Target
+from lorakit.exporting.recorded import RECORD, RECORD_FORMAT
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.room import require_room
 from lorakit.merge.plan import plan as plan_merge

@@ -16,8 +16,9 @@ from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import BaseModelError
 from lorakit.files.atomic import write_synced
-from lorakit.files.bounded import parse_json
+from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.merge import companions
+from lorakit.merge.folder import MAX_COMPANION
 from lorakit.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -80,7 +81,7 @@ class Companions:
         if not self.replaced:
             return
         path = folder / TOKENIZER
-        config = _object(path.read_bytes() if path.exists() else None)
+        config = _object(read_bounded(path, MAX_COMPANION) if path.exists() else None)
         config.pop("chat_template", None)
         for name in (TOKENIZER, "chat_template.json", "chat_template.jinja"):
             (folder / name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lorakit.base.gguf import open_base
 from lorakit.errors import FormatError, ParameterError, SourceError
-from lorakit.exporting.plan import RECORD, RECORD_FORMAT
+from lorakit.exporting.recorded import RECORD, RECORD_FORMAT
 from lorakit.files.cache import digest_of
 from lorakit.formats import read_adapter
 from lorakit.formats.folder import member, read_object

@@ -24,9 +24,10 @@ from lorakit.exporting.bundle import read_facts, several_templates
 from lorakit.exporting.card import card
 from lorakit.exporting.checks import make_plan
 from lorakit.exporting.parity import ProofOptions
-from lorakit.exporting.plan import RECORD, Chosen, ExportPlan, Kind, Target, TargetName
+from lorakit.exporting.plan import Chosen, ExportPlan, Kind, Target, TargetName
 from lorakit.exporting.proof import Subject, prove
-from lorakit.exporting.record import VERSION, about, as_json, digests, record
+from lorakit.exporting.record import VERSION, about, digests, record
+from lorakit.exporting.recorded import RECORD, as_json
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult, OnExport, Phase
 from lorakit.exporting.running import Exported
 from lorakit.exporting.table import TARGETS

@@ -18,7 +18,6 @@ from lorakit.exporting.running import Exported
 Kind = Literal["merged", "apart", "dynamic", "composed"]
 TargetName = Literal["onnx", "gguf", "safetensors", "mlx"]
 OnBytes = Callable[[int], None]  # written so far; what it raises ends the export
-RECORD, RECORD_FORMAT = "lorakit.json", "lorakit-export"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,9 +18,8 @@ from typing import Any
 from lorakit.errors import FormatError, ParameterError
 from lorakit.exporting.contents import ADAPTER, CARD, CONFIG, Contents
 from lorakit.exporting.front_matter import bases_of, is_owned, is_path
-from lorakit.exporting.plan import RECORD
 from lorakit.exporting.published_card import published_card
-from lorakit.exporting.record import as_json
+from lorakit.exporting.recorded import RECORD, as_json
 from lorakit.files.bounded import open_regular, read_text, read_up_to
 from lorakit.formats.folder import read_object
 from lorakit.sources.reference import Hub, Local, parse

@@ -38,8 +38,7 @@ def published_card(contents: Contents, written: str, place: Hub, base: str, *, f
     text = completed(written or _new(contents, place, base), wanted, forced_base=forced)
     old = _TITLE.search(text)
     if written and old:
-        names = (old[1].strip(), contents.files)
-        text = _FENCE.sub(lambda found: _code(found, *names, place, base), text)
+        text = _FENCE.sub(lambda found: _code(found, old[1].strip(), contents, place, base), text)
     for name in _local_names(contents):
         text = text.replace(f"`{plain(name)}`", f"`{plain(base)}`")
     more = [*_measured(contents, text), *_proven(contents, text), *_changed(contents)]
@@ -97,14 +96,14 @@ def _new(contents: Contents, place: Hub, base: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _code(found: re.Match[str], name: str, files: Sequence[str], place: Hub, base: str) -> str:
+def _code(found: re.Match[str], name: str, contents: Contents, place: Hub, base: str) -> str:
     """A block of code in which a folder's name becomes what it is called now."""
     fence, language, body = found.groups()
     lines = body.split("\n")
     if language:
         lines = [_spoken(line, name, place, base) for line in lines]
     else:
-        lines = [_typed(line, name, files, place, base) for line in lines]
+        lines = [_typed(line, name, contents, place, base) for line in lines]
     return f"{fence}{language}\n" + "\n".join(lines) + fence
 
 
@@ -120,7 +119,7 @@ def _spoken(line: str, name: str, place: Hub, base: str) -> str:
     return line if place.inside else line.replace(f'"{name}"', f'"{place.repo}"')
 
 
-def _typed(line: str, name: str, files: Sequence[str], place: Hub, base: str) -> str:
+def _typed(line: str, name: str, contents: Contents, place: Hub, base: str) -> str:
     """A command line."""
     try:
         words = shlex.split(line)
@@ -132,13 +131,24 @@ def _typed(line: str, name: str, files: Sequence[str], place: Hub, base: str) ->
         if words[1:2] == ["run"] and len(words) > 2 and "-a" in words:
             words[2] = f"hf:{base}"
         words = [_again(word, name, str(place)) for word in words]
-        words = [f"{place}/{word}" if word in files else word for word in words]
+        words = [f"{place}/{word}" if word in contents.files else word for word in words]
     elif not place.inside:
         words = [place.repo if word == name else word for word in words]
+        words = _fetched(words, contents, place)
     if words == shlex.split(line):
         return line
     asked = line.endswith(' "..."')  # as people write it, and shlex would not
     return f'{shlex.join(words[:-1])} "..."' if asked else shlex.join(words)
+
+
+def _fetched(words: list[str], contents: Contents, place: Hub) -> list[str]:
+    """A line of llama.cpp, which fetches a model by its form and no adapter with it."""
+    forms = contents.record.get("forms")
+    if words[1:2] != ["-m"] or "--lora" in words or place.revision or not isinstance(forms, dict):
+        return words
+    named = {each.get("file"): form for form, each in forms.items() if isinstance(each, dict)}
+    form = named.get(words[2]) if len(words) > 2 else None
+    return words if form is None else [words[0], "-hf", f"{place.repo}:{form}", *words[3:]]
 
 
 def _again(word: str, name: str, place: str) -> str:

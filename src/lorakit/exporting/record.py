@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lorakit.exporting.bundle import kept_facts
-from lorakit.exporting.plan import RECORD_FORMAT, ExportPlan
+from lorakit.exporting.plan import ExportPlan
+from lorakit.exporting.recorded import RECORD_FORMAT
 from lorakit.exporting.result import ExportedFile
 from lorakit.files.cache import digest_of
 
@@ -57,7 +57,3 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 by path, of every file that is there."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): digest_of(path) for path in paths}
-
-
-def as_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

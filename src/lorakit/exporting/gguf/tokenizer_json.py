@@ -17,6 +17,11 @@ from lorakit.files.bounded import parse_json
 from lorakit.text.tokenizer import MAX_TOKENIZER, Json, Tokenizer, read_whole, steps
 
 MAX_ITEMS = 6_000_000  # commas and brackets; Gemma 3's has 2.4 million
+_PARTS = {  # and what a sequence in each calls its steps
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+}
 SHOWN = 300  # characters of a setting in a message
 
 
@@ -66,15 +71,21 @@ class TokenizerJson:
                     f"{path} is of the kind {kind!r:.40}, which is not written to GGUF here",
                     hint="supported are BPE over bytes, and SentencePiece's BPE",
                 )
+            parts = [content.get(name) for name in _PARTS]
+            for part, inner in zip(parts, _PARTS.values(), strict=True):
+                steps(part, inner)  # which are objects, all of them
+            ids = dict(model["vocab"])
+            if set(map(type, ids.values())) - {int}:
+                raise ValueError("its ids are not all numbers")
             return cls(
                 path=path,
-                ids=dict(model["vocab"]),
+                ids=ids,
                 merges=list(model["merges"]),
                 added={one["id"]: _added(one) for one in content.get("added_tokens") or ()},
                 model=model,
-                normalizer=content.get("normalizer"),
-                pre_tokenizer=content.get("pre_tokenizer"),
-                post_processor=content.get("post_processor"),
+                normalizer=parts[0],
+                pre_tokenizer=parts[1],
+                post_processor=parts[2],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{path} is not a valid tokenizer: {error!r:.200}") from error

@@ -224,8 +224,8 @@ def _template(tokenizer: TokenizerJson) -> tuple[list[str], list[str]]:
         for piece in step.get("single") or ():
             if "Sequence" in piece:
                 place = after
-            else:
-                place.append(piece["SpecialToken"]["id"])
+            elif "SpecialToken" in piece:
+                place.append(piece["SpecialToken"].get("id"))
     return before, after
 
 
