@@ -13,6 +13,7 @@ from fake_hub import TOKEN
 from folders import link
 from lorakit import demo, read_adapter
 from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError
+from lorakit.exporting import contents as contents_module
 from lorakit.exporting import published as published_module
 from lorakit.exporting import push as push_module
 from lorakit.sources import fetch
@@ -222,6 +223,28 @@ def test_figures_are_added_to_a_card_of_ones_own(hub, out):
     assert b"| q8 | home | 0.00" in text
 
 
+SAID = {  # code of a card, and what it is where it was published
+    'const name = "out";': 'const name = "org/repo";',
+    "llama-cli -m a-Q8_0.gguf -p ...": "llama-cli -hf org/repo:Q8_0 -p ...",
+    "llama-cli -m a-Q8_0.gguf --lora a-lora.gguf": None,
+    "lorakit chat tokenizer.json": "lorakit chat hf:org/repo/tokenizer.json",
+    "lorakit run 'my base' -a out:0.5": f"lorakit run hf:{BASE} -a hf:org/repo:0.5",
+    "mlx_lm.generate --model out --prompt ...": "mlx_lm.generate --model org/repo --prompt ...",
+    "mlx_lm.generate --model out --adapter-path out/adapters": None,
+    "no ' command": None,
+}
+
+
+@pytest.mark.parametrize(("line", "becomes"), SAID.items(), ids=SAID)
+def test_code_of_a_card_names_the_repository(hub, out, line, becomes):
+    change_record(out, forms={"Q8_0": {"file": "a-Q8_0.gguf"}, "F16": 3})
+    language = "js" if line.startswith("const") else ""
+    (out / "README.md").write_text(f"# out\n\nout\n\n```{language}\n{line}\n```\n")
+    push(out)
+    body = there(hub)["README.md"].decode()
+    assert f"# out\n\nout\n\n```{language}\n{becomes or line}\n```\n" in body
+
+
 FAULTS = {
     "base_model_relation: merged": "base_model_relation: expected adapter, finetune",
     "library_name: [a]": "library_name: expected a word",
@@ -264,6 +287,13 @@ def test_what_is_no_part_of_it_stays(hub, out, home, kind):
     assert not set(there(hub)) & set(STRANGERS)
     assert b"secret" not in b"".join(there(hub).values())
     assert {".env", ".git/", "checkpoint-500/", "optimizer.pt"} <= set(result.left)
+
+
+def test_a_stranger_would_be_seen(hub, home, monkeypatch):
+    (home / ".env").write_text("secret")
+    monkeypatch.setattr(contents_module, "BESIDE", ("*",))
+    push(home)
+    assert there(hub)[".env"] == b"secret"
 
 
 @pytest.mark.parametrize(
