@@ -61,7 +61,7 @@ def read_pieces(path: Path) -> list[Piece]:
                 pieces.append(_piece(value))
             elif field == _TRAINER:
                 kind = dict(_fields(value)).get(_KIND, kind)
-    except (IndexError, ValueError, TypeError, struct.error) as error:
+    except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
         raise FormatError(f"{path} is not a valid SentencePiece model: {error!r:.200}") from error
     if kind != _BPE:
         raise UnsupportedError(
