@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Publish a folder on the Hugging Face Hub: one commit, private unless you say otherwise.
 
-    The token is that of HF_TOKEN or `hf auth login`. What breaks off changes nothing and goes on when
-    it is pushed again.
+    The token is that of HF_TOKEN or `hf auth login`. What breaks off changes nothing and goes on
+    when it is pushed again.
     """
     with downloads, patience("reading the files and asking the Hub ..."):
         result = push(
