@@ -6,6 +6,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,30 +26,40 @@ class Case:
 
 
 def alternate(cases: Sequence[Case], rounds: int) -> None:
-    """Run every case once to warm the caches, then each in turn, `rounds` times.
+    """Run every case once to warm the caches, then each in turn, `rounds` times."""
+    for turn in range(rounds + 1):
+        for case in cases:
+            measure(case, kept=turn > 0)
+
+
+def measure(case: Case, *, kept: bool = True, limit: float | None = None) -> bool:
+    """Run a case once; whether it ended within `limit` seconds, after which it is killed.
 
     Python may keep its bytecode, as that of installed packages is kept.
     """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    for turn in range(rounds + 1):
-        for case in cases:
-            case.before()
-            begin = time.perf_counter()
-            child = subprocess.Popen(
-                case.command,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
-            _, status, usage = os.wait4(child.pid, 0)
-            wall = time.perf_counter() - begin
-            if status:
-                sys.exit(f"{case.name} failed: {' '.join(case.command)}")
-            child.returncode = 0
-            if turn:
-                case.walls.append(wall)
-                case.cpus.append(usage.ru_utime + usage.ru_stime)
-                case.peaks.append(usage.ru_maxrss / 1024)
+    case.before()
+    with tempfile.TemporaryFile("w+") as said:
+        begin = time.perf_counter()
+        child = subprocess.Popen(
+            case.command, stdout=subprocess.DEVNULL, stderr=said, env=environment
+        )
+        clock = threading.Timer(limit or threading.TIMEOUT_MAX, child.kill)
+        clock.start()
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - begin
+        child.returncode = 0
+        clock.cancel()
+        if status and limit is not None and wall >= limit:
+            return False
+        if status:
+            said.seek(0)
+            sys.exit(f"{case.name} failed: {' '.join(case.command)}\n{said.read()[-2000:]}")
+    if kept:
+        case.walls.append(wall)
+        case.cpus.append(usage.ru_utime + usage.ru_stime)
+        case.peaks.append(usage.ru_maxrss / 1024)
+    return True
 
 
 def table(cases: Sequence[Case], against: Case) -> list[str]:

@@ -8,7 +8,9 @@ from lorakit.products import ALONE, add_product, upper_factor
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("m", "k", "n"), [(32, 300, 1000), (1, 1, 1), (7, 128, 64), (3, 0, 5)])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(32, 300, 1000), (1, 1, 1), (7, 128, 64), (3, 0, 5), (300, 5, 70)]
+)
 def test_a_product_in_pieces_is_the_whole(m, k, n):
     a, b = RNG.standard_normal((m, k)), RNG.standard_normal((k, n))
     total = np.ones((m, n))
@@ -23,8 +25,9 @@ def test_no_piece_is_larger_than_what_stays_on_the_calling_thread():
     class Noted(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *inputs, **more):
             plain = [np.asarray(each) for each in inputs]
-            if ufunc is np.matmul:
-                sizes.append(len(plain[0]) * plain[0].shape[1] * plain[1].shape[1])
+            if ufunc is np.matmul:  # BLAS gets the matrices of a stack one by one
+                size = plain[0].shape[-2] * plain[0].shape[-1] * plain[1].shape[-1]
+                sizes.extend([size] * (len(plain[1]) if plain[1].ndim == 3 else 1))
             return getattr(ufunc, method)(*plain, **more)
 
     a, b = RNG.standard_normal((32, 512)).view(Noted), RNG.standard_normal((512, 512)).view(Noted)

@@ -17,11 +17,19 @@ _DEPTH = 128  # terms of a sum that are in one product
 def add_product(total: Floats, a: Floats, b: Floats) -> None:
     """total [m, n] += a [m, k] @ b [k, n], for an m of at most a few hundred."""
     width = max(1, ALONE // (_DEPTH * len(a)))
-    for begin in range(0, b.shape[1], width):
-        columns = slice(begin, begin + width)
-        for at in range(0, len(b), _DEPTH):
-            terms = slice(at, at + _DEPTH)
-            total[:, columns] += a[:, terms] @ b[terms, columns]
+    whole = b.shape[1] // width * width
+    wide, rest = slice(0, whole), slice(whole, None)
+    for at in range(0, len(b), _DEPTH):
+        terms = slice(at, at + _DEPTH)
+        if whole:  # one call for all pieces
+            pieces = _cut(b[terms, wide], width)
+            _cut(total[:, wide], width)[:] += a[:, terms] @ pieces
+        total[:, rest] += a[:, terms] @ b[terms, rest]
+
+
+def _cut(matrix: Floats, width: int) -> Floats:
+    """A view [n / width, m, width] of [m, n]."""
+    return matrix.reshape(len(matrix), -1, width).swapaxes(0, 1)
 
 
 def upper_factor(matrix: Floats) -> Floats:

@@ -4,10 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from lorakit.files import bounded
-from lorakit.files.safetensors import open_safetensors
 from lorakit.graph import weights
 from lorakit.graph.weights import transposed
 from resident import resident
@@ -19,12 +16,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads its own m
 @pytest.fixture
 def mapped(tmp_path, monkeypatch):
     """A weight of 4 MB in a mapped file, and that file."""
-    path = tmp_path / "model.safetensors"
-    array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    save_file({"weight": array}, path)
-    monkeypatch.setattr(bounded, "MAX_READ", 1 << 10)
+    path = tmp_path / "weight"
+    np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32).tofile(path)
     monkeypatch.setattr(weights, "BLOCK_BYTES", 1 << 19)
-    return open_safetensors(path).tensors["weight"], path
+    return np.asarray(np.memmap(path, np.float32, mode="r", shape=(ROWS, COLUMNS))), path
 
 
 def test_parts_leave_memory_once_they_are_read(mapped, monkeypatch):

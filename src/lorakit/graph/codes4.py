@@ -49,8 +49,9 @@ def codes4(
         for at, factors in enumerate(feedback[within, within]):
             wanted[at] += np.einsum("i,ij->j", factors[:at], part[:at])
             levels = _levels(wanted[at], scale, zero)
-            codes[begin + at] = levels + zero
             part[at] -= levels * scale
+            wanted[at] = levels
+        codes[within] = wanted + zero
     return codes, scales, zeros
 
 
@@ -60,12 +61,12 @@ def feedback_of(moments: Floats) -> Floats:
     From the sum of x x^T [in, in]. It is lower triangular with zeros on its diagonal: U^T - I for
     U D U^T, the damped moments, with U upper triangular and ones on its diagonal.
     """
-    damped = moments.astype(np.float64)
+    damped = moments.copy()
     damped[np.diag_indices_from(damped)] += max(DAMPING * float(np.diag(damped).mean()), 1e-30)
     found = upper_factor(damped[::-1, ::-1])[::-1, ::-1]
     found /= np.diag(found)[:, None]
     np.fill_diagonal(found, 0)
-    return np.ascontiguousarray(found, np.float32)
+    return np.ascontiguousarray(found)
 
 
 def _range(values: Floats) -> tuple[Scales, Codes]:

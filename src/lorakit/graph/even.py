@@ -80,11 +80,10 @@ def make_even(weight: Floats, divisors: Floats) -> None:
 
 def evened_moments(moments: Floats, divisors: Floats) -> Floats:
     """The sum of x x^T [in, in] as it is of x made even."""
-    found, factors = moments.copy(), np.float32(len(rotation(len(divisors)))) / divisors
-    for _ in range(2):
-        make_even(found, factors)
-        found = np.ascontiguousarray(found.T)
-    return found
+    turn = rotation(len(divisors))
+    cut = (-1, len(turn), len(divisors) // len(turn), len(turn))
+    blocks = (moments / np.outer(divisors, divisors)).reshape(cut).swapaxes(1, 2)
+    return np.ascontiguousarray((turn @ blocks @ turn).swapaxes(1, 2)).reshape(moments.shape)
 
 
 def even(writer: Writer, x: str, divisors: Floats, dtype: type[np.floating] = np.float32) -> str:
