@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -405,9 +405,7 @@ def packed(value: Value) -> bytes:
     number = struct.pack("<I", _NUMBERS[value.kind])
     items = value.data if value.array else [value.data]
     if value.kind == "str":
-        raw = [item.encode() for item in items]  # a vocabulary has a quarter of a million
-        lengths = map(_LENGTH.pack, map(len, raw))
-        body = b"".join(chain.from_iterable(zip(lengths, raw, strict=True)))
+        body = b"".join(_text(item) for item in items)
     else:
         body = np.asarray(items, _STORED[value.kind]).tobytes()
     if not value.array:
