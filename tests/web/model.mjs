@@ -29,7 +29,8 @@ async function loadAll(model) {
   for (const [name, folder] of Object.entries(input.adapters)) await model.load({ path: files(folder), name });
 }
 
-const request = (row, adapters) => ({ messages: row.messages, tools: row.tools ?? undefined, adapters, maxTokens: 48 });
+const request = (row, adapters) => ({ tools: row.tools ?? undefined, adapters, maxTokens: 48 });
+const rowOf = (row, adapters) => ({ messages: row.messages, ...request(row, adapters) });
 
 /** The error's code, or 'none'. */
 async function codeOf(task) {
@@ -66,7 +67,7 @@ const scenarios = {
     const sets = Object.values(input.sets);
     const found = [];
     for (let i = 0; i + sets.length <= input.rows.length; i += sets.length)
-      found.push(ids(await model.batch(sets.map((set, k) => request(input.rows[i + k], set)))));
+      found.push(ids(await model.batch(sets.map((set, k) => rowOf(input.rows[i + k], set)))));
     return found;
   },
 
@@ -145,7 +146,7 @@ const scenarios = {
     const cases = [[{ home: 1 }, { home: 1 }], [{ home: 1 }, { shop: 1 }], [{ home: 1 }, { home: 0.5 }], [{}, { home: 1 }]];
     for (const [first, second] of cases) {
       const reply = await model.chat(row.messages, request(row, first));
-      const options = request({ messages: turn(reply), tools: row.tools }, second);
+      const options = request(row, second);
       const again = await model.chat(turn(reply), options);
       fresh.generator.kept.clear();
       const alone = await fresh.chat(turn(reply), options);
@@ -199,7 +200,7 @@ const scenarios = {
     const model = await open(input.export, { transformers, dtype: input.dtype });
     const replies = [];
     for (const row of input.rows) replies.push((await model.chat(row.messages, request(row, undefined))).ids);
-    const together = ids(await model.batch(input.rows.map((row) => request(row, undefined))));
+    const together = ids(await model.batch(input.rows.map((row) => rowOf(row, undefined))));
     const home = { path: files(input.adapters.home), name: 'home' };
     const refused = await model.load(home).catch(({ code, hint }) => ({ code, hint }));
     await model.load({ ...home, onError: 'base' });
@@ -217,7 +218,7 @@ const scenarios = {
       answers.push(found);
     }
     const [row] = input.rows;
-    const batch = ids(await model.batch(Object.values(sets).map((set) => request(row, set))));
+    const batch = ids(await model.batch(Object.values(sets).map((set) => rowOf(row, set))));
     const codes = {
       scaled: await codeOf(() => model.chat(row.messages, request(row, { home: 0.5 }))),
       mixed: await codeOf(() => model.chat(row.messages, request(row, ['home', 'shop']))),
@@ -249,7 +250,7 @@ const scenarios = {
     await Promise.all([pending, unloaded]);
     await model.apply({ home: 1 });
     const applied = (await model.chat(row.messages, request(row, undefined))).ids;
-    const batch = ids(await model.batch(Object.values(input.sets).map((set) => request(row, set))));
+    const batch = ids(await model.batch(Object.values(input.sets).map((set) => rowOf(row, set))));
     const leave = new AbortController();
     const codes = {
       unknown: await codeOf(() => model.apply({ nobody: 1 })),

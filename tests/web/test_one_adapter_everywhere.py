@@ -25,7 +25,7 @@ COMPLETE = """async ([prompts, scales, count]) => {
     const model = await open('/model/');
     await model.load({ path: '/adapter/', name: 'a' });
     const rows = scales.flatMap((a) => prompts.map((prompt) =>
-        ({ prompt, adapters: { a }, maxTokens: count, ignoreEos: true })));
+        ({ prompt, adapters: { a }, maxTokens: count })));
     const found = (await model.batch(rows)).map(({ ids }) => ids);
     await model.close();
     return found;

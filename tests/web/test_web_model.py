@@ -126,9 +126,14 @@ def test_replies_are_parsed_as_in_python(run, rows, python):
 def test_a_mixed_batch_is_its_rows_alone(run, rows, dtype):
     alone = run("answers", dtype)
     names = list(SETS)
+    other = total = 0
     for group, ids in enumerate(run("batches", dtype)):
         expected = [alone[group * len(names) + k][name]["ids"] for k, name in enumerate(names)]
-        assert ids == expected
+        other += sum(x != y for x, y in zip(ids, expected, strict=True))
+        total += len(ids)
+    assert total >= 8
+    # float32 adds up otherwise for more rows, which can move an int8 activation: a near-tie turns
+    assert other <= (dtype == "q8")
 
 
 BROKEN = [

@@ -11,6 +11,7 @@ import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
 import { allFinite, fold } from './fold.js';
 import { JsonError, parseJson } from './json.js';
 import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
+import { shown, wrong } from './options.js';
 import { STAGED, readPeft } from './peft.js';
 import { valuesOf } from './safetensors.js';
 import { isWebFile, readWebFile } from './web_file.js';
@@ -73,6 +74,8 @@ function unchecked(where) {
 
 /** @returns {Map<string, Uint8Array>} */
 function bytesOf(files) {
+  const odd = [...files].find(([name, content]) => typeof name !== 'string' || !(ArrayBuffer.isView(content) || content instanceof ArrayBuffer));
+  if (odd) throw wrong(`files are bytes by their names, found ${shown(odd[1])} by ${shown(odd[0])}`);
   const bytes = (content) =>
     ArrayBuffer.isView(content) ? new Uint8Array(content.buffer, content.byteOffset, content.byteLength) : new Uint8Array(content);
   return new Map([...files].map(([name, content]) => [name, bytes(content)]));

@@ -5,10 +5,23 @@
  */
 
 import { LorakitError } from './errors.js';
-import { parseReference } from './reference.js';
+import { FLAG, FUNCTION, SIGNAL, TEXT, checkedOptions, isPlain, oneOf, shown, wrong } from './options.js';
+import { DIGEST, parseReference } from './reference.js';
 
-const CONFIG = ['path', 'source', 'mode', 'scale', 'onError', 'digest', 'name', 'signal', 'progress', 'cache', 'endpoint'];
-const CHOICES = { source: ['auto', 'url', 'file', 'huggingface'], mode: ['dynamic', 'merge'], onError: ['raise', 'base'] };
+const isScale = (value) => typeof value === 'number' && Number.isFinite(Math.fround(value));
+const CONFIG = {
+  path: ['an address, a Hub id or files', (value) => ['string', 'object'].includes(typeof value) && Boolean(value)],
+  source: oneOf('auto', 'url', 'file', 'huggingface'),
+  mode: oneOf('dynamic', 'merge'),
+  scale: ['a finite number', (value) => value === null || isScale(value)],
+  onError: oneOf('raise', 'base'),
+  digest: ['sha256: and 64 hex digits', (value) => typeof value === 'string' && DIGEST.test(value)],
+  name: TEXT,
+  signal: SIGNAL,
+  progress: FUNCTION,
+  cache: FLAG,
+  endpoint: TEXT,
+};
 
 /**
  * @typedef {Record<string, number> | string[]} Scales by name; a list is at scale 1
@@ -22,11 +35,22 @@ export class AdapterTable {
     this.loaded = new Map();
     /** @type {Map<string, number>} */
     this.active = new Map();
+    /** @type {Map<string, number>} which of all that were ever loaded has a name */
+    this.serials = new Map();
+    this.count = 0;
   }
 
   add(name, adapter) {
     this.refuseTaken(name);
     this.loaded.set(name, adapter);
+    this.serials.set(name, (this.count += 1));
+  }
+
+  /** The name of the adapter with a serial number, while it is loaded. */
+  current({ name, serial }) {
+    this.get(name);
+    if (this.serials.get(name) === serial) return name;
+    throw new LorakitError(`this adapter '${name}' was unloaded; another one has its name now`, { code: 'adapter_unknown' });
   }
 
   refuseTaken(name) {
@@ -71,6 +95,7 @@ export class AdapterTable {
     const adapter = this.get(name);
     this.active.delete(name);
     this.loaded.delete(name);
+    this.serials.delete(name);
     return adapter;
   }
 
@@ -88,17 +113,16 @@ export class AdapterTable {
   }
 }
 
-/** @param {Scales} scales */
-function asScales(scales) {
-  const bad = typeof scales !== 'object' || scales === null;
-  if (bad) throw new LorakitError('adapters must be names, or names with scales', { code: 'parameter_invalid' });
+/** Adapters with scales, checked. @param {Scales} scales @returns {Map<string, number>} */
+export function asScales(scales) {
+  if (!Array.isArray(scales) && !(scales instanceof Map) && !isPlain(scales))
+    throw wrong(`adapters must be names, or names with scales, found ${shown(scales)}`);
   const pairs = Array.isArray(scales)
-    ? scales.map((name) => [name, 1])
+    ? Array.from(scales, (name) => [name, 1])
     : scales instanceof Map ? [...scales] : Object.entries(scales);
   const found = new Map();
   for (const [name, scale] of pairs) {
-    if (typeof name !== 'string')
-      throw new LorakitError('an adapter is named by a string', { code: 'parameter_invalid' });
+    if (typeof name !== 'string') throw wrong(`an adapter is named by a string, found ${shown(name)}`);
     if (found.has(name)) throw new LorakitError(`adapter '${name}' is named twice`, { code: 'parameter_invalid' });
     found.set(name, checkedScale(name, scale));
   }
@@ -106,18 +130,17 @@ function asScales(scales) {
 }
 
 export function checkedScale(name, scale) {
-  if (typeof scale === 'number' && Number.isFinite(Math.fround(scale))) return scale;
-  throw new LorakitError(`the scale of '${name}' must be a finite number, found ${String(scale)}`, {
-    code: 'parameter_invalid',
-  });
+  if (isScale(scale)) return scale;
+  throw wrong(`the scale of '${name}' must be a finite number, found ${shown(scale)}`);
 }
 
 /** A user's handle to a loaded adapter. */
 export class LoadedAdapter {
-  constructor(model, name) {
+  /** Made by `load`. */
+  constructor(model, name, serial) {
     this.model = model;
     this.name = name;
-    this.adapter = model.table.get(name);
+    this.serial = serial;
   }
 
   /** Rank, digest, bytes and scale. */
@@ -136,13 +159,12 @@ export class LoadedAdapter {
 
   /** Free it. Requests that were made with it keep it to their end. */
   async unload() {
-    await this.model.unload(this.current());
+    await this.model.unload(this);
   }
 
   /** Its name, if it is still the adapter of that name. */
   current() {
-    if (this.model.table.get(this.name) === this.adapter) return this.name;
-    throw new LorakitError(`this adapter '${this.name}' was unloaded; another one has its name now`, { code: 'adapter_unknown' });
+    return this.model.table.current(this);
   }
 }
 
@@ -151,23 +173,11 @@ export class LoadedAdapter {
  * @param {any} given @returns {object}
  */
 export function checkedConfig(given) {
-  const config = isPlain(given) ? given : { path: given };
-  const items = Object.keys(config)
-    .filter((key) => !CONFIG.includes(key))
-    .map((key) => `${key}: unknown; known: ${CONFIG.join(', ')}`);
-  for (const [name, allowed] of Object.entries(CHOICES))
-    if (config[name] !== undefined && !allowed.includes(config[name]))
-      items.push(`${name} is ${allowed.join(' or ')}, found ${String(config[name])}`);
-  if (!config.path) items.push('path: expected an address, a Hub id or files');
-  if (items.length) throw new LorakitError('the adapter cannot be loaded', { code: 'parameter_invalid', items });
-  if (config.scale !== undefined && config.scale !== null) checkedScale(config.name ?? 'the adapter', config.scale);
+  const config = checkedOptions(isPlain(given) ? given : { path: given ?? null }, CONFIG, "the adapter's options");
+  if (!config.path) throw wrong("the adapter's options cannot be used", [`path must be ${CONFIG.path[0]}, found none`]);
   return { ...config, name: config.name ?? nameOf(config) };
 }
 
 function nameOf({ path, source, endpoint }) {
   return path instanceof Map ? path.name || 'adapter' : parseReference(path, source, { endpoint }).name;
-}
-
-function isPlain(value) {
-  return Object.prototype.toString.call(value) === '[object Object]' && !(value instanceof Map);
 }

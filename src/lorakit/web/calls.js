@@ -9,6 +9,7 @@ import { FUNCTIONGEMMA, GEMMA4 } from './gemma.js';
 import { HERMES } from './hermes.js';
 import { LLAMA3 } from './llama3.js';
 import { LorakitError } from './errors.js';
+import { shown, wrong } from './options.js';
 import { NO_CALLS, takeApart } from './scanning.js';
 
 /**
@@ -33,8 +34,8 @@ export const FORMATS = Object.fromEntries(SIGNS.map(({ format }) => [format.name
 
 /** @param {string} name @returns {ToolFormat} */
 export function getFormat(name) {
-  if (Object.hasOwn(FORMATS, name)) return FORMATS[name];
-  throw new LorakitError(`there is no tool format '${name}'`, {
+  if (typeof name === 'string' && Object.hasOwn(FORMATS, name)) return FORMATS[name];
+  throw new LorakitError(`there is no tool format ${shown(name)}`, {
     code: 'parameter_invalid',
     hint: `known: ${Object.keys(FORMATS).join(', ')}`,
   });
@@ -45,6 +46,8 @@ export function getFormat(name) {
  * @returns {ToolFormat | null} null where none is recognised
  */
 export function detectFormat(template, hasToken = () => false) {
+  if (typeof (template ?? '') !== 'string') throw wrong(`a chat template is a text or null, found ${shown(template)}`);
+  if (typeof hasToken !== 'function') throw wrong(`hasToken is a function, found ${shown(hasToken)}`);
   const fits = ({ present, absent = [] }) =>
     present.every((mark) => template.includes(mark)) && !absent.some((mark) => template.includes(mark));
   const found = SIGNS.find((signs) => template && fits(signs)) ?? SIGNS.find(({ token }) => token && hasToken(token));
@@ -56,5 +59,7 @@ export function detectFormat(template, hasToken = () => false) {
  * @param {string} reply @param {ToolFormat | null} format @param {boolean} [reasons]
  */
 export function parseReply(reply, format, reasons = false) {
+  if (typeof reply !== 'string') throw wrong(`a reply is a text, found ${shown(reply)}`);
+  if (format !== null && typeof format?.parse !== 'function') throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
   return format ? format.parse(reply, { reasons }) : takeApart(reply, NO_CALLS, { reasons });
 }

@@ -7,6 +7,7 @@
 
 import { LorakitError } from './errors.js';
 import { detectFormat, getFormat, parseReply } from './calls.js';
+import { shown } from './options.js';
 import { opensReasoning, stripStart } from './scanning.js';
 
 const REASONING = ['reasoning_content', 'thinking', 'reasoning'];
@@ -146,9 +147,9 @@ function overlap(text, stop) {
 /** Messages made plain for a template: arguments as objects, no nulls. All faults at once. */
 export function prepareMessages(messages) {
   const items = [];
-  if (!Array.isArray(messages)) items.push(`messages must be a list of messages, found ${typeof messages}`);
+  if (!Array.isArray(messages)) items.push(`messages must be a list of messages, found ${shown(messages)}`);
   else if (!messages.length) items.push('messages: empty');
-  const plain = items.length ? [] : messages.map((message, i) => prepareMessage(`messages[${i}]`, message, items));
+  const plain = items.length ? [] : Array.from(messages, (message, i) => prepareMessage(`messages[${i}]`, message, items));
   if (items.length) throw new LorakitError('the messages cannot be rendered', { code: 'parameter_invalid', items });
   return plain;
 }
@@ -191,10 +192,10 @@ function prepareCall(where, call, items) {
 
 /** Tools as OpenAI function objects; a bare function is wrapped. null for none. */
 export function prepareTools(tools) {
-  if (!tools || (Array.isArray(tools) && !tools.length)) return null;
+  if (tools === undefined || tools === null || (Array.isArray(tools) && !tools.length)) return null;
   const items = [];
-  if (!Array.isArray(tools)) items.push(`tools must be a list of tools, found ${typeof tools}`);
-  const plain = items.length ? [] : tools.map((tool, i) => {
+  if (!Array.isArray(tools)) items.push(`tools must be a list of tools, found ${shown(tools)}`);
+  const plain = items.length ? [] : Array.from(tools, (tool, i) => {
     const fn = isObject(tool) ? (tool.function ?? tool) : null;
     if (!isObject(fn) || typeof fn.name !== 'string') items.push(`tools[${i}]: expected a function with a name`);
     return fn === tool ? { type: 'function', function: fn } : tool;

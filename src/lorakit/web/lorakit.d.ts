@@ -2,7 +2,7 @@
 
 export interface OpenOptions {
   /** The module of @huggingface/transformers, or its address; else the one in ./vendor/. */
-  transformers?: unknown;
+  transformers?: unknown | string | URL;
   /** 'wasm' by default. */
   device?: 'wasm' | 'webgpu';
   /** A form that was exported: transformers.js's names. The export's own default otherwise. */
@@ -131,7 +131,8 @@ export type StreamEvent = { type: 'text'; text: string } | { type: 'end'; reply:
 
 export interface LoadedAdapter {
   readonly name: string;
-  readonly info: AdapterInfo | undefined;
+  /** Throws adapter_unknown once it was unloaded. */
+  readonly info: AdapterInfo;
   /** Add it to the adapters that act, or change its scale. */
   apply(scale?: number): Promise<void>;
   remove(): Promise<void>;
@@ -152,7 +153,7 @@ export interface Model {
   /** One more acts, or at another scale. */
   apply(adapter: LoadedAdapter | string, scale?: number): Promise<void>;
   remove(adapter: LoadedAdapter | string): Promise<void>;
-  unload(name: string): Promise<void>;
+  unload(adapter: LoadedAdapter | string): Promise<void>;
   clear(): Promise<void>;
   chat(messages: Message[], options?: ChatOptions): Promise<Reply>;
   complete(prompt: string | number[], options?: ChatOptions): Promise<Reply>;

@@ -9,6 +9,8 @@
  */
 
 import { openModel } from './model.js';
+import { DEVICES, DTYPES, requireSource } from './opening.js';
+import { COUNT, FLAG, FUNCTION, OBJECT, PORT, SIGNAL, checkedOptions, oneOf, wrong } from './options.js';
 import { openRemote } from './remote.js';
 
 export { FORMATS, detectFormat, getFormat, parseReply } from './calls.js';
@@ -16,6 +18,12 @@ export { cachedAdapters, clearCachedAdapters } from './cache.js';
 export { LorakitError } from './errors.js';
 export { LoadedAdapter } from './adapters.js';
 export { Model } from './model.js';
+
+const MODULE = ["transformers.js's module, or its address", (value) => value !== null && ['object', 'string'].includes(typeof value)];
+const OPTIONS = {
+  transformers: MODULE, device: oneOf(...DEVICES), dtype: oneOf(...DTYPES), worker: PORT, threads: COUNT,
+  cache: FLAG, sessionOptions: OBJECT, progress: FUNCTION, signal: SIGNAL,
+}; // prettier-ignore
 
 /**
  * Open a model: an export of lorakit's, or any decoder for transformers.js (as a base alone).
@@ -26,8 +34,13 @@ export { Model } from './model.js';
  * @param {import('./lorakit.d.ts').OpenOptions} [options]
  * @returns {Promise<import('./lorakit.d.ts').Model>}
  */
-export function open(source, options = {}) {
-  const module = typeof options.transformers === 'object' && options.transformers !== null;
-  const { worker = !module && typeof Worker !== 'undefined' } = options;
-  return worker ? openRemote(source, { ...options, worker }) : openModel(source, options);
+export async function open(source, options) {
+  requireSource(source);
+  const chosen = checkedOptions(options, OPTIONS, 'the options of open');
+  if (chosen.transformers instanceof URL) chosen.transformers = chosen.transformers.href;
+  const module = typeof chosen.transformers === 'object';
+  const { worker = !module && typeof Worker !== 'undefined' } = chosen;
+  if (!worker) return openModel(source, chosen);
+  if (module) throw wrong('a module cannot be sent to a worker: give its address, or a worker of yours that calls serve');
+  return openRemote(source, { ...chosen, worker });
 }

@@ -11,13 +11,17 @@ import { BuiltIn, LoraInputs } from './feeds.js';
 import { Generator } from './generate.js';
 import { loadAdapter } from './loading.js';
 import { fetchModel, transformersOf } from './opening.js';
+import { ANY, SIGNAL, checkedOptions, shown, wrong } from './options.js';
 import { inTurn, throwIfAborted } from './queue.js';
-import { samplingOf } from './sampling.js';
+import { DEFAULTS, samplingOf } from './sampling.js';
 import { Session } from './session.js';
 
 const EXPORT = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
 const MERGE = 'lorakit export BASE -a ADAPTER --to onnx -o OUT';
 const MAX_ROWS = 16; // of one batch
+const ROW = { tools: ANY, adapters: ANY, ...Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, ANY])) };
+const REQUEST = { ...ROW, signal: SIGNAL };
+const BATCHED = { messages: ANY, prompt: ANY, ...ROW };
 
 /**
  * Open a model: an export of `lorakit export`, or any decoder for transformers.js (as a base alone).
@@ -93,8 +97,7 @@ export class Model {
     this.refuseWhatInputsCannot(config);
     this.table.refuseTaken(name);
     const { path, signal } = config;
-    if (path instanceof Map && config.digest)
-      throw new LorakitError('a digest is checked where files are fetched; these are in memory', { code: 'parameter_invalid' });
+    if (path instanceof Map && config.digest) throw wrong('a digest is checked where files are fetched; these are in memory');
     const { adapter, kept } = await loadAdapter(config, { modules: this.session.modules, name });
     throwIfAborted(signal);
     this.requireOpen();
@@ -102,7 +105,7 @@ export class Model {
     this.warnAll(adapter.warnings, name);
     kept.then((warnings) => this.warnAll(warnings, name));
     this.compareBase(adapter, name);
-    return new LoadedAdapter(this, name);
+    return new LoadedAdapter(this, name, this.table.serials.get(name));
   }
 
   /**
@@ -111,21 +114,31 @@ export class Model {
    */
   async apply(what, scale) {
     this.requireOpen();
-    const name = what instanceof LoadedAdapter ? what.current() : what;
-    if (typeof name !== 'string') this.table.activate(name);
-    else this.table.rescale(name, scale ?? this.table.get(name).usual);
+    if (typeof what === 'string' || what instanceof LoadedAdapter) {
+      const name = this.nameOf(what);
+      this.table.rescale(name, scale ?? this.table.get(name).usual);
+    } else if (scale !== undefined) throw wrong('a scale is for one adapter: give several with theirs, { home: 0.5 }');
+    else this.table.activate(what);
   }
 
   /** Take an adapter out of those that act; it stays loaded. */
   async remove(adapter) {
     this.requireOpen();
-    this.table.remove(typeof adapter === 'string' ? adapter : adapter.current());
+    this.table.remove(this.nameOf(adapter));
   }
 
-  /** Free an adapter by name. Requests that were made with it keep it to their end. */
-  async unload(name) {
+  /** Free an adapter. Requests that were made with it keep it to their end. */
+  async unload(adapter) {
     this.requireOpen();
-    this.lora.drop(this.table.unload(name));
+    this.lora.drop(this.table.unload(this.nameOf(adapter)));
+  }
+
+  /** The name of an adapter that is given by it, or by its handle. */
+  nameOf(what) {
+    if (typeof what === 'string') return what;
+    if (!(what instanceof LoadedAdapter)) throw wrong(`an adapter is given by its name or what load gave, found ${shown(what)}`);
+    if (what.model !== this) throw wrong(`'${what.name}' was loaded into another model`);
+    return what.current();
   }
 
   /** No adapter acts: the base alone. */
@@ -135,33 +148,36 @@ export class Model {
   }
 
   /** Answer a conversation. @returns {Promise<object>} a reply, see lorakit.d.ts */
-  async chat(messages, options = {}) {
-    const [reply] = await this.runRequests([this.request({ messages, ...options })], options.signal);
-    return reply;
+  async chat(messages, options) {
+    const { signal, ...rest } = checkedOptions(options, REQUEST, 'the options of a request');
+    return (await this.runRequests([this.request({ messages, ...rest })], signal))[0];
   }
 
   /** Continue a text or token ids, without a chat template. */
-  async complete(prompt, options = {}) {
-    const [reply] = await this.runRequests([this.request({ prompt, ...options })], options.signal);
-    return reply;
+  async complete(prompt, options) {
+    const { signal, ...rest } = checkedOptions(options, REQUEST, 'the options of a request');
+    return (await this.runRequests([this.request({ prompt, ...rest })], signal))[0];
   }
 
   /** Several requests in one run, each with its own adapters and sampling. */
-  async batch(requests, { signal } = {}) {
-    if (!Array.isArray(requests) || !requests.length)
-      throw new LorakitError('a batch is a list of requests', { code: 'parameter_invalid' });
-    if (requests.length > MAX_ROWS)
-      throw new LorakitError(`a batch holds at most ${MAX_ROWS} requests, found ${requests.length}`, { code: 'parameter_invalid' });
-    return this.runRequests(requests.map((request) => this.request(request)), signal);
+  async batch(requests, options) {
+    const { signal } = checkedOptions(options, { signal: SIGNAL }, 'the options of a batch');
+    if (!Array.isArray(requests) || !requests.length) throw wrong(`a batch is a list of requests, found ${shown(requests)}`);
+    if (requests.length > MAX_ROWS) throw wrong(`a batch holds at most ${MAX_ROWS} requests, found ${requests.length}`);
+    const rows = Array.from(requests, (request, i) => checkedOptions(request ?? null, BATCHED, `requests[${i}]`));
+    const odd = rows.findIndex((row) => 'messages' in row === 'prompt' in row);
+    if (odd >= 0) throw wrong(`requests[${odd}] must have messages or a prompt, one of the two`);
+    return this.runRequests(rows.map((row) => this.request(row)), signal);
   }
 
   /**
    * A conversation's answer as it comes: { type: 'text', text } ..., { type: 'end', reply }.
    * Leaving the loop ends the generation.
    */
-  async *stream(messages, options = {}) {
-    yield* eventsOf(options.signal, async (signal, emit) => {
-      const request = this.request({ messages, ...options }, (text) => emit({ type: 'text', text }));
+  async *stream(messages, options) {
+    const { signal: given, ...rest } = checkedOptions(options, REQUEST, 'the options of a request');
+    yield* eventsOf(given, async (signal, emit) => {
+      const request = this.request({ messages, ...rest }, (text) => emit({ type: 'text', text }));
       const [reply] = await this.runRequests([request], signal);
       return { type: 'end', reply };
     });
@@ -179,7 +195,8 @@ export class Model {
   }
 
   /** A request as rows know it; its adapters are those of now. */
-  request({ messages, prompt, tools, adapters, ...options }, emit = () => {}) {
+  request(given, emit = () => {}) {
+    const { messages, prompt, tools, adapters, ...options } = given;
     this.requireOpen();
     const sampling = samplingOf(options);
     const words = new VisibleText(this.dialogue, sampling.stop);
@@ -189,7 +206,7 @@ export class Model {
       return words.stopped;
     };
     return {
-      ids: this.promptIds(messages, prompt, tools),
+      ids: 'messages' in given ? this.dialogue.prompt(messages, tools) : this.promptIds(prompt, tools),
       adapters: this.adapterSet(adapters),
       stops: this.dialogue.stops,
       sampling,
@@ -206,14 +223,12 @@ export class Model {
     return set;
   }
 
-  promptIds(messages, prompt, tools) {
-    if (messages !== undefined) return this.dialogue.prompt(messages, tools);
+  promptIds(prompt, tools) {
+    if (tools !== undefined) throw wrong('tools are for messages: a prompt is continued as it stands');
     if (typeof prompt === 'string') return this.dialogue.encode(prompt);
     const known = (id) => Number.isSafeInteger(id) && id >= 0 && id < this.vocabulary;
-    if (Array.isArray(prompt) && prompt.every(known)) return prompt;
-    throw new LorakitError('a prompt is text, or token ids of the vocabulary', {
-      code: 'parameter_invalid',
-    });
+    if (Array.isArray(prompt) && Array.from(prompt).every(known)) return prompt;
+    throw wrong('a prompt is text, or token ids of the vocabulary');
   }
 
   async runRequests(requests, signal) {

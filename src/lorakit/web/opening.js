@@ -7,10 +7,12 @@
  */
 
 import { LorakitError } from './errors.js';
+import { shown, wrong } from './options.js';
 import { cancelled, throwIfAborted } from './queue.js';
 
 const HUB = /^[\w.-]+\/[\w.-]+$/;
-const DTYPES = ['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'q4f16', 'bnb4'];
+export const DEVICES = ['wasm', 'webgpu'];
+export const DTYPES = ['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'q4f16', 'bnb4'];
 const PREFIX = 'lorakit-model:';
 const VENDOR = './vendor/';
 const IN_NODE = typeof process !== 'undefined' && Boolean(process.versions?.node);
@@ -20,7 +22,7 @@ let openings = 0;
 
 /** The transformers.js module: given, by its address, or the one that lies beside this file. */
 export async function transformersOf(given, device) {
-  if (given && typeof given === 'object') return given;
+  if (given && typeof given === 'object') return requireModule(given, 'what was given');
   const address = given ?? new URL(`${VENDOR}transformers.min.js`, import.meta.url).href;
   let transformers;
   try {
@@ -31,8 +33,14 @@ export async function transformersOf(given, device) {
       hint: 'pass { transformers } (the module of @huggingface/transformers), or fetch it with `make demo-browser`',
     });
   }
+  requireModule(transformers, address);
   if (!given) useVendored(transformers.env, device);
   return transformers;
+}
+
+function requireModule(module, what) {
+  if (module.AutoModelForCausalLM && module.env) return module;
+  throw wrong(`${what} is not the module of @huggingface/transformers`);
 }
 
 /** The runtime that lies beside this file, instead of one from a server of others. */
@@ -52,19 +60,24 @@ function useVendored(env, device) {
  *   only a name
  */
 export function locate(source) {
-  if (typeof source !== 'string' || !source)
-    throw new LorakitError('a model is named by a path, an address or a Hub id', { code: 'parameter_invalid' });
   if (isHubId(source)) {
     const [named, revision] = source.replace(/^hf:/, '').split('@');
     if (HUB.test(named)) return { id: named, revision };
     throw new LorakitError(`${source} is no Hub id`, { code: 'parameter_invalid', hint: 'hf:org/repo[@revision]' });
   }
   if (IN_NODE && !/^https?:/.test(source)) return { id: source };
-  const url = new URL(source.replace(/\/*$/, ''), IN_NODE ? undefined : globalThis.location.href);
+  const [text, base] = [source.replace(/\/*$/, ''), IN_NODE ? undefined : globalThis.location.href];
+  if (!URL.canParse(text, base)) throw wrong(`this address cannot be read: ${shown(source)}`);
+  const url = new URL(text, base);
   if (!/^https?:$/.test(url.protocol))
     throw new LorakitError(`${url.protocol} is not read`, { code: 'source_unsupported', hint: 'serve the folder over HTTP' });
   // transformers.js remembers by name whether files are there, so a name is never used again.
   return { id: `lorakit-${(openings += 1)}`, folder: `${url.href}/` };
+}
+
+/** @param {any} source */
+export function requireSource(source) {
+  if (typeof source !== 'string' || !source) throw wrong(`a model is named by a path, an address or a Hub id, found ${shown(source)}`);
 }
 
 /** Whether a source is a repository of the Hub: hf:..., or two plain names. @param {string} source */
@@ -86,8 +99,6 @@ export function fetchModel(transformers, source, options) {
 
 async function fetchNow(transformers, place, { device, dtype, signal, progress, sessionOptions, cache = true }) {
   throwIfAborted(signal);
-  if (dtype && !DTYPES.includes(dtype))
-    throw new LorakitError(`dtype is one of ${DTYPES.join(', ')}, found ${dtype}`, { code: 'parameter_invalid' });
   const { env, AutoConfig, AutoTokenizer, AutoModelForCausalLM } = transformers;
   const used = IN_NODE && device === 'wasm' ? null : device;
   const fetched = new Set();

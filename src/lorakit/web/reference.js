@@ -12,7 +12,7 @@ const ONE_FILE = /\.(?:safetensors|gguf|onnx_adapter)$/i;
 const SCHEME = /^[A-Za-z][A-Za-z0-9+.-]+:\/\//;
 const REPO = /^[\w.-]+(?:\/[\w.-]+)?$/;
 const PIN = /^#sha256=([0-9a-fA-F]{64})$/;
-const DIGEST = /^(?:sha256:)?([0-9a-fA-F]{64})$/;
+export const DIGEST = /^(?:sha256:)?([0-9a-fA-F]{64})$/;
 const HUB_FORM = 'hf:org/repo[@revision][/folder]';
 
 /**
@@ -118,7 +118,8 @@ function hubReference(text, endpoint) {
   const steps = inside.split('/').filter(Boolean);
   const climbs = [...steps, ...repo.split('/')].some((step) => step === '.' || step === '..');
   if (!REPO.test(repo) || !revision || climbs) throw wrong(`hf:${text} names no repository`, { hint: HUB_FORM });
-  const root = new URL(endpoint);
+  const root = URL.canParse(endpoint) ? new URL(endpoint) : null;
+  if (!root) throw wrong(`the endpoint is no URL: ${shownUrl(String(endpoint).slice(0, 200))}`);
   requireAllowed(root, globalThis.location?.href);
   const path = [repo, 'resolve', encodeURIComponent(revision), ...steps.map(encodeURIComponent)].join('/');
   const place = located(new URL(`${root.href.replace(/\/+$/, '')}/${path}`), '');

@@ -2,12 +2,13 @@
  * A model in a worker, with the same methods as Model: the page stays alive while it computes.
  */
 
+import { asScales, checkedConfig } from './adapters.js';
 import { LorakitError } from './errors.js';
 import { eventsOf } from './events.js';
 import { isHubId } from './opening.js';
+import { SIGNAL, checkedOptions, isPlain, shown, wrong } from './options.js';
 
 const SCHEME = /^[a-z][a-z0-9+.-]*:/i;
-const OWN = ['signal', 'progress', 'worker'];
 
 /** @param {string} source @param {object} options as of `open` */
 export async function openRemote(source, { worker = true, signal, progress, ...options }) {
@@ -41,46 +42,57 @@ class RemoteModel {
   }
 
   async load(config) {
-    const plain = Object.prototype.toString.call(config) === '[object Object]';
-    const { signal, progress, ...wanted } = plain ? config : { path: config };
+    const { signal, progress, ...wanted } = checkedConfig(config);
     const text = typeof wanted.path === 'string' && wanted.source !== 'huggingface';
     const path = text ? absolute(wanted.path) : sendableFiles(wanted.path);
-    const name = await this.line.ask('load', [{ ...wanted, path }], { signal, progress });
-    return name && new RemoteAdapter(this, name);
+    const found = await this.line.ask('load', [{ ...wanted, path }], { signal, progress });
+    return found && new RemoteAdapter(this, ...found);
   }
 
   async apply(what, scale) {
-    await this.line.ask('apply', [nameOf(what), scale]);
+    const one = typeof what === 'string' || what instanceof RemoteAdapter;
+    await this.line.ask('apply', [one ? this.named(what) : asScales(what), scale]);
   }
 
   async remove(adapter) {
-    await this.line.ask('remove', [nameOf(adapter)]);
+    await this.line.ask('remove', [this.named(adapter)]);
   }
 
-  async unload(name) {
-    await this.line.ask('unload', [name]);
+  async unload(adapter) {
+    await this.line.ask('unload', [this.named(adapter)]);
   }
 
   async clear() {
     await this.line.ask('clear', []);
   }
 
-  chat(messages, options = {}) {
-    return this.line.ask('chat', [messages, sendable(options)], options);
+  async chat(messages, options) {
+    const [sent, signal] = apart(options);
+    return this.line.ask('chat', [messages, sent], { signal });
   }
 
-  complete(prompt, options = {}) {
-    return this.line.ask('complete', [prompt, sendable(options)], options);
+  async complete(prompt, options) {
+    const [sent, signal] = apart(options);
+    return this.line.ask('complete', [prompt, sent], { signal });
   }
 
-  batch(requests, options = {}) {
-    return this.line.ask('batch', [requests], options);
+  async batch(requests, options) {
+    const { signal } = checkedOptions(options, { signal: SIGNAL }, 'the options of a batch');
+    const rows = Array.isArray(requests) ? Array.from(requests, (request) => (isPlain(request) ? apart(request)[0] : request)) : requests;
+    return this.line.ask('batch', [rows], { signal });
   }
 
-  async *stream(messages, options = {}) {
-    yield* eventsOf(options.signal, (signal, event) =>
-      this.line.ask('stream', [messages, sendable(options)], { signal, event }),
-    );
+  async *stream(messages, options) {
+    const [sent, given] = apart(options);
+    yield* eventsOf(given, (signal, event) => this.line.ask('stream', [messages, sent], { signal, event }));
+  }
+
+  /** A handle as a message has it; anything else as it is. */
+  named(what) {
+    if (!(what instanceof RemoteAdapter)) return what;
+    if (what.model !== this) throw wrong(`'${what.name}' was loaded into another model`);
+    const { name, serial } = what;
+    return { handle: { name, serial } };
   }
 
   async close() {
@@ -91,25 +103,28 @@ class RemoteModel {
 }
 
 class RemoteAdapter {
-  constructor(model, name) {
+  constructor(model, name, serial) {
     this.model = model;
     this.name = name;
+    this.serial = serial;
   }
 
   get info() {
-    return this.model.adapters.find(({ name }) => name === this.name);
+    const { adapters, serials } = this.model.line.state;
+    if (serials.get(this.name) === this.serial) return adapters.find(({ name }) => name === this.name);
+    throw new LorakitError(`this adapter '${this.name}' was unloaded`, { code: 'adapter_unknown' });
   }
 
   apply(scale) {
-    return this.model.apply(this.name, scale);
+    return this.model.apply(this, scale);
   }
 
   remove() {
-    return this.model.remove(this.name);
+    return this.model.remove(this);
   }
 
   unload() {
-    return this.model.unload(this.name);
+    return this.model.unload(this);
   }
 }
 
@@ -120,7 +135,7 @@ class Line {
     this.own = own;
     this.ended = false;
     this.count = 0;
-    this.state = { adapters: [], warnings: [] };
+    this.state = { adapters: [], warnings: [], serials: new Map() };
     /** @type {Map<number, object>} */
     this.waiting = new Map();
     port.addEventListener('message', ({ data }) => this.receive(data));
@@ -134,11 +149,20 @@ class Line {
     const id = (this.count += 1);
     return new Promise((resolve, reject) => {
       const abort = () => this.port.postMessage({ id, op: 'abort' });
+      this.send({ id, op, args, tells: Boolean(progress) });
       this.waiting.set(id, { resolve, reject, progress, event, free: () => signal?.removeEventListener('abort', abort) });
-      this.port.postMessage({ id, op, args, tells: Boolean(progress) });
       if (signal?.aborted) abort();
       else signal?.addEventListener('abort', abort);
     });
+  }
+
+  /** Throws parameter_invalid for what no message can carry: a function, a class of the page's. */
+  send(message) {
+    try {
+      this.port.postMessage(message);
+    } catch (error) {
+      throw wrong(`this cannot be sent to the model's worker: ${error.message}`);
+    }
   }
 
   receive({ id, type, value, error, event, state }) {
@@ -178,7 +202,8 @@ function closed() {
 
 /** A worker has another address than the page. */
 function absolute(path) {
-  return SCHEME.test(path) || !globalThis.document ? path : new URL(path, document.baseURI).href;
+  const relative = globalThis.document && !SCHEME.test(path) && URL.canParse(path, document.baseURI);
+  return relative ? new URL(path, document.baseURI).href : path;
 }
 
 function sendableFiles(path) {
@@ -186,10 +211,10 @@ function sendableFiles(path) {
   return typeof FileList !== 'undefined' && path instanceof FileList ? [...path] : path;
 }
 
-function sendable(options) {
-  return Object.fromEntries(Object.entries(options).filter(([name]) => !OWN.includes(name)));
-}
-
-function nameOf(what) {
-  return what instanceof RemoteAdapter ? what.name : what;
+/** Options without their signal, which no message can carry; and the signal. */
+function apart(options) {
+  if (options !== undefined && !isPlain(options)) throw wrong(`the options of a request are an object, found ${shown(options)}`);
+  const { signal, ...sent } = options ?? {};
+  if (sent.adapters) sent.adapters = asScales(sent.adapters); // a message would make any object a plain one
+  return [sent, checkedOptions({ signal }, { signal: SIGNAL }, 'the options of a request').signal];
 }

@@ -5,6 +5,7 @@
  */
 
 import { LorakitError } from './errors.js';
+import { shown } from './options.js';
 import { uniform } from './random.js';
 
 const NEGLIGIBLE = 30; // nats below the best token: beneath float32
@@ -14,7 +15,7 @@ const NEGLIGIBLE = 30; // nats below the best token: beneath float32
  * @typedef {{maxTokens: number, temperature: number, topK: number, topP: number,
  *   seed: number | null, stop: string[]}} Sampling
  */
-const DEFAULTS = { maxTokens: 256, temperature: 0, topK: 0, topP: 1, seed: null, stop: [] };
+export const DEFAULTS = { maxTokens: 256, temperature: 0, topK: 0, topP: 1, seed: null, stop: [] };
 
 const whole = (x) => Number.isSafeInteger(x) && x >= 0;
 const RULES = {
@@ -23,7 +24,7 @@ const RULES = {
   topK: ['an integer of 0 or more', whole],
   topP: ['above 0 and at most 1', (x) => Number.isFinite(x) && x > 0 && x <= 1],
   seed: ['null or an integer of 0 or more', (x) => x === null || whole(x)],
-  stop: ['non-empty strings', (x) => Array.isArray(x) && x.every((text) => typeof text === 'string' && text)],
+  stop: ['non-empty strings', (x) => Array.isArray(x) && Array.from(x).every((text) => typeof text === 'string' && text)],
 };
 
 /** The sampling part of a request's options, checked. @returns {Sampling} */
@@ -33,7 +34,7 @@ export function samplingOf(options) {
   if (typeof params.stop === 'string') params.stop = [params.stop];
   const items = Object.entries(RULES)
     .filter(([name, [, valid]]) => !valid(params[name]))
-    .map(([name, [expected]]) => `${name} must be ${expected}, found ${String(params[name])}`);
+    .map(([name, [expected]]) => `${name} must be ${expected}, found ${shown(params[name])}`);
   if (items.length) throw new LorakitError('invalid sampling parameters', { code: 'parameter_invalid', items });
   return params;
 }

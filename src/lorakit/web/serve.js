@@ -6,6 +6,7 @@
  * an apply acts on the chat after it.
  */
 
+import { LoadedAdapter } from './adapters.js';
 import { LorakitError } from './errors.js';
 import { openModel } from './model.js';
 
@@ -51,10 +52,10 @@ class Server {
     if (!this.model) throw new LorakitError('no model is open', { code: 'closed' });
     const { model } = this;
     const operations = {
-      load: ([config]) => model.load({ ...config, signal, progress }).then((found) => found && found.name),
-      apply: ([what, scale]) => model.apply(what, scale),
-      remove: ([name]) => model.remove(name),
-      unload: ([name]) => model.unload(name),
+      load: ([config]) => model.load({ ...config, signal, progress }).then((found) => found && [found.name, found.serial]),
+      apply: ([what, scale]) => model.apply(this.handle(what), scale),
+      remove: ([what]) => model.remove(this.handle(what)),
+      unload: ([what]) => model.unload(this.handle(what)),
       clear: () => model.clear(),
       chat: ([messages, options]) => model.chat(messages, { ...options, signal }),
       complete: ([prompt, options]) => model.complete(prompt, { ...options, signal }),
@@ -63,6 +64,12 @@ class Server {
       close: () => model.close(),
     };
     return operations[op](args);
+  }
+
+  /** What stands for a handle in a message, as one. No scale is an object. */
+  handle(what) {
+    const { name, serial } = what?.handle ?? {};
+    return serial === undefined ? what : new LoadedAdapter(this.model, name, serial);
   }
 
   async open([source, options], { signal, progress }) {
@@ -76,8 +83,8 @@ class Server {
   }
 
   post(message) {
-    const { adapters = [], warnings = [] } = this.model ?? {};
-    this.port.postMessage({ ...message, state: { adapters, warnings } });
+    const { adapters = [], warnings = [], table } = this.model ?? {};
+    this.port.postMessage({ ...message, state: { adapters, warnings, serials: table?.serials } });
   }
 }
 
