@@ -7,7 +7,6 @@ folder has none, they follow from the merges of tokenizer.json (merges.py).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ _PIECES, _TRAINER = 1, 2  # fields of ModelProto
 _TEXT, _SCORE = 1, 2  # of SentencePiece
 _KIND, _BPE = 3, 2  # of TrainerSpec: model_type
 _SHOWN = 20
-_FLOAT = struct.Struct("<f").unpack
+_FLOAT = struct.Struct("<f").unpack_from
 
 
 class Piece(NamedTuple):
@@ -54,13 +53,18 @@ def read_pieces(path: Path) -> list[Piece]:
     Raises FileNotFoundError, FormatError, and UnsupportedError for one that is not BPE.
     """
     content = read_whole(path, MAX_MODEL)
-    pieces, kind = [], 1  # unigram, where it does not say
+    pieces: list[Piece] = []
+    kind, at = 1, 0  # unigram, where it does not say
     try:
-        for field, value in _fields(content):
+        while at < len(content):
+            at = _usual_pieces(content, at, pieces)
+            if at == len(content):
+                break
+            field, value, at = _field(content, at)
             if field == _PIECES:
                 pieces.append(_piece(value))
             elif field == _TRAINER:
-                kind = dict(_fields(value)).get(_KIND, kind)
+                kind = _message(value).get(_KIND, kind)
     except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
         raise FormatError(f"{path} is not a valid SentencePiece model: {error!r:.200}") from error
     if kind != _BPE:
@@ -71,31 +75,54 @@ def read_pieces(path: Path) -> list[Piece]:
     return pieces
 
 
+def _usual_pieces(content: bytes, at: int, pieces: list[Piece]) -> int:
+    """Take the pieces that begin here, as far as they are written as usual; where they end.
+
+    There are a quarter of a million, in short messages: text, score, and perhaps a kind.
+    """
+    while content[at] == 0x0A and content[at + 1] < 128 and content[at + 2] == 0x0A:
+        text, end = at + 4, at + 2 + content[at + 1]
+        score = text + content[at + 3]
+        if content[at + 3] > 127 or end - score not in (5, 7) or content[score] != 0x15:
+            break
+        (value,) = _FLOAT(content, score + 1)
+        pieces.append(Piece(content[text:score].decode(), value))
+        at = end
+        if at == len(content):
+            break
+    return at
+
+
 def _piece(content: bytes) -> Piece:
-    found = dict(_fields(content))
+    found = _message(content)
     return Piece(found.get(_TEXT, b"").decode(), _FLOAT(found.get(_SCORE, bytes(4)))[0])
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field of a message: an int, or bytes that may be a message."""
-    at, end = 0, len(content)
-    while at < end:
-        tag, at = _varint(content, at)
-        field, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            value, at = _varint(content, at)
-            yield field, value
-            continue
-        if wire == _BYTES:
-            length, at = _varint(content, at)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"the wire type {wire} at {at}")
-        if length > end - at:
-            raise ValueError(f"a field of {length} bytes at {at}, of {end}")
-        yield field, content[at : at + length]
-        at += length
+def _message(content: bytes) -> dict[int, Any]:
+    """The last value of each field: a number, or bytes that may be a message."""
+    at, found = 0, {}
+    while at < len(content):
+        field, value, at = _field(content, at)
+        found[field] = value
+    return found
+
+
+def _field(content: bytes, at: int) -> tuple[int, Any, int]:
+    """Number and value of the field that begins here, and where it ends."""
+    tag, at = _varint(content, at)
+    field, wire = tag >> 3, tag & 7
+    if wire == _VARINT:
+        value, at = _varint(content, at)
+        return field, value, at
+    if wire == _BYTES:
+        length, at = _varint(content, at)
+    elif wire in (_FIXED32, _FIXED64):
+        length = 4 if wire == _FIXED32 else 8
+    else:
+        raise ValueError(f"the wire type {wire} at {at}")
+    if length > len(content) - at:
+        raise ValueError(f"a field of {length} bytes at {at}, of {len(content)}")
+    return field, content[at : at + length], at + length
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
