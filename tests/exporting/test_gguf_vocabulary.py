@@ -257,6 +257,9 @@ def test_a_kind_of_tokenizer_that_is_not_bpe_is_refused(copy):
 
 
 SPM_REFUSED = {
+    "normalized": (
+        {"added_tokens": [cases.added(2, "</s>", normalized=True)]}, "behind a space alone"
+    ),
     "normalizer": ({"normalizer": {"type": "NFKC"}}, "a way to change or cut text"),
     "cut": ({"pre_tokenizer": {"type": "Whitespace"}}, "a way to change or cut text"),
     "strip": (

@@ -34,6 +34,7 @@ class Added:
     left: bool  # takes the spaces before it
     right: bool  # takes the spaces after it
     word: bool  # only where it is a word of its own
+    late: bool  # is found after the text was changed, and is changed itself
 
     @property
     def merged(self) -> bool:
@@ -144,4 +145,5 @@ def _added(one: Json) -> Added:
         left=bool(one.get("lstrip")),
         right=bool(one.get("rstrip")),
         word=bool(one.get("single_word")),
+        late=bool(one.get("normalized")),
     )

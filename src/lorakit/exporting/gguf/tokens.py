@@ -92,7 +92,8 @@ def _ids(ours: Tokenizer, texts: list[str], theirs: Tokenised) -> Iterator[str]:
 def _pieces(ours: Tokenizer, tokens: list[int], theirs: Tokenised) -> Iterator[str]:
     for token, piece in zip(tokens, theirs.pieces, strict=True):
         mine = ours.token_bytes(token)
-        if mine and mine != piece.encode("latin-1"):
+        is_text = mine and token not in ours.control_ids
+        if is_text and mine != piece.encode("latin-1"):
             yield f"{token} is shown as {mine!r:.60}, by llama.cpp {piece.encode('latin-1')!r:.60}"
 
 
