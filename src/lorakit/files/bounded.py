@@ -96,14 +96,16 @@ def read_bounded(path: Path, limit: int) -> bytes | None:
     return content if len(content) <= limit else None
 
 
-def load(path: Path, most: int = MAX_READ) -> npt.NDArray[np.uint8]:
-    """A regular file's bytes, read-only: read up to `most` of them, mapped where there are more.
+def load(path: Path, most: int | None = None) -> npt.NDArray[np.uint8]:
+    """A regular file's bytes, read-only: up to `most` of them are read, more are mapped.
+
+    most: None is MAX_READ.
 
     Raises as `open_regular`.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
+        if size > (MAX_READ if most is None else most):
             return np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
         return np.frombuffer(read_up_to(file, size), np.uint8)
 
