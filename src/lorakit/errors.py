@@ -4,7 +4,8 @@
     ├── SourceError            source_not_found, source_unsupported, source_unreachable,
     │                          source_denied, source_too_large, source_mismatch, offline
     ├── WriteError             write_failed: the disk is full, or the place cannot be written
-    ├── FormatError            format_invalid: a file is broken, or says what cannot be read
+    ├── FormatError            format_invalid: a file is broken, or says what cannot be read;
+    │   │                      adapter_incomplete: it lacks what its config promises
     │   └── UnsupportedError   format_unsupported: valid, but beyond what lorakit can express;
     │                          pickle_refused
     ├── BaseModelError         base_invalid, architecture_unknown, tokenizer_missing,

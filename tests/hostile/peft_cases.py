@@ -244,9 +244,14 @@ def exploding_pattern(path: Path) -> None:
     folder(path, rank_pattern={"(((((a{999}){999}){999}){999}){999})": 8})
 
 
-@case("format_unsupported", "look-around")
-def look_ahead(path: Path) -> None:
-    folder(path, target_modules="(?=.*q_proj).*")
+@case("format_unsupported", "look-behind")
+def look_behind(path: Path) -> None:
+    folder(path, rank_pattern={"(?<=q_)proj": 8})
+
+
+@case("format_unsupported", "work")
+def look_aheads_within_each_other(path: Path) -> None:
+    folder(path, target_modules="(?!(.?){2000}" * 40 + ")" * 40 + ".*")
 
 
 @case("format_unsupported", "work")
@@ -256,10 +261,10 @@ def many_expressions(path: Path) -> None:
 
 @case("format_unsupported", "work")
 def many_dotted_names(path: Path) -> None:
-    """Names whose dots are all elsewhere, so that no index helps."""
+    """Names and keys whose dots are all elsewhere, so that no index helps."""
     tensors: dict[str, Any] = {}
     for index in range(2000):
-        tensors |= pair(f"base_model.model.{'a' * 30}.{index}.q_proj")
+        tensors |= pair(f"base_model.model.{'a' * (index % 100 + 1)}.{'b' * (index // 100)}.q_proj")
     dots = {"".join("." if n >> b & 1 else "a" for b in range(14)): 8 for n in range(1 << 14)}
     folder(path, weights=safetensors(tensors), rank_pattern=dots)
 

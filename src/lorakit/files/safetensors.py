@@ -79,7 +79,8 @@ def open_safetensors(path: Path, *, max_size: int | None = None) -> SafetensorsF
     try:
         entries = _parse(header)
         metadata = _metadata(entries)
-        tensors = {name: _view(name, entry, data) for name, entry in entries.items()}
+        start = data.ctypes.data  # asked for once: it takes longer than all else here
+        tensors = {name: _view(name, entry, data, start) for name, entry in entries.items()}
         _require_contiguous(entries, len(data))
     except ValueError as error:
         raise FormatError(
@@ -114,28 +115,37 @@ def _metadata(entries: dict[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def _view(name: str, entry: Any, data: Array) -> Array:
-    """One tensor as a view of the file. Raises ValueError for an entry that is not one."""
-    shown = f"tensor {name[:80]!a}"
+def _view(name: str, entry: Any, data: Array, start: int) -> Array:
+    """One tensor as a view of the file, whose data begin at the address `start`.
+
+    Raises ValueError for an entry that is not one.
+    """
+    try:
+        return _view_of(entry, data, start)
+    except ValueError as error:
+        raise ValueError(f"tensor {name[:80]!a} {error}") from error
+
+
+def _view_of(entry: Any, data: Array, start: int) -> Array:
     if not isinstance(entry, dict) or entry.keys() != _ENTRY:
-        raise ValueError(f"{shown} has no dtype, shape and data_offsets alone")
+        raise ValueError("has no dtype, shape and data_offsets alone")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
-        raise ValueError(f"{shown} has a shape or data_offsets that are no lists of whole numbers")
+        raise ValueError("has a shape or data_offsets that are no lists of whole numbers")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise ValueError(f"{shown} has the unsupported dtype {entry['dtype']!a:.40}")
+        raise ValueError(f"has the unsupported dtype {entry['dtype']!a:.40}")
     (begin, end), size = offsets, math.prod(shape) * dtype.itemsize
     if not begin <= end <= len(data):
-        raise ValueError(f"{shown} claims bytes {begin} to {end} of {len(data)}")
+        raise ValueError(f"claims bytes {begin} to {end} of {len(data)}")
     if size != end - begin:
-        raise ValueError(f"{shown} of {end - begin} bytes cannot be {dtype.name} of {shape!s:.200}")
+        raise ValueError(f"of {end - begin} bytes cannot be {dtype.name} of {shape!s:.200}")
     if not size:
         return np.zeros(shape, dtype)
     raw = data[begin:end]
-    if raw.ctypes.data % dtype.itemsize:  # legal in the format and rare
+    if (start + begin) % dtype.itemsize:  # legal in the format and rare
         if len(data) > MAX_READ:
-            raise ValueError(f"{shown} at byte {begin} is not aligned")
+            raise ValueError(f"at byte {begin} is not aligned")
         raw = raw.copy()
         raw.flags.writeable = False
     return raw.view(dtype).reshape(shape)

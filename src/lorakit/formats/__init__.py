@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from typing import Any, Literal
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
-from lorakit.errors import SourceError, UnsupportedError
+from lorakit.check import check
+from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
 from lorakit.formats import gguf, mlx, ort, peft, web
@@ -28,6 +29,7 @@ from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 from lorakit.formats.replaced_rows import rows_as_deltas
 from lorakit.formats.web import is_web, read_web, write_web
+from lorakit.values import finite, shown
 
 FormatName = Literal["peft", "mlx", "gguf", "ort", "web"]
 CONFIG = "adapter_config.json"
@@ -47,13 +49,13 @@ class Format:
 
     name: str
     sniff: Callable[[Path], bool]
-    read: Callable[..., Adapter]  # (path, decoder), and allow_pickle and init where `pickles`
+    read: Callable[..., Adapter]  # (path, decoder), and what `takes` names
     write: Callable[..., None]  # (adapter, path, decoder=..., dtype=...)
     cannot_express: Express  # everything that its writer refuses
     folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
     folds: bool = False
-    pickles: bool = False  # whether its reader takes `allow_pickle` and `init`
+    takes: frozenset[str] = frozenset()  # options of `read_adapter` that its reader takes
     prepare: Callable[[Adapter, Base], tuple[Adapter, tuple[str, ...]]] | None = None
 
 
@@ -86,7 +88,7 @@ FORMATS = {
             name="peft",
             sniff=_is_peft,
             read=read_peft,
-            pickles=True,
+            takes=frozenset({"allow_pickle", "init", "alpha", "name", "mend"}),
             write=write_peft,
             cannot_express=peft.cannot_express,
         ),
@@ -104,6 +106,7 @@ FORMATS = {
             name="mlx",
             sniff=is_mlx,
             read=read_mlx,
+            takes=frozenset({"alpha", "mlx_version"}),
             prepare=rows_as_deltas,
             write=write_mlx,
             cannot_express=mlx.cannot_express,
@@ -148,35 +151,103 @@ def read_adapter(
     *,
     allow_pickle: bool = False,
     init: Path | None = None,
+    alpha: float | None = None,
+    mlx_version: str | None = None,
+    name: str | None = None,
+    partial: bool = False,
 ) -> Adapter:
     """The adapter at a path, whatever its format.
 
     decoder: the base that it is for, which some GGUF files of llama.cpp's converter need, and MLX
-    adapters of an embedding. allow_pickle: read PEFT's adapter_model.bin, which is refused
-    otherwise. init: the initial adapter of a PEFT adapter of PiSSA and its kin.
+    adapters of an embedding. Names that differ from its own by a wrapper alone become its own.
+    allow_pickle: read PEFT's adapter_model.bin, which is refused otherwise. init: the initial
+    adapter of a PEFT adapter of PiSSA and its kin. alpha: for weights without adapter_config.json:
+    their scale is alpha / rank. mlx_version: of the mlx-lm that trained it, where its scale depends
+    on that. name: which adapter, where a PEFT file holds several. partial: take an adapter that
+    lacks what its config promises.
     Raises SourceError where there is none, UnsupportedError (`format_unsupported`) where there is
-    something else, which it names, and FormatError where the files are broken.
+    something else, which it names, FormatError where the files are broken, and FormatError
+    (`adapter_incomplete`) where they lack a part.
     """
     path = (Path(path) if isinstance(path, str | os.PathLike) else as_path(path)).expanduser()
+    options = {
+        "allow_pickle": allow_pickle or None,
+        "init": init,
+        "alpha": alpha,
+        "mlx_version": mlx_version,
+        "name": name,
+    }
+    adapter = read_any(path, decoder, **{k: v for k, v in options.items() if v is not None})
+    if adapter.reading.missing and not partial and _belongs(adapter, decoder):
+        raise FormatError(
+            f"{path} is an incomplete save: its config promises more than the file holds",
+            code="adapter_incomplete",
+            items=adapter.reading.missing,
+            hint="save or download it again, or open the base that it was trained on; partial=True "
+            "and --partial take it as it is",
+        )
+    return adapter
+
+
+def _belongs(adapter: Adapter, decoder: Decoder | None) -> bool:
+    """Whether all that is there fits the base; else that it does not is what is to be said."""
+    if decoder is None:
+        return True
+    return not any(found.severity == "error" for found in check(adapter, decoder))
+
+
+def read_any(path: Path, decoder: Decoder | None, **options: Any) -> Adapter:
+    """`read_adapter` for an adapter that may be incomplete, and with `mend` (see read_peft)."""
     try:
-        return _read(path, decoder, allow_pickle, init)
+        return _read(path, decoder, options)
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read(path: Path, decoder: Decoder | None, allow_pickle: bool, init: Path | None) -> Adapter:
+def _read(path: Path, decoder: Decoder | None, options: Mapping[str, Any]) -> Adapter:
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
             hint=f"give {PLACES}{or_of_the_hub(path)}",
         )
-    row = FORMATS[sniff(path)]
-    options: dict[str, Any] = {}
-    if row.pickles:
-        options = {"allow_pickle": allow_pickle, "init": init}
-    elif init is not None:
-        raise UnsupportedError(f"{path}: only a PEFT adapter is read with an initial adapter")
-    return row.read(path.parent if row.folder and not path.is_dir() else path, decoder, **options)
+    if "alpha" in options:
+        row, place = _bare(path, options["alpha"])
+    else:
+        row = FORMATS[sniff(path)]
+        place = path.parent if row.folder and path.name in FILES and not path.is_dir() else path
+    for option in options.keys() - row.takes - {"allow_pickle", "mend"}:
+        raise UnsupportedError(f"{path}: {_NOT_FOR[option]}")
+    return row.read(place, decoder, **{k: v for k, v in options.items() if k in row.takes})
+
+
+_NOT_FOR = {
+    "init": "only a PEFT adapter is read with an initial adapter",
+    "alpha": "only weights of PEFT and MLX without a config are read with an alpha",
+    "mlx_version": "mlx_version is for MLX adapters",
+    "name": "only a PEFT file holds several adapters, of which one is named",
+}
+
+
+def _bare(path: Path, alpha: object) -> tuple[Format, Path]:
+    """The format of weights that have no config, by their names, and where they are."""
+    if not finite(alpha):
+        raise ParameterError(f"alpha must be a finite number, found {shown(alpha)}")
+    folder = path if path.is_dir() else path.parent
+    if member(folder, CONFIG) is not None:
+        raise ParameterError(
+            f"{folder} has an {CONFIG}, which says the scale",
+            hint="read it without alpha; absolute_scale=, and -a REF:=SCALE, replace the scale",
+        )
+    if path.is_file() and path.name not in FILES:
+        raise UnsupportedError(
+            f"{path} is not named as the weights of an adapter are",
+            hint=f"call it {peft.WEIGHTS} (PEFT) or {mlx.WEIGHTS} (MLX)",
+        )
+    names = {mlx.WEIGHTS: "mlx", peft.WEIGHTS: "peft", "adapter_model.bin": "peft"}
+    for weights, name in names.items():
+        if member(folder, weights) is not None and (path.is_dir() or path.name == weights):
+            return FORMATS[name], folder
+    raise SourceError(f"there are no weights at {path}", hint=f"give {PLACES}")
 
 
 def sniff(path: Path) -> str:
@@ -186,6 +257,8 @@ def sniff(path: Path) -> str:
         possible = path.is_dir() or path.name in FILES if row.folder else path.is_file()
         if possible and row.sniff(folder if row.folder else path):
             return row.name
+    if not path.is_dir() and is_mlx(path):
+        return "mlx"  # a checkpoint, by its number
     raise _not_an_adapter(path)
 
 

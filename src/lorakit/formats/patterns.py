@@ -3,7 +3,8 @@
 An adapter's config may hold regular expressions, and Python's `re` can be made to run for years by
 one. Here a pattern becomes a small automaton that is run without backtracking (Thompson 1968), with
 a bound on its size and on the work of one table. Only whole matches are asked for, so that greedy
-and lazy quantifiers mean the same. Look-around, back-references and flags are refused.
+and lazy quantifiers mean the same. A look-ahead is an automaton of its own: one walk over the text
+from its end says where it holds. Look-behind, back-references and flags are refused.
 """
 
 from __future__ import annotations
@@ -51,13 +52,26 @@ class Either:
     nodes: tuple[Node, ...]
 
 
-Node = Test | Anchor | Repeat | Sequenced | Either
-# What to pass (a test of the next character, an anchor, or nothing) and where to go then.
-Instruction = tuple[Test | Anchor | None, tuple[int, ...]]
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """(?=...) or (?!...): whether what follows here begins so, or does not."""
+
+    node: Node
+    negative: bool
+
+
+Node = Test | Anchor | Repeat | Sequenced | Either | Look
+# What to pass (a test of the next character, an anchor, a look-ahead, or nothing), and where to
+# go then.
+Instruction = tuple[Test | Anchor | Look | None, tuple[int, ...]]
 
 
 class PatternError(ValueError):
     """A pattern that is not a regular expression, or beyond the subset or its bounds."""
+
+
+class UnknownSyntaxError(PatternError):
+    """A pattern that may be a regular expression, but is none of the subset."""
 
 
 @dataclass(slots=True)
@@ -78,7 +92,8 @@ class Regex:
 
     program: list[Instruction]
     budget: Budget
-    _steps: dict[tuple[frozenset[int], str, str], frozenset[int]] = field(default_factory=dict)
+    looks: tuple[_Ahead, ...] = ()
+    _steps: dict[_Place, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def compile(cls, pattern: str, budget: Budget | None = None) -> Regex:
@@ -87,32 +102,41 @@ class Regex:
             raise PatternError(f"a pattern of {len(pattern)} characters; {MAX_LENGTH} is the limit")
         budget = budget or Budget()
         budget.spend(COMPILING * len(pattern))
-        program = _emit(_Parser(pattern).parse())
+        return cls._of(_Parser(pattern).parse(), budget)
+
+    @classmethod
+    def _of(cls, tree: Node, budget: Budget) -> Regex:
+        program = _emit(tree)
         budget.spend(len(program))
-        return cls(program, budget)
+        return cls(program, budget, _aheads(program, budget))
 
     def fullmatch(self, text: str) -> bool:
         states, before = frozenset((0,)), ""
-        for char in text:
-            key = (states, before, char)
+        holds = _positions(self.looks, text)
+        for char, held in zip(text, holds, strict=False):
+            key = (states, before, char, held)
             if key not in self._steps:
                 self._steps[key] = self._step(*key)
             states, before = self._steps[key], char
             if not states:
                 return False
-        return len(self.program) - 1 in self._close(states, before, "")
+        return len(self.program) - 1 in self._close(states, before, "", holds[-1])
 
-    def _step(self, states: frozenset[int], before: str, char: str) -> frozenset[int]:
+    def _step(
+        self, states: frozenset[int], before: str, char: str, holds: frozenset[Look]
+    ) -> frozenset[int]:
         moved: set[int] = set()
-        for state in self._close(states, before, char):
+        for state in self._close(states, before, char, holds):
             test, after = self.program[state]
             if callable(test) and test(char):
                 moved.update(after)
         return frozenset(moved)
 
-    def _close(self, states: frozenset[int], before: str, after: str) -> set[int]:
+    def _close(
+        self, states: frozenset[int], before: str, after: str, holds: frozenset[Look]
+    ) -> set[int]:
         """All states that can be reached here, between two characters, without a character."""
-        passed = {None, *_anchors(before, after)}
+        passed = {None, *_anchors(before, after), *holds}
         seen, stack = set(states), list(states)
         while stack:
             test, following = self.program[stack.pop()]
@@ -122,6 +146,81 @@ class Regex:
                 stack.extend(fresh)
         self.budget.spend(len(seen))
         return seen
+
+
+_Place = tuple[frozenset[int], str, str, frozenset[Look]]
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """The automaton of a look-ahead, walked from a text's end to its beginning."""
+
+    look: Look
+    program: list[Instruction]
+    budget: Budget
+    inner: tuple[_Ahead, ...]
+    before: list[list[int]]  # the instructions that lead to each
+    _steps: dict[_Place, frozenset[int]] = field(default_factory=dict)
+
+    def holds(self, text: str) -> list[bool]:
+        """Whether it holds at each position."""
+        found, ahead = [], frozenset[int]()
+        inner = _positions(self.inner, text)
+        for at in range(len(text), -1, -1):
+            key = (ahead, text[at - 1 : at] if at else "", text[at : at + 1], inner[at])
+            if key not in self._steps:
+                self._steps[key] = self._back(*key)
+            ahead = self._steps[key]
+            found.append((0 in ahead) is not self.look.negative)
+        return found[::-1]
+
+    def _back(
+        self, ahead: frozenset[int], before: str, char: str, holds: frozenset[Look]
+    ) -> frozenset[int]:
+        """The instructions from which the end can be reached, given those one character on."""
+        passed = {None, *_anchors(before, char), *holds}
+        seen = {len(self.program) - 1}
+        for state in ahead:
+            for earlier in self.before[state]:
+                test = self.program[earlier][0]
+                if callable(test) and char and test(char):
+                    seen.add(earlier)
+        stack = list(seen)
+        while stack:
+            for earlier in self.before[stack.pop()]:
+                test = self.program[earlier][0]
+                if earlier not in seen and not callable(test) and test in passed:
+                    seen.add(earlier)
+                    stack.append(earlier)
+        self.budget.spend(3 * len(seen))  # they are kept, and take memory
+        return frozenset(seen)
+
+
+def _aheads(program: list[Instruction], budget: Budget) -> tuple[_Ahead, ...]:
+    """The look-aheads of a program, each compiled once."""
+    found: dict[Look, _Ahead] = {}
+    for look, _ in program:
+        if not isinstance(look, Look) or look in found:
+            continue
+        inner = _emit(look.node)
+        budget.spend(len(inner))
+        before: list[list[int]] = [[] for _ in inner]
+        for state, (_, following) in enumerate(inner):
+            for after in following:
+                before[after].append(state)
+        found[look] = _Ahead(look, inner, budget, _aheads(inner, budget), before)
+    return tuple(found.values())
+
+
+def _positions(looks: Sequence[_Ahead], text: str) -> list[frozenset[Look]]:
+    """The look-aheads that hold at each position of a text, its end included."""
+    if not looks:
+        return [_NOTHING] * (len(text) + 1)
+    held = [(ahead.look, ahead.holds(text)) for ahead in looks]
+    return [frozenset(look for look, where in held if where[at]) for at in range(len(text) + 1)]
+
+
+_NOTHING: frozenset[Look] = frozenset()
 
 
 def _anchors(before: str, after: str) -> list[Anchor]:
@@ -138,19 +237,21 @@ class PatternTable:
 
     Most keys are plain names. A dot in one stands for any character, so that it matches the end of
     a name when that end, with dots put at the key's dots, is the key: one lookup finds them all.
+    Names of one outline are looked up alike, and there are few outlines, however many names.
     """
 
     def __init__(self, keys: Sequence[str], budget: Budget | None = None) -> None:
         """Raises PatternError for a key that is no regular expression, or beyond the bounds."""
         self._keys = keys
         self._budget = budget or Budget()
-        self._plain: dict[_Outline, dict[str, int]] = {}
+        self._plain: dict[tuple[_Outline, bool], dict[str, int]] = {}  # and whether anchored
         self._regexes: list[tuple[int, Regex]] = []
+        self._possible: dict[_Outline, list[_Lookup]] = {}
+        self._found: dict[str, int] = {}
         for index, key in enumerate(keys):
             plain = key.removeprefix("^")
             if _LITERAL.fullmatch(plain):
-                dots = tuple(at for at, char in enumerate(plain) if char == ".")
-                outline = (len(plain), dots, plain != key)
+                outline = (_outline(plain), plain != key)
                 self._plain.setdefault(outline, {}).setdefault(plain, index)
             else:
                 regex = Regex.compile(rf"(.*\.)?({key})$", self._budget)
@@ -158,34 +259,78 @@ class PatternTable:
 
     def first(self, name: str) -> str | None:
         """The first key that matches, or None. Raises PatternError at the end of the budget."""
-        best = min(self._plain_hits(name), default=len(self._keys))
+        if not self._keys:
+            return None
+        best = self._found.get(name)
+        if best is None:
+            best = self._found[name] = self._first(name)
+        return self._keys[best] if best < len(self._keys) else None
+
+    def _first(self, name: str) -> int:
+        best = len(self._keys)
+        for start, dots, keys in self._lookups(name):
+            tail = name[start:]
+            if dots:
+                tail = _with_dots(tail, dots)
+            best = min(best, keys.get(tail, best))
         for index, regex in self._regexes:
             if index < best and regex.fullmatch(name):
                 best = index
-        return self._keys[best] if best < len(self._keys) else None
+        return best
 
-    def _plain_hits(self, name: str) -> Iterator[int]:
-        for (length, dots, whole), keys in self._plain.items():
-            self._budget.spend(1 + len(dots))
-            start = len(name) - length
-            if start < 0 or (start and (whole or name[start - 1] != ".")):
-                continue
-            tail = list(name[start:])
-            for at in dots:
-                tail[at] = "."
-            found = keys.get("".join(tail))
-            if found is not None:
-                yield found
+    def _lookups(self, name: str) -> list[_Lookup]:
+        """Where keys may begin in a name of this outline, and where dots must be put for it."""
+        outline = _outline(name)
+        found = self._possible.get(outline)
+        if found is None:
+            found = self._possible[outline] = list(self._placed(outline))
+        self._budget.spend(1 + len(found))
+        return found
+
+    def _placed(self, outline: _Outline) -> Iterator[_Lookup]:
+        size, own = _size(outline), _dots(outline)
+        for (other, whole), keys in self._plain.items():
+            self._budget.spend(len(other))
+            start = size - _size(other)
+            if start == 0 or (start > 0 and not whole and start - 1 in own):
+                yield start, tuple(at for at in _dots(other) if start + at not in own), keys
 
 
-_Outline = tuple[int, tuple[int, ...], bool]  # length, where the dots are, whether it is anchored
+_Outline = tuple[int, ...]  # the lengths of a name's steps
+
+
+def _outline(name: str) -> _Outline:
+    return tuple(map(len, name.split(".")))
+
+
+def _size(outline: _Outline) -> int:
+    return sum(outline) + len(outline) - 1
+
+
+def _dots(outline: _Outline) -> frozenset[int]:
+    """Where the dots are."""
+    found, at = [], -1
+    for length in outline[:-1]:
+        at += length + 1
+        found.append(at)
+    return frozenset(found)
+
+
+def _with_dots(text: str, places: Sequence[int]) -> str:
+    chars = list(text)
+    for at in places:
+        chars[at] = "."
+    return "".join(chars)
+
+
+_Lookup = tuple[int, tuple[int, ...], dict[str, int]]
 
 
 def _emit(tree: Node) -> list[Instruction]:
     """The automaton of a tree; its last instruction is the match."""
     code: list[Instruction] = []
 
-    def put(test: Test | Anchor | None, *after: int) -> int:
+    def put(test: Test | Anchor | Look | None, *after: int) -> int:
         if len(code) >= MAX_STATES:
             raise PatternError("the pattern is too large")
         code.append((test, after))
@@ -274,7 +419,7 @@ class _Parser:
             raise PatternError("a repetition from more to less")
         self._take("?")  # lazy: the same whole matches
         if self._text[self._at : self._at + 1] in ("*", "+", "?"):
-            raise PatternError("multiple or possessive quantifiers")
+            raise UnknownSyntaxError("multiple or possessive quantifiers")
         return Sequenced(()) if high == 0 else Repeat(node, low, high)
 
     def _atom(self) -> Node:
@@ -304,16 +449,19 @@ class _Parser:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise PatternError("groups are nested too deeply")
+        ahead = None
         if self._take("?") and not self._take(":"):
-            name = _NAMED.match(self._text, self._at)
-            if name is None:
-                raise PatternError("look-around, flags and back-references are not supported")
-            self._at = name.end()
+            ahead = next((sign for sign in "!=" if self._take(sign)), None)
+            name = None if ahead else _NAMED.match(self._text, self._at)
+            if name is not None:
+                self._at = name.end()
+            elif ahead is None:
+                raise UnknownSyntaxError("look-behind, flags and back-references are not supported")
         tree = self._alternatives()
         if not self._take(")"):
             raise PatternError("missing )")
         self._depth -= 1
-        return tree
+        return tree if ahead is None else Look(tree, ahead == "!")
 
     def _set(self) -> Test:
         negated = self._take("^")
@@ -363,5 +511,5 @@ def _escape(char: str) -> Test:
         test, negated = _CLASSES[char.lower()], char.isupper()
         return lambda c: test(c) is not negated
     if char.isalnum():
-        raise PatternError(f"the escape \\{char} is not supported")
+        raise UnknownSyntaxError(f"the escape \\{char} is not supported")
     return _one(char)

@@ -2,82 +2,101 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Site
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, SourceError, UnsupportedError
 from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.folder import MAX_WEIGHTS, is_name, member, read_object
+from lorakit.formats.mlx.config import CONFIG, MlxConfig, is_config, parse
 from lorakit.formats.mlx.names import HEAD, LAYER, canonical, is_table, relative
+from lorakit.formats.mlx.promises import missing
+from lorakit.formats.names import fitted
 from lorakit.formats.peft.parts import FLOATS
 from lorakit.formats.peft.read import FINGERPRINT, SHOWN
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
+CHECKPOINT = re.compile(r"\d{7}_adapters\.safetensors", re.ASCII)  # weights at a training step
 PARTS = (".lora_a", ".lora_b", ".m")
-MAX_RANK = 1 << 16
-MAX_LAYERS = 1 << 16
 
 
-def is_mlx(folder: Path) -> bool:
-    """Whether a folder holds an mlx-lm adapter: its config says how it was fine-tuned."""
-    if not folder.is_dir() or member(folder, WEIGHTS) is None:
+def is_mlx(path: Path) -> bool:
+    """Whether a folder, or a checkpoint in one, is an mlx-lm adapter: its config says so."""
+    folder, name = _place(path)
+    if not folder.is_dir() or member(folder, name) is None:
         return False
     file = member(folder, CONFIG)
-    return file is not None and bool(
-        {"fine_tune_type", "lora_parameters"} & read_object(file).keys()
-    )
+    return file is not None and is_config(read_object(file))
 
 
-def read_mlx(path: Path, decoder: Decoder | None = None) -> Adapter:
-    """The adapter in an mlx-lm folder.
+def _place(path: Path) -> tuple[Path, str]:
+    named = CHECKPOINT.fullmatch(path.name) and not path.is_dir()
+    return (path.parent, path.name) if named else (path, WEIGHTS)
+
+
+def read_mlx(
+    path: Path,
+    decoder: Decoder | None = None,
+    *,
+    alpha: float | None = None,
+    mlx_version: str | None = None,
+) -> Adapter:
+    """The adapter in an mlx-lm folder, or a checkpoint of its training (0000100_adapters...).
 
     decoder: the base. Needed only where an embedding is adapted and no head: mlx-lm changes both
     uses of the embedding where the head is tied to it, and the lookup alone where it is not.
+    alpha: for weights without a config, whose scale is alpha / rank, by the tensors' own rank.
+    mlx_version: that trained it, for the configs whose scale depends on it (see config.py).
 
     Raises SourceError (a file missing), FormatError (broken, or its parts contradict each other:
     every fault listed) and UnsupportedError (full fine-tunes, an embedding without a base).
     """
-    files = {name: member(path, name) for name in (CONFIG, WEIGHTS)}
-    for name, found in files.items():
-        if found is None:
-            raise SourceError(f"{path} has no {name}")
-    config = read_object(path / CONFIG)
-    _require_readable(config, path)
-    file = open_safetensors(path / WEIGHTS, max_size=MAX_WEIGHTS)
-    return _assemble(config, file.tensors, file.metadata.get(FINGERPRINT), path, decoder)
+    folder, name = _place(path)
+    wanted = (name,) if alpha is not None else (CONFIG, name)
+    for each in wanted:
+        if member(folder, each) is None:
+            raise SourceError(f"{folder} has no {each}")
+    faults: list[str] = []
+    raw = {} if alpha is not None else read_object(folder / CONFIG)
+    config = (
+        MlxConfig(rank=None, alpha=alpha)
+        if alpha is not None
+        else parse(raw, path, faults, mlx_version)
+    )
+    file = open_safetensors(folder / name, max_size=MAX_WEIGHTS)
+    _refuse_vlm(file.tensors, path)
+    return _assemble(
+        config, raw, file.tensors, file.metadata.get(FINGERPRINT), path, decoder, faults
+    )
 
 
-def _require_readable(config: Mapping[str, Any], path: Path) -> None:
-    kind = config.get("fine_tune_type", "lora")
-    if kind == "full":
+def _refuse_vlm(tensors: Mapping[str, Array], path: Path) -> None:
+    if tensors and all(name.endswith((".A", ".B")) for name in tensors):
         raise UnsupportedError(
-            f"{path} is a full fine-tune: whole weights, not low-rank deltas",
-            hint="fuse it into its base with mlx_lm.fuse and use that model",
+            f"{path} is an adapter of mlx-vlm, a library of its own for vision models",
+            hint="merge it with mlx_vlm, or train the language model with mlx-lm",
         )
-    if kind not in ("lora", "dora"):
-        raise UnsupportedError(f"{path}: fine_tune_type {kind!r:.80} cannot be read")
 
 
 def _assemble(
-    config: Mapping[str, Any],
+    config: MlxConfig,
+    raw: Mapping[str, Any],
     tensors: Mapping[str, Array],
     fingerprint: str | None,
     path: Path,
     decoder: Decoder | None,
+    faults: list[str],
 ) -> Adapter:
-    faults: list[str] = []
-    rank, scale, keys = _parameters(config, faults)
-    dora = config.get("fine_tune_type") == "dora"
     modules = _sort(tensors, faults)
+    dora = config.dora or (config.rank is None and any(".m" in parts for parts in modules.values()))
     for name, parts in modules.items():
-        faults += _faults(name, parts, rank, dora, keys)
-    faults += _layer_faults(config.get("num_layers", -1), modules.keys() - (keys or frozenset()))
+        faults += _faults(name, parts, config.rank, dora, config.keys)
+    faults += _layer_faults(config, modules.keys() - (config.keys or frozenset()))
     if not modules and not faults:
         faults.append("no tensor at all: the adapter does nothing")
     if faults:
@@ -87,9 +106,9 @@ def _assemble(
             items=faults[:SHOWN] + ([f"and {more} more"] if more > 0 else []),
         )
     site = _site(modules, path, decoder)
-    base = config.get("model")
-    return Adapter(
-        deltas=tuple(_deltas(modules, scale, site, decoder)),
+    base = raw.get("model")
+    adapter = Adapter(
+        deltas=tuple(_deltas(modules, config, site, decoder)),
         magnitudes=tuple(
             Magnitude(module=canonical(name), value=parts[".m"])
             for name, parts in modules.items()
@@ -98,12 +117,18 @@ def _assemble(
         precondition=Precondition(
             name=base if isinstance(base, str) and base else None, fingerprint=fingerprint
         ),
-        metadata={"format": "mlx", "mlx": dict(config)},
+        metadata={"format": "mlx", "mlx": dict(raw)},
     )
+    adapter = fitted(adapter, decoder)
+    lacking = missing(config, frozenset(modules), adapter, decoder)
+    return replace(adapter, reading=replace(adapter.reading, missing=lacking))
 
 
 def _deltas(
-    modules: Mapping[str, Mapping[str, Array]], scale: float, site: Site, decoder: Decoder | None
+    modules: Mapping[str, Mapping[str, Array]],
+    config: MlxConfig,
+    site: Site,
+    decoder: Decoder | None,
 ) -> Iterator[Delta]:
     for name, parts in modules.items():
         module, a, b = canonical(name), parts[".lora_a"], parts[".lora_b"]
@@ -111,7 +136,7 @@ def _deltas(
             module=module,
             a=a if a.ndim == 3 else a.T,
             b=b if b.ndim == 3 else b.T,
-            scale=scale,
+            scale=config.scale_of(_rank(b)),
             site=site if is_table(module, decoder) else Site.LINEAR,
         )
 
@@ -136,31 +161,9 @@ def _site(modules: Mapping[str, Mapping[str, Array]], path: Path, decoder: Decod
     return Site.INPUT
 
 
-def _parameters(
-    config: Mapping[str, Any], faults: list[str]
-) -> tuple[int, float, frozenset[str] | None]:
-    """Rank, scale and keys; what is wrong with them goes into `faults`."""
-    table = config.get("lora_parameters")
-    if not isinstance(table, Mapping):
-        faults.append(f"{CONFIG}: lora_parameters must be an object")
-        return 0, 0.0, None
-    rank, scale, keys = table.get("rank"), table.get("scale"), table.get("keys")
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= MAX_RANK:
-        faults.append(f"{CONFIG}: rank must be a whole number from 1, found {rank!r:.80}")
-    if not _is_finite(scale):
-        faults.append(f"{CONFIG}: scale must be a finite number, found {scale!r:.80}")
-        scale = 0.0
-    if keys is not None and not (isinstance(keys, list) and all(isinstance(k, str) for k in keys)):
-        faults.append(f"{CONFIG}: keys must be a list of names, found {keys!r:.80}")
-        keys = None
-    whole = rank if isinstance(rank, int) else 0
-    return whole, float(scale or 0.0), None if keys is None else frozenset(keys)
-
-
-def _is_finite(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) <= float(np.finfo(np.float32).max)
+def _rank(b: Array) -> int:
+    """Of B: [r, out], or [E, out, r]."""
+    return int(b.shape[2] if b.ndim == 3 else b.shape[0])
 
 
 def _sort(tensors: Mapping[str, Array], faults: list[str]) -> dict[str, dict[str, Array]]:
@@ -181,17 +184,21 @@ def _sort(tensors: Mapping[str, Array], faults: list[str]) -> dict[str, dict[str
 
 
 def _faults(
-    module: str, parts: Mapping[str, Array], rank: int, dora: bool, keys: frozenset[str] | None
+    module: str,
+    parts: Mapping[str, Array],
+    rank: int | None,
+    dora: bool,
+    keys: frozenset[str] | None,
 ) -> list[str]:
     wanted = set(PARTS if dora else PARTS[:2])
     if parts.keys() != wanted:
         return [f"{module}: has {sorted(parts)}, expected {sorted(wanted)}"]
     a, b = parts[".lora_a"], parts[".lora_b"]
     faults = []
-    if not _fit(a, b, rank):
+    if b.ndim not in (2, 3) or not _fit(a, b, rank or _rank(b)):
+        said = "one rank is expected" if rank is None else f"the config gives rank {rank}"
         faults.append(
-            f"{module}: the config gives rank {rank}, the tensors are lora_a {list(a.shape)} "
-            f"and lora_b {list(b.shape)}"
+            f"{module}: {said}, the tensors are lora_a {list(a.shape)} and lora_b {list(b.shape)}"
         )
     elif dora and (fault := _magnitude_fault(module, parts)):
         faults.append(fault)
@@ -219,11 +226,14 @@ def _magnitude_fault(module: str, parts: Mapping[str, Array]) -> str:
     return "" if m.shape == wanted else f"{module}: m is {list(m.shape)}, expected {list(wanted)}"
 
 
-def _layer_faults(count: object, modules: Collection[str]) -> list[str]:
+def _layer_faults(config: MlxConfig, modules: Collection[str]) -> list[str]:
     """mlx-lm adapts the last `num_layers` layers, and modules that `keys` names in full anywhere;
     it ignores tensors of others in silence. modules: those that are not named in full."""
-    if not isinstance(count, int) or isinstance(count, bool) or not -1 <= count <= MAX_LAYERS:
-        return [f"{CONFIG}: num_layers must be a whole number, found {count!r:.80}"]
-    indices = [int(found[1]) for module in modules if (found := LAYER.fullmatch(module))]
+    indices = {int(found[1]) for module in modules if (found := LAYER.fullmatch(module))}
+    if config.indices is not None:
+        beyond = sorted(indices - config.indices)
+        return [f"{CONFIG}: layers does not list {beyond}, which have tensors"] if beyond else []
     span = max(indices) - min(indices) + 1 if indices else 0
-    return [f"{CONFIG}: {count} layers, but tensors span {span}"] if 0 < count < span else []
+    if not 0 < config.layers < span:
+        return []
+    return [f"{CONFIG}: {config.layers} layers, but tensors span {span}"]

@@ -17,9 +17,10 @@ from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import Fault, require_expressible
 from lorakit.formats.folding import folded_delta
+from lorakit.formats.mlx.config import CONFIG
 from lorakit.formats.mlx.express import cannot_express
 from lorakit.formats.mlx.names import LAYER, native
-from lorakit.formats.mlx.read import CONFIG, WEIGHTS, read_mlx
+from lorakit.formats.mlx.read import WEIGHTS, read_mlx
 from lorakit.formats.peft.read import FINGERPRINT
 from lorakit.formats.readback import as_dtype, require_same
 

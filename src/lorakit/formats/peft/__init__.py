@@ -1,7 +1,7 @@
 """PEFT adapter folders: adapter_config.json and adapter_model.safetensors."""
 
 from lorakit.formats.peft.express import cannot_express
-from lorakit.formats.peft.read import read_peft
+from lorakit.formats.peft.read import WEIGHTS, read_peft
 from lorakit.formats.peft.write import write_peft
 
-__all__ = ["cannot_express", "read_peft", "write_peft"]
+__all__ = ["WEIGHTS", "cannot_express", "read_peft", "write_peft"]

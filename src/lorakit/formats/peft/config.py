@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import FormatError, UnsupportedError
-from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex
+from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex, UnknownSyntaxError
 
 # Fields that change the arithmetic beyond what an Adapter can say, when they are set.
 ACTIVE = {
@@ -90,7 +90,7 @@ class LoraConfig:
     alphas: Mapping[str, float]
     target_modules: frozenset[str] | str | None
     target_parameters: frozenset[str]
-    experts_flipped: bool  # stored as PEFT did before 0.19: in and out of experts exchanged
+    experts_flipped: bool | None  # in and out exchanged, as by PEFT before 0.19; None: not said
     exclude_modules: frozenset[str] | str
     layers: frozenset[int] | None
     layers_pattern: tuple[str, ...]
@@ -104,7 +104,9 @@ class LoraConfig:
 class Resolver:
     """Answers for one module name at a time; the patterns are compiled once.
 
-    Every method raises PatternError where a pattern cannot be matched within its bounds.
+    Every method raises PatternError where a pattern cannot be matched within its bounds. Where one
+    for modules is of a syntax that the automaton lacks, the names of the tensors decide: `notes`
+    says so, and `readable` is false.
     """
 
     def __init__(self, config: LoraConfig) -> None:
@@ -115,11 +117,27 @@ class Resolver:
         self._config = config
         self._ranks = PatternTable(tuple(config.ranks), budget)
         self._alphas = PatternTable(tuple(config.alphas), budget)
-        self._target = _regex(config.target_modules, budget)
-        self._exclude = _regex(config.exclude_modules, budget)
+        self.notes: list[str] = []
+        self._target = self._regex("target_modules", config.target_modules, budget)
+        self._exclude = self._regex("exclude_modules", config.exclude_modules, budget)
+        self.readable = not self.notes
         self._saved = [
             Regex.compile(rf"(^|.*\.){name}($|\..*)", budget) for name in config.modules_to_save
         ]
+
+    def _regex(
+        self, field: str, pattern: frozenset[str] | str | None, budget: Budget
+    ) -> Regex | None:
+        if not isinstance(pattern, str) or pattern in ("", "all-linear"):
+            return None
+        try:
+            return Regex.compile(pattern, budget)
+        except UnknownSyntaxError as error:
+            self.notes.append(
+                f"{field} is a pattern that lorakit cannot read ({error}): the names of the "
+                "tensors decide which modules are adapted"
+            )
+            return None
 
     def rank(self, module: str) -> int:
         key = self._ranks.first(module)
@@ -141,10 +159,10 @@ class Resolver:
             return False
         if config.target_modules is None and config.target_parameters:
             return False  # experts alone
-        if config.target_modules is None or config.target_modules == "all-linear":
-            return True  # chosen by architecture when it was trained: the tensors say what
         if self._target is not None:
             return self._target.fullmatch(module)
+        if config.target_modules is None or isinstance(config.target_modules, str):
+            return True  # by architecture, or a pattern that cannot be read: the tensors say what
         if module in config.target_modules:
             return True  # named in full: PEFT does not ask for the layer then
         if not _names(config.target_modules, module):
@@ -162,7 +180,8 @@ class Resolver:
     def _excluded(self, module: str) -> bool:
         if self._exclude is not None:
             return self._exclude.fullmatch(module)
-        return _names(self._config.exclude_modules, module)
+        names = self._config.exclude_modules
+        return not isinstance(names, str) and _names(names, module)
 
     def _layer(self, module: str) -> int | None:
         """The layer index in a module name, by PEFT's rule: the first number that follows a name
@@ -182,14 +201,14 @@ class Resolver:
         return None
 
 
-def _regex(pattern: frozenset[str] | str | None, budget: Budget) -> Regex | None:
-    usable = isinstance(pattern, str) and pattern and pattern != "all-linear"
-    return Regex.compile(str(pattern), budget) if usable else None
-
-
-def _names(names: frozenset[str] | str, module: str) -> bool:
-    parts = module.split(".")
-    return any(".".join(parts[index:]) in names for index in range(len(parts)))
+def _names(names: frozenset[str], module: str) -> bool:
+    """Whether a name is one of them, or its end is."""
+    rest = module
+    while rest:
+        if rest in names:
+            return True
+        rest = rest.partition(".")[2]
+    return False
 
 
 def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
@@ -210,7 +229,7 @@ def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
         alphas=reader.table("alpha_pattern", _is_number),
         target_modules=reader.names("target_modules") or None,
         target_parameters=frozenset(reader.listed("target_parameters")),
-        experts_flipped=_version(raw.get("peft_version")) < (0, 19),
+        experts_flipped=_flipped(raw.get("peft_version")),
         exclude_modules=reader.names("exclude_modules"),
         layers=frozenset(layers) if layers else None,
         layers_pattern=reader.listed("layers_pattern"),
@@ -263,10 +282,10 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _version(value: object) -> tuple[int, int]:
-    """(0, 21) of "0.21.2.dev0@abc"; PEFT writes it since 0.18, so none is an earlier one."""
-    found = re.match(r"(\d{1,6})\.(\d{1,6})", value) if isinstance(value, str) else None
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def _flipped(version: object) -> bool | None:
+    """Of "0.21.2.dev0@abc". PEFT writes its version since 0.18; others may write none."""
+    found = re.match(r"(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
+    return (int(found[1]), int(found[2])) < (0, 19) if found else None
 
 
 def _is_int(value: object) -> bool:

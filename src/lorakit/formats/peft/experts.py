@@ -25,6 +25,7 @@ from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError
 from lorakit.formats.peft.config import LoraConfig, Resolver
+from lorakit.formats.peft.expert_order import is_flipped
 from lorakit.formats.peft.parts import Parts
 
 GATE, UP, FUSED, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
@@ -48,7 +49,7 @@ def read_experts(
     """
     ranks = _recorded_ranks(metadata, parts)
     deltas: list[Delta] = []
-    for delta in _parameters(config, resolver, parts):
+    for delta in _parameters(config, resolver, parts, decoder):
         deltas += _split(delta, ranks, parts)
     counts: dict[str, set[int]] = {}
     for delta in deltas:
@@ -62,10 +63,13 @@ def read_experts(
     return [*deltas, *_stacked(resolver, parts, decoder)]
 
 
-def _parameters(config: LoraConfig, resolver: Resolver, parts: Parts) -> Iterator[Delta]:
+def _parameters(
+    config: LoraConfig, resolver: Resolver, parts: Parts, decoder: Decoder | None
+) -> Iterator[Delta]:
     """One delta for each bare parameter that the config names."""
     if not config.target_parameters:
         return
+    flipped = config.experts_flipped
     names = {name: _outermost(name) for name in (*parts.of("a"), *parts.of("b"))}
     if not any(
         resolver.targeted_parameter(f"{module}.{leaf}")
@@ -80,13 +84,16 @@ def _parameters(config: LoraConfig, resolver: Resolver, parts: Parts) -> Iterato
                 yield from _pair(f"{module}.weight", pair, resolver, parts, flipped=None)
             continue
         wanted = [p for p in (FUSED, DOWN) if resolver.targeted_parameter(f"{module}.{p}")]
+        if flipped is None:
+            nested = {p: module + NESTED * at for at, p in enumerate(reversed(wanted))}
+            flipped = is_flipped(nested.get(FUSED), nested.get(DOWN), parts, decoder)
         for depth, parameter in enumerate(reversed(wanted)):
             pair = parts.take(module + NESTED * depth)
             if pair is None:
                 parts.faults.append(f"{module}.{parameter}: the config targets it, but has no pair")
             else:
                 name = f"{module}.{parameter}"
-                yield from _pair(name, pair, resolver, parts, flipped=config.experts_flipped)
+                yield from _pair(name, pair, resolver, parts, flipped=flipped)
 
 
 def _outermost(name: str) -> str:
@@ -202,7 +209,7 @@ def _expert(name: str, resolver: Resolver, parts: Parts) -> Delta | None:
     faults = [
         f"{name}: {what} of a single expert cannot be read"
         for kind, what in (("magnitude", "DoRA"), ("bias", "a bias of B"))
-        if np.any(parts.by_kind.get(kind, {}).pop(name, np.zeros(1)))
+        if (part := parts.by_kind.get(kind, {}).pop(name, None)) is not None and np.any(part)
     ]
     if not resolver.targeted(name):
         faults.append(f"{name}: has LoRA tensors, but the config does not target it")

@@ -1,57 +1,66 @@
 """The tensors of a PEFT file, sorted by what they are and the module they belong to.
 
 Names are ``base_model.model.<module>.<suffix>``; the suffixes are those that peft 0.21 writes
-(peft/utils/save_and_load.py).
+(peft/utils/save_and_load.py). A state dict that was saved by itself also has the adapter's name in
+them, ``lora_A.default.weight``, and the steps of whatever wrapped the model.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import ml_dtypes
+import numpy as np
+
 from lorakit.adapter import Array
+from lorakit.errors import FormatError, UnsupportedError
 from lorakit.formats.folder import is_name
+from lorakit.formats.names import unwrapped
 
 PREFIX = "base_model.model."
 
 # What a tensor is, by the end of its name; the first that fits counts.
 PARTS = {
     ".lora_A.weight": "a",
-    ".lora_A.default.weight": "a",
     ".lora_B.weight": "b",
-    ".lora_B.default.weight": "b",
     ".lora_B.bias": "bias",
-    ".lora_B.default.bias": "bias",
     ".lora_embedding_A": "embedding a",
-    ".lora_embedding_A.default": "embedding a",
     ".lora_embedding_B": "embedding b",
-    ".lora_embedding_B.default": "embedding b",
     ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
     ".token_adapter.trainable_tokens_delta": "rows",
-    ".token_adapter.trainable_tokens_delta.default": "rows",
     ".base_layer.weight": "base weight",
     ".base_layer.bias": "base bias",
     ".modules_to_save.weight": "saved weight",
     ".modules_to_save.bias": "saved bias",
-    ".modules_to_save.default.weight": "saved weight",
-    ".modules_to_save.default.bias": "saved bias",
 }
+_PATH = re.compile(r"[^./\\]+(?:\.[^./\\]+)*")
+DEFAULT = "default"  # what PEFT calls an adapter where nobody does
+_NAMED = (
+    *(".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector"),
+    *(".modules_to_save", ".token_adapter.trainable_tokens_delta"),
+)
+# PEFT cut ".lora" out of every name where the adapter was called so: lora_A.lora.weight.
+_CUT = re.compile(r"(.+)_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight|\.bias|)")
 UNREADABLE = {
     ".lora_diag": "KaSA's diagonal",
     ".lora_E": "AdaLoRA's singular values",
     ".lora_ranknum": "AdaLoRA's rank",
 }
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+_FLOATS = frozenset(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
 
 
 @dataclass(slots=True)
 class Parts:
     """Tensors by what they are and the module they belong to."""
 
+    where: str = ""  # the adapter's name in errors
     by_kind: dict[str, dict[str, Array]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    renamed: tuple[tuple[str, str], ...] = ()  # as in adapter.Reading
 
     def of(self, kind: str) -> Mapping[str, Array]:
         return self.by_kind.get(kind, {})
@@ -68,19 +77,109 @@ class Parts:
         self.by_kind[kind][module] = array
 
 
-def sort(tensors: Mapping[str, Array]) -> Parts:
-    parts = Parts()
-    for key, array in tensors.items():
-        if not is_name(key):
+def sort(
+    tensors: Mapping[str, Array], *, where: str, name: str | None = None, mend: bool = False
+) -> Parts:
+    """Sort the tensors of a file.
+
+    name: of the one adapter that counts, where the file holds several. mend: read names that PEFT
+    cut, too. Raises UnsupportedError where several adapters are in the file and none is named, and
+    FormatError for cut names.
+    """
+    parts = Parts(where=where)
+    plain = {}
+    for key in tensors:
+        if is_name(key):
+            plain[key] = unwrapped(key)
+        else:
             parts.faults.append(f"{key[:80]!a}: not a tensor name")
-            continue
-        kind, module = _classify(key.removeprefix(PREFIX))
-        fault = _fault(kind, module, array)
+    table = _of_one(_uncut(plain, where, mend), where, name)
+    parts.renamed = _changes(table)
+    for key, cleaned in table.items():
+        kind, module = _classify(cleaned)
+        fault = _fault(kind, module, tensors[key])
         if fault:
             parts.faults.append(f"{key}: {fault}")
         else:
-            parts.put(kind, module, key, array)
+            parts.put(kind, module, key, tensors[key])
     return parts
+
+
+def _uncut(names: Mapping[str, str], where: str, mend: bool) -> dict[str, str]:
+    """The names with ``.lora`` put back where PEFT cut it out: q_proj_A.weight."""
+    if any(".lora_" in name for name in names.values()):
+        return dict(names)
+    found = {key: match for key, name in names.items() if (match := _CUT.fullmatch(name))}
+    stems = {kind: {m[1] for m in found.values() if m[2].endswith(kind)} for kind in ("A", "B")}
+    whole = stems["A"] & stems["B"]
+    if not whole:
+        return dict(names)
+    if not mend:
+        stem = min(whole)
+        raise FormatError(
+            f"{where}: PEFT cut the word lora out of its names, as it did where an adapter was "
+            "called lora; PEFT itself finds no adapter in it",
+            items=[f"{stem}_A is {stem}.lora_A"],
+            hint=f"lorakit repair {where} -o OUT writes it as it was meant",
+        )
+    return {
+        key: f"{m[1]}.lora_{m[2]}{m[3]}" if (m := found.get(key)) and m[1] in whole else plain
+        for key, plain in names.items()
+    }
+
+
+def _of_one(names: Mapping[str, str], where: str, name: str | None) -> dict[str, str]:
+    """The names without that of the adapter, of which the file may hold several."""
+    found = {key: named for key, plain in names.items() if (named := _named(plain))}
+    adapters = sorted({who for stem, who, _ in found.values() if ".lora_" in stem})
+    if name is None and len(adapters) > 1:
+        raise UnsupportedError(
+            f"{where} holds {len(adapters)} adapters in one file",
+            items=adapters[:20],
+            hint=f"choose one: name={adapters[0]!r}, or lorakit repair {where} -o OUT "
+            f"--name {adapters[0]}",
+        )
+    if name is not None and adapters and name not in adapters:
+        raise UnsupportedError(f"{where} holds no adapter called {name!r:.80}", items=adapters[:20])
+    own = name if name is not None else adapters[0] if adapters else DEFAULT
+    table = {}
+    for key, plain in names.items():
+        stem, who, end = found.get(key, ("", "", ""))
+        if who == own and who:
+            table[key] = stem + end
+        elif who not in (DEFAULT, *adapters):
+            table[key] = plain
+    return table
+
+
+def _named(name: str) -> tuple[str, str, str] | None:
+    """A tensor's name in three: before the adapter's name, that name, and after; None: without."""
+    stem, _, end = name.rpartition(".")
+    who, end = end, ""
+    if who in ("weight", "bias"):
+        end = f".{who}"
+        stem, _, who = stem.rpartition(".")
+    return (stem, who, end) if stem.endswith(_NAMED) else None
+
+
+def _changes(table: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """How names were changed, each way once: what stood there and what stands there now."""
+    found = set()
+    for key, cleaned in table.items():
+        plain = key.removeprefix(PREFIX)
+        if plain != cleaned:
+            found.add(_difference(plain, cleaned))
+    return tuple(sorted(found))
+
+
+def _difference(before: str, after: str) -> tuple[str, str]:
+    """The steps in which two names differ."""
+    a, b = before.split("."), after.split(".")
+    while a and b and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return ".".join(a), ".".join(b)
 
 
 def _classify(name: str) -> tuple[str, str]:
@@ -102,9 +201,9 @@ def _classify(name: str) -> tuple[str, str]:
 def _fault(kind: str, module: str, array: Array) -> str:
     if not kind:
         return module
-    if any(part in ("", "..") or "/" in part or "\\" in part for part in module.split(".")):
+    if not _PATH.fullmatch(module):
         return "not a module name"
-    if array.dtype.name not in FLOATS:
+    if array.dtype not in _FLOATS:  # `dtype.name` is slow
         return f"dtype {array.dtype.name} where floating point is expected"
     if 0 in array.shape:
         return f"an empty tensor {list(array.shape)}; sharded weights that were not gathered?"

@@ -6,22 +6,34 @@ Arrays are mapped from the file, not copied.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Replacement, Site
+from lorakit.adapter import (
+    Adapter,
+    Array,
+    Delta,
+    Magnitude,
+    Precondition,
+    Reading,
+    Replacement,
+    Site,
+)
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
 from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.folder import MAX_WEIGHTS, member, read_object
+from lorakit.formats.names import fitted
 from lorakit.formats.patterns import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
 from lorakit.formats.peft.experts import read_experts
 from lorakit.formats.peft.initial import find_initial, since_initial
 from lorakit.formats.peft.parts import Parts, sort
 from lorakit.formats.peft.pickled import PICKLE, read_pickle, refuse_pickle
+from lorakit.formats.peft.promises import is_saved, missing, remarks
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -36,34 +48,60 @@ def read_peft(
     *,
     allow_pickle: bool = False,
     init: Path | None = None,
+    alpha: float | None = None,
+    name: str | None = None,
+    mend: bool = False,
 ) -> Adapter:
     """The adapter in a PEFT folder.
 
-    decoder: the base, which says how many experts it has where a file names only some of them.
+    decoder: the base, which says how many experts it has where a file names only some of them, what
+    a module is called there, and which modules a config promises.
     allow_pickle: read adapter_model.bin where there are no safetensors; needs torch.
     init: the initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA, with which it becomes a plain one.
+    alpha: for weights without a config; the rank of each module is that of its tensors.
+    name: which adapter is meant, where the file holds several. mend: read names that PEFT cut.
 
     Raises SourceError (no such folder, a file missing), FormatError (broken, or its parts
     contradict each other: every fault listed) and UnsupportedError (beyond an Adapter).
     """
+    options = _Options(decoder=decoder, allow_pickle=allow_pickle, name=name, mend=mend)
+    if alpha is not None:
+        return _read(path, None, options, alpha)
     raw = read_object(_config_file(path))
     initial = find_initial(path, raw, init)
     if initial is None:
-        return _read(path, raw, decoder, allow_pickle)
-    trained = _read(path, raw | PLAIN, decoder, allow_pickle)
+        return _read(path, raw, options)
+    trained = _read(path, raw | PLAIN, options)
     start = read_object(_config_file(initial)) | PLAIN
-    return since_initial(trained, _read(initial, start, decoder, allow_pickle), path)
+    return since_initial(trained, _read(initial, start, options), path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """As in `read_peft`."""
+
+    decoder: Decoder | None = None
+    allow_pickle: bool = False
+    name: str | None = None
+    mend: bool = False
 
 
 def _read(
-    path: Path, raw: Mapping[str, Any], decoder: Decoder | None, allow_pickle: bool
+    path: Path, raw: Mapping[str, Any] | None, options: _Options, alpha: float | None = None
 ) -> Adapter:
-    parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
-    weights = _weights_file(path, allow_pickle)
+    if raw is not None:
+        parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
+    weights = _weights_file(path, options.allow_pickle)
+    tensors: Mapping[str, Array]
+    metadata: Mapping[str, str]
     if weights.name == PICKLE:
-        return assemble(raw, read_pickle(weights), {}, where=str(path), decoder=decoder)
-    file = open_safetensors(weights, max_size=MAX_WEIGHTS)
-    return assemble(raw, file.tensors, file.metadata, where=str(path), decoder=decoder)
+        tensors, metadata = read_pickle(weights), {}
+    else:
+        file = open_safetensors(weights, max_size=MAX_WEIGHTS)
+        tensors, metadata = file.tensors, file.metadata
+    parts = sort(tensors, where=str(path), name=options.name, mend=options.mend)
+    raw = config_of(parts, alpha or 0.0) if raw is None else raw
+    return _assembled(raw, parts, metadata, options.decoder)
 
 
 def assemble(
@@ -75,7 +113,13 @@ def assemble(
     decoder: Decoder | None = None,
 ) -> Adapter:
     """The adapter that a config and tensors describe; errors as in `read_peft`."""
-    parts = sort(tensors)
+    return _assembled(raw, sort(tensors, where=where), metadata, decoder)
+
+
+def _assembled(
+    raw: Mapping[str, Any], parts: Parts, metadata: Mapping[str, str], decoder: Decoder | None
+) -> Adapter:
+    where = parts.where
     try:
         adapter = _build(parse(raw, where=where), parts, metadata, decoder)
     except PatternError as error:
@@ -90,6 +134,20 @@ def assemble(
             hint="save it again with PEFT's save_pretrained",
         )
     return adapter
+
+
+def config_of(parts: Parts, alpha: float) -> dict[str, Any]:
+    """A config for tensors that have none: alpha as given, ranks as they are."""
+    ranks = {name: len(a) for name, a in {**parts.of("a"), **parts.of("embedding a")}.items()}
+    return {
+        "peft_type": "LORA",
+        "r": max(ranks.values(), default=1),
+        "lora_alpha": alpha,
+        "rank_pattern": {f"^{name}": rank for name, rank in ranks.items()},
+        "modules_to_save": [m for m in parts.of("saved weight") if not m.endswith(_VOCABULARY)],
+        "use_dora": bool(parts.of("magnitude")),
+        "lora_bias": bool(parts.of("bias")),
+    }
 
 
 def _config_file(path: Path) -> Path:
@@ -127,10 +185,11 @@ def _build(
     _check_dora(config, {d.module for d in (*linear, *embedding)}, magnitudes, parts)
     if not (linear or embedding or experts or replacements or parts.faults):
         parts.faults.append("no tensor at all: the adapter does nothing")
+    _check_saved(config, parts)
     if parts.faults:
         return None
     try:
-        return Adapter(
+        adapter = Adapter(
             deltas=(*_tie([*linear, *embedding], parts), *experts),
             replacements=tuple(replacements),
             magnitudes=tuple(magnitudes),
@@ -143,6 +202,23 @@ def _build(
     except LorakitError as error:
         parts.faults += [error.message, *error.items]
         return None
+    adapter = fitted(adapter, decoder)
+    reading = Reading(
+        missing=missing(config, resolver, adapter, decoder),
+        notes=(*resolver.notes, *remarks(config, resolver, adapter, decoder)),
+        renamed=(*parts.renamed, *adapter.reading.renamed),
+    )
+    return replace(adapter, reading=reading)
+
+
+def _check_saved(config: LoraConfig, parts: Parts) -> None:
+    """A whole weight is of a module that the config says is saved, or of the vocabulary."""
+    for module in parts.of("saved weight"):
+        kept = module.endswith(_VOCABULARY)
+        if not kept and not any(is_saved(module, name) for name in config.modules_to_save):
+            parts.faults.append(
+                f"{module}.weight: neither part of a LoRA layer nor in the config's modules_to_save"
+            )
 
 
 def _pairs(parts: Parts, a: str, b: str, site: Site, resolver: Resolver) -> list[Delta]:
@@ -223,6 +299,7 @@ def _replacements(config: LoraConfig, resolver: Resolver, parts: Parts) -> list[
 
 _COPIES = {"embed_tokens": Site.INPUT, "wte": Site.INPUT, "lm_head": Site.OUTPUT}
 TABLES = ("embed_tokens", "wte")  # token embeddings, by the end of the name
+_VOCABULARY = (*TABLES, "lm_head")
 
 
 def _rows(config: LoraConfig, parts: Parts) -> list[Replacement]:
