@@ -2,12 +2,16 @@
 
 import http.client
 import json
+import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,8 +19,10 @@ import pytest
 from lorakit import demo
 from lorakit.cli import demo as command
 from lorakit.demo import site
+from lorakit.demo.own import ADAPTER, WEIGHTS, own
 from lorakit.demo.serving import SiteServer
 from lorakit.errors import MissingExtraError, ParameterError
+from lorakit.files.cache import digest_of
 
 PAGE = demo.folder() / "browser"
 
@@ -37,11 +43,10 @@ def server(tmp_path):
 
 def ask(server, path, method="GET"):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-    connection.request(method, path)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response, content
+    with closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response, response.read()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,35 @@ def test_what_is_in_the_table_is_served(server, path, content, kind):
 def test_nothing_else_is(server, path):
     response, content = ask(server, path)
     assert (response.status, content) == (404, b"not found\n")
+
+
+def raw(server, line):
+    """The status of a request whose address no client would send."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+        connection.sendall(f"GET {line} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        return int(connection.recv(100).split()[1])
+
+
+@pytest.mark.parametrize("line", ["http://[x/", "http://[::1"])
+def test_an_address_that_is_none_is_a_bad_request(server, line, capfd):
+    assert raw(server, line) == 400
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_gone_is_not_found(server, tmp_path, capfd):
+    (tmp_path / "site/app.js").unlink()
+    assert ask(server, "/app.js")[0].status == 404
+    (tmp_path / "site/app.js").mkdir()
+    assert ask(server, "/app.js")[0].status == 404
+    assert ask(server, "/")[0].status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_became_shorter_ends_the_connection(server, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("lorakit.demo.serving.os.fstat", lambda _: os.stat_result([9] * 10))
+    with pytest.raises(http.client.IncompleteRead):
+        ask(server, "/app.js")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -107,11 +141,60 @@ def test_the_ids_that_the_modules_ask_for_are_in_the_page():
 
 
 @pytest.mark.parametrize(
-    "words", [{"output": Path("x")}, {"train": True, "browser": True}], ids=["output", "both"]
+    "words",
+    [
+        {"output": Path("x")},
+        {"serve": [Path("x")]},
+        {"train": True, "browser": True},
+        {"export": Path("x"), "browser": True},
+        {"export": Path("x"), "train": True},
+    ],
 )
 def test_options_that_contradict_each_other(words):
-    with pytest.raises(ParameterError):
+    with pytest.raises(ParameterError) as caught:
         command.command(**words)
+    assert caught.value.hint
+    assert not Path("x").exists()
+
+
+def folders(place):
+    """An export of lorakit's, one that is not, and two adapters; as far as a page asks."""
+    for name in ("mine", "hub"):
+        (place / name / "onnx").mkdir(parents=True)
+        (place / name / "config.json").write_text("{}")
+        (place / name / "onnx/model_q4.onnx").write_bytes(b"four")
+        (place / name / "notes.txt").write_text("not for a page")
+    forms = {"q8": {"bytes": 7}, "none": {"bytes": 9}}
+    (place / "mine/lorakit.json").write_text(json.dumps({"forms": forms}))
+    for name in ("home", "car"):
+        shutil.copytree(demo.adapter_path("home"), place / "adapters" / name)
+    return place
+
+
+def test_folders_of_the_users_are_listed_and_served(tmp_path):
+    place = folders(tmp_path)
+    found = own([place, place / "adapters"], taken=["home", "shop"])
+    mine, hub = sorted(found.models, key=lambda model: model["id"], reverse=True)
+    assert (mine["path"], mine["forms"], mine["bytes"]) == ("own/mine/", ["fp32", "q8"], 7)
+    assert ("forms" in hub, hub["bytes"]) == (False, 4)
+    assert [adapter["name"] for adapter in found.adapters] == ["car", "home-2"]
+    assert found.adapters[1]["digest"] == digest_of(demo.adapter_path("home") / WEIGHTS[0])
+    assert sorted(found.files) == sorted(
+        [
+            *(f"own/{name}/config.json" for name in ("mine", "hub")),
+            *(f"own/{name}/onnx/model_q4.onnx" for name in ("mine", "hub")),
+            "own/mine/lorakit.json",
+            *(f"own/{n}/{file}" for n in ("car", "home-2") for file in (ADAPTER, WEIGHTS[0])),
+        ]
+    )
+    assert [model["id"] for model in own([place / "mine"]).models] == ["own-mine"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "mine/config.json"])
+def test_a_folder_with_nothing_for_a_page_is_refused(tmp_path, name):
+    (folders(tmp_path) / "empty").mkdir()
+    with pytest.raises(ParameterError, match="no export and no adapter"):
+        own([tmp_path / name])
 
 
 @pytest.fixture
@@ -128,6 +211,7 @@ def test_a_site_is_a_folder_with_all_that_it_names(tmp_path):
     assert {"index.html", "lib/lorakit.js", "lib/vendor/transformers.min.js"} <= set(table)
     assert [name for name in told["files"] if not (tmp_path / "out" / name).is_file()] == []
     for model in told["models"]:
+        assert model["forms"] == ["fp32", "q8"]
         assert (tmp_path / "out" / model["path"] / "config.json").is_file()
         assert model["bytes"] > 1_000_000
     for adapter in told["adapters"]:

@@ -1,6 +1,7 @@
 """The example app in Chromium: what its user does, what fails, and what it says then."""
 
 import json
+import shutil
 import socket
 import threading
 from contextlib import contextmanager
@@ -78,13 +79,14 @@ class App:
         self.see("#log .usage, #log .message .error-box").to_have_count(self.answers)
         return answer_in(self.find("#log .message.model").last)
 
-    def add(self, source, path):
+    def add(self, source, path, name=""):
         self.find("details.more:has(#add-adapter)").evaluate("e => { e.open = true }")
         self.page.select_option("#add-source", source)
         if source == "file":
             self.page.set_input_files("#add-files", path)
         else:
             self.page.fill("#add-path", path)
+        self.page.fill("#add-name", name)
         self.page.click("#add-adapter button")
 
 
@@ -240,8 +242,9 @@ def test_a_broken_adapter_is_shown_and_the_base_goes_on_only_where_it_may(browse
         assert app.find("#log .chip.warn").count() == 2
         app.page.click("#base-alone")
         folder = demo.adapter_path("style")
-        app.add("file", [folder / "adapter_config.json", folder / "adapter_model.safetensors"])
-        app.find(".adapter.ready #adapter-from-files").wait_for()
+        files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+        app.add("file", files, "sailor")
+        app.find(".adapter.ready #adapter-sailor").wait_for()
         assert app.ask("hello")[0] == "Ahoy, matey! What can I do for ye?"
 
 
@@ -254,6 +257,33 @@ def test_a_merged_model_calls_and_names_the_export_for_adapters(browser, server,
         said = app.text(".adapter.failed")
         assert "capability_missing" in said
         assert "lorakit export BASE --to onnx --adapters dynamic" in said
+
+
+def offered(app):
+    return app.find("#dtype option").all_inner_texts()
+
+
+def test_folders_of_ones_own_are_served_beside_it_in_the_forms_they_hold(browser, tmp_path):
+    lorakit.export(demo.base_path(), tmp_path / "own/small", mode="dynamic", quantize="q8",
+                   prove_it=False)  # fmt: skip
+    shutil.copytree(demo.adapter_path("style"), tmp_path / "own/sailor")
+    table = site.site(tmp_path / "models", [tmp_path / "own"])
+    with serving(table) as server, visit(browser, server.address, tmp_path / "own.png") as app:
+        assert offered(app) == ["as exported", "fp32", "q8"]
+        app.page.select_option("#model", "own-small")
+        app.see("#model-facts").to_contain_text("wasm, q8")
+        assert offered(app) == ["as exported", "q8"]
+        app.switch("sailor")
+        assert app.ask("hello")[0] == "Ahoy, matey! What can I do for ye?"
+        app.page.select_option("#model", "url")
+        app.page.fill("#model-reference", f"{server.address}own/small")
+        app.page.click("#open")
+        app.see("#model-facts").to_contain_text("wasm, q8")
+        assert offered(app) == ["as exported", "q8"]
+        app.page.fill("#model-reference", f"{server.address}nothing/")
+        app.page.click("#open")
+        app.see("#model-error").to_contain_text("source_not_found")
+        assert len(offered(app)) == 6  # unknown: all of them
 
 
 class Endpoint(BaseHTTPRequestHandler):

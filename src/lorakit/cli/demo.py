@@ -42,6 +42,14 @@ def command(
     browser: Annotated[
         bool, option("--browser", help="Serve a page that runs the demo, and open it.")
     ] = False,
+    serve: Annotated[
+        list[Path] | None,
+        option(
+            metavar="FOLDER",
+            help="With --browser: an export or an adapter of yours, or a folder of them, to be "
+            "opened in the page; may be repeated.",
+        ),
+    ] = None,
     port: Annotated[int, option(least=0, most=65535, help="Of the page; 0: any free one.")] = 8760,
     show: Annotated[
         bool, option("--open/--no-open", help="With --browser: open it in the browser.")
@@ -52,6 +60,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Show what lorakit does: adapters mixed, rescaled and swapped on a tiny real model."""
+    _refuse_contradictions(export=export, train=train, browser=browser, output=output, serve=serve)
     if export is not None:
         written = demo.export(export)
         for path in written:
@@ -59,16 +68,11 @@ def command(
         words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
         say("try: ", command_line("lorakit", "run", *words))
         return
-    if train and browser:
-        raise ParameterError("--train and --browser are two demos", hint="choose one")
-    if output is not None and not (train or browser):
-        raise ParameterError(
-            "--output is for what --train or --browser makes", hint="add --train or --browser"
-        )
     if browser:
         from lorakit.cli import demo_browser  # exporting is slow to import
 
-        demo_browser.write(output) if output else demo_browser.serve(port, show=show)
+        own = serve or []
+        demo_browser.write(output, own) if output else demo_browser.serve(port, own, show=show)
         return
     if train:
         from lorakit.cli.demo_training import tell_training  # slow, as torch is
@@ -84,6 +88,26 @@ def command(
             print_json({"open_seconds": opened, **_run(model, examples)})
         else:
             _tell(model, opened, examples)
+
+
+def _refuse_contradictions(
+    *,
+    export: Path | None,
+    train: bool,
+    browser: bool,
+    output: Path | None,
+    serve: list[Path] | None,
+) -> None:
+    chosen = {"--export": export is not None, "--train": train, "--browser": browser}
+    demos = [name for name, is_chosen in chosen.items() if is_chosen]
+    if len(demos) > 1:
+        raise ParameterError(f"{' and '.join(demos)} are different demos", hint="choose one")
+    if output is not None and not (train or browser):
+        raise ParameterError(
+            "--output is for what --train or --browser makes", hint="add --train or --browser"
+        )
+    if serve is not None and not browser:
+        raise ParameterError("--serve is for the page of --browser", hint="add --browser")
 
 
 def _run(model: Model, count: int) -> dict[str, Any]:

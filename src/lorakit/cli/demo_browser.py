@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.cli.output import patience, say, size
@@ -11,11 +12,13 @@ from lorakit.demo import site
 from lorakit.demo.serving import SiteServer
 
 
-def serve(port: int, *, show: bool) -> None:
-    """Serve the app until Ctrl-C. show: open it in the user's browser."""
+def serve(port: int, own: Sequence[Path], *, show: bool) -> None:
+    """Serve the app until Ctrl-C. own: folders of the user's that are served beside it. show: open
+    it in the user's browser.
+    """
     with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
         with patience("exporting the demo's models..."):
-            files = site.site(Path(temporary))
+            files = site.site(Path(temporary), own)
         with SiteServer(files, port) as server:
             say((server.address, "bold"), "  Ctrl-C ends it")
             if show:
@@ -26,9 +29,9 @@ def serve(port: int, *, show: bool) -> None:
                 say()
 
 
-def write(destination: Path) -> None:
-    """Write the app as a folder for any host of static files."""
+def write(destination: Path, own: Sequence[Path]) -> None:
+    """Write the app, with folders of the user's, as a folder for any host of static files."""
     with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
-        files = site.site(Path(temporary))
+        files = site.site(Path(temporary), own)
         count = site.write(files, destination)
     say(f"{destination}: {size(count)}, any host of static files serves it")

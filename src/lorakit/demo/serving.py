@@ -6,17 +6,20 @@ path looks like. Its headers isolate the page, which gives onnxruntime its threa
 
 from __future__ import annotations
 
-import shutil
+import io
+import os
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from lorakit.errors import ParameterError
 
 HOST = "127.0.0.1"
+BLOCK = 1 << 20  # bytes of a file that are read at a time
 KINDS = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -77,23 +80,43 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
-        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
-        content = self.server.files.get(name)
-        if content is None:
-            self._say(HTTPStatus.NOT_FOUND, "text/plain", len(b"not found\n"))
+        content = self._content()
+        if isinstance(content, HTTPStatus):
+            text = content.phrase.lower().encode() + b"\n"
+            self._say(content, "text/plain", len(text))
             if with_body:
-                self.wfile.write(b"not found\n")
+                self.wfile.write(text)
             return
-        kind = KINDS.get(Path(name).suffix, "application/octet-stream")
-        if isinstance(content, bytes):
-            self._say(HTTPStatus.OK, kind, len(content))
+        size = len(content) if isinstance(content, bytes) else os.fstat(content.fileno()).st_size
+        with io.BytesIO(content) if isinstance(content, bytes) else content as file:
+            self._say(HTTPStatus.OK, self._kind(), size)
             if with_body:
-                self.wfile.write(content)
-            return
-        with content.open("rb") as file:
-            self._say(HTTPStatus.OK, kind, content.stat().st_size)
-            if with_body:
-                shutil.copyfileobj(file, self.wfile, 1 << 20)
+                self._send(file, size)
+
+    def _content(self) -> bytes | BinaryIO | HTTPStatus:
+        """What is at the address; or why nothing is."""
+        try:
+            content = self.server.files.get(self._name())
+            found = content.open("rb") if isinstance(content, Path) else content
+        except ValueError:  # an address that is none
+            return HTTPStatus.BAD_REQUEST
+        except OSError:  # a file that was there when the table was made
+            return HTTPStatus.NOT_FOUND
+        return HTTPStatus.NOT_FOUND if found is None else found
+
+    def _name(self) -> str:
+        return unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+
+    def _kind(self) -> str:
+        return KINDS.get(Path(self._name()).suffix, "application/octet-stream")
+
+    def _send(self, file: BinaryIO, size: int) -> None:
+        """So many bytes; of a file that became shorter meanwhile, no more than there are."""
+        left = size
+        while left and (piece := file.read(min(left, BLOCK))):
+            self.wfile.write(piece)
+            left -= len(piece)
+        self.close_connection |= left > 0
 
     def _say(self, status: HTTPStatus, kind: str, length: int) -> None:
         self.send_response(status)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lorakit import __version__, demo
+from lorakit.demo.own import Own, model_facts, own
 from lorakit.demo.serving import Content
 from lorakit.demo.story import REQUESTS
 from lorakit.errors import MissingExtraError, ParameterError, WriteError
@@ -34,21 +35,25 @@ ABOUT = {"home": "lights, locks, heating", "shop": "a cart and deliveries", "sty
 NOT_KEPT = (".asyncify.", ".d.ts", ".md", "LICENSE", "package.json")
 
 
-def site(models: Path) -> dict[str, Content]:
+def site(models: Path, serve: Sequence[Path] = ()) -> dict[str, Content]:
     """The files of the app by address. models: an empty folder, where the models are exported to.
+    serve: the user's own exports and adapters, and folders of them.
 
-    Raises MissingExtraError where what lorakit.js runs on is not installed.
+    Raises MissingExtraError where what lorakit.js runs on is not installed, ParameterError for a
+    folder to serve that holds nothing for a page.
     """
+    yours = own(serve, demo.ADAPTERS)
     page = folder(demo.folder() / "browser")
     modules = {f"lib/{name}": path for name, path in folder(library()).items()}
     exported = {f"models/{name}": path for name, path in _export(models).items()}
     adapters = folder(demo.folder() / "adapters")
-    about = _about(models, [*page, *modules], adapters)
+    about = _about(models, [*page, *modules], adapters, yours)
     return {
         **page,
         **modules,
         **exported,
         **{f"adapters/{name}": path for name, path in adapters.items()},
+        **yours.files,
         "site.json": json.dumps(about, indent=1).encode(),
     }
 
@@ -97,13 +102,16 @@ def _export(models: Path) -> dict[str, Path]:
     return folder(models)
 
 
-def _about(models: Path, page: list[str], adapters: Mapping[str, Path]) -> dict[str, Any]:
+def _about(
+    models: Path, page: list[str], adapters: Mapping[str, Path], yours: Own
+) -> dict[str, Any]:
     """What the page is told of the site."""
     return {
         "version": __version__,
         "models": [
             _model(models / "demo", "Demo base, takes adapters"),
             _model(models / f"demo-{MERGED}", f"Demo, merged with {MERGED}"),
+            *yours.models,
         ],
         "adapters": [
             {
@@ -113,7 +121,8 @@ def _about(models: Path, page: list[str], adapters: Mapping[str, Path]) -> dict[
                 "digest": digest_of(adapters[f"{name}/adapter_model.safetensors"]),
             }
             for name in demo.ADAPTERS
-        ],
+        ]
+        + yours.adapters,
         "suggestions": list(REQUESTS),
         "files": [name for name in page if not any(part in name for part in NOT_KEPT)],
     }
@@ -124,7 +133,7 @@ def _model(place: Path, label: str) -> dict[str, Any]:
         "id": place.name,
         "label": label,
         "path": f"models/{place.name}/",
-        "bytes": sum(path.stat().st_size for path in place.glob("onnx/model.onnx*")),
+        **model_facts(place),
         "conversation": False,  # it was trained on single requests
     }
 

@@ -9,6 +9,9 @@ const OTHER = {
   url: { label: 'A model at a URL…', ask: 'Address of the exported folder', example: 'https://example.org/models/mine/' },
 };
 
+const FORMS = ['fp32', 'fp16', 'q8', 'q4', 'q4f16'];
+const DTYPES = { none: 'fp32' }; // what an export calls otherwise than transformers.js
+
 export class OpeningPanel {
   /** @param {{onEngine: (engine: object | null, model: object) => void}} page */
   constructor(site, runtimes, page) {
@@ -48,8 +51,22 @@ export class OpeningPanel {
     select.replaceChildren(...own, ...other);
     if ([...select.options].some(({ value }) => value === model)) select.value = model;
     byId('model-reference').value = reference;
-    byId('dtype').value = dtype;
-    if (byId('dtype').selectedIndex < 0) byId('dtype').value = '';
+    this.offerForms(this.ownModel()?.forms ?? FORMS, dtype);
+    this.askForms();
+  }
+
+  /** The forms that can be opened; what was chosen stays, where it can. */
+  offerForms(forms, chosen = byId('dtype').value) {
+    byId('dtype').replaceChildren(new Option('as exported', ''), ...forms.map((form) => new Option(form)));
+    byId('dtype').value = forms.includes(chosen) ? chosen : '';
+  }
+
+  /** What an export at an address holds, as it says itself; of others all forms are offered. */
+  async askForms() {
+    const { source, id } = this.chosen();
+    if (id !== 'url') return this.offerForms(this.ownModel()?.forms ?? FORMS);
+    const found = await formsAt(source);
+    if (this.chosen().source === source) this.offerForms(found ?? FORMS);
   }
 
   listen() {
@@ -62,8 +79,10 @@ export class OpeningPanel {
     byId('model').addEventListener('change', () => {
       byId('model-reference').value = '';
       this.showForm();
+      this.askForms();
       this.openFirst();
     });
+    byId('model-reference').addEventListener('change', () => this.askForms());
     byId('local-model').addEventListener('submit', (event) => this.submitted(event, () => this.open()));
     byId('remote-model').addEventListener('submit', (event) => this.submitted(event, () => this.connect()));
     byId('cancel-open').addEventListener('click', () => this.controller?.abort());
@@ -92,9 +111,10 @@ export class OpeningPanel {
   /** Where the chosen model is, and what is said of it. */
   chosen() {
     const own = this.ownModel();
-    if (own) return { source: own.path, label: own.label, whole: own.conversation };
-    const typed = byId('model-reference').value.trim() || byId('model-reference').placeholder;
-    return { source: byId('model').value === 'hub' ? `hf:${typed.replace(/^hf:/, '')}` : typed, label: typed, whole: true };
+    if (own) return { id: own.id, source: own.path, label: own.label, whole: own.conversation };
+    const id = byId('model').value;
+    const typed = byId('model-reference').value.trim() || OTHER[id].example;
+    return { id, source: id === 'hub' ? `hf:${typed.replace(/^hf:/, '')}` : typed, label: typed, whole: true };
   }
 
   async open() {
@@ -185,6 +205,17 @@ export class OpeningPanel {
         ]; // prettier-ignore
     byId('model-facts').replaceChildren(...rows.flatMap(([name, text]) => [el('dt', {}, name), el('dd', {}, String(text))]));
     byId('remote-name-row').hidden = !engine.remote;
+  }
+}
+
+/** The forms that an export at an address lists, or null where it lists none. */
+async function formsAt(address) {
+  try {
+    const record = new URL('lorakit.json', new URL(`${address.replace(/\/*$/, '')}/`, document.baseURI));
+    const { forms } = await (await fetch(record)).json();
+    return Object.keys(forms).map((form) => DTYPES[form] ?? form).filter((form) => FORMS.includes(form));
+  } catch {
+    return null; // no address yet, no connection, or no export of lorakit's: opening it says which
   }
 }
 

@@ -237,7 +237,8 @@ export class Rack {
   async add() {
     const source = byId('add-source').value;
     const path = source === 'file' ? [...byId('add-files').files] : byId('add-path').value.trim();
-    const entry = this.push({ name: nameOf(path), path, source, own: false, fallback: byId('add-fallback').checked, on: true });
+    const name = byId('add-name').value.trim() || nameOf(path);
+    const entry = this.push({ name, path, source, own: false, fallback: byId('add-fallback').checked, on: true });
     byId('add-adapter').reset();
     this.showForm();
     this.changed();
@@ -245,10 +246,10 @@ export class Rack {
   }
 }
 
+/** The folder or the file: names that all adapters have say nothing. */
 function nameOf(path) {
-  const text = typeof path === 'string' ? path : (path.find(({ name }) => name.endsWith('.safetensors')) ?? path[0]).name;
-  if (/^adapters?(_model|_config)?\.\w+$/.test(text)) return 'from-files';
-  const parts = text.split(/[?#]/)[0].replace(/\/+$/, '').split('/');
-  const last = parts.at(-1).split('@')[0].replace(/\.(safetensors|json|npz)$/, '');
-  return /^adapters?(_model)?$/.test(last) && parts.length > 1 ? parts.at(-2) : last || 'adapter';
+  const file = typeof path === 'string' ? null : (path.find(({ name }) => name.endsWith('.safetensors')) ?? path[0]);
+  const text = file ? file.webkitRelativePath || file.name : path;
+  const parts = text.split(/[?#]/)[0].split('/').map((part) => part.split('@')[0].replace(/\.(safetensors|json|npz)$/, ''));
+  return parts.findLast((part) => part && !/^adapters?(_model|_config)?$/.test(part)) ?? 'my-adapter';
 }
