@@ -21,8 +21,15 @@ from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
 from lorakit.merge.cached import MergedAdapter, merged_base
-from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, ModelWarning, as_choices
-from lorakit.model.load import Ready, ready, unused_name
+from lorakit.model.adapter_config import (
+    READ,
+    SAME_SCALE,
+    AdapterChoice,
+    AdapterConfig,
+    ModelWarning,
+    as_choices,
+)
+from lorakit.model.load import Ready, ready, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
@@ -147,12 +154,13 @@ def _merge(
     warnings = []
     for config in wanted:
         try:
-            ready_one = ready(config.path, base, partial(get, source=config.source))
+            ready_one = ready(config, base, partial(get, source=config.source))
             require_fit(ready_one.adapter, base)
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:
             found.append((config, ready_one.adapter, _merged(config, ready_one)))
+            warnings += _remarks(config, ready_one.adapter)
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress) if found else base
@@ -182,6 +190,9 @@ def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
             warnings.append(_survived(choice, error))
         else:
             scales[name] = scale
+            handle = model.find(name)
+            if isinstance(choice, AdapterConfig) and handle is not None:
+                warnings += _remarks(choice, handle.adapter)
     model.apply(scales)
     return tuple(warnings)
 
@@ -192,8 +203,19 @@ def _load(model: Model, choice: Choice, taken: Container[str]) -> tuple[str, flo
         model.load_adapter(choice, name)
         return name, 1.0
     name = unused_name(choice.name, taken)
-    loaded = model.load_adapter(choice.path, name, source=choice.source)
+    loaded = model.load_adapter(choice, name)
     return name, loaded.info.default_scale if choice.scale is None else choice.scale
+
+
+def _remarks(choice: AdapterConfig, adapter: Adapter) -> list[ModelWarning]:
+    """What reading it had to decide, and a scale that is probably meant otherwise."""
+    reference = describe(choice.path, choice.source)
+    said = [(READ, note) for note in adapter.reading.notes]
+    if twice := twice_scaled(adapter, choice.scale, choice.name):
+        said.append((SAME_SCALE, twice))
+    for _, message in said:
+        log.warning("%s: %s", reference, message)
+    return [ModelWarning(code=code, message=text, adapter=reference) for code, text in said]
 
 
 def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
