@@ -293,6 +293,15 @@ class Adapter:
         return [name for name, array in self.arrays() if not _finite(array)]
 
 
+def at_scale(adapter: Adapter, scale: float) -> Adapter:
+    """The adapter with every delta at this effective scale, in place of its own alpha / r.
+
+    Raises AdapterError for one that is not finite.
+    """
+    deltas = tuple(replace(delta, scale=scale, alpha=None) for delta in adapter.deltas)
+    return replace(adapter, deltas=deltas)
+
+
 def _outline(array: Array) -> str:
     return f"{array.dtype}{list(array.shape)}"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
 from lorakit.sources import Source, describe, parse
-from lorakit.values import among, finite, shown
+from lorakit.values import among, finite, shown, truth
 
 Mode = Literal["dynamic", "merge"]
 OnError = Literal["raise", "base"]
@@ -25,8 +25,10 @@ class AdapterConfig:
     source: the kind that `path` must be; "auto" detects it.
     mode: "dynamic" applies it at run time, so that its scale can change; "merge" adds it to the
     base's weights, which supports any adapter and costs nothing at run time, but is permanent.
-    scale: multiplies the adapter's own effective scale; None is the default_scale that its
-    lorakit.json says, else 1.
+    scale: multiplies the adapter's own effective scale, alpha / r; None is the default_scale that
+    its lorakit.json says, else 1. absolute_scale: replaces alpha / r instead, in every module.
+    alpha, mlx_version, partial: as in `formats.read_adapter`, for weights without a config, for MLX
+    adapters whose scale depends on a version, and for incomplete saves.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
     Raises ParameterError.
     """
@@ -36,6 +38,10 @@ class AdapterConfig:
     source: Source = "auto"
     mode: Mode = "dynamic"
     scale: float | None = None
+    absolute_scale: float | None = None
+    alpha: float | None = None
+    mlx_version: str | None = None
+    partial: bool = False
     on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
@@ -44,23 +50,48 @@ class AdapterConfig:
         for name, allowed in _CHOICES.items():
             if not among(value := getattr(self, name), allowed):
                 raise ParameterError(f"{name} is {' or '.join(allowed)}, not {shown(value)}")
-        if self.scale is not None and not finite(self.scale):
-            raise ParameterError(f"scale must be None or a finite number, not {shown(self.scale)}")
+        for name in ("scale", "absolute_scale", "alpha"):
+            value = getattr(self, name)
+            if value is not None and not finite(value):
+                raise ParameterError(f"{name} must be None or a finite number, not {shown(value)}")
+        if self.scale is not None and self.absolute_scale is not None:
+            raise ParameterError(
+                "scale multiplies the adapter's own, absolute_scale replaces it", hint="give one"
+            )
+        if self.mlx_version is not None and not isinstance(self.mlx_version, str):
+            raise ParameterError(
+                f"mlx_version must be None or a text, not {shown(self.mlx_version)}"
+            )
+        if not truth(self.partial):
+            raise ParameterError(f"partial must be true or false, not {shown(self.partial)}")
 
     @property
     def name(self) -> str:
         """The adapter's name: the last part of its reference."""
         return parse(self.path, self.source).name
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `formats.read_adapter` among its own, those that are set."""
+        own = {name: getattr(self, name) for name in ("alpha", "mlx_version", "partial")}
+        return {name: value for name, value in own.items() if value not in (None, False)}
+
     def __repr__(self) -> str:
         """Hides secrets in URLs."""
         values = [repr(describe(self.path)), *(f"{k}={getattr(self, k)!r}" for k in _CHOICES)]
-        return f"AdapterConfig({', '.join(values)}, scale={self.scale!r})"
+        values.append(f"scale={self.scale!r}")
+        others = {"absolute_scale": self.absolute_scale, **self.reading}
+        values += [f"{name}={value!r}" for name, value in others.items() if value is not None]
+        return f"AdapterConfig({', '.join(values)})"
+
+
+SAME_SCALE, READ = "same_scale", "adapter_read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWarning:
-    """A failure that did not prevent opening the model. `code` is that of the error."""
+    """What did not prevent opening the model. `code` is that of the error, where one was survived;
+    else SAME_SCALE, or READ for what reading the adapter had to decide."""
 
     code: str
     message: str

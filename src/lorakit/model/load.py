@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
-from lorakit.adapter import Adapter
+from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
 from lorakit.check import without_unchanged
 from lorakit.errors import FormatError, ParameterError
 from lorakit.formats import read_adapter
 from lorakit.formats.folder import member, read_object
-from lorakit.model.adapter_config import AdapterRef
+from lorakit.model.adapter_config import AdapterConfig, AdapterRef
 from lorakit.sources import default_name, describe
 from lorakit.values import finite, shown
 
@@ -29,23 +30,48 @@ class Ready:
     default_scale: float = 1.0
 
 
-def ready(reference: AdapterRef, base: Base, fetch: Fetch) -> Ready:
+def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
     """An adapter with what is known of it. Whether it fits the base is checked by the caller.
 
-    Raises what `fetch` raises, and FormatError.
+    Of an AdapterConfig, what it says of reading and its absolute scale count. Raises what `fetch`
+    raises, and FormatError.
     """
     default = 1.0
     if isinstance(reference, Adapter):
         adapter, source = reference, "memory"
     else:
-        place = fetch(reference)
+        config = reference if isinstance(reference, AdapterConfig) else AdapterConfig(reference)
+        place = fetch(config.path)
         default = default_scale(place)
-        adapter = read_adapter(place, base.decoder)
+        adapter = read_adapter(place, base.decoder, **config.reading)
+        if config.absolute_scale is not None:
+            adapter, default = at_scale(adapter, config.absolute_scale), 1.0
         adapter = adapter.in_memory()  # independent of its file from here on
-        source = describe(reference)
+        source = describe(config.path)
     adapter = without_unchanged(adapter, base)
     adapter.digest  # noqa: B018  # computed here, not on the engine's thread
     return Ready(adapter=adapter, source=source, default_scale=default)
+
+
+def own_scale(adapter: Adapter) -> float | None:
+    """The scale of all its deltas, alpha / r, where they have one and the same."""
+    found = {delta.scale for delta in adapter.deltas}
+    return found.pop() if len(found) == 1 else None
+
+
+def twice_scaled(adapter: Adapter, scale: float | None, name: str) -> str:
+    """A warning where a relative scale is just the adapter's own, which it multiplies; or "".
+
+    Elsewhere a scale often is alpha / r: then the number was meant to replace it.
+    """
+    own = own_scale(adapter)
+    if scale is None or own is None or scale == 1 or not isclose(scale, own, rel_tol=1e-6):
+        return ""
+    return (
+        f"{name}: the scale {scale:g} multiplies the file's own alpha / r, which is {own:g} too: "
+        f"it acts at {scale * own:g}. If {scale:g} is meant to be alpha / r, give 1, or an absolute "
+        f"scale: absolute_scale={scale:g}, {name}:={scale:g}"
+    )
 
 
 def default_scale(place: Path) -> float:
@@ -63,8 +89,10 @@ def default_scale(place: Path) -> float:
     return float(scale)
 
 
-def name_of(adapter: AdapterRef) -> str:
+def name_of(adapter: AdapterRef | AdapterConfig) -> str:
     """An adapter's default name: the last part of its reference."""
+    if isinstance(adapter, AdapterConfig):
+        return adapter.name
     if isinstance(adapter, Adapter):
         raise ParameterError("an Adapter from memory needs a name", hint='name="..."')
     return default_name(adapter)

@@ -25,7 +25,7 @@ from lorakit.engines.protocol import AdapterSet, Logits
 from lorakit.errors import CapabilityError, ClosedError, ParameterError
 from lorakit.files.bounded import as_path
 from lorakit.merge.cached import MergedAdapter
-from lorakit.model.adapter_config import AdapterRef, ModelWarning
+from lorakit.model.adapter_config import AdapterConfig, AdapterRef, ModelWarning
 from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.generating import Generating
 from lorakit.model.load import name_of, ready
@@ -82,7 +82,7 @@ class Model(Generating):
     @overload
     def load_adapter(
         self,
-        adapter: AdapterRef,
+        adapter: AdapterRef | AdapterConfig,
         name: str | None = None,
         *,
         source: Source = "auto",
@@ -92,7 +92,7 @@ class Model(Generating):
     @overload
     def load_adapter(
         self,
-        adapter: AdapterRef,
+        adapter: AdapterRef | AdapterConfig,
         name: str | None = None,
         *,
         source: Source = "auto",
@@ -101,7 +101,7 @@ class Model(Generating):
     ) -> Future[LoadedAdapter]: ...
     def load_adapter(
         self,
-        adapter: AdapterRef,
+        adapter: AdapterRef | AdapterConfig,
         name: str | None = None,
         *,
         source: Source = "auto",
@@ -110,8 +110,8 @@ class Model(Generating):
     ) -> LoadedAdapter | Future[LoadedAdapter]:
         """Fetch an adapter, check it against the base and load it, without activating it.
 
-        adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, or an
-        Adapter. name: by default the last part of the reference. source: the kind that the
+        adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, an Adapter,
+        or an AdapterConfig, of which the path and what it says of reading count. name: by default the last part of the reference. source: the kind that the
         reference must be. allow_private: allow URLs of machines in a private network; None is as
         the model was opened. wait: False returns a Future at once; generation continues meanwhile.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError and
@@ -134,7 +134,7 @@ class Model(Generating):
 
     async def aload_adapter(
         self,
-        adapter: AdapterRef,
+        adapter: AdapterRef | AdapterConfig,
         name: str | None = None,
         *,
         source: Source = "auto",
@@ -313,8 +313,14 @@ class Model(Generating):
     # Loading.
 
     def _load(
-        self, reference: AdapterRef, name: str, source: Source, private: bool | None
+        self,
+        reference: AdapterRef | AdapterConfig,
+        name: str,
+        source: Source,
+        private: bool | None,
     ) -> LoadedAdapter:
+        if isinstance(reference, AdapterConfig):
+            source = reference.source
         get = partial(
             fetch,
             source=source,
