@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import tokenizer_cases as cases
-from folders import DATA, make_sparse
+from folders import DATA
 from lorakit.base.folder import Base
 from lorakit.errors import BaseModelError, FormatError, LorakitError, UnsupportedError
+from lorakit.exporting.gguf import sentencepiece as module
 from lorakit.exporting.gguf.merges import derived_scores, ways_to_cut
-from lorakit.exporting.gguf.sentencepiece import ADDED, MAX_MODEL, read_pieces, scores
+from lorakit.exporting.gguf.sentencepiece import ADDED, read_pieces, scores
 from lorakit.exporting.gguf.tokenizer_json import TokenizerJson
 from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
 from tokenizer_cases import MODEL, changed, sentencepiece
@@ -144,7 +145,7 @@ def test_a_file_that_is_cut_or_changed_anywhere_is_read_or_refused(tmp_path):
             read_pieces(path)
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
-    make_sparse(tmp_path / "tokenizer.model", MAX_MODEL + 1)
+def test_a_huge_file_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_MODEL", len(CONTENT) - 1)
     with pytest.raises(FormatError, match="larger than"):
-        read_pieces(tmp_path / "tokenizer.model")
+        read_pieces(MODEL)
