@@ -20,6 +20,7 @@ from lorakit.errors import FormatError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
+from lorakit.sources.scaled import scaled as scaled
 from lorakit.sources.scaled import split_reference as split_reference
 from lorakit.sources.scaled import split_scale as split_scale
 
@@ -42,7 +43,8 @@ AdapterOption = Annotated[
         "--adapter",
         "-a",
         metavar="REF[:SCALE]",
-        help="An adapter: a path, https://... or hf:org/repo; may be repeated.",
+        help="An adapter: a path, https://... or hf:org/repo; may be repeated. :SCALE multiplies "
+        "its own alpha / r, :=SCALE replaces it.",
     ),
 ]
 EngineOption = Annotated[
@@ -76,6 +78,28 @@ PickleOption = Annotated[
     bool,
     option("--allow-pickle", help="Read adapter_model.bin, by torch with weights_only."),
 ]
+AlphaOption = Annotated[
+    float | None,
+    option(help="For weights without a config: their scale is alpha / rank."),
+]
+MlxVersionOption = Annotated[
+    str | None,
+    option(
+        metavar="VERSION",
+        help="The mlx-lm that trained an MLX adapter, where its scale depends on it.",
+    ),
+]
+PartialOption = Annotated[
+    bool, option("--partial", help="Take an incomplete save: what its config promises may lack.")
+]
+NameOption = Annotated[
+    str | None,
+    option("--name", help="Which adapter, where a PEFT file holds several."),
+]
+MergeOption = Annotated[
+    bool,
+    option("--merge", help="Merge the adapters into the weights: any kind, at fixed scales."),
+]
 PrivateOption = Annotated[
     bool,
     option("--allow-private", help="Let URLs be of machines of a private network."),
@@ -100,6 +124,8 @@ def open_with(
     gpu_layers: int | None = None,
     mmproj: str | None = None,
     allow_private: bool = False,
+    merge: bool = False,
+    **reading: Any,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.engines.llama.options import LlamaOptions
@@ -107,9 +133,15 @@ def open_with(
     from lorakit.model.open import open as open_model
 
     configs = []
-    for reference in adapters or ():
-        path, scale = split_scale(reference)
-        configs.append(AdapterConfig(path, scale=scale))
+    for said in map(scaled, adapters or ()):
+        config = AdapterConfig(
+            said.path,
+            scale=said.scale,
+            absolute_scale=said.absolute,
+            mode="merge" if merge else "dynamic",
+            **reading,
+        )
+        configs.append(config)
     with downloads, patience("opening the model; its graph is built the first time ..."):
         model = open_model(
             base,
@@ -125,7 +157,8 @@ def open_with(
             progress=downloads,
             allow_private=allow_private,
         )
-    unsaid = [n for n, config in enumerate(configs) if config.scale is None]
+    loaded = [] if merge else configs
+    unsaid = [n for n, c in enumerate(loaded) if c.scale is None and c.absolute_scale is None]
     for info in [model.adapters[n] for n in unsaid]:
         if info.default_scale != 1:
             note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
@@ -138,10 +171,11 @@ def read_reference(
     *,
     allow_pickle: bool = False,
     allow_private: bool = False,
+    **reading: Any,
 ) -> Adapter:
-    """The adapter that a reference names."""
+    """The adapter that a reference names. reading: further options of `formats.read_adapter`."""
     path = fetched(reference, allow_private=allow_private)
-    return read_adapter(path, decoder, allow_pickle=allow_pickle)
+    return read_adapter(path, decoder, allow_pickle=allow_pickle, **reading)
 
 
 def open_base(reference: str, *, allow_private: bool = False) -> Base:
