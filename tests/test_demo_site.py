@@ -1,5 +1,6 @@
 """The example app's server and files, without a browser: what is served, and what never is."""
 
+import gzip
 import http.client
 import json
 import os
@@ -218,6 +219,22 @@ def test_a_site_is_a_folder_with_all_that_it_names(tmp_path):
         assert (tmp_path / "out" / adapter["path"] / "adapter_config.json").is_file()
     with pytest.raises(ParameterError, match="exists"):
         site.write(table, tmp_path / "out")
+
+
+LIMIT = 4_000_000  # bytes that a first visit fetches without a model, in gzip
+
+
+@pytest.mark.usefixtures("placed")
+def test_the_page_without_a_model_is_small(tmp_path):
+    table = site.site(tmp_path)
+    names = [*json.loads(table["site.json"])["files"], "site.json"]
+    assert {"lib/vendor/ort-wasm-simd-threaded.wasm", "index.html", "lib/model.js"} <= set(names)
+    contents = [table[name] for name in names]
+    size = sum(
+        len(gzip.compress(content if isinstance(content, bytes) else content.read_bytes(), 9))
+        for content in contents
+    )
+    assert 3_000_000 < size <= LIMIT
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
