@@ -128,6 +128,12 @@ def test_a_base_without_a_template_is_no_obstacle_where_none_is_needed(tmp_path)
     assert result.files[0].parity.match == 1.0
 
 
+def test_the_name_of_a_file_is_no_folder(tmp_path):
+    with pytest.raises(ParameterError, match="folder") as found:
+        lorakit.export(BASE, tmp_path / "home.gguf", to="safetensors", prove_it=False)
+    assert "-o home" in found.value.hint
+
+
 def test_a_link_to_a_folder_stays_a_link(tmp_path):
     (tmp_path / "place").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "place", target_is_directory=True)

@@ -23,6 +23,7 @@ from lorakit.values import among, shown, whole
 MAX_RECORD = 1 << 24  # bytes
 LEAST_CONTEXT = 16  # for a prompt and an answer to prove it on
 MAX_CONTEXT = 8192  # positions, where nobody asks for more
+FILES = (".gguf", ".onnx", ".safetensors")
 BESIDE = 40 << 20  # bytes for the tokenizer, graphs and records
 
 
@@ -129,6 +130,11 @@ def _context(wanted: int | None, decoder: Decoder) -> int:
 def require_output(folder: Path, *, overwrite: bool) -> None:
     """Raise ParameterError where an export may not be put; an export that is there may be replaced,
     and nothing else."""
+    if folder.suffix.lower() in FILES and not folder.is_dir():
+        raise ParameterError(
+            f"an export is a folder, and {folder.name} is the name of a file",
+            hint=f"-o {folder.stem}: the files in it bear that name",
+        )
     try:
         if folder.exists() and not folder.is_dir():
             raise ParameterError(f"{folder} is a file", hint="name a new folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
+from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.llama.native import chosen
@@ -111,7 +112,8 @@ class Gguf:
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path
     ) -> Iterator[OpenedModel]:
         adapter = AdapterConfig(folder / _adapter_name(plan)) if kind == "apart" else None
-        with open_model(_first(folder, self.place(plan, form)), adapter=adapter) as model:
+        path, context = _first(folder, self.place(plan, form)), _short(plan.base.decoder)
+        with open_model(path, engine="llama", adapter=adapter, context=context) as model:
             yield OpenedModel(model)
 
     def runtime(self, plan: ExportPlan, form: str) -> str:
@@ -186,6 +188,13 @@ def _beside(plan: ExportPlan) -> Adapter:
 
 def _adapter_name(plan: ExportPlan) -> str:
     return f"{plan.output.name}-lora.gguf"
+
+
+def _short(decoder: Decoder) -> int | None:
+    """The context up to which longrope turns as for short texts: llama.cpp goes by the context that
+    it is opened with, and our engines by the text."""
+    ropes = [layer.rope for layer in decoder.layers if layer.rope is not None]
+    return min((each.original_context for each in ropes if each.kind == "longrope"), default=None)
 
 
 def _first(folder: Path, name: str) -> Path:
