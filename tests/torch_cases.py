@@ -94,7 +94,8 @@ def _add(weights, original, base, delta, scale, magnitude):
             per_row = len(magnitude) == len(w)
             norm = np.linalg.norm(w + change, axis=1 if per_row else 0, keepdims=True)
             gain = (magnitude[:, None] if per_row else magnitude[None]) / norm
-            full = (gain - 1) * w + gain * change
+            weights[name] *= gain.T if turned else gain
+            full = gain * change
         else:
             full = change
         weights[name] += full.T if turned else full

@@ -12,7 +12,13 @@ from lorakit import demo
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
-from lorakit.errors import FormatError, ParameterError, ParityError, SourceError
+from lorakit.errors import (
+    CapabilityError,
+    FormatError,
+    ParameterError,
+    ParityError,
+    SourceError,
+)
 from lorakit.exporting.cases import token_faults
 from lorakit.exporting.feeds import lora_feeds, number_feeds
 from lorakit.exporting.parity import Apart, ProofOptions
@@ -257,7 +263,11 @@ def test_a_tokenizer_and_a_template_that_give_other_tokens_are_found(tmp_path):
     assert "its tokenizer gives other tokens for the text 'English'" in found.failures
 
 
-def test_dora_is_proven_against_a_merge_in_float32(tmp_path):
+def test_what_the_engine_refuses_is_proven_against_a_merge_in_float32(tmp_path, monkeypatch):
+    def refused(*_):
+        raise CapabilityError("no such adapter at run time")
+
+    monkeypatch.setattr("lorakit.engines.onnx.engine.require_applicable", refused)
     adapter = read_adapter(TRUTH / "peft/llama/dora")
     merge(LLAMA, [(adapter, 1.0)], tmp_path / "base", dtype="f32")
     file = build(Base.open(tmp_path / "base"), tmp_path / "x")

@@ -266,7 +266,9 @@ def test_replacements_of_one_use_of_a_tied_table_untie_it(tmp_path):
         assert np.array_equal(out.tensor("lm_head.weight"), changed[site][1])
 
 
-def test_dora_of_several_adapters_is_relative_to_the_original_weight(tmp_path):
+@pytest.mark.parametrize("first", ["plain", "dora"])
+def test_dora_multiplies_what_was_added_before_it_as_peft_does(tmp_path, first):
+    """By norms of the original weight with its own delta alone."""
     base = Base.open(LLAMA)
     w = base.tensors[f"{Q}.weight"].astype(np.float64)
     n_out, n_in = w.shape
@@ -276,12 +278,11 @@ def test_dora_of_several_adapters_is_relative_to_the_original_weight(tmp_path):
         (Adapter(deltas=(plain,)), 0.7),
         (Adapter(deltas=(dora,), magnitudes=(Magnitude(module=Q, value=m),)), 0.4),
     ]
-    merge(base, pair, tmp_path / "out")
+    merge(base, pair if first == "plain" else pair[::-1], tmp_path / "out")
     added = 0.5 * 0.4 * dora.b.astype(np.float64) @ dora.a
     ratio = (m / np.linalg.norm(w + added, axis=1))[:, None]
-    expected = (
-        w + 0.7 * 0.5 * plain.b.astype(np.float64) @ plain.a + (ratio - 1) * w + ratio * added
-    )
+    before = 0.7 * 0.5 * plain.b.astype(np.float64) @ plain.a
+    expected = ratio * (w + added) + (ratio * before if first == "plain" else before)
     ours = stored(tmp_path / "out")[f"{Q}.weight"]
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
@@ -319,7 +320,7 @@ def test_two_dora_deltas_of_one_use_keep_their_own_magnitudes(tmp_path):
     rows, columns = w.shape
     table = delta("model.embed_tokens", columns, rows, site=Site.OUTPUT)
     head = delta("lm_head", columns, rows, seed=3)
-    parts = [(table, np.linspace(1, 2, rows)), (head, np.linspace(3, 4, rows))]
+    parts = [(head, np.linspace(3, 4, rows)), (table, np.linspace(1, 2, rows))]
     adapter = Adapter(
         deltas=(table, head),
         magnitudes=tuple(Magnitude(module=d.module, value=m.astype(np.float32)) for d, m in parts),
@@ -329,7 +330,7 @@ def test_two_dora_deltas_of_one_use_keep_their_own_magnitudes(tmp_path):
     for part, m in parts:
         low = 0.5 * part.b.astype(np.float64) @ part.a
         ratio = (m / np.linalg.norm(w + low, axis=1))[:, None]
-        expected = expected + (ratio - 1) * w + ratio * low
+        expected = ratio * (expected + low)
     ours = Base.open(tmp_path / "out").tensor("lm_head.weight")
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 

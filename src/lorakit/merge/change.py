@@ -21,8 +21,8 @@ class Term:
     scale * b @ a with a [r, columns], b [rows, r].
 
     magnitude: DoRA's (Liu et al. 2024, https://arxiv.org/abs/2402.09353), one value for each row,
-    or with `by_column` for each column. With V = W + D, the tensor then changes by
-    (m / |V| - 1) W + (m / |V|) D, so that one adapter alone gives m / |V| V.
+    or with `by_column` for each column. With V = W + D, what there was and D are then multiplied by
+    m / |V|: one adapter alone gives m / |V| V.
     """
 
     begin: int
@@ -36,7 +36,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Change:
-    """Replacements first, then every term, each relative to the replaced tensor."""
+    """Replacements first, which give W, then every term in order."""
 
     whole: Array | None = None  # in the tensor's shape
     rows: tuple[tuple[Array, Array], ...] = ()  # ids [n], values [n, columns]
@@ -106,7 +106,7 @@ class Arithmetic:
         """Change the rows from `begin` on in place; scratch: room for as many values."""
         self.replaced(block, begin)
         dora = any(term.magnitude is not None for term in self.terms)
-        original = block.copy() if dora and len(self.terms) > 1 else block
+        original = block.copy() if dora and len(self.terms) > 1 else None
         for term in self.terms:
             low, high = max(term.begin, begin), min(term.end, begin + len(block))
             if low >= high:
@@ -117,9 +117,10 @@ class Arithmetic:
             )
             added = scratch[: (high - low) * self.columns].reshape(-1, self.columns)
             _product(term.b[theirs], term.a, added)
-            if term.magnitude is not None:
-                _renormalise(added, original[mine], term, theirs)
             block[mine] += added
+            if term.magnitude is not None:
+                alone = block[mine] if original is None else np.add(added, original[mine], added)
+                block[mine] *= _renormalised(alone, term, theirs)
 
 
 def _product(b: Array, a: Array, out: Array) -> None:
@@ -130,17 +131,13 @@ def _product(b: Array, a: Array, out: Array) -> None:
         np.matmul(b[begin : begin + step], a, out=out[begin : begin + step])
 
 
-def _renormalise(added: Array, original: Array, term: _Ready, rows: slice) -> None:
-    """The plain change becomes DoRA's, in place."""
-    ratio = term.ratio
-    added += original
-    if ratio is None:
-        assert term.magnitude is not None
-        norms = np.sqrt(np.einsum("rc,rc->r", added, added))
-        ratio = _ratio(term.magnitude[rows], norms)[:, None].astype(added.dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        added *= ratio
-    added -= original
+def _renormalised(alone: Array, term: _Ready, rows: slice) -> Array:
+    """DoRA's ratio, by the norms of what this term alone makes of the original."""
+    if term.ratio is not None:
+        return term.ratio
+    assert term.magnitude is not None
+    norms = np.sqrt(np.einsum("rc,rc->r", alone, alone))
+    return _ratio(term.magnitude[rows], norms)[:, None].astype(alone.dtype)
 
 
 def _ratio(magnitude: Array | None, norms: Array) -> Array:

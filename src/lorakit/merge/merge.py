@@ -70,11 +70,11 @@ def merge(
     """Write `base` with the adapters at their scales in its weights as a new folder.
 
     base: a Base, or the path of a folder or a GGUF file.
-    Every adapter acts on the original weights, as several active ones do at run time; 0 switches
-    one off, and there may be none. dtype: what all floating-point weights become; None keeps each
-    one's own, and makes quantised ones float32. progress: called with (bytes written, bytes in
-    all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a model opened
-    from it), whose ids the written one must give.
+    The adapters act in order, as several active ones do at run time, which matters for DoRA alone;
+    0 switches one off, and there may be none. dtype: what all floating-point weights become; None
+    keeps each one's own, and makes quantised ones float32. progress: called with (bytes written,
+    bytes in all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a
+    model opened from it), whose ids the written one must give.
 
     Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
     that does not fit), UnsupportedError listing what weights cannot express or what of a GGUF file
@@ -83,6 +83,8 @@ def merge(
     """
     _require(adapters, target, dtype)
     opened = base if isinstance(base, Base) else open_base(base)
+    if opened.exported is not None:
+        opened.require_weights()
     for adapter, _ in adapters:
         require_fit(adapter, opened.decoder)
     origin = _origin(opened, tokenizer)

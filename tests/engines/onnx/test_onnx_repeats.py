@@ -6,7 +6,8 @@ import pytest
 
 from lorakit import demo
 from lorakit.base.folder import Base
-from lorakit.engines.onnx.lora_inputs import Slab, _parts
+from lorakit.engines.onnx.lora_inputs import Slab
+from lorakit.engines.onnx.together import rank_of
 from lorakit.graph.lora import LoraTarget
 from onnx_cases import open_engine, random_adapter, row, truth_base
 
@@ -109,9 +110,7 @@ def as_it_fits(fit):
     """Slab._fit where wider arrays do, as they do for float32."""
 
     def fitted(self, rows, sets, attached):
-        sum_of = {
-            m: sum(f.a.shape[0] for f, _ in _parts(m, sets[0], attached)) for m in self.arrays
-        }
+        sum_of = {m: rank_of(m, sets[0], attached) for m in self.arrays}
         if not sum_of or any(a.shape[2] < sum_of[m] for m, (a, _) in self.arrays.items()):
             fit(self, rows, sets, attached)
 

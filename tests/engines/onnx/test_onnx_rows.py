@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
+from lorakit.adapter import Adapter, Delta, Magnitude, Site
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError, EngineError, MismatchError, ParameterError
 from onnx_cases import logits_of, open_engine, random_adapter, row, truth_adapter, truth_base
@@ -200,17 +200,15 @@ def test_ranks_may_differ_and_change(engine):
 
 
 def test_refuses_what_the_graph_cannot_do(engine):
-    plain = truth_adapter("gemma3", "plain")
-    module = "model.layers.0.self_attn.q_proj"
-    adapter = dataclasses.replace(
-        plain,
-        magnitudes=(Magnitude(module=module, value=np.ones(128, np.float32)),),
-        replacements=(Replacement(name="model.norm.weight", value=np.ones(64, np.float32)),),
-    )
+    """A head with a magnitude for each of its inputs, as PEFT's of a tied embedding."""
+    adapter = truth_adapter("gemma3", "embed_tied")
+    (delta,) = (d for d in adapter.deltas if d.site is Site.BOTH)
+    ones = Magnitude(module=delta.module, value=np.ones(64, np.float32))
     with pytest.raises(CapabilityError, match="cannot apply") as caught:
-        engine.attach(engine.prepare(adapter))
-    assert len(caught.value.items) == 2
-    assert "merge" in caught.value.hint
+        engine.attach(engine.prepare(dataclasses.replace(adapter, magnitudes=(ones,))))
+    assert caught.value.items == (f"{delta.module}: DoRA of what the head reads",)
+    assert 'mode="merge"' in caught.value.hint
+    assert "run --merge" in caught.value.hint
 
 
 def test_refuses_an_adapter_of_another_base(engine):

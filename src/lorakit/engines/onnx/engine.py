@@ -8,7 +8,9 @@ more. What a row gets never depends on its batch mates.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,17 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.onnx.attached import Attached
+from lorakit.engines.onnx.attaching import attached, require_applicable
 from lorakit.engines.onnx.calibration import Calibration, Watcher
 from lorakit.engines.onnx.device import CPU, Device
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
-from lorakit.engines.onnx.lora_inputs import Attached, Slabs, effective
+from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.semantics import window_reading
+from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
@@ -38,10 +43,7 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
-from lorakit.errors import (
-    CapabilityError,
-    ClosedError,
-)
+from lorakit.errors import ClosedError
 from lorakit.graph import (
     HEAD,
     VERSION,
@@ -52,6 +54,7 @@ from lorakit.graph import (
     unseen,
     wide_modules,
 )
+from lorakit.graph.gains import Extra, Gains
 from lorakit.graph.quantize import EVEN
 from lorakit.text.image_ids import Image
 
@@ -70,15 +73,31 @@ QUERIES = 128  # in a block of attention
 PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
 
 
+@dataclass(frozen=True, slots=True)
+class Wider:
+    """A session on the graph with more inputs: see graph.gains."""
+
+    extras: frozenset[Extra]
+    session: Any
+
+
 class OnnxEngine:
     """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
 
     def __init__(
-        self, base: Base, options: OnnxOptions, graph: GraphOptions, session: Any, device: Device
+        self,
+        base: Base,
+        options: OnnxOptions,
+        graph: GraphOptions,
+        opened: Callable[..., Any],
+        device: Device,
     ) -> None:
+        """opened: gives a session on the graph, with `extras`."""
         decoder = base.decoder
         self._base = base
-        self._session = session
+        self._opened = opened
+        self._session = opened(extras=())
+        self._extras: frozenset[Extra] = frozenset()
         self._device = device
         self._capabilities = Capabilities(
             engine="onnx",
@@ -96,7 +115,9 @@ class OnnxEngine:
             slots=self._capabilities.max_sequences,
             context=self._capabilities.context,
         )
-        self._slabs = Slabs(targets(decoder, apart=graph.apart))
+        self._targets = targets(decoder, apart=graph.apart)
+        self._slabs = Slabs(self._targets)
+        self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
         self._attached: dict[int, Attached] = {}
         self._apart = graph.apart
         threads = options.threads or default_threads()
@@ -132,8 +153,8 @@ class OnnxEngine:
                 window=graph.window,
             )
 
-        session = open_graph(base, graph, sight, threads=options.threads, device=device)
-        return cls(base, options, graph, session, device)
+        opened = partial(open_graph, base, graph, sight, threads=options.threads, device=device)
+        return cls(base, options, graph, opened, device)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -151,20 +172,40 @@ class OnnxEngine:
         return min(max(PROMPT_ROW, ranks, self._spread), PREFILL_CHUNK)
 
     def prepare(self, adapter: Adapter) -> Prepared:
-        _require_applicable(adapter)
+        require_applicable(adapter, self._base)
         require_fit(adapter, self._base)
-        return Prepared(adapter=adapter, content=Attached.of(adapter))
+        found = attached(adapter, self._base)
+        return Prepared(adapter=adapter, content=(found, self._wider(found.extras)))
 
     def attach(self, prepared: Prepared) -> int:
         self._require_open()
+        content: tuple[Attached, Wider | None] = prepared.content
+        found, wider = content
+        if not found.extras <= self._extras:
+            if wider is None or not self._extras <= wider.extras:
+                wider = self._wider(found.extras)  # others came between
+            assert wider is not None
+            self._use(wider)
         handle = next(self._handles)
-        self._attached[handle] = prepared.content
+        self._attached[handle] = found
         return handle
+
+    def _wider(self, extras: frozenset[Extra]) -> Wider | None:
+        """A session with more inputs, on the same weights; None where none are lacking."""
+        every = self._extras | extras
+        return None if every == self._extras else Wider(every, self._opened(extras=every))
+
+    def _use(self, wider: Wider) -> None:
+        """Run another session from now on. What was bound goes, and with it the session before."""
+        self._extras, self._session = wider.extras, wider.session
+        self._slabs = Slabs(self._targets, Gains.of(self._base, wider.extras))
+        self._steps.clear()
 
     def detach(self, handle: int) -> None:
         self._require_open()
         require_attached(handle, self._attached)
         del self._attached[handle]
+        self._together.clear()
         self._slabs.drop(handle)
         self._steps.clear()  # they keep the slabs alive
 
@@ -318,6 +359,11 @@ class OnnxEngine:
         """Refuse what cannot run before anything is touched."""
         check_rows(rows, self._capabilities, self._kv.length, self._attached)
         refuse_images(rows)
+        for held in {row.adapters for row in rows if len(row.adapters) > 1}:
+            handles = tuple(handle for handle, _ in effective(held))
+            if handles not in self._together:
+                require_together(handles, self._attached)
+                self._together.add(handles)
 
     def _require_open(self) -> None:
         if self._session is None:
@@ -368,18 +414,3 @@ def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:
     if row.logits == "last" and end == len(row.tokens):
         return np.array([end - begin - 1])
     return np.zeros(0, np.int64)
-
-
-def _require_applicable(adapter: Adapter) -> None:
-    """Refuse what a graph with low-rank inputs cannot do at run time."""
-    items = [f"{m.module}: DoRA magnitude" for m in adapter.magnitudes]
-    items += [f"{r.name}: {r.kind}" for r in adapter.replacements]
-    items += [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
-    items += [f"{d.module}: bias beside B" for d in adapter.deltas if d.bias is not None]
-    if items:
-        raise CapabilityError(
-            "the ONNX engine cannot apply this adapter at run time",
-            items=items,
-            hint='open the base with engine="torch", or load the adapter with mode="merge": '
-            'open(base, adapter=AdapterConfig(path, mode="merge"))',
-        )

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -31,6 +31,7 @@ from lorakit.files.atomic import new_folder, sweep, write_synced
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, touch
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, Sight, build
+from lorakit.graph.gains import Extra, extended
 
 log = logging.getLogger("lorakit")
 ENTRY = 3  # of what an entry holds
@@ -46,21 +47,31 @@ def open_graph(
     *,
     threads: int | None,
     device: Device,
+    extras: Collection[Extra] = (),
 ) -> Any:
     """A session on the base's graph. Raises EngineError where onnxruntime refuses it.
 
-    sights: gives that of `graph.build`, and is asked where the graph has to be built.
+    sights: gives that of `graph.build`, and is asked where the graph has to be built. extras: with
+    these inputs (graph.gains), on the same files.
     """
     folder = cache_root() / "graphs" / _key(base, options)
     opened = partial(open_session, threads=threads, device=device)
+
+    def on_files(path: str) -> Any:
+        if not extras:
+            return opened(path)
+        model = extended(Path(path).read_bytes(), extras)
+        return opened(model, folder=Path(path).parent)
+
     try:
-        return _open_cached(base, options, sights, folder, opened)
+        return _open_cached(base, options, sights, folder, on_files)
     except (OSError, EngineError, FormatError) as error:
         if isinstance(error, MissingExtraError) or getattr(error, "code", "") == "out_of_memory":
             raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
     model = build(base, options, store, sights())
+    model = extended(model, extras) if extras else model
     return opened(model, initializers=store.arrays)
 
 

@@ -1,6 +1,7 @@
 """LoRA rows: the tensors that the graph's LoRA inputs read, one slice per row of a batch.
 
 A row's adapters stand side by side along the rank, each with its scale folded into its part of B.
+Where the graph has gains, shifts and norms (graph.gains) a row has its own of those.
 Rows that all use the same adapters share one slice. A slice is written when a row's adapters
 change and not before; a change of scales rewrites B alone. It knows nothing of onnxruntime.
 """
@@ -11,76 +12,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Site
+from lorakit.engines.onnx.attached import Floats
+from lorakit.engines.onnx.together import AttachedSet, composed, rank_of
 from lorakit.engines.protocol import AdapterSet
-from lorakit.graph import HEAD, LoraTarget
+from lorakit.graph import LoraTarget
+from lorakit.graph.gains import NO_GAINS, Gains, gain_of, scale_of, shift_of
 
 SINGLE_SLABS = 2  # one for a batch that shares its adapters, one for a row that joins
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Factors:
-    """A delta as the graph wants it: y + scale * (x a.T) b.T with a [rank, in], b [out, rank]."""
-
-    a: Array
-    b: Array
-    scale: float
-
-    def widened(self) -> Factors:
-        """The same in float32, for use as it is; the same arrays where they are that already."""
-        return Factors(
-            a=self.a.astype(np.float32, copy=False),
-            b=self.b.astype(np.float32, copy=False),
-            scale=self.scale,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """An adapter that an engine holds: what the graph applies, and what the host does."""
-
-    linears: Mapping[str, Factors]  # by module
-    embedding: tuple[Factors, ...]  # a [rank, vocabulary], b [hidden, rank]
-    head: tuple[Factors, ...]  # a [rank, hidden], b [vocabulary, rank]
-
-    @property
-    def rank(self) -> int:
-        """The largest of its linears."""
-        return max((factors.a.shape[0] for factors in self.linears.values()), default=0)
-
-    @classmethod
-    def of(cls, adapter: Adapter) -> Attached:
-        linears: dict[str, Factors] = {}
-        embedding, head = [], []
-        for delta in adapter.deltas:
-            factors = Factors(a=delta.a, b=delta.b, scale=delta.scale)
-            if delta.site in (Site.INPUT, Site.BOTH):
-                embedding.append(factors.widened())
-            if delta.site is Site.BOTH:  # W + s B A of an embedding acts on the head transposed
-                head.append(Factors(a=delta.b.T, b=delta.a.T, scale=delta.scale).widened())
-            elif delta.site is Site.OUTPUT or delta.module == HEAD:
-                head.append(factors.widened())
-            elif delta.site is Site.LINEAR:
-                linears[delta.module] = factors
-        return cls(linears=linears, embedding=tuple(embedding), head=tuple(head))
-
-
-AttachedSet = Mapping[int, Attached]  # by handle
 
 
 @dataclass(slots=True, eq=False)
 class Slab:
-    """LoRA inputs: for each module A [rows, in, rank] and B [rows, rank, out].
+    """LoRA inputs: for each module A [rows, in, rank] and B [rows, rank, out]; by name, for each
+    input of `gains`, [rows, ...].
 
     A step reads some neighbouring rows. Row n serves whichever sequence sits in slot n of the KV
     cache, so that rows stay as they are while sequences stay where they are.
     """
 
     targets: Mapping[str, LoraTarget]
+    gains: Gains
     arrays: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    vectors: dict[str, Floats] = field(default_factory=dict)
     generation: int = 0  # rises whenever the arrays move in memory
     _sets: list[AdapterSet | None] = field(default_factory=list)  # what each row holds, if known
 
@@ -111,12 +65,7 @@ class Slab:
         Where rows are kept apart, one row has its own ranks: by those a prompt's products round.
         """
         ranks = {
-            module: target.padded(
-                max(
-                    sum(factors.a.shape[0] for factors, _ in _parts(module, held, attached))
-                    for held in sets
-                )
-            )
+            module: target.padded(max(rank_of(module, held, attached) for held in sets))
             for module, target in self.targets.items()
         }
         if rows <= len(self._sets) < 4 * rows:
@@ -135,6 +84,9 @@ class Slab:
             )
             for module, target in self.targets.items()
         }
+        self.vectors = {
+            name: np.repeat(value[np.newaxis], rows, axis=0) for name, value in self.gains.values()
+        }
         self._sets = [()] * rows
         self.generation += 1
 
@@ -142,26 +94,21 @@ class Slab:
         self, row: int, held: AdapterSet, attached: AttachedSet, scales_only: bool
     ) -> None:
         for module, (a, b) in self.arrays.items():
-            begin = 0
-            for factors, scale in _parts(module, held, attached):
+            begin, now = 0, composed(module, held, attached)
+            for factors, strength in now.parts:
                 end = begin + factors.a.shape[0]
                 if not scales_only:
                     a[row, :, begin:end] = factors.a.T
-                np.multiply(
-                    factors.b.T,
-                    np.float32(scale * factors.scale),
-                    out=b[row, begin:end],
-                    dtype=np.float32,
-                )
+                np.multiply(factors.b.T, strength, out=b[row, begin:end], dtype=np.float32)
                 begin = end
             a[row, :, begin:] = 0
             b[row, begin:] = 0
-
-
-def _parts(module: str, held: AdapterSet, attached: AttachedSet) -> list[tuple[Factors, float]]:
-    """The factors of a module in one row, in order of application."""
-    found = ((attached[handle].linears.get(module), scale) for handle, scale in held)
-    return [(factors, scale) for factors, scale in found if factors is not None]
+            if self.gains.linears:
+                self.vectors[gain_of(module)][row] = now.gain
+                self.vectors[shift_of(module)][row] = now.shift
+        for module, own in self.gains.norms.items():
+            found = (attached[handle].norms.get(module) for handle, _ in held)
+            self.vectors[scale_of(module)][row] = next((n for n in found if n is not None), own)
 
 
 def _handles(held: AdapterSet) -> list[int]:
@@ -173,14 +120,15 @@ class Slabs:
     """The slabs of an engine: one for mixed batches, a few single-row ones, and the base's."""
 
     targets: Mapping[str, LoraTarget]
+    gains: Gains = NO_GAINS
     _single: list[Slab] = field(default_factory=list)  # most recently used last
     _dropped: int = 0  # generations of the slabs that are gone
     _mixed: Slab = field(init=False)
     _base: Slab = field(init=False)
 
     def __post_init__(self) -> None:
-        self._mixed = Slab(self.targets)
-        self._base = Slab(self.targets)
+        self._mixed = Slab(self.targets, self.gains)
+        self._base = Slab(self.targets, self.gains)
         self._base.write(0, [()], {})
 
     @property
@@ -210,7 +158,7 @@ class Slabs:
         self._single = [slab for slab in self._single if slab not in gone]
         if self._mixed.holds(handle):
             gone.append(self._mixed)
-            self._mixed = Slab(self.targets)
+            self._mixed = Slab(self.targets, self.gains)
         self._dropped += sum(slab.generation + 1 for slab in gone)
 
     def _choose(self, held: AdapterSet) -> Slab:
@@ -219,13 +167,8 @@ class Slabs:
         if same:
             slab = same[-1]
         elif len(self._single) < SINGLE_SLABS:
-            slab = Slab(self.targets)
+            slab = Slab(self.targets, self.gains)
         else:
             slab = self._single[0]
         self._single = [other for other in self._single if other is not slab] + [slab]
         return slab
-
-
-def effective(held: AdapterSet) -> AdapterSet:
-    """The adapters that act at all: scale 0 is the base."""
-    return tuple((handle, float(scale)) for handle, scale in held if scale != 0)

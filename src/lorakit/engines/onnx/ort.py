@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ SPINNING = {  # a short wait between operators: nearly as fast as a long one, an
     "session.intra_op.spin_duration_us": "50",
     "session.force_spinning_stop": "1",  # none between steps: an idle engine burns nothing
 }
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def onnxruntime() -> Any:
@@ -61,9 +63,11 @@ def open_session(
     *,
     threads: int | None,
     initializers: Mapping[str, Array] | None = None,
+    folder: Path | None = None,
     device: Device = CPU,
 ) -> Any:
-    """An InferenceSession on a device from a path, or from bytes with its weights in memory.
+    """An InferenceSession on a device from a path, or from bytes with its weights in memory or in
+    files of a folder.
 
     onnxruntime copies the arrays in `initializers` while it opens. Raises CapabilityError where it
     cannot use the device.
@@ -76,6 +80,8 @@ def open_session(
     options.log_severity_level = 4  # failures are raised, not printed
     for key, value in SPINNING.items():
         options.add_session_config_entry(key, value)
+    if folder is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     with native_errors("opening the model"):
         if initializers:
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
@@ -199,6 +205,8 @@ class Step:
             held = slab.targets[module].bound(a[rows], b[rows], shared=shared)
             for name, array in held.items():
                 self._binding.input(name, array)
+        for name, vector in slab.vectors.items():
+            self._binding.input(name, vector[rows])
         self._bound["lora"] = (slab, rows)
 
     def run(self) -> None:

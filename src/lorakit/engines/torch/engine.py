@@ -18,7 +18,7 @@ import transformers
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
-from lorakit.engines.onnx.lora_inputs import effective
+from lorakit.engines.onnx.together import effective
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
     AdapterSet,

@@ -1,9 +1,9 @@
 """What changed modules compute: linear layers, embedding tables, vocabulary heads and experts.
 
 Each function here makes a forward hook (or a forward) for one module and one set of adapters. The
-arithmetic is W = W0 + sum of dW, with every dW relative to W0, the base's weight or its
-replacement: dW = s B A, or with DoRA's gain g = m / |W0 + s B A|: dW = (g - 1) W0 + g s B A (Liu et
-al. 2024). Products B A are formed in chunks for the norms alone.
+arithmetic is PEFT's: W0 is the base's weight or its replacement, and each adapter in turn makes
+W + s B A of W, or g (W + s B A) with DoRA's gain g = m / |W0 + s B A| (Liu et al. 2024). Products
+B A are formed in chunks for the norms alone.
 """
 
 from __future__ import annotations
@@ -35,30 +35,43 @@ class Change:
         """s B A x."""
         return F.linear(F.linear(x, self.term.a), self.term.b) * self.scale
 
-    def added(self, x: Any, plain: Any, project: Callable[[Any], Any]) -> Any:
-        """dW x, and B's bias, where plain = W0 x = project(x)."""
-        if self.gain is None:
-            y = self.low(x)
-        elif self.term.by_input:
-            y = project((self.gain - 1) * x) + self.low(self.gain * x)
-        else:
-            y = (self.gain - 1) * plain + self.gain * self.low(x)
+    def shifted(self, y: Any, x: Any) -> Any:
+        """y with B's bias, which no gain multiplies."""
         if self.term.bias is not None:
             y = y + self.term.bias * self.scale
         if self.term.row_bias is not None:
             y = y + (x @ self.term.row_bias)[..., None] * self.scale
         return y
 
-    def looked_up(self, tokens: Any, plain: Any) -> Any:
-        """What the rows of an embedding matrix gain, where plain is those rows of W0."""
-        low = F.linear(F.embedding(tokens, self.term.b), self.term.a.T) * self.scale
-        if self.gain is not None:
-            gain = self.gain if self.term.by_input else self.gain[tokens][..., None]
-            low = (gain - 1) * plain + gain * low
-        return low if self.term.row_bias is None else low + self.term.row_bias * self.scale
+    def looked_up(self, tokens: Any, rows: Any) -> Any:
+        """What becomes of rows of an embedding matrix, those of these tokens, but for B's bias."""
+        rows = rows + F.linear(F.embedding(tokens, self.term.b), self.term.a.T) * self.scale
+        if self.gain is None:
+            return rows
+        return rows * (self.gain if self.term.by_input else self.gain[tokens][..., None])
 
 
 Changes = Sequence[Change]
+
+
+def changed_output(changes: Changes, x: Any, plain: Any, project: Callable[[Any], Any]) -> Any:
+    """What a module gives after all changes, where plain = W0 x = project(x)."""
+    y = _product(changes, x, plain, project)
+    for change in changes:
+        y = change.shifted(y, x)
+    return y
+
+
+def _product(changes: Changes, x: Any, plain: Any, project: Callable[[Any], Any]) -> Any:
+    """W x, from the last change down: a gain of its inputs acts on all before it."""
+    if not changes:
+        return plain
+    *before, change = changes
+    if change.gain is not None and change.term.by_input:
+        x = change.gain * x
+        plain = project(x)
+    y = _product(before, x, plain, project) + change.low(x)
+    return y if change.gain is None or change.term.by_input else change.gain * y
 
 
 def linear(changes: Changes) -> Hook:
@@ -69,9 +82,8 @@ def linear(changes: Changes) -> Hook:
     def hook(module: Any, arguments: tuple[Any, ...], output: Any) -> Any:
         x, bias = arguments[0], module.bias
         plain = output - bias if dora and bias is not None else output
-        for change in changes:
-            output = output + change.added(x, plain, _projection(module))
-        return output
+        y = changed_output(changes, x, plain, _projection(module))
+        return y + bias if dora and bias is not None else y
 
     return hook
 
@@ -90,10 +102,12 @@ def table(changes: Changes, rows: Rows) -> Hook:
             ids, values = rows
             at = torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)
             plain = torch.where((ids[at] == tokens)[..., None], values[at], plain)
-        result = plain
         for change in changes:
-            result = result + change.looked_up(tokens, plain)
-        return result * getattr(module, "embed_scale", 1.0)
+            plain = change.looked_up(tokens, plain)
+        for change in changes:
+            if change.term.row_bias is not None:
+                plain = plain + change.term.row_bias * change.scale
+        return plain * getattr(module, "embed_scale", 1.0)
 
     return hook
 
@@ -110,10 +124,8 @@ def head(changes: Changes, rows: Rows) -> Hook:
 
         x = arguments[0]
         plain = replaced(output if module.bias is None else output - module.bias, x)
-        result = plain if module.bias is None else plain + module.bias
-        for change in changes:
-            result = result + change.added(x, plain, project)
-        return result
+        y = changed_output(changes, x, plain, project)
+        return y if module.bias is None else y + module.bias
 
     return hook
 
@@ -163,11 +175,8 @@ def gain(weight: Any, term: Term, scale: float) -> Any:
 
 def changed(weight: Any, changes: Changes) -> Any:
     """W0 + sum of dW, formed in full: for small matrices in modules of their own kind."""
-    result = weight
     for change in changes:
-        low = change.scale * (change.term.b @ change.term.a)
-        if change.gain is None:
-            result = result + low
-        else:
-            result = result + (change.gain[:, None] - 1) * weight + change.gain[:, None] * low
-    return result
+        weight = weight + change.scale * (change.term.b @ change.term.a)
+        if change.gain is not None:
+            weight = change.gain[:, None] * weight
+    return weight

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
 from lorakit.architectures import HEAD
 from lorakit.base.folder import Base
+from lorakit.engines.replaced import uses
 from lorakit.errors import CapabilityError
 
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # the projections that a stack of experts holds
@@ -69,14 +70,7 @@ class Places:
 
     def uses(self, name: str, site: Site | None) -> list[str]:
         """The parameters of the model that a replacement of `name` takes the place of."""
-        table, head = f"{self.table}.weight", f"{HEAD}.weight"
-        if name not in (table, head):
-            return [name]
-        if site in (Site.INPUT, Site.LINEAR):
-            return [table]
-        if site is Site.OUTPUT:
-            return [head]
-        return [table, head] if self.tied or site is Site.BOTH else [name]
+        return uses(name, site, self.table, tied=self.tied)
 
 
 def _elsewhere(name: str) -> CapabilityError:
