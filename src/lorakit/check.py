@@ -300,7 +300,7 @@ def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:
 
 def _precondition(adapter: Adapter, base: Base) -> Iterator[Mismatch]:
     """Names differ for honest reasons (a local copy, a renamed folder), so these are warnings."""
-    asked = adapter.precondition
+    asked, name = adapter.precondition, base.exported.base_name if base.exported else base.name
     if asked.fingerprint is not None and asked.fingerprint != base.fingerprint:
         yield Mismatch(
             item="base fingerprint",
@@ -309,11 +309,11 @@ def _precondition(adapter: Adapter, base: Base) -> Iterator[Mismatch]:
             advice="other weights, or the same in another dtype",
             severity="warning",
         )
-    elif asked.fingerprint is None and asked.name and _plain(asked.name) != _plain(base.name):
+    elif asked.fingerprint is None and asked.name and _plain(asked.name) != _plain(name):
         yield Mismatch(
             item="base name",
             expected=asked.name,
-            found=base.name,
+            found=name,
             advice="make sure that it is the same model",
             severity="warning",
         )

@@ -1,7 +1,7 @@
 """Base: a base model on disk. Config, tokenizer files and lazily mapped tensors.
 
 It reads a Hugging Face folder (config.json, safetensors, sharded or not) and computes nothing but
-its fingerprint. It does not know engines or adapters.
+its fingerprint. It does not know engines or adapters. The folder of an export has no weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
+from lorakit.base.exported import (
+    FORMAT,
+    RECORD,
+    Exported,
+    foreign,
+    holds_graphs,
+    is_graph,
+    read_exported,
+)
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
@@ -45,6 +54,7 @@ class Base:
     tensors: Mapping[str, Array]
     files: tuple[Path, ...]  # the weight files
     templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
+    exported: Exported | None = None  # of an exported model, which has no tensors
     _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)
     _root: str = field(default="", repr=False)  # what the files leave out at the beginning of names
     _fingerprint: list[str] = field(default_factory=list, repr=False)
@@ -52,6 +62,8 @@ class Base:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Base:
         """Open a Hugging Face folder; tensors are mapped, not read.
+
+        Of an exported model (`lorakit export --to onnx`) the folder, or one of its graphs.
 
         Raises SourceError (no such folder, a file missing), FormatError (broken weights) and
         BaseModelError (unknown architecture, tensors missing or of another shape: all listed).
@@ -64,6 +76,8 @@ class Base:
 
     @classmethod
     def _open(cls, folder: Path) -> Base:
+        graph = folder.name if is_graph(folder) and folder.is_file() else None
+        folder = folder.absolute().parent.parent if graph else folder
         if folder.is_file():
             raise SourceError(
                 f"{folder} is a file, not a base model folder",
@@ -78,6 +92,7 @@ class Base:
             )
         _require_no_gguf(folder)
         config = read_json(folder / "config.json")
+        exported = _exported(folder, config, graph)
         try:
             decoder = describe(config)
         except BaseModelError as error:
@@ -85,6 +100,15 @@ class Base:
             raise BaseModelError(
                 message, code=error.code, items=error.items, hint=error.hint
             ) from error
+        if exported is not None:
+            return cls(
+                path=folder.absolute(),
+                config=config,
+                decoder=decoder,
+                tensors={},
+                files=(),
+                exported=exported,
+            )
         files = _weight_files(folder)
         tensors: dict[str, Array] = {}
         for file in files:
@@ -117,13 +141,31 @@ class Base:
         return self.path.is_file()
 
     def require_weights(self) -> None:
-        """Raise CapabilityError for a GGUF file, whose weights are not read in place."""
+        """Raise CapabilityError for a GGUF file or an export, whose weights are not read here."""
+        if self.exported is not None:
+            raise CapabilityError(
+                f"{self.path.name} is an exported model, whose weights are not read or changed",
+                hint=f"use the base that it was made from: {self.exported.base_name}",
+            )
         if self.is_gguf:
             raise CapabilityError(
                 f"{self.path.name} is a GGUF file, whose weights are not read or changed here",
                 hint="use the Hugging Face folder of the same model, or make one: "
                 "lorakit merge FILE.gguf -o FOLDER",
             )
+
+    def in_form(self, quantize: str) -> Base:
+        """An export in the form that an engine's `quantize` names; any other base as it is.
+
+        Raises CapabilityError where an export has no such form.
+        """
+        own = self.exported
+        return self if own is None else replace(self, exported=own.in_form(quantize))
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the adapters that an export has in it, to choose among."""
+        return () if self.exported is None else self.exported.held
 
     @property
     def name(self) -> str:
@@ -137,12 +179,13 @@ class Base:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the config and the whole weight files.
+        """SHA-256 over the config and the whole weight files; of an export, the base's it is of.
 
         Remembered in the cache by path, size and modification time, so that it is read once.
         """
         if not self._fingerprint:
-            self._fingerprint.append(_fingerprint(self))
+            own = self.exported
+            self._fingerprint.append(_fingerprint(self) if own is None else own.fingerprint)
         return self._fingerprint[0]
 
     def tensor(self, name: str) -> Array:
@@ -233,16 +276,29 @@ def _require_no_gguf(folder: Path) -> None:
         )
 
 
+def _exported(folder: Path, config: Mapping[str, Any], graph: str | None) -> Exported | None:
+    """What is known of an export, or None for a folder with weights.
+
+    graph: the name of the file that is to run. Raises SourceError for somebody else's export.
+    """
+    if graph is None and any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        return None
+    path = folder / RECORD
+    record = read_json(path) if path.is_file() else {}
+    if record.get("format") == FORMAT and record.get("to") == "onnx":
+        return read_exported(folder, record, config, graph)
+    if holds_graphs(folder):
+        raise foreign(folder)
+    return None
+
+
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
     if not (folder / INDEX).is_file():
         raise SourceError(
             f"{folder} has neither {WEIGHTS} nor {INDEX}",
-            hint="it is an ONNX export, for transformers.js and onnxruntime: open the base that it "
-            "was made from, which its lorakit.json names"
-            if (folder / "onnx").is_dir()
-            else "only safetensors weights are read; convert pickled weights first",
+            hint="only safetensors weights are read; convert pickled weights first",
         )
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:

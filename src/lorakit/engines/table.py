@@ -42,6 +42,10 @@ class Kind:
 
 
 def _onnx(base: Base, options: OnnxOptions) -> Engine:
+    if base.exported is not None:
+        from lorakit.engines.onnx.exported import ExportedEngine  # loads onnxruntime
+
+        return ExportedEngine.open(base, base.exported, options)
     from lorakit.engines.onnx.engine import OnnxEngine  # loads onnxruntime
 
     return OnnxEngine.open(base, options)
@@ -210,6 +214,11 @@ def choose_engine(name: str | None, base: Base) -> EngineName:
     if name is None:
         name = "llama" if base.is_gguf else "onnx"
     chosen = engine_named(name)
+    if base.exported is not None and chosen != "onnx":
+        raise CapabilityError(
+            f"the {chosen} engine does not run {base.path}, which is an exported model",
+            hint=f"engine: onnx; or open the base that it was made from: {base.exported.base_name}",
+        )
     if ENGINES[chosen].gguf != base.is_gguf:
         kinds = ("a GGUF file", "a Hugging Face folder")
         runs, found = kinds if ENGINES[chosen].gguf else kinds[::-1]

@@ -85,6 +85,8 @@ def merge(
     opened = base if isinstance(base, Base) else open_base(base)
     if opened.exported is not None:
         opened.require_weights()
+    if opened.exported is not None:
+        opened.require_weights()
     for adapter, _ in adapters:
         require_fit(adapter, opened.decoder)
     origin = _origin(opened, tokenizer)

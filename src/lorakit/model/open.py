@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -69,7 +69,9 @@ def open(
     """Open a base model and return a Model; close it, or use it as a context manager.
 
     base: a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file: a path,
-    the https:// URL of one, or hf:org/repo[@revision][/subfolder].
+    the https:// URL of one, or hf:org/repo[@revision][/subfolder]. Also the path of what
+    `lorakit export --to onnx` wrote, or of one of its graphs; the adapters that such a folder holds
+    are loaded by their names, and `adapter` may be one of these.
     adapter: one adapter or several to load and apply at once: a reference, an Adapter, or an
     AdapterConfig, which also holds a scale and what to do if it fails.
     engine: "onnx" (ONNX Runtime, the default for a folder), "llama" (llama.cpp, for a GGUF file;
@@ -94,6 +96,7 @@ def open(
     opened = open_base(get(base, kind="base"))
     name = choose_engine(engine, opened)
     chosen = _options(name, options, mmproj, get)
+    opened = opened.in_form(getattr(chosen, "quantize", "none"))
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
@@ -115,6 +118,7 @@ def open(
         raise
     try:
         model.merged = merged
+        _hold(model)
         model.warnings = (*warnings, *_apply(model, choices))
     except BaseException:
         model.close()
@@ -177,6 +181,15 @@ def _merged(config: AdapterConfig, found: Ready) -> MergedAdapter:
     )
 
 
+def _hold(model: Model) -> None:
+    """Load the adapters that an export has in it."""
+    if model.base.exported is not None and model.base.held:
+        from lorakit.engines.onnx.graph_file import built_in  # loads onnx, which is slow
+
+        for name, adapter in built_in(model.base.exported).items():
+            model.load_adapter(adapter, name)
+
+
 def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
     """Load and activate adapters; returns warnings for those that failed and may."""
     scales: dict[str, float] = {}
@@ -197,12 +210,15 @@ def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
     return tuple(warnings)
 
 
-def _load(model: Model, choice: Choice, taken: Container[str]) -> tuple[str, float]:
+def _load(model: Model, choice: Choice, taken: Collection[str]) -> tuple[str, float]:
     if isinstance(choice, Adapter):
         name = unused_name("adapter", taken)
         model.load_adapter(choice, name)
         return name, 1.0
-    name = unused_name(choice.name, taken)
+    held = model.base.held
+    if choice.path in held and choice.path not in taken:
+        return str(choice.path), 1.0 if choice.scale is None else choice.scale
+    name = unused_name(choice.name, {*taken, *held})
     loaded = model.load_adapter(choice, name)
     return name, loaded.info.default_scale if choice.scale is None else choice.scale
 

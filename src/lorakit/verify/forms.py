@@ -37,7 +37,12 @@ FORMS: Mapping[str, Form] = {
     "int4": Form(bits=6.40, kl=0.05084, top1=0.8796, most=0.5),
 }
 GGUF = "GGUF"  # any type of llama.cpp's, down to two bits
-MOST: Mapping[str, float] = {name: form.most for name, form in FORMS.items()} | {GGUF: 2.0}
+EXPORTS = {"fp16": 0.01, "q8": 0.1, "q4": 1.0, "q4f16": 1.0}  # fp16: of hidden states too
+MOST: Mapping[str, float] = (
+    {name: form.most for name, form in FORMS.items()}
+    | {f"{name} export": most for name, most in EXPORTS.items()}
+    | {GGUF: 2.0}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

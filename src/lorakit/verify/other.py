@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, get_args
 
+from lorakit.base.exported import is_export, is_graph
 from lorakit.engines.onnx.options import CALIBRATED, Quantization
 from lorakit.engines.table import EngineName, engine_named
 from lorakit.errors import ParameterError
@@ -124,7 +125,7 @@ class Opening:
     def changed(self, other: Other) -> Opening:
         """What a kind of "engine", "quantize", "model" or "on" opens instead."""
         if other.kind in ("model", "on"):
-            same = is_gguf(Path(other.value)) == is_gguf(Path(self.base))
+            same = _stored_as(other.value) == _stored_as(self.base)
             adapters = () if other.kind == "model" else self.adapters
             changed = replace(self, base=other.value, adapters=adapters)
             return changed if same else replace(changed, engine=None, quantize="none")
@@ -200,17 +201,18 @@ def verify_against(
         judged = limits if limited or (side.form and tolerance is None) else None
         samples = samples_for(model.tokenizer, model.capabilities.context) if judged else {}
         chosen = named or side.prompts or samples or built_in(model)
-        stored = side.stored if opening.quantize == "none" else None
+        held = _held(opening, model)
+        stored = side.stored if not held else None
         report = verify(
             adapted(model, scales),
             side.logits,
             chosen,
             tolerance=tolerance,
-            rounding=Rounding(stored, scale_steps(model, scales), side.weights) if stored else None,
+            rounding=Rounding(stored, _steps(model, scales), side.weights) if stored else None,
             limits=judged,
             plain=adapted(model, {}) if scales else None,
             names=(opening.text, other.text),
-            notes=[*([] if judged else rounded(opening.quantize)), *side.notes],
+            notes=[*([] if judged else rounded(held)), *side.notes],
         )
         if not judged or side.model is None or report.total.non_finite:
             return report
@@ -248,6 +250,25 @@ def parse_other(against: Sequence[str]) -> Other:
     return Other(kind, value, tuple(against))
 
 
+def _steps(model: Model, scales: Mapping[str, float]) -> Mapping[str, LogitsOf]:
+    """What scales that are a little wrong would give, where adapters can have other scales."""
+    return {} if model.base.held else scale_steps(model, scales)
+
+
+def _stored_as(base: str) -> str:
+    """What kind of files a base is in; an engine of one kind is none for another."""
+    path = Path(base).expanduser()
+    return "export" if is_export(path) else GGUF if is_gguf(path) else "folder"
+
+
+def _held(opening: Opening, model: Model) -> str:
+    """The form that a side's weights are held in, a name in forms.MOST; "" for float32."""
+    own = model.base.exported
+    if own is not None:
+        return "" if own.form == "none" else f"{own.form} export"
+    return "" if opening.quantize == "none" else opening.quantize
+
+
 def _kind(reference: str) -> str:
     word, colon, _ = reference.partition(":")
     if reference in ("base", "peft") or (colon and word in OPENED):
@@ -255,6 +276,8 @@ def _kind(reference: str) -> str:
     if reference.partition("#")[0].endswith(".npz"):
         return "record"
     folder = Path(reference).expanduser()
+    if is_graph(folder) and is_export(folder):
+        return "model"
     model = (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
     return "model" if model else "adapters"
 
@@ -273,13 +296,14 @@ def other_side(
         handles = [model.find(name) for name in [*first, *scales]]
         values = [handle.adapter for handle in handles if handle is not None]
         return Side(adapted(model, scales), stored=stored_dtype(values), notes=itself)
-    held = "" if opening.quantize == "none" else opening.quantize
+    held = _held(opening, model)
     if other.kind == "record":
         path, _, family = other.value.partition("#")
         known = prompts.token_ids() or None
         found = recorded(Path(path), family or None, likely=_likely(adapters), ids=known)
         return Side(*found, form=held)
     if other.kind == "peft":
+        model.base.require_weights()
         get = partial(fetch, allow_private=opening.allow_private)
         pairs = [(get(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
         return Side(stack.enter_context(peft_logits(model.base.path, pairs)), form=held)
@@ -292,16 +316,18 @@ def other_side(
         stored=stored if changed.quantize == "none" else None,
         weights=merged_weights(model, scales, opened) if other.kind == "model" else (),
         notes=[*_native(opened, model), *_itself(changed == opening)],
-        form=_form(opening, changed, quantised=stored is None),
+        form=_form((opening, model), (changed, opened)),
         model=opened,
     )
 
 
-def _form(opening: Opening, changed: Opening, *, quantised: bool) -> str:
+def _form(one: tuple[Opening, Model], two: tuple[Opening, Model]) -> str:
     """The coarsest that a side is held in; "" where both hold the same weights, or floats."""
-    if (opening.base, opening.quantize) == (changed.base, changed.quantize):
+    if (one[0].base, one[0].quantize) == (two[0].base, two[0].quantize):
         return ""
-    held = [each.quantize for each in (changed, opening)] + [GGUF] * quantised
+    held = [_held(*side) for side in (one, two)]
+    models = [model for _, model in (one, two) if model.base.is_gguf]
+    held += [GGUF for model in models if "quantised" in weights_dtypes(model)]
     return max((form for form in held if form in MOST), key=MOST.__getitem__, default="")
 
 
@@ -340,8 +366,11 @@ def between(other: Model, first: Model) -> Stored | None:
 
 
 def weights_dtypes(model: Model) -> set[str]:
-    """The dtypes that a model's file stores weights in; "quantised" for GGUF's blocks."""
+    """The dtypes that a model's file stores weights in; "quantised" for GGUF's blocks and
+    what an export holds otherwise than in float32."""
     base = model.base
+    if base.exported is not None:
+        return {"float32" if base.exported.form == "none" else "quantised"}
     if base.is_gguf:
         kinds = {tensor.kind for tensor in open_gguf_model(base.path).tensors.values()}
         return {_PLAIN.get(kind, "quantised") for kind in kinds}
@@ -353,9 +382,9 @@ def _approximates(model: Model) -> bool:
     return model.base.is_gguf and model.base.decoder.activation.startswith("gelu")
 
 
-def rounded(held: Quantization) -> list[str]:
+def rounded(held: str) -> list[str]:
     """What to say of quantised weights."""
-    if held == "none":
+    if not held:
         return []
     return [f"weights are held as {held}: a tolerance of {TOLERANCE:g} is for float32"]
 

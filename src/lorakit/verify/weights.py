@@ -27,9 +27,10 @@ def weight_evidence(
 
     adapters: those of side one with their scales, by name. steps: by what it is, the adapter whose
     scale is changed, and the factor. It says nothing of adapters that hold more than low-rank
-    changes of linear layers (DoRA, biases, embeddings, experts), nor of GGUF files.
+    changes of linear layers (DoRA, biases, embeddings, experts), nor of GGUF files and exports.
     """
-    if base.is_gguf or merged.is_gguf or not all(_is_plain(a) for a, _ in adapters.values()):
+    unread = any(each.is_gguf or each.exported is not None for each in (base, merged))
+    if unread or not all(_is_plain(a) for a, _ in adapters.values()):
         return ()
     names = sorted({delta.module for adapter, _ in adapters.values() for delta in adapter.deltas})
     found: list[Evidence] = []

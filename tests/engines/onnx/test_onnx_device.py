@@ -25,7 +25,7 @@ class Foreign:
     """A buffer that shows numpy nothing: memory by its address, moved in runs of bytes."""
 
     def __init__(self, shape):
-        self.shape = shape
+        self.shape, self.dtype = shape, np.dtype(np.float32)
         self.calls = []
         _, self._heads, self._capacity, self._dim = shape
         self._memory = ctypes.create_string_buffer(4 * math.prod(shape) + 64)

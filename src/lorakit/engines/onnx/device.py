@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from lorakit.errors import EngineError
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 Shape = tuple[int, int, int, int]
 
 
 class Buffer(Protocol):
-    """The keys or values of a layer: float32 [slots, kv_heads, capacity, head_dim], contiguous.
+    """The keys or values of a layer: [slots, kv_heads, capacity, head_dim], contiguous.
 
     A slot's tokens are counted from its beginning. Arrays are the host's: [kv_heads, tokens,
     head_dim].
@@ -30,6 +30,11 @@ class Buffer(Protocol):
 
     @property
     def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """float32, or float16 where a graph's hidden states are."""
+        ...
 
     def address(self, slot: int) -> int:
         """Where a slot begins in the device's memory, in bytes."""
@@ -69,13 +74,13 @@ class HostBuffer:
     array: Floats
 
     @classmethod
-    def untouched(cls, shape: Shape) -> HostBuffer:
+    def untouched(cls, shape: Shape, dtype: npt.DTypeLike = np.float32) -> HostBuffer:
         """Zeros. Not numpy's own: it asks for huge pages, of which one would hold many slots."""
-        size = math.prod(shape) * 4
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         if not size:
-            return cls(np.zeros(shape, np.float32))
+            return cls(np.zeros(shape, dtype))
         try:
-            return cls(np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape))
+            return cls(np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape))
         except (OSError, MemoryError) as error:
             raise EngineError(
                 f"no memory for a KV cache of {list(shape)} per layer: {error}",
@@ -87,6 +92,10 @@ class HostBuffer:
     def shape(self) -> Shape:
         slots, heads, capacity, dim = self.array.shape
         return slots, heads, capacity, dim
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        return self.array.dtype
 
     def address(self, slot: int) -> int:
         return int(self.array.__array_interface__["data"][0]) + slot * self.array.strides[0]

@@ -1,6 +1,6 @@
 """The KV cache: one buffer per layer and part, its slots shared out among the open sequences.
 
-Buffers are [slots, kv_heads, capacity, head_dim] float32, in a device's memory. On the host their
+Buffers are [slots, kv_heads, capacity, head_dim] floats, in a device's memory. On the host their
 pages cost nothing before they are written, so memory follows use. A step over several sequences
 needs them in neighbouring slots; `arrange` swaps slots until they are, which happens only when a
 batch changes its members. It knows nothing of onnxruntime; lengths are the truth about what a slot
@@ -21,13 +21,14 @@ from lorakit.engines.onnx.device import Buffer, Shape
 from lorakit.errors import EngineError
 
 FIRST_CAPACITY = 256  # tokens
+FLOAT32: np.dtype[np.floating] = np.dtype(np.float32)
 
 
 @dataclass(slots=True)
 class KVCache:
     """Sequences and their keys and values.
 
-    `buffer` makes one in a device's memory. `generation` rises whenever the buffers move in memory,
+    `buffer` makes one of a `dtype` in a device's memory. `generation` rises whenever they move,
     so that whoever has bound them knows.
     """
 
@@ -35,6 +36,7 @@ class KVCache:
     buffer: Callable[[Shape], Buffer]
     slots: int
     context: int  # most tokens of one sequence
+    dtype: np.dtype[np.floating] = FLOAT32
     capacity: int = 0  # tokens that every slot has room for now
     generation: int = 0
     buffers: list[Buffer] = field(default_factory=list)  # key, value, key, ...
@@ -93,9 +95,9 @@ class KVCache:
         """A new sequence from what `save` gave. Raises EngineError where it does not fit."""
         decoder = self.decoder
         shape = (2 * len(decoder.layers), decoder.kv_heads, length, decoder.head_dim)
-        if not 0 < length <= self.context or len(state) != 4 * math.prod(shape):
+        if not 0 < length <= self.context or len(state) != self.dtype.itemsize * math.prod(shape):
             raise EngineError("the saved state is of another model, or of another length")
-        numbers = np.frombuffer(state, np.float32)
+        numbers = np.frombuffer(state, self.dtype)
         if not np.isfinite(numbers).all():
             raise EngineError("the saved state holds numbers that are not finite")
         self.reserve(length)

@@ -146,7 +146,7 @@ class Binding:
         self._alive[past] = buffer
         shape = (slots.stop - slots.start, *buffer.shape[1:])
         address = buffer.address(slots.start)
-        place = (self.device.name, self.device.index, np.float32, shape, address)
+        place = (self.device.name, self.device.index, buffer.dtype.type, shape, address)
         self._io.bind_input(past, *place)
         self._io.bind_output(present, *place)
 

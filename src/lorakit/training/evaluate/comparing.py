@@ -140,6 +140,9 @@ def _load(model: Model, group: Sequence[Contestant]) -> dict[str, str]:
     """Load every adapter of a group once; their names on the model by their references."""
     names: dict[str, str] = {}
     for reference in dict.fromkeys(r for side in group for r, _ in side.applied):
+        if reference in model.base.held:
+            names[reference] = reference
+            continue
         name = unused_name(name_of(reference), set(names.values()))
         model.load_adapter(reference, name)
         names[reference] = name
@@ -163,7 +166,8 @@ def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: 
         require_dialogue(Dialogue(base.path, tokenizer, templates), examples)
         if side.merged:
             base.require_weights()
-        for reference in dict.fromkeys(r for each in group for r, _ in each.adapters):
+        named = dict.fromkeys(r for each in group for r, _ in each.adapters)
+        for reference in (each for each in named if each not in base.held):
             require_fit(read_adapter(get(reference), base.decoder), base)
 
 
