@@ -157,8 +157,8 @@ def open_with(
             progress=downloads,
             allow_private=allow_private,
         )
-    if model.base.exported is not None and (said := model.base.exported.note()):
-        note(said)
+    if model.base.exported is not None and (form := model.base.exported.note()):
+        note(form)
     loaded = [] if merge else configs
     unsaid = [n for n, c in enumerate(loaded) if c.scale is None and c.absolute_scale is None]
     for info in [model.adapters[n] for n in unsaid]:
