@@ -19,12 +19,12 @@ from lorakit.errors import LorakitError, WriteError
 
 # Each is a module here with a function `command`, or with COMMANDS, several of them by name.
 COMMANDS = (
-    *("demo", "run", "chat", "data", "train", "eval", "inspect", "check", "convert", "combine"),
-    *("resize", "extract", "merge", "unmerge", "export", "push", "quantize", "verify", "logits"),
+    *("demo", "run", "chat", "data", "train", "eval", "inspect", "check", "convert", "repair"),
+    *("combine", "resize", "extract", "merge", "unmerge", "export", "push", "quantize", "verify", "logits"),
     *("doctor", "cache"),
 )
 # They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
-ONE_THREAD = ("inspect", "check", "convert", "merge", "unmerge")
+ONE_THREAD = ("inspect", "check", "convert", "repair", "merge", "unmerge")
 # What a write fails with when nobody reads any more; Windows has a word of its own for it.
 _GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 LINE = 68  # characters of what a list of commands says about each
