@@ -15,6 +15,7 @@ from gguf_files import changed as changed_file
 from lorakit.base.folder import Base
 from lorakit.demo import base_path
 from lorakit.errors import BaseModelError, FormatError, LorakitError, UnsupportedError
+from lorakit.exporting.gguf.spaces import Spaces
 from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
 from lorakit.files.gguf import open_gguf
 from lorakit.merge import merge
@@ -289,6 +290,23 @@ SPM_REFUSED = {
 def test_what_llama_cpp_cannot_be_told_of_sentencepiece_is_refused(case, tmp_path):
     changes, reason = SPM_REFUSED[case]
     refused(cases.sentencepiece(tmp_path / "base", **changes), reason)
+
+
+SAME = {  # scheme, whether a space is put before text, special tokens -> what stays to compare
+    ("prepend", True, ("<s>",)): ["  a", "x<s>  b  c"],
+    ("always", True, ("<s>",)): ["a", "x<s>b  c"],
+    ("always", True, ()): ["a", "x<s>  b  c"],
+    ("first", True, ("<s>",)): ["a", "x"],
+    ("first", True, ()): ["a", "x<s>  b  c"],
+    ("first", False, ("<s>", "<z>")): ["<s>  a", "<s>x<s>  b  c"],
+    ("first", False, ()): ["  a", "x<s>  b  c"],
+}
+
+
+@pytest.mark.parametrize(("scheme", "prefixed", "special"), SAME)
+def test_what_is_compared_where_spaces_differ(scheme, prefixed, special):
+    found = Spaces(scheme=scheme, prefixed=prefixed).same(["  a", "x<s>  b  c"], special)
+    assert found == SAME[scheme, prefixed, special]
 
 
 def test_sentencepiece_needs_every_byte_and_an_end(tmp_path):

@@ -39,20 +39,21 @@ class Spaces:
         return f"llama.cpp puts a space before text that begins with one{more}"
 
     def same(self, texts: Iterable[str], special: Collection[str]) -> list[str]:
-        """Texts as near as may be, of which the ids are the same all the same.
+        """Texts as near as may be of which the ids are the same all the same.
 
-        special: the tokens that are found in text; there is one at least.
+        special: the tokens that are found in text.
         """
         if not self.note:
             return list(texts)
         if not self.prefixed:
-            return [min(special) + text for text in texts]
-        known = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
-        begun = re.compile(rf"(\A|{known}) +")
-        found = [begun.sub(r"\1", text) for text in texts]
-        if self.scheme == "always":
+            begun = min(special, default="")
+            return [begun + text for text in texts]
+        known = [re.escape(token) for token in sorted(special, key=len, reverse=True)]
+        spaced = re.compile("({}) +".format("|".join((r"\A", *known))))
+        found = [spaced.sub(r"\1", text) for text in texts]
+        if self.scheme == "always" or not known:
             return found
-        return [re.split(known, text)[0] for text in found]
+        return [re.split("|".join(known), text)[0] for text in found]
 
 
 def spaces(
