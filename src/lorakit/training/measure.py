@@ -1,21 +1,18 @@
 """The base on an inference engine, beside training: it answers requests, and adapters are measured
-on it as users will run them: loaded, or where onnx cannot, merged into a base of their own."""
+on it as users will run them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
-from lorakit.errors import AdapterError, EngineError
-from lorakit.files.cache import in_spare_place
-from lorakit.merge import merge
+from lorakit.errors import EngineError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.model.types import Request
@@ -29,8 +26,7 @@ from lorakit.training.replay import ANSWER_TOKENS, Answered, Asked
 BATCH = 32
 KEPT_OPEN = 1 << 30  # bytes of a base that stays open beside training; larger ones are reopened
 TRAINED = "trained"  # what the adapter in question is called on the engine
-IN_WEIGHTS = frozenset({"dora", "replacement", "rows"})  # what onnx has merged into the base alone
-TORCH_ALONE = frozenset({"experts", "delta_bias"})
+TORCH_ALONE = frozenset({"experts"})  # what onnx does not apply
 NOT_FINITE = "logits are not finite"  # what engines say of an adapter that is none any more
 Applied = dict[str, tuple[Adapter, float]]  # by name: an adapter and its scale
 
@@ -134,11 +130,6 @@ class Measurer:
     @contextmanager
     def _applied(self, adapters: Applied) -> Iterator[tuple[Model, dict[str, float]]]:
         """A model, and the scales at which a request has these adapters."""
-        parts = list(adapters.values())
-        if self._options["engine"] == "onnx" and any(a.features & IN_WEIGHTS for a, _ in parts):
-            with _merged(self._base, parts) as path, _opened_once(path, self._options) as model:
-                yield model, {}
-            return
         with self._opened() as model, ExitStack() as loaded:
             for name, (adapter, _) in adapters.items():
                 loaded.callback(model.load_adapter(adapter, name).unload)
@@ -153,30 +144,3 @@ class Measurer:
         finally:
             if self._base.nbytes > KEPT_OPEN:
                 self.close()
-
-
-@contextmanager
-def _merged(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[Path]:
-    """The base with adapters in its weights, not rounded, in a folder that is removed afterwards.
-
-    Raises WriteError where there is no room for it.
-    """
-    try:
-        folder = in_spare_place("base", partial(merge, base, adapters, dtype="f32"))
-    except AdapterError as error:  # which fits: its values are too large
-        raise EngineError(f"{NOT_FINITE}: {error.message}", items=error.items) from error
-    with folder as path:
-        yield Path(path) / "base"
-
-
-@contextmanager
-def _opened_once(path: Path, options: Mapping[str, Any]) -> Iterator[Model]:
-    """A model of a base that is opened once; nothing of it is left in the cache."""
-    model = open_model(path, **options)
-    try:
-        yield model
-    finally:
-        model.close()
-        from lorakit.engines.onnx.graph_cache import forget_graphs  # the engine is loaded by now
-
-        forget_graphs(model.base)

@@ -1,8 +1,6 @@
-"""What onnx cannot load is measured in a base of its own, as torch measures it unmerged."""
+"""DoRA and trained rows are measured on onnx as on torch."""
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from train_cases import (
 
 import lorakit
 from lorakit import demo
-from lorakit.engines.onnx import graph_cache
 from lorakit.errors import EngineError
-from lorakit.files.cache import cache_root
 from lorakit.training import measure
 from lorakit.training.data import Example
 from lorakit.training.measure import Measurer
@@ -59,37 +55,21 @@ def measured(adapter, engine):
     return [each.loss for each in texts.outcomes], [each.text for each in calls.outcomes]
 
 
-def folders():
-    spare = {path.name for path in Path(tempfile.gettempdir()).glob("lorakit-*")}
-    return spare | {path.name for path in (cache_root() / "graphs").glob("*")}
-
-
 def test_it_is_measured_as_torch_does(trained, expected):
-    measured(None, "onnx")
-    before = folders()
     losses, texts = measured(trained, "onnx")
-    assert folders() == before
     assert losses == pytest.approx(expected[0], rel=1e-4)
     assert texts == expected[1]
 
 
-def test_a_base_without_what_cannot_be_loaded_is_seen(trained, expected):
-    """The broken variant: what onnx would apply of it."""
+def test_an_adapter_without_its_magnitudes_or_rows_is_seen(trained, expected):
+    """The broken variant: its deltas alone."""
     bare = replace(trained, magnitudes=(), replacements=())
     losses, _ = measured(bare, "onnx")
     assert losses != pytest.approx(expected[0], rel=1e-3)
 
 
-def test_a_graph_that_is_left_is_seen(trained, monkeypatch):
-    monkeypatch.setattr(graph_cache, "forget_graphs", lambda base: None)
-    before = folders()
-    measured(replace(trained, deltas=tuple(replace(d, scale=0.5) for d in trained.deltas)), "onnx")
-    assert folders() != before
-
-
 def test_an_adapter_that_is_none_any_more(trained):
     spoilt = replace(trained.deltas[0], b=trained.deltas[0].b * np.float32(np.nan))
-    for magnitudes in (trained.magnitudes, ()):  # merged and loaded
-        none = replace(trained, deltas=(spoilt, *trained.deltas[1:]), magnitudes=magnitudes)
-        with pytest.raises(EngineError, match=measure.NOT_FINITE):
-            measured(none, "onnx")
+    none = replace(trained, deltas=(spoilt, *trained.deltas[1:]))
+    with pytest.raises(EngineError, match=measure.NOT_FINITE):
+        measured(none, "onnx")

@@ -15,7 +15,6 @@ import logging
 import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -113,14 +112,6 @@ def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
         del session  # the error holds this frame, and Windows removes no file that is mapped
         raise fault
     return session
-
-
-def forget_graphs(base: Base) -> None:
-    """Remove the graphs of a base that will not be opened again. No session may be open on them."""
-    for path in (cache_root() / "graphs").glob(f"*/{MANIFEST}"):
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            if parse_json(read_bounded(path, MAX_MANIFEST) or b"")["base"] == base.fingerprint:
-                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _key(base: Base, options: GraphOptions) -> str:
