@@ -76,6 +76,17 @@ def test_types_are_those_of_llama_cpps_converter(tmp_path, name, form):
         assert stored.kind == ("F32" if kept else form), tensor
 
 
+def test_rows_that_no_block_divides_take_f16(tmp_path):
+    need_llama()
+    config = SHAPE | {"model_type": "llama", "hidden_size": 80, "intermediate_size": 64}
+    folder = make_base(tmp_path / "base", config)
+    path = written(folder, tmp_path / "m.gguf", "Q8_0")
+    kinds = {name: tensor.kind for name, tensor in open_gguf(path, model=True).tensors.items()}
+    assert kinds["blk.0.ffn_up.weight"] == "F16"  # rows of 80
+    assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
+    assert np.abs(logits(path) - logits(written(folder, tmp_path / "f32.gguf"))).max() < 0.1
+
+
 def test_values_of_any_dtype_are_rounded_once(tmp_path):
     for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
         folder = make_base(tmp_path / np.dtype(dtype).name, WIDE, dtype)

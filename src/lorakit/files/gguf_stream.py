@@ -59,7 +59,7 @@ def write_tensors(
     round_to: Mapping[str, Rounding],
     alignment: int,
     threads: int,
-    on_piece: Callable[[Output, bool, int], object] = lambda output, begins, nbytes: None,
+    on_piece: Callable[[Output, bool, int], object],
 ) -> None:
     """Write what follows a file's head, each tensor filled up to a multiple of the alignment.
 

@@ -1,8 +1,7 @@
 """The tensors of a GGUF file, made of a base's parameters some rows at a time as they are written.
 
-What llama.cpp's converter does to them (see formats/gguf/places.py): rows of q and k of Llama's
-family in another order, the 1 of Gemma's norms added, experts stacked, GPT-2's matrices turned
-over, and Gemma's norms in float32, in which that sum is exact enough.
+As llama.cpp's converter does it (formats/gguf/places.py): rows of q and k of Llama's family in
+another order, the 1 of Gemma's norms added in float32, experts stacked, GPT-2's matrices turned over.
 """
 
 from __future__ import annotations
