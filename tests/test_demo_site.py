@@ -167,7 +167,7 @@ def folders(place):
         (place / name / "notes.txt").write_text("not for a page")
     forms = {"q8": {"bytes": 7}, "none": {"bytes": 9}}
     (place / "mine/lorakit.json").write_text(json.dumps({"forms": forms}))
-    for name in ("home", "car"):
+    for name in ("home", "mine"):
         shutil.copytree(demo.adapter_path("home"), place / "adapters" / name)
     return place
 
@@ -176,16 +176,20 @@ def test_folders_of_the_users_are_listed_and_served(tmp_path):
     place = folders(tmp_path)
     found = own([place, place / "adapters"], taken=["home", "shop"])
     mine, hub = sorted(found.models, key=lambda model: model["id"], reverse=True)
-    assert (mine["path"], mine["forms"], mine["bytes"]) == ("own/mine/", ["fp32", "q8"], 7)
+    assert (mine["path"], mine["forms"], mine["bytes"]) == ("own/models/mine/", ["fp32", "q8"], 7)
     assert ("forms" in hub, hub["bytes"]) == (False, 4)
-    assert [adapter["name"] for adapter in found.adapters] == ["car", "home-2"]
-    assert found.adapters[1]["digest"] == digest_of(demo.adapter_path("home") / WEIGHTS[0])
+    assert [adapter["name"] for adapter in found.adapters] == ["home-2", "mine"]
+    assert found.adapters[0]["digest"] == digest_of(demo.adapter_path("home") / WEIGHTS[0])
     assert sorted(found.files) == sorted(
         [
-            *(f"own/{name}/config.json" for name in ("mine", "hub")),
-            *(f"own/{name}/onnx/model_q4.onnx" for name in ("mine", "hub")),
-            "own/mine/lorakit.json",
-            *(f"own/{n}/{file}" for n in ("car", "home-2") for file in (ADAPTER, WEIGHTS[0])),
+            *(f"own/models/{name}/config.json" for name in ("mine", "hub")),
+            *(f"own/models/{name}/onnx/model_q4.onnx" for name in ("mine", "hub")),
+            "own/models/mine/lorakit.json",
+            *(
+                f"own/adapters/{n}/{file}"
+                for n in ("home-2", "mine")
+                for file in (ADAPTER, WEIGHTS[0])
+            ),
         ]
     )
     assert [model["id"] for model in own([place / "mine"]).models] == ["own-mine"]

@@ -276,7 +276,7 @@ def test_folders_of_ones_own_are_served_beside_it_in_the_forms_they_hold(browser
         app.switch("sailor")
         assert app.ask("hello")[0] == "Ahoy, matey! What can I do for ye?"
         app.page.select_option("#model", "url")
-        app.page.fill("#model-reference", f"{server.address}own/small")
+        app.page.fill("#model-reference", f"{server.address}own/models/small")
         app.page.click("#open")
         app.see("#model-facts").to_contain_text("wasm, q8")
         assert offered(app) == ["as exported", "q8"]

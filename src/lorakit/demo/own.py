@@ -32,10 +32,10 @@ class Own:
 
 
 def own(places: Sequence[Path], taken: Sequence[str] = ()) -> Own:
-    """What is in folders, each an export, an adapter, or a folder of them. taken: names that the
-    page has already. Raises ParameterError where one holds neither.
+    """What is in folders, each an export, an adapter, or a folder of them. taken: names of adapters
+    that the page has already. Raises ParameterError where one holds neither.
     """
-    found, names = Own(), set(taken)
+    found, adapters, models = Own(), set(taken), set[str]()
     for place in places:
         parts = list(_parts(place))
         if not parts:
@@ -44,9 +44,10 @@ def own(places: Sequence[Path], taken: Sequence[str] = ()) -> Own:
                 hint=f"name a folder with onnx/ and {EXPORT} or with {ADAPTER}, or one of such",
             )
         for part in parts:
-            name = _free(part.resolve().name, names)
-            names.add(name)
-            (_add_adapter if (part / ADAPTER).is_file() else _add_export)(found, part, name)
+            if (part / ADAPTER).is_file():
+                _add_adapter(found, part, _free(part.resolve().name, adapters))
+            else:
+                _add_export(found, part, _free(part.resolve().name, models))
     return found
 
 
@@ -77,15 +78,17 @@ def _is_one(place: Path) -> bool:
 
 
 def _free(name: str, taken: set[str]) -> str:
+    """The name, or with a number what is not taken yet; it is taken then."""
     number, free = 1, name
     while free in taken:
         number += 1
         free = f"{name}-{number}"
+    taken.add(free)
     return free
 
 
 def _add_export(found: Own, place: Path, name: str) -> None:
-    at = f"{AT}/{name}"
+    at = f"{AT}/models/{name}"
     for path in (*place.glob("*.json"), *place.glob("onnx/*.onnx*")):
         found.files[f"{at}/{path.relative_to(place).as_posix()}"] = path
     about = {"id": f"own-{name}", "label": f"{name}, yours", "path": f"{at}/"}
@@ -93,7 +96,7 @@ def _add_export(found: Own, place: Path, name: str) -> None:
 
 
 def _add_adapter(found: Own, place: Path, name: str) -> None:
-    at = f"{AT}/{name}"
+    at = f"{AT}/adapters/{name}"
     weights = [place / file for file in WEIGHTS if (place / file).is_file()]
     for path in (place / ADAPTER, *weights):
         found.files[f"{at}/{path.name}"] = path
