@@ -2,7 +2,7 @@
 
 export interface OpenOptions {
   /** The module of @huggingface/transformers, or its address; else the one in ./vendor/. */
-  transformers?: unknown | string | URL;
+  transformers?: unknown;
   /** 'wasm' by default. */
   device?: 'wasm' | 'webgpu';
   /** A form that was exported: transformers.js's names. The export's own default otherwise. */
@@ -42,7 +42,10 @@ export interface AdapterConfig {
   onError?: 'raise' | 'base';
   /** Of the Hub, or of a mirror of it. */
   endpoint?: string;
-  /** sha256:<hex> of the weights' file, checked before the adapter is used. */
+  /**
+   * sha256:<hex> of the weights' file, checked before the adapter is used. What was loaded once by its
+   * digest comes from the cache, ready for the model's inputs.
+   */
   digest?: string;
   /** The last part of the path by default. */
   name?: string;
