@@ -1,4 +1,4 @@
-"""Does an adapter fit a base? Every mismatch at once, each with what to do about it.
+"""Is an adapter whole, alive and of this base? Every fault at once, each with what to do about it.
 
 It compares names, shapes and values; it knows nothing of formats or engines.
 """
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
+from lorakit.adapter import Adapter, Array, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import HEAD, Decoder, ModuleShape
 from lorakit.base.folder import Base
 from lorakit.errors import MismatchError
@@ -39,9 +40,16 @@ class Mismatch:
 def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     """All mismatches between an adapter and a base, errors first; empty where it fits.
 
-    With a Base, its name and fingerprint are compared with what the adapter asks for too. Reads
+    What the adapter's own file lacks is among them, and warnings where it does nothing, or has
+    values that half precision does not hold. With a Base, its name and fingerprint are compared with what the adapter asks for too. Reads
     every value of the adapter once, and the base's weights only for a recorded fingerprint.
     """
+    found = [*misfits(adapter, base), *_reading(adapter), *_dead(adapter), *_tiny(adapter)]
+    return tuple(sorted(found, key=lambda mismatch: mismatch.severity == "warning"))
+
+
+def misfits(adapter: Adapter, base: Decoder | Base) -> list[Mismatch]:
+    """What `check` finds of the adapter beside the base, whatever its file lacks."""
     decoder = base.decoder if isinstance(base, Base) else base
     modules, adapted = decoder.modules(), frozenset(adapter.modules)
     found = list(_deltas(adapter, decoder))
@@ -57,12 +65,15 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     found += _tokens(adapter, decoder)
     if isinstance(base, Base):
         found += _precondition(adapter, base)
-    return tuple(sorted(found, key=lambda mismatch: mismatch.severity == "warning"))
+    return found
 
 
 def require_fit(adapter: Adapter, base: Decoder | Base) -> None:
-    """Raise MismatchError with every error that `check` finds; warnings pass."""
-    errors = [mismatch for mismatch in check(adapter, base) if mismatch.severity == "error"]
+    """Raise MismatchError with every error that `check` finds; warnings pass.
+
+    What the file lacks passes, too: whoever read it has refused it, or taken it as it is.
+    """
+    errors = [mismatch for mismatch in misfits(adapter, base) if mismatch.severity == "error"]
     if not errors:
         return
     more = len(errors) - SHOWN
@@ -99,6 +110,79 @@ def _unchanged(replacement: Replacement, base: Base) -> bool:
         own = own[rows]
     value = replacement.value
     return own.shape == value.shape and bool(np.array_equal(own, value.astype(own.dtype)))
+
+
+def _reading(adapter: Adapter) -> Iterator[Mismatch]:
+    """What the file lacks, and what had to be decided to read it."""
+    for line in adapter.reading.missing:
+        yield Mismatch(
+            item="incomplete save",
+            expected="all that the adapter's config promises",
+            found=line,
+            advice="save or download it again; --partial takes it as it is",
+        )
+    for note in adapter.reading.notes:
+        yield Mismatch(
+            item="reading", expected="a config that says it all", found=note, severity="warning"
+        )
+
+
+def is_dead(adapter: Adapter) -> bool:
+    """Whether it changes nothing at any scale: all of its deltas are zero, and it has no more."""
+    if adapter.replacements or adapter.magnitudes:
+        return False
+    return not any(
+        d.scale and ((np.any(d.a) and np.any(d.b)) or (d.bias is not None and np.any(d.bias)))
+        for d in adapter.deltas
+    )
+
+
+def _dead(adapter: Adapter) -> Iterator[Mismatch]:
+    if is_dead(adapter):
+        yield Mismatch(
+            item="effect",
+            expected="a delta that is not zero",
+            found="zeros in all of its deltas: it does nothing",
+            advice="B is zero before training: was it trained, and saved after that?",
+            severity="warning",
+        )
+
+
+def lost(array: Array, dtype: npt.DTypeLike) -> float:
+    """The share of an array that rounding to a dtype loses, from 0 to 1, by the sum of squares."""
+    values = np.asarray(array, np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = array.astype(dtype).astype(np.float64)
+    size = np.abs(values).max(initial=0.0)
+    if not size or not np.isfinite(size):
+        return 0.0
+    difference = np.linalg.norm((values - rounded) / size)
+    return float(difference / np.linalg.norm(values / size))
+
+
+LOST = 0.05  # ten times what rounding to bfloat16 loses of any values
+_HALF = np.dtype(np.float16)
+_TINIEST = 6.1e-5  # float16's least number of full precision
+
+
+def _tiny(adapter: Adapter) -> Iterator[Mismatch]:
+    """Values that float16 does not hold, in which others convert adapters and engines compute."""
+    names = [
+        name
+        for name, array in adapter.arrays()
+        if array.dtype != _HALF
+        and array.size
+        and float(np.abs(array).max()) < 64 * _TINIEST  # reads once; rounds only what may be lost
+        and lost(array, _HALF) > LOST
+    ]
+    if names:
+        yield Mismatch(
+            item="half precision",
+            expected="values that float16 holds",
+            found=f"values in {len(names)} arrays, such as {names[0]}, that it rounds to 0",
+            advice="keep it in float32 or bfloat16",
+            severity="warning",
+        )
 
 
 _DIVERGED = "the training diverged, or the file is damaged"

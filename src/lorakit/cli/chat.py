@@ -27,10 +27,11 @@ from lorakit.cli.references import (
     ToolsOption,
     open_with,
     read_tools,
-    split_scale,
+    scaled,
 )
 from lorakit.cli.run import with_images
 from lorakit.errors import LorakitError, ParameterError
+from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.model import Model
 from lorakit.runtime.sampling import SamplingParams
 
@@ -137,10 +138,11 @@ class Session:
     def load(self, rest: str) -> None:
         """/load REF[:SCALE] [NAME]: load another adapter and switch it on"""
         reference, name = _words(rest, 2)
-        path, scale = split_scale(reference)
+        said = scaled(reference)
+        config = AdapterConfig(said.path, absolute_scale=said.absolute)
         with downloads:
-            loaded = self.model.load_adapter(path, name)
-        loaded.apply("default" if scale is None else scale)
+            loaded = self.model.load_adapter(config, name)
+        loaded.apply("default" if said.scale is None else said.scale)
         self.show_adapters("")
 
     def clear(self, rest: str) -> None:

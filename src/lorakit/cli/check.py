@@ -1,43 +1,112 @@
-"""lorakit check: does an adapter fit a base?"""
+"""lorakit check: is an adapter whole, alive and of this base?"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Annotated
 
-from lorakit.check import check
+from lorakit.adapter import Adapter
+from lorakit.base.folder import Base
+from lorakit.check import Mismatch, check, is_dead
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
+    AlphaOption,
     JsonOption,
+    MlxVersionOption,
+    PartialOption,
     PickleOption,
     PrivateOption,
+    fetched,
     open_base,
-    read_reference,
 )
 from lorakit.cli.signature import option
+from lorakit.errors import CapabilityError
+from lorakit.formats import read_adapter
+from lorakit.formats.brought import check_brought
+from lorakit.formats.gguf import cannot_express
+
+MERGED = "lorakit run --merge, lorakit merge"  # what any adapter can do
 
 
 def command(
     adapter: AdapterArgument,
     base: Annotated[str, option("--base", "-b", help="The base model folder.")],
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """List every mismatch between an adapter and a base; exits 1 if there is an error."""
+    """Say whether an adapter is whole, alive and of this base; exits 1 if there is an error."""
     opened = open_base(base, allow_private=allow_private)
-    loaded = read_reference(
-        adapter, opened.decoder, allow_pickle=allow_pickle, allow_private=allow_private
+    path = fetched(adapter, allow_private=allow_private)
+    loaded = read_adapter(
+        path,
+        opened.decoder,
+        allow_pickle=allow_pickle,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=True,
     )
-    found = check(loaded, opened)
+    found = [*check(loaded, opened), *check_brought(path.expanduser(), opened)]
+    if partial:
+        found = [_taken(mismatch) for mismatch in found]
     errors = sum(mismatch.severity == "error" for mismatch in found)
+    engines = {} if errors else _engines(loaded, opened)
+    whole, alive = not loaded.reading.missing, not is_dead(loaded)
     if json:
-        print_json({"fits": not errors, "mismatches": [asdict(mismatch) for mismatch in found]})
-    else:
-        for mismatch in found:
-            style = "red" if mismatch.severity == "error" else "yellow"
-            say((f"{mismatch.severity}: ", style), str(mismatch))
-        counted = f"{errors} error{'s' if errors > 1 else ''}"
-        say("it fits" if not errors else f"it does not fit: {counted}")
+        mismatches = [asdict(mismatch) for mismatch in found]
+        said = {"fits": not errors, "whole": whole, "alive": alive, "engines": engines}
+        print_json(said | {"renamed": loaded.reading.renamed, "mismatches": mismatches})
+        raise SystemExit(1 if errors else 0)
+    for before, after in loaded.reading.renamed:
+        say(("renamed: ", "bold"), f"{before or '(nothing)'} -> {after or '(nothing)'}")
+    for mismatch in found:
+        style = "red" if mismatch.severity == "error" else "yellow"
+        say((f"{mismatch.severity}: ", style), str(mismatch))
+    for name, reasons in engines.items():
+        if reasons:
+            say((f"{name}: ", "yellow"), f"not at run time: {_few(reasons)}; merged: {MERGED}")
+    say(_verdict(errors, whole=whole, alive=alive, engines=engines))
     raise SystemExit(1 if errors else 0)
+
+
+def _taken(mismatch: Mismatch) -> Mismatch:
+    taken = mismatch.item == "incomplete save"
+    return replace(mismatch, severity="warning") if taken else mismatch
+
+
+def _verdict(errors: int, *, whole: bool, alive: bool, engines: dict[str, tuple[str, ...]]) -> str:
+    if errors:
+        return f"it does not fit: {errors} error{'s' if errors > 1 else ''}"
+    runs = [name for name, reasons in engines.items() if not reasons]
+    said = ["it fits"]
+    said += [] if whole else ["it is incomplete"]
+    said += [] if alive else ["it does nothing"]
+    said += [f"it runs on {', '.join(runs)}"] if runs else []
+    return "; ".join(said)
+
+
+def _engines(adapter: Adapter, base: Base) -> dict[str, tuple[str, ...]]:
+    """Why each engine that opens this base cannot run the adapter; nothing: it runs."""
+    if base.is_gguf:
+        return {"llama": tuple(map(str, cannot_express(adapter, base.decoder)))}
+    return {"onnx": _onnx(adapter, base), "torch": ()}
+
+
+def _onnx(adapter: Adapter, base: Base) -> tuple[str, ...]:
+    from lorakit.engines.onnx.attaching import require_applicable  # loads onnx, which is slow
+
+    try:
+        require_applicable(adapter, base)
+    except CapabilityError as error:
+        return error.items or (error.message,)
+    return ()
+
+
+def _few(reasons: Sequence[str]) -> str:
+    more = len(reasons) - 2
+    return "; ".join(reasons[:2]) + (f"; and {more} more" if more > 0 else "")

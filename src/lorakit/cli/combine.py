@@ -14,7 +14,14 @@ from lorakit.cli.references import (
     read_reference,
     split_reference,
 )
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
+from lorakit.cli.residuals import (
+    EnergyOption,
+    OutputOption,
+    RankOption,
+    UniformOption,
+    finish,
+    require_new,
+)
 from lorakit.cli.signature import argument, option
 
 
@@ -36,6 +43,7 @@ def command(
         str | None,
         option("--base", "-b", help="Take out replaced layers that hold what this base has."),
     ] = None,
+    uniform: UniformOption = False,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -54,4 +62,4 @@ def command(
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed
     )
-    finish(combined, report, output, json=json)
+    finish(combined, report, output, json=json, uniform=uniform)

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
+    AlphaOption,
     EngineOption,
     JsonOption,
+    MlxVersionOption,
+    NameOption,
+    PartialOption,
     PickleOption,
     PrivateOption,
     ToleranceOption,
@@ -17,6 +21,7 @@ from lorakit.cli.references import (
     open_base,
     open_with,
 )
+from lorakit.cli.residuals import UniformOption
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
 from lorakit.formats import FormatName
@@ -43,6 +48,11 @@ def command(
         Path | None,
         option(help="The initial adapter of PiSSA, OLoRA, CorDA or LoRA-GA (PEFT)."),
     ] = None,
+    uniform: UniformOption = False,
+    name: NameOption = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
     allow_pickle: PickleOption = False,
     verify: Annotated[
         bool, option("--verify", help="Read it back and compare logits; needs --base.")
@@ -55,9 +65,10 @@ def command(
     """Write an adapter in another format, exactly, or say all that it cannot say."""
     if verify and base is None:
         raise ParameterError("--verify compares logits", hint="name the base with --base")
-    if verify and (allow_pickle or init is not None):
+    told = (allow_pickle, partial, init, name, alpha, mlx_version)
+    if verify and any(option not in (None, False) for option in told):
         raise ParameterError(
-            "--verify reads the adapter again, without --allow-pickle and --init",
+            "--verify reads the adapter again, without --allow-pickle, --init and their like",
             hint="convert it first, then run lorakit verify on what was written",
         )
     opened = open_base(base, allow_private=allow_private) if base is not None else None
@@ -70,6 +81,11 @@ def command(
         lossy=lossy,
         allow_pickle=allow_pickle,
         init=init,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        name=name,
+        partial=partial,
+        uniform=uniform,
     )
     modules = len(report.adapter.modules)
     parity = None

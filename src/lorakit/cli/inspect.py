@@ -5,14 +5,19 @@ from __future__ import annotations
 import json as json_
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+from lorakit.adapter import Reading
 from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, print_json, print_table, say, size
 from lorakit.cli.references import (
     AdapterArgument,
+    AlphaOption,
     JsonOption,
+    MlxVersionOption,
+    NameOption,
     PickleOption,
     PrivateOption,
     fetched,
@@ -57,6 +62,9 @@ def command(
             help="The base: some GGUF files need it, and it decides what other formats can say.",
         ),
     ] = None,
+    name: NameOption = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -68,7 +76,15 @@ def command(
         raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
     decoder = open_base(base, allow_private=allow_private).decoder if base else None
     path = fetched(adapter, allow_private=allow_private)
-    read = read_adapter(path, decoder, allow_pickle=allow_pickle)
+    read = read_adapter(
+        path,
+        decoder,
+        allow_pickle=allow_pickle,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        name=name,
+        partial=True,
+    )
     spectrum = spectrum or picture is not None
     wanted = read.nbytes <= SMALL if values is None else values
     report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)
@@ -76,10 +92,11 @@ def command(
         _write(picture, plot(report, title=path.name))
     files, facts = _files(path.expanduser()), read_facts(path.expanduser())
     if json:
-        print_json(report.to_dict() | {"files": files, "trained": facts})
+        said = {"files": files, "trained": facts, "reading": asdict(read.reading)}
+        print_json(report.to_dict() | said)
         return
     rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
-    rows |= _trained(facts)
+    rows |= _trained(facts) | _read(read.reading)
     for name, value in rows.items():
         say((f"{name:<12}", "bold"), str(value))
     _show_modules(report.modules)
@@ -91,6 +108,16 @@ def command(
         show(heat, console())
     if picture is not None:
         say(f"wrote {picture}")
+
+
+def _read(reading: Reading) -> dict[str, str]:
+    """What reading it found: names that were changed, what its config promises and it lacks."""
+    names = [
+        f"{before or '(nothing)'} -> {after or '(nothing)'}" for before, after in reading.renamed
+    ]
+    rows = {"renamed": ", ".join(names), "incomplete": "; ".join(reading.missing)}
+    rows["notes"] = "; ".join(reading.notes)
+    return {name: text for name, text in rows.items() if text}
 
 
 def _trained(facts: Mapping[str, Any] | None) -> dict[str, str]:

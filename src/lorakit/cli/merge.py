@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from lorakit.adapter import Adapter
+from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
 from lorakit.cli.output import note, print_json, say, size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
+    AlphaOption,
     BaseArgument,
     JsonOption,
+    MlxVersionOption,
+    PartialOption,
+    PickleOption,
     PrivateOption,
     fetched,
     open_base,
-    split_scale,
+    scaled,
 )
 from lorakit.cli.signature import option
 from lorakit.errors import BaseModelError, MissingExtraError, ParameterError
 from lorakit.formats import read_adapter
 from lorakit.formats.readback import Dtype
 from lorakit.merge import MergeReport, merge
-from lorakit.model.load import default_scale
+from lorakit.model.load import default_scale, twice_scaled
 from lorakit.text.tokenizer import TextTokenizer
 
-_ADAPTER = option("--adapter", "-a", metavar="REF[:SCALE]", help="An adapter; may be repeated.")
+_ADAPTER = option(
+    "--adapter",
+    "-a",
+    metavar="REF[:SCALE]",
+    help="An adapter; may be repeated. :=SCALE replaces alpha / r.",
+)
 MergedAdapters = Annotated[list[str], _ADAPTER]
 FolderOption = Annotated[Path, option("--output", "-o", metavar="OUT", help="A new folder.")]
 DtypeOption = Annotated[
@@ -40,6 +49,10 @@ def command(
     output: FolderOption,
     adapter: Annotated[list[str] | None, _ADAPTER] = None,
     dtype: DtypeOption = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
+    allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -48,7 +61,15 @@ def command(
     A GGUF file becomes a Hugging Face folder, dequantised, with adapters or without.
     """
     opened = open_base(base, allow_private=allow_private)
-    adapters = read(adapter or [], opened, allow_private=allow_private)
+    adapters = read(
+        adapter or [],
+        opened,
+        allow_private=allow_private,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=partial,
+        allow_pickle=allow_pickle,
+    )
     if not adapters and dtype is None and not opened.is_gguf:
         raise ParameterError("there is nothing to merge", hint="name an adapter: -a REF[:SCALE]")
     own = _own_tokenizer(opened)
@@ -73,16 +94,23 @@ def _own_tokenizer(base: Base) -> TextTokenizer | None:
 
 
 def read(
-    references: Sequence[str], base: Base, *, allow_private: bool
+    references: Sequence[str], base: Base, *, allow_private: bool, **reading: Any
 ) -> list[tuple[Adapter, float]]:
-    """Adapters with their scales."""
+    """Adapters with their scales. reading: options of `formats.read_adapter`."""
     found = []
-    for path, said in map(split_scale, references):
+    for said in map(scaled, references):
+        path = said.path
         place = fetched(path, allow_private=allow_private)
-        scale = default_scale(place) if said is None else said
-        if said is None and scale != 1:
+        adapter = read_adapter(place, base.decoder, **reading)
+        scale = default_scale(place) if said.scale is None else said.scale
+        if said.absolute is not None:
+            adapter, scale = at_scale(adapter, said.absolute), 1.0
+        elif said.scale is None and scale != 1:
             note(f"{path} at its default scale, {scale:g}; {path}:1 is full")
-        found.append((read_adapter(place, base.decoder), scale))
+        for each in (*adapter.reading.notes, twice_scaled(adapter, said.scale, path)):
+            if each:
+                note(each)
+        found.append((adapter, scale))
     return found
 
 

@@ -10,7 +10,7 @@ from lorakit.algebra.report import ResidualReport
 from lorakit.cli.output import print_json, print_table, say, size
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
-from lorakit.formats.peft import write_peft
+from lorakit.formats.peft import patterns_note, write_peft
 
 OutputOption = Annotated[
     Path, option("--output", "-o", metavar="OUT", help="A new folder, in PEFT's format.")
@@ -20,6 +20,12 @@ EnergyOption = Annotated[
     float | None,
     option(help="The share of the squared singular values to keep, such as 0.99."),
 ]
+UniformOption = Annotated[
+    bool,
+    option(
+        "--uniform", help="One rank and one alpha for all modules, for readers without patterns."
+    ),
+]
 
 
 def require_new(output: Path) -> None:
@@ -28,11 +34,15 @@ def require_new(output: Path) -> None:
         raise ParameterError(f"{output} exists", hint="name a new folder")
 
 
-def finish(adapter: Adapter, report: ResidualReport, output: Path, *, json: bool) -> None:
+def finish(
+    adapter: Adapter, report: ResidualReport, output: Path, *, json: bool, uniform: bool = False
+) -> None:
     """Write the adapter and show what it cost."""
-    write_peft(adapter, output)
+    write_peft(adapter, output, uniform=uniform)
+    patterns = "" if uniform else patterns_note(adapter)
     if json:
-        print_json({"output": str(output), "bytes": adapter.nbytes, **report.to_dict()})
+        notes = {"notes": [*report.notes, patterns]} if patterns else {}
+        print_json({"output": str(output), "bytes": adapter.nbytes, **report.to_dict(), **notes})
         return
     rows = [
         (
@@ -45,7 +55,7 @@ def finish(adapter: Adapter, report: ResidualReport, output: Path, *, json: bool
     print_table(titles, rows, left=("module", "site"))
     for name in report.skipped:
         say((f"changed, but not asked for: {name}", "yellow"))
-    for note in report.notes:
+    for note in (*report.notes, *[patterns] * bool(patterns)):
         say((f"note: {note}", "yellow"))
     said = f"{size(adapter.nbytes)}, relative residual {report.residual:.3g}"
     say(f"{output}: {said}")

@@ -10,7 +10,14 @@ from lorakit.cli.references import (
     PrivateOption,
     read_reference,
 )
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
+from lorakit.cli.residuals import (
+    EnergyOption,
+    OutputOption,
+    RankOption,
+    UniformOption,
+    finish,
+    require_new,
+)
 
 
 def command(
@@ -18,6 +25,7 @@ def command(
     output: OutputOption,
     rank: RankOption = None,
     energy: EnergyOption = None,
+    uniform: UniformOption = False,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -26,4 +34,4 @@ def command(
     require_new(output)
     loaded = read_reference(adapter, allow_pickle=allow_pickle, allow_private=allow_private)
     resized, report = resize(loaded, rank, energy)
-    finish(resized, report, output, json=json)
+    finish(resized, report, output, json=json, uniform=uniform)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from lorakit.cli.output import print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
+    AlphaOption,
     BaseArgument,
     CalibrationOption,
     ContextOption,
@@ -17,7 +18,11 @@ from lorakit.cli.references import (
     EngineOption,
     GpuLayersOption,
     JsonOption,
+    MergeOption,
+    MlxVersionOption,
     MmprojOption,
+    PartialOption,
+    PickleOption,
     PrivateOption,
     QuantizeOption,
     ThreadsOption,
@@ -39,6 +44,7 @@ def command(
     base: BaseArgument,
     prompt: Annotated[str, argument(help="What to say; - reads standard input.")],
     adapter: AdapterOption = None,
+    merge: MergeOption = False,
     raw: Annotated[
         bool, option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
@@ -76,6 +82,10 @@ def command(
         Path | None,
         option(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
     ] = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
+    allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -111,6 +121,11 @@ def command(
         gpu_layers=gpu_layers,
         mmproj=mmproj,
         allow_private=allow_private,
+        merge=merge,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=partial,
+        allow_pickle=allow_pickle,
     ) as model:
         ids = model.encode(text) if raw else model.chat_prompt(
             [{"role": "user", "content": with_images(text, image or ())}], tools=schemas

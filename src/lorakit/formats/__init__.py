@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
-from lorakit.check import check
+from lorakit.check import misfits
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
@@ -178,22 +178,31 @@ def read_adapter(
         "name": name,
     }
     adapter = read_any(path, decoder, **{k: v for k, v in options.items() if v is not None})
-    if adapter.reading.missing and not partial and _belongs(adapter, decoder):
+    if not partial:
+        require_whole(adapter, path, decoder)
+    return adapter
+
+
+def require_whole(adapter: Adapter, path: Path, decoder: Decoder | None) -> None:
+    """Raise FormatError (`adapter_incomplete`) for an adapter that lacks what its config promises.
+
+    Not for one that is of another base: its caller says so.
+    """
+    if adapter.reading.missing and _belongs(adapter, decoder):
         raise FormatError(
             f"{path} is an incomplete save: its config promises more than the file holds",
             code="adapter_incomplete",
             items=adapter.reading.missing,
             hint="save or download it again, or open the base that it was trained on; partial=True "
-            "and --partial take it as it is",
+            "takes it as it is",
         )
-    return adapter
 
 
 def _belongs(adapter: Adapter, decoder: Decoder | None) -> bool:
     """Whether all that is there fits the base; else that it does not is what is to be said."""
     if decoder is None:
         return True
-    return not any(found.severity == "error" for found in check(adapter, decoder))
+    return not any(found.severity == "error" for found in misfits(adapter, decoder))
 
 
 def read_any(path: Path, decoder: Decoder | None, **options: Any) -> Adapter:

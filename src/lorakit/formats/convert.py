@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit, without_unchanged
-from lorakit.errors import ParameterError
-from lorakit.formats import FORMATS, FormatName, read_adapter
+from lorakit.errors import ParameterError, UnsupportedError
+from lorakit.formats import FORMATS, FormatName, read_adapter, read_any, require_whole
 from lorakit.formats.express import lossy as leave_out
 from lorakit.formats.folding import folded
+from lorakit.formats.names import is_canonical
+from lorakit.formats.peft.write import patterns_note
 from lorakit.formats.readback import DTYPES, Dtype, rounding
 from lorakit.values import among, shown
 
@@ -37,13 +40,20 @@ def convert(
     lossy: bool = False,
     allow_pickle: bool = False,
     init: Path | None = None,
+    alpha: float | None = None,
+    mlx_version: str | None = None,
+    name: str | None = None,
+    partial: bool = False,
+    uniform: bool = False,
 ) -> ConvertReport:
     """Read an adapter and write it in the format `to` (a name in formats.FORMATS).
 
     base: what it is for; GGUF asks for it, the others check the adapter against it where given.
     dtype: "f32", "f16" or "bf16" for the stored values; None keeps them (GGUF: f32).
     lossy: leave out what the format cannot say, and list it in the report.
-    allow_pickle, init: as in `formats.read_adapter`.
+    allow_pickle, init, alpha, mlx_version, name, partial: as in `formats.read_adapter`.
+    uniform: PEFT with one rank and one alpha, for readers that know no patterns.
+    Without a base, modules must be named as in a model of text: a wrapper's names are refused.
     Raises ParameterError (unknown format or dtype, a target that exists, a base that is missing),
     MismatchError, SourceError, FormatError, WriteError, and UnsupportedError listing everything
     that the format cannot say; then nothing is written.
@@ -55,6 +65,8 @@ def convert(
     if dtype is not None and not among(dtype, DTYPES):
         names = ", ".join(DTYPES)
         raise ParameterError(f"there is no dtype {shown(dtype)}", hint=f"dtypes: {names}")
+    if uniform and to != "peft":
+        raise ParameterError("uniform is for PEFT's format", hint="MLX always has one scale")
     row = FORMATS[to]
     if row.needs_base and base is None:
         raise ParameterError(
@@ -63,10 +75,21 @@ def convert(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new file or folder")
     decoder = base.decoder if base else None
-    adapter = read_adapter(source, decoder, allow_pickle=allow_pickle, init=init)
+    adapter = read_adapter(
+        source,
+        decoder,
+        allow_pickle=allow_pickle,
+        init=init,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        name=name,
+        partial=partial,
+    )
     if base is not None:
         require_fit(adapter, base)
         adapter = without_unchanged(adapter, base)
+    else:
+        _require_canonical(adapter, source)
     notes: tuple[str, ...] = ()
     if base is not None and row.prepare is not None:
         adapter, notes = row.prepare(adapter, base)
@@ -74,8 +97,64 @@ def convert(
     if lossy:
         adapter, faults = leave_out(adapter, row.cannot_express, decoder)
         dropped = tuple(str(fault) for fault in faults)
-    options = {"dtype": dtype} if dtype else {}
+    notes = (*adapter.reading.notes, *notes)
+    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
+    if uniform:
+        options["uniform"] = True
+    elif to == "peft" and (note := patterns_note(adapter, decoder)):
+        notes = (*notes, note)
     row.write(adapter, target, decoder=decoder, **options)
     if dtype is not None and (note := rounding(folded(adapter) if row.folds else adapter, dtype)):
         notes = (*notes, note)
     return ConvertReport(adapter=adapter, path=target, format=to, dropped=dropped, notes=notes)
+
+
+def repair(
+    source: Path,
+    target: Path,
+    *,
+    base: Base | None = None,
+    allow_pickle: bool = False,
+    alpha: float | None = None,
+    mlx_version: str | None = None,
+    name: str | None = None,
+    partial: bool = False,
+) -> ConvertReport:
+    """Read an adapter and write it clean, in the format that it has.
+
+    Names lose what wrapped the model, and what PEFT cut out of them is put back; with the base they
+    become its own. A file of several adapters becomes the one called `name`; weights without a
+    config get one. Parameters and errors as in `convert`.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ParameterError(f"{target} exists", hint="name a new file or folder")
+    decoder = base.decoder if base else None
+    given = {"alpha": alpha, "mlx_version": mlx_version, "name": name}
+    options = {key: value for key, value in given.items() if value is not None}
+    adapter = read_any(source, decoder, allow_pickle=allow_pickle, mend=True, **options)
+    if not partial:
+        require_whole(adapter, source, decoder)
+    if base is not None:
+        require_fit(adapter, base)
+    else:
+        _require_canonical(adapter, source)
+    to = str(adapter.metadata["format"])
+    row = FORMATS[to]
+    if row.needs_base and base is None:
+        raise ParameterError(
+            f"writing {to} needs the base that the adapter is for", hint="name it with --base"
+        )
+    row.write(adapter, target, decoder=decoder)
+    return ConvertReport(adapter=adapter, path=target, format=to, notes=adapter.reading.notes)
+
+
+def _require_canonical(adapter: Adapter, source: Path) -> None:
+    """Nothing is written for others in names that only a wrapped model has."""
+    names = [*adapter.modules, *(r.name.rpartition(".")[0] for r in adapter.replacements)]
+    strange = sorted({name for name in names if not is_canonical(name)})
+    if strange:
+        raise UnsupportedError(
+            f"{source}: its modules are not named as in a model of text",
+            items=strange[:20],
+            hint="name the base (--base), by which they are told apart",
+        )

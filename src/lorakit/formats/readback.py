@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array
+from lorakit.check import LOST, lost
 from lorakit.errors import FormatError, UnsupportedError
 
 SHOWN = 20
@@ -73,17 +74,22 @@ def as_dtype(adapter: Adapter, dtype: npt.DTypeLike | None) -> Adapter:
     """The adapter with its floating point in another dtype, "f32", "f16" and "bf16" included;
     itself where that is None.
 
-    Raises FormatError naming every array with a finite value that the dtype cannot hold.
+    Raises FormatError naming every array with a finite value that the dtype cannot hold, or whose
+    values it rounds away.
     """
     if dtype is None:
         return adapter
-    target, lost = np.dtype(DTYPES.get(str(dtype), dtype)), []
+    target = np.dtype(DTYPES.get(str(dtype), dtype))
+    large: list[str] = []
+    small: list[str] = []
 
     def stored(name: str, array: Array) -> Array:
         with np.errstate(over="ignore"):
             converted = array.astype(target, copy=False)
         if converted is not array and _overflows(array, converted):
-            lost.append(name)
+            large.append(name)
+        elif converted is not array and lost(array, target) > LOST:
+            small.append(name)
         return converted
 
     adapter = replace(
@@ -102,12 +108,13 @@ def as_dtype(adapter: Adapter, dtype: npt.DTypeLike | None) -> Adapter:
             replace(m, value=stored(f"{m.module}.magnitude", m.value)) for m in adapter.magnitudes
         ),
     )
-    if lost:
-        raise FormatError(
-            f"values are too large for {target.name}",
-            items=lost[:SHOWN],
-            hint="choose another dtype",
-        )
+    for names, what in ((large, "large"), (small, "small")):
+        if names:
+            raise FormatError(
+                f"values are too {what} for {target.name}",
+                items=names[:SHOWN],
+                hint="choose another dtype",
+            )
     return adapter
 
 
@@ -119,17 +126,17 @@ def _overflows(before: Array, after: Array) -> bool:
 
 def rounding(adapter: Adapter, dtype: Dtype) -> str:
     """In a sentence, what storing an adapter's values in a dtype changes; empty: nothing."""
-    worst, lost = 0.0, 0
+    worst, gone = 0.0, 0
     for _, array in adapter.arrays():
         values = array.astype(np.float32)
         stored = values.astype(DTYPES[dtype]).astype(np.float32)
         if not values.size or np.array_equal(values, stored):
             continue
-        lost += int(np.count_nonzero((stored == 0) & (values != 0)))
+        gone += int(np.count_nonzero((stored == 0) & (values != 0)))
         worst = max(worst, float(np.abs(values - stored).max() / np.abs(values).max()))
     if not worst:
         return ""
-    zeros = f"; {lost:,} of {adapter.parameters:,} values became 0" if lost else ""
+    zeros = f"; {gone:,} of {adapter.parameters:,} values became 0" if gone else ""
     return (
         f"stored as {dtype}: rounded by up to {100 * worst:.2g}% of a tensor's largest value{zeros}"
     )

@@ -27,8 +27,8 @@ class AdapterConfig:
     base's weights, which supports any adapter and costs nothing at run time, but is permanent.
     scale: multiplies the adapter's own effective scale, alpha / r; None is the default_scale that
     its lorakit.json says, else 1. absolute_scale: replaces alpha / r instead, in every module.
-    alpha, mlx_version, partial: as in `formats.read_adapter`, for weights without a config, for MLX
-    adapters whose scale depends on a version, and for incomplete saves.
+    alpha, mlx_version, partial, allow_pickle: as in `formats.read_adapter`, for weights without a
+    config, MLX adapters whose scale depends on a version, incomplete saves, and pickles.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
     Raises ParameterError.
     """
@@ -42,6 +42,7 @@ class AdapterConfig:
     alpha: float | None = None
     mlx_version: str | None = None
     partial: bool = False
+    allow_pickle: bool = False
     on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
@@ -62,8 +63,9 @@ class AdapterConfig:
             raise ParameterError(
                 f"mlx_version must be None or a text, not {shown(self.mlx_version)}"
             )
-        if not truth(self.partial):
-            raise ParameterError(f"partial must be true or false, not {shown(self.partial)}")
+        for name in ("partial", "allow_pickle"):
+            if not truth(value := getattr(self, name)):
+                raise ParameterError(f"{name} must be true or false, not {shown(value)}")
 
     @property
     def name(self) -> str:
@@ -73,8 +75,13 @@ class AdapterConfig:
     @property
     def reading(self) -> dict[str, Any]:
         """The options of `formats.read_adapter` among its own, those that are set."""
-        own = {name: getattr(self, name) for name in ("alpha", "mlx_version", "partial")}
-        return {name: value for name, value in own.items() if value not in (None, False)}
+        names = ("alpha", "mlx_version", "partial", "allow_pickle")
+        values = {name: getattr(self, name) for name in names}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False
+        }
 
     def __repr__(self) -> str:
         """Hides secrets in URLs."""

@@ -69,7 +69,7 @@ def twice_scaled(adapter: Adapter, scale: float | None, name: str) -> str:
         return ""
     return (
         f"{name}: the scale {scale:g} multiplies the file's own alpha / r, which is {own:g} too: "
-        f"it acts at {scale * own:g}. If {scale:g} is meant to be alpha / r, give 1, or an absolute "
+        f"it acts at {scale * own:g}. If {scale:g} is to be alpha / r, give 1, or an absolute "
         f"scale: absolute_scale={scale:g}, {name}:={scale:g}"
     )
 

@@ -1,7 +1,7 @@
 """A reference with a scale behind it: "home:0.5", or "home:=2.0".
 
-A relative scale multiplies the adapter's own, which is alpha / r. An absolute one replaces it: every
-delta then acts at that scale, whatever the file says.
+A relative scale multiplies the adapter's own, which is alpha / r. An absolute one replaces it:
+every delta then acts at that scale, whatever the file says.
 """
 
 from __future__ import annotations

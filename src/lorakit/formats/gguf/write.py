@@ -12,6 +12,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
+from lorakit.check import LOST, lost
 from lorakit.errors import FormatError, ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.gguf import Value, write_gguf_file
@@ -40,7 +41,8 @@ def write_gguf(
     require_expressible(cannot_express(adapter, decoder), "GGUF")
     alpha = _common_alpha(adapter.deltas)
     tensors: dict[str, Array] = {}
-    lost: list[str] = []
+    large: list[str] = []
+    small: list[str] = []
     for delta in adapter.deltas:
         name = f"{tensor_of(delta.module, decoder.architecture.layout)}.weight.lora_"
         for half, array in zip("ab", _stored(delta, alpha, decoder), strict=True):
@@ -48,11 +50,14 @@ def write_gguf(
                 stored = array.astype(DTYPES[dtype], copy=False)
             tensors[name + half] = stored
             if stored is not array and (np.isfinite(array) & ~np.isfinite(stored)).any():
-                lost.append(f"{delta.module}: {half.upper()}")
-    if lost:
-        raise FormatError(
-            f"values are too large for {dtype}", items=lost[:20], hint="choose another dtype"
-        )
+                large.append(f"{delta.module}: {half.upper()}")
+            elif stored is not array and lost(array, DTYPES[dtype]) > LOST:
+                small.append(f"{delta.module}: {half.upper()}")
+    for names, what in ((large, "large"), (small, "small")):
+        if names:
+            raise FormatError(
+                f"values are too {what} for {dtype}", items=names[:20], hint="choose another dtype"
+            )
     values = _values(adapter, decoder, alpha)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Delta
+from lorakit.adapter import Adapter, Array
 from lorakit.architectures import Decoder
 from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import Fault, require_expressible
-from lorakit.formats.folding import folded_delta
+from lorakit.formats.folding import made_uniform
 from lorakit.formats.mlx.config import CONFIG
 from lorakit.formats.mlx.express import cannot_express
 from lorakit.formats.mlx.names import LAYER, native
@@ -73,27 +73,10 @@ def _doubles(adapter: Adapter, dtype: npt.DTypeLike | None) -> list[Fault]:
 
 def _prepared(adapter: Adapter, dtype: npt.DTypeLike | None) -> Adapter:
     """The adapter as the file holds it: one rank, one scale, stored dtypes."""
-    scales = {delta.scale for delta in adapter.deltas}
-    scale = scales.pop() if len(scales) == 1 else 1.0
-    deltas = tuple(
-        _padded(d if d.scale == scale else folded_delta(d), adapter.max_rank)
-        for d in adapter.deltas
-    )
+    deltas = made_uniform(adapter).deltas
     magnitudes = as_dtype(Adapter(magnitudes=adapter.magnitudes), np.float32).magnitudes
     stored = as_dtype(replace(adapter, deltas=deltas, magnitudes=()), dtype)
     return replace(stored, magnitudes=magnitudes)
-
-
-def _padded(delta: Delta, rank: int) -> Delta:
-    """With rows of A and columns of B that are zero, up to a rank."""
-    missing, stack = rank - delta.rank, [(0, 0)] * (delta.a.ndim - 2)
-    if not missing:
-        return delta
-    return replace(
-        delta,
-        a=np.pad(delta.a, [*stack, (0, missing), (0, 0)]),
-        b=np.pad(delta.b, [*stack, (0, 0), (0, missing)]),
-    )
 
 
 def _tensors(adapter: Adapter) -> dict[str, Array]:

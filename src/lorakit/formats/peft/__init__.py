@@ -2,6 +2,6 @@
 
 from lorakit.formats.peft.express import cannot_express
 from lorakit.formats.peft.read import WEIGHTS, read_peft
-from lorakit.formats.peft.write import write_peft
+from lorakit.formats.peft.write import patterns_note, write_peft
 
-__all__ = ["WEIGHTS", "cannot_express", "read_peft", "write_peft"]
+__all__ = ["WEIGHTS", "cannot_express", "patterns_note", "read_peft", "write_peft"]

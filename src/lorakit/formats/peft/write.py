@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -19,8 +20,11 @@ from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.safetensors import write_safetensors
 from lorakit.formats.express import require_expressible
+from lorakit.formats.folding import made_uniform, padded
 from lorakit.formats.patterns import PatternTable
 from lorakit.formats.peft.experts import (
+    GATE,
+    UP,
     fuse,
     parameter,
     stored,
@@ -50,6 +54,7 @@ def write_peft(
     decoder: Decoder | None = None,
     dtype: npt.DTypeLike | None = None,
     replace: bool = False,
+    uniform: bool = False,
 ) -> None:
     """Write an adapter so that PEFT computes the same; all of the folder or nothing.
 
@@ -59,14 +64,16 @@ def write_peft(
 
     decoder: the base; it says which layers are Conv1D. dtype: what to store floating point as; None
     keeps each tensor's own. Equal arguments give equal bytes. `replace=True` overwrites a folder
-    that holds a PEFT adapter and nothing else. What was written is read back before it is put in
-    place.
+    that holds a PEFT adapter and nothing else. `uniform=True` writes one rank and one alpha and no
+    patterns: ranks padded with zeros, scales that differ folded into B in float32. What was written
+    is read back before it is put in place.
 
     Raises UnsupportedError listing every part that PEFT cannot express, FormatError for values
     that the dtype cannot hold, ParameterError for a folder that is in use, WriteError where the
     disk refuses.
     """
     require_expressible(cannot_express(adapter, decoder), "PEFT")
+    adapter = _evened(made_uniform(adapter)) if uniform else adapter
     adapter = as_dtype(with_common_scales(adapter), dtype)
     deltas, metadata = fuse(adapter)
     metadata |= {"format": "pt"}
@@ -86,6 +93,40 @@ def write_peft(
         raise ParameterError(str(error), hint="choose a new folder") from error
     except OSError as error:
         raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _evened(adapter: Adapter) -> Adapter:
+    """Of one rank in PEFT's parameters, too, where gate and up side by side have twice as much."""
+    fused, _ = fuse(adapter)
+    most = max((d.rank for d in fused), default=0)
+    apart = {
+        d.module.rpartition(".")[0] for d in fused if d.a.ndim == 3 and d.rank > adapter.max_rank
+    }
+    deltas = tuple(
+        d if _is_half(d) and d.module.rpartition(".")[0] in apart else padded(d, most)
+        for d in adapter.deltas
+    )
+    return dataclasses.replace(adapter, deltas=deltas)
+
+
+def _is_half(delta: Delta) -> bool:
+    return delta.a.ndim == 3 and delta.module.rpartition(".")[2] in (GATE, UP)
+
+
+def patterns_note(adapter: Adapter, decoder: Decoder | None = None) -> str:
+    """What a PEFT folder of this adapter says by patterns, in a sentence; empty: nothing.
+
+    Readers that take one alpha / r for a whole file would run it at other strengths.
+    """
+    deltas, _ = fuse(with_common_scales(adapter))
+    config = _config(adapter, deltas, decoder)
+    names = [name for name in ("rank_pattern", "alpha_pattern") if config[name]]
+    if not names:
+        return ""
+    return (
+        f"its config has {' and '.join(names)}: readers that take one alpha / r for the whole file "
+        "(vLLM, llama.cpp's converter) run it at another strength; --uniform writes one for all"
+    )
 
 
 def _check_target(folder: Path, replace: bool) -> None:
