@@ -1,7 +1,7 @@
 """The tensors of a GGUF file, made of a base's parameters some rows at a time as they are written.
 
 As llama.cpp's converter does it (formats/gguf/places.py): rows of q and k of Llama's family in
-another order, the 1 of Gemma's norms added in float32, experts stacked, GPT-2's matrices turned over.
+another order, the 1 of Gemma's norms added in float32, experts stacked, GPT-2's matrices turned.
 """
 
 from __future__ import annotations
