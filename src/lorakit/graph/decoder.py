@@ -30,6 +30,7 @@ from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
 VERSION = 8  # raise it whenever a graph built before would no longer fit the engine
+HEAD_STEP = 16  # what onnxruntime's attention with RoPE wants to divide a head's size
 WIDE_PARTS: tuple[Part, ...] = ("value", "down")
 
 
@@ -49,11 +50,18 @@ def require_supported(
     decoder: Decoder,
     who: str = "the onnx engine",
     hint: str = 'open it with engine="torch"',
+    *,
+    fused: bool = True,
 ) -> None:
-    """Raise CapabilityError for a base whose graph cannot be built, naming all of why."""
+    """Raise CapabilityError for a base whose graph cannot be built, naming all of why.
+
+    fused: whether fused projections are computed.
+    """
     faults = unsupported(decoder)
-    if any(shape.parts for shape in decoder.modules().values()):
-        faults.append("fused projections")  # blocks do; unproven with adapters
+    if not fused and any(shape.parts for shape in decoder.modules().values()):
+        faults.append("fused projections")
+    if decoder.head_dim % HEAD_STEP:
+        faults.append(f"heads of {decoder.head_dim}, which {HEAD_STEP} does not divide")
     if faults:
         raise CapabilityError(
             f"{who} does not compute {decoder.architecture.model_type} bases",

@@ -321,6 +321,42 @@ def test_several_are_what_peft_computes(engines, tmp_path, order):
         engines("llama").detach(handle)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_fused_projections_of_phi3(tmp_path, form):
+    """q, k and v in one linear, gate and up in another: their parts, and what adapters change."""
+    pytest.importorskip("torch", reason="the live oracle needs torch and transformers")
+    transformers = pytest.importorskip("transformers", reason="the live oracle needs transformers")
+    from torch_cases import open_torch, tiny_base
+
+    config = transformers.Phi3Config(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        sliding_window=9,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    base = Base.open(tiny_base(tmp_path / "phi3", config))
+    engine, other = open_engine(base.path, quantize=form), open_torch(base.path)
+    limit = {"none": 2e-4, "int8": 0.25, "int4": 2.0}[form]
+    plain = logits_of(other, IDS)
+    np.testing.assert_allclose(logits_of(engine, IDS, chunk=7), plain, rtol=0, atol=limit)
+    for adapter in (wild(base, 1), wild(base, 2, dora=True), wild(base, 3, bias=True)):
+        (here,), (there,) = attach(engine, adapter), attach(other, adapter)
+        expected = logits_of(other, IDS, ((there, 0.6),))
+        assert np.abs(expected - plain).max() > 2 * limit
+        found = logits_of(engine, IDS, ((here, 0.6),), chunk=10)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+        engine.detach(here)
+    engine.close()
+    other.close()
+
+
 # What does not go together.
 
 

@@ -67,7 +67,7 @@ class Onnx:
 
     def require(self, base: Base) -> None:
         hint = "the torch engine runs it in Python"
-        require_supported(base.decoder, "an ONNX export", hint)
+        require_supported(base.decoder, "an ONNX export", hint, fused=False)
 
     def check(self, plan: ExportPlan) -> None:
         if plan.kind == "dynamic":
