@@ -12,15 +12,20 @@ TRUTH = Path(__file__).parent / "data" / "truth"
 ADAPTER = TRUTH / "peft" / "llama" / "alora"
 
 
-@pytest.fixture(params=["onnx", "torch", "llama"])
-def model(request):
-    base = TRUTH / "bases" / "llama"
+@pytest.fixture(params=["onnx", "torch", "llama", "export"])
+def model(request, tmp_path):
+    base, engine = TRUTH / "bases" / "llama", request.param
     if request.param == "torch":
         pytest.importorskip("transformers", reason="the torch engine needs lorakit[torch]")
     if request.param == "llama":
         need_llama()
         base = TRUTH / "gguf" / "llama.base.f32.gguf"
-    with lorakit.open(base, engine=request.param, threads=1) as model:
+    if engine == "export":
+        result = lorakit.export(
+            base, tmp_path / "export", mode="dynamic", quantize="none", prove_it=False
+        )
+        base, engine = result.output, "onnx"
+    with lorakit.open(base, engine=engine, threads=1) as model:
         model.load_adapter(ADAPTER, "late")
         yield model
 

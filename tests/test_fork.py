@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lorakit
 from folders import DATA
 from llama_library import need_llama
 
@@ -48,8 +49,8 @@ print("parent", str(answer(model)) == expected, len(list(stream)) > 10)
 """
 
 
-@pytest.mark.parametrize("engine", ["onnx", "llama", "torch"])
-def test_a_child_is_told_opens_its_own_and_ends(engine):
+@pytest.mark.parametrize("engine", ["onnx", "llama", "torch", "export"])
+def test_a_child_is_told_opens_its_own_and_ends(engine, tmp_path):
     if engine == "llama":
         need_llama()
     if engine == "torch":
@@ -58,6 +59,11 @@ def test_a_child_is_told_opens_its_own_and_ends(engine):
         tests=str(Path(__file__).parent), adapter=str(DATA / "truth/peft/llama/plain")
     )
     base = GGUF if engine == "llama" else LLAMA
+    if engine == "export":
+        result = lorakit.export(
+            base, tmp_path / "export", mode="dynamic", quantize="none", prove_it=False
+        )
+        base, engine = result.output, "onnx"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(base), engine],
         capture_output=True,
