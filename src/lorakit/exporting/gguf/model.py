@@ -8,22 +8,28 @@ from dataclasses import dataclass
 
 from lorakit.base.folder import Base
 from lorakit.base.gguf import TEMPLATE
+from lorakit.computed import computed_once
 from lorakit.engines.llama.quantize_types import in_order
 from lorakit.exporting.gguf.architecture import factors, keys, notes, require_expressible
 from lorakit.exporting.gguf.tensors import Source, sources
 from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
-from lorakit.files.gguf import Value
+from lorakit.files.gguf import Value, packed
 
 _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GgufModel:
     """tensors: in the order of the file. notes: in what llama.cpp differs from the model."""
 
     keys: Mapping[str, Value]
     tensors: Mapping[str, Source]
     notes: tuple[str, ...]
+
+    @computed_once
+    def stored(self) -> dict[str, bytes]:
+        """The keys as the file stores them: a vocabulary of 262,144 tokens takes a while."""
+        return {key: packed(value) for key, value in self.keys.items()}
 
 
 def gguf_model(

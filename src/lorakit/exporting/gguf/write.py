@@ -27,6 +27,11 @@ from lorakit.files.rounding import ROUNDINGS, Rounding
 from lorakit.values import shown, whole
 
 
+def require_parts(model: GgufModel, form: str, split_size: int | None) -> None:
+    """Raise ParameterError where a model would not be written in parts of this size."""
+    _parts(_outputs(model, form), split_size)
+
+
 def expected_bytes(model: GgufModel, form: str) -> int:
     """The bytes of one file of a form, or a little less than those of its parts."""
     outputs = _outputs(model, form)
@@ -108,7 +113,7 @@ def _outputs(model: GgufModel, form: str) -> list[Output]:
 
 
 def _keys(model: GgufModel, form: str) -> dict[str, bytes]:
-    return {key: packed(value) for key, value in {**model.keys, **type_keys(form)}.items()}
+    return {**model.stored, **{key: packed(value) for key, value in type_keys(form).items()}}
 
 
 def _marks(number: int, count: int, tensors: int) -> dict[str, bytes]:
