@@ -76,14 +76,16 @@ def test_parts_are_one_model(tmp_path):
     assert answer(file.path) == answer(BASE, adapter=HOME)
 
 
-def test_an_adapter_that_gguf_cannot_hold_is_refused_before_anything(tmp_path):
+@pytest.mark.parametrize("name", ["dora", "alora"])
+def test_an_adapter_that_gguf_cannot_hold_is_refused_before_anything(name, tmp_path):
+    """An aLoRA adapter beside the model would act on every token in most programs of llama.cpp."""
     truth, phases = DATA / "truth", []
     with pytest.raises(UnsupportedError, match="beside"):
         lorakit.export(
             truth / "bases/llama",
             tmp_path / "out",
             to="gguf",
-            adapter=truth / "peft/llama/dora",
+            adapter=truth / f"peft/llama/{name}",
             mode="apart",
             progress=lambda at: phases.append(at.phase),
         )

@@ -7,7 +7,7 @@ import pytest
 
 import lorakit
 from lorakit import demo
-from lorakit.errors import ParameterError
+from lorakit.errors import FormatError, ParameterError
 from lorakit.exporting.bundle import declares
 
 BASE = demo.base_path()
@@ -57,6 +57,8 @@ def test_an_mlx_folder_holds_what_base_and_adapter_compute(mode, tmp_path):
         ("onnx", {"overwrite": "no"}, "overwrite"),
         ("onnx", {"base_model": ""}, "org/repo"),
         ("onnx", {"adapter": {1: HOME}}, "texts"),
+        ("gguf", {"split_size": 0}, "split_size"),
+        ("gguf", {"split_size": 1.5}, "split_size"),
         ("gguff", {}, "gguf, safetensors"),
     ],
 )
@@ -100,6 +102,37 @@ def test_what_is_known_of_an_adapter_comes_along(tmp_path):
     assert "- exact match 97% of 200" in card
     assert "Its tools: `lights`" in card
     assert 'base_model: "org/tiny"' in card
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"verdict": 5},
+        {"verdict": [5]},
+        {"prompt": [1]},
+        {"prompt": {"template": ["x"]}},
+        {"prompt": {"template": "x" * (1 << 21)}},
+        {"prompt": {"template": "{% if %}"}},
+        {"prompt": {"declared": "all"}},
+        {"prompt": {"tools": "x"}},
+        {"prompt": {"tools": [{"function": {"name": 1}}]}},
+        {"added_tokens": {"a": 1}},
+        {"verdict": ["\ud800"]},
+    ],
+)
+def test_what_is_wrong_about_an_adapter_is_found_before_the_work(wrong, tmp_path):
+    adapter, phases = bundle(tmp_path / "mine"), []
+    (adapter / "lorakit.json").write_text(json.dumps(wrong))
+    with pytest.raises(FormatError):
+        lorakit.export(
+            BASE,
+            tmp_path / "out",
+            to="safetensors",
+            adapter=adapter,
+            progress=lambda at: phases.append(at.phase),
+        )
+    assert set(phases) == {"preparing"}
+    assert not (tmp_path / "out").exists()
 
 
 def test_adapters_that_disagree_on_the_template_leave_the_bases(tmp_path):

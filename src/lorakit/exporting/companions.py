@@ -51,6 +51,7 @@ class Companions:
         if template is not None and replaced:
             own = {"default": template}
             dialogue = Dialogue(base.path, tokenizer, own)
+            dialogue.template  # noqa: B018  # a broken one is found here
         written = dialogue.tool_format
         return cls(
             files=tuple(companions(base)),

@@ -103,6 +103,8 @@ def export(
     get = partial(fetch, offline=offline, allow_private=allow_private, progress=downloads)
     given = base if isinstance(base, Base) else open_base(get(base, kind="base"))
     place = as_path(output).absolute()
+    if not place.name.isprintable():  # it stands in the card and names files
+        raise ParameterError(f"{place.name!r} is no name for an export", hint="name another folder")
     place = place.resolve() if place.is_symlink() else place  # the link stays what it is
     with _as_folder(given, report) as opened:
         plan = make_plan(

@@ -4,6 +4,6 @@ Whether llama.cpp makes the same tokens of text is asked in tokens.py, which fin
 """
 
 from lorakit.exporting.gguf.model import GgufModel, gguf_model
-from lorakit.exporting.gguf.write import expected_bytes, write_gguf
+from lorakit.exporting.gguf.write import expected_bytes, require_parts, write_gguf
 
-__all__ = ["GgufModel", "expected_bytes", "gguf_model", "write_gguf"]
+__all__ = ["GgufModel", "expected_bytes", "gguf_model", "require_parts", "write_gguf"]

@@ -18,7 +18,13 @@ from lorakit.engines.llama.quantize_types import MIXES
 from lorakit.errors import MissingExtraError, UnsupportedError
 from lorakit.exporting.cases import Cases
 from lorakit.exporting.engine import require_runnable
-from lorakit.exporting.gguf import GgufModel, expected_bytes, gguf_model, write_gguf
+from lorakit.exporting.gguf import (
+    GgufModel,
+    expected_bytes,
+    gguf_model,
+    require_parts,
+    write_gguf,
+)
 from lorakit.exporting.gguf.tokens import trial_vocabulary
 from lorakit.exporting.onnx import summed
 from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
@@ -69,6 +75,8 @@ class Gguf:
     def check(self, plan: ExportPlan) -> None:
         if plan.kind == "apart":
             _beside(plan)
+        for form in plan.forms:
+            require_parts(_model(plan, plan.kind), form, plan.split_size)
         try:
             trial_vocabulary(plan.base, _model(plan, plan.kind).keys)
         except MissingExtraError:
@@ -180,6 +188,12 @@ def _model(plan: ExportPlan, kind: Kind) -> GgufModel:
 def _beside(plan: ExportPlan) -> Adapter:
     """All adapters as one that GGUF can say. Raises UnsupportedError."""
     hint = "merge them: --adapters merged"
+    if any(adapter.invocation_tokens for adapter, _ in plan.scaled):
+        raise UnsupportedError(
+            "an aLoRA adapter beside a GGUF model acts from its invocation on in llama-server and "
+            "lorakit alone: other programs of llama.cpp apply it to every token",
+            hint="for llama-server: lorakit convert ADAPTER OUT.gguf --to gguf -b BASE",
+        )
     for adapter, _ in plan.scaled:
         faults = cannot_express(adapter, plan.base.decoder)
         require_expressible(faults, "GGUF beside the model", hint)
