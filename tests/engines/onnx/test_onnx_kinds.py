@@ -8,9 +8,12 @@ import pytest
 from lorakit.adapter import Adapter, Magnitude, Replacement, Site
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.onnx import graph_cache
 from lorakit.engines.onnx.attached import Dora
 from lorakit.engines.onnx.together import composed
-from lorakit.errors import AdapterError
+from lorakit.errors import AdapterError, EngineError
+from lorakit.formats.peft import read_peft, write_peft
+from lorakit.merge import merge
 from onnx_cases import DATA, TRUTH, logits_of, open_engine, random_adapter, row, truth_base
 from onnx_cases import truth_adapter as truth
 
@@ -133,6 +136,84 @@ def test_int8_is_as_near_as_of_plain_adapters(engines):
     found = np.abs(logits_of(engine, known["ids1"], ((handle, 1.0),)) - known["scale1_1"]).mean()
     assert found < 2 * base
     engine.detach(handle)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sequence_goes_on_where_a_wider_graph_takes_over(form):
+    """What was computed before is kept, and the answer is as if it had been open from the start."""
+    answers = []
+    for early in (True, False):
+        engine = open_engine(truth_base("gemma3"), quantize=form)
+        handles = attach(engine, truth("gemma3", "dora")) if early else []
+        sequence = engine.open_sequence()
+        engine.forward([row(sequence, IDS[:12], (), "none")])
+        handles = handles or attach(engine, truth("gemma3", "dora"))
+        (norms,) = attach(engine, truth("gemma3", "norm_save"))  # and once more
+        steps = [((handles[0], 1.0),), ((norms, 1.0),), (), ((handles[0], 0.5), (norms, 1.0))]
+        found = [
+            engine.forward([row(sequence, IDS[12 + n : 13 + n], held, "last")])[0].copy()
+            for n, held in enumerate(steps)
+        ]
+        answers.append(np.array(found))
+        engine.close()
+    np.testing.assert_array_equal(*answers)
+
+
+def test_prepared_beside_each_other_and_attached_in_any_order(engines):
+    """Each opened what it needs when the other was not there yet."""
+    engine = open_engine(truth_base("gemma3"))
+    adapters = [truth("gemma3", "dora"), truth("gemma3", "norm_save")]
+    prepared = [engine.prepare(adapter) for adapter in adapters]
+    handles = [engine.attach(each) for each in prepared]
+    for name, handle in zip(("dora", "norm_save"), handles, strict=True):
+        known = record("gemma3", name)
+        found = logits_of(engine, known["ids1"], ((handle, 1.0),))
+        np.testing.assert_allclose(found, known["scale1_1"], rtol=0, atol=1e-4)
+    engine.close()
+
+
+def test_a_wider_graph_that_does_not_open_leaves_the_engine_as_it_was(monkeypatch):
+    engine = open_engine(truth_base("llama"))
+    (plain,) = attach(engine, truth("llama", "plain"))
+    before = logits_of(engine, IDS, ((plain, 1.0),))
+    with monkeypatch.context() as broken:
+        broken.setattr(graph_cache, "extended", lambda *_: b"no model")
+        with pytest.raises(EngineError):
+            engine.prepare(truth("llama", "dora"))
+    np.testing.assert_array_equal(logits_of(engine, IDS, ((plain, 1.0),)), before)
+    attach(engine, truth("llama", "dora"))
+    np.testing.assert_array_equal(logits_of(engine, IDS, ((plain, 1.0),)), before)
+    engine.close()
+
+
+@pytest.mark.parametrize("form", ["none", "int8"])
+def test_without_a_cache_too(tmp_path, monkeypatch, form):
+    """The graph, and the wider one, are then held in memory."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "file" / "cache"))
+    engine, known = open_engine(truth_base("gemma3"), quantize=form), record("gemma3", "dora")
+    plain = logits_of(engine, IDS)
+    dora, norms = attach(engine, truth("gemma3", "dora"), truth("gemma3", "norm_save"))
+    found = logits_of(engine, known["ids1"], ((dora, 1.0),))
+    np.testing.assert_allclose(
+        found, known["scale1_1"], rtol=0, atol=1e-4 if form == "none" else 0.3
+    )
+    assert np.abs(logits_of(engine, IDS, ((norms, 1.0),)) - plain).max() > 1e-2
+    np.testing.assert_array_equal(logits_of(engine, IDS), plain)
+    engine.close()
+
+
+def test_peft_recorded_the_same_of_phi3(tmp_path):
+    """Its base is there as llama.cpp's converter wrote it."""
+    folder = TRUTH / "llama_cpp" / "phi3"
+    merge(folder / "base.f32.gguf", [], tmp_path / "base")
+    engine = open_engine(tmp_path / "base")
+    (handle,) = attach(engine, read_peft(folder))
+    with np.load(folder / "logits.npz") as known:
+        np.testing.assert_allclose(logits_of(engine, known["ids"]), known["base"], atol=2e-5)
+        found = logits_of(engine, known["ids"], ((handle, 1.0),), chunk=7)
+        np.testing.assert_allclose(found, known["adapted"], rtol=0, atol=1e-4)
+    engine.close()
 
 
 # What the records lack, against the torch engine, which has PEFT's answers.
@@ -291,8 +372,6 @@ def test_several_are_what_peft_computes(engines, tmp_path, order):
     peft = pytest.importorskip("peft", reason="the live oracle needs peft")
     torch = pytest.importorskip("torch", reason="the live oracle needs torch")
     from transformers import AutoModelForCausalLM
-
-    from lorakit.formats.peft import write_peft
 
     base = Base.open(truth_base("llama"))
     linears = [name for name in base.decoder.modules() if "layers" in name]
