@@ -54,17 +54,23 @@ def files_with(kind: Kind, name: str) -> tuple[str, ...]:
 
 
 def collect(kind: Kind, get: Get, source: str) -> dict[str, Path]:
-    """Get every file of a kind. Raises SourceError (`source_not_found`) where one is missing."""
+    """Get every file of a kind; an adapter may be weights alone, for which an alpha is said.
+
+    Raises SourceError (`source_not_found`) where one is missing.
+    """
     bundle = BUNDLES[kind]
     found: dict[str, Path] = {}
     for name in bundle.required:
         path = get(name)
-        if path is None:
+        if path is None and kind == "base":
             raise _missing(kind, source, name)
-        found[name] = path
+        if path is not None:
+            found[name] = path
     weights = next(((n, p) for n in bundle.weights if (p := get(n)) is not None), None)
     if weights is None:
-        raise _missing(kind, source, " or ".join(bundle.weights))
+        names_of_weights = " or ".join(bundle.weights)
+        lacking = next((n for n in bundle.required if n not in found), names_of_weights)
+        raise _missing(kind, source, lacking)
     found[weights[0]] = weights[1]
     for name in _shards(weights[1], source) if weights[0] == INDEX else ():
         path = get(name)
