@@ -150,6 +150,12 @@ def test_check(shown, odd, base, out):
     assert str(out) in shown("check", odd, "--base", out)
 
 
+def test_repair(shown, home, place, out):
+    assert f"wrote {out}: peft" in shown("repair", home, "-o", out)
+    assert str(out) in shown("repair", home, "-o", out)
+    assert str(place) in shown("repair", place / f"none {VALUE}", "-o", place / "else")
+
+
 def test_convert(shown, home, odd, base, out):
     assert f"wrote {out}: mlx" in shown("convert", home, out, "--to", "mlx")
     assert str(out) in shown("convert", home, out, "--to", "mlx")

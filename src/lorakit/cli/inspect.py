@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from lorakit.adapter import Reading
 from lorakit.cli.heatmap import show
 from lorakit.cli.output import console, print_json, print_table, say, size
 from lorakit.cli.references import (
@@ -30,6 +29,9 @@ from lorakit.formats import read_adapter
 from lorakit.inspect.plot import grid, plot
 from lorakit.inspect.report import ModuleReport, Report, inspect
 from lorakit.training.facts import read_facts
+
+if TYPE_CHECKING:
+    from lorakit.adapter import Reading
 
 SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
 METADATA = 400  # characters of it that are shown

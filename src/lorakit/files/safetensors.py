@@ -21,6 +21,7 @@ import numpy as np
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError
 from lorakit.files.bounded import MAX_READ, count_items, load, parse_json
+from lorakit.files.pointers import refuse_pointer
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -62,6 +63,7 @@ def open_safetensors(path: Path, *, max_size: int | None = None) -> SafetensorsF
         content = load(path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    refuse_pointer(content[:64].tobytes(), path)
     length = int(content[:8].view("<u8")[0]) if len(content) >= 8 else 0
     if not 2 <= length <= len(content) - 8:
         raise FormatError(

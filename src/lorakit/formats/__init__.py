@@ -20,6 +20,7 @@ from lorakit.check import misfits
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
+from lorakit.files.pointers import refuse_pointer
 from lorakit.formats import gguf, mlx, ort, peft, web
 from lorakit.formats.express import Express
 from lorakit.formats.folder import member, read_object
@@ -280,11 +281,17 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
                 items=named,
                 hint=f"choose {'one' if named[1:] else 'it'}: {path / named[0]}",
             )
-    what = _describe_folder(path) if path.is_dir() else _describe_file(path)
+    if bare := _weights_alone(path):
+        return UnsupportedError(
+            f"{path} has weights, {bare}, but no {CONFIG}, which says their scale",
+            hint="put the config beside them, or say alpha (alpha=16 in AdapterConfig, --alpha 16): "
+            "the scale is alpha / rank, and the rank is that of the tensors",
+        )
+    what, hint = _describe_folder(path) if path.is_dir() else _describe_file(path)
     if what:
         return UnsupportedError(
             f"{path} is {what}, not an adapter that lorakit can read",
-            hint=f"readable formats: {', '.join(FORMATS)}",
+            hint=hint or f"readable formats: {', '.join(FORMATS)}",
         )
     return SourceError(
         f"there is no adapter at {path}: no {CONFIG}",
@@ -292,32 +299,48 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
     )
 
 
+def _weights_alone(path: Path) -> str:
+    """The name of an adapter's weights that have no config beside them."""
+    folder = path if path.is_dir() else path.parent
+    names = (mlx.WEIGHTS, peft.WEIGHTS, peft.PICKLE)
+    found = [n for n in names if (path.is_dir() or path.name == n) and (folder / n).is_file()]
+    return found[0] if found and not (folder / CONFIG).exists() else ""
+
+
 def _named(count: int) -> str:
     return "one named adapter in a folder" if count == 1 else "named adapters in folders"
 
 
-def _describe_folder(path: Path) -> str:
-    if (path / "adapters.safetensors").exists():
-        return "an MLX adapter without its adapter_config.json"
+def _describe_folder(path: Path) -> tuple[str, str]:
+    """What a folder is, and what to do with it."""
     if (path / "config.json").exists() and any(path.glob("*.safetensors")):
-        return "a full model"
+        return "a full model", ""
     if any(path.glob("*.gguf")):
-        return "a folder of GGUF files"
+        return "a folder of GGUF files", ""
     if any(path.glob("*.onnx_adapter")):
-        return "a folder of ONNX Runtime adapters"
-    return "an adapter folder of an unknown kind" if (path / CONFIG).exists() else ""
+        return "a folder of ONNX Runtime adapters", ""
+    return ("an adapter folder of an unknown kind" if (path / CONFIG).exists() else ""), ""
 
 
-def _describe_file(path: Path) -> str:
+def _describe_file(path: Path) -> tuple[str, str]:
+    """What a file is, and what to do with it."""
     if not path.is_file():
-        return "no regular file"
+        return "no regular file", ""
     try:
         with open_regular(path) as file:
-            head = file.read(16)
+            head = file.read(48)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return "a zip or a pickle, which can run code when it is opened,"
+    refuse_pointer(head, path)
+    if head[:4] == b"PK\x03\x04":
+        return "a zip archive", "unpack it, and give the folder"
+    if head[:2] in (b"\x1f\x8b", b"BZ"):
+        return "a compressed archive", "unpack it, and give the folder"
+    if head[:1] == b"\x80":
+        return "a pickle, which can run code when it is opened", ""
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
-        return "a safetensors file without its adapter_config.json beside it"
-    return "a file of an unknown kind"
+        return (
+            f"a safetensors file without an {CONFIG} beside it",
+            f"call it {peft.WEIGHTS} (PEFT) or {mlx.WEIGHTS} (MLX), and put its config beside it",
+        )
+    return "a file of an unknown kind", ""

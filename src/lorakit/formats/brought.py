@@ -14,6 +14,7 @@ from lorakit.base.folder import Base
 from lorakit.chat.template import template_sources
 from lorakit.check import Mismatch
 from lorakit.errors import LorakitError
+from lorakit.files.bounded import read_bounded
 from lorakit.formats.folder import member, read_object
 
 TOKENIZER = "tokenizer.json"
@@ -47,15 +48,15 @@ def _tokenizer(folder: Path, base: Base) -> Iterator[Mismatch]:
     theirs = None if base.is_gguf else base.path / TOKENIZER
     if ours is None or theirs is None or not theirs.is_file():
         return
-    if ours.stat().st_size == theirs.stat().st_size and ours.read_bytes() == theirs.read_bytes():
-        return
     try:
+        if read_bounded(ours, MAX_TOKENIZER) == read_bounded(theirs, MAX_TOKENIZER):
+            return
         brought, own = (_tokens(read_object(f, limit=MAX_TOKENIZER)) for f in (ours, theirs))
-    except LorakitError as error:
+    except (LorakitError, OSError) as error:
         yield Mismatch(
             item="tokenizer",
             expected="one that can be read",
-            found=error.message,
+            found=str(error).partition("\n")[0],
             severity="warning",
         )
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.errors import FormatError, SourceError
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.pointers import refuse_pointer
 
 MAX_NAME = 512  # characters of a tensor's name
 MAX_WEIGHTS = 64 << 30  # bytes; rank 256 on all linears of a model of 405B parameters are 20 GB
@@ -69,6 +70,7 @@ def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     if content is None:
         raise FormatError(f"{path} is larger than {limit} bytes", hint="this is no adapter config")
+    refuse_pointer(content[:64], path)
     try:
         value = parse_json(content)
     except ValueError as error:

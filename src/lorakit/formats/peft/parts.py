@@ -204,6 +204,8 @@ def _fault(kind: str, module: str, array: Array) -> str:
     if not _PATH.fullmatch(module):
         return "not a module name"
     if array.dtype not in _FLOATS:  # `dtype.name` is slow
+        if array.dtype.name.startswith("float8"):
+            return f"{array.dtype.name}: eight bits without the scale that they need; save as bf16"
         return f"dtype {array.dtype.name} where floating point is expected"
     if 0 in array.shape:
         return f"an empty tensor {list(array.shape)}; sharded weights that were not gathered?"

@@ -164,6 +164,11 @@ def _weights_file(path: Path, allow_pickle: bool) -> Path:
     if file is not None:
         return file
     pickle = member(path, PICKLE)
+    if pickle is None and member(path, f"{WEIGHTS}.index.json") is not None:
+        raise UnsupportedError(
+            f"{path} holds an adapter in several files, which PEFT does not load either",
+            hint=f"put all tensors into one {WEIGHTS}: safetensors' load_file and save_file",
+        )
     if pickle is None:
         raise SourceError(f"{path} has {CONFIG} but no {WEIGHTS}")
     if not allow_pickle:
