@@ -7,6 +7,7 @@ import pytest
 
 import lorakit
 from lorakit import demo
+from lorakit.chat.template import template_sources
 from lorakit.errors import FormatError, ParameterError
 from lorakit.exporting.bundle import declares
 
@@ -56,7 +57,14 @@ def test_an_mlx_folder_holds_what_base_and_adapter_compute(mode, tmp_path):
         ("onnx", {"prove_it": 1}, "prove_it"),
         ("onnx", {"overwrite": "no"}, "overwrite"),
         ("onnx", {"base_model": ""}, "org/repo"),
-        ("onnx", {"adapter": {1: HOME}}, "texts"),
+        ("onnx", {"adapter": {1: HOME}}, "name of an adapter"),
+        ("onnx", {"adapter": {"a\n": HOME}}, "name of an adapter"),
+        ("onnx", {"calibration": 5}, "no path"),
+        ("onnx", {"downloads": 5}, "downloads"),
+        ("onnx", {"offline": "x"}, "offline"),
+        ("onnx", {"allow_private": 5}, "allow_private"),
+        ("onnx", {"base_model": "\ud800"}, "base_model"),
+        ("mlx", {"calibration": BASE / "config.json"}, "calibrate"),
         ("gguf", {"split_size": 0}, "split_size"),
         ("gguf", {"split_size": 1.5}, "split_size"),
         ("gguff", {}, "gguf, safetensors"),
@@ -159,6 +167,27 @@ def test_a_base_without_a_template_is_no_obstacle_where_none_is_needed(tmp_path)
     (base / "chat_template.jinja").unlink()
     result = lorakit.export(base, tmp_path / "out", to="safetensors", adapter=HOME)
     assert result.files[0].parity.match == 1.0
+
+
+def test_the_folder_in_which_this_runs_stays(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in (".", ".."):
+        with pytest.raises(ParameterError, match="in which this runs"):
+            lorakit.export(BASE, output, to="safetensors", prove_it=False, overwrite=True)
+
+
+def test_named_templates_in_a_folder_come_along(tmp_path):
+    """As transformers keeps them; the others are read where they were written."""
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base)
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates/rag.jinja").write_text("{{ messages }}rag")
+    wanted = template_sources(base)
+    assert set(wanted) == {"default", "rag"}
+    for to in ("safetensors", "mlx", "onnx"):
+        lorakit.export(base, tmp_path / to, to=to, quantize="none", prove_it=False)
+        assert template_sources(tmp_path / to) == wanted
 
 
 def test_the_name_of_a_file_is_no_folder(tmp_path):

@@ -57,8 +57,9 @@ class ChatTemplate:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> ChatTemplate:
-        """Read a model folder's template: chat_template.jinja, chat_templates/*.jinja, or the
-        chat_template of tokenizer_config.json (a string, or a list of named ones).
+        """Read a model folder's template: chat_template.jinja with those in chat_templates or
+        additional_chat_templates, or the chat_template of tokenizer_config.json (a string, or a
+        list of named ones).
 
         Raises BaseModelError (code template_missing) where there is none, FormatError where one
         is broken.
@@ -194,7 +195,8 @@ def template_sources(folder: Path) -> dict[str, str]:
 
 def _read_files(folder: Path) -> dict[str, str]:
     files = {"default": folder / "chat_template.jinja"}
-    files |= {file.stem: file for file in sorted((folder / "chat_templates").glob("*.jinja"))}
+    for place in ("chat_templates", "additional_chat_templates"):  # the latter is transformers'
+        files |= {file.stem: file for file in sorted((folder / place).glob("*.jinja"))}
     return {name: _read_text(file) for name, file in files.items() if file.is_file()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -13,12 +13,13 @@ from lorakit.engines.onnx.calibration import Calibration
 from lorakit.errors import ParameterError, WriteError
 from lorakit.exporting.bundle import bundled_template
 from lorakit.exporting.companions import Companions
-from lorakit.exporting.plan import Chosen, ExportPlan, Kind, Target
+from lorakit.exporting.plan import TOKENIZER, Chosen, ExportPlan, Kind, Target
 from lorakit.exporting.recorded import RECORD, RECORD_FORMAT
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.room import require_room
 from lorakit.merge.plan import plan as plan_merge
-from lorakit.values import among, shown, whole
+from lorakit.text.tokenizer import Tokenizer
+from lorakit.values import among, shown, truth, whole
 
 MAX_RECORD = 1 << 24  # bytes
 LEAST_CONTEXT = 16  # for a prompt and an answer to prove it on
@@ -39,6 +40,7 @@ def make_plan(
     context: int | None,
     overwrite: bool,
     calibration: Calibration,
+    calibrated: bool,
     split_size: int | None,
     proven: bool,
 ) -> ExportPlan:
@@ -49,6 +51,11 @@ def make_plan(
     taken = _forms(target, forms)
     if split_size is not None and target.name != "gguf":
         raise ParameterError("only a GGUF model is written in parts", hint="leave split_size out")
+    if calibrated and target.name != "onnx":
+        raise ParameterError(
+            f"a text to calibrate on is for ONNX; {target.title} takes none",
+            hint="leave calibration out",
+        )
     if context is not None and target.name != "onnx":
         raise ParameterError(
             f"only an ONNX export has a context of its own; {target.title} has the model's",
@@ -57,7 +64,8 @@ def make_plan(
     base.require_weights()
     target.require(base)
     mute = target.name != "onnx"  # transformers.js asks for a template before it answers
-    companions = Companions.of(base, bundled_template(adapters), mute=mute)
+    tokenizer = Tokenizer.open(base.path)
+    companions = Companions.of(base, tokenizer, bundled_template(adapters), mute=mute)
     for chosen in adapters:
         require_fit(chosen.adapter, base)
     if kind == "merged":
@@ -76,12 +84,47 @@ def make_plan(
         calibration=calibration,
         split_size=split_size,
         proven=proven,
+        kept={TOKENIZER: tokenizer},
     )
     target.check(made)
+    del made.kept[TOKENIZER]  # that of a large vocabulary takes 400 MB
     require_output(output, overwrite=overwrite)
     size = sum(target.expected_bytes(made, form) for form in taken) + BESIDE
     require_room(output, size, "the export", about="about ")
     return made
+
+
+def require_kinds(
+    *,
+    flags: Mapping[str, object] | None = None,
+    calls: Mapping[str, object] | None = None,
+    names: Mapping[str, object] | None = None,
+) -> None:
+    """Raise ParameterError for a flag that is none, what cannot be called, a name that cannot be
+    shown; None is right everywhere."""
+    for name, value in (flags or {}).items():
+        if value is not None and not truth(value):
+            raise ParameterError(f"{name} is True or False, not {shown(value)}")
+    for name, value in (calls or {}).items():
+        if value is not None and not callable(value):
+            raise ParameterError(f"{name} is a function, not {shown(value)}")
+    for name, value in (names or {}).items():
+        good = isinstance(value, str) and value.strip() and value.isprintable()
+        if value is not None and not good:
+            raise ParameterError(
+                f"{name} is a text on one line, such as org/repo, not {shown(value)}"
+            )
+
+
+def require_place(folder: Path) -> None:
+    """Raise ParameterError for a folder that no export can take the place of."""
+    if not folder.name.isprintable():  # it stands in the card and names files
+        raise ParameterError(f"{folder.name!r} is no name for an export")
+    if folder.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise ParameterError(
+            f"an export would take the place of {folder}, in which this runs",
+            hint="name a new folder in it",
+        )
 
 
 def _require_choices(target: Target, kind: Kind, adapters: Sequence[Chosen]) -> None:

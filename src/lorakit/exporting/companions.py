@@ -23,6 +23,7 @@ from lorakit.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 REWRITTEN = (GENERATION, TOKENIZER, "chat_template.jinja", "chat_template.json")
+NAMED = "additional_chat_templates"  # transformers' folder of all but the usual one
 LOADER = "PreTrainedTokenizerFast"  # what reads tokenizer.json as it is
 
 
@@ -39,12 +40,13 @@ class Companions:
     replaced: bool = False
 
     @classmethod
-    def of(cls, base: Base, template: str | None = None, *, mute: bool = False) -> Companions:
-        """template: instead of the base's own. mute: there may be none.
+    def of(
+        cls, base: Base, tokenizer: Tokenizer, template: str | None = None, *, mute: bool = False
+    ) -> Companions:
+        """tokenizer: the base's. template: instead of the base's own. mute: there may be none.
 
         Raises BaseModelError (tokenizer_missing, template_missing) and FormatError.
         """
-        tokenizer = Tokenizer.open(base.path)
         dialogue = Dialogue(base.path, tokenizer)
         own = _templates(dialogue, mute=mute or template is not None)
         replaced = template is not None and template not in own.values()
@@ -75,11 +77,11 @@ class Companions:
         _write(folder / TOKENIZER, self._tokenizer(_object(held.get(TOKENIZER))))
 
     def replace_template(self, folder: Path) -> None:
-        """Put the template into a folder that has the base's files, where it is not the base's.
-
-        Raises OSError.
+        """Put templates into a folder that has the base's files: one that is not the base's, and
+        named ones that lie in a folder of the base. Raises OSError.
         """
         if not self.replaced:
+            _write_named(folder, self.templates)
             return
         path = folder / TOKENIZER
         config = _object(read_bounded(path, MAX_COMPANION) if path.exists() else None)
@@ -97,6 +99,18 @@ class Companions:
             named = self.templates.items()
             found["chat_template"] = [{"name": n, "template": text} for n, text in named]
         return found
+
+
+def _write_named(folder: Path, templates: Mapping[str, str]) -> None:
+    """Those that a base keeps in a folder, which does not come along by itself."""
+    path = folder / TOKENIZER
+    config = _object(read_bounded(path, MAX_COMPANION) if path.exists() else None)
+    if isinstance(config.get("chat_template"), list):  # all are there
+        return
+    for name, text in templates.items():
+        if name != "default":
+            (folder / NAMED).mkdir(exist_ok=True)
+            write_synced(folder / NAMED / f"{name}.jinja", text.encode())
 
 
 def _templates(dialogue: Dialogue, *, mute: bool) -> Mapping[str, str]:

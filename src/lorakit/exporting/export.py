@@ -22,7 +22,7 @@ from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.errors import ParameterError, WriteError
 from lorakit.exporting.bundle import read_facts, several_templates
 from lorakit.exporting.card import card
-from lorakit.exporting.checks import make_plan
+from lorakit.exporting.checks import make_plan, require_kinds, require_place
 from lorakit.exporting.parity import ProofOptions
 from lorakit.exporting.plan import Chosen, ExportPlan, Kind, Target, TargetName
 from lorakit.exporting.proof import Subject, prove
@@ -96,15 +96,16 @@ def export(
     report("preparing")
     target = _target(to)
     options = _proof_options(proof, prove_it)
-    if not isinstance(overwrite, bool):
-        raise ParameterError(f"overwrite is True or False, not {shown(overwrite)}")
-    if base_model is not None and not (isinstance(base_model, str) and base_model.strip()):
-        raise ParameterError(f"base_model is a name such as org/repo, not {shown(base_model)}")
+    require_kinds(
+        flags={"overwrite": overwrite, "allow_private": allow_private, "offline": offline},
+        calls={"progress": progress, "downloads": downloads},
+        names={"base_model": base_model},
+    )
+    text = None if calibration is None else as_path(calibration)
     get = partial(fetch, offline=offline, allow_private=allow_private, progress=downloads)
     given = base if isinstance(base, Base) else open_base(get(base, kind="base"))
     place = as_path(output).absolute()
-    if not place.name.isprintable():  # it stands in the card and names files
-        raise ParameterError(f"{place.name!r} is no name for an export", hint="name another folder")
+    require_place(place)
     place = place.resolve() if place.is_symlink() else place  # the link stays what it is
     with _as_folder(given, report) as opened:
         plan = make_plan(
@@ -117,7 +118,8 @@ def export(
             base_name=base_model or given.name,
             context=context,
             overwrite=overwrite,
-            calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=calibration)),
+            calibration=Calibration.of(OnnxOptions(quantize="int8", calibration=text)),
+            calibrated=text is not None,
             split_size=split_size,
             proven=options is not None,
         )
@@ -222,8 +224,9 @@ def _chosen(
     """Adapters, fetched and read, each under a name of its own."""
     choices = as_choices(list(adapter.values()) if isinstance(adapter, Mapping) else adapter)
     names = list(adapter) if isinstance(adapter, Mapping) else [""] * len(choices)
-    if bad := [shown(name) for name in names if not isinstance(name, str)]:
-        raise ParameterError(f"names of adapters are texts, not {', '.join(bad)}")
+    for name in names:
+        if name != "":
+            require_kinds(names={"the name of an adapter": name})
     found: dict[str, Chosen] = {}
     for given, choice in zip(names, choices, strict=True):
         config = None if isinstance(choice, Adapter) else choice

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import ParameterError, ParityError
-from lorakit.values import finite, shown
+from lorakit.values import finite, shown, truth
 
 VERSION = 1
 NOTABLE = 0.8  # share of the other's KL below which one way of exporting is called more accurate
@@ -32,6 +32,8 @@ class ProofOptions:
 
     def __post_init__(self) -> None:
         kl, match = self.max_kl, self.min_match
+        if not truth(self.declare):
+            raise ParameterError(f"declare is True or False, not {shown(self.declare)}")
         if kl is not None and not (finite(kl) and kl >= 0):
             raise ParameterError(f"max_kl must be finite and 0 or more, found {shown(kl)}")
         if match is not None and not (finite(match) and 0 <= match <= 1):

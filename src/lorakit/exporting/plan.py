@@ -17,6 +17,7 @@ from lorakit.exporting.running import Exported
 
 Kind = Literal["merged", "apart", "dynamic", "composed"]
 TargetName = Literal["onnx", "gguf", "safetensors", "mlx"]
+TOKENIZER = "tokenizer"  # what `ExportPlan.kept` holds while a plan is checked
 OnBytes = Callable[[int], None]  # written so far; what it raises ends the export
 
 

@@ -35,16 +35,17 @@ def require_same_ids(base: Base, path: Path) -> int:
     return _compared(base, path, open_gguf_model(path).values)
 
 
-def trial_vocabulary(base: Base, keys: Keys) -> int:
-    """The same before there is a model. keys: all that it will have."""
+def trial_vocabulary(base: Base, keys: Keys, ours: Tokenizer | None = None) -> int:
+    """The same before there is a model. keys: all that it will have. ours: the base's tokenizer,
+    where it is open already."""
     with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
         path = Path(folder, "vocabulary.gguf")
         path.write_bytes(gguf_head({key: packed(value) for key, value in keys.items()}, []))
-        return _compared(base, path, keys)
+        return _compared(base, path, keys, ours)
 
 
-def _compared(base: Base, path: Path, keys: Keys) -> int:
-    ours = Tokenizer.open(base.path)
+def _compared(base: Base, path: Path, keys: Keys, ours: Tokenizer | None = None) -> int:
+    ours = ours or Tokenizer.open(base.path)
     size = len(keys["tokenizer.ggml.token_type"].data)
     added = {token: text for token, text in ours.added_tokens.items() if token < size}
     tokens = sorted({*sample(size), *added})

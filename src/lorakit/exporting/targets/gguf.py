@@ -27,7 +27,7 @@ from lorakit.exporting.gguf import (
 )
 from lorakit.exporting.gguf.tokens import trial_vocabulary
 from lorakit.exporting.onnx import summed
-from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.plan import TOKENIZER, ExportPlan, Kind, OnBytes, TargetName
 from lorakit.exporting.record import about
 from lorakit.exporting.running import OpenedModel
 from lorakit.files.gguf import Value
@@ -78,7 +78,8 @@ class Gguf:
         for form in plan.forms:
             require_parts(_model(plan, plan.kind), form, plan.split_size)
         try:
-            trial_vocabulary(plan.base, _model(plan, plan.kind).keys)
+            keys = _model(plan, plan.kind).keys
+            trial_vocabulary(plan.base, keys, plan.kept.get(TOKENIZER))
         except MissingExtraError:
             if plan.proven:
                 raise
