@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import lorakit
 from gguf_files import split
 from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
@@ -301,3 +302,18 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(web, cache, monkeypatc
         monkeypatch.setattr(f"lorakit.sources.store.{name}", refuse)
     monkeypatch.setattr(os, "utime", refuse)
     assert [fetch(url), fetch(url, offline=True)] == [path, path]
+
+
+def test_an_export_behind_a_url(web, tmp_path):
+    """As a page reads it: its graphs lie in a folder of it."""
+    lorakit.export(
+        demo.base_path(), tmp_path / "home", adapter=HOME, mode="merged", quantize="none",
+        prove_it=False,
+    )  # fmt: skip
+    for path in (tmp_path / "home").rglob("*"):
+        if path.is_file():
+            web.put(f"/home/{path.relative_to(tmp_path / 'home').as_posix()}", path.read_bytes())
+    with lorakit.open(f"{web.url}/home", threads=1) as model:
+        assert model.base.exported.graph.parent.name == "onnx"
+        assert model.complete("turn on", max_tokens=2).tokens
+    assert get(f"{web.url}/home", kind="base", offline=True) == model.base.path

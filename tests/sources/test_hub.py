@@ -10,11 +10,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+import lorakit
 from gguf_files import split
 from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
-from lorakit.errors import SourceError
+from lorakit.errors import BaseModelError, SourceError
 from lorakit.sources import Limits, fetch
 from lorakit.sources.hub_client import allowed_seconds
 from web import FAST, raw_serving
@@ -293,3 +294,54 @@ def test_a_new_commit_is_fetched(web):
     put_repository(web, files_of(demo.adapter_path("style")), commit="d" * 40)
     new = get()
     assert read_adapter(new).digest != read_adapter(old).digest
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    place = tmp_path_factory.mktemp("exports") / "home"
+    lorakit.export(
+        demo.base_path(), place, adapter=HOME, mode="merged", quantize=["none", "q8"],
+        prove_it=False,
+    )  # fmt: skip
+    return place
+
+
+def below(folder):
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_an_export_comes_with_its_graphs(web, export):
+    put_repository(web, {**below(export), "onnx/other.onnx": b"large"})
+    path = get(kind="base")
+    assert Base.open(path).exported.graphs == Base.open(export).exported.graphs
+    assert not (path / "onnx/other.onnx").exists()
+    with lorakit.open(path, quantize="int8", threads=1) as model:
+        assert model.complete("turn on", max_tokens=2).tokens
+    assert get(kind="base", offline=True) == path
+    record = {**json.loads((export / "lorakit.json").read_text())}
+    for name in ("../secret.onnx", "onnx/../x.onnx", "model.onnx", 3):
+        record["forms"] = {"none": {"file": name}}
+        files = {**below(export), "lorakit.json": json.dumps(record).encode()}
+        put_repository(web, files, commit="d" * 40)
+        with pytest.raises(BaseModelError, match=r"lorakit\.json"):
+            get(kind="base")
+
+
+def test_an_export_in_two_states_is_not_taken(web, export):
+    files = below(export)
+    put_repository(web, files)
+    head = {"X-Repo-Commit": "d" * 40}
+    name = "onnx/model.onnx_data"
+    web.put(f"/org/repo/resolve/main/{name}", files[name], headers=head)
+    assert code_of(kind="base") == "source_unreachable"
+
+
+def test_somebody_elses_export_is_named_for_what_it_is(web, export):
+    files = {name: body for name, body in below(export).items() if name != "lorakit.json"}
+    put_repository(web, {**files, "README.md": b"---\nbase_model: org/base\n---\n"})
+    with pytest.raises(SourceError, match="exported model") as caught:
+        get(kind="base")
+    assert caught.value.code == "source_unsupported"
+    assert caught.value.hint.endswith("hf:org/base")
+    assert not list(Path(os.environ["LORAKIT_CACHE"]).rglob("*.onnx"))

@@ -12,21 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from lorakit.errors import CapabilityError, FormatError, LorakitError, SourceError
-from lorakit.files.bounded import read_bounded
+from lorakit.errors import CapabilityError, FormatError, SourceError
+from lorakit.sources.card import CARD, where_it_runs
 
 Kind = Literal["merged", "apart", "dynamic", "composed"]
 RECORD, FORMAT = "lorakit.json", "lorakit-export"
 FOLDER, SUFFIX = "onnx", ".onnx"
 DTYPES = {"fp32": "none"}  # transformers.js's name of a form, where it is not the form's own
 HELD = {"fp16": ("fp16",), "int8": ("q8",), "int4": ("q4", "q4f16")}  # forms, by our `quantize`
-MAX_CARD = 1 << 20  # bytes
 _HEX = re.compile(r"[0-9a-f]{64}")
-_FRONT = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_BASE = re.compile(
-    r"^base_model:[ \t]*(?:\[|\r?\n[ \t]*-)?[ \t]*[\"']?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)",
-    re.ASCII | re.MULTILINE,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -190,21 +184,8 @@ def holds_graphs(folder: Path) -> bool:
 
 def foreign(folder: Path) -> SourceError:
     """What to say of ONNX files that lorakit did not write."""
-    named = _named_base(folder)
     return SourceError(
         f"{folder} holds an exported model, in ONNX files that lorakit did not write",
         code="source_unsupported",
-        hint="it runs in transformers.js and onnxruntime; open the base that it was made from"
-        + (f", which its card names: hf:{named}" if named else ""),
+        hint=where_it_runs(folder / CARD),
     )
-
-
-def _named_base(folder: Path) -> str | None:
-    """The repository that the front matter of a card calls its base model."""
-    try:
-        content = read_bounded(folder / "README.md", MAX_CARD) or b""
-    except (OSError, LorakitError):
-        return None
-    front = _FRONT.match(content.decode("utf-8", "replace"))
-    found = _BASE.search(front[1]) if front else None
-    return found[1] if found else None

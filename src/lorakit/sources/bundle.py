@@ -27,6 +27,9 @@ class Bundle:
 
 
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+RECORD = "lorakit.json"
+MAX_FORMS = 16
+_GRAPH = re.compile(r"onnx/[A-Za-z0-9][\w-]*\.onnx", re.ASCII)
 MAX_NAME = 80  # characters of a weight file's name
 MAX_INDEX = 64 << 20  # bytes; that of a very large model is about 1 MB
 INDEX = "model.safetensors.index.json"
@@ -67,12 +70,18 @@ def collect(kind: Kind, get: Get, source: str) -> dict[str, Path]:
         if path is not None:
             found[name] = path
     weights = next(((n, p) for n in bundle.weights if (p := get(n)) is not None), None)
+    names: list[str] = []
+    if weights is not None:
+        names = _shards(weights[1], source) if weights[0] == INDEX else []
+    elif kind == "base" and (record := get(RECORD)) is not None:
+        names = _graphs(record, source)
+        weights = (RECORD, record) if names else None
     if weights is None:
         names_of_weights = " or ".join(bundle.weights)
         lacking = next((n for n in bundle.required if n not in found), names_of_weights)
         raise _missing(kind, source, lacking)
     found[weights[0]] = weights[1]
-    for name in _shards(weights[1], source) if weights[0] == INDEX else ():
+    for name in names:
         path = get(name)
         if path is None:
             raise _missing(kind, source, name)
@@ -95,6 +104,21 @@ def _shards(index: Path, source: str) -> list[str]:
     if odd:
         raise BaseModelError(f"{source}: {INDEX} names what are no weight files", items=odd[:20])
     return names
+
+
+def _graphs(record: Path, source: str) -> list[str]:
+    """The graphs of an ONNX export with their weights; nothing where it is a record of others."""
+    try:
+        said = parse_json(read_bounded(record, MAX_INDEX) or b"")
+        if (said.get("format"), said.get("to")) != ("lorakit-export", "onnx"):
+            return []
+        graphs = [form["file"] for form in said["forms"].values()]
+        odd = [repr(name)[:80] for name in graphs if not _GRAPH.fullmatch(name)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BaseModelError(f"{source}: {RECORD} cannot be read") from error
+    if odd or len(graphs) > MAX_FORMS:
+        raise BaseModelError(f"{source}: {RECORD} names what are no graphs", items=odd[:20])
+    return [name for graph in graphs for name in (graph, f"{graph}_data")]
 
 
 def _missing(kind: Kind, source: str, name: str) -> SourceError:

@@ -13,7 +13,8 @@ from typing import Any
 
 from lorakit.errors import LorakitError, SourceError
 from lorakit.files.gguf_parts import first_part
-from lorakit.sources.bundle import Kind, collect, files_with
+from lorakit.sources.bundle import Get, Kind, collect, files_with
+from lorakit.sources.card import CARD, where_it_runs
 from lorakit.sources.download import not_cached
 from lorakit.sources.hub_client import client, ending, endpoint, first_line
 from lorakit.sources.limits import Limits, OnProgress, Progress
@@ -51,7 +52,7 @@ def fetch_hub(
             paths = [path for name in names if (path := get(name)) is not None]
             if len(paths) < len(names):
                 raise not_cached(str(reference))
-            _require_one_state(reference, paths)
+            _require_one_state(reference, (path.parent for path in paths))
             return paths[0]
         folder = inside.parent if inside.name.endswith(IN_FOLDER) else inside
         try:
@@ -60,15 +61,18 @@ def fetch_hub(
             if offline and error.code == "source_not_found":
                 raise not_cached(str(reference)) from error
             if not offline:
+                if kind == "base" and (said := _export(reference, sizes, folder, get)):
+                    raise said from error
                 error.items = _choices(kind, sizes, folder)
             raise
-        _require_one_state(reference, files.values())
+        tops = (path.parents[name.count("/")] for name, path in files.items())
+        _require_one_state(reference, tops)
         return next(iter(files.values())).parent
 
 
-def _require_one_state(reference: Hub, paths: Iterable[Path]) -> None:
+def _require_one_state(reference: Hub, folders: Iterable[Path]) -> None:
     """All files are of one commit, each of which has a folder in the cache."""
-    if len({path.parent for path in paths}) > 1:
+    if len(set(folders)) > 1:
         raise SourceError(
             f"{reference} changed while it was fetched",
             code="source_unreachable",
@@ -165,6 +169,20 @@ def _choices(kind: Kind, sizes: Mapping[str, int], folder: PurePosixPath) -> tup
     found += [str(p) for p in below if p.name.endswith(files) and first_part(p.name) == p.name]
     inside = [name for name in found if PurePosixPath(name).is_relative_to(folder)]
     return tuple(f"it holds {name}" for name in inside[:20])
+
+
+def _export(
+    reference: Hub, sizes: Mapping[str, int], folder: PurePosixPath, get: Get
+) -> SourceError | None:
+    """What to say of a repository of ONNX files; None where it holds none."""
+    graphs = [name for name in map(PurePosixPath, sizes) if name.suffix == ".onnx"]
+    if not any(name.is_relative_to(folder) for name in graphs):
+        return None
+    return SourceError(
+        f"{reference} holds an exported model, in ONNX files that lorakit did not write",
+        code="source_unsupported",
+        hint=where_it_runs(get(str(folder / CARD))),
+    )
 
 
 def _no_file(reference: Hub, name: str) -> SourceError:

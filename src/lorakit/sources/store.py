@@ -119,8 +119,9 @@ class Store:
         return blob
 
     def tree(self, source: str, blobs: Mapping[str, Path]) -> Path:
-        """A folder with these files under their names; the same one for the same files."""
-        names = {safe_name(name): blob for name, blob in blobs.items()}
+        """A folder with these files under their names, some in a folder of it; the same one for the
+        same files."""
+        names = {"/".join(map(safe_name, n.split("/"))): blob for n, blob in blobs.items()}
         files = {name: blob.name for name, blob in sorted(names.items())}
         key = hashlib.sha256(json.dumps([source, files]).encode()).hexdigest()[:32]
         path = self.root / "trees" / key
@@ -129,6 +130,7 @@ class Store:
             if not _whole(path, files, manifest):
                 with writing(self.root), new_folder(path, replace=True) as folder:
                     for name, blob in names.items():
+                        (folder / name).parent.mkdir(exist_ok=True)
                         _link(blob, folder / name)
                     write_synced(folder / MANIFEST, manifest)
         touch(path)

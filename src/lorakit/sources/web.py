@@ -25,8 +25,8 @@ def _fetch_file(reference: Url, name: str, kind: Kind, *, max_bytes: int, **opti
     left, blobs = max_bytes, {}
     for each in files_with(kind, name):
         part = reference if each == name else Url(url=reference.beside(each))
-        blobs[each] = fetch_one(part, max_bytes=left, **options)
-        left -= blobs[each].stat().st_size
+        blob = blobs[safe_name(each)] = fetch_one(part, max_bytes=left, **options)
+        left -= blob.stat().st_size
     return Store().tree(shown(reference.url), blobs) / safe_name(name)
 
 
