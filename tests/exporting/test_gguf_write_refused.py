@@ -121,6 +121,15 @@ def test_windows_that_llama_cpp_lacks_are_noted(bases):
         assert model_of(base).notes == ()
 
 
+def test_longrope_by_the_context_is_noted(bases):
+    """llama.cpp goes by the context, the model by its text."""
+    scaling = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    changes = {"rope_scaling": scaling, "original_max_position_embeddings": 32}
+    long = configured(bases["phi3"], **changes)
+    assert "-c 32" in architecture.notes(long.decoder)[-1]
+    assert not any("-c" in note for note in architecture.notes(bases["phi3"].decoder))
+
+
 def test_phi_says_its_window_or_zero(bases):
     key = "phi3.attention.sliding_window"
     assert model_of(bases["phi3"]).keys[key] == Value("u32", 0)

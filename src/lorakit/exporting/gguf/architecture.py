@@ -63,13 +63,26 @@ def require_expressible(decoder: Decoder, config: Config) -> None:
 
 def notes(decoder: Decoder) -> tuple[str, ...]:
     """In what llama.cpp's output may differ from the model's."""
+    return (*_window_notes(decoder), *_longrope_notes(decoder))
+
+
+def _window_notes(decoder: Decoder) -> Iterator[str]:
     windows = {layer.window for layer in decoder.layers if layer.window is not None}
-    if not windows or _graph(decoder).windows or min(windows) >= decoder.context:
-        return ()
-    return (
-        f"llama.cpp gives this architecture no sliding window: beyond {min(windows)} tokens it "
-        "computes something else than the model",
-    )
+    if windows and not _graph(decoder).windows and min(windows) < decoder.context:
+        yield (
+            f"llama.cpp gives this architecture no sliding window: beyond {min(windows)} tokens it "
+            "computes something else than the model"
+        )
+
+
+def _longrope_notes(decoder: Decoder) -> Iterator[str]:
+    ropes = (layer.rope for layer in decoder.layers if layer.rope is not None)
+    short = min((each.original_context for each in ropes if each.kind == "longrope"), default=None)
+    if short is not None and short < decoder.context:
+        yield (
+            "llama.cpp chooses longrope's factors by the context that it is opened with, the model by "
+            f"its text: for texts of up to {short} tokens open it with -c {short}"
+        )
 
 
 def keys(decoder: Decoder, config: Config) -> dict[str, Value]:
