@@ -216,11 +216,17 @@ def test_a_graph_of_another_kind_or_base(copy, tmp_path):
         opened(copy / "onnx/model.onnx")
     record(copy, adapters="dynamic")
     config = json.loads((copy / "config.json").read_text())
-    config |= {"num_hidden_layers": config["num_hidden_layers"] + 1}
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(FormatError, match="not the graph") as found:
-        opened(copy / "onnx/model.onnx")
-    assert any("no such input" in item for item in found.value.items)
+    for change, fault in (
+        ({"num_hidden_layers": config["num_hidden_layers"] + 1}, "no such input"),
+        ({"num_hidden_layers": 1}, "nothing is known of it"),
+        ({"vocab_size": config["vocab_size"] + 1}, "logits: expected"),
+        ({"num_key_value_heads": 1}, "expected 1 heads"),
+        ({"head_dim": 4}, "heads of 4"),
+    ):
+        (copy / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(FormatError, match="not the graph") as found:
+            opened(copy / "onnx/model.onnx")
+        assert any(fault in item for item in found.value.items)
 
 
 def test_a_composed_record_that_names_other_adapters(copy, tmp_path):

@@ -14,6 +14,7 @@ from lorakit.errors import (
     CapabilityError,
     MismatchError,
     NameTakenError,
+    ParameterError,
     SourceError,
 )
 from lorakit.exporting.targets.onnx import MOST as OF_EXPORTS
@@ -126,6 +127,11 @@ def test_a_composed_one_holds_its_adapters_by_name(folders, answers):
 def test_an_adapter_of_a_path_is_no_name_that_it_holds(folders):
     with pytest.raises(CapabilityError, match="takes no others"):
         lorakit.open(folders / "composed", adapter=HOME)
+    for options in ({"absolute_scale": 2.0}, {"alpha": 2.0}):
+        with pytest.raises(ParameterError, match="as it was read"):
+            lorakit.open(folders / "composed", adapter=AdapterConfig("home", **options))
+    with pytest.raises(SourceError):
+        lorakit.open(folders / "composed", adapter=AdapterConfig("home", source="local"))
     with pytest.raises(SourceError):
         lorakit.open(folders / "composed", adapter="style")
     with pytest.raises(SourceError):

@@ -216,7 +216,12 @@ def _load(model: Model, choice: Choice, taken: Collection[str]) -> tuple[str, fl
         model.load_adapter(choice, name)
         return name, 1.0
     held = model.base.held
-    if choice.path in held and choice.path not in taken:
+    if choice.path in held and choice.path not in taken and choice.source == "auto":
+        if choice.absolute_scale is not None or choice.reading:
+            raise ParameterError(
+                f"{choice.path} is in the export, as it was read and at the scale it had then",
+                hint="give a scale of 1, or none",
+            )
         return str(choice.path), 1.0 if choice.scale is None else choice.scale
     name = unused_name(choice.name, {*taken, *held})
     loaded = model.load_adapter(choice, name)

@@ -308,11 +308,14 @@ def _hidden_dtype(session: Any, base: Base, exported: Exported) -> np.dtype[Any]
     parts = [f"{n}.{part}" for n in range(len(decoder.layers)) for part in ("key", "value")]
     cache = {f"past_key_values.{part}" for part in parts}
     given = {each.name: each for each in session.get_inputs()}
-    outputs = {each.name for each in session.get_outputs()}
+    outputs = {each.name: each for each in session.get_outputs()}
     faults = [f"{name}: there is no such input" for name in sorted((names | cache) - set(given))]
     faults += [f"{name}: nothing is known of it" for name in sorted(set(given) - names - cache)]
     wanted = {LOGITS, *(f"present.{part}" for part in parts)}
-    faults += [f"{name}: there is no such output" for name in sorted(wanted - outputs)]
+    faults += [f"{name}: there is no such output" for name in sorted(wanted - set(outputs))]
+    if LOGITS in outputs and outputs[LOGITS].shape[-1] != decoder.vocabulary:
+        found = f"{outputs[LOGITS].shape[-1]!r:.40}"
+        faults.append(f"{LOGITS}: expected {decoder.vocabulary} of a token, found {found}")
     shape = (decoder.kv_heads, decoder.head_dim)
     faults += [
         f"{name}: expected {shape[0]} heads of {shape[1]}, found {given[name].shape!r:.80}"
