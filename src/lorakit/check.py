@@ -44,7 +44,9 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     values that half precision does not hold. With a Base, its name and fingerprint are compared with what the adapter asks for too. Reads
     every value of the adapter once, and the base's weights only for a recorded fingerprint.
     """
-    found = [*misfits(adapter, base), *_reading(adapter), *_dead(adapter), *_tiny(adapter)]
+    found = [*misfits(adapter, base), *_notes(adapter), *_dead(adapter), *_tiny(adapter)]
+    if not any(mismatch.severity == "error" for mismatch in found):  # of another base, it lacks all
+        found += _missing(adapter)
     return tuple(sorted(found, key=lambda mismatch: mismatch.severity == "warning"))
 
 
@@ -112,8 +114,7 @@ def _unchanged(replacement: Replacement, base: Base) -> bool:
     return own.shape == value.shape and bool(np.array_equal(own, value.astype(own.dtype)))
 
 
-def _reading(adapter: Adapter) -> Iterator[Mismatch]:
-    """What the file lacks, and what had to be decided to read it."""
+def _missing(adapter: Adapter) -> Iterator[Mismatch]:
     for line in adapter.reading.missing:
         yield Mismatch(
             item="incomplete save",
@@ -121,6 +122,10 @@ def _reading(adapter: Adapter) -> Iterator[Mismatch]:
             found=line,
             advice="save or download it again; --partial takes it as it is",
         )
+
+
+def _notes(adapter: Adapter) -> Iterator[Mismatch]:
+    """What had to be decided to read it."""
     for note in adapter.reading.notes:
         yield Mismatch(
             item="reading", expected="a config that says it all", found=note, severity="warning"

@@ -19,7 +19,7 @@ from gguf_files import split
 from lorakit import demo, read_adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
-from lorakit.errors import BaseModelError, ParameterError, SourceError
+from lorakit.errors import BaseModelError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.gguf_parts import gguf_parts
 from lorakit.sources import Limits, fetch
 from lorakit.sources.store import Store
@@ -48,13 +48,27 @@ def test_a_folder_keeps_its_tree_and_shares_its_blobs(web, cache):
     assert len(list((cache / "downloads/blobs").iterdir())) == 2
 
 
-@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_folder_without_a_file_is_no_adapter(web, missing):
+@pytest.mark.parametrize("kept", ["adapter_config.json", "README.md"])
+def test_a_folder_without_weights_is_no_adapter(web, kept):
     url = web.put_folder("/home", HOME)
-    del web.pages[f"/home/{missing}"]
-    with pytest.raises(SourceError, match=f"has no {missing}") as caught:
+    for name in HOME.iterdir():
+        if name.name != kept:
+            web.pages.pop(f"/home/{name.name}", None)
+    lacking = "adapter_model" if kept.startswith("adapter") else "adapter_config.json"
+    with pytest.raises(SourceError, match=f"has no {lacking}") as caught:
         get(url)
     assert caught.value.code == "source_not_found"
+
+
+def test_weights_without_a_config_come_alone_and_need_an_alpha(web):
+    url = web.put_folder("/home", HOME)
+    del web.pages["/home/adapter_config.json"]
+    path = get(url)
+    with pytest.raises(UnsupportedError, match="which says their scale"):
+        read_adapter(path)
+    first = read_adapter(HOME).deltas[0]
+    found = read_adapter(path, alpha=3 * first.rank).deltas[0]
+    assert (found.module, found.rank, found.scale) == (first.module, first.rank, 3.0)
 
 
 def test_other_names_of_weights_are_found(web):

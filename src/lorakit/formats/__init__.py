@@ -284,7 +284,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
     if bare := _weights_alone(path):
         return UnsupportedError(
             f"{path} has weights, {bare}, but no {CONFIG}, which says their scale",
-            hint="put the config beside them, or say alpha (alpha=16 in AdapterConfig, --alpha 16): "
+            hint="put the config beside them, or say alpha (AdapterConfig(alpha=16), --alpha 16): "
             "the scale is alpha / rank, and the rank is that of the tensors",
         )
     what, hint = _describe_folder(path) if path.is_dir() else _describe_file(path)

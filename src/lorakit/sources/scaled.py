@@ -52,7 +52,7 @@ def split_scale(reference: str) -> tuple[str, float | None]:
     host_only = slashes and "/" not in address  # what follows is a port
     if not colon or not path or host_only or _there(reference):
         return reference, None
-    if tail.startswith("="):
+    if tail.startswith("=") and "/" not in tail:
         raise ParameterError(
             f"{reference}: an absolute scale cannot be said here", hint=f"a relative one: {path}:1"
         )
