@@ -8,6 +8,7 @@ import pytest
 
 import lorakit
 from commands import invoke
+from folders import DATA
 from lorakit import AdapterConfig, demo
 from lorakit.errors import (
     BaseModelError,
@@ -161,6 +162,7 @@ def test_what_needs_weights_names_the_base(folders, tmp_path):
     commands = (
         ("merge", folders / "merged", "-a", HOME.path, "-o", tmp_path / "x"),
         ("export", folders / "dynamic", "--to", "onnx", "-o", tmp_path / "x"),
+        ("unmerge", folders / "merged", "-a", HOME.path, "-o", tmp_path / "x"),
         ("extract", BASE, folders / "merged", "-o", tmp_path / "x"),
         ("run", folders / "dynamic", "hi", "-a", HOME.path, "--merge"),
     )
@@ -215,6 +217,22 @@ def test_eval_takes_it(folders, tmp_path):
     ):
         done = invoke("eval", folders / base, "--data", data, *adapter, "--json")
         assert done.code == 0, done
+
+
+def test_check_says_what_it_takes(folders):
+    dora = DATA / "truth/peft/llama/dora"
+    llama = DATA / "truth/bases/llama"
+    lorakit.export(llama, folders / "llama", mode="dynamic", quantize="none", prove_it=False)
+    for adapter, base, runs, why in (
+        (HOME.path, "dynamic", True, ""),
+        (HOME.path, "merged", False, "without inputs"),
+        (HOME.path, "composed", False, "it holds home"),
+        (dora, "llama", False, "DoRA"),
+    ):
+        done = invoke("check", adapter, "-b", folders / base)
+        assert done.code == 0, done
+        assert ("it runs on onnx" in done.stdout) == runs
+        assert why in done.stdout
 
 
 def test_verify_compares_it(folders):

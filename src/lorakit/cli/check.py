@@ -92,16 +92,21 @@ def _verdict(errors: int, *, whole: bool, alive: bool, engines: dict[str, tuple[
 
 def _engines(adapter: Adapter, base: Base) -> dict[str, tuple[str, ...]]:
     """Why each engine that opens this base cannot run the adapter; nothing: it runs."""
+    if base.exported is not None:
+        return {"onnx": _onnx(adapter, base)}
     if base.is_gguf:
         return {"llama": tuple(map(str, cannot_express(adapter, base.decoder)))}
     return {"onnx": _onnx(adapter, base), "torch": ()}
 
 
 def _onnx(adapter: Adapter, base: Base) -> tuple[str, ...]:
-    from lorakit.engines.onnx.attaching import require_applicable  # loads onnx, which is slow
+    from lorakit.engines.onnx import attaching, exported  # load onnx, which is slow
 
     try:
-        require_applicable(adapter, base)
+        if base.exported is None:
+            attaching.require_applicable(adapter, base)
+        else:
+            exported.require_applicable(adapter, base.exported)
     except CapabilityError as error:
         return error.items or (error.message,)
     return ()

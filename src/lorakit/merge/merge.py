@@ -83,10 +83,6 @@ def merge(
     """
     _require(adapters, target, dtype)
     opened = base if isinstance(base, Base) else open_base(base)
-    if opened.exported is not None:
-        opened.require_weights()
-    if opened.exported is not None:
-        opened.require_weights()
     for adapter, _ in adapters:
         require_fit(adapter, opened.decoder)
     origin = _origin(opened, tokenizer)
@@ -123,6 +119,8 @@ def unmerge(
 
 
 def _origin(base: Base, tokenizer: TextTokenizer | None = None) -> Origin:
+    if base.exported is not None:
+        base.require_weights()
     return GgufOrigin.of(base, tokenizer) if base.is_gguf else FolderOrigin(base)
 
 

@@ -123,13 +123,10 @@ class ExportedEngine:
         return 1
 
     def prepare(self, adapter: Adapter) -> Prepared:
-        if self._exported.kind == "dynamic":
-            _require_applicable(adapter)
+        number = self._numbers.get(adapter.digest, 0)
+        if not number:
+            require_applicable(adapter, self._exported)
             require_fit(adapter, self._base)
-            return Prepared(adapter=adapter, content=0)
-        number = self._numbers.get(adapter.digest)
-        if number is None:
-            raise _takes_none(self._exported)
         return Prepared(adapter=adapter, content=number)
 
     def attach(self, prepared: Prepared) -> int:
@@ -348,29 +345,28 @@ def _require_choice(held: AdapterSet, names: Sequence[str]) -> None:
         )
 
 
-def _takes_none(exported: Exported) -> CapabilityError:
-    """What to say of an adapter that an export has no inputs for."""
+def require_applicable(adapter: Adapter, exported: Exported) -> None:
+    """Raise CapabilityError for what an export has no inputs for, or what those cannot say; where
+    an adapter begins to act is the runtime's business."""
+    name = exported.base_name
     if exported.kind == "composed":
-        return CapabilityError(
+        raise CapabilityError(
             "this export holds its adapters, and takes no others",
-            items=[f"it holds {name}" for name in exported.names],
-            hint="apply one of them by its name, or open the base that it was made from: "
-            f"{exported.base_name}",
+            items=[f"it holds {each}" for each in exported.names],
+            hint=f"apply one of them by its name, or open the base that it was made from: {name}",
         )
-    return CapabilityError(
-        "this export was made without inputs for adapters"
-        + (f", and has {', '.join(exported.names)} in it" if exported.names else ""),
-        hint=f"open the base that it was made from: {exported.base_name}; or export that with "
-        "--adapters dynamic",
-    )
-
-
-def _require_applicable(adapter: Adapter) -> None:
-    """Refuse what LoRA inputs of linears cannot say; where it begins to act, the runtime says."""
+    if exported.kind != "dynamic":
+        held = f", and has {', '.join(exported.names)} in it" if exported.names else ""
+        raise CapabilityError(
+            f"this export was made without inputs for adapters{held}",
+            hint=f"open the base that it was made from: {name}; or export that with "
+            "--adapters dynamic",
+        )
     faults = cannot_express(replace(adapter, invocation_tokens=()))
     if faults:
         raise CapabilityError(
             "an exported model cannot apply this adapter at run time",
             items=[str(fault) for fault in faults],
-            hint="open the base that it was made from, or export it with the adapter merged",
+            hint=f"open the base that it was made from, {name}, or export it with the adapter "
+            "merged",
         )
