@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorakit.adapter import Delta as Delta
     from lorakit.adapter import Magnitude as Magnitude
     from lorakit.adapter import Precondition as Precondition
+    from lorakit.adapter import Reading as Reading
     from lorakit.adapter import Replacement as Replacement
     from lorakit.adapter import Site as Site
     from lorakit.base.folder import Base as Base
@@ -104,7 +105,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("algebra", "check", "demo", "errors", "formats", "merge", "sources", "verify")
 _NAMES = {  # by the module that defines them
-    "adapter": "Adapter Delta Magnitude Precondition Replacement Site",
+    "adapter": "Adapter Delta Magnitude Precondition Reading Replacement Site",
     "base.folder": "Base",
     "chat.calls": "Malformed ParsedReply ToolCall",
     "chat.messages": "Message",
