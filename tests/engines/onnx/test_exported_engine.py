@@ -1,9 +1,12 @@
 """An export run as it is: beside our own graph, in every form, and what its engine promises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import lorakit
+from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import exported as exported_module
 from lorakit.engines.onnx.exported import ExportedEngine
@@ -20,7 +23,9 @@ from lorakit.errors import (
 )
 from lorakit.exporting.feeds import lora_feeds, number_feeds
 from lorakit.exporting.running import ExportedModel
-from onnx_cases import logits_of, open_engine, row, truth_adapter, truth_base
+from lorakit.graph import HEAD
+from onnx_cases import DATA, logits_of, open_engine, random_adapter, row, truth_adapter, truth_base
+from web_exports import build
 
 IDS = np.random.default_rng(3).integers(4, 508, 60)
 FORMS = ("none", "fp16", "q8", "q4", "q4f16")
@@ -99,6 +104,38 @@ def test_it_computes_what_our_graph_computes(engine, name, expected):
     np.testing.assert_array_equal(found, logits_of(engine, IDS))
     for handle in (one, two):
         engine.detach(handle)
+
+
+@pytest.mark.parametrize(
+    "family", ["mistral_window", "llama3_rope", "gemma3_softcap", "qwen2", "qwen3"]
+)
+def test_every_family(family, tmp_path):
+    """Windows, scaled rotations, soft caps, biases, norms of heads: in parts, with an adapter."""
+    base, graph = Base.open(DATA / "families" / family), "onnx/model.onnx"
+    build(base, tmp_path / "x", "none", "dynamic")
+    own = Exported(
+        folder=tmp_path / "x",
+        kind="dynamic",
+        graphs={"none": graph},
+        form="none",
+        names=(),
+        base_name=family,
+        fingerprint=base.fingerprint,
+        context=200,
+        digests={f"{graph}_data": "0" * 64},
+    )
+    linears = [m for m, s in base.decoder.modules().items() if not s.embedding and m != HEAD]
+    adapter = random_adapter(base, 1, modules=linears)
+    found = []
+    for engine in (
+        open_engine(base.path),
+        ExportedEngine.open(replace(base, exported=own), own, OnnxOptions(threads=1)),
+    ):
+        handle = engine.attach(engine.prepare(adapter))
+        ids = IDS % base.decoder.vocabulary
+        found.append(logits_of(engine, ids, ((handle, 0.5),), chunk=7 if found else None))
+        engine.close()
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["merged", "apart"])
