@@ -8,6 +8,7 @@ import pytest
 from publishing import BASE, change_record, front_of, push, refused, there
 
 import lorakit
+from fake_hub import TOKEN
 from folders import link
 from lorakit import demo, read_adapter
 from lorakit.errors import FormatError, LorakitError, ParameterError, SourceError
@@ -59,6 +60,16 @@ def test_another_path_of_a_user_is_refused(hub, out, name):
     error = refused(FormatError, out)
     assert error.items[0].startswith(f"{name} names ")
     assert hub.count("preupload") == hub.count("create") == 0
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "aB3" * 12, TOKEN])
+def test_a_token_is_not_published_and_not_shown(secret, hub, home):
+    config = home / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hub_token": secret}))
+    found = refused(FormatError, home)
+    assert found.items == ("adapter_config.json",)
+    assert secret not in str(found)
+    assert "org/repo" not in hub.repositories
 
 
 def test_a_source_that_stays_a_path_would_be_found(hub, out, monkeypatch):

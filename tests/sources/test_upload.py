@@ -67,6 +67,16 @@ def test_a_public_one_is_public(hub):
     assert not hub.repositories["org/repo"].private
 
 
+def test_one_that_the_hub_makes_public_gets_nothing(hub, monkeypatch):
+    """By an organisation's rule, say."""
+    made = hub.put
+    monkeypatch.setattr(hub, "put", lambda *args, **more: made(*args, **{**more, "private": False}))
+    with pytest.raises(SourceError, match="made it public") as caught:
+        send()
+    assert caught.value.code == "source_denied"
+    assert published(hub) == {}
+
+
 def test_files_change_and_go(hub):
     hub.put(files={"a.gguf": b"old", "c.gguf": b"c", "d.json": b"{}"})
     send(removed=["c.gguf"])

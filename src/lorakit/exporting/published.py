@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ BASES = ("base_model_name_or_path", "base_name")
 NAMING = (*BASES, "_name_or_path", "name_or_path")
 MAX_CARD = 1 << 20  # bytes
 LOOKED_AT = 1 << 20  # bytes of a file, where metadata stand
+TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 NOBODYS = ("/", "/root", "/tmp")  # folders that say nothing of a user
 
 
@@ -66,6 +68,7 @@ def published(contents: Contents, place: Hub, base_model: str | None) -> Publish
         made[RECORD] = as_json(record)
         files[RECORD] = Content.of(made[RECORD])
     _require_no_path(contents.folder, files)
+    _require_no_secret(files)
     return Published(
         files=files, base_models=tuple(bases_of(card)), card=card, remade=tuple(sorted(made))
     )
@@ -162,6 +165,22 @@ def _require_no_path(folder: Path, files: Mapping[str, Content]) -> None:
             "what would be published names folders of this machine",
             items=found,
             hint="take them out of the text, or export again from other paths",
+        )
+
+
+def _require_no_secret(files: Mapping[str, Content]) -> None:
+    """Raise FormatError where a file holds a token of the Hub; the message does not show it."""
+    own = os.environ.get("HF_TOKEN", "").encode()
+    found = [
+        name
+        for name, content in files.items()
+        if TOKEN.search(beginning := _beginning(content)) or (own and own in beginning)
+    ]
+    if found:
+        raise FormatError(
+            "what would be published holds a token of the Hub",
+            items=found,
+            hint="take it out, and make a new one: https://huggingface.co/settings/tokens",
         )
 
 

@@ -250,6 +250,12 @@ def _commit(
     hub, api = client(), _api(token)
     if state.commit is None:
         api.create_repo(place.repo, private=private, exist_ok=True)
+        if private and not api.model_info(place.repo).private:
+            raise SourceError(
+                f"{place.repo} was to be private, and the Hub made it public",
+                code="source_denied",
+                hint="make it private on its page and push again, or say --public",
+            )
     if place.revision is not None and not state.branch:
         api.create_branch(place.repo, branch=place.revision, exist_ok=True)
     operations: list[Any] = []
@@ -360,7 +366,12 @@ def _mapped(place: Hub, error: Exception) -> LorakitError:
         return SourceError(f"{place}: the Hub refuses it: {said}", code="source_denied")
     if isinstance(error, RuntimeError) and isinstance(cause := error.__cause__, Exception):
         said = f"{said} {_said(cause)}"  # a blob: the client says which, the cause why
-    return SourceError(f"cannot push to {place}: {said}", code="source_unreachable", hint=AGAIN)
+    return SourceError(
+        f"cannot push to {place}: {said}",
+        code="source_unreachable",
+        hint="push again: what is there already is not sent again, and a commit that was made "
+        "after all is found",
+    )
 
 
 def _said(error: Exception) -> str:

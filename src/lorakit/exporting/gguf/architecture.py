@@ -80,7 +80,7 @@ def _longrope_notes(decoder: Decoder) -> Iterator[str]:
     short = min((each.original_context for each in ropes if each.kind == "longrope"), default=None)
     if short is not None and short < decoder.context:
         yield (
-            "llama.cpp chooses longrope's factors by the context that it is opened with, the model by "
+            "llama.cpp chooses longrope's factors by the context it is opened with, the model by "
             f"its text: for texts of up to {short} tokens open it with -c {short}"
         )
 
