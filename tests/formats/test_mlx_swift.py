@@ -46,7 +46,12 @@ def test_an_adapter_of_the_last_layers_is_read(name, tmp_path):
     assert not unread(written(name, tmp_path / "a", decoder), decoder)
 
 
-def test_one_that_was_written_without_its_base_is_not(tmp_path):
+@pytest.mark.parametrize("name", ["gemma3/plain", "llama/plain", "llama/dora"])
+def test_one_whose_config_is_of_all_layers_is_read_without_its_base(name, tmp_path):
+    assert not unread(written(name, tmp_path / "a", None), BASES[name.partition("/")[0]])
+
+
+def test_one_of_some_layers_that_was_written_without_its_base_is_not(tmp_path):
     """The broken variant: full names, which mlx-lm reads and mlx-swift-lm ends over."""
     with pytest.raises(pytest.fail.Exception, match="negative"):
-        unread(written("gemma3/plain", tmp_path / "a", None), BASES["gemma3"])
+        unread(written("gemma3/layers", tmp_path / "a", None), BASES["gemma3"])

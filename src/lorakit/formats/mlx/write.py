@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ def write_mlx(
     Scales that differ between modules are folded into B in float32; ranks are padded with zeros.
     Equal arguments give equal bytes. What was written is read back before it is put in place.
 
-    decoder: the base; with it modules are named as MLX for Swift reads them, too, where they can be
-    (see `_named`), and an embedding alone needs it. dtype: what to store A and B as; None keeps
-    each tensor's own; magnitudes stay float32, as mlx-lm keeps them.
+    decoder: the base; with it, or where the adapter's config says that it is of all layers, modules
+    are named as MLX for Swift reads them, too (see `_named`); an embedding alone needs it. dtype:
+    what to store A and B as; None keeps each tensor's own; magnitudes stay float32, as mlx-lm keeps
+    them.
 
     Raises UnsupportedError listing every part that MLX cannot express, FormatError for values that
     the dtype cannot hold, ParameterError for a folder that is in use, WriteError for a full disk.
@@ -112,11 +114,25 @@ def _named(adapter: Adapter, decoder: Decoder | None) -> tuple[int, list[str]]:
     names = sorted(native(module) for module in adapter.modules)
     blocks: dict[int, set[str]] = {}
     for found in map(LAYER.fullmatch, names):
-        if decoder is None or found is None:
+        if found is None:
             return -1, names
         blocks.setdefault(int(found[1]), set()).add(found[2])
-    layers, first = 0 if decoder is None else len(decoder.layers), min(blocks, default=0)
+    first, held = min(blocks, default=0), max(blocks, default=-1) + 1
+    layers = _layers(adapter, held) if decoder is None else len(decoder.layers)
     same = all(keys == blocks[first] for keys in blocks.values())
     if not same or sorted(blocks) != list(range(first, layers)):
         return -1, names
     return layers - first, sorted(blocks[first])
+
+
+def _layers(adapter: Adapter, held: int) -> int:
+    """How many blocks the base has, where the adapter's own config says that it is of all; else 0.
+
+    held: the blocks from the first to the last one that the file has.
+    """
+    peft = adapter.metadata.get("peft")
+    if not isinstance(peft, Mapping) or peft.get("layers_to_transform") is not None:
+        return 0
+    names = peft.get("target_modules")
+    whole = isinstance(names, list) and all(isinstance(n, str) and "." not in n for n in names)
+    return held if whole and not peft.get("exclude_modules") else 0
