@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter, Magnitude, Replacement
 from lorakit.algebra import resize
-from lorakit.algebra.lowrank import EXACT, Cut, cut_dense, dense_residual
+from lorakit.algebra.lowrank import EXACT, SMALL, Cut, cut_dense, dense_error
 from lorakit.errors import ParameterError
 
 
@@ -82,18 +82,24 @@ def test_wrong_arguments_are_named(arguments):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
-def test_the_randomized_svd_is_within_a_percent_of_the_best(decay):
+@pytest.mark.parametrize("least", [SMALL, EXACT])
+def test_the_randomized_svd_is_within_a_percent_of_the_best(decay, least):
     rng = np.random.default_rng(0)
-    n, m = EXACT + 40, EXACT + 10
+    n, m = least + 40, least + 10
     u, v = (np.linalg.qr(rng.standard_normal((size, m)))[0] for size in (n, m))
     values = np.arange(1, m + 1) ** -decay
     matrix = ((u * values) @ v.T).astype(np.float32)
     rank = 12
     found = cut_dense(matrix, Cut(rank=rank))
     limit = np.sqrt(np.sum(values[rank:] ** 2) / np.sum(values**2))
-    assert dense_residual(matrix, found.b, found.a) <= 1.01 * limit
+    assert dense_error(matrix, found.b, found.a) <= 1.01 * limit * np.linalg.norm(matrix)
     again = cut_dense(matrix, Cut(rank=rank))
     np.testing.assert_array_equal(found.b, again.b)
+    exact = cut_dense(matrix, Cut(rank=rank, exact=True))
+    assert dense_error(matrix, exact.b, exact.a) == pytest.approx(
+        limit * np.linalg.norm(matrix), rel=1e-5
+    )
+    assert not np.array_equal(found.b, exact.b)  # it was the randomized one
 
 
 def test_the_randomized_svd_finds_an_energy():

@@ -1,25 +1,28 @@
 """An adapter out of a full fine-tune: the truncated SVD of what changed, module by module.
 
 One tensor at a time, in float32. A changed matrix becomes a delta; a changed norm or bias has no
-low rank and becomes a Replacement, whole and exact. An embedding that is tied in both models is
-changed at both its uses; where either has a head of its own, lookup and head are two deltas.
+low rank and becomes a Replacement, whole and exact. What differs by the rounding of the coarser of
+both dtypes alone was not changed. An embedding that is tied in both models is changed at both its
+uses; where either has a head of its own, lookup and head are two deltas.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lorakit.adapter import Adapter, Array, Delta, Precondition, Replacement, Site
-from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
+from lorakit.algebra.lowrank import Cut, cut_dense, dense_error, dense_norm
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual, ResidualReport
+from lorakit.algebra.rounding import mantissa, rounding, trained
 from lorakit.architectures import HEAD
 from lorakit.base.folder import Base
 from lorakit.errors import AdapterError, MismatchError, ParameterError
+from lorakit.files.mapped import release
 
 
 def extract(
@@ -29,49 +32,50 @@ def extract(
     energy: float | None = None,
     modules: Sequence[str] | None = None,
     *,
+    exact: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Adapter, ResidualReport]:
     """The adapter that takes `base` to `tuned`, up to the residual in the report.
 
     rank, energy: as in `resize`. modules: module names or their last parts ("q_proj"; a norm such
     as "model.norm" too); all others are left alone and, where they changed, named in
-    `report.skipped`. progress: told how many tensors are done, and of how many.
+    `report.skipped`. exact: a full SVD of each matrix, where a randomized one is within 1% of it.
+    progress: told how many tensors are done, and of how many.
     Raises MismatchError (the models differ in more than weights), AdapterError
     (values that are not finite), ParameterError, and CapabilityError for a GGUF file.
     """
     for model in (base, tuned):
         model.require_weights()
-    cut = Cut(rank=rank, energy=energy)
+    cut = Cut(rank=rank, energy=energy, exact=exact)
     _require_alike(base, tuned)
     weights = _weights(base, tuned)
     names = [*weights, *_vectors(base)]
     wanted = _wanted(names, modules)
-    deltas: list[Delta] = []
-    replacements: list[Replacement] = []
-    rows: list[ModuleResidual] = []
-    skipped: list[str] = []
+    found = _Found()
     for number, name in enumerate(names):
         if progress is not None:
             progress(number, len(names))
         pairs = _pairs(base, tuned, name, weights.get(name))
-        if all(before is after or _equal(before, after) for before, after in pairs):
-            continue
-        if not all(np.isfinite(after.astype(np.float32)).all() for _, after in pairs):
-            raise AdapterError(f"{name}: NaN or infinity in the tuned model")
-        if name not in wanted:
-            skipped.append(name)
-        elif name not in weights:
-            replacements.append(Replacement(name=name, value=np.array(pairs[0][1])))
+        if not found.has_changed(pairs):
+            pass
+        elif name not in wanted:
+            found.skipped.append(name)
+        elif name in weights:
+            found.matrix(weights[name], pairs, cut)
         else:
-            delta, row = _delta(weights[name], pairs, cut)
-            rows.append(row)
-            deltas += [delta] if delta is not None else []
+            found.vector(name, pairs[0][1])
+        for pair in pairs:
+            for array in pair:
+                release(array)
     adapter = Adapter(
-        deltas=tuple(deltas),
-        replacements=tuple(replacements),
+        deltas=tuple(found.deltas),
+        replacements=tuple(found.replacements),
         precondition=Precondition(name=base.name, fingerprint=base.fingerprint),
     )
-    return adapter, ResidualReport(method="svd", modules=tuple(rows), skipped=tuple(skipped))
+    report = ResidualReport(
+        method="svd", modules=tuple(found.rows), skipped=tuple(found.skipped), notes=found.notes()
+    )
+    return adapter, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +150,70 @@ def _within(name: str, asked: str) -> bool:
     return module == asked or module.endswith(f".{asked}")
 
 
-def _equal(before: Array, after: Array) -> bool:
-    return bool(np.array_equal(before, after))
+@dataclass(slots=True)
+class _Found:
+    """What the tensors give, one after the other."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    replacements: list[Replacement] = field(default_factory=list)
+    rows: list[ModuleResidual] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    rounded: int = 0  # tensors that differ by rounding alone
+    coarse: set[str] = field(default_factory=set)  # the dtypes that rounded
+    noise: float = 0.0  # the square of the norm that rounding has in `rows`
+
+    def has_changed(self, pairs: Sequence[tuple[Array, Array]]) -> bool:
+        if any(trained(before, after) for before, after in pairs if before is not after):
+            return True
+        if any(before.dtype != after.dtype for before, after in pairs):
+            differs = any(not _same_values(before, after) for before, after in pairs)
+            self.rounded += differs
+            self.coarse |= {_coarser(*pairs[0]).dtype.name} if differs else set()
+        return False
+
+    def matrix(self, weight: _Weight, pairs: Sequence[tuple[Array, Array]], cut: Cut) -> None:
+        delta, row = _delta(weight, pairs, cut)
+        self.rows.append(row)
+        self.deltas += [delta] if delta is not None else []
+        for pair in pairs:
+            coarse = _coarser(*pair)
+            if coarse.dtype.itemsize == 2:
+                self.noise += rounding(coarse) ** 2
+                self.coarse.add(coarse.dtype.name)
+
+    def vector(self, name: str, after: Array) -> None:
+        if not np.isfinite(after.astype(np.float32)).all():
+            raise _not_finite(name)
+        self.replacements.append(Replacement(name=name, value=np.array(after)))
+
+    def notes(self) -> tuple[str, ...]:
+        dtypes, notes = " and ".join(sorted(self.coarse)), []
+        if self.rounded:
+            notes.append(f"left out: {self.rounded} tensors, which differ by rounding to {dtypes}")
+        left = math.hypot(*(row.norm * row.residual for row in self.rows))
+        whole = math.hypot(*(row.norm for row in self.rows))
+        if self.noise and left > SAID * whole:
+            part = min(math.sqrt(self.noise), left) / whole
+            notes.append(
+                f"of the residual of {left / whole:.2g}, the rounding of {dtypes} explains up to "
+                f"{part:.2g}"
+            )
+        return tuple(notes)
+
+
+SAID = 0.01  # a residual of less needs no explanation
+
+
+def _same_values(before: Array, after: Array) -> bool:
+    return np.array_equal(before.astype(np.float32), after.astype(np.float32))
+
+
+def _coarser(before: Array, after: Array) -> Array:
+    return max(after, before, key=lambda array: -mantissa(array))
+
+
+def _not_finite(name: str) -> AdapterError:
+    return AdapterError(f"{name}: NaN or infinity in the tuned model")
 
 
 def _delta(
@@ -155,6 +221,9 @@ def _delta(
 ) -> tuple[Delta | None, ModuleResidual]:
     """The cut of what changed, one product for each expert; every expert gets the same rank."""
     changes = [after.astype(np.float32) - before.astype(np.float32) for before, after in pairs]
+    norms = [dense_norm(change) for change in changes]
+    if not all(map(math.isfinite, norms)):
+        raise _not_finite(weight.module)
     n_out, n_in = changes[0].shape
     axes = (len(changes),) if weight.experts else ()
     like = Delta(
@@ -165,7 +234,6 @@ def _delta(
         scale=1.0,
     )
     stored = stacked([cut_dense(change, cut) for change in changes], like, None)
-    norms = [dense_norm(change) for change in changes]
     norm = math.hypot(*norms)
     return stored, ModuleResidual(
         module=weight.module,
@@ -173,12 +241,11 @@ def _delta(
         rank_before=min(n_out, n_in),
         rank_after=0 if stored is None else stored.rank,
         norm=norm,
-        residual=_residual(changes, stored, norms) / norm if stored and norm else 1.0,
+        residual=_error(changes, stored) / norm if stored and norm else 1.0,
     )
 
 
-def _residual(changes: Sequence[Array], stored: Delta, norms: Sequence[float]) -> float:
+def _error(changes: Sequence[Array], stored: Delta) -> float:
     """The Frobenius norm of what the delta misses."""
     pairs = [(stored.b, stored.a)] if stored.a.ndim == 2 else zip(stored.b, stored.a, strict=True)
-    parts = zip(changes, pairs, norms, strict=True)
-    return math.hypot(*(dense_residual(c, b, a) * norm for c, (b, a), norm in parts))
+    return math.hypot(*(dense_error(c, b, a) for c, (b, a) in zip(changes, pairs, strict=True)))

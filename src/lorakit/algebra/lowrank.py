@@ -1,11 +1,12 @@
 """Low-rank factors of a matrix that is given as a product, or dense.
 
 A `Product` is B [out, r] times A [r, in] in float64. A product is cut by QR of its factors and an
-SVD of the small core; the full matrix is never formed. A dense matrix is cut by LAPACK's SVD where
-its smaller side is at most EXACT, else by a randomized SVD (Halko, Martinsson and Tropp 2011,
-algorithms 4.4 and 5.1) with a fixed seed, OVERSAMPLING extra directions and POWER iterations: its
-Frobenius error is within 1% of the best of that rank on the matrices of the tests, and what callers
-report is the error that they measured.
+SVD of the small core; the full matrix is never formed. A dense matrix is cut to a rank that is low
+beside its sides by a randomized SVD (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1) with
+a fixed seed, OVERSAMPLING extra directions and POWER iterations; and by LAPACK's where the rank is
+not low, an energy alone decides of a matrix of at most EXACT, or `Cut.exact` asks for it. The
+randomized one's Frobenius error is within 1% of the best of that rank on the matrices of the tests,
+and what callers report is the error that they measured.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ from lorakit.values import finite, shown, whole
 MAX_RANK = 1 << 20
 
 F64 = npt.NDArray[np.float64]
-EXACT = 768  # smaller side up to which a dense matrix gets LAPACK's SVD
+EXACT = 768  # smaller side up to which an energy alone is found by LAPACK's SVD
+SMALL = 128  # smaller side up to which LAPACK's is as fast
 OVERSAMPLING = 16
 POWER = 4
-_ROWS = 4096  # of a dense matrix, at a time
+_ROWS = 512  # of a dense matrix, at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
     """How much to keep: at most `rank` singular values, and as few as hold the share `energy` of
-    the sum of their squares. Singular values that are zero to rounding are never kept."""
+    the sum of their squares. Singular values that are zero to rounding are never kept.
+
+    exact: never by a randomized SVD."""
 
     rank: int | None = None
     energy: float | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.rank is None and self.energy is None:
@@ -88,11 +93,12 @@ def cut_product(product: Product, cut: Cut) -> Product:
 def cut_dense(matrix: Array, cut: Cut, *, seed: int = 0) -> Product:
     """A truncated SVD of a float32 matrix [out, in], with balanced factors."""
     small = min(matrix.shape)
+    least = small if cut.exact else SMALL if cut.rank else EXACT
     total = dense_norm(matrix) ** 2
     if total == 0:
         return Product(np.zeros((matrix.shape[0], 0)), np.zeros((0, matrix.shape[1])))
     rank = cut.rank or 16
-    while small > EXACT and rank + OVERSAMPLING < small // 2:
+    while small > least and 4 * (rank + OVERSAMPLING) <= small:
         u, values, vt = _sketch(matrix, rank + OVERSAMPLING, seed)
         kept = cut.keep(values[:rank], total, _floor(values, matrix))
         held = float(np.sum(values[:kept] ** 2))
@@ -127,14 +133,19 @@ def _balanced(u: F64, values: F64, vt: F64) -> Product:
 def dense_norm(matrix: Array) -> float:
     """Frobenius norm in float64, a slice of rows at a time."""
     parts = (matrix[at : at + _ROWS].astype(np.float64) for at in range(0, len(matrix), _ROWS))
-    return math.sqrt(sum(float(np.sum(part * part)) for part in parts))
+    return math.sqrt(sum(_square(part) for part in parts))
 
 
-def dense_residual(matrix: Array, b: Array, a: Array) -> float:
-    """||b a - matrix||_F / ||matrix||_F, a slice of rows at a time; 0 where both are zero."""
+def dense_error(matrix: Array, b: Array, a: Array) -> float:
+    """||b a - matrix||_F, a slice of rows at a time."""
     square, right = 0.0, a.astype(np.float64)
     for at in range(0, len(matrix), _ROWS):
-        part = b[at : at + _ROWS].astype(np.float64) @ right - matrix[at : at + _ROWS]
-        square += float(np.sum(part * part))
-    whole = dense_norm(matrix)
-    return math.sqrt(square) / whole if whole else 0.0
+        part = b[at : at + _ROWS].astype(np.float64) @ right
+        part -= matrix[at : at + _ROWS]
+        square += _square(part)
+    return math.sqrt(square)
+
+
+def _square(part: F64) -> float:
+    flat = part.reshape(-1)
+    return float(flat @ flat)

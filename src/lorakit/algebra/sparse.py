@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Delta
-from lorakit.algebra.lowrank import Cut, cut_dense, dense_norm, dense_residual
+from lorakit.algebra.lowrank import Cut, cut_dense, dense_error, dense_norm
 from lorakit.algebra.parts import stacked
 from lorakit.algebra.report import ModuleResidual
 from lorakit.errors import ParameterError
@@ -65,9 +65,7 @@ def sparse_delta(
     errors = list(norms)
     if stored is not None:
         pairs = zip(stored.b, stored.a, strict=True) if like.a.ndim == 3 else [(stored.b, stored.a)]
-        errors = [
-            n * dense_residual(t, b, a) for n, t, (b, a) in zip(norms, targets, pairs, strict=True)
-        ]
+        errors = [dense_error(t, b, a) for t, (b, a) in zip(targets, pairs, strict=True)]
     return stored, ModuleResidual(
         module=like.module,
         site=like.site.value,
@@ -115,22 +113,26 @@ def _trimmed(matrix: F32, density: float) -> F32:
     count = max(1, int(density * matrix.size))
     if count == matrix.size:
         return matrix
-    flat = matrix.reshape(-1)
-    kept = np.argpartition(np.abs(flat), matrix.size - count)[matrix.size - count :]
-    found = np.zeros_like(flat)
-    found[kept] = flat[kept]
-    return found.reshape(matrix.shape)
+    sizes = np.abs(matrix).reshape(-1)
+    least = np.partition(sizes, matrix.size - count)[matrix.size - count]
+    kept = sizes >= least
+    if np.count_nonzero(kept) > count:  # equal ones stay until there are enough
+        kept = np.zeros(matrix.size, bool)
+        kept[np.argpartition(sizes, matrix.size - count)[matrix.size - count :]] = True
+    found: F32 = np.where(kept.reshape(matrix.shape), matrix, np.float32(0))
+    return found
 
 
 def _elected(trimmed: Sequence[F32]) -> F32:
-    sign: F32 = np.sign(sum_of(trimmed))
-    total: F32 = np.zeros_like(sign)
-    votes = np.zeros_like(sign)
+    summed = sum_of(trimmed)
+    total, votes, mine = (np.zeros_like(summed) for _ in range(3))
     for matrix in trimmed:
-        agrees = (np.sign(matrix) == sign) & (sign != 0)
-        total += np.where(agrees, matrix, np.float32(0))
+        agrees = np.signbit(matrix) == np.signbit(summed)
+        agrees &= matrix != 0
+        total += np.multiply(matrix, agrees, out=mine)
         votes += agrees
-    np.divide(total, np.maximum(votes, np.float32(1)), out=total)
+    np.divide(total, np.maximum(votes, np.float32(1), out=votes), out=total)
+    total[summed == 0] = 0
     return total
 
 
