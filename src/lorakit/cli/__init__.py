@@ -20,8 +20,8 @@ from lorakit.errors import LorakitError, WriteError
 # Each is a module here with a function `command`, or with COMMANDS, several of them by name.
 COMMANDS = (
     *("demo", "run", "chat", "data", "train", "eval", "inspect", "check", "convert", "repair"),
-    *("combine", "resize", "extract", "merge", "unmerge", "export", "push", "quantize", "verify", "logits"),
-    *("doctor", "cache"),
+    *("combine", "resize", "extract", "merge", "unmerge", "export", "push", "quantize"),
+    *("verify", "logits", "doctor", "cache"),
 )
 # They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
 ONE_THREAD = ("inspect", "check", "convert", "repair", "merge", "unmerge")
