@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+import lorakit
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta
 from lorakit.architectures import HEAD
@@ -67,8 +68,17 @@ NORMS = {  # by GGUF's name of the family
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # token types of GGUF
 
 
-def base_path(name: str, work: Path, *, gguf: bool = False) -> Path:
-    """Where a base lies; what must be made first is made in `work`, once."""
+def base_path(name: str, work: Path, *, gguf: bool = False, export: bool = False) -> Path:
+    """Where a base lies; what must be made first is made in `work`, once. export: to ONNX, with
+    inputs for adapters."""
+    if export:
+        folder = base_path(name, work)
+        return _made(
+            work / f"{name}-export",
+            lambda path: lorakit.export(
+                folder, path, mode="dynamic", quantize="none", prove_it=False
+            ),
+        )
     if gguf and name in ("gemma3", "llama"):
         return TRUTH / "gguf" / f"{name}.base.f32.gguf"
     if gguf:

@@ -30,7 +30,7 @@ from lorakit.engines.protocol import Capabilities, Engine, EngineOptions, Logits
 from lorakit.engines.table import ENGINES, choose_engine, open_engine
 from lorakit.errors import CapabilityError
 
-ENGINE_NAMES = ("onnx", "llama", "torch")
+ENGINE_NAMES = ("onnx", "export", "llama", "torch")
 COMBINATIONS = [("fake", "gemma3"), *((e, b) for e in ENGINE_NAMES for b in BASES)]
 CONTEXT = 256  # tokens; the sliding windows are 16 (gemma3) and 128 (demo)
 LENGTH = 30  # operations of an interleaving
@@ -38,7 +38,7 @@ IN_A_ROW = 6  # interleavings of an opening
 MOST_TRIES = 60  # runs to find a shorter failing interleaving
 # By how much a logit may differ between one way of cutting the same tokens into steps and another.
 # Measured over all adapters; llama.cpp's GELU goes through a table in half precision.
-NOISE = {"fake": 0.0, "onnx": 4e-4, "torch": 4e-4, "llama": 4e-4}
+NOISE = {"fake": 0.0, "onnx": 4e-4, "export": 4e-4, "torch": 4e-4, "llama": 4e-4}
 NOISE_OF_GELU = {("llama", "gemma3"): 8e-3, ("llama", "demo"): 8e-3}
 
 
@@ -94,8 +94,8 @@ class Watched:
 
 @dataclass(slots=True, repr=False)
 class Combination:
-    """An engine and a base, with what all openings of it share. wrap: breaks the engine, in tests
-    of the driver itself."""
+    """An engine and a base, with what all openings of it share. "export" is the base's export,
+    which the onnx engine opens. wrap: breaks the engine, in tests of the driver itself."""
 
     engine: str
     base: str
@@ -107,13 +107,12 @@ class Combination:
     pool: dict[str, Adapter] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.path = base_path(self.base, self.work, gguf=self.engine == "llama")
+        kinds = {"gguf": self.engine == "llama", "export": self.engine == "export"}
+        self.path = base_path(self.base, self.work, **kinds)
         options = EngineOptions(threads=1, context=CONTEXT, max_batch=1, cached_sequences=1)
         base = open_base(self.path)
         own = (
-            self._fake(options)
-            if self.engine == "fake"
-            else open_engine(self.engine, base, options)
+            self._fake(options) if self.engine == "fake" else open_engine(self.named, base, options)
         )
         pool = adapters_for(self.base, base_path(self.base, self.work))
         self.pool = {name: adapter for name, adapter in pool.items() if _applicable(own, adapter)}
@@ -123,6 +122,11 @@ class Combination:
             {adapter.digest: adapter for adapter in pool.values()},
             lambda: tokenizer.stream(continuing=True),
         )
+
+    @property
+    def named(self) -> str:
+        """The engine as lorakit calls it."""
+        return "onnx" if self.engine == "export" else self.engine
 
     @property
     def noise(self) -> float:
@@ -150,12 +154,12 @@ class Combination:
             return Watched(self.wrap(inner), chunk)
 
         folder_kind = replace(ENGINES["onnx"], options=EngineOptions)
-        original = ENGINES.get(self.engine, folder_kind)
+        original = ENGINES.get(self.named, folder_kind)
         with (
-            patch.dict(ENGINES, {self.engine: replace(original, open=make)}),
+            patch.dict(ENGINES, {self.named: replace(original, open=make)}),
             tempfile.TemporaryDirectory() as folder,
             lorakit.open(
-                self.path, engine=self.engine, threads=1, context=CONTEXT, **options
+                self.path, engine=self.named, threads=1, context=CONTEXT, **options
             ) as model,
         ):
             world = World(

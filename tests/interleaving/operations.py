@@ -19,6 +19,7 @@ from world import LONGEST_WAIT, DifferenceError, Flight, World, expect, some
 
 from lorakit.errors import (
     BaseModelError,
+    CapabilityError,
     ContextFullError,
     DeadlineError,
     NameTakenError,
@@ -352,13 +353,17 @@ def logits(world: World, r: random.Random) -> None:
 
 def embed(world: World, r: random.Random) -> None:
     ids, own = prompt(world, r)[:40], own_or_live(world, r)
+    if world.model.base.exported is not None:
+        expect(CapabilityError, world.model.embed, ids, adapters=own)
+        return
     _check_embedding(world, ids, own, world.model.embed(ids, adapters=own, pooling="last"))
 
 
 def crowd(world: World, r: random.Random) -> None:
     """Threads that ask for different things at once, while streams are open: all of them queue."""
     model, asked = world.model, []
-    for kind in r.choices(("complete", "logits", "embed", "save"), k=r.randrange(2, 6)):
+    vectors = "logits" if model.base.exported is not None else "embed"
+    for kind in r.choices(("complete", "logits", vectors, "save"), k=r.randrange(2, 6)):
         asked.append((kind, prompt(world, r)[:60], own_or_live(world, r), sampling(world, r)))
     world.say(f"  {', '.join(kind for kind, *_ in asked)}")
     with ThreadPoolExecutor(len(asked)) as pool:

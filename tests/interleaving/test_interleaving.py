@@ -19,6 +19,8 @@ SHORT = {  # interleavings in a run of the tests
     ("onnx", "llama"): 24,
     ("onnx", "demo"): 18,
     ("onnx", "qwen3"): 18,
+    ("export", "gemma3"): 12,
+    ("export", "qwen3"): 12,
     ("llama", "gemma3"): 12,
     ("llama", "llama"): 12,
     ("llama", "demo"): 6,
