@@ -17,7 +17,8 @@ from onnx import TensorProto
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Layer, Layout, Linear, ModuleShape, Part, Rope
 from lorakit.base.folder import Base
-from lorakit.graph.quantize import Form
+from lorakit.graph.experts import mixed, route
+from lorakit.graph.quantize import Form, float32
 from lorakit.graph.rope import inverse_frequencies, tables
 from lorakit.graph.writer import CONTRIB, Writer
 
@@ -57,17 +58,19 @@ class Step:
 class Blocks:
     """Writes the blocks of a base. Every method that takes the name of a tensor returns one.
 
-    form: how linears store their weights. adapt: what is added to their outputs. context: positions
-    in the RoPE tables. dtype: of hidden states, norms, biases and RoPE tables. exact: SiLU rounds
-    as float32 does, which takes more operators. window: whether the attention operator counts the
-    token itself in a sliding window, which differs between versions of onnxruntime. computed: RoPE
-    tables are made when a session opens, and take no room in the file.
+    form: how linears store their weights. router: the same of an experts' router. adapt: what is
+    added to their outputs. context: positions in the RoPE tables. dtype: of hidden states, norms,
+    biases and RoPE tables. exact: SiLU rounds as float32 does, which takes more operators. window:
+    whether the attention operator counts the token itself in a sliding window, which differs
+    between versions of onnxruntime. computed: RoPE tables are made when a session opens, and take
+    no room in the file.
     """
 
     base: Base
     writer: Writer
     form: Form
     context: int
+    router: Form = float32
     adapt: Adapt = unadapted
     dtype: type[np.floating] = np.float32
     exact: bool = False
@@ -124,6 +127,8 @@ class Blocks:
 
     def mlp(self, index: int, x: str) -> str:
         """down(act(gate x) * up x), or down(act(up x)) for a family without a gate."""
+        if self._decoder.layers[index].sparse:
+            return self.mixture(index, x)
         at = self._at(index, self._linear("down").name).rpartition(".")[0]
         if self._layout.linear("gate") is None:
             inner = self.activation(f"{at}.act", self.project(index, "up", x))
@@ -132,6 +137,29 @@ class Blocks:
             up = self.project(index, "up", x)
             inner = self.writer.node("Mul", [gate, up], f"{at}.gated")
         return self.project(index, "down", inner)
+
+    def mixture(self, index: int, x: str) -> str:
+        """A token's experts, each like an MLP, weighted by the router, which is exact: in 8 bits
+        it would choose others. What adapters add to experts is in graph.gains."""
+        w, d, at = self.writer, self._decoder, self._at(index, "mlp")
+        assert d.experts is not None
+        router = f"{at}.gate"
+        logits = self.adapt(router, x, self.plain_linear(router, x, self.router))
+        shared = route(w, at, d.experts, x, logits)
+
+        def expert(number: int, tokens: str) -> str:
+            gate, up = (
+                self.expert(f"{at}.experts.{n}_proj", number, tokens) for n in ("gate", "up")
+            )
+            act = self.activation(f"{at}.experts.{number}.act", gate)
+            inner = w.node("Mul", [act, up], shared.inner(number))
+            return self.expert(f"{at}.experts.down_proj", number, inner)
+
+        return mixed(w, shared, x, d.hidden, expert)
+
+    def expert(self, module: str, number: int, x: str) -> str:
+        """One projection of one expert."""
+        return self.form(self.writer, f"{module}.{number}", x, self.base.experts(module)[number])
 
     def project(self, index: int, part: Part, x: str) -> str:
         """One part of a block's projections; a fused linear is computed once and split."""
@@ -244,7 +272,6 @@ def unsupported(decoder: Decoder) -> list[str]:
     layout = decoder.architecture.layout
     ropes = [layer.rope for layer in decoder.layers]
     found = {
-        "a mixture of experts": any(layer.sparse for layer in decoder.layers),
         "learned positions": layout.positions is not None,
         "LayerNorm with a bias": layout.norm_bias,
         "RoPE on a part of each head": any(rope and rope.partial != 1.0 for rope in ropes),

@@ -25,7 +25,7 @@ from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
 from lorakit.graph.lora import HEAD, lora, targets
-from lorakit.graph.quantize import Form, Sight, form_of, unseen
+from lorakit.graph.quantize import Form, Sight, float32, float32_apart, form_of, unseen
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
@@ -55,11 +55,13 @@ def require_supported(
 ) -> None:
     """Raise CapabilityError for a base whose graph cannot be built, naming all of why.
 
-    fused: whether fused projections are computed.
+    fused: whether fused projections and experts are computed.
     """
     faults = unsupported(decoder)
     if not fused and any(shape.parts for shape in decoder.modules().values()):
         faults.append("fused projections")
+    if not fused and decoder.experts is not None:
+        faults.append("a mixture of experts")
     if decoder.head_dim % HEAD_STEP:
         faults.append(f"heads of {decoder.head_dim}, which {HEAD_STEP} does not divide")
     if faults:
@@ -87,6 +89,7 @@ def build(
         base=base,
         writer=w,
         form=form_of(options.linear, sight, wide_modules(base.decoder)),
+        router=float32_apart if options.apart else float32,
         context=options.context,
         adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
@@ -108,6 +111,8 @@ def wide_modules(d: Decoder) -> set[str]:
     """Modules that 4 bits harm most, for what they weigh: values, and the MLP's way down."""
     layout = d.architecture.layout
     names = [linear.name for part in WIDE_PARTS if (linear := layout.linear(part))]
+    if d.experts is not None:
+        names += [f"mlp.experts.down_proj.{number}" for number in range(d.experts.count)]
     return {f"{layout.blocks}.{index}.{name}" for index in range(len(d.layers)) for name in names}
 
 

@@ -2,8 +2,8 @@
 
 With "gains" every linear has a gain and a shift of each output, y = gain * (W x) + bias + (x A) B +
 shift: DoRA's magnitudes, a bias of B, biases that are replaced. With "norms" every norm has weights
-of its own. All are float32 [lora_rows, 1, ...]. Weights stay where they are: a session opens on
-the files of the graph that was built.
+of its own. These are float32 [lora_rows, 1, ...]. With "experts" those have low-rank inputs too.
+Weights stay where they are: a session opens on the files of the graph that was built.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
 from lorakit.base.folder import Base
-from lorakit.graph.lora import targets
+from lorakit.graph.experts import Routed
+from lorakit.graph.lora import LoraTarget, expert_lora, targets
+from lorakit.graph.weights import MemoryStore
+from lorakit.graph.writer import Writer
 
 Floats = npt.NDArray[np.float32]
-Extra = Literal["gains", "norms"]
+Extra = Literal["gains", "norms", "experts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +48,11 @@ class Gains:
 
     @classmethod
     def of(cls, base: Base, extras: Collection[Extra]) -> Gains:
-        linears = {name: target.out_features for name, target in targets(base.decoder).items()}
+        linears = {
+            name: target.out_features
+            for name, target in targets(base.decoder).items()
+            if target.experts is None
+        }
         own = {
             name: norm_scale(base, base.tensor(f"{name}.weight")).reshape(shape)
             for name, shape in norms(base).items()
@@ -93,30 +100,60 @@ def norm_scale(base: Base, weight: Array) -> Floats:
     return scale
 
 
-def extended(model: bytes, extras: Collection[Extra]) -> bytes:
-    """A graph of `graph.build` with the inputs of `Gains.of`."""
+def extended(model: bytes, base: Base, extras: Collection[Extra]) -> bytes:
+    """A graph of `graph.build` with the inputs of `Gains.of`, and with those of experts."""
     proto = onnx.ModelProto.FromString(model)
     graph = proto.graph
     adapted = {node.name.removesuffix(".xA") for node in graph.node if node.name.endswith(".xA")}
     sizes = {each.name: each.dims for each in graph.initializer}
-    nodes = []
+    for name, value in Gains.of(base, extras).values():
+        shape = ["lora_rows", *value.shape]
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    nodes, experts = [], _Experts(targets(base.decoder), Writer(MemoryStore()))
     for node in graph.node:
         nodes.append(node)
         module, _, part = node.name.rpartition(".")
         if "gains" in extras and module in adapted and part in ("xW", "xAB"):
             op, name = ("Mul", gain_of(module)) if part == "xW" else ("Add", shift_of(module))
-            nodes.append(_followed(graph, node, op, name))
+            nodes.append(_followed(node, op, name))
         elif "norms" in extras and node.op_type == "SimplifiedLayerNormalization":
-            nodes.append(_followed(graph, node, "Mul", scale_of(module)))
+            nodes.append(_followed(node, "Mul", scale_of(module)))
             node.input[1] = _ones(graph, sizes[node.input[1]][0])
+        elif "experts" in extras and part == "xW":
+            nodes += experts.added(node, module)
+    inputs, constants = experts.writer.declared()
+    held = {each.name for each in graph.initializer}
+    graph.input.extend(inputs)
+    graph.initializer.extend([each for each in constants if each.name not in held])
     del graph.node[:]
     graph.node.extend(nodes)
     return bytes(proto.SerializeToString())
 
 
-def _followed(graph: onnx.GraphProto, node: onnx.NodeProto, op: str, name: str) -> onnx.NodeProto:
-    """A node that gives what another gave, changed by a new input; the other's gets a new name."""
-    graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+@dataclass(frozen=True, slots=True)
+class _Experts:
+    """Low-rank inputs of experts, as nodes that follow their products."""
+
+    targets: Mapping[str, LoraTarget]
+    writer: Writer
+
+    def added(self, node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
+        """name: of one expert's projection; the product's output gets another."""
+        module, _, number = name.rpartition(".")
+        target = self.targets.get(module)
+        if target is None or target.experts is None:
+            return []
+        at, expert = module.rpartition(".experts.")[0], int(number)
+        shared = Routed(at=at, count=target.experts)
+        x = shared.inner(expert) if module.endswith(".down_proj") else shared.reads(expert)
+        result = node.output[0]
+        node.output[0] = f"{result}.plain"
+        expert_lora(self.writer, target, shared, expert, x, node.output[0], result)
+        return self.writer.taken()
+
+
+def _followed(node: onnx.NodeProto, op: str, name: str) -> onnx.NodeProto:
+    """A node that gives what another gave, changed by an input; the other's gets a new name."""
     result = node.output[0]
     node.output[0] = f"{result}.plain"
     return helper.make_node(op, [node.output[0], name], [result], name=f"{result}.by_row")

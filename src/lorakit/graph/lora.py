@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder
+from lorakit.graph.experts import Routed, row_mask
 from lorakit.graph.writer import Shape, Writer
 
 HEAD = "lm_head"
@@ -31,6 +32,7 @@ class LoraTarget:
     module: str
     in_features: int
     out_features: int
+    experts: int | None = None
     apart: bool = False
 
     @property
@@ -40,6 +42,11 @@ class LoraTarget:
     @property
     def b(self) -> str:
         return f"{self.module}.lora_B"
+
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of a row's A and B; those of experts have an axis for them in front."""
+        axes = () if self.experts is None else (self.experts,)
+        return (*axes, self.in_features, rank), (*axes, rank, self.out_features)
 
     def bound(self, a: Array, b: Array, *, shared: bool) -> dict[str, Array]:
         """Some rows of A and of B by the names of their inputs, as those are to be bound; shared is
@@ -64,7 +71,8 @@ def targets(decoder: Decoder, *, apart: bool = False) -> dict[str, LoraTarget]:
             module=name,
             in_features=shape.in_features,
             out_features=shape.out_features,
-            apart=apart,
+            experts=shape.experts,
+            apart=apart and shape.experts is None,
         )
         for name, shape in decoder.modules().items()
         if not shape.embedding and name != HEAD
@@ -87,3 +95,22 @@ def lora(writer: Writer, target: LoraTarget, x: str, y: str, kind: int = TensorP
         rows = writer.node("Shape", [x], "lora.rows", end=2)
         writer.node("Concat", [rows, writer.shape(-1)], shape, axis=0)
     return writer.node("Reshape", [adapted, shape], f"{name}.row")
+
+
+def expert_lora(
+    w: Writer, target: LoraTarget, shared: Routed, number: int, x: str, y: str, result: str
+) -> None:
+    """The same for one expert, whose tokens x [1, some, in] are of any rows of the batch: each
+    row's factors are applied to all, and what its own tokens give is kept. Makes `result`."""
+    name = f"{target.module}.{number}"
+    if number == 0:
+        for factor, sizes in zip((target.a, target.b), target.shapes(0), strict=True):
+            w.input(factor, ["lora_rows", *(size or f"{target.module}.rank" for size in sizes)])
+    at = w.shape(number)
+    first = w.node("Gather", [target.a, at], f"{name}.A", axis=1)
+    second = w.node("Gather", [target.b, at], f"{name}.B", axis=1)
+    low = w.node("MatMul", [x, first], f"{name}.low")
+    own = w.node("Mul", [low, row_mask(w, shared, number, target.a)], f"{name}.own")
+    each = w.node("MatMul", [own, second], f"{name}.each")
+    delta = w.node("ReduceSum", [each, w.shape(0)], f"{name}.delta", keepdims=0)
+    w.node("Add", [y, delta], f"{name}.adapted", outputs=[result])

@@ -34,6 +34,13 @@ def float32(writer: Writer, module: str, x: str, weight: Array) -> str:
     return writer.node("MatMul", [x, stored], f"{module}.xW")
 
 
+def float32_apart(writer: Writer, module: str, x: str, weight: Array) -> str:
+    """The same row by row of a batch, so that none is rounded otherwise than alone: onnxruntime
+    does so where a weight has more dimensions than x. y has them too."""
+    stored = transposed(weight, np.float32)[np.newaxis, np.newaxis]
+    return writer.node("MatMul", [x, writer.weight(f"{module}.weight", stored)], f"{module}.xW")
+
+
 def float16(writer: Writer, module: str, x: str, weight: Array) -> str:
     """Half the disk: stored as float16, widened once when the session opens."""
     stored = writer.weight(f"{module}.weight", transposed(weight, np.float16))

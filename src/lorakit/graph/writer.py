@@ -69,6 +69,15 @@ class Writer:
         yield
         self._nodes += before
 
+    def taken(self) -> list[onnx.NodeProto]:
+        """The nodes that were added since this was last asked, which are then no longer here."""
+        nodes, self._nodes = self._nodes, []
+        return nodes
+
+    def declared(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.TensorProto]]:
+        """Inputs and constants."""
+        return self._inputs, list(self._initializers.values())
+
     def shape(self, *dims: int) -> str:
         """An int64 constant, named after its value so that equal ones are one."""
         return self.weight("shape." + "_".join(map(str, dims)), np.array(dims, np.int64))

@@ -22,7 +22,6 @@ OTHERS = {  # families that the graph does not compute, and what of each
         "heads of 8, which 16 does not divide",
     ],
     "phi3": ["heads of 8, which 16 does not divide"],  # a tiny one; real ones have 96
-    "qwen3_moe": ["a mixture of experts"],
 }
 FAMILIES = sorted(
     {path.parent.name for path in (DATA / "families").glob("*/config.json")} - set(OTHERS)

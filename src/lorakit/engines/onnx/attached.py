@@ -82,6 +82,7 @@ class Dora:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Factors:
     """A delta as the engine wants it, with a [rank, in], b [out, rank]: y = W x + scale * b (a x).
+    Those of experts have an axis for them in front.
 
     bias: B's own [out]. reads: the same of a tied embedding as its head reads it, [in]: each output
     gets scale * (reads . x). dora: then y = gain * (W x + scale * b (a x)).
@@ -93,6 +94,10 @@ class Factors:
     bias: Floats | None = None
     reads: Floats | None = None
     dora: Dora | None = None
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[-2])
 
     def widened(self) -> Factors:
         """The same in float32, for use as it is; the same arrays where they are that already."""
@@ -144,7 +149,7 @@ class Attached:
     def rank(self) -> int:
         """The largest of its linears."""
         every = (*self.linears.values(), *self.weights.values())
-        return max((factors.a.shape[0] for factors in every), default=0)
+        return max((factors.rank for factors in every), default=0)
 
     @property
     def extras(self) -> frozenset[Extra]:
@@ -155,4 +160,6 @@ class Attached:
             found.add("gains")
         if self.norms:
             found.add("norms")
+        if any(factors.a.ndim == 3 for factors in linear):
+            found.add("experts")
         return frozenset(found)

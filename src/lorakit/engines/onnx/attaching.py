@@ -24,7 +24,15 @@ Rows = tuple[npt.NDArray[np.int64], Floats]
 
 def require_applicable(adapter: Adapter, base: Base) -> None:
     """Raise CapabilityError for what the graph and the host cannot do, all of it at once."""
-    items = [f"{d.module}: 3-D expert weights" for d in adapter.deltas if d.a.ndim == 3]
+    stacked = {name for name, shape in base.decoder.modules().items() if shape.experts is not None}
+    fused = {base.decoder.fused(name) for name in stacked}
+    items = [f"{m.module}: DoRA of experts" for m in adapter.magnitudes if m.module in stacked]
+    items += [
+        f"{d.module}: a bias of B of experts"
+        for d in adapter.deltas
+        if d.module in stacked and d.bias is not None
+    ]
+    items += [f"{r.name}: a {r.kind} of experts" for r in adapter.replacements if r.name in fused]
     items += [
         f"{d.module}: DoRA of what the head reads"
         for d in adapter.deltas

@@ -115,8 +115,7 @@ class OnnxEngine:
             slots=self._capabilities.max_sequences,
             context=self._capabilities.context,
         )
-        self._targets = targets(decoder, apart=graph.apart)
-        self._slabs = Slabs(self._targets)
+        self._slabs = self._new_slabs(graph.apart)
         self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
         self._attached: dict[int, Attached] = {}
         self._apart = graph.apart
@@ -198,8 +197,15 @@ class OnnxEngine:
     def _use(self, wider: Wider) -> None:
         """Run another session from now on. What was bound goes, and with it the session before."""
         self._extras, self._session = wider.extras, wider.session
-        self._slabs = Slabs(self._targets, Gains.of(self._base, wider.extras))
+        self._slabs = self._new_slabs(self._apart)
         self._steps.clear()
+
+    def _new_slabs(self, apart: bool) -> Slabs:
+        """For the inputs that the session has."""
+        every = targets(self._base.decoder, apart=apart)
+        if "experts" not in self._extras:
+            every = {name: target for name, target in every.items() if target.experts is None}
+        return Slabs(every, Gains.of(self._base, self._extras))
 
     def detach(self, handle: int) -> None:
         self._require_open()

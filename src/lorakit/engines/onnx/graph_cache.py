@@ -59,7 +59,7 @@ def open_graph(
     def on_files(path: str) -> Any:
         if not extras:
             return opened(path)
-        model = extended(Path(path).read_bytes(), extras)
+        model = extended(Path(path).read_bytes(), base, extras)
         return opened(model, folder=Path(path).parent)
 
     try:
@@ -70,7 +70,7 @@ def open_graph(
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
     model = build(base, options, store, sights())
-    model = extended(model, extras) if extras else model
+    model = extended(model, base, extras) if extras else model
     return opened(model, initializers=store.arrays)
 
 

@@ -69,7 +69,7 @@ class Slab:
             for module, target in self.targets.items()
         }
         if rows <= len(self._sets) < 4 * rows:
-            have = {module: a.shape[2] for module, (a, _) in self.arrays.items()}
+            have = {module: a.shape[-1] for module, (a, _) in self.arrays.items()}
             fits = all(have[module] >= rank for module, rank in ranks.items())
             exact = rows == 1 and any(target.apart for target in self.targets.values())
             if have == ranks or (
@@ -77,13 +77,11 @@ class Slab:
             ):
                 return
         rows = 1 << (rows - 1).bit_length()
-        self.arrays = {
-            module: (
-                np.zeros((rows, target.in_features, ranks[module]), np.float32),
-                np.zeros((rows, ranks[module], target.out_features), np.float32),
-            )
-            for module, target in self.targets.items()
-        }
+        self.arrays = {}
+        for module, target in self.targets.items():
+            first, second = target.shapes(ranks[module])
+            a, b = (np.zeros((rows, *shape), np.float32) for shape in (first, second))
+            self.arrays[module] = a, b
         self.vectors = {
             name: np.repeat(value[np.newaxis], rows, axis=0) for name, value in self.gains.values()
         }
@@ -96,14 +94,15 @@ class Slab:
         for module, (a, b) in self.arrays.items():
             begin, now = 0, composed(module, held, attached)
             for factors, strength in now.parts:
-                end = begin + factors.a.shape[0]
+                end = begin + factors.rank
                 if not scales_only:
-                    a[row, :, begin:end] = factors.a.T
-                np.multiply(factors.b.T, strength, out=b[row, begin:end], dtype=np.float32)
+                    a[row, ..., begin:end] = factors.a.swapaxes(-1, -2)
+                out = b[row, ..., begin:end, :]
+                np.multiply(factors.b.swapaxes(-1, -2), strength, out=out, dtype=np.float32)
                 begin = end
-            a[row, :, begin:] = 0
-            b[row, begin:] = 0
-            if self.gains.linears:
+            a[row, ..., begin:] = 0
+            b[row, ..., begin:, :] = 0
+            if module in self.gains.linears:
                 self.vectors[gain_of(module)][row] = now.gain
                 self.vectors[shift_of(module)][row] = now.shift
         for module, own in self.gains.norms.items():

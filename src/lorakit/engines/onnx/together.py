@@ -57,7 +57,7 @@ def rank_of(module: str, held: AdapterSet, attached: AttachedSet) -> int:
     """Of all parts of a linear together."""
     found = list(_weights(module, held, attached))
     found += [attached[h].linears[module] for h, _ in held if module in attached[h].linears]
-    return sum(factors.a.shape[0] for factors in found)
+    return sum(factors.rank for factors in found)
 
 
 def _weights(module: str, held: AdapterSet, attached: AttachedSet) -> Iterator[Factors]:
