@@ -14,6 +14,14 @@ from lorakit.architectures.decoder import (
     Rope,
 )
 from lorakit.architectures.describe import describe
+from lorakit.architectures.inner import (
+    Spelling,
+    in_files,
+    is_other,
+    spelling_of,
+    text_config,
+    with_text,
+)
 from lorakit.architectures.layouts import HEAD, Layout, Linear, Part
 from lorakit.architectures.stored import Stored, spellings
 from lorakit.architectures.table import ARCHITECTURES
@@ -30,7 +38,13 @@ __all__ = [
     "ModuleShape",
     "Part",
     "Rope",
+    "Spelling",
     "Stored",
     "describe",
+    "in_files",
+    "is_other",
+    "spelling_of",
     "spellings",
+    "text_config",
+    "with_text",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorakit.architectures.decoder import Architecture, Decoder
 from lorakit.architectures.fields import Config, Fields
+from lorakit.architectures.inner import INNER, text_config
 from lorakit.architectures.table import ARCHITECTURES
 from lorakit.errors import BaseModelError
 
@@ -18,17 +19,18 @@ ACTIVATIONS = {
 
 
 def describe(config: Config) -> Decoder:
-    """The Decoder that a config.json describes.
+    """The Decoder that a config.json describes; of a model that also sees, the text model's.
 
     Raises BaseModelError: `architecture_unknown` for a model_type without a row, `base_invalid`
     for a config that lacks a number or asks for what the row cannot do.
     """
+    config = text_config(config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise BaseModelError(
             f"the architecture {model_type!r:.80} is not supported",
             code="architecture_unknown",
-            hint=f"supported model types: {', '.join(sorted(ARCHITECTURES))}",
+            hint=f"supported model types: {', '.join(sorted({*ARCHITECTURES, *INNER}))}",
         )
     row = ARCHITECTURES[model_type]
     fields = Fields(config, spellings=dict(row.spellings))

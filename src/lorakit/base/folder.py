@@ -17,7 +17,19 @@ from typing import Any
 import numpy as np
 
 from lorakit.adapter import Array
-from lorakit.architectures import HEAD, Decoder, Stored, describe, spellings
+from lorakit.architectures import (
+    HEAD,
+    Decoder,
+    Spelling,
+    Stored,
+    describe,
+    in_files,
+    is_other,
+    spelling_of,
+    spellings,
+    text_config,
+    with_text,
+)
 from lorakit.base.exported import (
     FORMAT,
     RECORD,
@@ -55,8 +67,10 @@ class Base:
     files: tuple[Path, ...]  # the weight files
     templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
     exported: Exported | None = None  # of an exported model, which has no tensors
+    left_out: tuple[str, ...] = ()  # tensors of a part that sees, of which this is the text model
     _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)
-    _root: str = field(default="", repr=False)  # what the files leave out at the beginning of names
+    _spelling: Spelling = field(default=(), repr=False)  # how names begin in the files
+    _given: Mapping[str, Any] = field(default_factory=dict, repr=False)  # config.json, as it is
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -91,9 +105,10 @@ class Base:
                 f"{or_of_the_hub(folder)}",
             )
         _require_no_gguf(folder)
-        config = read_json(folder / "config.json")
-        exported = _exported(folder, config, graph)
+        given = read_json(folder / "config.json")
+        exported = _exported(folder, given, graph)
         try:
+            config = text_config(given)
             decoder = describe(config)
         except BaseModelError as error:
             message = f"{folder}: {error.message}"
@@ -117,17 +132,19 @@ class Base:
             if twice:
                 raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
             tensors |= found
-        root = _left_out(decoder, tensors)
-        stored = _stored(decoder, tensors, root)
-        _check(folder, _expected(decoder, stored, root), tensors)
+        spelling = _spelling(decoder, given, tensors)
+        stored = _stored(decoder, tensors, spelling)
+        _check(folder, _expected(decoder, stored, spelling), tensors)
         return cls(
             path=folder.absolute(),  # messages above show it as it was given
             config=config,
             decoder=decoder,
             tensors=tensors,
             files=tuple(file.absolute() for file in files),
+            left_out=tuple(sorted(name for name in tensors if is_other(given, name))),
             _stored=stored,
-            _root=root,
+            _spelling=spelling,
+            _given=given,
         )
 
     def __repr__(self) -> str:
@@ -201,7 +218,11 @@ class Base:
 
     def file_name(self, name: str) -> str:
         """What the files call a parameter that they keep as the model class has it."""
-        return name.removeprefix(self._root)
+        return in_files(name, self._spelling)
+
+    def config_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of its folder with these fields of the model changed."""
+        return with_text(self._given or self.config, changes)
 
     def __contains__(self, name: object) -> bool:
         """Whether the base holds a parameter of this name; a tied lm_head is the embedding."""
@@ -318,27 +339,34 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def _left_out(decoder: Decoder, tensors: Mapping[str, Array]) -> str:
-    """The beginning of names that the files of a bare model, without a head, do not have."""
+def _spelling(decoder: Decoder, given: Mapping[str, Any], tensors: Mapping[str, Array]) -> Spelling:
+    """How the files begin the names of tensors.
+
+    Those of a bare model, without a head, leave a step out; those of one that also sees add one.
+    """
     root, table = decoder.architecture.layout.root, f"{decoder.embedding}.weight"
-    return root if table not in tensors and table.removeprefix(root) in tensors else ""
+    if table not in tensors and table.removeprefix(root) in tensors:
+        return ((root, ""),)
+    head = None if decoder.tied else f"{HEAD}.weight"
+    return spelling_of(given, table, head, tensors.keys())
 
 
 def placed(
     decoder: Decoder, tensors: Mapping[str, Array], base: Base
 ) -> Mapping[str, tuple[Stored, ...]]:
     """For `Base`: where modules are in other tensors than a base's, which are named alike."""
-    return _stored(decoder, tensors, base._root)
+    return _stored(decoder, tensors, base._spelling)
 
 
 def _stored(
-    decoder: Decoder, tensors: Mapping[str, Array], root: str
+    decoder: Decoder, tensors: Mapping[str, Array], spelling: Spelling
 ) -> dict[str, tuple[Stored, ...]]:
     """Of each module, the spelling that the files hold; where none is whole, the nearest."""
     table = {}
     for module, ways in spellings(decoder).items():
-        named = ways if not root else [
-            tuple(replace(part, name=part.name.removeprefix(root)) for part in way) for way in ways
+        named = ways if not spelling else [
+            tuple(replace(part, name=in_files(part.name, spelling)) for part in way)
+            for way in ways
         ]  # fmt: skip
         table[module] = named[0] if len(named) == 1 else max(
             named, key=lambda way: sum(part.name in tensors for part in way) / len(way)
@@ -347,7 +375,7 @@ def _stored(
 
 
 def _expected(
-    decoder: Decoder, stored: Mapping[str, tuple[Stored, ...]], root: str
+    decoder: Decoder, stored: Mapping[str, tuple[Stored, ...]], spelling: Spelling
 ) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that the files must hold, in their own spelling."""
     table = decoder.parameters()
@@ -357,7 +385,7 @@ def _expected(
             size = (shape.out_features, shape.in_features)
             singles |= {part.name: size for part in stored[module]}
             table.pop(decoder.fused(module) or "", None)
-    return {name.removeprefix(root): shape for name, shape in table.items()} | singles
+    return {in_files(name, spelling): shape for name, shape in table.items()} | singles
 
 
 def _check(

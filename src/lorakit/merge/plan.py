@@ -90,10 +90,11 @@ class _Planner:
     faults: list[str] = field(default_factory=list)
     uses: dict[str, _Uses] = field(default_factory=lambda: defaultdict(_Uses))
     table: str = field(init=False)  # the embedding's stored name
-    head: str = f"{HEAD}.weight"
+    head: str = field(init=False)  # the head's, also where there is none yet
 
     def __post_init__(self) -> None:
         self.table = self.base.stored(self.base.decoder.embedding)[0].name
+        self.head = self.base.file_name(f"{HEAD}.weight")
 
     def run(self) -> None:
         for adapter, scale in self.adapters:
@@ -133,7 +134,7 @@ class _Planner:
     def replaced(self, replacement: Replacement) -> Iterator[tuple[Replacement, str]]:
         """The replacement and the use it is for; a tied table has two under either name."""
         table = f"{self.base.decoder.embedding}.weight"
-        if not self.base.decoder.tied or replacement.name not in (table, self.head):
+        if not self.base.decoder.tied or replacement.name not in (table, f"{HEAD}.weight"):
             for part in parameter_parts(self.base, replacement):
                 yield part, part.name
             return

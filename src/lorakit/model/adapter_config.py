@@ -92,17 +92,18 @@ class AdapterConfig:
         return f"AdapterConfig({', '.join(values)})"
 
 
-SAME_SCALE, READ = "same_scale", "adapter_read"
+SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWarning:
     """What did not prevent opening the model. `code` is that of the error, where one was survived;
-    else SAME_SCALE, or READ for what reading the adapter had to decide."""
+    else SAME_SCALE, READ for what reading the adapter had to decide, or TEXT_ALONE for a model
+    that also sees, of which the text model runs."""
 
     code: str
     message: str
-    adapter: str  # its reference, safe to show
+    adapter: str  # its reference, safe to show; empty: it is about the base
 
 
 AdapterRef = str | os.PathLike[str] | Adapter

@@ -24,6 +24,7 @@ from lorakit.merge.cached import MergedAdapter, merged_base
 from lorakit.model.adapter_config import (
     READ,
     SAME_SCALE,
+    TEXT_ALONE,
     AdapterChoice,
     AdapterConfig,
     ModelWarning,
@@ -119,7 +120,7 @@ def open(
     try:
         model.merged = merged
         _hold(model)
-        model.warnings = (*warnings, *_apply(model, choices))
+        model.warnings = (*_left_out(opened), *warnings, *_apply(model, choices))
     except BaseException:
         model.close()
         raise
@@ -237,6 +238,18 @@ def _remarks(choice: AdapterConfig, adapter: Adapter) -> list[ModelWarning]:
     for _, message in said:
         log.warning("%s: %s", reference, message)
     return [ModelWarning(code=code, message=text, adapter=reference) for code, text in said]
+
+
+def _left_out(base: Base) -> tuple[ModelWarning, ...]:
+    """That a model which also sees runs as its text model alone."""
+    if not base.left_out:
+        return ()
+    message = (
+        f"{base.name} is a model that also sees; its text model runs, without "
+        f"{len(base.left_out)} tensors such as {base.left_out[0]}"
+    )
+    log.warning("%s", message)
+    return (ModelWarning(code=TEXT_ALONE, message=message, adapter=""),)
 
 
 def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
