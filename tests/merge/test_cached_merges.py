@@ -1,6 +1,7 @@
 """Merged bases in the cache: what is found again, and what never is."""
 
 import errno
+import json
 import os
 import shutil
 
@@ -50,7 +51,10 @@ def test_a_base_with_another_file_is_another_base(name, folder, cache):
         )
     after = made(folder, said())
     assert after != before
-    assert (after / name).read_bytes() == file.read_bytes()
+    if name == "config.json":  # it says RoPE's base for older readers, too
+        assert json.loads(file.read_text()).items() <= json.loads((after / name).read_text()).items()
+    else:
+        assert (after / name).read_bytes() == file.read_bytes()
 
 
 def test_a_base_that_changes_during_the_merge_is_not_kept(folder, cache, monkeypatch):

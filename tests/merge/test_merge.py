@@ -541,7 +541,6 @@ def test_only_known_files_come_along(tmp_path):
     }
     assert (tmp_path / "out/LICENSE").read_text() == "LICENSE"
     for name in (
-        "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",

@@ -39,6 +39,7 @@ from lorakit.base.exported import (
     is_graph,
     read_exported,
 )
+from lorakit.base.unmerged import require_plain
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
@@ -132,6 +133,7 @@ class Base:
             if twice:
                 raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
             tensors |= found
+        require_plain(folder, tensors)
         spelling = _spelling(decoder, given, tensors)
         stored = _stored(decoder, tensors, spelling)
         _check(folder, _expected(decoder, stored, spelling), tensors)

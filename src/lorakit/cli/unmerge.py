@@ -8,7 +8,7 @@ from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, s
 from lorakit.cli.output import size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import JsonOption, PrivateOption, open_base
-from lorakit.cli.signature import argument
+from lorakit.cli.signature import argument, option
 from lorakit.merge import unmerge
 
 
@@ -17,6 +17,9 @@ def command(
     adapter: MergedAdapters,
     output: FolderOption,
     dtype: DtypeOption = None,
+    force: Annotated[
+        bool, option("--force", help="Also what MERGED's lorakit.json says is not in it.")
+    ] = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -24,5 +27,5 @@ def command(
     opened = open_base(merged, allow_private=allow_private)
     adapters = read(adapter, opened, allow_private=allow_private)
     with Percent(of=size) as progress:
-        report = unmerge(opened, adapters, output, dtype=dtype, progress=progress)
+        report = unmerge(opened, adapters, output, dtype=dtype, force=force, progress=progress)
     show(report, json=json)

@@ -29,7 +29,7 @@ from lorakit.sources import OnProgress, Progress
 from lorakit.sources.store import MANIFEST, Store, safe_name, writing
 
 log = logging.getLogger("lorakit")
-VERSION = 2  # of what `merge` writes for the same input
+VERSION = 3  # of what `merge` writes for the same input
 MAX_MANIFEST = 16 << 20  # bytes
 _elsewhere: dict[str, Any] = {}  # by key: temporary folders, which go when the process ends
 

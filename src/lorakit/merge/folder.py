@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.base.exported import RECORD
 from lorakit.base.folder import INDEX, MAX_JSON, Base, read_json
 from lorakit.errors import BaseModelError
 from lorakit.files.atomic import write_synced
@@ -28,7 +29,6 @@ ALONG = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*"),
-    *("preprocessor_config.json", "processor_config.json"),  # of a model that also sees
 )
 
 
@@ -41,7 +41,7 @@ def bring_along(
     folder) and OSError.
     """
     write_synced(folder / CONFIG, _config(base, plan, dtype))
-    written = {CONFIG, *(file.name for file in base.files)}
+    written = {CONFIG, RECORD, *(file.name for file in base.files)}
     if (base.path / INDEX).is_file() and len(shards) and INDEX not in written:
         write_synced(folder / INDEX, _index(base, plan, shards))
         written.add(INDEX)
@@ -50,7 +50,7 @@ def bring_along(
         write_synced(folder / name, content)
         written.add(name)
     names = {path.name for path in base.path.iterdir()} - written
-    left = sorted(name for name in names if name[0] != ".")  # .gitattributes, a record of ours
+    left = sorted(name for name in names if name[0] != ".")  # .gitattributes
     return tuple(name for name, _ in coming), tuple(left)
 
 
@@ -78,7 +78,7 @@ def companions_in(folder: Path) -> list[tuple[str, bytes]]:
 
 def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:
     """config.json: the very bytes where nothing of it changes."""
-    changes: dict[str, Any] = dict(plan.config)
+    changes: dict[str, Any] = {**_rope(base.config), **plan.config}
     if dtype is not None:
         keys = [key for key in ("dtype", "torch_dtype") if key in base.config] or ["dtype"]
         changes |= dict.fromkeys(keys, dtype)
@@ -86,7 +86,21 @@ def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:
         content = read_bounded(base.path / CONFIG, MAX_JSON)
         if content is not None:
             return content
-    return _json(base.config_with(changes))
+    return _json({**base.config, **changes})
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's base where readers of before transformers 5 look for it, mlx-lm among them."""
+    said = config.get("rope_parameters")
+    if not isinstance(said, Mapping):
+        return {}
+    whole, local = said.get("full_attention", said), said.get("sliding_attention", {})
+    keys = {"rope_theta": whole, "rope_local_base_freq": local}
+    return {
+        key: of["rope_theta"]
+        for key, of in keys.items()
+        if isinstance(of, Mapping) and "rope_theta" in of and key not in config
+    }
 
 
 def _index(base: Base, plan: Plan, shards: tuple[Shard, ...]) -> bytes:

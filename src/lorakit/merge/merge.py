@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorakit.adapter import Adapter
+from lorakit.base.exported import RECORD
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.check import require_fit
@@ -27,12 +29,13 @@ from lorakit.errors import (
     UnsupportedError,
     WriteError,
 )
-from lorakit.files.atomic import new_folder
+from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.room import require_room
 from lorakit.formats.readback import DTYPES, Dtype
 from lorakit.merge.gguf.origin import GgufOrigin
 from lorakit.merge.origin import Brought, FolderOrigin, Origin
 from lorakit.merge.plan import Plan, plan
+from lorakit.merge.record import as_bytes, made_record, read_record, require_merged
 from lorakit.merge.shards import Shard
 from lorakit.merge.stream import Progress, Stream
 from lorakit.text.tokenizer import TextTokenizer
@@ -86,7 +89,14 @@ def merge(
     for adapter, _ in adapters:
         require_fit(adapter, opened.decoder)
     origin = _origin(opened, tokenizer)
-    return _write(origin, plan(origin.base, adapters), target, dtype, progress)
+    todo = plan(origin.base, adapters)
+    with ThreadPoolExecutor(1) as pool:  # it reads the whole base, which the writing does, too
+        fingerprint = pool.submit(lambda: opened.fingerprint)
+
+        def record() -> dict[str, Any]:
+            return made_record(opened, fingerprint.result(), adapters)
+
+        return _write(origin, todo, target, dtype, progress, record)
 
 
 def unmerge(
@@ -95,15 +105,21 @@ def unmerge(
     target: Path,
     *,
     dtype: Dtype | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Write what `merged` was before the adapters were merged into it at these scales.
 
     Equal to the base to within the rounding of both dtypes. A head that the merge untied stays a
-    tensor of its own. Raises as `merge` does, and UnsupportedError for what a merge does not keep:
-    replaced parameters, and the norms that DoRA divided by.
+    tensor of its own. force: also what the folder's lorakit.json says is not in it.
+    Raises as `merge` does, MismatchError for adapters or scales that the record does not name, and
+    UnsupportedError for what a merge does not keep: replaced parameters, and the norms that DoRA
+    divided by.
     """
     _require(adapters, target, dtype)
+    record = read_record(merged.path)
+    if not force:
+        require_merged(record, adapters)
     for adapter, _ in adapters:
         require_fit(adapter, merged.decoder)
     _require_invertible(adapters)
@@ -115,7 +131,10 @@ def unmerge(
             items=[f"{name}: merging would have added it" for name in undo.added],
             hint="give the folder that was merged, and the adapters and scales of that merge",
         )
-    return _write(origin, undo, target, dtype, progress)
+    left = None if record is None else record.without(adapters)
+    report = _write(origin, undo, target, dtype, progress, lambda: left)
+    said = () if record else (f"the folder has no {RECORD}: that these are in it was not checked",)
+    return replace(report, notes=(*report.notes, *said))
 
 
 def _origin(base: Base, tokenizer: TextTokenizer | None = None) -> Origin:
@@ -152,7 +171,12 @@ def _require_invertible(adapters: Sequence[tuple[Adapter, float]]) -> None:
 
 
 def _write(
-    origin: Origin, todo: Plan, target: Path, dtype: Dtype | None, progress: Progress | None
+    origin: Origin,
+    todo: Plan,
+    target: Path,
+    dtype: Dtype | None,
+    progress: Progress | None,
+    record: Callable[[], Mapping[str, Any] | None],
 ) -> MergeReport:
     kind = DTYPES[dtype] if dtype is not None else None
     outputs = origin.shards(todo, kind)
@@ -161,6 +185,8 @@ def _write(
         require_room(target, total, "the merged model")
         with new_folder(target) as folder:
             brought = fill(folder, origin, todo, outputs, kind, progress)
+            if said := record():
+                write_synced(folder / RECORD, as_bytes(said))
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
     except OSError as error:

@@ -20,6 +20,7 @@ from lorakit.engines.table import EngineName, engine_named
 from lorakit.errors import ParameterError
 from lorakit.files.gguf import is_gguf
 from lorakit.files.gguf_parts import open_gguf_model
+from lorakit.merge.record import differences, read_record
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import unused_name
 from lorakit.model.open import open as open_model
@@ -315,10 +316,21 @@ def other_side(
         opened.logits,
         stored=stored if changed.quantize == "none" else None,
         weights=merged_weights(model, scales, opened) if other.kind == "model" else (),
-        notes=[*_native(opened, model), *_itself(changed == opening)],
+        notes=[
+            *_native(opened, model),
+            *_itself(changed == opening),
+            *_unlike(opened, model, scales),
+        ],
         form=_form((opening, model), (changed, opened)),
         model=opened,
     )
+
+
+def _unlike(merged: Model, model: Model, scales: Mapping[str, float]) -> list[str]:
+    """What a merged folder's own record says against the comparison."""
+    found = [(model.find(name), scale) for name, scale in scales.items()]
+    adapters = [(handle.adapter, scale) for handle, scale in found if handle is not None]
+    return differences(read_record(merged.base.path), model.base, adapters)
 
 
 def _form(one: tuple[Opening, Model], two: tuple[Opening, Model]) -> str:
