@@ -84,7 +84,7 @@ def test_a_checkpoint_is_read_with_the_config_beside_it(tmp_path):
     path = mlx(tmp_path / "a", {**OLD})
     step = (path / "adapters.safetensors").rename(path / "0000100_adapters.safetensors")
     assert scales(read_adapter(step)) == {20.0}
-    with pytest.raises(UnsupportedError, match="without an adapter_config"):
+    with pytest.raises(UnsupportedError, match="without its adapter_config"):
         read_adapter(step.rename(path / "100.safetensors"))
 
 

@@ -332,15 +332,16 @@ def _describe_file(path: Path) -> tuple[str, str]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     refuse_pointer(head, path)
+    torch = head[:4] == b"PK\x03\x04" and path.suffix.lower() in (".bin", ".pt", ".pth", ".ckpt")
+    if head[:1] == b"\x80" or torch:
+        return "a pickle, which can run code when it is opened", ""
     if head[:4] == b"PK\x03\x04":
         return "a zip archive", "unpack it, and give the folder"
     if head[:2] in (b"\x1f\x8b", b"BZ"):
         return "a compressed archive", "unpack it, and give the folder"
-    if head[:1] == b"\x80":
-        return "a pickle, which can run code when it is opened", ""
     if len(head) >= 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
         return (
-            f"a safetensors file without an {CONFIG} beside it",
+            f"a safetensors file without its {CONFIG} beside it",
             f"call it {peft.WEIGHTS} (PEFT) or {mlx.WEIGHTS} (MLX), and put its config beside it",
         )
     return "a file of an unknown kind", ""

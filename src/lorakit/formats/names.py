@@ -39,7 +39,8 @@ BEFORE = frozenset(
         "llm",
     }
 )
-PEFT = ("base_model", "model")
+_OUTSIDE = ("module.", "base_model.model.")
+_WRAPPED = re.compile(rf"(?:^|\.)(?:{'|'.join(WRAPPERS)})(?:\.|$)")
 _BLOCK = re.compile(r"(?:layers|h|blocks)\.\d+\..+")
 _NO_ROOT = frozenset({"module", "base_model", "language_model", "text_model", "pretrained_model"})
 
@@ -49,10 +50,11 @@ def unwrapped(name: str) -> str:
 
     Exact without a base: no model's module has such a name.
     """
-    steps = [step for step in name.split(".") if step not in WRAPPERS]
-    while steps[:1] == ["module"] or tuple(steps[:2]) == PEFT:
-        steps = steps[1:] if steps[0] == "module" else steps[2:]
-    return ".".join(steps)
+    if _WRAPPED.search(name):
+        name = ".".join(step for step in name.split(".") if step not in WRAPPERS)
+    while name.startswith(_OUTSIDE):
+        name = name.removeprefix("module.").removeprefix("base_model.model.")
+    return name
 
 
 def is_canonical(module: str) -> bool:

@@ -203,11 +203,11 @@ class Resolver:
 
 def _names(names: frozenset[str], module: str) -> bool:
     """Whether a name is one of them, or its end is."""
-    rest = module
-    while rest:
-        if rest in names:
+    at = len(module) if names else -1
+    while at >= 0:
+        at = module.rfind(".", 0, at)
+        if module[at + 1 :] in names:
             return True
-        rest = rest.partition(".")[2]
     return False
 
 
