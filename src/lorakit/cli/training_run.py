@@ -18,7 +18,6 @@ from lorakit.formats import FormatName
 from lorakit.formats.convert import convert
 from lorakit.training.events import Checkpointed, Started, TrainEvent
 from lorakit.training.facts import read_facts
-from lorakit.training.measure import TORCH_ALONE
 from lorakit.training.result import TrainResult
 from lorakit.training.run import train
 from lorakit.training.tensorboard import TensorBoardLog
@@ -144,8 +143,6 @@ def show_written(
     scale = result.default_scale
     reference = str(output) if scale == 1 else f"{output}:{scale:g}"
     words = ["-a", reference, _request(result)]
-    if result.adapter.features & TORCH_ALONE:
-        words += ["--engine", "torch"]
     say("try: ", command_line("lorakit", "run", base, *words))
 
 

@@ -31,7 +31,6 @@ from lorakit.training.data import Example, read_examples
 from lorakit.training.data.read import declare_tools
 from lorakit.training.data.review import about_words
 from lorakit.training.data.split import held_apart
-from lorakit.training.measure import TORCH_ALONE
 from lorakit.training.render import Renderer
 from lorakit.training.replay import Asked, everyday, read_requests
 from lorakit.training.settings import TrainSettings, filled, held_out, make_settings
@@ -117,14 +116,15 @@ def read_inputs(
     examples, held = held_apart(given, count, chosen.seed, wordings=not tests)
     beside, warnings = _companions(companions, opened, get)
     begun, more = _started(start, opened, get)
-    chosen, slower = _engine(chosen, [*beside.values(), *([begun] if begun else [])])
+    engine = chosen.compute.engine or "onnx"
+    chosen = replace(chosen, compute=replace(chosen.compute, engine=engine))
     chosen = filled(chosen, opened, examples=len(examples), replay=wanted)
     asked = (*everyday([*given, *tests]), *kept) if wanted and chosen.mixture.replay_share else ()
     measured = min(len(labelled) // 7, 60)
     labelled, held_labelled = held_apart(labelled, measured, chosen.seed)
     _require_rendered(renderer, [*given, *tests], chosen.mixture.declare)
     _require_rendered(renderer, [*labelled, *held_labelled], 1.0)
-    warnings += [*more, *slower, *_warnings(given, tests, held, calls)]
+    warnings += [*more, *_warnings(given, tests, held, calls)]
     warnings += _unlearnt(renderer, [*given, *labelled, *held_labelled], chosen.mixture.declare)
     if held and len(held) < (chosen.checks.holdout or 0):
         warnings.append(f"{len(held)} examples are held out, not {count}: the rest ask the same")
@@ -254,18 +254,6 @@ def _adapter(reference: AdapterRef, base: Base, get: Fetch) -> tuple[Adapter, li
     found = ready(reference, base, get)
     require_fit(found.adapter, base)
     return found.adapter, [f"{found.source}: {each}" for each in check(found.adapter, base)]
-
-
-def _engine(
-    settings: TrainSettings, adapters: Iterable[Adapter]
-) -> tuple[TrainSettings, list[str]]:
-    """The settings with an engine that applies all adapters of this run, and a word on it."""
-    if settings.compute.engine is not None:
-        return settings, []
-    named = sorted({name for adapter in adapters for name in adapter.features & TORCH_ALONE})
-    compute = replace(settings.compute, engine="torch" if named else "onnx")
-    said = f"measured on the slower torch engine, which alone applies {', '.join(named)}"
-    return replace(settings, compute=compute), [said] if named else []
 
 
 def _warnings(

@@ -26,7 +26,6 @@ from lorakit.training.replay import ANSWER_TOKENS, Answered, Asked
 BATCH = 32
 KEPT_OPEN = 1 << 30  # bytes of a base that stays open beside training; larger ones are reopened
 TRAINED = "trained"  # what the adapter in question is called on the engine
-TORCH_ALONE = frozenset({"experts"})  # what onnx does not apply
 NOT_FINITE = "logits are not finite"  # what engines say of an adapter that is none any more
 Applied = dict[str, tuple[Adapter, float]]  # by name: an adapter and its scale
 

@@ -83,7 +83,7 @@ class Compute:
     dtype: "auto" is bfloat16 where the processor is fast at it, with the adapter in float32.
     checkpointing: compute activations twice to need less memory; None: where memory is short.
     quantize: the frozen base in 4 bits ("nf4", on CUDA with bitsandbytes). engine: on which the
-    base answers and evaluations run; None: onnx, or torch for adapters that only torch applies.
+    base answers and evaluations run; None: onnx.
     """
 
     dtype: DType = "auto"
