@@ -65,7 +65,7 @@ def test_it_says_what_hubs_and_people_read():
         "`home` at scale 0.5 merged into its weights",
         "It holds 8,192 tokens",
         "{ dtype: 'q4' }",
-        "| q4 | home | 0.0031 | 98.7% | 0.12 | 23 of 24 | 22 of 24, 23 |",
+        "| q4 | home | 0.0031 | 98.7% | 0.12 | 23 of 24 | 22 of 24 | 23 of 24 |",
         "keeping the adapter apart is more accurate: KL 0.0012 kept apart",
         "| q4 | `onnx/model_q4.onnx` | 253.0 |",
         "skip_special_tokens: false",
@@ -103,5 +103,10 @@ def test_names_of_strangers_stay_on_their_line():
         base_name="a\n# b | `c`", **{"from": [{"name": "x\n## y", "scale": 1.0, "facts": {}}]}
     )
     assert "\n# b" not in text
+    adapter = {"name": "<script>x</script>![t](http://evil/p.png)\u202e", "scale": 1.0, "facts": {}}
+    live = made(**{"from": [adapter]})
+    assert "<script>" not in live
+    assert "\\[t](http" in live
+    assert "\u202e" not in live
     assert "\n## y" not in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "a\n# b | `c`"

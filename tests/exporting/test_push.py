@@ -134,12 +134,13 @@ def test_planned_can_end_it(hub, out):
 
 def test_no_token_is_said_before_a_file_is_read(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
-    assert refused(SourceError, tmp_path / "away").code == "source_denied"
+    assert refused(SourceError, tmp_path).code == "source_denied"
+    assert refused(ParameterError, tmp_path / "away").code == "parameter_invalid"
 
 
 def test_no_right_is_said_before_a_file_is_read(hub, tmp_path):
     hub.faults["info"] = [(403, "no")]
-    assert refused(SourceError, tmp_path / "away").code == "source_denied"
+    assert refused(SourceError, tmp_path).code == "source_denied"
 
 
 def test_no_right_to_write_is_said_before_a_blob_is_sent(hub, out):

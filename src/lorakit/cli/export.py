@@ -27,6 +27,7 @@ from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import unused_name
 
+ALIKE = 0.9  # share of equal answers that needs no word
 NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -167,11 +168,23 @@ def show(result: ExportResult, *, json: bool) -> None:
         say(f"{file.path.name}: {size(file.nbytes)}{_proven(file)}")
         if file.parity is not None and file.parity.apart is not None and file.parity.apart.better:
             say(f"note: {file.parity.apart.sentence(file.form)}")
+        if (differing := _differing(file)) is not None:
+            say(f"note: {differing}")
         for warning in file.parity.warnings if file.parity else ():
             say(f"note: {warning}")
     for each in result.notes:
         say(f"note: {each}")
     say(f"{result.output}: {size(result.nbytes)}, {result.context} tokens of context")
+
+
+def _differing(file: ExportedFile) -> str | None:
+    """What a share of equal answers that looks low means, and what to do about it."""
+    if file.parity is None or file.parity.match >= ALIKE:
+        return None
+    return (
+        "an answer counts as the same only if every token or call is; KL says how near the "
+        "probabilities are. --eval FILE compares on requests of your own"
+    )
 
 
 def _proven(file: ExportedFile) -> str:

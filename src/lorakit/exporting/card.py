@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lorakit.exporting.parity import SideParity
 from lorakit.exporting.plan import ExportPlan
 from lorakit.exporting.result import ExportedFile
 from lorakit.training.card import declared, front, plain
@@ -15,10 +16,8 @@ WAYS = {
     "composed": "in it, chosen among by number for each row",
 }
 
-TITLES = (
-    *("form", "adapters", "KL", "top-1", "largest difference"),
-    *("same answers", "right calls, in float32"),
-)
+TITLES = ("form", "adapters", "KL", "top-1", "largest difference", "same answers")
+JUDGED = ("right calls", "right calls in float32")  # where the right ones are known
 
 
 def card(plan: ExportPlan, record: Mapping[str, Any], files: Sequence[ExportedFile]) -> str:
@@ -45,7 +44,8 @@ def _front(
     plan: ExportPlan, record: Mapping[str, Any], files: Sequence[ExportedFile]
 ) -> Iterator[str]:
     inside = record["adapters"] != "dynamic" and record["from"]
-    tags = [plan.target.name, "lorakit", *(["lora"] if record["from"] or not inside else [])]
+    lora = record["from"] or record["adapters"] == "dynamic"
+    tags = [plan.target.name, "lorakit", *(["lora"] if lora else [])]
     tags += ["function-calling"] if record["tool_format"] else []
     relation = "finetune" if inside else "quantized"
     yield from front(record["base_name"], relation, plan.target.library, tags)
@@ -89,26 +89,33 @@ def _parity(files: Sequence[ExportedFile]) -> Iterator[str]:
         "alike are the same."
     )
     yield ""
-    yield f"| {' | '.join(TITLES)} |"
-    yield "|---" * len(TITLES) + "|"
+    judged = any(side.answers.wanted for _, parity in found for side in parity.sides)
+    titles = TITLES + (JUDGED if judged else ())
+    yield f"| {' | '.join(titles)} |"
+    yield "|---" * len(titles) + "|"
     for file, parity in found:
         for side in parity.sides:
-            answers = side.answers
-            calls = (
-                f"{answers.right} of {answers.wanted}, {answers.right_before}"
-                if answers.wanted
-                else ""
-            )
-            yield (
-                f"| {file.form} | {plain(side.name)} | {side.kl:.2g} | {side.top1:.1%} | "
-                f"{side.max_difference:.2g} | {answers.same} of {answers.asked} | {calls} |"
-            )
+            yield f"| {' | '.join(_row(file.form, side, judged=judged))} |"
     for file, parity in found:
         if parity.apart is not None:
             yield ""
             yield f"{file.form}: {parity.apart.sentence(file.form)}."
+    notes = dict.fromkeys(note for _, parity in found for note in parity.warnings)
+    if notes:
+        yield ""
+        yield from (f"- {plain(note)}" for note in notes)
     yield ""
     yield "All figures are in `parity.json`."
+
+
+def _row(form: str, side: SideParity, *, judged: bool) -> Iterator[str]:
+    answers = side.answers
+    yield from (form, plain(side.name), f"{side.kl:.2g}", f"{side.top1:.1%}")
+    yield from (f"{side.max_difference:.2g}", f"{answers.same} of {answers.asked}")
+    if judged:
+        yield from (
+            f"{right} of {answers.wanted}" for right in (answers.right, answers.right_before)
+        )
 
 
 def _files(record: Mapping[str, Any]) -> Iterator[str]:

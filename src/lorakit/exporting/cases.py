@@ -99,7 +99,8 @@ def cases_of(
         said = f"{len(found)} built-in prompts"
         return Cases(cases=found, said=said, limit=limit, dialogue=dialogue, model=model)
     path = options.evaluation
-    examples = spread(read_examples(path).require())
+    given = read_examples(path).require()
+    examples = spread(given)
     require_dialogue(dialogue, examples)
     renderer = Renderer(dialogue, model.tokenizer, context)
     work = plan(examples, Rules(declare=options.declare), renderer, model.tokenizer, context)
@@ -111,7 +112,8 @@ def cases_of(
         )
         for place, example in enumerate(work.examples)
     )
-    said = f"{len(found)} examples of {path.name} (SHA-256 {digest_of(path)[:16]})"
+    count = f"{len(found)} of {len(given)}" if len(given) > len(found) else f"{len(found)}"
+    said = f"{count} examples of {path.name} (SHA-256 {digest_of(path)[:16]})"
     limit = min(work.max_tokens, context - max(len(case.ids) for case in found))
     return Cases(cases=found, said=said, limit=limit, dialogue=dialogue, model=model)
 

@@ -49,15 +49,20 @@ class Contents:
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
+def require_folder(folder: Path) -> None:
+    """Raise ParameterError for what is no folder."""
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "not there"
+        raise ParameterError(f"{folder} is {what}", hint=HINT)
+
+
 def contents(folder: Path) -> Contents:
     """Look at a folder; large files are read once, for their digests.
 
     Raises ParameterError (nothing of the kind), SourceError, FormatError and whatever reading an
     adapter or a model raises.
     """
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "not there"
-        raise ParameterError(f"{folder} is {what}", hint=HINT)
+    require_folder(folder)
     record = _record(folder)
     if record.get("format") == RECORD_FORMAT:
         return _export(folder, record)

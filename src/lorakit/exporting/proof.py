@@ -161,7 +161,8 @@ def _reference(
                 raise
         else:
             scales = {name: scale for name, (_, scale) in adapters.items()}
-            yield model, scales, f"base + adapter, float32, lorakit's {engine} engine"
+            what = "base + adapter" if adapters else "the base"
+            yield model, scales, f"{what} in float32, lorakit's {engine} engine"
             return
     with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
         merge(base, list(adapters.values()), Path(place) / "merged", dtype="f32")

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lorakit.errors import ParameterError, SourceError
-from lorakit.exporting.contents import Contents, contents
+from lorakit.exporting.contents import Contents, contents, require_folder
 from lorakit.exporting.published import Published, published
 from lorakit.files.bounded import as_path
 from lorakit.sources.hub_client import HOME, endpoint
@@ -115,6 +115,7 @@ def push(
     place, limits = require_place(to), limits or Limits()
     if is_offline(None):
         raise SourceError(f"cannot push to {place}: offline mode is on", code="offline")
+    require_folder(as_path(folder))
     token = require_token()
     state = look(place, token, limits)
     try:

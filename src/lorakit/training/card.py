@@ -11,6 +11,7 @@ from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.statistics import Share
 from lorakit.training.verdict import headline
 
+_SAFE = {"|": "\\|", "`": "'", "<": "&lt;", "[": "\\["}
 MOST_ROWS = 40  # of a table
 
 
@@ -147,5 +148,8 @@ def fenced(language: str, lines: Sequence[str]) -> list[str]:
 
 
 def plain(text: object) -> str:
-    """Text of a file or a user that stays on its line and is no table's border."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
+    """Text of a file or a user that stays text: one line, no table's border, no HTML, no link."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    for mark, safe in _SAFE.items():
+        line = line.replace(mark, safe)
+    return line

@@ -13,6 +13,23 @@ from lorakit.files.gguf import Value
 from lorakit.merge.gguf.tokenizer import ENDS, ROLES
 from lorakit.text.tokenizer import config_ids, read_special_tokens, steps
 
+# What llama.cpp also takes for the end of a reply by its text, whatever the model says
+# (ggml-org/llama.cpp, src/llama-vocab.cpp).
+OTHER_ENDS = ENDS | {
+    *("</s>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<EOT>", "_<EOT>", "[EOT]"),
+    *("[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
+}
+
+
+def end_notes(folder: Path, roles: Mapping[str, Value], listed: list[str]) -> tuple[str, ...]:
+    """What llama.cpp ends a reply at, and the model does not."""
+    own = {*config_ids(folder, "eos_token_id"), *(value.data for value in roles.values())}
+    others = [listed[at] for at in range(len(listed)) if listed[at] in OTHER_ENDS and at not in own]
+    if not others:
+        return ()
+    said = ", ".join(map(repr, others))
+    return (f"llama.cpp takes {said} for the end of a reply, wherever it stands in a text",)
+
 
 def roles(folder: Path, tokenizer: TokenizerJson, listed: list[str]) -> dict[str, Value]:
     """Ids of the tokens with a role; among them up to three that end a reply."""

@@ -20,7 +20,7 @@ import numpy as np
 from lorakit.base.folder import Base
 from lorakit.chat.template import template_sources
 from lorakit.exporting.gguf.pre_tokenizers import pre_tokenizer_name
-from lorakit.exporting.gguf.roles import around, roles
+from lorakit.exporting.gguf.roles import around, end_notes, roles
 from lorakit.exporting.gguf.sentencepiece import scores
 from lorakit.exporting.gguf.spaces import spaces
 from lorakit.exporting.gguf.tokenizer_json import TokenizerJson, tokens
@@ -85,7 +85,7 @@ def _vocabulary(folder: Path, rows: int) -> GgufVocabulary:
         keys={f"tokenizer.ggml.{key}": value for key, value in keys.items()},
         size=rows,
         stripping=_stripping(tokenizer),
-        notes=notes,
+        notes=(*notes, *end_notes(folder, named, listed)),
     )
 
 

@@ -161,7 +161,10 @@ class Gguf:
             ],
         )
         yield ""
-        yield "In lorakit, which parses tool calls:"
+        if record["tool_format"]:
+            yield "It leaves special tokens out of its text, with which tool calls begin."
+            yield ""
+        yield "In lorakit, which parses tool calls:" if record["tool_format"] else "In lorakit:"
         yield ""
         yield from fenced("", [shlex.join(["lorakit", "chat", first, *_named(adapter)])])
 

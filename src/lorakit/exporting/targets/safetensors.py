@@ -102,6 +102,7 @@ class Safetensors:
             ],
         )
         yield ""
-        yield "In lorakit, which parses tool calls and needs no torch:"
+        calls = "parses tool calls and " if record["tool_format"] else ""
+        yield f"In lorakit, which {calls}needs no torch:"
         yield ""
         yield from fenced("", [f"lorakit chat {name}"])
