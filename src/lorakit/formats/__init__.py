@@ -214,6 +214,20 @@ def read_any(path: Path, decoder: Decoder | None, **options: Any) -> Adapter:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def require_known(decoder: Decoder | None, what: str) -> None:
+    """Raise UnsupportedError for a base that is known by its GGUF file alone.
+
+    Its modules are called as llama.cpp calls tensors; no other format's names are known.
+    """
+    if decoder is not None and decoder.is_foreign:
+        raise UnsupportedError(
+            f"the base is a GGUF file of the architecture {decoder.architecture.gguf}, of which "
+            f"lorakit knows no names but GGUF's: {what}",
+            hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py, or give the base as "
+            "a Hugging Face folder of a supported family",
+        )
+
+
 def _read(path: Path, decoder: Decoder | None, options: Mapping[str, Any]) -> Adapter:
     if not path.exists():
         raise SourceError(
@@ -225,6 +239,8 @@ def _read(path: Path, decoder: Decoder | None, options: Mapping[str, Any]) -> Ad
     else:
         row = FORMATS[sniff(path)]
         place = path.parent if row.folder and path.name in FILES and not path.is_dir() else path
+    if row.name != "gguf":
+        require_known(decoder, f"{path} ({row.name}) cannot be read for it")
     for option in options.keys() - row.takes - {"allow_pickle", "mend"}:
         raise UnsupportedError(f"{path}: {_NOT_FOR[option]}")
     return row.read(place, decoder, **{k: v for k, v in options.items() if k in row.takes})
@@ -253,7 +269,7 @@ def _bare(path: Path, alpha: object) -> tuple[Format, Path]:
             f"{path} is not named as the weights of an adapter are",
             hint=f"call it {peft.WEIGHTS} (PEFT) or {mlx.WEIGHTS} (MLX)",
         )
-    names = {mlx.WEIGHTS: "mlx", peft.WEIGHTS: "peft", "adapter_model.bin": "peft"}
+    names = {mlx.WEIGHTS: "mlx", peft.WEIGHTS: "peft", peft.PICKLE: "peft"}
     for weights, name in names.items():
         if member(folder, weights) is not None and (path.is_dir() or path.name == weights):
             return FORMATS[name], folder
@@ -283,7 +299,8 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
             )
     if bare := _weights_alone(path):
         return UnsupportedError(
-            f"{path} has weights, {bare}, but no {CONFIG}, which says their scale",
+            f"{path} has the weights of {bare}, but no {CONFIG} beside them, which says their "
+            "scale",
             hint="put the config beside them, or say alpha (AdapterConfig(alpha=16), --alpha 16): "
             "the scale is alpha / rank, and the rank is that of the tensors",
         )
@@ -300,11 +317,13 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
 
 
 def _weights_alone(path: Path) -> str:
-    """The name of an adapter's weights that have no config beside them."""
+    """What adapter's weights are there that have no config beside them; or ""."""
     folder = path if path.is_dir() else path.parent
-    names = (mlx.WEIGHTS, peft.WEIGHTS, peft.PICKLE)
+    names = {mlx.WEIGHTS: "an MLX adapter", peft.WEIGHTS: "a PEFT adapter"}
+    if (folder / CONFIG).exists():
+        return ""
     found = [n for n in names if (path.is_dir() or path.name == n) and (folder / n).is_file()]
-    return found[0] if found and not (folder / CONFIG).exists() else ""
+    return names[found[0]] if found else ""
 
 
 def _named(count: int) -> str:

@@ -10,7 +10,14 @@ from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError, UnsupportedError
-from lorakit.formats import FORMATS, FormatName, read_adapter, read_any, require_whole
+from lorakit.formats import (
+    FORMATS,
+    FormatName,
+    read_adapter,
+    read_any,
+    require_known,
+    require_whole,
+)
 from lorakit.formats.express import lossy as leave_out
 from lorakit.formats.folding import folded
 from lorakit.formats.names import is_canonical
@@ -75,6 +82,8 @@ def convert(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new file or folder")
     decoder = base.decoder if base else None
+    if to != "gguf":
+        require_known(decoder, f"{to} cannot be written for it")
     adapter = read_adapter(
         source,
         decoder,

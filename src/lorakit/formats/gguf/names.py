@@ -17,6 +17,8 @@ _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 
 def module_of(name: str, layout: Layout) -> str | None:
     """The module of a base tensor's name without its `.weight`; None where there is none."""
+    if layout.verbatim:
+        return name
     for module, table in layout.gguf_tables.items():
         if name == table:
             return module
@@ -29,6 +31,8 @@ def module_of(name: str, layout: Layout) -> str | None:
 
 def tensor_of(module: str, layout: Layout) -> str | None:
     """The base tensor of a module without its `.weight`; None where llama.cpp adapts none."""
+    if layout.verbatim:
+        return module
     if module in layout.gguf_tables:
         return layout.gguf_tables[module]
     number, name = _split(module, layout)

@@ -43,23 +43,27 @@ def read_gguf(path: Path, decoder: Decoder | None = None) -> Adapter:
     """Read an adapter file as what llama.cpp computes from it; F32 and F16 values stay mapped.
 
     decoder: the base. Needed only where q or k of a Llama-family base are adapted and the file does
-    not say how many heads that base has, as files that lorakit wrote do.
+    not say how many heads that base has, as files that lorakit wrote do; and for an architecture
+    without a row, whose modules are what the base's own file calls its tensors.
 
-    Raises UnsupportedError for another kind of GGUF file or an architecture without a row, and
-    where the heads are not known; FormatError where the file contradicts itself.
+    Raises UnsupportedError for another kind of GGUF file, an architecture that is neither in a row
+    nor the base's, and where the heads are not known; FormatError where the file contradicts itself.
     """
     try:
         file = open_gguf(path, max_strings=MAX_STRINGS)
     except (FormatError, UnsupportedError):
         _require_adapter(open_gguf(path, model=True))  # a whole model's vocabulary, or its types
         raise
-    architecture = _architecture(file)
+    architecture = _architecture(file, decoder)
     alpha = _scalar(file, ALPHA, "f32", 0.0)
     if not math.isfinite(alpha):
         raise FormatError(f"{path}: {ALPHA} is {alpha}")
-    layout = LAYOUTS[architecture]
-    pairs = _pairs(file, layout)
-    heads = _heads(file, architecture, pairs, decoder) if PERMUTED[architecture] else {}
+    foreign = decoder if decoder is not None and decoder.is_foreign else None
+    layout = foreign.architecture.layout if foreign else LAYOUTS[architecture]
+    pairs = _pairs(file, layout, foreign)
+    heads = {}
+    if not foreign and PERMUTED[architecture]:
+        heads = _heads(file, architecture, pairs, decoder)
     try:
         return Adapter(
             deltas=tuple(
@@ -82,20 +86,30 @@ def _require_adapter(file: GgufFile) -> None:
         )
 
 
-def _architecture(file: GgufFile) -> str:
+def _architecture(file: GgufFile, decoder: Decoder | None) -> str:
     _require_adapter(file)
     if (found := _text(file, "adapter.type")) != "lora":
         raise UnsupportedError(f"{file.path} holds an adapter of the type {found!r:.40}, not lora")
     architecture = _text(file, "general.architecture")
-    if architecture not in LAYOUTS:
+    if decoder is not None and decoder.is_foreign:
+        if architecture != decoder.architecture.gguf:
+            raise UnsupportedError(
+                f"{file.path} is for the architecture {architecture!r:.40}, and the base is "
+                f"{decoder.architecture.gguf}",
+                hint="open the base that the adapter was made for",
+            )
+    elif architecture not in LAYOUTS:
         raise UnsupportedError(
-            f"{file.path} is for the architecture {architecture!r:.40}, which is not supported",
-            hint=f"supported: {', '.join(sorted(LAYOUTS))}",
+            f"{file.path} is for the architecture {architecture!r:.40}, which is known by the GGUF "
+            "file of its base alone",
+            hint=f"give that file as the base; known without it: {', '.join(sorted(LAYOUTS))}",
         )
     return architecture
 
 
-def _pairs(file: GgufFile, layout: Layout) -> dict[str, tuple[Array, Array]]:
+def _pairs(
+    file: GgufFile, layout: Layout, foreign: Decoder | None
+) -> dict[str, tuple[Array, Array]]:
     """A [r, in] and B [out, r] of each module, as the file has them; every fault at once."""
     size = sum(tensor.raw.nbytes for tensor in file.tensors.values())
     if size > MAX_WEIGHTS:
@@ -109,15 +123,17 @@ def _pairs(file: GgufFile, layout: Layout) -> dict[str, tuple[Array, Array]]:
         )
     halves: dict[str, dict[str, Array]] = {}
     faults, unknown = [], []
+    shapes = foreign.modules() if foreign else {}
     for name, tensor in file.tensors.items():
         base, _, half = name.rpartition(".lora_")
         module = (
             module_of(base.removesuffix(".weight"), layout) if base.endswith(".weight") else None
         )
-        if half not in ("a", "b") or module is None:
+        if half not in ("a", "b") or module is None or (foreign and module not in shapes):
             unknown.append(f"{name:.80} {list(tensor.shape)}")
             continue
-        axes = 3 if is_stacked(module, layout) else 2
+        stacked = shapes[module].experts if foreign else is_stacked(module, layout)
+        axes = 3 if stacked else 2
         if len(tensor.shape) != axes:
             faults.append(f"{name:.80}: must be {axes}-D, found {list(tensor.shape)}")
         else:
