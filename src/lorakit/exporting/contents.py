@@ -50,10 +50,13 @@ class Contents:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise ParameterError for what is no folder."""
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "not there"
-        raise ParameterError(f"{folder} is {what}", hint=HINT)
+    """Raise ParameterError for what is no folder, and SourceError for a name that is too long."""
+    try:
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "not there"
+            raise ParameterError(f"{folder} is {what}", hint=HINT)
+    except OSError as error:
+        raise SourceError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 def contents(folder: Path) -> Contents:
