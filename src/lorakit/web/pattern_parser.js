@@ -88,17 +88,21 @@ class Parser {
   group() {
     this.depth += 1;
     if (this.depth > MAX_DEPTH) throw new PatternError('groups are nested too deeply');
-    if (this.take('?') && !this.take(':')) this.groupName();
+    let ahead = null;
+    if (this.take('?') && !this.take(':')) {
+      ahead = ['!', '='].find((sign) => this.take(sign)) ?? null;
+      if (!ahead) this.groupName();
+    }
     const tree = this.alternatives();
     if (!this.take(')')) throw new PatternError('missing )');
     this.depth -= 1;
-    return tree;
+    return ahead ? { kind: 'look', node: tree, negative: ahead === '!' } : tree;
   }
 
   groupName() {
     const end = this.chars.indexOf('>', this.at);
     const name = end < 0 ? '' : this.chars.slice(this.at, end + 1).join('');
-    if (!NAMED.test(name)) throw new PatternError('look-around, flags and back-references are not supported');
+    if (!NAMED.test(name)) throw new PatternError('look-behind, flags and back-references are not supported');
     this.at = end + 1;
   }
 

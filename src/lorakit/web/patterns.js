@@ -3,7 +3,8 @@
  *
  * An adapter's config may hold regular expressions, and RegExp can be made to run for years by one.
  * Here a pattern becomes a small automaton that is run without backtracking (Thompson 1968), with a
- * bound on its size and on the work of one file. Only whole matches are asked for. Look-around,
+ * bound on its size and on the work of one file. Only whole matches are asked for. A look-ahead is an
+ * automaton of its own: one walk over the text from its end says where it holds. Look-behind,
  * back-references and flags are refused.
  */
 
@@ -39,27 +40,30 @@ export class Regex {
     budget.spend(COMPILING * chars.length);
     this.program = emit(parsePattern(chars));
     budget.spend(this.program.length);
+    this.looks = aheads(this.program, budget);
     this.budget = budget;
     this.steps = new Map();
   }
 
   /** @param {string} text */
   fullmatch(text) {
+    const chars = [...text];
+    const holds = positions(this.looks, chars);
     let states = [0];
     let before = '';
-    for (const char of text) {
-      const key = `${before}\n${char}\n${states}`;
-      if (!this.steps.has(key)) this.steps.set(key, this.step(states, before, char));
+    for (const [at, char] of chars.entries()) {
+      const key = `${before}\n${char}\n${states}\n${holds[at].key}`;
+      if (!this.steps.has(key)) this.steps.set(key, this.step(states, before, char, holds[at].looks));
       states = this.steps.get(key);
       before = char;
       if (!states.length) return false;
     }
-    return this.close(states, before, '').has(this.program.length - 1);
+    return this.close(states, before, '', holds.at(-1).looks).has(this.program.length - 1);
   }
 
-  step(states, before, char) {
+  step(states, before, char, looks) {
     const moved = new Set();
-    for (const state of this.close(states, before, char)) {
+    for (const state of this.close(states, before, char, looks)) {
       const { test, after } = this.program[state];
       if (typeof test === 'function' && test(char)) for (const next of after) moved.add(next);
     }
@@ -67,8 +71,8 @@ export class Regex {
   }
 
   /** All states that can be reached here, between two characters, without a character. */
-  close(states, before, after) {
-    const passed = new Set([null, ...anchors(before, after)]);
+  close(states, before, after, looks) {
+    const passed = new Set([null, ...anchors(before, after), ...looks]);
     const seen = new Set(states);
     const stack = [...states];
     while (stack.length) {
@@ -83,6 +87,70 @@ export class Regex {
     this.budget.spend(seen.size);
     return seen;
   }
+}
+
+/** The automaton of a look-ahead, walked from a text's end to its beginning. */
+class Ahead {
+  constructor(look, budget) {
+    this.look = look;
+    this.budget = budget;
+    this.program = emit(look.node);
+    budget.spend(this.program.length);
+    this.inner = aheads(this.program, budget);
+    this.before = this.program.map(() => []); // the instructions that lead to each
+    for (const [state, { after }] of this.program.entries()) for (const next of after) this.before[next].push(state);
+    this.steps = new Map();
+  }
+
+  /** Whether it holds at each position. @param {string[]} chars */
+  holds(chars) {
+    const inner = positions(this.inner, chars);
+    const found = [];
+    let ahead = [];
+    for (let at = chars.length; at >= 0; at -= 1) {
+      const [before, char] = [chars[at - 1] ?? '', chars[at] ?? ''];
+      const key = `${before}\n${char}\n${ahead}\n${inner[at].key}`;
+      if (!this.steps.has(key)) this.steps.set(key, this.back(ahead, before, char, inner[at].looks));
+      ahead = this.steps.get(key);
+      found.push((ahead[0] === 0) !== this.look.negative);
+    }
+    return found.reverse();
+  }
+
+  /** The instructions from which the end can be reached, in order, given those one character on. */
+  back(ahead, before, char, looks) {
+    const passed = new Set([null, ...anchors(before, char), ...looks]);
+    const seen = new Set([this.program.length - 1]);
+    for (const state of ahead)
+      for (const earlier of this.before[state]) {
+        const { test } = this.program[earlier];
+        if (typeof test === 'function' && char && test(char)) seen.add(earlier);
+      }
+    const stack = [...seen];
+    while (stack.length)
+      for (const earlier of this.before[stack.pop()])
+        if (!seen.has(earlier) && passed.has(this.program[earlier].test)) {
+          seen.add(earlier);
+          stack.push(earlier);
+        }
+    this.budget.spend(3 * seen.size); // they are kept, and take memory
+    return [...seen].sort((x, y) => x - y);
+  }
+}
+
+/** The look-aheads of a program, each compiled once. */
+function aheads(program, budget) {
+  const looks = new Set(program.map(({ test }) => test).filter((test) => test?.kind === 'look'));
+  return [...looks].map((look) => new Ahead(look, budget));
+}
+
+/** The look-aheads that hold at each position of a text, its end included. */
+function positions(all, chars) {
+  const held = all.map((ahead) => ahead.holds(chars));
+  return Array.from({ length: chars.length + 1 }, (_, at) => {
+    const which = all.flatMap((_, index) => (held[index][at] ? [index] : []));
+    return { key: which.join(), looks: which.map((index) => all[index].look) };
+  });
 }
 
 function anchors(before, after) {
@@ -172,6 +240,7 @@ function emit(tree) {
       });
       for (const end of ends) code[end].after.push(code.length);
     } else if (node.kind === 'repeat') repeat(node);
+    else if (node.kind === 'look') put(node, code.length + 1);
     else put(node.test, code.length + 1);
   }
 
