@@ -7,6 +7,7 @@ import struct
 
 import fed
 import numpy as np
+import pytest
 
 from folders import DATA
 from lorakit.files.bounded import parse_json
@@ -109,6 +110,28 @@ def matched(given: dict) -> list | str:
         return [regex.fullmatch(text) for text in given["texts"]]
     except PatternError:
         return "PatternError"
+
+
+LOOKS = [
+    {"pattern": pattern, "texts": ["ab", "abc", "ac", "aab", "a", "b"]}
+    for pattern in ("a(?=b).*", "a(?!b).*", "(?!.*c)a.*", "a(?=(?!bc)b).*", "(?:a(?=a|b))+b")
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement"),
+    [
+        ("", ""),
+        ("!== this.look.negative", "!== false"),
+        ("const inner = positions(this.inner, chars);", "const inner = positions([], chars);"),
+        ("\\n${ahead}\\n${inner[at].key}", ""),
+        ("\\n${states}\\n${holds[at].key}", "\\n${states}"),
+    ],
+)
+def test_look_aheads_hold_where_python_says(plain_node, broken_web, text, replacement):
+    web = {"web": broken_web({"patterns.js": (text, replacement)})} if text else {}
+    found = plain_node.run("adapters.mjs", {"patterns": LOOKS}, **web)["patterns"]
+    assert (found == [matched(one) for one in LOOKS]) is (not text)
 
 
 def drawn_config(draw: random.Random) -> dict:
