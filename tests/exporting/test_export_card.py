@@ -20,7 +20,7 @@ RECORD = {
     "context": 8192,
     "forms": {"q4": {"file": "onnx/model_q4.onnx", "bytes": 253_000_000}},
 }
-PLAN = SimpleNamespace(target=Onnx(), output=Path("home-q4"))
+PLAN = SimpleNamespace(target=Onnx(), output=Path("home-q4"), kind="merged")
 SIDE = SideParity(
     name="home",
     positions=640,

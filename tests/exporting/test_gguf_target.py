@@ -61,7 +61,9 @@ def test_kept_apart_it_is_two_files(tmp_path):
     assert answer(out / "two-Q4_0.gguf") != answer(
         out / "two-Q4_0.gguf", adapter=out / "two-lora.gguf"
     )
-    assert "--lora two-lora.gguf" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "--lora two-lora.gguf" in card
+    assert "| adapter | `two-lora.gguf` |" in card
 
 
 def test_parts_are_one_model(tmp_path):

@@ -166,8 +166,9 @@ def show(result: ExportResult, *, json: bool) -> None:
         return
     for file in result.files:
         say(f"{file.path.name}: {size(file.nbytes)}{_proven(file)}")
-        if file.parity is not None and file.parity.apart is not None and file.parity.apart.better:
-            say(f"note: {file.parity.apart.sentence(file.form)}")
+        apart = None if file.parity is None else file.parity.apart
+        if apart is not None and apart.better not in ("", result.kind):
+            say(f"note: {apart.sentence(file.form)}")
         if (differing := _differing(file)) is not None:
             say(f"note: {differing}")
         for warning in file.parity.warnings if file.parity else ():

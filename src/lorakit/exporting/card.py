@@ -37,7 +37,7 @@ def card(plan: ExportPlan, record: Mapping[str, Any], files: Sequence[ExportedFi
         lines += _adapters(record["from"])
     if any(file.parity for file in files):
         lines += ["", *_parity(files)]
-    return "\n".join([*lines, "", *_files(record), ""])
+    return "\n".join([*lines, "", *_files(record, plan.target.beside(plan)), ""])
 
 
 def _front(
@@ -118,12 +118,14 @@ def _row(form: str, side: SideParity, *, judged: bool) -> Iterator[str]:
         )
 
 
-def _files(record: Mapping[str, Any]) -> Iterator[str]:
+def _files(record: Mapping[str, Any], beside: str | None) -> Iterator[str]:
     yield "## Files"
     yield ""
     yield "| form | file | MB, with all its parts |"
     yield "|---|---|---|"
     for form, each in record["forms"].items():
         yield f"| {form} | `{each['file']}` | {each['bytes'] / 1e6:.1f} |"
+    if beside is not None:
+        yield f"| adapter | `{beside}` | |"
     yield ""
     yield "`lorakit.json` says what it was made of, and the SHA-256 of every file."

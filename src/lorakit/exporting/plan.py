@@ -114,6 +114,9 @@ class Target(Protocol):
     ) -> tuple[Path, ...]:
         """Write a form; the first path is what a runtime opens."""
 
+    def beside(self, plan: ExportPlan) -> str | None:
+        """The path in the folder of the adapter that is kept apart in a file of its own."""
+
     def can_be_apart(self, plan: ExportPlan) -> bool:
         """Whether adapters can be kept beside the weights."""
 

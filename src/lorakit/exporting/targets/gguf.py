@@ -109,6 +109,9 @@ class Gguf:
             on_bytes=on_bytes,
         )
 
+    def beside(self, plan: ExportPlan) -> str | None:
+        return _adapter_name(plan) if plan.kind == "apart" else None
+
     def can_be_apart(self, plan: ExportPlan) -> bool:
         try:
             _beside(plan)

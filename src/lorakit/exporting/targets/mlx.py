@@ -92,6 +92,9 @@ class Mlx:
         plan.companions.replace_template(folder)
         return paths
 
+    def beside(self, plan: ExportPlan) -> str | None:
+        return f"{ADAPTERS}/adapters.safetensors" if plan.kind == "apart" else None
+
     def can_be_apart(self, plan: ExportPlan) -> bool:
         try:
             one_adapter(plan.base, plan.scaled)

@@ -110,6 +110,9 @@ class Onnx:
         )
         return path, path.with_name(f"{path.name}_data")
 
+    def beside(self, plan: ExportPlan) -> str | None:
+        return None
+
     def can_be_apart(self, plan: ExportPlan) -> bool:
         try:
             require_composable([(summed(plan), 1.0)])

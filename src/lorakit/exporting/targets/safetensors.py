@@ -68,6 +68,9 @@ class Safetensors:
         plan.companions.replace_template(folder)
         return paths
 
+    def beside(self, plan: ExportPlan) -> str | None:
+        return None
+
     def can_be_apart(self, plan: ExportPlan) -> bool:
         return False
 
