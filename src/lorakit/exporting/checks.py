@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import gettempdir
 from typing import get_args
 
 from lorakit.architectures import Decoder
@@ -91,7 +92,21 @@ def make_plan(
     require_output(output, overwrite=overwrite)
     size = sum(target.expected_bytes(made, form) for form in taken) + BESIDE
     require_room(output, size, "the export", about="about ")
+    if proven and (beside := _for_the_proof(made)):
+        temporary = Path(gettempdir()) / "lorakit"
+        require_room(temporary, beside, "what the proof compares with", about="about ")
     return made
+
+
+def _for_the_proof(plan: ExportPlan) -> int:
+    """About how many bytes the proof writes to the system's folder for temporary files: the other
+    of merged and apart, and MLX's values as float32."""
+    target = plan.target
+    compared = [form for form in plan.forms if target.coarse(form) and plan.adapters]
+    sizes = [target.expected_bytes(plan, form) for form in compared if "apart" in target.kinds]
+    if target.name == "mlx":
+        sizes = [(4 if sizes else 2) * 2 * plan.base.nbytes]
+    return max(sizes, default=0)
 
 
 def require_kinds(
