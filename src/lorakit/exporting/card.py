@@ -37,6 +37,8 @@ def card(plan: ExportPlan, record: Mapping[str, Any], files: Sequence[ExportedFi
         lines += _adapters(record["from"])
     if any(file.parity for file in files):
         lines += ["", *_parity(files)]
+    else:
+        lines += ["", "It was not compared with what it was made of."]
     return "\n".join([*lines, "", *_files(record, plan.target.beside(plan)), ""])
 
 
@@ -81,10 +83,11 @@ def _parity(files: Sequence[ExportedFile]) -> Iterator[str]:
     found = [(file, parity) for file in files if (parity := file.parity)]
     first = found[0][1]
     adapted = any(parity.sides[-1].name != "base" for _, parity in found)
+    prompts = " or ".join(dict.fromkeys(parity.prompts for _, parity in found))
     yield f"## Against base{' and adapter' if adapted else ''} in float32"
     yield ""
     yield (
-        f"On {plain(first.prompts)}, in {plain(first.runtime)}, against {plain(first.reference)}. "
+        f"On {plain(prompts)}, in {plain(first.runtime)}, against {plain(first.reference)}. "
         "KL is a mean over positions, in nats. Answers are greedy; those that call the same tools "
         "alike are the same."
     )

@@ -156,10 +156,11 @@ class Parity:
         """Raise ParityError where it fails."""
         if not self.failures:
             return
-        better = self.apart is not None and self.apart.better == "apart" and self.kind == "merged"
+        limit = self.most if self.max_kl is None else self.max_kl
+        better = self.kind == "merged" and self.apart is not None and self.apart.apart <= limit
         raise ParityError(
             "the export is not close enough to base + adapter in float32, and was removed",
-            items=[*self.failures, *self.warnings],
+            items=self.failures,
             hint="keep the adapter apart: --adapters apart"
             if better
             else "choose a form of more bits with --quantize, or allow more with --max-kl",
