@@ -234,7 +234,7 @@ ONE = np.ones((4, 64), np.float32)
     [
         ({"general.type": Value("u32", 1)}, None, "general.type must be"),
         ({"general.type": Value("str", "model")}, None, "not an adapter"),
-        ({"general.architecture": Value("str", "rwkv")}, None, "not supported"),
+        ({"general.architecture": Value("str", "rwkv")}, None, "its base alone"),
         ({"adapter.lora.alpha": Value("u32", 8)}, None, "alpha must be"),
         ({"adapter.lora.alpha": Value("f32", float("nan"))}, None, "alpha is nan"),
         ({}, {}, "no pair"),

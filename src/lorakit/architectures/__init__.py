@@ -14,6 +14,7 @@ from lorakit.architectures.decoder import (
     Rope,
 )
 from lorakit.architectures.describe import describe
+from lorakit.architectures.foreign import foreign
 from lorakit.architectures.inner import (
     Spelling,
     in_files,
@@ -41,6 +42,7 @@ __all__ = [
     "Spelling",
     "Stored",
     "describe",
+    "foreign",
     "in_files",
     "is_other",
     "spelling_of",

@@ -117,6 +117,12 @@ class Decoder:
     logit_softcap: float | None
     layers: tuple[Layer, ...]
     experts: Experts | None = None
+    read: tuple[tuple[str, ModuleShape], ...] = ()  # of a foreign file, which says them itself
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is known by its GGUF file alone; see architectures.foreign."""
+        return self.architecture.layout.verbatim
 
     @property
     def embedding(self) -> str:
@@ -140,6 +146,8 @@ class Decoder:
 
     def modules(self) -> dict[str, ModuleShape]:
         """Every module that a low-rank delta may target."""
+        if self.is_foreign:
+            return dict(self.read)
         layout = self.architecture.layout
         table = {layout.embedding: self._table(self.vocabulary)}
         if layout.positions is not None:
@@ -154,8 +162,11 @@ class Decoder:
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of the model, as its class in transformers has them.
 
-        A checkpoint holds each of them, in one of the spellings of `architectures.stored`.
+        A checkpoint holds each of them, in one of the spellings of `architectures.stored`. Those of
+        a foreign file are not known.
         """
+        if self.is_foreign:
+            return {}
         table: dict[str, tuple[int, ...]] = {}
         for name, shape in self.modules().items():
             if (name == HEAD and self.tied) or shape.experts is not None:

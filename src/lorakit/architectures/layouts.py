@@ -50,6 +50,7 @@ class Layout:
     linears: tuple[Linear, ...]
     sparse: tuple[Linear, ...] = ()  # of a block with experts, in place of `linears`
     transposed: bool = False  # checkpoints hold linears as [in, out]
+    verbatim: bool = False  # modules are called as a GGUF file calls their tensors, see `foreign`
 
     def linear(self, part: Part) -> Linear | None:
         """The linear of a block without experts that computes this, where there is one."""

@@ -50,6 +50,7 @@ MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
 MAX_SHARDS = 4096
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MAKE_ONE = ", or make one: lorakit merge FILE.gguf -o FOLDER"
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -169,8 +170,8 @@ class Base:
         if self.is_gguf:
             raise CapabilityError(
                 f"{self.path.name} is a GGUF file, whose weights are not read or changed here",
-                hint="use the Hugging Face folder of the same model, or make one: "
-                "lorakit merge FILE.gguf -o FOLDER",
+                hint="use the Hugging Face folder of the same model"
+                + ("" if self.decoder.is_foreign else _MAKE_ONE),
             )
 
     def in_form(self, quantize: str) -> Base:

@@ -8,14 +8,15 @@ tables of embeddings where they are stored as plain floats.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Array
-from lorakit.architectures import ARCHITECTURES, HEAD, describe
+from lorakit.architectures import ARCHITECTURES, HEAD, Decoder, describe, foreign
 from lorakit.base.folder import Base
-from lorakit.errors import BaseModelError
+from lorakit.errors import BaseModelError, CapabilityError
 from lorakit.files.gguf import GgufFile, is_gguf
 from lorakit.files.gguf_parts import open_gguf_model
 
@@ -39,6 +40,9 @@ FIELDS = {
 _OFF = ("sliding_window",)  # which converters write as 0 where there is none
 TEMPLATE = "tokenizer.chat_template"
 PLAIN = ("F32", "F16", "BF16")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_ENCODERS = ("t5", "t5encoder")
+_STATES = ("ssm.", "wkv.", "shortconv.")  # keys of llama.cpp's recurrent and hybrid models
 _TYPES = {row.gguf: row.model_type for row in reversed(ARCHITECTURES.values())}
 
 
@@ -55,8 +59,9 @@ def open_base(path: str | os.PathLike[str]) -> Base:
 def open_gguf_base(path: Path) -> Base:
     """A Base of a GGUF file, or of all parts of which it is the first; llama.cpp reads the weights.
 
-    Raises SourceError, FormatError, and BaseModelError: `architecture_unknown`, or `base_invalid`
-    where the file is an adapter or lacks a number.
+    A file of a family without a row is described by itself alone; see architectures.foreign.
+    Raises SourceError, FormatError, BaseModelError (`base_invalid`) where the file is an adapter or
+    lacks a number, and CapabilityError for an encoder or a model with a recurrent state.
     """
     file = open_gguf_model(path)
     kind = _text(file, "general.type") or "model"
@@ -66,10 +71,11 @@ def open_gguf_base(path: Path) -> Base:
             hint="open the base, and load an adapter's file with load_adapter",
         )
     config = _config(file)
+    known = _text(file, "general.architecture") in _TYPES
     return Base(
         path=path.absolute(),
         config=config,
-        decoder=describe(config),
+        decoder=describe(config) if known else _foreign(file, config),
         tensors=_tables(file),
         files=tuple(part.absolute() for part in file.parts),
         templates=_templates(file),
@@ -78,13 +84,11 @@ def open_gguf_base(path: Path) -> Base:
 
 def _config(file: GgufFile) -> dict[str, Any]:
     name = _text(file, "general.architecture")
-    if name not in _TYPES:
+    if not _NAME.fullmatch(name):
         raise BaseModelError(
-            f"the architecture {name!r:.80} is not supported",
-            code="architecture_unknown",
-            hint=f"supported GGUF architectures: {', '.join(sorted(_TYPES))}",
+            f"{file.path}: {name!r:.80} is no name of an architecture", code="architecture_unknown"
         )
-    config: dict[str, Any] = {"model_type": _TYPES[name]}
+    config: dict[str, Any] = {"model_type": _TYPES.get(name, name)}
     for field, key in FIELDS.items():
         value = file.values.get(f"{name}.{key}")
         if value is not None and not value.array and not (field in _OFF and value.data == 0):
@@ -97,6 +101,44 @@ def _config(file: GgufFile) -> dict[str, Any]:
     config["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
     config["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
     return config
+
+
+def _foreign(file: GgufFile, config: Mapping[str, Any]) -> Decoder:
+    """By the file's own keys and tensors."""
+    name = _text(file, "general.architecture")
+    _require_kv_cache(file, name)
+    return foreign(
+        name,
+        {tensor: held.shape for tensor, held in file.tensors.items()},
+        layers=_whole(file, config, "num_hidden_layers"),
+        hidden=_whole(file, config, "hidden_size"),
+        vocabulary=config["vocab_size"],
+        context=_whole(file, config, "max_position_embeddings"),
+    )
+
+
+def _whole(file: GgufFile, config: Mapping[str, Any], field: str) -> int:
+    value = config.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+        key = f"{_text(file, 'general.architecture')}.{FIELDS[field]}"
+        raise BaseModelError(f"{file.path}: {key} must be a positive number, found {value!r:.40}")
+    return value
+
+
+def _require_kv_cache(file: GgufFile, name: str) -> None:
+    """Refuse encoders, and models whose state holds no single tokens that could be taken back."""
+    causal = file.values.get(f"{name}.attention.causal")
+    states = [key for key in file.values if key.startswith(tuple(f"{name}.{s}" for s in _STATES))]
+    what = ""
+    if name in _ENCODERS or (causal is not None and causal.data is False):
+        what = "an encoder, which generates no text token by token"
+    elif states:
+        what = f"a model with a recurrent state ({states[0]}), whose tokens cannot be taken back"
+    if what:
+        raise CapabilityError(
+            f"{file.path} ({name}) is {what}",
+            hint="llama.cpp's own programs run it; lorakit reuses, forks and cuts KV caches",
+        )
 
 
 def _tables(file: GgufFile) -> Mapping[str, Array]:

@@ -23,6 +23,7 @@ from lorakit.cli.residuals import (
     require_new,
 )
 from lorakit.cli.signature import argument, option
+from lorakit.formats import require_known
 
 
 def command(
@@ -52,9 +53,10 @@ def command(
     require_new(output)
     model = None if base is None else open_base(base, allow_private=allow_private)
     weighted = []
+    decoder = None if model is None else model.decoder
+    require_known(decoder, "what is combined is written as PEFT")
     for reference in adapters:
         path, weight = split_reference(reference)
-        decoder = None if model is None else model.decoder
         adapter = read_reference(
             path, decoder, allow_pickle=allow_pickle, allow_private=allow_private
         )

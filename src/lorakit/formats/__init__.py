@@ -223,8 +223,8 @@ def require_known(decoder: Decoder | None, what: str) -> None:
         raise UnsupportedError(
             f"the base is a GGUF file of the architecture {decoder.architecture.gguf}, of which "
             f"lorakit knows no names but GGUF's: {what}",
-            hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py, or give the base as "
-            "a Hugging Face folder of a supported family",
+            hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py, or give the base "
+            "as a Hugging Face folder of a supported family",
         )
 
 

@@ -47,7 +47,8 @@ def read_gguf(path: Path, decoder: Decoder | None = None) -> Adapter:
     without a row, whose modules are what the base's own file calls its tensors.
 
     Raises UnsupportedError for another kind of GGUF file, an architecture that is neither in a row
-    nor the base's, and where the heads are not known; FormatError where the file contradicts itself.
+    nor the base's, and where the heads are not known; FormatError where the file contradicts
+    itself.
     """
     try:
         file = open_gguf(path, max_strings=MAX_STRINGS)
@@ -91,14 +92,15 @@ def _architecture(file: GgufFile, decoder: Decoder | None) -> str:
     if (found := _text(file, "adapter.type")) != "lora":
         raise UnsupportedError(f"{file.path} holds an adapter of the type {found!r:.40}, not lora")
     architecture = _text(file, "general.architecture")
-    if decoder is not None and decoder.is_foreign:
-        if architecture != decoder.architecture.gguf:
-            raise UnsupportedError(
-                f"{file.path} is for the architecture {architecture!r:.40}, and the base is "
-                f"{decoder.architecture.gguf}",
-                hint="open the base that the adapter was made for",
-            )
-    elif architecture not in LAYOUTS:
+    if decoder is not None and architecture == decoder.architecture.gguf:
+        return architecture
+    if decoder is not None and (decoder.is_foreign or architecture not in LAYOUTS):
+        raise UnsupportedError(
+            f"{file.path} is for the architecture {architecture!r:.40}, which the base is not: "
+            f"it is {decoder.architecture.gguf}",
+            hint="open the base that the adapter was made for",
+        )
+    if architecture not in LAYOUTS:
         raise UnsupportedError(
             f"{file.path} is for the architecture {architecture!r:.40}, which is known by the GGUF "
             "file of its base alone",

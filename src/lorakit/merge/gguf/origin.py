@@ -13,7 +13,7 @@ import numpy as np
 
 from lorakit.architectures import describe
 from lorakit.base.folder import Base
-from lorakit.errors import BaseModelError
+from lorakit.errors import BaseModelError, UnsupportedError
 from lorakit.files.atomic import write_synced
 from lorakit.files.gguf import GgufFile
 from lorakit.files.gguf_parts import open_gguf_model
@@ -48,6 +48,12 @@ class GgufOrigin:
 
         Raises BaseModelError and UnsupportedError for a file that no folder can be made of.
         """
+        if base.decoder.is_foreign:
+            raise UnsupportedError(
+                f"{base.path} is of the architecture {base.decoder.architecture.gguf}, of which "
+                "lorakit cannot make a Hugging Face folder",
+                hint="merge into the folder that it was converted from, and convert that again",
+            )
         file = open_gguf_model(base.path, vocabulary=True)
         config = config_of(file, base.config)
         try:
