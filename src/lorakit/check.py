@@ -363,7 +363,10 @@ def _replacement(
     want, rows = parameters[name], replacement.rows
     if rows is None:
         if replacement.value.shape != want:
-            yield Mismatch(item=replacement.name, expected=str(list(want)), found=found)
+            advice = _resized(replacement, want, name == f"{decoder.embedding}.weight")
+            yield Mismatch(
+                item=replacement.name, expected=str(list(want)), found=found, advice=advice
+            )
         return
     if len(want) != 2 or replacement.value.shape[1:] != want[1:]:
         yield Mismatch(item=replacement.name, expected=f"rows of {list(want)}", found=found)
@@ -374,6 +377,23 @@ def _replacement(
             found=str(int(rows[-1] if rows[0] >= 0 else rows[0])),
             advice="was the vocabulary extended when the adapter was trained?",
         )
+
+
+def _resized(replacement: Replacement, want: tuple[int, ...], is_table: bool) -> str:
+    """What to do where a vocabulary has other rows than the base's."""
+    shape = replacement.value.shape
+    if not (is_table or replacement.name == f"{HEAD}.weight") or shape[1:] != want[1:]:
+        return ""
+    more = shape[0] - want[0]
+    if more < 0:
+        return (
+            f"the vocabulary was resized to {-more} rows fewer in training: use the base as it was "
+            "resized then, or save the adapter without its embeddings"
+        )
+    return (
+        f"the vocabulary was resized by {more} in training: name it where the base is opened, or "
+        "merge it (lorakit merge), which both make the base grow"
+    )
 
 
 def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:

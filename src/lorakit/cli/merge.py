@@ -27,6 +27,7 @@ from lorakit.errors import BaseModelError, MissingExtraError, ParameterError
 from lorakit.formats import read_adapter
 from lorakit.formats.readback import Dtype
 from lorakit.merge import MergeReport, merge
+from lorakit.merge.brought import brought_by
 from lorakit.model.load import default_scale, twice_scaled
 from lorakit.text.tokenizer import TextTokenizer
 
@@ -73,8 +74,20 @@ def command(
     if not adapters and dtype is None and not opened.is_gguf:
         raise ParameterError("there is nothing to merge", hint="name an adapter: -a REF[:SCALE]")
     own = _own_tokenizer(opened)
+    folders = [fetched(scaled(each).path, allow_private=allow_private) for each in adapter or []]
+    brought, differ = ((), "") if opened.is_gguf else brought_by(folders)
+    if differ:
+        note(differ)
     with Percent(of=size) as progress:
-        report = merge(opened, adapters, output, dtype=dtype, progress=progress, tokenizer=own)
+        report = merge(
+            opened,
+            adapters,
+            output,
+            dtype=dtype,
+            progress=progress,
+            tokenizer=own,
+            brought=brought,
+        )
     show(report, json=json)
 
 

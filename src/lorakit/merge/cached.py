@@ -25,6 +25,7 @@ from lorakit.files.atomic import sweep, write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, in_spare_place, sweep_cache, touch
 from lorakit.merge import companions, merge
+from lorakit.merge.brought import Files
 from lorakit.sources import OnProgress, Progress
 from lorakit.sources.store import MANIFEST, Store, safe_name, writing
 
@@ -48,19 +49,20 @@ def merged_base(
     base: Base,
     adapters: Sequence[tuple[Adapter, MergedAdapter]],
     progress: OnProgress | None = None,
+    brought: Files = (),
 ) -> Base:
     """The base with adapters at their scales in its weights, in the weights' own dtype.
 
     Kept in the cache by the base's fingerprint and the files that come along with it, the adapters'
-    digests and the scales. Raises what `lorakit.merge.merge` raises, SourceError where the base
-    changes meanwhile, and WriteError.
+    digests and the scales. brought: as in `merge`. Raises what `lorakit.merge.merge` raises,
+    SourceError where the base changes meanwhile, and WriteError.
     """
     sweep_cache()
-    key = _key(base, [said for _, said in adapters])
+    key = _key(base, [said for _, said in adapters], brought)
     entry = cache_root() / "merged" / key
     name = safe_name(base.name)
     source = " + ".join([base.name, *(f"{m.source}:{m.scale:g}" for _, m in adapters)])
-    make = partial(_merge, base, adapters, source=source, progress=progress)
+    make = partial(_merge, base, adapters, source=source, progress=progress, brought=brought)
     try:
         with Store().lock(f"merged-{key}"):
             if not _whole(entry, name):
@@ -118,12 +120,14 @@ def _merge(
     *,
     source: str,
     progress: OnProgress | None,
+    brought: Files,
 ) -> None:
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(Progress(source=source, file=f"merging {base.name}", done=done, total=total))
 
-    merge(base, [(adapter, said.scale) for adapter, said in adapters], folder, progress=report)
+    scaled = [(adapter, said.scale) for adapter, said in adapters]
+    merge(base, scaled, folder, progress=report, brought=brought)
     if not _is_still(base):
         shutil.rmtree(folder, ignore_errors=True)
         raise SourceError(
@@ -139,10 +143,11 @@ def _is_still(base: Base) -> bool:
         return False
 
 
-def _key(base: Base, adapters: Sequence[MergedAdapter]) -> str:
+def _key(base: Base, adapters: Sequence[MergedAdapter], brought: Files) -> str:
     """Other weights, another tokenizer or template: another key."""
     try:
-        along = [(name, hashlib.sha256(content).hexdigest()) for name, content in companions(base)]
+        files = [*companions(base), *brought]
+        along = [(name, hashlib.sha256(content).hexdigest()) for name, content in files]
     except OSError as error:
         raise SourceError(f"cannot read {base.path}: {error.strerror or error}") from error
     said = [(adapter.digest, adapter.scale) for adapter in adapters]

@@ -32,7 +32,9 @@ from lorakit.errors import (
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.room import require_room
 from lorakit.formats.readback import DTYPES, Dtype
+from lorakit.merge.brought import Files, write_brought
 from lorakit.merge.gguf.origin import GgufOrigin
+from lorakit.merge.grown import VOCABULARY, grown, vocabulary_tensors
 from lorakit.merge.origin import Brought, FolderOrigin, Origin
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.record import as_bytes, made_record, read_record, require_merged
@@ -69,6 +71,7 @@ def merge(
     dtype: Dtype | None = None,
     progress: Progress | None = None,
     tokenizer: TextTokenizer | None = None,
+    brought: Files = (),
 ) -> MergeReport:
     """Write `base` with the adapters at their scales in its weights as a new folder.
 
@@ -77,7 +80,9 @@ def merge(
     0 switches one off, and there may be none. dtype: what all floating-point weights become; None
     keeps each one's own, and makes quantised ones float32. progress: called with (bytes written,
     bytes in all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a
-    model opened from it), whose ids the written one must give.
+    model opened from it), whose ids the written one must give. brought: an adapter's tokenizer and
+    templates (`brought_by`), written where they differ from the base's.
+    An adapter that holds a whole vocabulary with more tokens makes the base's grow.
 
     Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
     that does not fit), UnsupportedError listing what weights cannot express or what of a GGUF file
@@ -86,17 +91,21 @@ def merge(
     """
     _require(adapters, target, dtype)
     opened = base if isinstance(base, Base) else open_base(base)
+    larger = grown(opened, adapters)
     for adapter, _ in adapters:
-        require_fit(adapter, opened.decoder)
+        require_fit(adapter, larger.decoder)
     origin = _origin(opened, tokenizer)
-    todo = plan(origin.base, adapters)
+    todo = plan(origin.base if larger is opened else larger, adapters)
+    if larger is not opened:
+        todo.config[VOCABULARY] = larger.decoder.vocabulary
+        todo.rows = dict.fromkeys(vocabulary_tensors(opened), larger.decoder.vocabulary)
     with ThreadPoolExecutor(1) as pool:  # it reads the whole base, which the writing does, too
         fingerprint = pool.submit(lambda: opened.fingerprint)
 
         def record() -> dict[str, Any]:
             return made_record(opened, fingerprint.result(), adapters)
 
-        return _write(origin, todo, target, dtype, progress, record)
+        return _write(origin, todo, target, dtype, progress, record, brought)
 
 
 def unmerge(
@@ -177,6 +186,7 @@ def _write(
     dtype: Dtype | None,
     progress: Progress | None,
     record: Callable[[], Mapping[str, Any] | None],
+    files: Files = (),
 ) -> MergeReport:
     kind = DTYPES[dtype] if dtype is not None else None
     outputs = origin.shards(todo, kind)
@@ -185,6 +195,7 @@ def _write(
         require_room(target, total, "the merged model")
         with new_folder(target) as folder:
             brought = fill(folder, origin, todo, outputs, kind, progress)
+            own = write_brought(folder, files)
             if said := record():
                 write_synced(folder / RECORD, as_bytes(said))
     except FileExistsError as error:
@@ -200,7 +211,7 @@ def _write(
         nbytes=total,
         along=brought.along,
         left=brought.left,
-        notes=(*_notes(todo), *brought.notes),
+        notes=(*_notes(todo), *brought.notes, *_text(own)),
     )
 
 
@@ -231,9 +242,16 @@ def _changed(outputs: Sequence[Shard], todo: Plan) -> tuple[str, ...]:
 def _notes(todo: Plan) -> Iterator[str]:
     if todo.untied:
         yield "lookup and head now differ: lm_head.weight is a tensor of its own (untied)"
+    if VOCABULARY in todo.config:
+        yield f"the vocabulary grew to {todo.config[VOCABULARY]} tokens, with the adapter's rows"
     biases = sum(name.endswith(".bias") for name in todo.added)
     if biases:
         yield f"{biases} biases were added, zero where no adapter has one"
+
+
+def _text(files: Sequence[str]) -> Iterator[str]:
+    if files:
+        yield f"the adapter's own, in place of the base's: {', '.join(files)}"
 
 
 def require_finite(faults: Mapping[str, str]) -> None:

@@ -42,6 +42,7 @@ class Plan:
 
     changes: dict[str, Change] = field(default_factory=dict)
     added: dict[str, Added] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)  # of tensors that grow, from zeros
     sources: dict[str, str] = field(default_factory=dict)
     config: dict[str, object] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()

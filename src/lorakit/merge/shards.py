@@ -162,6 +162,7 @@ def _shard(
     for name in order:
         own = stored.get(name) or stored[plan.added[name].beside]
         shape = plan.added[name].shape if name in plan.added else own.shape
+        shape = (plan.rows.get(name, shape[0]), *shape[1:]) if shape else shape
         kind = NAMES[own.dtype]
         if dtype is not None and kind in FLOATS:
             kind = NAMES[dtype]
@@ -193,12 +194,13 @@ def _output(
     plan: Plan,
 ) -> Output:
     begin, end = described["data_offsets"]
+    source = plan.sources.get(name, name)
     return Output(
         name=name,
         begin=start + begin,
         nbytes=end - begin,
         dtype=DTYPES[described["dtype"]],
         shape=tuple(described["shape"]),
-        source=stored.get(plan.sources.get(name, name)),
+        source=None if source in plan.rows else stored.get(source),
         change=plan.changes.get(name),
     )

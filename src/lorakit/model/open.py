@@ -20,7 +20,9 @@ from lorakit.engines.table import ENGINES, EngineName, choose_engine, make_optio
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
+from lorakit.merge.brought import brought_by, differing
 from lorakit.merge.cached import MergedAdapter, merged_base
+from lorakit.merge.grown import grown
 from lorakit.model.adapter_config import (
     READ,
     SAME_SCALE,
@@ -30,6 +32,7 @@ from lorakit.model.adapter_config import (
     ModelWarning,
     as_choices,
 )
+from lorakit.model.growing import with_room
 from lorakit.model.load import Ready, ready, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.runtime.thread import EngineThread
@@ -99,6 +102,8 @@ def open(
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
+    opened, grew = with_room(opened, choices, get, progress)
+    warnings += [ModelWarning(code=READ, message=text, adapter="") for text in grew]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
@@ -156,19 +161,24 @@ def _merge(
     if wanted:
         base.require_weights()
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
-    warnings = []
+    warnings, folders = [], []
     for config in wanted:
         try:
             ready_one = ready(config, base, partial(get, source=config.source))
-            require_fit(ready_one.adapter, base)
+            require_fit(ready_one.adapter, grown(base, [(ready_one.adapter, 1.0)]))
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:
             found.append((config, ready_one.adapter, _merged(config, ready_one)))
             warnings += _remarks(config, ready_one.adapter)
+            folders.append(get(config.path, source=config.source))
+    brought, differ = brought_by(folders)
+    own = ", ".join(differing(base.path, brought))
+    for text in (differ, f"the adapter's own, in place of the base's: {own}" if own else ""):
+        warnings += [ModelWarning(code=READ, message=text, adapter="")] if text else []
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
-        merged = merged_base(base, pairs, progress) if found else base
+        merged = merged_base(base, pairs, progress, brought) if found else base
     except LorakitError as error:  # all of them failed together
         warnings += [_survived(config, error) for config, _, _ in found]
         return base, rest, (), warnings

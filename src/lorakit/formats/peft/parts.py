@@ -31,6 +31,7 @@ PARTS = {
     ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
     ".token_adapter.trainable_tokens_delta": "rows",
+    ".token_adapter.base_layer.weight": "base weight",
     ".base_layer.weight": "base weight",
     ".base_layer.bias": "base bias",
     ".modules_to_save.weight": "saved weight",
@@ -96,6 +97,8 @@ def sort(
     table = _of_one(_uncut(plain, where, mend), where, name)
     parts.renamed = _changes(table)
     for key, cleaned in table.items():
+        if _is_again(key, cleaned, table, tensors):
+            continue
         kind, module = _classify(cleaned)
         fault = _fault(kind, module, tensors[key])
         if fault:
@@ -103,6 +106,22 @@ def sort(
         else:
             parts.put(kind, module, key, tensors[key])
     return parts
+
+
+_COPY, _ORIGINAL = ".modules_to_save", ".original_module"
+
+
+def _is_again(
+    key: str, cleaned: str, table: Mapping[str, str], tensors: Mapping[str, Array]
+) -> bool:
+    """Whether a tensor says nothing more, as PEFT saves a whole vocabulary that was resized: beside
+    the trained copy the original, which is the base's, and the copy under the module's own name."""
+    module, _, kind = cleaned.rpartition(".")
+    plain = module.removesuffix(_ORIGINAL)
+    copies = [k for k, name in table.items() if name == f"{plain}{_COPY}.{kind}"]
+    if not copies or module.endswith(_COPY):
+        return False
+    return module != plain or np.array_equal(tensors[key], tensors[copies[0]])
 
 
 def _uncut(names: Mapping[str, str], where: str, mend: bool) -> dict[str, str]:

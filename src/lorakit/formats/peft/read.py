@@ -292,10 +292,13 @@ def _replacements(config: LoraConfig, resolver: Resolver, parts: Parts) -> list[
     """Full tensors. A saved module is a copy of the module, so that a saved embedding does not
     reach a tied head; everything else is assigned to the parameter itself, wherever it is used."""
     tied = bool(config.raw.get("ensure_weight_tying"))
+    vocabulary = [m for m in parts.of("saved weight") if m.endswith(_VOCABULARY)]
+    apart = any(resolver.saved(m) for m in vocabulary)  # then the other one is no partner of it
     found = []
     for kind in ("base weight", "base bias", "saved weight", "saved bias"):
         for module, value in parts.of(kind).items():
-            copied = kind.startswith("saved") and (tied or resolver.saved(module))
+            saved = tied or resolver.saved(module) or (apart and module in vocabulary)
+            copied = kind.startswith("saved") and saved
             site = _COPIES.get(module.rpartition(".")[2]) if copied else None
             name = f"{module}.{kind.rpartition(' ')[2]}"
             found.append(Replacement(name=name, value=value, site=site))
@@ -311,6 +314,8 @@ def _rows(config: LoraConfig, parts: Parts) -> list[Replacement]:
     found = []
     for module, value in parts.of("rows").items():
         named = [ids for name, ids in config.token_indices.items() if _same(module, name)]
+        if not named and module.endswith("lm_head"):  # tied to the embedding when it was trained
+            named = [ids for name, ids in config.token_indices.items() if name.endswith(TABLES)]
         if len(named) != 1 or len(named[0]) != len(value) or len(set(named[0])) != len(value):
             listed = ", ".join(f"{k}: {len(v)} ids" for k, v in config.token_indices.items())
             parts.faults.append(
