@@ -49,7 +49,8 @@ def test_no_package_of_llama_cpp_is_imported():
     at construction, and reuses the KV cache across adapters."""
     for folder in ("src", "bench", "scripts", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
-            if "data" not in file.parts:  # which is recorded with them
+            # data is recorded with them; the server is llama.cpp's own, in a process of its own
+            if "data" not in file.parts and file.name != "llama_server.py":
                 assert not imported(ast.parse(file.read_text("utf-8"))) & {*PACKAGES.values()}, file
 
 

@@ -59,7 +59,7 @@ def open_graph(
     def on_files(path: str) -> Any:
         if not extras:
             return opened(path)
-        model = extended(Path(path).read_bytes(), base, extras)
+        model = extended(bytes(load(Path(path))), base, extras)
         return opened(model, folder=Path(path).parent)
 
     try:
