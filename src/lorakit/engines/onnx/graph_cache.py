@@ -27,7 +27,7 @@ from lorakit.engines.onnx.ort import onnxruntime, open_session
 from lorakit.engines.protocol import abandoned
 from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtraError, SourceError
 from lorakit.files.atomic import new_folder, sweep, write_synced
-from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.bounded import load, parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, touch
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, Sight, build
 from lorakit.graph.gains import Extra, extended
