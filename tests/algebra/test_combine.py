@@ -269,3 +269,22 @@ def test_peft_finds_the_same(tmp_path):
             read = layer.get_delta_weight(f"our_{name}").detach().numpy()
             atol = 2e-6 if name == "cat" else 3e-5  # its SVD is in float32
             np.testing.assert_allclose(read, theirs, rtol=0, atol=atol)
+
+
+def test_the_strengths_are_the_norms_and_uneven_ones_are_named():
+    strong, weak = adapter(0, scale=8.0), adapter(1, scale=0.5)
+    _, report = combine([(strong, 1.0), (weak, -2.0)])
+    norms = [
+        abs(w) * np.sqrt(sum(np.linalg.norm(m) ** 2 for m in dense(a).values()))
+        for a, w in ((strong, 1.0), (weak, -2.0))
+    ]
+    assert report.strengths == pytest.approx(norms, rel=1e-6)
+    (note,) = report.notes
+    assert f"adapter 1 is {norms[0] / norms[1]:.3g} times as strong as adapter 2" in note
+    even = norms[1] / norms[0]
+    _, report = combine([(strong, even), (weak, 2.0)])
+    assert report.strengths[0] == pytest.approx(report.strengths[1])
+    assert report.notes == ()
+    _, report = combine([(strong, 1.0), (weak, 0.0)])
+    assert report.notes == ()  # one that is switched off is not weak
+    assert report.to_dict()["strengths"] == list(report.strengths)

@@ -25,12 +25,16 @@ class ModuleResidual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidualReport:
-    """All modules; `skipped` names what changed and was not asked for, `notes` is for people."""
+    """All modules; `skipped` names what changed and was not asked for, `notes` is for people.
+
+    strengths: of each adapter that was combined, at its weight, the norm of all its deltas.
+    """
 
     method: str
     modules: tuple[ModuleResidual, ...]
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    strengths: tuple[float, ...] = ()
 
     @property
     def residual(self) -> float:

@@ -53,6 +53,8 @@ def finish(
     ]  # fmt: skip
     titles = ("module", "site", "rank before", "rank after", "norm", "residual")
     print_table(titles, rows, left=("module", "site"))
+    if report.strengths:
+        say(f"strengths: {', '.join(f'{value:.3g}' for value in report.strengths)}")
     for name in report.skipped:
         say((f"changed, but not asked for: {name}", "yellow"))
     for note in (*report.notes, *[patterns] * bool(patterns)):
