@@ -391,8 +391,8 @@ def _resized(replacement: Replacement, want: tuple[int, ...], is_table: bool) ->
             "resized then, or save the adapter without its embeddings"
         )
     return (
-        f"the vocabulary was resized by {more} in training: name it where the base is opened, or "
-        "merge it (lorakit merge), which both make the base grow"
+        f"the vocabulary was resized by {more} in training: name its folder where the base is "
+        "opened, or merge it (lorakit merge), which both make the base grow"
     )
 
 

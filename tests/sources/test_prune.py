@@ -184,3 +184,12 @@ def test_what_killed_processes_left_is_no_entry_and_goes(cache):
     assert [entry.kind for entry in entries()] == ["graphs"]
     left = list(cache.rglob("*.tmp"))
     assert left == ([] if os.name == "posix" else left)
+
+
+def test_graphs_are_listed_by_the_name_of_their_model(cache):
+    add_graph(cache, "a" * 32, 10, 1)
+    add_graph(cache, "b" * 32, 10, 2)
+    named = '{"key": "x", "name": "SmolLM2 (float32)", "files": {}}'
+    (cache / "graphs" / ("a" * 32) / "manifest.json").write_text(named)
+    (cache / "graphs" / ("b" * 32) / "manifest.json").write_text('{"name": 3}')
+    assert {entry.name for entry in entries()} == {"SmolLM2 (float32)", "b" * 32}

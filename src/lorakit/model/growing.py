@@ -1,13 +1,15 @@
 """Room in a base for the tokens that its adapters bring, made before an engine opens it.
 
 An adapter with added tokens replaces the whole vocabulary by a larger one, which no engine can do
-to a base of fewer rows. So the base is written once more, into the cache, with rows for them, and
-with the adapter's tokenizer and templates; the adapter is applied to that as any other.
+to a base of fewer rows. So the base is written once more, into the cache, with rows for them and
+with the adapter's tokenizer and templates; the adapter is applied to that as any other. Looked at
+are adapters in memory and on this machine: others are fetched once, by whoever loads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lorakit.adapter import Adapter
@@ -20,11 +22,9 @@ from lorakit.merge.grown import more_rows, rows_of
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.sources import OnProgress
 
-Get = Callable[..., Path]  # `fetch` with the model's options
-
 
 def with_room(
-    base: Base, choices: Sequence[Adapter | AdapterConfig], get: Get, progress: OnProgress | None
+    base: Base, choices: Sequence[Adapter | AdapterConfig], progress: OnProgress | None
 ) -> tuple[Base, list[str]]:
     """The base, grown where the adapters bring more tokens, and what to say of it.
 
@@ -32,14 +32,15 @@ def with_room(
     """
     if base.is_gguf or base.exported is not None:
         return base, []
-    adapters, folders = [], []
+    adapters: list[tuple[Adapter, float]] = []
+    folders: list[Path] = []
     for choice in choices:
-        try:
-            adapters.append((_read(choice, base, get), 1.0))
-            if isinstance(choice, AdapterConfig):
-                folders.append(get(choice.path, source=choice.source))
-        except LorakitError:
-            continue
+        if isinstance(choice, Adapter):
+            adapters.append((choice, 1.0))
+        elif (place := _here(choice)) is not None:
+            with suppress(LorakitError):
+                adapters.append((read_adapter(place, base.decoder, **choice.reading), 1.0))
+                folders.append(place)
     rows = rows_of(adapters, base.decoder)
     if rows == base.decoder.vocabulary:
         return base, []
@@ -53,8 +54,9 @@ def with_room(
     return found, [note for note in notes if note]
 
 
-def _read(choice: Adapter | AdapterConfig, base: Base, get: Get) -> Adapter:
-    """The adapter, its arrays mapped: only their shapes are looked at."""
-    if isinstance(choice, Adapter):
-        return choice
-    return read_adapter(get(choice.path, source=choice.source), base.decoder, **choice.reading)
+def _here(choice: AdapterConfig) -> Path | None:
+    try:
+        place = Path(choice.path).expanduser()
+        return place if choice.source in ("auto", "file") and place.exists() else None
+    except (OSError, ValueError, RuntimeError):  # what is no path at all
+        return None

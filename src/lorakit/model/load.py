@@ -23,11 +23,12 @@ Fetch = Callable[[AdapterRef], Path]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """An adapter in memory. source: its reference, safe to show. default_scale: what its user
-    scale is where the user says none."""
+    scale is where the user says none. place: its file or folder."""
 
     adapter: Adapter
     source: str
     default_scale: float = 1.0
+    place: Path | None = None
 
 
 def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
@@ -36,7 +37,7 @@ def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Re
     Of an AdapterConfig, what it says of reading and its absolute scale count. Raises what `fetch`
     raises, and FormatError.
     """
-    default = 1.0
+    default, place = 1.0, None
     if isinstance(reference, Adapter):
         adapter, source = reference, "memory"
     else:
@@ -50,7 +51,7 @@ def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Re
         source = describe(config.path)
     adapter = without_unchanged(adapter, base)
     adapter.digest  # noqa: B018  # computed here, not on the engine's thread
-    return Ready(adapter=adapter, source=source, default_scale=default)
+    return Ready(adapter=adapter, source=source, default_scale=default, place=place)
 
 
 def own_scale(adapter: Adapter) -> float | None:

@@ -102,7 +102,7 @@ def open(
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
     opened, choices, merged, warnings = _merge(opened, choices, get, progress)
-    opened, grew = with_room(opened, choices, get, progress)
+    opened, grew = with_room(opened, choices, progress)
     warnings += [ModelWarning(code=READ, message=text, adapter="") for text in grew]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
@@ -171,7 +171,7 @@ def _merge(
         else:
             found.append((config, ready_one.adapter, _merged(config, ready_one)))
             warnings += _remarks(config, ready_one.adapter)
-            folders.append(get(config.path, source=config.source))
+            folders += [ready_one.place] if ready_one.place is not None else []
     brought, differ = brought_by(folders)
     own = ", ".join(differing(base.path, brought))
     for text in (differ, f"the adapter's own, in place of the base's: {own}" if own else ""):

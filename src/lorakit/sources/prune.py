@@ -149,7 +149,8 @@ def _each(folder: Path) -> Iterator[Entry]:
     sealed = {seal_of(path) for path in children}
     for path in children:
         if path not in sealed:
-            yield _entry(folder.name, _manifest(path)[0] or path.name, path, seal_of(path))
+            name = _manifest(path)[0] or _named(path) or path.name
+            yield _entry(folder.name, name, path, seal_of(path))
 
 
 def _together(folder: Path) -> Iterator[Entry]:
@@ -192,6 +193,15 @@ def _manifest(tree: Path) -> tuple[str, list[str]]:
         return str(values["source"]), [str(sha) for sha in values["files"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SourceError):
         return "", []
+
+
+def _named(entry: Path) -> str:
+    """What a graph says that it is of: a model's name and the form of its weights."""
+    try:
+        name = parse_json(read_bounded(entry / "manifest.json", MAX_RECORD) or b"")["name"]
+    except (OSError, ValueError, KeyError, TypeError, SourceError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def _children(folder: Path) -> list[Path]:

@@ -164,7 +164,13 @@ def _build(base: Base, options: GraphOptions, sights: Sights, folder: Path) -> N
                 store.close()
             write_synced(temporary / MODEL, model)
             digests = {path.name: blocks_digest_of(path) for path in temporary.iterdir()}
-            manifest = {"key": folder.name, "base": base.fingerprint, "files": digests}
+            name = f"{base.name} ({options.linear})"  # for `lorakit cache list`
+            manifest = {
+                "key": folder.name,
+                "base": base.fingerprint,
+                "name": name,
+                "files": digests,
+            }
             write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
     except OSError:
         if not folder.exists():
