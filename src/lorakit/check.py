@@ -41,8 +41,9 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     """All mismatches between an adapter and a base, errors first; empty where it fits.
 
     What the adapter's own file lacks is among them, and warnings where it does nothing, or has
-    values that half precision does not hold. With a Base, its name and fingerprint are compared with what the adapter asks for too. Reads
-    every value of the adapter once, and the base's weights only for a recorded fingerprint.
+    values that half precision does not hold. With a Base, its name and fingerprint are compared
+    with what the adapter asks for too. Reads every value of the adapter once, and the base's
+    weights only for a recorded fingerprint.
     """
     found = [*misfits(adapter, base), *_notes(adapter), *_dead(adapter), *_tiny(adapter)]
     if not any(mismatch.severity == "error" for mismatch in found):  # of another base, it lacks all

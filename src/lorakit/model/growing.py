@@ -57,6 +57,6 @@ def with_room(
 def _here(choice: AdapterConfig) -> Path | None:
     try:
         place = Path(choice.path).expanduser()
-        return place if choice.source in ("auto", "file") and place.exists() else None
+        return place if choice.source in ("auto", "local") and place.exists() else None
     except (OSError, ValueError, RuntimeError):  # what is no path at all
         return None
