@@ -1,8 +1,8 @@
 """A model of a family without a row, as its GGUF file describes it: llama.cpp knows the rest.
 
 Modules are called as the file calls their tensors ("blk.0.attn_q"). Only those are listed to which
-llama.cpp applies a delta in the graph of every family: attention, feed-forward, embedding, head.
-Others it would load a delta for, and then compute without it (llama-graph.cpp, build_lora_mm).
+llama.cpp applies a delta in the graphs of most families: attention, feed-forward, embedding, head
+(llama-graph.cpp, build_lora_mm). engines/llama/acting.py tries whether it does in this one.
 """
 
 from __future__ import annotations

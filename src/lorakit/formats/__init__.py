@@ -140,8 +140,11 @@ def expressible(adapter: Adapter, decoder: Decoder | None = None) -> dict[str, t
 
     decoder: the base, which decides about embeddings. Without it, what holds for every base.
     """
+    foreign = decoder is not None and decoder.is_foreign
     return {
-        name: tuple(str(fault) for fault in row.cannot_express(adapter, decoder))
+        name: ("names that only GGUF has",)
+        if foreign and name != "gguf"
+        else tuple(str(fault) for fault in row.cannot_express(adapter, decoder))
         for name, row in FORMATS.items()
     }
 

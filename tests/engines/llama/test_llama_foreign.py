@@ -1,5 +1,8 @@
 """Families without a row, in llama.cpp: what lorakit knows of them is what their file says."""
 
+import importlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,14 @@ import pytest
 from llama_cases import TRUTH, logits_of, open_file
 
 import commands
+import gguf_bases
 import gguf_files
 import lorakit
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.gguf import open_gguf_base
+from lorakit.engines.llama import engine as llama_engine
+from lorakit.engines.llama.engine import LlamaEngine
+from lorakit.engines.llama.options import LlamaOptions
 from lorakit.errors import (
     BaseModelError,
     CapabilityError,
@@ -25,6 +32,7 @@ from lorakit.formats import read_adapter
 from lorakit.formats.convert import convert
 from lorakit.merge import merge
 
+foreign = importlib.import_module("lorakit.architectures.foreign")  # not the function
 pytest.importorskip("torch", reason="compared with transformers")
 pytest.importorskip("transformers", reason="compared with transformers")
 
@@ -389,3 +397,41 @@ def test_a_family_that_llama_does_not_know_is_its_error(case, tmp_path):
     file = gguf_files.write(tmp_path / "x.gguf", values, tensors)
     with pytest.raises(EngineError, match="unknown model architecture: 'nobody'"):
         lorakit.open(file, threads=1)
+
+
+def test_a_tensor_whose_delta_llama_ignores_is_found(monkeypatch, tmp_path):
+    """GPT-2's positions: llama.cpp loads a delta of them, and looks the rows up without it."""
+    folder = gguf_bases.make_base(tmp_path / "gpt2", gguf_bases.FAMILIES["gpt2"])
+    source = gguf_bases.written(folder, tmp_path / "gpt2.gguf")
+    pattern = re.compile(rf"{foreign._ADAPTED.pattern}|position_embd", re.ASCII)
+    monkeypatch.setattr(foreign, "_ADAPTED", pattern)
+    known = open_gguf_base(source)
+    shapes = {name: tensor.shape for name, tensor in open_gguf(source, model=True).tensors.items()}
+    decoder = foreign.foreign(
+        "gpt2",
+        shapes,
+        layers=len(known.decoder.layers),
+        hidden=known.decoder.hidden,
+        vocabulary=known.decoder.vocabulary,
+        context=known.decoder.context,
+    )
+    base = replace(known, decoder=decoder)
+    engine = LlamaEngine(base, LlamaOptions(threads=1))
+    a, b = pair(*shapes["position_embd.weight"])
+    c, d = pair(*shapes["blk.0.attn_qkv.weight"])
+    both = {
+        "position_embd.weight.lora_a": a, "position_embd.weight.lora_b": b,
+        "blk.0.attn_qkv.weight.lora_a": c, "blk.0.attn_qkv.weight.lora_b": d,
+    }  # fmt: skip
+    file = write_adapter(tmp_path / "both.gguf", "gpt2", both)
+    prepared = engine.prepare(read_adapter(file, decoder))
+    with pytest.raises(CapabilityError) as raised:
+        engine.attach(prepared)
+    assert raised.value.items == ("position_embd: a delta of it changes no logit",)
+    plain = logits_of(engine, IDS)
+    monkeypatch.setattr(llama_engine, "require_acting", lambda *_: None)  # the broken variant
+    rest = {name: value for name, value in both.items() if "blk" not in name}
+    file = write_adapter(tmp_path / "rest.gguf", "gpt2", rest)
+    handle = engine.attach(engine.prepare(read_adapter(file, decoder)))
+    assert np.array_equal(logits_of(engine, IDS, ((handle, 1.0),)), plain)
+    engine.close()

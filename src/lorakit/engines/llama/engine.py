@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.llama.acting import require_acting
 from lorakit.engines.llama.adapter_file import native_file
 from lorakit.engines.llama.child_process import library_digest
 from lorakit.engines.llama.context import Context, Piece, Set, flash_attention, kv_type
@@ -50,6 +51,7 @@ from lorakit.errors import (
 from lorakit.text.image_ids import Image, Run, runs
 
 KNOWN_SETS = 1024  # checked adapter sets to remember
+TRIAL = (1, 2, 3, 4)  # tokens that show whether a delta acts; one alone attends to itself
 PREFILL_CHUNK = 128  # tokens per prefill step while other rows decode
 
 
@@ -101,6 +103,7 @@ class LlamaEngine:
         self._pool = ContextPool(self._new_context, options.contexts, self._capabilities)
         self._adapters: dict[int, Any] = {}  # native adapters by handle
         self._sets: dict[AdapterSet, Set] = {}  # by what was asked for, see _effective
+        self._acting: set[str] = set()  # see acting.py
         self._handles = itertools.count(1)
         self._vision: Vision | None = None
         self._logits = np.zeros((options.max_batch, self._capabilities.vocabulary), np.float32)
@@ -150,13 +153,36 @@ class LlamaEngine:
 
     def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        with native_file(prepared.adapter, self._base) as path, captured_log() as native_log:
-            native = llama().llama_adapter_lora_init(self._model, os.fsencode(path))
-        if not native:
-            raise EngineError("llama.cpp cannot load the adapter", items=native_log.reasons)
+        if self._base.decoder.is_foreign:
+            modules = [delta.module for delta in prepared.adapter.deltas]
+            require_acting(modules, self._base.decoder, self._acting, self._tried)
+        native = self._load(prepared.adapter)
         handle = next(self._handles)
         self._adapters[handle] = native
         return handle
+
+    def _load(self, adapter: Adapter) -> Any:
+        with native_file(adapter, self._base) as path, captured_log() as native_log:
+            native = llama().llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not native:
+            raise EngineError("llama.cpp cannot load the adapter", items=native_log.reasons)
+        return native
+
+    def _tried(self, adapter: Adapter) -> Logits:
+        """Logits of a few tokens in a context of their own."""
+        tokens = np.asarray(TRIAL, np.int64) % self._capabilities.vocabulary
+        result = np.empty((len(tokens), self._capabilities.vocabulary), np.float32)
+        native = self._load(adapter) if adapter.deltas else None
+        context = self._new_context(len(tokens))
+        try:
+            slot = context.open()
+            context.use(((native, 1.0),) if native else ())
+            context.decode([Piece(slot, 0, tokens, len(tokens))], [result])
+        finally:
+            context.free()
+            if native:
+                llama().llama_adapter_lora_free(native)
+        return result
 
     def detach(self, handle: int) -> None:
         self._require_open()
