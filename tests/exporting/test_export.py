@@ -222,6 +222,16 @@ def test_the_command(tmp_path, capsys):
     assert record["from"][0]["scale"] == 0.5
 
 
+def test_an_absolute_scale_replaces_the_files_own(tmp_path, capsys):
+    own = read_adapter(HOME.path).deltas[0].scale
+    for place, said in (("absolute", f":={2 * own}"), ("relative", ":2")):
+        words = ["export", str(BASE), "--to", "safetensors", "-o", str(tmp_path / place)]
+        run_line([*words, "-a", f"{HOME.path}{said}", "--no-proof"])
+    one, other = (tmp_path / place / "model.safetensors" for place in ("absolute", "relative"))
+    assert one.read_bytes() == other.read_bytes()
+    assert one.read_bytes() != (BASE / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     "compose", ["", "home=HOME,home=HOME", "HOME,HOME"], ids=["nothing", "one name", "one folder"]
 )

@@ -16,7 +16,6 @@ from lorakit.cli.references import (
     CalibrationOption,
     JsonOption,
     PrivateOption,
-    split_scale,
 )
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError
@@ -26,6 +25,7 @@ from lorakit.exporting.plan import Kind, TargetName
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import unused_name
+from lorakit.sources.scaled import scaled
 
 ALIKE = 0.9  # share of equal answers that needs no word
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -141,8 +141,8 @@ def _composed(compose: str) -> dict[str, AdapterConfig]:
 
 
 def _config(reference: str) -> AdapterConfig:
-    path, scale = split_scale(reference)
-    return AdapterConfig(path, scale=scale)
+    said = scaled(reference)
+    return AdapterConfig(said.path, scale=said.scale, absolute_scale=said.absolute)
 
 
 def _named(part: str) -> tuple[str, AdapterConfig]:
