@@ -29,6 +29,7 @@ ALONG = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*"),
+    *("preprocessor_config.json", "processor_config.json"),  # of a model that also sees
 )
 
 
@@ -86,7 +87,7 @@ def _config(base: Base, plan: Plan, dtype: str | None) -> bytes:
         content = read_bounded(base.path / CONFIG, MAX_JSON)
         if content is not None:
             return content
-    return _json({**base.config, **changes})
+    return _json(base.config_with(changes))
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
