@@ -47,7 +47,7 @@ function matches({ pattern, texts, keys }) {
     const match = keys ? new PatternTable(keys) : new Regex(pattern);
     return texts.map((text) => (keys ? match.first(text) : match.fullmatch(text)));
   } catch (error) {
-    return error.constructor.name === 'PatternError' ? 'PatternError' : `BROKEN: ${error.stack}`;
+    return ['PatternError', 'UnknownSyntaxError'].includes(error.constructor.name) ? 'PatternError' : `BROKEN: ${error.stack}`;
   }
 }
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +22,9 @@ from lorakit.formats import FILES
 
 TESTS = Path(__file__).parents[1]
 MODULES = (
-    "test_peft", "test_peft_experts", "test_peft_sources", "test_peft_added", "test_mlx",
-    "test_mlx_sites",
+    "test_peft", "test_peft_experts", "test_peft_sources", "test_peft_added", "test_peft_targets",
+    "test_expert_order", "test_incomplete", "test_wrapped_names", "test_mlx", "test_mlx_sites",
+    "test_mlx_versions",
 )  # fmt: skip
 READERS = ("read_adapter", "read_peft", "read_mlx")
 # Tests of engines and other libraries, and those that draw hundreds of examples.
@@ -49,6 +50,13 @@ def parameters(test: Any) -> Iterator[dict[str, Any]]:
         )
     for chosen in itertools.product(*choices):
         yield {name: value for one in chosen for name, value in one.items()}
+
+
+def fixture(found: ModuleType, name: str, place: Path) -> Any:
+    """The value of a module's own fixture, which asks for a folder at most."""
+    make = inspect.unwrap(getattr(found, name))
+    factory = SimpleNamespace(mktemp=lambda folder: place / folder)
+    return make(factory) if inspect.signature(make).parameters else make()
 
 
 def tests() -> Iterator[tuple[str, ModuleType, Any]]:
@@ -86,9 +94,10 @@ def feed(place: Path) -> dict[str, Path]:
         for number, arguments in enumerate(parameters(test)):
             scratch = place / "scratch" / f"{label}-{number}"
             scratch.mkdir(parents=True)
-            given = (
-                {"tmp_path": scratch} if "tmp_path" in inspect.signature(test).parameters else {}
-            )
+            given = {
+                name: scratch if name == "tmp_path" else fixture(found, name, scratch)
+                for name in inspect.signature(test).parameters.keys() - arguments.keys()
+            }
             with pytest.MonkeyPatch.context() as patch:
                 for reader in READERS:
                     if hasattr(found, reader):

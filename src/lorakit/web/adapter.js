@@ -11,9 +11,11 @@ import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
 import { allFinite, fold } from './fold.js';
 import { JsonError, parseJson } from './json.js';
 import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
+import { isMlxConfig } from './mlx_config.js';
+import { renamings } from './names.js';
 import { shown, wrong } from './options.js';
 import { STAGED, readPeft } from './peft.js';
-import { valuesOf } from './safetensors.js';
+import { refusePointer, valuesOf } from './safetensors.js';
 import { isWebFile, readWebFile } from './web_file.js';
 
 export const CONFIG = 'adapter_config.json';
@@ -27,7 +29,10 @@ const FROM_PYTHON = 'no exported model holds invocation tokens, merged or not (l
  *   rank: number, in: number, out: number, scale: number, turned: boolean}} Delta turned: A is
  *   [rank, in] and B [out, rank], else A is [in, rank] and B [rank, out]
  * @typedef {{deltas: Delta[], beyond: string[], base: string, baseName: string, name?: string,
- *   digest?: string, unchecked?: boolean}} Read beyond: what no input says, one line each
+ *   digest?: string, unchecked?: boolean,
+ *   lacking?: (modules: string[] | null, renamed: Map<string, string>) => string[]}} Read beyond: what
+ *   no input says, one line each; lacking: what the config promises and the file lacks, given what a
+ *   model calls its linears and which names differ from the file's
  * @typedef {{a: Float32Array, b: Float32Array, rank: number}} Factors a: [in, rank], b: [rank, out]
  * @typedef {{name: string, digest: string, base: string, baseName: string, rank: number,
  *   scale: number, bytes: number, tensors: Map<string, Factors>, values: Float32Array,
@@ -41,13 +46,13 @@ const FROM_PYTHON = 'no exported model holds invocation tokens, merged or not (l
  *   takes; without them nothing is compared. name: of the adapter, also in messages
  * @returns {Promise<Adapter>}
  * Throws LorakitError: source_not_found, format_invalid, format_unsupported, pickle_refused,
- * adapter_invalid, adapter_mismatch.
+ * adapter_incomplete, adapter_invalid, adapter_mismatch.
  */
 export async function readAdapter(files, { modules, scale = 1, name } = {}) {
   const given = name ?? files.name ?? '';
   const where = given || 'the adapter';
   const hint = `merge it into the base: lorakit export BASE -a ${given || 'ADAPTER'} --to onnx -o OUT`;
-  const read = await readFiles(bytesOf(files), where, hint);
+  const read = fitted(await readFiles(bytesOf(files), where, hint), modules, where);
   refuseBeyond(read, modules, hint);
   const order = [...read.deltas].sort((x, y) => (x.module < y.module ? -1 : 1));
   const { tensors, values } = fold(order);
@@ -66,6 +71,26 @@ export async function readAdapter(files, { modules, scale = 1, name } = {}) {
     values,
     warnings: [...(files.warnings ?? []), ...(read.unchecked ? [unchecked(where)] : [])],
   };
+}
+
+/** With its modules called as the model calls them, where only a wrapper is between; whole. */
+function fitted(read, modules, where) {
+  if (!read.lacking) return read;
+  const known = modules?.map(({ module }) => module) ?? null;
+  const held = read.deltas.map(({ module }) => module);
+  const renamed = known ? renamings(held, [...known, HEAD]) : new Map();
+  const deltas = read.deltas.map((delta) => ({ ...delta, module: renamed.get(delta.module) ?? delta.module }));
+  const lacking = read.lacking(known, renamed);
+  const shapes = new Map(modules?.map((shape) => [shape.module, shape]));
+  // beside a model, that it is of another one, or beyond any inputs, is what is to be said
+  const belongs = !modules || (!read.beyond.length && deltas.every((delta) => !misfits(delta, shapes.get(delta.module)).length));
+  if (lacking.length && belongs)
+    throw new LorakitError(`${where} is an incomplete save: its config promises more than the file holds`, {
+      code: 'adapter_incomplete',
+      items: firstOf(lacking),
+      hint: 'save or download it again',
+    });
+  return { ...read, deltas };
 }
 
 function unchecked(where) {
@@ -87,7 +112,7 @@ async function readFiles(files, where, hint) {
   if (!text) return readOneFile(files, where);
   const config = readObject(text, `${where}/${CONFIG}`);
   if (config.has('peft_type') || (config.has('r') && config.has('lora_alpha'))) return readPeft(files, config, where, hint);
-  if (files.has(MLX_WEIGHTS) && (config.has('fine_tune_type') || config.has('lora_parameters'))) return readMlx(files, config, where, hint);
+  if (files.has(MLX_WEIGHTS) && isMlxConfig(config)) return readMlx(files, config, where, hint);
   throw unsupported(`${where} is an adapter folder of an unknown kind, not an adapter that lorakit can read`, {
     hint: 'a page reads PEFT and MLX folders, and web files',
   });
@@ -96,6 +121,7 @@ async function readFiles(files, where, hint) {
 /** The JSON object of a config. @returns {Map<string, any>} */
 function readObject(content, where) {
   if (content.length > MAX_JSON) throw invalid(`${where} is larger than ${MAX_JSON} bytes`, { hint: 'this is no adapter config' });
+  refusePointer(content, where);
   let value;
   try {
     ({ value } = parseJson(content));
@@ -113,6 +139,7 @@ async function readOneFile(files, where) {
   if (inside.length) throw unsupported(`${where} holds named adapters in folders of their own`, { items: inside, hint: `choose one: ${inside[0]}` });
   if (!files.size) throw notThere(where);
   const [[name, content]] = files;
+  refusePointer(content, `${where}/${name}`);
   const other = files.size > 1 ? folderKind([...files.keys()]) : kindOf(content);
   if (other === null) throw notThere(where);
   if (!other) return readWebFile(content, where);

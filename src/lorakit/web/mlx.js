@@ -1,52 +1,49 @@
 /**
  * An mlx-lm adapter folder as deltas of linear layers; every tensor is accounted for or refused, as
- * formats/mlx does. mlx-lm 0.32 computes y = W x + scale (x A) B with A [in, r] and B [r, out]: there
+ * formats/mlx does. mlx-lm computes y = W x + scale (x A) B with A [in, r] and B [r, out]: there
  * is no alpha, and one rank and one scale hold for the whole file.
  */
 
 import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
+import { CONFIG, parseMlxConfig } from './mlx_config.js';
 import { isModule, isName, lastOf, tensorFault } from './names.js';
 import { FINGERPRINT } from './peft.js';
+import { missingMlx } from './promises.js';
 import { readSafetensors } from './safetensors.js';
 
 export const WEIGHTS = 'adapters.safetensors';
-const CONFIG = 'adapter_config.json';
 const [A, B, M] = ['.lora_a', '.lora_b', '.m'];
-const MAX_RANK = 1 << 16;
-const MAX_LAYERS = 1 << 16;
-const FLOAT32_MAX = 3.4028234663852886e38;
 const TABLES = new Set(['embed_tokens', 'wte']);
 const LAYER = /^(?:.*\.)?(?:layers|h)\.(\d{1,9})\.(.+)$/;
 
 /**
- * @param {Map<string, Uint8Array>} files @param {Map<string, any>} config
+ * @param {Map<string, Uint8Array>} files @param {Map<string, any>} raw the config
  * @param {string} where its name, for messages @param {string} hint how to use it all the same
  * @returns {import('./adapter.js').Read}
  */
-export function readMlx(files, config, where, hint) {
-  const kind = config.has('fine_tune_type') ? config.get('fine_tune_type') : 'lora';
-  if (kind === 'full')
-    throw unsupported(`${where} is a full fine-tune: whole weights, not low-rank deltas`, {
-      hint: 'fuse it into its base with mlx_lm.fuse, and export that model: lorakit export MODEL --to onnx -o OUT',
-    });
-  if (kind !== 'lora' && kind !== 'dora')
-    throw unsupported(`${where}: this fine_tune_type cannot be read`, { found: String(kind), hint });
-  const { tensors, metadata } = readSafetensors(files.get(WEIGHTS), `${where}/${WEIGHTS}`);
+export function readMlx(files, raw, where, hint) {
   const faults = [];
-  const { rank, scale, keys } = parameters(config, faults);
+  const config = parseMlxConfig(raw, where, hint, faults);
+  const { tensors, metadata } = readSafetensors(files.get(WEIGHTS), `${where}/${WEIGHTS}`);
+  if (tensors.size && [...tensors.keys()].every((name) => /\.[AB]$/.test(name)))
+    throw unsupported(`${where} is an adapter of mlx-vlm, a library of its own for vision models`, { hint });
   const modules = sort(tensors, faults);
-  for (const [name, parts] of modules) faults.push(...moduleFaults(name, parts, { rank, dora: kind === 'dora', keys }));
-  const unnamed = [...modules.keys()].filter((name) => !keys?.has(name));
-  faults.push(...layerFaults(config.has('num_layers') ? config.get('num_layers') : -1n, unnamed));
+  for (const [name, parts] of modules) faults.push(...moduleFaults(name, parts, config));
+  faults.push(...layerFaults(config, [...modules.keys()].filter((name) => !config.keys?.has(name))));
   if (!modules.size && !faults.length) faults.push('no tensor at all: the adapter does nothing');
   if (faults.length) throw invalid(`the MLX adapter in ${where} does not agree with itself`, { items: firstOf(faults) });
   requireApart(modules, where);
-  const baseName = config.get('model');
+  const baseName = raw.get('model');
+  const names = [...modules.keys()];
   return {
-    deltas: [...modules].filter(([name]) => isLinear(name, modules)).map(([name, parts]) => deltaOf(name, parts, scale)),
+    deltas: [...modules].filter(([name]) => isLinear(name, modules)).map(([name, parts]) => deltaOf(name, parts, config.scale)),
     beyond: [...modules].flatMap(([name, parts]) => beyondOf(canonical(name), parts)),
     base: metadata.get(FINGERPRINT) ?? '',
     baseName: typeof baseName === 'string' ? baseName : '',
+    lacking: (model, renamed) => {
+      const held = names.map(canonical).map((name) => renamed.get(name) ?? name);
+      return missingMlx(config, new Set(names), held, model);
+    },
   };
 }
 
@@ -80,26 +77,6 @@ function beyondOf(module, parts) {
 function deltaOf(name, parts, scale) {
   const [a, b] = [parts.get(A), parts.get(B)];
   return { module: canonical(name), a, b, rank: a.shape[1], in: a.shape[0], out: b.shape[1], scale, turned: false };
-}
-
-/** Rank, scale and keys; what is wrong with them goes into `faults`. */
-function parameters(config, faults) {
-  const table = config.get('lora_parameters');
-  if (!(table instanceof Map)) {
-    faults.push(`${CONFIG}: lora_parameters must be an object`);
-    return { rank: 0, scale: 0, keys: null };
-  }
-  const [rank, scale, keys] = ['rank', 'scale', 'keys'].map((name) => table.get(name));
-  if (typeof rank !== 'bigint' || rank <= 0n || rank > MAX_RANK) faults.push(`${CONFIG}: rank must be a whole number from 1`);
-  if (!isFloat32(scale)) faults.push(`${CONFIG}: scale must be a finite number`);
-  const none = keys === undefined || keys === null;
-  const listed = Array.isArray(keys) && keys.every((key) => typeof key === 'string');
-  if (!none && !listed) faults.push(`${CONFIG}: keys must be a list of names`);
-  return { rank: Number(rank), scale: isFloat32(scale) ? Number(scale) : 0, keys: listed ? new Set(keys) : null };
-}
-
-function isFloat32(value) {
-  return (typeof value === 'bigint' || typeof value === 'number') && value <= FLOAT32_MAX && value >= -FLOAT32_MAX;
 }
 
 /** @returns {Map<string, Map<string, import('./safetensors.js').Tensor>>} */
@@ -143,10 +120,16 @@ function magnitudeFaults(module, a, b, m) {
   return m.length === 1 && m[0] === wanted ? [] : [`${module}: m is [${m}], expected [${wanted}]`];
 }
 
-/** mlx-lm adapts the last `num_layers` layers, and modules that `keys` names in full anywhere. */
-function layerFaults(count, modules) {
-  if (typeof count !== 'bigint' || count < -1n || count > MAX_LAYERS) return [`${CONFIG}: num_layers must be a whole number`];
-  const indices = modules.flatMap((module) => LAYER.exec(module)?.[1] ?? []).map(Number);
-  const span = indices.length ? indices.reduce((x, y) => Math.max(x, y)) - indices.reduce((x, y) => Math.min(x, y)) + 1 : 0;
-  return count > 0n && Number(count) < span ? [`${CONFIG}: ${count} layers, but tensors span ${span}`] : [];
+/**
+ * mlx-lm adapts the last `layers` layers, or those in `indices`, and modules that `keys` names in
+ * full anywhere. @param {string[]} modules those that are not named in full
+ */
+function layerFaults({ layers, indices }, modules) {
+  const held = modules.flatMap((module) => LAYER.exec(module)?.[1] ?? []).map(Number);
+  if (indices) {
+    const beyond = [...new Set(held)].filter((layer) => !indices.has(layer));
+    return beyond.length ? [`${CONFIG}: layers does not list ${beyond}, which have tensors`] : [];
+  }
+  const span = held.length ? held.reduce((x, y) => Math.max(x, y)) - held.reduce((x, y) => Math.min(x, y)) + 1 : 0;
+  return layers > 0 && layers < span ? [`${CONFIG}: ${layers} layers, but tensors span ${span}`] : [];
 }

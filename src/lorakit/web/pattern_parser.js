@@ -17,6 +17,9 @@ const ANCHORS = { A: '^', Z: '$', b: 'b' };
 /** A pattern that is not a regular expression, or beyond the subset or its bounds. */
 export class PatternError extends Error {}
 
+/** A pattern that may be a regular expression, but is none of the subset. */
+export class UnknownSyntaxError extends PatternError {}
+
 /** @param {string[]} chars a pattern's characters @returns {Node} */
 export function parsePattern(chars) {
   const parser = new Parser(chars);
@@ -50,7 +53,7 @@ class Parser {
     const [low, high] = range;
     if (high !== null && low > high) throw new PatternError('a repetition from more to less');
     this.take('?'); // lazy: the same whole matches
-    if (Object.hasOwn(SIMPLE, this.chars[this.at] ?? '')) throw new PatternError('multiple or possessive quantifiers');
+    if (Object.hasOwn(SIMPLE, this.chars[this.at] ?? '')) throw new UnknownSyntaxError('multiple or possessive quantifiers');
     return high === 0 ? { kind: 'sequence', nodes: [] } : { kind: 'repeat', node, low, high };
   }
 
@@ -102,7 +105,7 @@ class Parser {
   groupName() {
     const end = this.chars.indexOf('>', this.at);
     const name = end < 0 ? '' : this.chars.slice(this.at, end + 1).join('');
-    if (!NAMED.test(name)) throw new PatternError('look-behind, flags and back-references are not supported');
+    if (!NAMED.test(name)) throw new UnknownSyntaxError('look-behind, flags and back-references are not supported');
     this.at = end + 1;
   }
 
@@ -160,6 +163,6 @@ function code(char) {
 function escape(char) {
   const small = char.toLowerCase();
   if (Object.hasOwn(CLASSES, small)) return (other) => CLASSES[small].test(other) === (char === small);
-  if (ALNUM.test(char)) throw new PatternError(`the escape \\${char} is not supported`);
+  if (ALNUM.test(char)) throw new UnknownSyntaxError(`the escape \\${char} is not supported`);
   return one(char);
 }

@@ -8,9 +8,9 @@
  * back-references and flags are refused.
  */
 
-import { PatternError, parsePattern } from './pattern_parser.js';
+import { PatternError, UnknownSyntaxError, parsePattern } from './pattern_parser.js';
 
-export { PatternError };
+export { PatternError, UnknownSyntaxError };
 
 const MAX_LENGTH = 8192; // characters of one pattern
 const MAX_STATES = 20_000; // instructions of one automaton

@@ -2,38 +2,38 @@
  * A PEFT adapter folder as deltas of linear layers; every tensor is accounted for or refused, as
  * formats/peft does. What a folder holds beyond such deltas is listed in `beyond`.
  *
- * Names are `base_model.model.<module>.<suffix>`; the suffixes are those that peft 0.21 writes.
+ * Names are `base_model.model.<module>.<suffix>`, as peft_names.js leaves them; the suffixes are those
+ * that peft 0.21 writes.
  */
 
 import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
 import { isModule, isName, lastOf, tensorFault } from './names.js';
 import { PatternError } from './patterns.js';
 import { Resolver, parseConfig } from './peft_config.js';
+import { plainNames } from './peft_names.js';
+import { isSaved, missing } from './promises.js';
 import { readSafetensors, valuesOf } from './safetensors.js';
 
 export const WEIGHTS = 'adapter_model.safetensors';
 export const PICKLE = 'adapter_model.bin';
 export const FINGERPRINT = 'lorakit.base_fingerprint'; // in the weights' metadata
 export const STAGED = 'invocation tokens'; // of an aLoRA
-const PREFIX = 'base_model.model.';
+export const INDEX = `${WEIGHTS}.index.json`;
 const PARTS = [
-  ['.lora_A.weight', 'a'], ['.lora_A.default.weight', 'a'],
-  ['.lora_B.weight', 'b'], ['.lora_B.default.weight', 'b'],
-  ['.lora_B.bias', 'bias'], ['.lora_B.default.bias', 'bias'],
-  ['.lora_embedding_A', 'embedding a'], ['.lora_embedding_A.default', 'embedding a'],
-  ['.lora_embedding_B', 'embedding b'], ['.lora_embedding_B.default', 'embedding b'],
+  ['.lora_A.weight', 'a'], ['.lora_B.weight', 'b'], ['.lora_B.bias', 'bias'],
+  ['.lora_embedding_A', 'embedding a'], ['.lora_embedding_B', 'embedding b'],
   ['.lora_magnitude_vector', 'magnitude'], ['.lora_magnitude_vector.weight', 'magnitude'],
-  ['.lora_magnitude_vector.default.weight', 'magnitude'],
-  ['.token_adapter.trainable_tokens_delta', 'rows'], ['.token_adapter.trainable_tokens_delta.default', 'rows'],
+  ['.token_adapter.trainable_tokens_delta', 'rows'], ['.token_adapter.base_layer.weight', 'base weight'],
   ['.base_layer.weight', 'base weight'], ['.base_layer.bias', 'base bias'],
   ['.modules_to_save.weight', 'saved weight'], ['.modules_to_save.bias', 'saved bias'],
-  ['.modules_to_save.default.weight', 'saved weight'], ['.modules_to_save.default.bias', 'saved bias'],
 ]; // prettier-ignore
 const LAST = [['.weight', 'saved weight'], ['.bias', 'saved bias']]; // prettier-ignore
 const UNREADABLE = [['.lora_diag', "KaSA's diagonal"], ['.lora_E', "AdaLoRA's singular values"], ['.lora_ranknum', "AdaLoRA's rank"]]; // prettier-ignore
 const VECTORS = new Set(['bias', 'magnitude', 'base bias', 'saved bias']);
 const EXPERT = /^.+\.experts\.(?:0|[1-9]\d{0,3})\.(?:gate_proj|up_proj|down_proj)$/;
 const PARAMETERS = ['weight', 'gate_up_proj', 'down_proj'];
+const TABLE = /(?:embed_tokens|wte)$/;
+const VOCABULARY = /(?:embed_tokens|wte|lm_head)$/;
 
 /**
  * @param {Map<string, Uint8Array>} files @param {Map<string, any>} raw the config
@@ -45,18 +45,25 @@ export function readPeft(files, raw, where, hint) {
   const weights = files.get(WEIGHTS);
   if (!weights) throw withoutWeights(files, where, hint);
   const { tensors, metadata } = readSafetensors(weights, `${where}/${WEIGHTS}`);
-  const parts = new Parts(tensors);
-  const { deltas, beyond } = build(config, parts, where, hint);
+  const parts = new Parts(tensors, where, hint);
+  const { deltas, beyond, resolver, whole } = build(config, parts, where, hint);
   if (parts.faults.length)
     throw invalid(`the PEFT adapter in ${where} does not agree with itself`, {
       items: firstOf(parts.faults),
       hint: "save it again with PEFT's save_pretrained",
     });
   const { baseName } = config;
-  return { deltas, beyond, base: metadata.get(FINGERPRINT) ?? '', baseName: typeof baseName === 'string' ? baseName : '' };
+  return {
+    deltas, beyond, base: metadata.get(FINGERPRINT) ?? '', baseName: typeof baseName === 'string' ? baseName : '',
+    lacking: (modules, renamed) => missing(config, resolver, whole, modules, renamed),
+  }; // prettier-ignore
 }
 
 function withoutWeights(files, where, hint) {
+  if (!files.has(PICKLE) && files.has(INDEX))
+    return unsupported(`${where} holds an adapter in several files, which PEFT does not load either`, {
+      hint: `put all tensors into one ${WEIGHTS}: safetensors' load_file and save_file`,
+    });
   if (!files.has(PICKLE)) return new LorakitError(`${where} has adapter_config.json but no ${WEIGHTS}`, { code: 'source_not_found' });
   return new LorakitError(`${where} holds ${PICKLE}: a pickle can run code when it is opened, so it is not read`, {
     code: 'pickle_refused',
@@ -67,7 +74,7 @@ function withoutWeights(files, where, hint) {
 function build(config, parts, where, hint) {
   try {
     const resolver = new Resolver(config);
-    return collect(config, resolver, parts);
+    return { resolver, ...collect(config, resolver, parts) };
   } catch (error) {
     if (!(error instanceof PatternError)) throw error;
     throw unsupported(`${where}: adapter_config.json has a pattern for module names that cannot be used: ${error.message}`, { hint });
@@ -86,20 +93,24 @@ function collect(config, resolver, parts) {
     if (adapted.has(module)) parts.faults.push(`${module}: replaced rows and LoRA on one module`);
   beyond.push(...replacements(parts), ...rows(config, parts));
   checkDora(config, adapted, parts);
+  checkSaved(config, parts);
   for (const module of parts.of('magnitude').keys()) beyond.push(`${module}: a DoRA magnitude`);
   for (const { module } of embedding) beyond.push(`${module}: a delta of the embedding`);
   for (const { module, bias } of linear) if (bias) beyond.push(`${module}: a bias of B`);
   if (!deltas.length && !beyond.length && !parts.faults.length) parts.faults.push('no tensor at all: the adapter does nothing');
   if (config.invocationTokens.length) beyond.push(`${STAGED}: it acts from a text on (aLoRA)`);
-  return { deltas: linear, beyond };
+  const replaced = ['base weight', 'base bias', 'saved weight', 'saved bias', 'rows'].flatMap((kind) => [...parts.of(kind).keys()]);
+  return { deltas: linear, beyond, whole: { adapted, replaced, rows: parts.of('rows') } };
 }
 
 /** The tensors of a file, by what they are and the module they belong to. */
 class Parts {
-  constructor(tensors) {
+  constructor(tensors, where, hint) {
     this.kinds = new Map();
     this.faults = [];
-    for (const [key, tensor] of tensors) this.add(key, tensor);
+    const good = new Map([...tensors].filter(([key]) => isName(key)));
+    for (const key of tensors.keys()) if (!good.has(key)) this.faults.push(`'${key.slice(0, 80)}': not a tensor name`);
+    for (const [key, name] of plainNames(good, where, hint)) this.add(key, name, tensors.get(key));
   }
 
   /** @returns {Map<string, import('./safetensors.js').Tensor>} */
@@ -108,12 +119,8 @@ class Parts {
     return this.kinds.get(kind);
   }
 
-  add(key, tensor) {
-    if (!isName(key)) {
-      this.faults.push(`'${key.slice(0, 80)}': not a tensor name`);
-      return;
-    }
-    const [kind, module] = classify(key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key);
+  add(key, name, tensor) {
+    const [kind, module] = classify(name);
     const fault = partFault(kind, module, tensor);
     if (fault) this.faults.push(`${key}: ${fault}`);
     else if (this.of(kind).has(module)) this.faults.push(`${key}: a second tensor for the same part of ${module}`);
@@ -201,6 +208,13 @@ function checkDora({ useDora }, adapted, parts) {
   for (const module of adapted) if (!have.has(module)) parts.faults.push(`${module}: use_dora = true, but it has no magnitude`);
 }
 
+/** A whole weight is of a module that the config says is saved, or of the vocabulary. */
+function checkSaved({ modulesToSave }, parts) {
+  for (const module of parts.of('saved weight').keys())
+    if (!VOCABULARY.test(module) && !modulesToSave.some((name) => isSaved(module, name)))
+      parts.faults.push(`${module}.weight: neither part of a LoRA layer nor in the config's modules_to_save`);
+}
+
 /** Full tensors that the adapter brings, each once. */
 function replacements(parts) {
   const names = [];
@@ -215,7 +229,9 @@ function replacements(parts) {
 function rows({ tokenIndices }, parts) {
   const found = [];
   for (const [module, { shape }] of parts.of('rows')) {
-    const named = [...tokenIndices].filter(([name]) => module === name || module.endsWith(`.${name}`)).map(([, ids]) => ids);
+    const idsOf = (fits) => [...tokenIndices].filter(([name]) => fits(name)).map(([, ids]) => ids);
+    let named = idsOf((name) => module === name || module.endsWith(`.${name}`));
+    if (!named.length && module.endsWith('lm_head')) named = idsOf((name) => TABLE.test(name)); // tied when it was trained
     const fits = named.length === 1 && named[0].length === shape[0] && new Set(named[0]).size === shape[0];
     if (!fits) parts.faults.push(`${module}: ${shape[0]} replaced rows, but trainable_token_indices does not name each once`);
     else found.push(`${module}: trained rows of tokens`);

@@ -5,7 +5,7 @@
  */
 
 import { invalid, unsupported } from './errors.js';
-import { Budget, PatternError, PatternTable, Regex } from './patterns.js';
+import { Budget, PatternError, PatternTable, Regex, UnknownSyntaxError } from './patterns.js';
 
 const ACTIVE = {
   megatron_config: "adapts Megatron's parallel layers",
@@ -57,7 +57,10 @@ export function parseConfig(raw, where, hint) {
   return config;
 }
 
-/** Answers for one module name at a time. Every method may throw PatternError. */
+/**
+ * Answers for one module name at a time. Every method may throw PatternError. Where a pattern for
+ * modules is of a syntax that the automaton lacks, the names of the tensors decide: `readable` is false.
+ */
 export class Resolver {
   constructor(config) {
     const budget = new Budget();
@@ -66,9 +69,21 @@ export class Resolver {
     this.config = config;
     this.ranks = new PatternTable([...config.ranks.keys()], budget);
     this.alphas = new PatternTable([...config.alphas.keys()], budget);
-    this.target = regexOf(config.targetModules, budget);
-    this.exclude = regexOf(config.excludeModules, budget);
+    this.readable = true;
+    this.target = this.regex(config.targetModules, budget);
+    this.exclude = this.regex(config.excludeModules, budget);
     this.savedModules = config.modulesToSave.map((name) => new Regex(`(^|.*\\.)${name}($|\\..*)`, budget));
+  }
+
+  regex(pattern, budget) {
+    if (typeof pattern !== 'string' || !pattern || pattern === 'all-linear') return null;
+    try {
+      return new Regex(pattern, budget);
+    } catch (error) {
+      if (!(error instanceof UnknownSyntaxError)) throw error;
+      this.readable = false;
+      return null;
+    }
   }
 
   rank(module) {
@@ -92,8 +107,8 @@ export class Resolver {
     const { targetModules, targetParameters, layers } = this.config;
     if (this.excluded(module) || this.saved(module)) return false;
     if (targetModules === null && targetParameters.size) return false; // experts alone
-    if (targetModules === null || targetModules === 'all-linear') return true;
     if (this.target) return this.target.fullmatch(module);
+    if (targetModules === null || typeof targetModules === 'string') return true; // the tensors say what
     if (targetModules.has(module)) return true; // named in full: PEFT does not ask for the layer then
     if (!endsWithOne(targetModules, module)) return false;
     return !layers.size || layers.has(this.layer(module));
@@ -108,7 +123,9 @@ export class Resolver {
   }
 
   excluded(module) {
-    return this.exclude ? this.exclude.fullmatch(module) : endsWithOne(this.config.excludeModules, module);
+    if (this.exclude) return this.exclude.fullmatch(module);
+    const { excludeModules } = this.config;
+    return typeof excludeModules !== 'string' && endsWithOne(excludeModules, module);
   }
 
   /** The layer index in a module name, by PEFT's rule: the first number that follows a name that is
@@ -125,15 +142,9 @@ export class Resolver {
   }
 }
 
-function regexOf(pattern, budget) {
-  const usable = typeof pattern === 'string' && pattern && pattern !== 'all-linear';
-  return usable ? new Regex(pattern, budget) : null;
-}
-
 function endsWithOne(names, module) {
   const parts = module.split('.');
-  const among = (name) => (typeof names === 'string' ? names.includes(name) : names.has(name));
-  return parts.some((_, index) => among(parts.slice(index).join('.')));
+  return parts.some((_, index) => names.has(parts.slice(index).join('.')));
 }
 
 function orNull(names) {

@@ -17,6 +17,7 @@ export const MAX_HEADER = 16 << 20; // bytes
 const MAX_TENSORS = 100_000;
 const MAX_NOTES = 20_000; // commas and brackets of a header beyond those of its tensors
 const MAX_DIMENSIONS = 16;
+const POINTER = 'version https://git-lfs';
 const LONE = /\p{Surrogate}/u;
 
 /**
@@ -30,6 +31,7 @@ const LONE = /\p{Surrogate}/u;
  * @returns {File}
  */
 export function readSafetensors(content, where) {
+  refusePointer(content, where);
   const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
   const length = content.length >= 8 ? view.getBigUint64(0, true) : 0n;
   if (length < 2n || length > BigInt(content.length - 8))
@@ -55,6 +57,13 @@ export function readSafetensors(content, where) {
       hint: 'the file may be truncated: download or copy it again',
     });
   }
+}
+
+/** A few lines that git keeps in the place of a large file are refused as what they are. */
+export function refusePointer(content, where) {
+  const head = new TextDecoder('latin1').decode(content.subarray(0, POINTER.length));
+  if (head === POINTER)
+    throw invalid(`${where} is the pointer of git-lfs to a file that was not downloaded`, { hint: 'fetch the files themselves: git lfs pull' });
 }
 
 /** The values of a tensor of floats as float32, to be read only. @param {Tensor} tensor @returns {Float32Array} */

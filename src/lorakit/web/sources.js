@@ -11,7 +11,7 @@ import { cachedFile, keepFile, lastDigest } from './cache.js';
 import { canDigest, sha256 } from './digest.js';
 import { LorakitError } from './errors.js';
 import { WEIGHTS as MLX_WEIGHTS } from './mlx.js';
-import { PICKLE, WEIGHTS as PEFT_WEIGHTS } from './peft.js';
+import { INDEX, PICKLE, WEIGHTS as PEFT_WEIGHTS } from './peft.js';
 import { preparedAdapter, preparedKey } from './prepared.js';
 import { cancelled, throwIfAborted } from './queue.js';
 import { parseReference, pinOf, requireAllowed, shownUrl } from './reference.js';
@@ -20,7 +20,7 @@ const MAX_BYTES = 2 ** 31 - 1; // that a page can hold in one buffer
 const MAX_CONFIG = 16 << 20;
 const FIRST = 64 << 20; // bytes that are set aside on a server's word
 const WEIGHTS = [PEFT_WEIGHTS, MLX_WEIGHTS];
-const KNOWN = [CONFIG, ...WEIGHTS, PICKLE];
+const KNOWN = [CONFIG, ...WEIGHTS, PICKLE, INDEX];
 
 /** @typedef {{code: string, message: string}} Warning */
 
@@ -243,7 +243,7 @@ async function readFiles(chosen, context) {
   const folder = named.size > 1 && !named.has(CONFIG); // its names alone say what it is
   for (const name of folder || !wanted.length ? named.keys() : wanted) {
     throwIfAborted(context.signal);
-    const unread = folder || name === PICKLE;
+    const unread = folder || name === PICKLE || name === INDEX;
     context.files.set(name, unread ? new Uint8Array(0) : await readFile(named.get(name), name, context));
   }
   if (context.pinned && WEIGHTS.every((name) => wanted.includes(name)))
