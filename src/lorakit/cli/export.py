@@ -46,7 +46,7 @@ def command(
         Kind | None,
         option(
             help="merged into the weights, kept apart, as inputs, or several in one file "
-            "[default: merged, or apart where that is found to be closer]."
+            "[default: merged; of onnx apart where that is closer]."
         ),
     ] = None,
     compose: Annotated[
@@ -79,7 +79,11 @@ def command(
     calibration: CalibrationOption = None,
     evaluation: Annotated[
         Path | None,
-        option("--eval", metavar="FILE", help="Examples to prove it on [default: built-in ones]."),
+        option(
+            "--eval",
+            metavar="FILE",
+            help="Examples to prove it on, at most 24, evenly [default: built-in ones].",
+        ),
     ] = None,
     declare: Annotated[
         bool, option("--declare", help="Prove it with the tools declared in the prompt.")
