@@ -44,13 +44,16 @@ def test_the_version_that_is_compiled_is_named_in_one_place_and_where_users_read
     assert line[2] in "".join(KNOWN.values())
 
 
+# Beside what is recorded with these packages: llama.cpp's own server, in a process of its own.
+PEERS = {"llama_server.py", "test_gguf_pair.py"}
+
+
 def test_no_package_of_llama_cpp_is_imported():
     """Their libraries are used through the binding. llama-cpp-python's `Llama` takes one adapter,
     at construction, and reuses the KV cache across adapters."""
     for folder in ("src", "bench", "scripts", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
-            # data is recorded with them; the server is llama.cpp's own, in a process of its own
-            if "data" not in file.parts and file.name != "llama_server.py":
+            if "data" not in file.parts and file.name not in PEERS:
                 assert not imported(ast.parse(file.read_text("utf-8"))) & {*PACKAGES.values()}, file
 
 
