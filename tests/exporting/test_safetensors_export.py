@@ -45,7 +45,9 @@ def test_transformers_gives_the_trainers_logits(case, out):
 def test_without_an_adapter_it_is_the_base_byte_for_byte(out):
     (file,) = write_folder(Base.open(GEMMA), [], out, "none")
     assert file.read_bytes() == (GEMMA / file.name).read_bytes()
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+    config, before = (json.loads((each / "config.json").read_text()) for each in (out, GEMMA))
+    assert before.items() <= config.items()  # and RoPE's base for older readers
+    for name in ("tokenizer.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (GEMMA / name).read_bytes()
     assert not (out / "base_logits.npz").exists()
 
