@@ -180,7 +180,7 @@ def test_spaces_after_special_tokens_are_taken_by_the_name_of_phi_3(tmp_path):
         trial(folder, name="My model")
     plain = cases.sentencepiece(tmp_path / "plain")
     assert not gguf_vocabulary(Base.open(plain), 704).stripping
-    with pytest.raises(EngineError, match="error loading model vocabulary"):
+    with pytest.raises(EngineError, match="cannot load"):
         trial(plain, name="phi3")  # which llama.cpp wants to have <|endoftext|>
 
 
@@ -234,8 +234,8 @@ def test_a_vocabulary_that_crashes_llama_cpp_ends_a_child_alone(tmp_path):
     assert "GGML_ASSERT" in str(raised.value)
 
 
-def test_a_vocabulary_that_llama_cpp_refuses_says_why(tmp_path):
-    with pytest.raises(EngineError, match="unknown tokenizer"):
+def test_a_vocabulary_that_llama_cpp_refuses_is_an_error(tmp_path):
+    with pytest.raises(EngineError, match="cannot load"):
         trial(byte_bpe(tmp_path, "gpt-2"), model=Value("str", "nonsense"))
 
 

@@ -7,6 +7,7 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled
@@ -42,6 +43,12 @@ def failing(**options):
     with pytest.raises(SourceError) as caught:
         send(**options)
     return caught.value
+
+
+@pytest.fixture(autouse=True)
+def bars():
+    """The client's own, which the libraries of other tests switch off for the whole process."""
+    huggingface_hub.utils.enable_progress_bars()
 
 
 def published(hub, repo="org/repo", branch="main"):
