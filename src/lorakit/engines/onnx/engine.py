@@ -7,7 +7,6 @@ more. What a row gets never depends on its batch mates.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,21 +28,24 @@ from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.semantics import window_reading
+from lorakit.engines.onnx.sequences import (
+    MAX_NEW,
+    PREFILL_CHUNK,
+    SequenceEngine,
+    capabilities_of,
+)
 from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
     AdapterSet,
-    Capabilities,
     Logits,
     Prepared,
     Row,
     Tokens,
-    no_images,
 )
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
-from lorakit.errors import ClosedError
 from lorakit.graph import (
     HEAD,
     VERSION,
@@ -56,9 +58,7 @@ from lorakit.graph import (
 )
 from lorakit.graph.gains import Extra, Gains
 from lorakit.graph.quantize import EVEN
-from lorakit.text.image_ids import Image
 
-MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
 FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
     "none": ("float32", "float32"),
     "fp16": ("float16", "float16"),
@@ -67,7 +67,6 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 MAX_STEPS = 32  # bound steps kept for their shapes
-PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
 PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
@@ -81,8 +80,8 @@ class Wider:
     session: Any
 
 
-class OnnxEngine:
-    """An open base model. See lorakit.engines.protocol.Engine for what its methods promise."""
+class OnnxEngine(SequenceEngine):
+    """An open base model."""
 
     def __init__(
         self,
@@ -94,27 +93,22 @@ class OnnxEngine:
     ) -> None:
         """opened: gives a session on the graph, with `extras`."""
         decoder = base.decoder
-        self._base = base
-        self._opened = opened
-        self._session = opened(extras=())
-        self._extras: frozenset[Extra] = frozenset()
-        self._device = device
-        self._capabilities = Capabilities(
-            engine="onnx",
+        capabilities = capabilities_of(
+            options,
             vocabulary=decoder.vocabulary,
-            context=min(options.context or MAX_CONTEXT, decoder.context),
-            max_batch=options.max_batch,
-            max_sequences=options.max_batch + options.cached_sequences,
-            mixed_batch=True,
+            context=decoder.context,
             kv_identity=_kv_identity(graph),
-            prefill_chunk=PREFILL_CHUNK,
         )
-        self._kv = KVCache(
+        kv = KVCache(
             decoder,
             device.buffer,
-            slots=self._capabilities.max_sequences,
-            context=self._capabilities.context,
+            slots=capabilities.max_sequences,
+            context=capabilities.context,
         )
+        super().__init__(base, opened(extras=()), capabilities, kv)
+        self._opened = opened
+        self._extras: frozenset[Extra] = frozenset()
+        self._device = device
         self._slabs = self._new_slabs(graph.apart)
         self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
         self._attached: dict[int, Attached] = {}
@@ -122,7 +116,6 @@ class OnnxEngine:
         threads = options.threads or default_threads()
         self._spread = 2 * threads if 2 * threads > COLUMNS else 0  # two rows for each thread
         self._vocabulary = Vocabulary(base, self._attached)
-        self._handles = itertools.count(1)
         self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
         self._stamp = (0, 0)  # of the memory that they are bound to
         self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
@@ -154,10 +147,6 @@ class OnnxEngine:
 
         opened = partial(open_graph, base, graph, sight, threads=options.threads, device=device)
         return cls(base, options, graph, opened, device)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     def shortest_row(self, adapters: AdapterSet) -> int:
         """onnxruntime splits a product over threads by its rows, once those are not fewer than its
@@ -215,39 +204,6 @@ class OnnxEngine:
         self._slabs.drop(handle)
         self._steps.clear()  # they keep the slabs alive
 
-    def open_sequence(self) -> int:
-        self._require_open()
-        return self._kv.open()
-
-    def length(self, sequence: int) -> int:
-        self._require_open()
-        return self._kv.length(sequence)
-
-    def reusable(self, sequence: int, length: int) -> int:
-        return min(length, self._kv.length(sequence))  # every layer keeps every token
-
-    def truncate(self, sequence: int, length: int) -> None:
-        self._require_open()
-        self._kv.truncate(sequence, length)
-
-    def fork(self, sequence: int, length: int) -> int:
-        self._require_open()
-        return self._kv.fork(sequence, length)
-
-    def close_sequence(self, sequence: int) -> None:
-        self._require_open()
-        self._kv.close(sequence)
-
-    def save_sequence(self, sequence: int) -> bytes:
-        self._require_open()
-        return self._kv.save(sequence)
-
-    def load_sequence(self, state: bytes, length: int) -> int:
-        self._require_open()
-        if length > self._kv.capacity:
-            self._steps.clear()  # they would keep the buffers that are replaced now
-        return self._kv.load(state, length)
-
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         self._require_open()
         total = sum(len(tokens) for tokens, _ in parts)
@@ -257,8 +213,7 @@ class OnnxEngine:
             for tokens, adapters in parts:
                 row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="all")
                 self._check([row])
-                if total > self._kv.capacity:
-                    self._steps.clear()  # they would keep the buffers that are replaced now
+                self._make_room(total)
                 self._kv.reserve(total)
                 found += [step.final[0].copy() for step in self._chunk_steps(row)]
                 self._kv.advance(sequence, len(tokens))
@@ -266,36 +221,12 @@ class OnnxEngine:
             self._kv.close(sequence)
         return np.concatenate(found)
 
-    def encode_image(self, content: bytes) -> Image:
-        raise no_images("onnx")
-
-    def interrupt(self) -> None:
-        """A step of this engine is short; it is not stopped."""
-
     def close(self) -> None:
         self._steps.clear()
         self._attached.clear()
         self._kv.free()
         self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
         self._session = None
-
-    def forward(self, rows: Sequence[Row]) -> list[Logits]:
-        self._require_open()
-        self._check(rows)
-        if not rows:
-            return []
-        longest = max(self._kv.length(row.sequence) + len(row.tokens) for row in rows)
-        if longest > self._kv.capacity:
-            self._steps.clear()  # they would keep the buffers that are replaced now
-        self._kv.reserve(longest)
-        single = [row for row in rows if len(row.tokens) == 1]
-        first, order = self._kv.arrange([row.sequence for row in single])
-        logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}
-        if single:  # last, as its logits stay in the engine's buffer
-            logits |= self._decode([single[index] for index in order], first)
-        for row in rows:  # only now, so that a failure above leaves every sequence as it was
-            self._kv.advance(row.sequence, len(row.tokens))
-        return [logits[row.sequence] for row in rows]
 
     def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
         """One new token for each of several rows, in one run; they sit in slots from `first`."""
@@ -371,9 +302,8 @@ class OnnxEngine:
                 require_together(handles, self._attached)
                 self._together.add(handles)
 
-    def _require_open(self) -> None:
-        if self._session is None:
-            raise ClosedError("the engine is closed")
+    def _unbind(self) -> None:
+        self._steps.clear()
 
 
 def _kv_identity(graph: GraphOptions) -> str:

@@ -8,7 +8,6 @@ says, and once for each row with more. Adapters are those that the graph has inp
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,25 +27,15 @@ from lorakit.engines.onnx.lora_feeds import LoraFeeds
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.ort import Binding, onnxruntime, open_session
 from lorakit.engines.onnx.semantics import window_reading
-from lorakit.engines.protocol import (
-    MAX_CONTEXT,
-    AdapterSet,
-    Capabilities,
-    Logits,
-    Prepared,
-    Row,
-    Tokens,
-    no_images,
-)
+from lorakit.engines.onnx.sequences import MAX_NEW, SequenceEngine, capabilities_of
+from lorakit.engines.onnx.together import effective
+from lorakit.engines.protocol import AdapterSet, Logits, Prepared, Row, Tokens
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
-from lorakit.errors import CapabilityError, ClosedError, EngineError, FormatError
+from lorakit.errors import CapabilityError, EngineError, FormatError
 from lorakit.formats.web import cannot_express
 from lorakit.graph import targets
 from lorakit.graph.composed import SELECTOR
-from lorakit.text.image_ids import Image
 
-MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
-PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 TOKENS, MASK, KEEP, LOGITS = "input_ids", "attention_mask", "num_logits_to_keep", "logits"
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -54,38 +43,32 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class ExportedEngine:
-    """An open export. See lorakit.engines.protocol.Engine for what its methods promise."""
+class ExportedEngine(SequenceEngine):
+    """An open export."""
 
     def __init__(
         self, base: Base, exported: Exported, options: OnnxOptions, session: Any, digest: str
     ) -> None:
-        self._base = base
-        self._exported = exported
-        self._session = session
         dtype = _hidden_dtype(session, base, exported)
-        self._capabilities = Capabilities(
-            engine="onnx",
+        capabilities = capabilities_of(
+            options,
             vocabulary=base.decoder.vocabulary,
-            context=min(options.context or MAX_CONTEXT, exported.context),
-            max_batch=options.max_batch,
-            max_sequences=options.max_batch + options.cached_sequences,
-            mixed_batch=True,
+            context=exported.context,
             kv_identity=f"onnx export, onnxruntime {onnxruntime().__version__}, {digest}, {dtype}",
-            prefill_chunk=PREFILL_CHUNK,
         )
-        self._kv = KVCache(
+        kv = KVCache(
             base.decoder,
             partial(HostBuffer.untouched, dtype=dtype),
-            slots=self._capabilities.max_sequences,
-            context=self._capabilities.context,
+            slots=capabilities.max_sequences,
+            context=capabilities.context,
             dtype=dtype,
         )
+        super().__init__(base, session, capabilities, kv)
+        self._exported = exported
         self._lora = LoraFeeds(targets(base.decoder) if exported.kind == "dynamic" else {}, dtype)
         held = built_in(exported) if exported.kind == "composed" else {}
         self._numbers = {adapter.digest: n for n, adapter in enumerate(held.values(), 1)}
         self._attached: dict[int, int] = {}  # number in the graph by handle; 0: an input
-        self._handles = itertools.count(1)
         self._binding: Binding | None = None
         self._bound: dict[str, Any] = {}  # what of it need not be bound again
         self._logits: Logits = np.zeros((options.max_batch, 1, base.decoder.vocabulary), np.float32)
@@ -115,10 +98,6 @@ class ExportedEngine:
         digest = hashlib.sha256(content + weights.encode()).hexdigest()
         return cls(base, exported, options, session, digest)
 
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
     def shortest_row(self, adapters: AdapterSet) -> int:
         return 1
 
@@ -141,42 +120,7 @@ class ExportedEngine:
         require_attached(handle, self._attached)
         del self._attached[handle]
         self._lora.detach(handle)
-        self._forget_bindings()  # they keep its tensors alive
-
-    def open_sequence(self) -> int:
-        self._require_open()
-        return self._kv.open()
-
-    def length(self, sequence: int) -> int:
-        self._require_open()
-        return self._kv.length(sequence)
-
-    def reusable(self, sequence: int, length: int) -> int:
-        return min(length, self._kv.length(sequence))  # every layer keeps every token
-
-    def truncate(self, sequence: int, length: int) -> None:
-        self._require_open()
-        self._kv.truncate(sequence, length)
-
-    def fork(self, sequence: int, length: int) -> int:
-        self._require_open()
-        return self._kv.fork(sequence, length)
-
-    def close_sequence(self, sequence: int) -> None:
-        self._require_open()
-        before = self._kv.generation
-        self._kv.close(sequence)
-        if self._kv.generation != before:
-            self._forget_bindings()
-
-    def save_sequence(self, sequence: int) -> bytes:
-        self._require_open()
-        return self._kv.save(sequence)
-
-    def load_sequence(self, state: bytes, length: int) -> int:
-        self._require_open()
-        self._make_room(length)
-        return self._kv.load(state, length)
+        self._unbind()  # they keep its tensors alive
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         raise CapabilityError(
@@ -184,35 +128,12 @@ class ExportedEngine:
             hint=f"open the base that it was made from: {self._exported.base_name}",
         )
 
-    def encode_image(self, content: bytes) -> Image:
-        raise no_images("onnx")
-
-    def interrupt(self) -> None:
-        """A step of this engine is short; it is not stopped."""
-
     def close(self) -> None:
-        self._forget_bindings()
+        self._unbind()
         self._attached.clear()
         self._kv.free()
         self._lora, self._logits = LoraFeeds({}, self._kv.dtype), self._logits[:0].copy()
         self._session = None
-
-    def forward(self, rows: Sequence[Row]) -> list[Logits]:
-        self._require_open()
-        self._check(rows)
-        if not rows:
-            return []
-        longest = max(self._kv.length(row.sequence) + len(row.tokens) for row in rows)
-        self._make_room(longest)
-        self._kv.reserve(longest)
-        single = [row for row in rows if len(row.tokens) == 1]
-        first, order = self._kv.arrange([row.sequence for row in single])
-        logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}
-        if single:  # last, as its logits stay in the engine's buffer
-            logits |= self._decode([single[index] for index in order], first)
-        for row in rows:  # only now, so that a failure above leaves every sequence as it was
-            self._kv.advance(row.sequence, len(row.tokens))
-        return [logits[row.sequence] for row in rows]
 
     def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
         """One new token for each of several rows, in one run; they sit in slots from `first`."""
@@ -242,7 +163,7 @@ class ExportedEngine:
         """Logits [rows, kept, vocabulary] of rows that sit in slots from `first`; keep 0 is all."""
         shape = (*tokens.shape, self._capabilities.vocabulary)
         logits = self._logits[: len(rows)] if keep else np.empty(shape, np.float32)
-        fed = self._feeds([_effective(row.adapters) for row in rows])
+        fed = self._feeds([effective(row.adapters) for row in rows])
         binding = self._bind(slice(first, first + len(rows)), fed)
         binding.input(TOKENS, np.ascontiguousarray(tokens, np.int64))
         binding.input(MASK, mask)
@@ -274,11 +195,7 @@ class ExportedEngine:
             self._bound["fed"] = fed
         return self._binding
 
-    def _make_room(self, length: int) -> None:
-        if length > self._kv.capacity:
-            self._forget_bindings()  # they would keep the buffers that are replaced now
-
-    def _forget_bindings(self) -> None:
+    def _unbind(self) -> None:
         self._binding = None
         self._bound.clear()
 
@@ -288,11 +205,7 @@ class ExportedEngine:
         refuse_images(rows)
         if self._exported.kind == "composed":
             for row in rows:
-                _require_choice(_effective(row.adapters), self._exported.names)
-
-    def _require_open(self) -> None:
-        if self._session is None:
-            raise ClosedError("the engine is closed")
+                _require_choice(effective(row.adapters), self._exported.names)
 
 
 def _hidden_dtype(session: Any, base: Base, exported: Exported) -> np.dtype[Any]:
@@ -327,11 +240,6 @@ def _hidden_dtype(session: Any, base: Base, exported: Exported) -> np.dtype[Any]
             hint="export again",
         )
     return DTYPES[kinds.pop()]
-
-
-def _effective(held: AdapterSet) -> AdapterSet:
-    """The adapters that act at all: scale 0 is the base."""
-    return tuple((handle, float(scale)) for handle, scale in held if scale != 0)
 
 
 def _require_choice(held: AdapterSet, names: Sequence[str]) -> None:
