@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex
+from lorakit.formats.pattern_parser import PatternError
+from lorakit.formats.patterns import Budget, PatternTable, Regex
 
 PATTERNS = [
     "",

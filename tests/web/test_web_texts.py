@@ -11,7 +11,8 @@ import pytest
 
 from folders import DATA
 from lorakit.files.bounded import parse_json
-from lorakit.formats.patterns import PatternError, PatternTable, Regex
+from lorakit.formats.pattern_parser import PatternError
+from lorakit.formats.patterns import PatternTable, Regex
 from lorakit.formats.peft.config import Resolver, parse
 
 fuzz = fed.module("fuzz", "hostile")

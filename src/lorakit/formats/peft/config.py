@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import FormatError, UnsupportedError
-from lorakit.formats.patterns import Budget, PatternError, PatternTable, Regex, UnknownSyntaxError
+from lorakit.formats.pattern_parser import PatternError, UnknownSyntaxError
+from lorakit.formats.patterns import Budget, PatternTable, Regex
 
 # Fields that change the arithmetic beyond what an Adapter can say, when they are set.
 ACTIVE = {

@@ -27,7 +27,7 @@ from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedEr
 from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.folder import MAX_WEIGHTS, member, read_object
 from lorakit.formats.names import fitted
-from lorakit.formats.patterns import PatternError
+from lorakit.formats.pattern_parser import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
 from lorakit.formats.peft.experts import read_experts
 from lorakit.formats.peft.initial import find_initial, since_initial
