@@ -102,7 +102,7 @@ def _for_the_proof(plan: ExportPlan) -> int:
     """About how many bytes the proof writes to the system's folder for temporary files: the other
     of merged and apart, and MLX's values as float32."""
     target = plan.target
-    compared = [form for form in plan.forms if target.coarse(form) and plan.adapters]
+    compared = [form for form in plan.forms if form in target.few_bits and plan.adapters]
     sizes = [target.expected_bytes(plan, form) for form in compared if "apart" in target.kinds]
     if target.name == "mlx":
         sizes = [(4 if sizes else 2) * 2 * plan.base.nbytes]
@@ -163,7 +163,7 @@ def _forms(target: Target, forms: Sequence[str]) -> tuple[str, ...]:
     if bad or not found:
         raise ParameterError(
             f"quantize of an export to {target.name} is one or more of "
-            f"{', '.join(target.forms())}, not {', '.join(bad) or 'nothing'}"
+            f"{', '.join(target.limits)}, not {', '.join(bad) or 'nothing'}"
         )
     taken = tuple(dict.fromkeys(form for form in found if form is not None))
     if len(taken) > 1 and not target.several:

@@ -294,7 +294,7 @@ def _empty(folder: Path) -> None:
 
 def _converted(plan: ExportPlan, folder: Path, form: str, report: _Reporter) -> ExportedFile:
     started = time.monotonic()
-    phase: Phase = "quantising" if plan.target.coarse(form) else "converting"
+    phase: Phase = "quantising" if form in plan.target.few_bits else "converting"
     total, name = plan.target.expected_bytes(plan, form), Path(plan.target.place(plan, form)).name
     report(phase, name, 0, total)
     paths = plan.target.write(
@@ -337,8 +337,8 @@ def _subject(plan: ExportPlan, folder: Path, form: str, options: ProofOptions) -
         exported=target.opened(plan, plan.kind, form, folder),
         form=form,
         kind=plan.kind,
-        coarse=target.coarse(form),
-        most=target.most(form),
+        coarse=form in target.few_bits,
+        most=target.limits[form],
         runtime=target.runtime(plan, form),
         stops=frozenset(companions.stops),
         dialogue=lambda model: Dialogue(plan.base.path, model.tokenizer, templates),
@@ -351,7 +351,7 @@ def _subject(plan: ExportPlan, folder: Path, form: str, options: ProofOptions) -
 def _other(plan: ExportPlan, form: str) -> AbstractContextManager[Exported] | None:
     """Opens the form with adapters kept apart where they are merged, and the other way round."""
     target = plan.target
-    if not (target.coarse(form) and plan.adapters and plan.kind in ("merged", "apart")):
+    if not (form in target.few_bits and plan.adapters and plan.kind in ("merged", "apart")):
         return None
     kind: Kind = "apart" if plan.kind == "merged" else "merged"
     if kind not in target.kinds or not target.can_be_apart(plan):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.calibration import Calibration
-from lorakit.exporting.cases import Cases
+from lorakit.exporting.cases import Cases, token_faults
 from lorakit.exporting.companions import Companions
 from lorakit.exporting.running import Exported
 
@@ -66,49 +68,51 @@ class ExportPlan:
         return tuple(chosen.name for chosen in self.adapters)
 
 
-class Target(Protocol):
+class Target(ABC):
     """A runtime's files.
 
-    title, library: as the card says them. kinds: what may become of adapters. default: the form
-    where none is said. several: whether forms lie beside each other in a folder. seamless: whether
-    adapters that are kept apart are used without being named.
+    title, library: as the card says them. kinds: what may become of adapters. limits: nats of KL
+    from float32 that each form may cost at most. spelled: other names of forms. few_bits: forms in
+    which merging an adapter may lose it. default: the form where none is said. several: whether
+    forms lie beside each other in a folder. seamless: whether adapters that are kept apart are used
+    without being named.
     """
 
     name: TargetName
     title: str
     library: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Kind, ...] = ("merged",)
+    limits: Mapping[str, float]
+    spelled: Mapping[str, str] = MappingProxyType({})
+    few_bits: Container[str] = ()
     default: str
-    several: bool
-    seamless: bool
+    several = False
+    seamless = False
 
     def form(self, name: str) -> str | None:
         """What it calls a form, or None for what is no form of it."""
+        found = self.spelled.get(name, name)
+        return found if found in self.limits else None
 
-    def forms(self) -> Sequence[str]:
-        """Those that an error lists."""
-
-    def coarse(self, form: str) -> bool:
-        """Whether it has so few bits that merging an adapter may lose it."""
-
-    def most(self, form: str) -> float:
-        """Nats of KL from float32 that it may cost at most."""
-
-    def require(self, base: Base) -> None:
+    def require(self, base: Base) -> None:  # noqa: B027
         """Raise CapabilityError for a base that it cannot be of."""
 
+    @abstractmethod
     def check(self, plan: ExportPlan) -> None:
         """Raise what `write` would, where it is known without the long work."""
 
+    @abstractmethod
     def expected_bytes(self, plan: ExportPlan, form: str) -> int:
         """About what a form takes."""
 
+    @abstractmethod
     def place(self, plan: ExportPlan, form: str) -> str:
         """The path in the folder of a form's first file."""
 
-    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write what stands beside the weights of all forms."""
+    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:  # noqa: B027
+        """Write what stands beside the weights of all forms, and does not come with them."""
 
+    @abstractmethod
     def write(
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
     ) -> tuple[Path, ...]:
@@ -116,15 +120,19 @@ class Target(Protocol):
 
     def beside(self, plan: ExportPlan) -> str | None:
         """The path in the folder of the adapter that is kept apart in a file of its own."""
+        return None
 
     def can_be_apart(self, plan: ExportPlan) -> bool:
         """Whether adapters can be kept beside the weights."""
+        return False
 
+    @abstractmethod
     def opened(
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path
     ) -> AbstractContextManager[Exported]:
         """A form that was written, in its runtime or what stands for it."""
 
+    @abstractmethod
     def runtime(self, plan: ExportPlan, form: str) -> str:
         """What `opened` opens it in, in words."""
 
@@ -132,9 +140,12 @@ class Target(Protocol):
         self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
     ) -> tuple[str, ...]:
         """Where the export's own tokenizer or template gives other tokens than the base's."""
+        return token_faults(folder, cases, declare=declare)
 
     def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
         """What `opened` cannot show, and what its runtime does otherwise by its nature."""
+        return ()
 
+    @abstractmethod
     def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
         """Lines of the card: how it is used. first: the path of its first file."""

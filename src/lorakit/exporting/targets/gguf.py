@@ -11,7 +11,6 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
-from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.llama.native import chosen
 from lorakit.engines.llama.quantize_types import MIXES
@@ -27,7 +26,7 @@ from lorakit.exporting.gguf import (
 )
 from lorakit.exporting.gguf.tokens import trial_vocabulary
 from lorakit.exporting.onnx import summed
-from lorakit.exporting.plan import TOKENIZER, ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.plan import TOKENIZER, ExportPlan, Kind, OnBytes, Target, TargetName
 from lorakit.exporting.record import about
 from lorakit.exporting.running import OpenedModel
 from lorakit.files.gguf import Value
@@ -40,37 +39,28 @@ from lorakit.model.open import open as open_model
 from lorakit.training.card import fenced
 
 SPELLED = {"none": "F32", "fp32": "F32", "fp16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
-PLAIN = {"F32": 1e-3, "F16": 0.01, "BF16": 0.05, "Q8_0": 0.1}  # nats at most
+NEAR = {"F32": 1e-3, "F16": 0.01, "BF16": 0.05, "Q8_0": 0.1}  # nats
 UNCOMPARED = "without lorakit[llama] its token ids were not compared with llama.cpp's"
-COARSE = 3.0  # of types of fewer bits: beyond it the model is broken
+BROKEN = 3.0  # of types of fewer bits: beyond it a model is of no use
+LIMITS = {form: NEAR.get(form, BROKEN) for form in MIXES}
 
 
-class Gguf:
+class Gguf(Target):
     """As `Target` says."""
 
     name: TargetName = "gguf"
     title = "GGUF"
     library = "gguf"
     kinds: tuple[Kind, ...] = ("merged", "apart")
+    limits = LIMITS
+    spelled = SPELLED
+    few_bits = MIXES.keys() - {"F32", "F16", "BF16"}
     default = "Q8_0"
     several = True
-    seamless = False
 
     def form(self, name: str) -> str | None:
-        found = SPELLED.get(name.lower(), name.upper())
-        return found if found in MIXES else None
-
-    def forms(self) -> Sequence[str]:
-        return tuple(MIXES)
-
-    def coarse(self, form: str) -> bool:
-        return form not in ("F32", "F16", "BF16")
-
-    def most(self, form: str) -> float:
-        return PLAIN.get(form, COARSE)
-
-    def require(self, base: Base) -> None:
-        """`check` finds out, by making the model's keys."""
+        """In any case, as people write them."""
+        return super().form(name.lower()) or super().form(name.upper())
 
     def check(self, plan: ExportPlan) -> None:
         if plan.kind == "apart":

@@ -12,7 +12,6 @@ from typing import Any
 
 from lorakit.base.folder import Base
 from lorakit.errors import UnsupportedError
-from lorakit.exporting.cases import Cases, token_faults
 from lorakit.exporting.engine import require_runnable, running_engine
 from lorakit.exporting.mlx import (
     ADAPTERS,
@@ -26,7 +25,7 @@ from lorakit.exporting.mlx import (
     write_apart,
     write_mlx,
 )
-from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, Target, TargetName
 from lorakit.exporting.running import OpenedModel
 from lorakit.merge.view import merged_view
 from lorakit.model.adapter_config import AdapterConfig
@@ -34,36 +33,22 @@ from lorakit.model.open import open as open_model
 from lorakit.training.card import fenced
 
 SPELLED = {"fp16": "f16", "fp32": "f32"}
-MOST = {"none": 0.01, "f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8": 0.1}  # nats
-FEW_BITS = 3.0  # beyond it the model is broken
+BROKEN = 3.0  # nats, of forms of few bits: beyond it a model is of no use
+NEAR = {"none": 0.01, "f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8": 0.1}
+LIMITS = {form: NEAR.get(form, BROKEN) for form in FORMS}
 
 
-class Mlx:
+class Mlx(Target):
     """As `Target` says."""
 
     name: TargetName = "mlx"
     title = "MLX"
     library = "mlx"
     kinds: tuple[Kind, ...] = ("merged", "apart")
+    limits = LIMITS
+    spelled = SPELLED
+    few_bits = COARSE
     default = "none"
-    several = False
-    seamless = False
-
-    def form(self, name: str) -> str | None:
-        found = SPELLED.get(name, name)
-        return found if found in FORMS else None
-
-    def forms(self) -> Sequence[str]:
-        return FORMS
-
-    def coarse(self, form: str) -> bool:
-        return form in COARSE
-
-    def most(self, form: str) -> float:
-        return MOST.get(form, FEW_BITS)
-
-    def require(self, base: Base) -> None:
-        """`check` does, for each form."""
 
     def check(self, plan: ExportPlan) -> None:
         for form in plan.forms:
@@ -78,9 +63,6 @@ class Mlx:
 
     def place(self, plan: ExportPlan, form: str) -> str:
         return "model.safetensors"
-
-    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
-        """Config and tokenizer come with the weights."""
 
     def write(
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
@@ -114,11 +96,6 @@ class Mlx:
 
     def runtime(self, plan: ExportPlan, form: str) -> str:
         return f"lorakit's {running_engine(plan.base)} engine, on the values that the files hold"
-
-    def faults(
-        self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
-    ) -> tuple[str, ...]:
-        return token_faults(folder, cases, declare=declare)
 
     def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
         return mlx_notes(plan.base, form)

@@ -14,7 +14,6 @@ from lorakit.base.folder import Base
 from lorakit.engines.onnx.ort import signed_kernel_exact
 from lorakit.errors import UnsupportedError
 from lorakit.exporting.bundle import declares
-from lorakit.exporting.cases import Cases, token_faults
 from lorakit.exporting.companions import write_config
 from lorakit.exporting.onnx import (
     CALIBRATED,
@@ -25,7 +24,7 @@ from lorakit.exporting.onnx import (
     summed,
     write_onnx,
 )
-from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, Target, TargetName
 from lorakit.exporting.running import ExportedModel
 from lorakit.formats.express import require_expressible
 from lorakit.formats.web import cannot_express
@@ -33,37 +32,26 @@ from lorakit.graph.composed import require_composable
 from lorakit.graph.decoder import require_supported, wide_modules
 from lorakit.graph.web import WebForm
 from lorakit.training.card import fenced
-from lorakit.values import among
+from lorakit.verify.forms import EXPORTS
 
-FORMS: tuple[WebForm, ...] = get_args(WebForm)
 LINEAR = {"none": 4.0, "fp16": 2.0, "q8": 1.01, "q4": 0.65, "q4f16": 0.65}  # bytes of a weight
 WIDE = {"q4": 1.04, "q4f16": 1.04}  # of those that get 8 bits
 TABLE = {"none": 4.0, "fp16": 2.0, "q8": 1.01, "q4": 1.01, "q4f16": 1.01}  # of the vocabulary's
-MOST = {"none": 1e-4, "fp16": 0.01, "q8": 0.1, "q4": 1.0, "q4f16": 1.0}
+LIMITS = {"none": 1e-4, **EXPORTS}
 
 
-class Onnx:
+class Onnx(Target):
     """As `Target` says."""
 
     name: TargetName = "onnx"
     title = "ONNX"
     library = "transformers.js"
     kinds: tuple[Kind, ...] = get_args(Kind)
+    limits = LIMITS
+    few_bits = CALIBRATED
     default = "q8"
     several = True
     seamless = True
-
-    def form(self, name: str) -> str | None:
-        return name if among(name, FORMS) else None
-
-    def forms(self) -> Sequence[str]:
-        return FORMS
-
-    def coarse(self, form: str) -> bool:
-        return form in CALIBRATED
-
-    def most(self, form: str) -> float:
-        return MOST[form]
 
     def require(self, base: Base) -> None:
         hint = "the torch engine runs it in Python"
@@ -110,9 +98,6 @@ class Onnx:
         )
         return path, path.with_name(f"{path.name}_data")
 
-    def beside(self, plan: ExportPlan) -> str | None:
-        return None
-
     def can_be_apart(self, plan: ExportPlan) -> bool:
         try:
             require_composable([(summed(plan), 1.0)])
@@ -129,11 +114,6 @@ class Onnx:
 
     def runtime(self, plan: ExportPlan, form: str) -> str:
         return f"onnxruntime {metadata.version('onnxruntime')}, CPU"
-
-    def faults(
-        self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
-    ) -> tuple[str, ...]:
-        return token_faults(folder, cases, declare=declare)
 
     def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
         if form not in CALIBRATED or signed_kernel_exact():

@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorakit.base.folder import Base
-from lorakit.exporting.cases import Cases, token_faults
 from lorakit.exporting.engine import require_runnable, running_engine
-from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, TargetName
+from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, Target, TargetName
 from lorakit.exporting.running import OpenedModel
-from lorakit.exporting.safetensors import FORMS, expected_bytes, write_folder
+from lorakit.exporting.safetensors import expected_bytes, write_folder
 from lorakit.model.open import open as open_model
 from lorakit.training.card import fenced
 
 SPELLED = {"fp16": "f16", "fp32": "f32"}
-MOST = {"none": 0.01, "f32": 1e-4, "f16": 0.01, "bf16": 0.05}
+LIMITS = {"none": 0.01, "f32": 1e-4, "f16": 0.01, "bf16": 0.05}
 
 
-class Safetensors:
+class Safetensors(Target):
     """As `Target` says."""
 
     name: TargetName = "safetensors"
     title = "safetensors"
     library = "transformers"
-    kinds: tuple[Kind, ...] = ("merged",)
+    limits = LIMITS
+    spelled = SPELLED
     default = "none"
-    several = False
-    seamless = False
-
-    def form(self, name: str) -> str | None:
-        found = SPELLED.get(name, name)
-        return found if found in FORMS else None
-
-    def forms(self) -> Sequence[str]:
-        return FORMS
-
-    def coarse(self, form: str) -> bool:
-        return False
-
-    def most(self, form: str) -> float:
-        return MOST[form]
-
-    def require(self, base: Base) -> None:
-        """Whatever opens as a base can be written."""
 
     def check(self, plan: ExportPlan) -> None:
         if plan.proven:
@@ -58,21 +39,12 @@ class Safetensors:
     def place(self, plan: ExportPlan, form: str) -> str:
         return plan.base.files[0].name
 
-    def begin(self, plan: ExportPlan, folder: Path, about: Mapping[str, Any]) -> None:
-        """Config and tokenizer come with the weights."""
-
     def write(
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path, on_bytes: OnBytes | None
     ) -> tuple[Path, ...]:
         paths = write_folder(plan.base, plan.scaled, folder, form, on_bytes=on_bytes)
         plan.companions.replace_template(folder)
         return paths
-
-    def beside(self, plan: ExportPlan) -> str | None:
-        return None
-
-    def can_be_apart(self, plan: ExportPlan) -> bool:
-        return False
 
     @contextmanager
     def opened(
@@ -83,14 +55,6 @@ class Safetensors:
 
     def runtime(self, plan: ExportPlan, form: str) -> str:
         return f"lorakit's {running_engine(plan.base)} engine, computing in float32"
-
-    def faults(
-        self, plan: ExportPlan, folder: Path, form: str, cases: Cases, *, declare: bool
-    ) -> tuple[str, ...]:
-        return token_faults(folder, cases, declare=declare)
-
-    def warnings(self, plan: ExportPlan, form: str) -> Sequence[str]:
-        return ()
 
     def use(self, name: str, record: Mapping[str, Any], first: str) -> Iterator[str]:
         yield "In transformers:"
