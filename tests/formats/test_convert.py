@@ -1,5 +1,7 @@
 """Every format into every other: the logits stay."""
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import product
 
@@ -99,3 +101,18 @@ def test_what_each_format_could_express():
     embedding = read_adapter(TRUTH / "peft/gemma3/embed_only")
     assert not expressible(embedding)["gguf"]
     assert "aborts" in expressible(embedding, decoder)["gguf"][0]
+
+
+def test_a_base_that_mlx_lm_would_misread_is_said(tmp_path):
+    """transformers 5 keeps RoPE's base where mlx-lm does not look; the folder itself is fine."""
+    base = tmp_path / "base"
+    shutil.copytree(TRUTH / "bases/llama", base)
+    source = TRUTH / "peft/llama/plain"
+    assert not convert(source, tmp_path / "one", to="mlx", base=Base.open(base)).notes
+    config = json.loads((base / "config.json").read_text())
+    config.pop("rope_theta", None)
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 500000.0}
+    (base / "config.json").write_text(json.dumps(config))
+    notes = convert(source, tmp_path / "two", to="mlx", base=Base.open(base)).notes
+    assert "rope_theta: mlx-lm would take 10000" in notes[0]
+    assert "export BASE --to mlx" in notes[-1]

@@ -25,7 +25,7 @@ from lorakit.formats import gguf, mlx, ort, peft, web
 from lorakit.formats.express import Express
 from lorakit.formats.folder import member, read_object
 from lorakit.formats.gguf import read_gguf, write_gguf
-from lorakit.formats.mlx import is_mlx, read_mlx, write_mlx
+from lorakit.formats.mlx import base_config, is_mlx, read_mlx, write_mlx
 from lorakit.formats.ort import is_ort, read_ort, write_ort
 from lorakit.formats.peft import read_peft, write_peft
 from lorakit.formats.replaced_rows import rows_as_deltas
@@ -108,7 +108,7 @@ FORMATS = {
             sniff=is_mlx,
             read=read_mlx,
             takes=frozenset({"alpha", "mlx_version"}),
-            prepare=rows_as_deltas,
+            prepare=base_config.for_base,
             write=write_mlx,
             cannot_express=mlx.cannot_express,
         ),

@@ -12,9 +12,11 @@ from typing import Any
 
 import ml_dtypes
 
+from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.architectures.decoder import Rope
 from lorakit.base.folder import Base
+from lorakit.formats.replaced_rows import rows_as_deltas
 
 Fields = dict[str, Any]
 # Where a config lacks a field: what each class takes. What has no default here must be there.
@@ -109,6 +111,21 @@ def misread(base: Base) -> list[str]:
         elif (taken := config.get(key, defaults.get(key))) not in (None, value):
             found.append(f"{key}: mlx-lm would take {taken!r:.40}, the model has {value!r:.40}")
     return found + _unknown_names(base) + config_notes(decoder)
+
+
+def for_base(adapter: Adapter, base: Base) -> tuple[Adapter, tuple[str, ...]]:
+    """An adapter in words that MLX has; notes: also where mlx-lm would not read its base right."""
+    said, notes = rows_as_deltas(adapter, base)
+    if base.is_gguf or base.exported is not None:
+        return said, notes
+    by_nature = config_notes(base.decoder)
+    wrong = tuple(
+        f"mlx-lm reads this base otherwise: {fault}"
+        for fault in misread(base)
+        if fault not in by_nature
+    )
+    way = ("lorakit export BASE --to mlx -o OUT writes one that it reads right",) if wrong else ()
+    return said, (*notes, *wrong, *way)
 
 
 def _finds_theta(family: str, config: Mapping[str, Any]) -> bool:
