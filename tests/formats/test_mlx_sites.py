@@ -157,7 +157,11 @@ def test_rows_that_cannot_become_a_delta_stay_rows():
     (head,) = changed.deltas
     assert head.module == HEAD
     assert len(notes) == 1
-    assert FORMATS["gguf"].prepare is FORMATS["mlx"].prepare
+    for form in ("gguf", "mlx"):
+        prepared, said = FORMATS[form].prepare(Adapter(replacements=(row(5, HEAD),)), base)
+        assert [d.module for d in prepared.deltas] == [HEAD]
+        assert not prepared.replacements
+        assert said == notes
 
 
 @pytest.mark.parametrize("path", FOLDERS, ids=named)
