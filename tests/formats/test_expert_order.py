@@ -74,6 +74,39 @@ def test_the_base_tells_where_the_file_does_not(tmp_path):
         read_adapter(folder(tmp_path / "b", 32, 16, down=False, attention=False), base_of(32, 16))
 
 
+@pytest.mark.parametrize("field", ["kasa_config", "lora_ga_config", "use_bdlora", "velora_config"])
+def test_a_field_that_came_with_the_new_order_tells(tmp_path, field):
+    """As a writer leaves it that copies PEFT's config without the version."""
+    kinds = {"down": False, "attention": True}
+    said = read_adapter(folder(tmp_path / "a", 32, 16, **kinds, peft_version="0.21.2"))
+    assert read_adapter(folder(tmp_path / "b", 32, 16, **kinds, **{field: None})) == said
+    old = read_adapter(folder(tmp_path / "c", 32, 16, **kinds, peft_version="0.18.1"))
+    both = {field: None, "peft_version": "0.18.1"}  # the version itself counts more
+    assert read_adapter(folder(tmp_path / "d", 32, 16, **kinds, **both)) == old != said
+
+
+@pytest.mark.parametrize("field", ["arrow_config", "ensure_weight_tying", "lora_bias"])
+def test_a_field_of_both_tells_nothing(tmp_path, field):
+    with pytest.raises(UnsupportedError, match="either way round"):
+        read_adapter(folder(tmp_path / "a", 32, 16, down=False, attention=True, **{field: None}))
+
+
+@pytest.mark.parametrize(("version", "flipped"), [("0.17.1", True), ("0.21.2", False)])
+def test_the_card_beside_it_tells(tmp_path, version, flipped):
+    kinds = {"down": False, "attention": True}
+    said = read_adapter(folder(tmp_path / "a", 32, 16, **kinds, peft_version=version))
+    card = folder(tmp_path / "b", 32, 16, **kinds) / "README.md"
+    card.write_text(f"# Model Card\n### Framework versions\n\n- PEFT {version}\n")
+    assert read_adapter(card.parent) == said
+    other = read_adapter(
+        folder(tmp_path / "c", 32, 16, **kinds, peft_version="0.21.0" if flipped else "0.17.0")
+    )
+    assert other != said
+    card.write_text("- PEFT 0.17.1\n- PEFT 0.21.0\n")
+    with pytest.raises(UnsupportedError, match="either way round"):
+        read_adapter(card.parent)
+
+
 def base_of(hidden, width):
     return describe({
         "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": hidden,

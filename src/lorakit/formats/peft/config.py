@@ -31,6 +31,10 @@ ACTIVE = {
 # Ways to initialise that leave the base as it is. All others move a part of it into the adapter.
 PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
 BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Fields that no PEFT before 0.19 writes, as its releases 0.17.0 to 0.21.0 have them.
+SINCE_0_19 = frozenset(
+    {"kasa_config", "lora_ga_config", "monteclora_config", "use_bdlora", "velora_config"}
+)
 MAX_RANK = 1 << 16
 MAX_TOKENS = 1 << 20
 
@@ -91,7 +95,7 @@ class LoraConfig:
     alphas: Mapping[str, float]
     target_modules: frozenset[str] | str | None
     target_parameters: frozenset[str]
-    experts_flipped: bool | None  # in and out exchanged, as by PEFT before 0.19; None: not said
+    experts_flipped: bool | None  # in and out exchanged, as by PEFT before 0.19; None: not known
     exclude_modules: frozenset[str] | str
     layers: frozenset[int] | None
     layers_pattern: tuple[str, ...]
@@ -230,7 +234,7 @@ def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
         alphas=reader.table("alpha_pattern", _is_number),
         target_modules=reader.names("target_modules") or None,
         target_parameters=frozenset(reader.listed("target_parameters")),
-        experts_flipped=_flipped(raw.get("peft_version")),
+        experts_flipped=_flipped(raw),
         exclude_modules=reader.names("exclude_modules"),
         layers=frozenset(layers) if layers else None,
         layers_pattern=reader.listed("layers_pattern"),
@@ -283,10 +287,16 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _flipped(version: object) -> bool | None:
-    """Of "0.21.2.dev0@abc". PEFT writes its version since 0.18; others may write none."""
+def _flipped(raw: Mapping[str, Any]) -> bool | None:
+    """By a version such as "0.21.2.dev0@abc", which PEFT writes since 0.18; others may write none.
+
+    Then by the config's fields: PEFT writes all that it has, and some came with 0.19 or later.
+    """
+    version = raw.get("peft_version")
     found = re.match(r"(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
-    return (int(found[1]), int(found[2])) < (0, 19) if found else None
+    if found:
+        return (int(found[1]), int(found[2])) < (0, 19)
+    return False if raw.keys() & SINCE_0_19 else None
 
 
 def _is_int(value: object) -> bool:

@@ -1,21 +1,43 @@
-"""Which way round PEFT stored the factors of experts, where the file does not say its version.
+"""Which way round PEFT stored the factors of experts, where the config does not say its version.
 
 Before PEFT 0.19 in and out were exchanged. PEFT writes `peft_version` since 0.18; others, and PEFT
-0.17, write none. Then the sizes decide: gate_up_proj takes the hidden size to twice the experts'
-width, down_proj takes that width back. Where both orders agree with all that is known, as when the
-hidden size is twice the width and down_proj is not there, the file is refused: one of the two
-readings is another adapter.
+0.17, write none. Then a field that came later tells (config.py), or the model card that PEFT writes
+beside it; else the sizes: gate_up_proj takes the hidden size to twice the experts' width, down_proj
+takes that width back. Where both orders agree with all that is known, as when the hidden size is
+twice the width and down_proj is not there, the file is refused: one of the two readings is another
+adapter.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from lorakit.architectures import Decoder
 from lorakit.errors import UnsupportedError
+from lorakit.files.bounded import read_bounded
+from lorakit.formats.folder import member
 from lorakit.formats.peft.parts import Parts
 
 Sizes = tuple[int, int]  # in, out
+CARD = "README.md"
+MAX_CARD = 1 << 20  # bytes
+_WRITTEN_BY = re.compile(rb"^- PEFT (\d{1,6}\.\d{1,6}[^\s]{0,40})\s*$", re.MULTILINE)
 _READS_HIDDEN = (".q_proj", ".k_proj", ".v_proj")
 _WRITES_HIDDEN = (".o_proj",)
+
+
+def with_version(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A config of experts with the version that the card beside it names, where it has none."""
+    if raw.get("peft_version") or not raw.get("target_parameters"):
+        return raw
+    card = member(folder, CARD)
+    found = set(_WRITTEN_BY.findall((read_bounded(card, MAX_CARD) or b"") if card else b""))
+    return (
+        {**raw, "peft_version": found.pop().decode("ascii", "replace")} if len(found) == 1 else raw
+    )
 
 
 def is_flipped(fused: str | None, down: str | None, parts: Parts, decoder: Decoder | None) -> bool:
