@@ -103,3 +103,10 @@ def test_combine_says_what_readers_of_one_alpha_need(tmp_path):
     config = json.loads((tmp_path / "b/adapter_config.json").read_text())
     assert not config["rank_pattern"]
     assert not config["alpha_pattern"]
+
+
+@pytest.mark.parametrize("name", ["gemma3/patterns", "llama/rslora", "llama/plain"])
+def test_repair_says_it_too(tmp_path, name):
+    """convert says it in its notes; rsLoRA's alpha / sqrt(r) is no alpha / r either."""
+    out, _ = lorakit("repair", str(TRUTH / "peft" / name), "-o", str(tmp_path / "a"))
+    assert ("--uniform" in out) == (name != "llama/plain")

@@ -35,3 +35,16 @@ def test_resize_and_extract(tmp_path):
     _, err = lorakit("extract", *arguments, code=1)
     assert "nothing to extract" in err
     assert not (tmp_path / "e").exists()
+
+
+def test_extract_says_that_ranks_differ_and_writes_them_alike(tmp_path):
+    merged, found = str(tmp_path / "m"), str(tmp_path / "f")
+    lorakit("merge", BASE, "-a", HOME, "-o", merged)
+    out, _ = lorakit("extract", BASE, merged, "-o", found, "--energy", "0.9")
+    assert "--uniform" in out
+    arguments = ("-o", str(tmp_path / "u"), "--energy", "0.9", "--uniform")
+    out, _ = lorakit("extract", BASE, merged, *arguments)
+    assert "--uniform" not in out
+    config = json.loads((tmp_path / "u/adapter_config.json").read_text())
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]

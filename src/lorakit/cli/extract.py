@@ -7,7 +7,14 @@ from typing import Annotated
 from lorakit.algebra.extract import extract
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import BaseArgument, JsonOption, PrivateOption, open_base
-from lorakit.cli.residuals import EnergyOption, OutputOption, RankOption, finish, require_new
+from lorakit.cli.residuals import (
+    EnergyOption,
+    OutputOption,
+    RankOption,
+    UniformOption,
+    finish,
+    require_new,
+)
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
 
@@ -28,6 +35,7 @@ def command(
             "--exact", help="A full SVD; without it, one within 1% of it in a tenth of the time."
         ),
     ] = False,
+    uniform: UniformOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -44,4 +52,4 @@ def command(
             items=report.skipped,
             hint="--module may name what did change" if report.skipped else "",
         )
-    finish(adapter, report, output, json=json)
+    finish(adapter, report, output, json=json, uniform=uniform)

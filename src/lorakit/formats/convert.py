@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
+from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError, UnsupportedError
@@ -19,6 +20,7 @@ from lorakit.formats import (
     require_whole,
 )
 from lorakit.formats.express import lossy as leave_out
+from lorakit.formats.express import require_expressible
 from lorakit.formats.folding import folded
 from lorakit.formats.names import is_canonical
 from lorakit.formats.peft.write import patterns_note
@@ -103,9 +105,15 @@ def convert(
     if base is not None and row.prepare is not None:
         adapter, notes = row.prepare(adapter, base)
     dropped: tuple[str, ...] = ()
+    express = row.cannot_express
+    if base is not None and base.exported is not None and row.of_export is not None:
+        express = row.of_export
+        _require_inputs(base.exported)
     if lossy:
-        adapter, faults = leave_out(adapter, row.cannot_express, decoder)
+        adapter, faults = leave_out(adapter, express, decoder)
         dropped = tuple(str(fault) for fault in faults)
+    elif express is not row.cannot_express:
+        require_expressible(express(adapter, decoder), "the graph of this export")
     notes = (*adapter.reading.notes, *notes)
     options: dict[str, Any] = {"dtype": dtype} if dtype else {}
     if uniform:
@@ -154,7 +162,18 @@ def repair(
             f"writing {to} needs the base that the adapter is for", hint="name it with --base"
         )
     row.write(adapter, target, decoder=decoder)
-    return ConvertReport(adapter=adapter, path=target, format=to, notes=adapter.reading.notes)
+    patterns = patterns_note(adapter, decoder) if to == "peft" else ""
+    notes = (*adapter.reading.notes, *[patterns] * bool(patterns))
+    return ConvertReport(adapter=adapter, path=target, format=to, notes=notes)
+
+
+def _require_inputs(exported: Exported) -> None:
+    if exported.kind != "dynamic":
+        raise UnsupportedError(
+            f"{exported.folder} was exported without inputs for adapters",
+            hint=f"name the base that it was made from: {exported.base_name}; or export that with "
+            "--adapters dynamic",
+        )
 
 
 def _require_canonical(adapter: Adapter, source: Path) -> None:

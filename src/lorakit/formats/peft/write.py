@@ -114,18 +114,19 @@ def _is_half(delta: Delta) -> bool:
 
 
 def patterns_note(adapter: Adapter, decoder: Decoder | None = None) -> str:
-    """What a PEFT folder of this adapter says by patterns, in a sentence; empty: nothing.
+    """What a PEFT folder of this adapter says beside one alpha and one r, in a sentence; or "".
 
     Readers that take one alpha / r for a whole file would run it at other strengths.
     """
     deltas, _ = fuse(with_common_scales(adapter))
     config = _config(adapter, deltas, decoder)
-    names = [name for name in ("rank_pattern", "alpha_pattern") if config[name]]
+    names = [name for name in ("rank_pattern", "alpha_pattern", "use_rslora") if config[name]]
     if not names:
         return ""
     return (
         f"its config has {' and '.join(names)}: readers that take one alpha / r for the whole file "
-        "(vLLM, llama.cpp's converter) run it at another strength; --uniform writes one for all"
+        "(vLLM, llama.cpp's converter) run it at another strength; --uniform writes one for all "
+        "(of convert --to peft, combine, resize, extract)"
     )
 
 
