@@ -51,9 +51,9 @@ def test_half_precision_is_chosen_and_kept(tmp_path):
 def test_what_cannot_be_said_is_refused_and_nothing_is_written(tmp_path):
     base = Base.open(TRUTH / "bases/gemma3")
     target = tmp_path / "out"
-    for to in ("gguf", "ort", "web"):
+    for to, given in (("gguf", base), ("ort", None), ("web", base)):
         with pytest.raises(UnsupportedError) as caught:
-            convert(TRUTH / "peft/gemma3/embed_tied", target, to=to, base=base)
+            convert(TRUTH / "peft/gemma3/embed_tied", target, to=to, base=given)
         assert caught.value.items
     with pytest.raises(ParameterError, match="base"):
         convert(TRUTH / "peft/llama/plain", target, to="gguf")

@@ -56,6 +56,7 @@ class Format:
     folder: bool = True  # whether it is a folder; otherwise one file
     needs_base: bool = False  # to write it
     folds: bool = False
+    of_export: Express | None = None  # of a base that is an export: what its graph has no input for
     takes: frozenset[str] = frozenset()  # options of `read_adapter` that its reader takes
     prepare: Callable[[Adapter, Base], tuple[Adapter, tuple[str, ...]]] | None = None
 
@@ -71,7 +72,7 @@ def _read_web(path: Path, decoder: Decoder | None = None) -> Adapter:
 def _write_ort(
     adapter: Adapter, path: Path, *, decoder: Decoder | None = None, dtype: Any = None
 ) -> None:
-    write_ort(adapter, path, dtype=dtype)
+    write_ort(adapter, path, decoder=decoder, dtype=dtype)
 
 
 def _is_peft(path: Path) -> bool:
@@ -120,6 +121,7 @@ FORMATS = {
             folder=False,
             folds=True,
             cannot_express=ort.cannot_express,
+            of_export=web.cannot_express,
         ),
         Format(
             name="web",

@@ -1,7 +1,10 @@
 """ONNX Runtime adapters (.onnx_adapter): a flatbuffer of named tensors.
 
 The file says no rank, alpha or scale: A is [in, r], B is [r, out], and B holds the scale already.
-Names are the graph's inputs; here those of Olive, ``<module>.lora_A.weight``. Layout from
+Names are the graph's inputs; here those of Olive, ``<module>.lora_A.weight``. Experts have an axis
+in front, as the inputs of our own graph; an embedding has PEFT's ``<module>.lora_embedding_A``
+[vocabulary, r] and ``_B`` [r, hidden]; where the head is tied to it and changes too, ``lm_head``
+has the same factors, exchanged. Layout from
 onnxruntime/lora/adapter_format/adapter_schema.fbs: table Adapter {format_version, adapter_version,
 model_version: int; parameters: [Parameter]}, table Parameter {name: string; dims: [int64];
 data_type: int32; raw_data: [ubyte] aligned to 8}. Read here and not by onnxruntime, so that every
@@ -12,18 +15,28 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Delta
-from lorakit.architectures import Decoder
+from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.architectures import HEAD, Decoder
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import load, open_regular
-from lorakit.formats.express import Fault, linear_faults, require_expressible
+from lorakit.formats.express import (
+    Fault,
+    bias_fault,
+    delta_fault,
+    invocation_fault,
+    magnitude_fault,
+    replacement_fault,
+    require_expressible,
+    whole_fault,
+)
 from lorakit.formats.folder import MAX_NAME, is_name
 from lorakit.formats.folding import folded
 from lorakit.formats.peft.read import SHOWN
@@ -34,6 +47,9 @@ VERSION = 1
 MAX_PARAMETERS = 40_000  # which are read within a second
 MAX_SIZE = (1 << 31) - 1  # bytes: flatbuffers have 32-bit signed offsets
 END_A, END_B = ".lora_A.weight", ".lora_B.weight"
+TABLE_A, TABLE_B = ".lora_embedding_A", ".lora_embedding_B"
+ENDS = {END_A: (Site.LINEAR, "A"), END_B: (Site.LINEAR, "B"),
+        TABLE_A: (Site.INPUT, "A"), TABLE_B: (Site.INPUT, "B")}  # fmt: skip
 DTYPES = {  # onnx.TensorProto.DataType
     1: np.dtype("<f4"),
     10: np.dtype("<f2"),
@@ -58,38 +74,64 @@ def read_ort(path: Path) -> Adapter:
     Raises SourceError (no such file), FormatError (broken, or parts that contradict each other)
     and UnsupportedError (names of another kind).
     """
-    parameters = read_parameters(path)
-    halves: dict[str, dict[str, Array]] = {}
-    for name, array in parameters.items():
-        end = next((end for end in (END_A, END_B) if name.endswith(end)), None)
-        module = name.removesuffix(end or "")
-        if end is None or any(p in ("", "..") or "/" in p or "\\" in p for p in module.split(".")):
+    halves: dict[tuple[str, Site], dict[str, Array]] = {}
+    for name, array in read_parameters(path).items():
+        end = next((end for end in ENDS if name.endswith(end)), "")
+        module = name.removesuffix(end)
+        if not end or any(p in ("", "..") or "/" in p or "\\" in p for p in module.split(".")):
             raise UnsupportedError(
-                f"{path} names a graph input {name!r:.120}, no part of a linear LoRA layer",
-                hint=f"expected <module>{END_A} and <module>{END_B}",
+                f"{path} names a graph input {name!r:.120}, no part of a LoRA layer",
+                hint=f"expected <module>{END_A} and <module>{END_B}, of an embedding "
+                f"<module>{TABLE_A} and <module>{TABLE_B}",
             )
-        halves.setdefault(module, {})[end] = array
-    faults = [fault for module, pair in halves.items() for fault in _faults(module, pair)]
+        site, half = ENDS[end]
+        halves.setdefault((module, site), {})[half] = array
+    faults = [
+        fault for (module, site), pair in halves.items() for fault in _faults(module, site, pair)
+    ]
     if faults or not halves:
         raise FormatError(
             f"the ONNX Runtime adapter {path} does not agree with itself",
             items=faults[:SHOWN] or ["no tensor at all: the adapter does nothing"],
         )
-    return Adapter(
-        deltas=tuple(
-            Delta(module=module, a=pair[END_A].T, b=pair[END_B].T, scale=1.0)
-            for module, pair in halves.items()
-        ),
-        metadata={"format": "ort"},
-    )
+    deltas = {
+        key: Delta(
+            module=key[0], a=_turned(pair["A"]), b=_turned(pair["B"]), scale=1.0, site=key[1]
+        )
+        for key, pair in halves.items()
+    }
+    return Adapter(deltas=_tied(deltas), metadata={"format": "ort"})
 
 
-def _faults(module: str, pair: dict[str, Array]) -> list[str]:
+def _turned(array: Array) -> Array:
+    """A matrix, or each of a stack of them, transposed."""
+    return array.swapaxes(-1, -2)
+
+
+def _tied(deltas: dict[tuple[str, Site], Delta]) -> tuple[Delta, ...]:
+    """An embedding whose head has the same factors, exchanged, is one delta on both sides."""
+    head = deltas.get((HEAD, Site.LINEAR))
+    tables = [delta for delta in deltas.values() if delta.site is Site.INPUT]
+    if head is None or len(tables) != 1:
+        return tuple(deltas.values())
+    (table,) = tables
+    if not (np.array_equal(head.a, table.b.T) and np.array_equal(head.b, table.a.T)):
+        return tuple(deltas.values())
+    rest = [delta for delta in deltas.values() if delta is not head and delta is not table]
+    return (*rest, replace(table, site=Site.BOTH))
+
+
+def _faults(module: str, site: Site, pair: dict[str, Array]) -> list[str]:
     if len(pair) != 2:
-        return [f"{module}: has only {next(iter(pair)).strip('.')}"]
-    a, b = pair[END_A], pair[END_B]
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
-        return [f"{module}: A {list(a.shape)} and B {list(b.shape)}, expected [in, r], [r, out]"]
+        return [f"{module}: has only {next(iter(pair))} of its two factors"]
+    a, b = pair["A"], pair["B"]
+    axes = (2, 3) if site is Site.LINEAR else (2,)
+    agree = a.ndim == b.ndim and a.shape[:-2] == b.shape[:-2] and a.shape[-1:] == b.shape[-2:-1]
+    if a.ndim not in axes or not agree or 0 in (*a.shape, *b.shape):
+        return [
+            f"{module}: A {list(a.shape)} and B {list(b.shape)}, expected [in, r], [r, out]"
+            + (", with an axis for experts in front or without" if site is Site.LINEAR else "")
+        ]
     return []
 
 
@@ -189,15 +231,21 @@ class _Buffer:
         return name, self.span(at, length).view(dtype).reshape(shape)
 
 
-def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = None) -> None:
+def write_ort(
+    adapter: Adapter,
+    path: Path,
+    *,
+    decoder: Decoder | None = None,
+    dtype: npt.DTypeLike | None = None,
+) -> None:
     """Write an .onnx_adapter with Olive's names; scales are folded into B in float32.
 
-    Equal arguments give equal bytes; the file is read back before it is put in place. Raises
-    UnsupportedError listing every part that the format cannot express, FormatError for values that
-    the dtype cannot hold, ParameterError where there is a file already, WriteError where the disk
-    refuses.
+    decoder: the base, without which no embedding and no experts are written. Equal arguments give
+    equal bytes; the file is read back before it is put in place. Raises UnsupportedError listing
+    every part that the format cannot express, FormatError for values that the dtype cannot hold,
+    ParameterError where there is a file already, WriteError where the disk refuses.
     """
-    require_expressible(cannot_express(adapter), "an .onnx_adapter")
+    require_expressible(cannot_express(adapter, decoder), "an .onnx_adapter")
     if path.exists():
         raise ParameterError(f"{path} exists", hint="choose a new file")
     stored = as_dtype(folded(adapter), dtype)
@@ -212,23 +260,50 @@ def write_ort(adapter: Adapter, path: Path, *, dtype: npt.DTypeLike | None = Non
 
 
 def cannot_express(adapter: Adapter, decoder: Decoder | None = None) -> list[Fault]:
-    """Everything that an .onnx_adapter cannot say. Only Olive's names of linear layers are written:
-    what else a graph takes as inputs, such as an embedding's factors, its builder alone knows."""
-    faults = linear_faults(
-        adapter, others="depend on the graph's inputs", alone="an .onnx_adapter holds tensors alone"
-    )
-    arrays = [(d.module, array) for d in adapter.deltas for array in (d.a, d.b)]
-    return faults + [
-        Fault(item=module, reason=f"dtype {array.dtype.name}")
-        for module, array in arrays
-        if array.dtype not in NUMBERS
-    ]
+    """Everything that an .onnx_adapter cannot say. Which inputs a graph has for embeddings and
+    experts follows from the base."""
+    faults = [] if adapter.deltas else [whole_fault("no low-rank delta")]
+    heads = HEAD in adapter.modules
+    for d in adapter.deltas:
+        if d.bias is not None:
+            faults.append(bias_fault(d, "a bias of B"))
+        if reason := _nowhere(d, decoder, heads=heads):
+            faults.append(delta_fault(d, reason))
+        faults += [
+            Fault(item=d.module, reason=f"dtype {array.dtype.name}")
+            for array in (d.a, d.b)
+            if array.dtype not in NUMBERS
+        ]
+    faults += [replacement_fault(r, r.kind) for r in adapter.replacements]
+    faults += [magnitude_fault(m, "a DoRA magnitude") for m in adapter.magnitudes]
+    if adapter.invocation_tokens:
+        faults.append(invocation_fault("an .onnx_adapter holds tensors alone"))
+    return faults
+
+
+def _nowhere(delta: Delta, decoder: Decoder | None, *, heads: bool) -> str:
+    """Why there are no inputs for a delta; or ""."""
+    table = delta.site is not Site.LINEAR
+    if decoder is None and (table or delta.a.ndim == 3):
+        what = "an embedding" if table else "experts"
+        return f"{what}, for which inputs depend on the base; name the base (--base)"
+    if delta.site is Site.OUTPUT:
+        return "an embedding as the head alone; a delta of lm_head says that"
+    if decoder is not None and table and delta.module != decoder.embedding:
+        return "an embedding of positions, for which no graph has inputs"
+    if delta.site is Site.BOTH and heads:
+        return "an embedding on both sides, beside another delta of lm_head"
+    return ""
 
 
 def _tensors(adapter: Adapter) -> dict[str, Array]:
     tensors = {}
     for d in adapter.deltas:
-        tensors[d.module + END_A], tensors[d.module + END_B] = d.a.T, d.b.T
+        a, b = _turned(d.a), _turned(d.b)
+        ends = (END_A, END_B) if d.site is Site.LINEAR else (TABLE_A, TABLE_B)
+        tensors[d.module + ends[0]], tensors[d.module + ends[1]] = a, b
+        if d.site is Site.BOTH:
+            tensors[HEAD + END_A], tensors[HEAD + END_B] = d.b, d.a
     return tensors
 
 
