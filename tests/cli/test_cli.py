@@ -15,7 +15,7 @@ from commands import invoke
 from lorakit import demo
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.model.load import unused_name
-from lorakit.sources.scaled import split_reference
+from lorakit.sources.scaled import Scaled, scaled
 from lorakit.verify import FORMS
 from lorakit.verify.prompts import read_ids
 
@@ -41,21 +41,22 @@ def lorakit(*arguments, code=0, **options):
     ("reference", "expected"),
     [
         ("home:0.5", ("home", 0.5)),
-        ("home", ("home", 1.0)),
+        ("home", ("home", None)),
         ("a:b:-1", ("a:b", -1.0)),
-        ("C:\\adapters\\home", ("C:\\adapters\\home", 1.0)),
-        ("hf:org/repo", ("hf:org/repo", 1.0)),
+        ("C:\\adapters\\home", ("C:\\adapters\\home", None)),
+        ("hf:org/repo", ("hf:org/repo", None)),
         ("hf:org/repo@v1:0.5", ("hf:org/repo@v1", 0.5)),
-        ("https://host:8080/x", ("https://host:8080/x", 1.0)),
-        ("https://host:8080", ("https://host:8080", 1.0)),
+        ("https://host:8080/x", ("https://host:8080/x", None)),
+        ("https://host:8080", ("https://host:8080", None)),
         ("https://host:8080/x:0.5", ("https://host:8080/x", 0.5)),
         ("http://[::1]:8080/x.gguf:2", ("http://[::1]:8080/x.gguf", 2.0)),
         ("home:1e-1", ("home", 0.1)),
-        (":3", (":3", 1.0)),
+        (":3", (":3", None)),
     ],
 )
 def test_a_scale_is_what_follows_the_last_colon_if_it_is_a_number(reference, expected):
-    assert split_reference(reference) == expected
+    path, scale = expected
+    assert scaled(reference) == Scaled(path=path, scale=scale)
 
 
 def test_adapters_of_one_name_are_told_apart():

@@ -3,7 +3,7 @@
 import pytest
 
 from lorakit.errors import ParameterError
-from lorakit.sources.scaled import Scaled, scaled, split_reference, split_scale
+from lorakit.sources.scaled import Scaled, scaled
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,15 @@ def test_what_a_reference_says(text, path, scale, absolute):
 def test_a_path_that_is_there_is_one(tmp_path):
     for name in ("run_10:30:00", "a:0.5", "b:=2"):
         (tmp_path / name).mkdir()
-    assert split_scale(f"{tmp_path}/run_10:30:00") == (f"{tmp_path}/run_10:30:00", None)
-    assert split_reference(f"{tmp_path}/run_10:30:00:0.5") == (f"{tmp_path}/run_10:30:00", 0.5)
-    assert split_scale(f"{tmp_path}/a:0.5") == (f"{tmp_path}/a:0.5", None)
-    assert split_scale(f"{tmp_path}/run_10:30") == (f"{tmp_path}/run_10", 30.0)  # not there
-    assert split_scale("x" * 5000 + ":2") == ("x" * 5000, 2.0)
+        assert scaled(f"{tmp_path}/{name}") == Scaled(path=f"{tmp_path}/{name}")
+    run = f"{tmp_path}/run_10:30:00"
+    assert scaled(f"{run}:0.5") == Scaled(path=run, scale=0.5)
+    assert scaled(f"{run}:=0.5") == Scaled(path=run, absolute=0.5)
+    assert scaled(f"{tmp_path}/run_10:30") == Scaled(path=f"{tmp_path}/run_10", scale=30.0)
+    assert scaled("x" * 5000 + ":2") == Scaled(path="x" * 5000, scale=2.0)
 
 
 def test_what_is_no_scale_is_refused(tmp_path):
-    for text in ("home:=", "home:=two", "home:=1=2"):
+    for text in ("home:=", "home:=two", "home:=1=2", f"{tmp_path}:half"):
         with pytest.raises(ParameterError, match="no scale"):
             scaled(text)
-    with pytest.raises(ParameterError, match="no scale"):
-        split_scale(f"{tmp_path}:half")
-    with pytest.raises(ParameterError, match="absolute"):  # where only a relative one has a meaning
-        split_scale("home:=2.0")

@@ -27,11 +27,10 @@ from lorakit.cli.references import (
     ToolsOption,
     open_with,
     read_tools,
-    scaled,
 )
 from lorakit.cli.run import with_images
 from lorakit.errors import LorakitError, ParameterError
-from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.adapter_config import config_of
 from lorakit.model.model import Model
 from lorakit.runtime.sampling import SamplingParams
 
@@ -138,11 +137,10 @@ class Session:
     def load(self, rest: str) -> None:
         """/load REF[:SCALE] [NAME]: load another adapter and switch it on"""
         reference, name = _words(rest, 2)
-        said = scaled(reference)
-        config = AdapterConfig(said.path, absolute_scale=said.absolute)
+        config = config_of(reference)
         with downloads:
             loaded = self.model.load_adapter(config, name)
-        loaded.apply("default" if said.scale is None else said.scale)
+        loaded.apply("default" if config.scale is None else config.scale)
         self.show_adapters("")
 
     def clear(self, rest: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from lorakit.adapter import at_scale
 from lorakit.algebra.combine import Method, combine
 from lorakit.check import without_unchanged
 from lorakit.cli.references import (
@@ -12,7 +13,7 @@ from lorakit.cli.references import (
     PrivateOption,
     open_base,
     read_reference,
-    split_reference,
+    scaled,
 )
 from lorakit.cli.residuals import (
     EnergyOption,
@@ -28,7 +29,11 @@ from lorakit.formats import require_known
 
 def command(
     adapters: Annotated[
-        list[str], argument(metavar="REF[:WEIGHT]", help="Adapters; a weight may be < 0.")
+        list[str],
+        argument(
+            metavar="REF[:WEIGHT]",
+            help="Adapters; a weight may be < 0. :=SCALE replaces alpha / r in its place.",
+        ),
     ],
     output: OutputOption,
     method: Annotated[
@@ -56,10 +61,13 @@ def command(
     decoder = None if model is None else model.decoder
     require_known(decoder, "what is combined is written as PEFT")
     for reference in adapters:
-        path, weight = split_reference(reference)
+        said = scaled(reference)
+        weight = 1.0 if said.scale is None else said.scale
         adapter = read_reference(
-            path, decoder, allow_pickle=allow_pickle, allow_private=allow_private
+            said.path, decoder, allow_pickle=allow_pickle, allow_private=allow_private
         )
+        if said.absolute is not None:
+            adapter = at_scale(adapter, said.absolute)
         weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed

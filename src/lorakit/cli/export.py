@@ -23,9 +23,8 @@ from lorakit.exporting.export import export
 from lorakit.exporting.parity import ProofOptions
 from lorakit.exporting.plan import Kind, TargetName
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
-from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.adapter_config import AdapterConfig, config_of
 from lorakit.model.load import unused_name
-from lorakit.sources.scaled import scaled
 
 ALIKE = 0.9  # share of equal answers that needs no word
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -107,7 +106,7 @@ def command(
         raise ParameterError(f"--compose makes one file of adapters, and --adapters is {adapters}")
     proof = ProofOptions(evaluation=evaluation, declare=declare, max_kl=max_kl, min_match=min_match)
     chosen = _composed(compose) if compose is not None else {}
-    for config in map(_config, adapter or []):
+    for config in map(config_of, adapter or []):
         chosen[unused_name(config.name, chosen)] = config
     forms = [form for each in quantize for form in each.split(",")] if quantize else None
     with downloads, LiveLine() as line:
@@ -144,17 +143,12 @@ def _composed(compose: str) -> dict[str, AdapterConfig]:
     return found
 
 
-def _config(reference: str) -> AdapterConfig:
-    said = scaled(reference)
-    return AdapterConfig(said.path, scale=said.scale, absolute_scale=said.absolute)
-
-
 def _named(part: str) -> tuple[str, AdapterConfig]:
     """NAME=REF, or a reference alone, in which an equals sign comes after a slash or a colon."""
     name, sign, reference = part.strip().partition("=")
     if sign and NAME.fullmatch(name):
-        return name, _config(reference)
-    config = _config(part.strip())
+        return name, config_of(reference)
+    config = config_of(part.strip())
     return config.name, config
 
 

@@ -21,8 +21,6 @@ from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
 from lorakit.sources.scaled import scaled as scaled
-from lorakit.sources.scaled import split_reference as split_reference
-from lorakit.sources.scaled import split_scale as split_scale
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
@@ -129,19 +127,11 @@ def open_with(
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.model.adapter_config import AdapterConfig  # slow, and most commands open no model
+    from lorakit.model.adapter_config import config_of  # slow, and most commands open no model
     from lorakit.model.open import open as open_model
 
-    configs = []
-    for said in map(scaled, adapters or ()):
-        config = AdapterConfig(
-            said.path,
-            scale=said.scale,
-            absolute_scale=said.absolute,
-            mode="merge" if merge else "dynamic",
-            **reading,
-        )
-        configs.append(config)
+    mode = "merge" if merge else "dynamic"
+    configs = [config_of(reference, mode=mode, **reading) for reference in adapters or ()]
     with downloads, patience("opening the model; its graph is built the first time ..."):
         model = open_model(
             base,

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from lorakit.adapter import Adapter
 from lorakit.errors import ParameterError
 from lorakit.sources import Source, describe, parse
+from lorakit.sources.scaled import scaled
 from lorakit.values import among, finite, shown, truth
 
 Mode = Literal["dynamic", "merge"]
@@ -90,6 +91,15 @@ class AdapterConfig:
         others = {"absolute_scale": self.absolute_scale, **self.reading}
         values += [f"{name}={value!r}" for name, value in others.items() if value is not None]
         return f"AdapterConfig({', '.join(values)})"
+
+
+def config_of(reference: str, **others: Any) -> AdapterConfig:
+    """What a reference with a scale behind it says: "home", "home:0.5", "home:=2.0".
+
+    others: further fields. Raises ParameterError.
+    """
+    said = scaled(reference)
+    return AdapterConfig(said.path, scale=said.scale, absolute_scale=said.absolute, **others)
 
 
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"

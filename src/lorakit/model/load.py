@@ -54,6 +54,21 @@ def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Re
     return Ready(adapter=adapter, source=source, default_scale=default, place=place)
 
 
+def is_held(choice: AdapterConfig, held: Container[str]) -> bool:
+    """Whether it is one of the adapters in an export, by their names.
+
+    Raises ParameterError where it asks for what an export has fixed.
+    """
+    if choice.source != "auto" or choice.path not in held:
+        return False
+    if choice.absolute_scale is not None or choice.reading:
+        raise ParameterError(
+            f"{choice.path} is in the export, as it was read and at the scale it had then",
+            hint="give a scale of 1, or none",
+        )
+    return True
+
+
 def own_scale(adapter: Adapter) -> float | None:
     """The scale of all its deltas, alpha / r, where they have one and the same."""
     found = {delta.scale for delta in adapter.deltas}

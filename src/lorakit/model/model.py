@@ -111,10 +111,10 @@ class Model(Generating):
         """Fetch an adapter, check it against the base and load it, without activating it.
 
         adapter: a path (any format that lorakit reads), an https:// URL, hf:org/repo, an Adapter,
-        or an AdapterConfig, of which the path and what it says of reading count. name: by default
-        the last part of the reference. source: the kind that the reference must be. allow_private:
-        allow URLs of machines in a private network; None is as the model was opened. wait: False
-        returns a Future at once; generation continues meanwhile.
+        or an AdapterConfig, of which the path, what it says of reading and absolute_scale count.
+        name: by default the last part of the reference. source: the kind that the reference must
+        be. allow_private: allow URLs of machines in a private network; None is as the model was
+        opened. wait: False returns a Future at once; generation continues meanwhile.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError and
         ClosedError; the model is then unchanged.
         """

@@ -22,48 +22,25 @@ class Scaled:
 
 
 def scaled(reference: str) -> Scaled:
-    """What a reference with a scale says. Raises ParameterError for what is no scale."""
-    path, sign, tail = reference.rpartition(":=")
-    if not sign or not path or "/" in tail:
-        plain, said = split_scale(reference)
-        return Scaled(path=plain, scale=said)
-    try:
-        return Scaled(path=path, absolute=float(tail))
-    except ValueError:
-        raise ParameterError(
-            f"{tail!r} in {reference} is no scale", hint=f"a number: {path}:=2.0"
-        ) from None
+    """What a reference with a scale says: one is what follows the last colon, if it is a number.
 
-
-def split_reference(reference: str) -> tuple[str, float]:
-    """("home", 0.5) from "home:0.5", and ("home", 1.0) from "home"."""
-    path, scale = split_scale(reference)
-    return path, 1.0 if scale is None else scale
-
-
-def split_scale(reference: str) -> tuple[str, float | None]:
-    """("home", 0.5) from "home:0.5": a scale is what follows the last colon if it is a number;
-    None where none is said. A path that is there is one, whatever it ends in.
-
-    Raises ParameterError for an absolute scale, which `scaled` reads.
+    A path that is there is one, whatever it ends in. Raises ParameterError for what is no scale.
     """
     path, colon, tail = reference.rpartition(":")
     _, slashes, address = path.partition("://")
     host_only = slashes and "/" not in address  # what follows is a port
+    absolute = tail.startswith("=") and "/" not in tail
     if not colon or not path or host_only or _there(reference):
-        return reference, None
-    if tail.startswith("=") and "/" not in tail:
-        raise ParameterError(
-            f"{reference}: an absolute scale cannot be said here", hint=f"a relative one: {path}:1"
-        )
+        return Scaled(path=reference)
     try:
-        return path, float(tail)
+        number = float(tail.removeprefix("=") if absolute else tail)
     except ValueError:
-        if _there(path):
-            raise ParameterError(
-                f"{tail!r} in {reference} is no scale", hint=f"a number: {path}:0.5"
-            ) from None
-        return reference, None
+        if not absolute and not _there(path):
+            return Scaled(path=reference)
+        raise ParameterError(
+            f"{tail!r} in {reference} is no scale", hint=f"a number: {path}:0.5, {path}:=2.0"
+        ) from None
+    return Scaled(path=path, absolute=number) if absolute else Scaled(path=path, scale=number)
 
 
 def _there(path: str) -> bool:

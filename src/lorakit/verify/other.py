@@ -21,11 +21,11 @@ from lorakit.errors import ParameterError
 from lorakit.files.gguf import is_gguf
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.merge.record import differences, read_record
-from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.adapter_config import config_of
 from lorakit.model.load import unused_name
 from lorakit.model.open import open as open_model
 from lorakit.sources import fetch
-from lorakit.sources.scaled import split_reference
+from lorakit.sources.scaled import scaled
 from lorakit.verify.answers import REPEATS, compare_answers
 from lorakit.verify.forms import GGUF, MOST, CostLimits
 from lorakit.verify.parity import TOLERANCE, LogitsOf, ParityReport, Rounding, verify
@@ -76,10 +76,9 @@ def open_references(
     allow_private: bool,
 ) -> Model:
     """The Opener that shows nothing."""
-    configs = [AdapterConfig(p, scale=scale) for p, scale in map(split_reference, adapters)]
     return open_model(
         base,
-        adapter=configs,
+        adapter=[config_of(reference) for reference in adapters],
         engine=engine,
         quantize=quantize,
         calibration=calibration,
@@ -306,8 +305,14 @@ def other_side(
     if other.kind == "peft":
         model.base.require_weights()
         get = partial(fetch, allow_private=opening.allow_private)
-        pairs = [(get(ref).expanduser(), s) for ref, s in map(split_reference, adapters)]
-        return Side(stack.enter_context(peft_logits(model.base.path, pairs)), form=held)
+        said = [scaled(reference) for reference in adapters]
+        pairs = [
+            (get(each.path).expanduser(), 1.0 if info.scale is None else info.scale)
+            for each, info in zip(said, model.adapters, strict=True)
+        ]
+        absolute = [each.absolute for each in said]
+        logits = stack.enter_context(peft_logits(model.base.path, pairs, absolute=absolute))
+        return Side(logits, form=held)
     changed = opening.changed(other)
     opened = stack.enter_context(changed.open())
     scales = {info.name: info.scale for info in model.adapters if info.scale is not None}
@@ -346,15 +351,19 @@ def _form(one: tuple[Opening, Model], two: tuple[Opening, Model]) -> str:
 def load_others(model: Model, references: Sequence[str], first: Sequence[str]) -> dict[str, float]:
     """Load the other adapters beside the first ones; one without a scale takes that of the adapter
     in its place."""
-    same_count = len(references) == len(first)
+    active = [info.scale for info in model.adapters if info.scale is not None]
+    paired = len(references) == len(first) == len(active)
     scales: dict[str, float] = {}
     for number, reference in enumerate(references):
-        path, scale = split_reference(reference)
-        if path == reference and same_count:
-            scale = split_reference(first[number])[1]
-        name = unused_name("against", _loaded(model))
-        model.load_adapter(path, name)
-        scales[name] = scale
+        config = config_of(reference)
+        if paired and config.scale is None and config.absolute_scale is None:
+            absolute = config_of(first[number]).absolute_scale
+            config = replace(config, absolute_scale=absolute)
+            scale: float | None = active[number]
+        else:
+            scale = config.scale
+        loaded = model.load_adapter(config, unused_name("against", _loaded(model)))
+        scales[loaded.name] = 1.0 if scale is None else scale
     return scales
 
 
@@ -364,8 +373,11 @@ def _loaded(model: Model) -> list[str]:
 
 def _likely(adapters: Sequence[str]) -> str:
     """The name that recorded logits of these adapters would have."""
-    scales = {split_reference(reference)[1] for reference in adapters}
-    return "base" if not scales else f"scale{scales.pop():g}" if len(scales) == 1 else "logits"
+    said = {scaled(reference) for reference in adapters}
+    scales = {1.0 if each.scale is None else each.scale for each in said}
+    if len(scales) > 1 or any(each.absolute is not None for each in said):
+        return "logits"
+    return f"scale{scales.pop():g}" if scales else "base"
 
 
 def between(other: Model, first: Model) -> Stored | None:

@@ -211,12 +211,18 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 @contextmanager
-def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[LogitsOf]:
+def peft_logits(
+    base: Path,
+    adapters: Sequence[tuple[Path, float]],
+    *,
+    absolute: Sequence[float | None] = (),
+) -> Iterator[LogitsOf]:
     """PEFT itself, in torch at float32 with eager attention, on adapters at user scales.
 
-    Scales act as LoraLayer.set_scale does, and several adapters as PEFT's own active list. Raises
-    MissingExtraError without the extra, ParameterError for folders that are not PEFT's, EngineError
-    for whatever PEFT refuses.
+    Scales act as LoraLayer.set_scale does, and several adapters as PEFT's own active list.
+    absolute: of each adapter what alpha / r is replaced by, or None. Raises MissingExtraError
+    without the extra, ParameterError for folders that are not PEFT's, EngineError for whatever PEFT
+    refuses.
     """
     from lorakit.engines.torch.versions import require_versions  # reads metadata, which is slow
 
@@ -248,7 +254,7 @@ def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[
                 model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
             else:
                 model.load_adapter(str(path), adapter_name=name)
-        _activate(model, [scale for _, scale in adapters])
+        _activate(model, [scale for _, scale in adapters], absolute)
         model.eval()
 
     def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -260,7 +266,7 @@ def peft_logits(base: Path, adapters: Sequence[tuple[Path, float]]) -> Iterator[
     yield logits
 
 
-def _activate(model: Any, scales: Sequence[float]) -> None:
+def _activate(model: Any, scales: Sequence[float], absolute: Sequence[float | None]) -> None:
     if not scales:
         return
     names = [f"adapter{number}" for number in range(len(scales))]
@@ -270,6 +276,9 @@ def _activate(model: Any, scales: Sequence[float]) -> None:
         if hasattr(module, "set_scale"):
             for name, scale in zip(names, scales, strict=True):
                 module.set_scale(name, scale)
+            for name, value in zip(names, absolute, strict=False):
+                if value is not None and name in module.scaling:
+                    module.scaling[name] = value
 
 
 @contextmanager

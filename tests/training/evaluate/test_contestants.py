@@ -5,6 +5,7 @@ import pytest
 from lorakit import demo
 from lorakit.errors import ParameterError
 from lorakit.training.evaluate.contestants import (
+    Applied,
     Contestant,
     contestants,
     first_contestant,
@@ -22,7 +23,7 @@ def words(*said):
 
 def test_the_first_is_called_by_its_adapters():
     assert FIRST.name == "home:0.5"
-    assert FIRST.adapters == ((HOME, 0.5),)
+    assert FIRST.adapters == (Applied(HOME, 0.5),)
     assert first_contestant(BASE).name == "base"
     assert first_contestant(BASE, [HOME, f"{STYLE}:2"]).name == "home + style:2"
 
@@ -32,12 +33,14 @@ def test_each_word_changes_what_it_says():
     kept = {"base": BASE, "adapters": FIRST.adapters}
     assert found == [
         Contestant(name="base", base=BASE),
-        Contestant(name="style", base=BASE, adapters=((STYLE, 1.0),)),
+        Contestant(name="style", base=BASE, adapters=(Applied(STYLE, 1.0),)),
         Contestant(name="merged", merged=True, **kept),
         Contestant(name="int8", quantize="int8", **kept),
         Contestant(name="torch+base", base=BASE, engine="torch"),
         Contestant(name="merged+int8", merged=True, quantize="int8", **kept),
-        Contestant(name="home:2+style", base=BASE, adapters=((HOME, 2.0), (STYLE, 1.0))),
+        Contestant(
+            name="home:2+style", base=BASE, adapters=(Applied(HOME, 2.0), Applied(STYLE, 1.0))
+        ),
     ]
 
 
@@ -83,7 +86,7 @@ def test_scales():
     assert parse_scales("0:1:0.3") == [0.0, 0.3, 0.6, 0.9]
     assert parse_scales(" 1, 0.5,1") == [1.0, 0.5]
     assert parse_scales("-1:1:1") == [-1.0, 0.0, 1.0]
-    names = [(side.name, side.adapters[0][1], side.scale) for side in sweep(FIRST, [0.5, 2.0])]
+    names = [(side.name, side.adapters[0].scale, side.scale) for side in sweep(FIRST, [0.5, 2.0])]
     assert names == [("home:0.5 x 0.5", 0.25, 0.5), ("home:0.5 x 2", 1.0, 2.0)]
 
 

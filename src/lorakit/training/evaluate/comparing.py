@@ -21,7 +21,7 @@ from lorakit.engines.torch.options import Device
 from lorakit.errors import MissingExtraError
 from lorakit.formats import read_adapter
 from lorakit.model.adapter_config import AdapterConfig
-from lorakit.model.load import name_of, unused_name
+from lorakit.model.load import is_held, unused_name
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.sources import OnProgress, fetch
@@ -52,10 +52,7 @@ class Opening:
 
     def open(self, side: Contestant, batch: int) -> Model:
         """A side's model, with its merged adapters in it. Raises what lorakit.open raises."""
-        merged = [
-            AdapterConfig(reference, mode="merge", scale=scale)
-            for reference, scale in (side.adapters if side.merged else ())
-        ]
+        merged = [each.merged for each in side.adapters if side.merged]
         native = None if self.gpu_layers is None else LlamaOptions(gpu_layers=self.gpu_layers)
         with self.waiting():
             return open_model(
@@ -121,7 +118,7 @@ def _evaluate_group(
     with opening.waiting():
         names = _load(model, group)
     settings = {
-        repr(applied): dict(_scaled(model, names[ref], scale) for ref, scale in applied)
+        repr(applied): dict(_scaled(model, names[each.loaded], each.scale) for each in applied)
         for applied in dict.fromkeys(side.applied for side in group)
     }
     found = evaluate_all(model, examples, settings, rules, progress=report)
@@ -136,16 +133,16 @@ def _scaled(model: Model, name: str, scale: float | None) -> tuple[str, float]:
     return name, 1.0 if loaded is None else loaded.info.default_scale
 
 
-def _load(model: Model, group: Sequence[Contestant]) -> dict[str, str]:
-    """Load every adapter of a group once; their names on the model by their references."""
-    names: dict[str, str] = {}
-    for reference in dict.fromkeys(r for side in group for r, _ in side.applied):
-        if reference in model.base.held:
-            names[reference] = reference
+def _load(model: Model, group: Sequence[Contestant]) -> dict[AdapterConfig, str]:
+    """Load every adapter of a group once; their names on the model by what is loaded."""
+    names: dict[AdapterConfig, str] = {}
+    for config in dict.fromkeys(each.loaded for side in group for each in side.applied):
+        if is_held(config, model.base.held):
+            names[config] = str(config.path)
             continue
-        name = unused_name(name_of(reference), set(names.values()))
-        model.load_adapter(reference, name)
-        names[reference] = name
+        name = unused_name(config.name, {*names.values(), *model.base.held})
+        model.load_adapter(config, name)
+        names[config] = name
     return names
 
 
@@ -166,9 +163,9 @@ def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: 
         require_dialogue(Dialogue(base.path, tokenizer, templates), examples)
         if side.merged:
             base.require_weights()
-        named = dict.fromkeys(r for each in group for r, _ in each.adapters)
-        for reference in (each for each in named if each not in base.held):
-            require_fit(read_adapter(get(reference), base.decoder), base)
+        named = dict.fromkeys(a.loaded for each in group for a in each.adapters)
+        for config in (each for each in named if not is_held(each, base.held)):
+            require_fit(read_adapter(get(config.path), base.decoder), base)
 
 
 def _require_packages(engine: str) -> None:

@@ -34,7 +34,7 @@ class Side:
         return {
             "name": self.name,
             "base": contestant.base,
-            "adapters": [list(each) for each in contestant.adapters],
+            "adapters": [each.to_list() for each in contestant.adapters],
             "merged": contestant.merged,
             "engine": contestant.engine,
             "quantize": contestant.quantize,

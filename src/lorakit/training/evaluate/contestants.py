@@ -11,22 +11,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import ENGINES, EngineName
 from lorakit.errors import ParameterError
+from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import default_scale
 from lorakit.sources import Local, default_name, parse
-from lorakit.sources.scaled import split_scale
+from lorakit.sources.scaled import scaled
 from lorakit.values import shown
 
 MAX_SCALES = 64
 _NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:BASE")
-# An adapter's reference, and what its own scale is multiplied by; None is the default of one
-# that is not here yet.
-Scaled = tuple[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An adapter of a side: its reference, and what its own scale is multiplied by; None is the
+    default of one that is not here yet. absolute: what alpha / r is replaced by before that."""
+
+    reference: str
+    scale: float | None = None
+    absolute: float | None = None
+
+    @property
+    def loaded(self) -> AdapterConfig:
+        """What is loaded to run it, at any scale."""
+        return AdapterConfig(self.reference, absolute_scale=self.absolute)
+
+    @property
+    def merged(self) -> AdapterConfig:
+        """The same in the base's weights."""
+        if self.absolute is None:
+            return AdapterConfig(self.reference, mode="merge", scale=self.scale)
+        factor = 1.0 if self.scale is None else self.scale
+        return AdapterConfig(self.reference, mode="merge", absolute_scale=self.absolute * factor)
+
+    def to_list(self) -> list[Any]:
+        """For JSON: what is loaded, and its scale."""
+        said = self.reference if self.absolute is None else f"{self.reference}:={self.absolute!r}"
+        return [said, self.scale]
+
+    def times(self, factor: float) -> Applied:
+        """The same at another scale."""
+        return replace(self, scale=(1.0 if self.scale is None else self.scale) * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +68,7 @@ class Contestant:
 
     name: str
     base: str
-    adapters: tuple[Scaled, ...] = ()
+    adapters: tuple[Applied, ...] = ()
     merged: bool = False
     engine: EngineName | None = None
     quantize: Quantization = "none"
@@ -50,7 +80,7 @@ class Contestant:
         return replace(self, name="", scale=None, adapters=self.adapters if self.merged else ())
 
     @property
-    def applied(self) -> tuple[Scaled, ...]:
+    def applied(self) -> tuple[Applied, ...]:
         """The adapters that act at run time."""
         return () if self.merged else self.adapters
 
@@ -63,9 +93,9 @@ def first_contestant(
     quantize: Quantization = "none",
 ) -> Contestant:
     """The one that all others are compared with."""
-    scaled = tuple(_scaled(reference) for reference in adapters)
-    name = " + ".join(map(_said, scaled)) or "base"
-    return Contestant(name=name, base=base, adapters=scaled, engine=engine, quantize=quantize)
+    applied = tuple(map(_applied, adapters))
+    name = " + ".join(map(_said, applied)) or "base"
+    return Contestant(name=name, base=base, adapters=applied, engine=engine, quantize=quantize)
 
 
 def contestants(first: Contestant, words: Sequence[str]) -> list[Contestant]:
@@ -84,7 +114,7 @@ def sweep(first: Contestant, scales: Sequence[float]) -> list[Contestant]:
         replace(
             first,
             name=f"{first.name} x {scale:g}",
-            adapters=tuple((r, (1.0 if own is None else own) * scale) for r, own in first.adapters),
+            adapters=tuple(each.times(scale) for each in first.adapters),
             scale=scale,
         )
         for scale in scales
@@ -118,7 +148,7 @@ _SCALES = "FROM:TO:STEP such as 0:1.25:0.25, or single ones such as 0.5,0.9,1"
 
 def _contestant(first: Contestant, word: str) -> Contestant:
     """A word against the first: it changes what the word says, and keeps the rest."""
-    found, adapters, base = replace(first, name=word), list[Scaled](), ""
+    found, adapters, base = replace(first, name=word), list[Applied](), ""
     for part in _split(word, "+"):
         kind, _, value = part.partition(":")
         if part == "base":
@@ -142,7 +172,8 @@ def _contestant(first: Contestant, word: str) -> Contestant:
             f"{shown(word)} names adapters and also {base}, which is without any",
             hint="on:BASE is another file of the base with adapters",
         )
-    if twice := {each for each, _ in adapters if sum(each == r for r, _ in adapters) > 1}:
+    names = [each.reference for each in adapters]
+    if twice := {name for name in names if names.count(name) > 1}:
         raise ParameterError(f"{shown(word)} names {', '.join(sorted(twice))} twice")
     if adapters:
         found = replace(found, adapters=tuple(adapters))
@@ -156,8 +187,8 @@ def _split(text: str, mark: str) -> list[str]:
     """The parts between marks; a path that holds one is left whole."""
     path = text.strip().removeprefix("on:").removeprefix("model:")
     head, _, scale = path.rpartition(":")
-    scaled = bool(_NUMBER.fullmatch(scale)) and _is_there(Path(head))
-    return [text] if scaled or _is_there(Path(path)) else text.split(mark)
+    is_scaled = bool(_NUMBER.fullmatch(scale.removeprefix("="))) and _is_there(Path(head))
+    return [text] if is_scaled or _is_there(Path(path)) else text.split(mark)
 
 
 def _is_there(path: Path) -> bool:
@@ -172,24 +203,25 @@ def _is_model(part: str) -> bool:
     return _is_there(folder / "config.json") and not _is_there(folder / "adapter_config.json")
 
 
-def _adapter(part: str) -> Scaled:
+def _adapter(part: str) -> Applied:
     """An adapter's reference with its scale; a word that means nothing is told from a path."""
-    reference, scale = _scaled(part)
-    found = parse(reference)
+    applied = _applied(part)
+    found = parse(applied.reference)
     if isinstance(found, Local) and not _is_there(found.path):
         raise ParameterError(
             f"{shown(part)} is no adapter that is there, and no word to compare with",
             hint=f"words: {', '.join(WORDS)}; or an adapter's path, URL or hf:org/repo",
         )
-    return reference, scale
+    return applied
 
 
-def _scaled(part: str) -> Scaled:
-    reference, scale = split_scale(part)
-    found = parse(reference)
-    if scale is None and isinstance(found, Local) and _is_there(found.path):
+def _applied(part: str) -> Applied:
+    said = scaled(part)
+    found, scale = parse(said.path), said.scale
+    unsaid = scale is None and said.absolute is None
+    if unsaid and isinstance(found, Local) and _is_there(found.path):
         scale = default_scale(found.path)
-    return reference, scale
+    return Applied(said.path, scale, said.absolute)
 
 
 def _named(part: str) -> str:
@@ -199,13 +231,14 @@ def _named(part: str) -> str:
         return part
     if kind in ("on", "model") and value:
         return f"{kind}{colon}{default_name(value)}"
-    return default_name(part) if _is_model(part) else _said(split_scale(part))
+    return default_name(part) if _is_model(part) else _said(_applied(part))
 
 
-def _said(scaled: Scaled) -> str:
-    reference, scale = scaled
-    name = default_name(reference)
-    return name if scale in (None, 1.0) else f"{name}:{scale:g}"
+def _said(applied: Applied) -> str:
+    name = default_name(applied.reference)
+    if applied.absolute is not None:
+        return f"{name}:={applied.absolute:g}"
+    return name if applied.scale in (None, 1.0) else f"{name}:{applied.scale:g}"
 
 
 def _engine(word: str) -> EngineName:
