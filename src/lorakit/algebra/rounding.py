@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lorakit.adapter import Array
 
-ROWS = 4096  # of a tensor, at a time
+ROWS = 64  # of a tensor, at a time: the first that were trained end the comparison
 SPREAD = 0.5  # of the norm of even rounding: what has less was trained, on values the base has
 
 

@@ -113,26 +113,37 @@ def _trimmed(matrix: F32, density: float) -> F32:
     count = max(1, int(density * matrix.size))
     if count == matrix.size:
         return matrix
-    sizes = np.abs(matrix).reshape(-1)
-    least = np.partition(sizes, matrix.size - count)[matrix.size - count]
-    kept = sizes >= least
+    sizes, at = np.abs(matrix).reshape(-1), matrix.size - count
+    kept = sizes >= _ranked(sizes, at)
     if np.count_nonzero(kept) > count:  # equal ones stay until there are enough
         kept = np.zeros(matrix.size, bool)
-        kept[np.argpartition(sizes, matrix.size - count)[matrix.size - count :]] = True
-    found: F32 = np.where(kept.reshape(matrix.shape), matrix, np.float32(0))
+        kept[np.argpartition(sizes, at)[at:]] = True
+    found: F32 = matrix * kept.reshape(matrix.shape)
     return found
+
+
+def _ranked(sizes: F32, at: int) -> np.float32:
+    """What stands at `at` when the sizes, none negative, are sorted: their upper 16 bits are
+    counted, so that only the few that share the right ones need partitioning."""
+    upper = sizes.view(np.uint32) >> np.uint32(16)
+    until = np.cumsum(np.bincount(upper))
+    found = int(np.searchsorted(until, at, side="right"))
+    near = sizes[upper == found]
+    rank = at - int(until[found]) + near.size
+    ranked: np.float32 = np.partition(near, rank)[rank]
+    return ranked
 
 
 def _elected(trimmed: Sequence[F32]) -> F32:
     summed = sum_of(trimmed)
-    total, votes, mine = (np.zeros_like(summed) for _ in range(3))
+    positive, total = summed > 0, np.zeros_like(summed)
+    votes = np.zeros(summed.shape, np.uint16)
     for matrix in trimmed:
-        agrees = np.signbit(matrix) == np.signbit(summed)
-        agrees &= matrix != 0
-        total += np.multiply(matrix, agrees, out=mine)
+        agrees = ((matrix > 0) == positive) & (matrix != 0)
+        total += matrix * agrees
         votes += agrees
-    np.divide(total, np.maximum(votes, np.float32(1), out=votes), out=total)
-    total[summed == 0] = 0
+    total /= np.maximum(votes, 1)
+    total *= summed != 0
     return total
 
 
@@ -142,4 +153,4 @@ def _dropped(matrix: F32, sparse: Sparse, number: int, delta: Delta, expert: int
     name = zlib.crc32(f"{delta.module} {delta.site}".encode())
     coins = np.random.default_rng([sparse.seed, number, name, expert])
     kept = coins.random(matrix.shape, np.float32) < np.float32(sparse.density)
-    return np.where(kept, matrix / np.float32(sparse.density), np.float32(0))
+    return (matrix / np.float32(sparse.density)) * kept
