@@ -20,7 +20,9 @@
     ├── EngineError            engine_failed, out_of_memory
     │   ├── MissingExtraError  extra_missing (also an ImportError)
     │   ├── CapabilityError    capability_missing: this engine cannot do that
-    │   └── ContextFullError   context_full
+    │   ├── ContextFullError   context_full
+    │   └── ServerError        server_failed, server_unreachable, server_denied, server_invalid:
+    │                          a model behind a URL
     ├── RequestError           request_failed
     │   ├── QueueFullError     queue_full
     │   ├── CancelledError     cancelled
@@ -170,6 +172,12 @@ class ContextFullError(EngineError):
     """A prompt that is longer than the model's context."""
 
     code = "context_full"
+
+
+class ServerError(EngineError):
+    """A server that cannot be reached, gives no access, breaks its word, or fails at a request."""
+
+    code = "server_failed"
 
 
 class RequestError(LorakitError):

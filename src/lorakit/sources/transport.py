@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from email.message import Message
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -29,7 +29,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 ANSWERS = (200, 206, 304, 404, 410, 416)
 _PORTS = {"http": 80, "https": 443}
 _SENT = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", re.ASCII)  # what a header may hold
-_PRIVATE = "allow_private=True, or --allow-private on the command line, allows such addresses"
+PRIVATE = "allow_private=True, or --allow-private on the command line, allows such addresses"
 
 
 class UnreachableError(Exception):
@@ -50,13 +50,13 @@ def request(
     Raises UnreachableError for what may pass and SourceError for what will not.
     """
     place = url
-    allowed = _allowed(url, allow_private)
+    allowed = allowed_of(url, allow_private)
     for _ in range(MAX_REDIRECTS):
         try:
             response, reached = _ask(place, headers, patience, allowed)
         except AddressError as error:
             mends = place == url and "no single machine" not in str(error)
-            raise unreachable(place, str(error), hint=_PRIVATE * mends) from error
+            raise unreachable(place, str(error), hint=PRIVATE * mends) from error
         if response.status in ANSWERS:
             if _words_of(response, "Content-Encoding") <= {"identity"}:
                 return response
@@ -78,7 +78,7 @@ def _words_of(response: Response, name: str) -> set[str]:
     return {word.strip().lower() for value in values for word in str(value).split(",")}
 
 
-def _allowed(url: str, private: bool) -> Allowed:
+def allowed_of(url: str, private: bool) -> Allowed:
     """Which addresses a URL of the caller's may have; http:// is for this machine alone."""
     secure = urlsplit(url).scheme == "https"
     return Allowed(public=secure, loopback=is_loopback(url), private=private and secure)
@@ -117,29 +117,46 @@ def _target(place: str, location: str) -> str:
 def _ask(
     url: str, headers: Mapping[str, str], patience: Patience, allowed: Allowed
 ) -> tuple[Response, Reach]:
-    """One request: its response, and where the address that answers is.
-
-    Raises AddressError, and what `failure` makes of an error.
-    """
-    split = urlsplit(url)
+    """`exchange` of what is fetched. Raises AddressError, and what `failure` makes of an error."""
     try:
-        with ExitStack() as stack:
-            host = _ascii(split.hostname or "")
-            head = _head(split, host, headers)
-            sock, reached = _dial(split, host, patience, allowed)
-            stack.callback(lambda: sock.close())
-            if split.scheme == "https":
-                sock = _tls().wrap_socket(
-                    sock, server_hostname=host.rstrip("."), suppress_ragged_eofs=False
-                )  # else whoever cuts the line ends a body that has no length
-            sock.sendall(head)
-            response = Response(sock, patience)
-            stack.pop_all()
-            return response, reached
+        return exchange(url, headers, patience, allowed)
     except AddressError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise failure(url, error) from error
+
+
+def exchange(
+    url: str,
+    headers: Mapping[str, str],
+    patience: Patience,
+    allowed: Allowed,
+    *,
+    body: bytes | None = None,
+    dialled: Callable[[socket.socket], object] = lambda sock: None,
+) -> tuple[Response, Reach]:
+    """One request: its response, whatever it says, and where the address that answers is.
+
+    body: what a POST sends; None is a GET. dialled: is given the connection as soon as there is
+    one, and again once it is encrypted, so that another thread may end it.
+    Raises AddressError, OSError, http.client.HTTPException and ValueError.
+    """
+    split = urlsplit(url)
+    with ExitStack() as stack:
+        host = _ascii(split.hostname or "")
+        head = _head(split, host, headers, body)
+        sock, reached = _dial(split, host, patience, allowed)
+        stack.callback(lambda: sock.close())
+        dialled(sock)
+        if split.scheme == "https":
+            sock = _tls().wrap_socket(
+                sock, server_hostname=host.rstrip("."), suppress_ragged_eofs=False
+            )  # else whoever cuts the line ends a body that has no length
+            dialled(sock)
+        sock.sendall(head + (body or b""))
+        response = Response(sock, patience)
+        stack.pop_all()
+        return response, reached
 
 
 def _dial(
@@ -187,8 +204,8 @@ def _tunnel(proxy: SplitResult, host: str, port: int, patience: Patience) -> soc
     return sock
 
 
-def _head(split: SplitResult, host: str, headers: Mapping[str, str]) -> bytes:
-    """The request's bytes. The connection serves this one alone."""
+def _head(split: SplitResult, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """The request's bytes before its body. The connection serves this one alone."""
     port = split.port
     place = _bracketed(host) + (f":{port}" if port not in (None, _PORTS[split.scheme]) else "")
     target = split.path + (f"?{split.query}" if split.query else "")
@@ -196,7 +213,10 @@ def _head(split: SplitResult, host: str, headers: Mapping[str, str]) -> bytes:
         "Host": place, "User-Agent": "lorakit", "Accept": "*/*", "Accept-Encoding": "identity",
         "Connection": "close", **headers,
     }  # fmt: skip
-    return _encoded([f"GET {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())])
+    if body is not None:
+        sent["Content-Length"] = str(len(body))
+    method = "GET" if body is None else "POST"
+    return _encoded([f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())])
 
 
 def _encoded(lines: list[str]) -> bytes:
@@ -230,10 +250,10 @@ def failure(url: str, error: Exception) -> UnreachableError | SourceError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return unreachable(url, f"its certificate is not valid: {error.verify_message}")
     if isinstance(error, ProtocolError | http.client.HTTPException):
-        return unreachable(url, _words(error))
+        return unreachable(url, words_of(error))
     if isinstance(error, ValueError):
         return unreachable(url, f"the URL cannot be asked for: {error}")
-    return UnreachableError(_words(error))
+    return UnreachableError(words_of(error))
 
 
 def unreachable(url: str, reason: str, *, hint: str = "") -> SourceError:
@@ -248,7 +268,7 @@ def _refused(url: str, code: int, headers: Message) -> UnreachableError | Source
     """What a response is that says no: some may pass, the rest is final."""
     said = f"the server answers {code} {http.client.responses.get(code, '')}".rstrip()
     if code in (408, 425, 429) or code >= 500:
-        return UnreachableError(said, _retry_after(headers.get("Retry-After")))
+        return UnreachableError(said, retry_after(headers.get("Retry-After")))
     if code in (401, 403):
         return SourceError(
             f"cannot fetch {shown(url)}: the server refuses it ({code})",
@@ -258,7 +278,7 @@ def _refused(url: str, code: int, headers: Message) -> UnreachableError | Source
     return unreachable(url, said)
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds, from a number of seconds or a date (RFC 9110, 10.2.3)."""
     said = (value or "").strip()
     if not said:
@@ -271,7 +291,8 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
+    """A failure of a connection in a few words."""
     if isinstance(error, WireError):
         return str(error)
     if isinstance(error, TimeoutError):
