@@ -36,6 +36,9 @@ EXACT = {
     "DDP of a compiled one": lambda m: f"module._orig_mod.{OWN}{m}",
     "PEFT twice": lambda m: OWN + OWN + m,
     "PEFT three times": lambda m: OWN * 3 + m,
+    "all of them": lambda m: f"module._orig_mod.{OWN}{FSDP}."
+    + inside(m, f"{FSDP}._checkpoint_wrapped_module._orig_mod"),
+    "a layer alone": lambda m: f"_forward_module.module.{OWN}{m}._orig_mod",
     "no PEFT": lambda m: m,
 }  # fmt: skip
 BY_BASE = {
@@ -43,6 +46,11 @@ BY_BASE = {
     "a text part": lambda m: f"{OWN}language_model.{m}",
     "a text part, new": lambda m: f"{OWN}model.language_model.{m.removeprefix('model.')}",
     "a model in a model": lambda m: f"{OWN}model.{m}",
+    "DDP of a model": lambda m: f"{OWN}model.module.{m.removeprefix('model.')}",
+    "Lightning": lambda m: f"model.{OWN}{m}",
+    "a compiled text part": lambda m: (
+        f"{OWN}model.language_model._orig_mod." + m.removeprefix("model.")
+    ),
     "trl": lambda m: f"pretrained_model.{OWN}{m}",
 }
 STRANGE = {
@@ -76,7 +84,7 @@ def test_other_beginnings_are_told_by_the_base(tmp_path, plain, kind):
     path = wrapped(tmp_path / "a", BY_BASE[kind])
     adapter = read_adapter(path, BASE.decoder)
     assert adapter == plain
-    assert len(adapter.reading.renamed) == 1
+    assert len(adapter.reading.renamed) == 1 + ("compiled" in kind)
     assert adapter.reading.missing == ()
     assert not [m for m in check(adapter, BASE) if m.severity == "error"]
     assert read_adapter(path) != plain
@@ -86,6 +94,39 @@ def test_other_beginnings_are_told_by_the_base(tmp_path, plain, kind):
         assert "--base" in caught.value.hint
         convert(path, tmp_path / f"{to}-based", to=to, base=BASE)
         assert read_adapter(tmp_path / f"{to}-based").modules == plain.modules
+
+
+def test_a_step_of_ddp_in_each_block_is_told_by_the_base(tmp_path, plain):
+    path = wrapped(tmp_path / "a", lambda m: OWN + inside(m, "module"))
+    assert read_adapter(path, BASE.decoder) == plain
+    with pytest.raises(UnsupportedError, match="not named as in a model of text"):
+        convert(path, tmp_path / "out", to="mlx")
+
+
+WRAPPED = [inside(m, "_orig_mod") for m in MODULES]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": WRAPPED},
+        {"target_modules": [f"module.{m}" for m in MODULES]},
+        {"target_modules": [f"_orig_mod.{m}" for m in MODULES]},
+        {"target_modules": r"model\.layers\.\d+\._orig_mod\.self_attn\.(q|v)_proj"},
+        {"r": 8, "rank_pattern": dict.fromkeys(WRAPPED, 4), "alpha_pattern": {}},
+        {"r": 8, "rank_pattern": {r"layers\.\d+\._orig_mod\..*_proj": 4}},
+        {"exclude_modules": ["_fsdp_wrapped_module.lm_head"]},
+    ],
+)
+def test_a_config_that_names_wrappers_means_what_they_wrap(tmp_path, plain, config):
+    path = wrapped(tmp_path / "a", lambda m: OWN + inside(m, "_orig_mod"), **config)
+    assert read_adapter(path, partial=True) == plain
+
+
+def test_other_names_than_those_of_wrappers_are_not_cut_out_of_a_config(tmp_path):
+    path = wrapped(tmp_path / "a", lambda m: OWN + m, target_modules=["my_orig_mod.q_proj"])
+    with pytest.raises(FormatError, match="does not target it"):
+        read_adapter(path)
 
 
 @pytest.mark.parametrize("kind", STRANGE)
@@ -113,7 +154,9 @@ def test_mlx_names_become_those_of_the_base(tmp_path, plain):
     assert adapter.modules == plain.modules
 
 
-@pytest.mark.parametrize("name", ["policy", "lora_1", "default", "weights"])
+@pytest.mark.parametrize(
+    "name", ["policy", "lora_1", "default", "weights", "0", "v1.0", "weight", "a.b-c.2", "lora_A"]
+)
 def test_the_adapters_name_in_keys_is_taken_away(tmp_path, plain, name):
     path = peft(tmp_path / "a", name=lambda m, half: f"{OWN}{m}.lora_{half}.{name}.weight")
     assert read_adapter(path) == plain

@@ -41,7 +41,9 @@ BEFORE = frozenset(
 )
 _OUTSIDE = ("module.", "base_model.model.")
 _WRAPPED = re.compile(rf"(?:^|\.)(?:{'|'.join(WRAPPERS)})(?:\.|$)")
+_IN_PATTERN = re.compile(rf"(?<![\w-])(?:{'|'.join(WRAPPERS)})\\?\.")  # with the dot escaped or not
 _BLOCK = re.compile(r"(?:layers|h|blocks)\.\d+\..+")
+_WRAPPING = WRAPPERS.keys() | {"module"}
 _NO_ROOT = frozenset({"module", "base_model", "language_model", "text_model", "pretrained_model"})
 
 
@@ -57,10 +59,15 @@ def unwrapped(name: str) -> str:
     return name
 
 
+def asking_unwrapped(pattern: str) -> str:
+    """A name of modules, or a regular expression for names, that asks for no wrapper's steps."""
+    return _IN_PATTERN.sub("", pattern).removeprefix("module.").removeprefix("base_model.model.")
+
+
 def is_canonical(module: str) -> bool:
     """Whether a name is the path of a module in a model of text, as far as the name alone tells."""
     steps = module.split(".")
-    if steps[0] in _NO_ROOT or _BLOCK.fullmatch(module) or set(steps) & WRAPPERS.keys():
+    if steps[0] in _NO_ROOT or _BLOCK.fullmatch(module) or set(steps) & _WRAPPING:
         return False
     return not (steps[0] in BEFORE and len(steps) > 1 and steps[1] in BEFORE - {"transformer"})
 
@@ -118,7 +125,8 @@ def as_in_file(module: str, renamed: Iterable[tuple[str, str]]) -> str:
 
 def _in_base(name: str, decoder: Decoder, known: Set[str]) -> str | None:
     """The one module of the base that a name is of, or None."""
-    steps, root = name.split("."), decoder.architecture.layout.root
+    steps = [step for step in name.split(".") if step != "module"]  # DDP, around any part
+    root = decoder.architecture.layout.root
     found: set[str] = set()
     for start in range(len(steps)):
         rest = ".".join(steps[start:])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import FormatError, UnsupportedError
+from lorakit.formats.names import asking_unwrapped
 from lorakit.formats.pattern_parser import PatternError, UnknownSyntaxError
 from lorakit.formats.patterns import Budget, PatternTable, Regex
 
@@ -31,10 +32,6 @@ ACTIVE = {
 # Ways to initialise that leave the base as it is. All others move a part of it into the adapter.
 PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
 BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Fields that no PEFT before 0.19 writes, as its releases 0.17.0 to 0.21.0 have them.
-SINCE_0_19 = frozenset(
-    {"kasa_config", "lora_ga_config", "monteclora_config", "use_bdlora", "velora_config"}
-)
 MAX_RANK = 1 << 16
 MAX_TOKENS = 1 << 20
 
@@ -95,7 +92,7 @@ class LoraConfig:
     alphas: Mapping[str, float]
     target_modules: frozenset[str] | str | None
     target_parameters: frozenset[str]
-    experts_flipped: bool | None  # in and out exchanged, as by PEFT before 0.19; None: not known
+    experts_flipped: bool | None  # in and out exchanged, as by PEFT before 0.19; None: not said
     exclude_modules: frozenset[str] | str
     layers: frozenset[int] | None
     layers_pattern: tuple[str, ...]
@@ -234,7 +231,7 @@ def parse(raw: Mapping[str, Any], *, where: str) -> LoraConfig:
         alphas=reader.table("alpha_pattern", _is_number),
         target_modules=reader.names("target_modules") or None,
         target_parameters=frozenset(reader.listed("target_parameters")),
-        experts_flipped=_flipped(raw),
+        experts_flipped=flipped_by(raw.get("peft_version")),
         exclude_modules=reader.names("exclude_modules"),
         layers=frozenset(layers) if layers else None,
         layers_pattern=reader.listed("layers_pattern"),
@@ -287,16 +284,10 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _flipped(raw: Mapping[str, Any]) -> bool | None:
-    """By a version such as "0.21.2.dev0@abc", which PEFT writes since 0.18; others may write none.
-
-    Then by the config's fields: PEFT writes all that it has, and some came with 0.19 or later.
-    """
-    version = raw.get("peft_version")
+def flipped_by(version: object) -> bool | None:
+    """Of "0.21.2.dev0@abc". PEFT writes its version since 0.18; others may write none."""
     found = re.match(r"(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
-    if found:
-        return (int(found[1]), int(found[2])) < (0, 19)
-    return False if raw.keys() & SINCE_0_19 else None
+    return (int(found[1]), int(found[2])) < (0, 19) if found else None
 
 
 def _is_int(value: object) -> bool:
@@ -347,19 +338,19 @@ class _Reader:
             if set(map(type, found)) <= {int, float}:
                 found = set(found)  # a few numbers, however many names
             if all(valid(v) for v in found):
-                return value
+                return _asking(value)
         self._fault(name, "an object of names and numbers")
         return {}
 
     def names(self, name: str) -> frozenset[str] | str:
         value = self._raw.get(name)
-        return value if isinstance(value, str) else frozenset(self.listed(name))
+        return asking_unwrapped(value) if isinstance(value, str) else frozenset(self.listed(name))
 
     def listed(self, name: str) -> tuple[str, ...]:
         value = self._raw.get(name) or ()
         value = [value] if isinstance(value, str) else value
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
+            return tuple(map(asking_unwrapped, value))
         self._fault(name, "a list of names")
         return ()
 
@@ -373,9 +364,15 @@ class _Reader:
 
     def token_table(self, tokens: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         if all(isinstance(ids, list) and _all_token_ids(ids) for ids in tokens.values()):
-            return {name: tuple(ids) for name, ids in tokens.items()}
+            return _asking({name: tuple(ids) for name, ids in tokens.items()})
         self._fault("trainable_token_indices", "lists of token ids")
         return {}
+
+
+def _asking(table: dict[str, Any]) -> dict[str, Any]:
+    """A table by what asks for no wrapper; as it is where two names would become one."""
+    plain = {asking_unwrapped(name): value for name, value in table.items()}
+    return plain if len(plain) == len(table) else table
 
 
 def _all_token_ids(values: list[Any]) -> bool:

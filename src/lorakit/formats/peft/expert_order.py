@@ -1,11 +1,11 @@
 """Which way round PEFT stored the factors of experts, where the config does not say its version.
 
 Before PEFT 0.19 in and out were exchanged. PEFT writes `peft_version` since 0.18; others, and PEFT
-0.17, write none. Then a field that came later tells (config.py), or the model card that PEFT writes
-beside it; else the sizes: gate_up_proj takes the hidden size to twice the experts' width, down_proj
-takes that width back. Where both orders agree with all that is known, as when the hidden size is
-twice the width and down_proj is not there, the file is refused: one of the two readings is another
-adapter.
+0.17, write none. Then the sizes decide: gate_up_proj takes the hidden size to twice the experts'
+width, down_proj takes that width back. Where both orders agree with all that is known, as when the
+hidden size is twice the width and down_proj is not there, a field of the config tells that came
+later, or the model card that PEFT writes beside the weights. Else the file is refused: one of the
+two readings is another adapter.
 """
 
 from __future__ import annotations
@@ -19,32 +19,40 @@ from lorakit.architectures import Decoder
 from lorakit.errors import UnsupportedError
 from lorakit.files.bounded import read_bounded
 from lorakit.formats.folder import member
+from lorakit.formats.peft.config import flipped_by
 from lorakit.formats.peft.parts import Parts
 
 Sizes = tuple[int, int]  # in, out
 CARD = "README.md"
 MAX_CARD = 1 << 20  # bytes
+# Fields that no PEFT before 0.19 writes, as its releases 0.17.0 to 0.21.0 have them.
+SINCE_0_19 = frozenset(
+    {"kasa_config", "lora_ga_config", "monteclora_config", "use_bdlora", "velora_config"}
+)
 _WRITTEN_BY = re.compile(rb"^- PEFT (\d{1,6}\.\d{1,6}[^\s]{0,40})\s*$", re.MULTILINE)
 _READS_HIDDEN = (".q_proj", ".k_proj", ".v_proj")
 _WRITES_HIDDEN = (".o_proj",)
 
 
-def with_version(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """A config of experts with the version that the card beside it names, where it has none."""
-    if raw.get("peft_version") or not raw.get("target_parameters"):
-        return raw
+def version_of_card(folder: Path) -> str | None:
+    """The PEFT that wrote a folder, as the model card says that it writes beside the weights."""
     card = member(folder, CARD)
     found = set(_WRITTEN_BY.findall((read_bounded(card, MAX_CARD) or b"") if card else b""))
-    return (
-        {**raw, "peft_version": found.pop().decode("ascii", "replace")} if len(found) == 1 else raw
-    )
+    return found.pop().decode("ascii", "replace") if len(found) == 1 else None
 
 
-def is_flipped(fused: str | None, down: str | None, parts: Parts, decoder: Decoder | None) -> bool:
+def is_flipped(
+    fused: str | None,
+    down: str | None,
+    parts: Parts,
+    decoder: Decoder | None,
+    config: Mapping[str, Any],
+) -> bool:
     """Whether in and out are exchanged.
 
     fused, down: the modules whose tensors are those of gate_up_proj and down_proj, as far as the
-    config targets them. Raises UnsupportedError where it cannot be told.
+    config targets them. config: as the file has it.
+    Raises UnsupportedError where it cannot be told.
     """
     sizes = (_sizes(fused, parts), _sizes(down, parts))
     if sizes == (None, None):
@@ -55,6 +63,9 @@ def is_flipped(fused: str | None, down: str | None, parts: Parts, decoder: Decod
         fits = [flip for flip in (False, True) if _agrees(sizes, known, flip)]
         if len(fits) == 1:
             return fits[0]
+    told = False if config.keys() & SINCE_0_19 else flipped_by(parts.written_by)
+    if told is not None:
+        return told
     raise UnsupportedError(
         f"{parts.where}: the factors of its experts could be either way round: PEFT before 0.19 "
         "exchanged in and out, and the config has no peft_version",

@@ -86,7 +86,7 @@ def _parameters(
         wanted = [p for p in (FUSED, DOWN) if resolver.targeted_parameter(f"{module}.{p}")]
         if flipped is None:
             nested = {p: module + NESTED * at for at, p in enumerate(reversed(wanted))}
-            flipped = is_flipped(nested.get(FUSED), nested.get(DOWN), parts, decoder)
+            flipped = is_flipped(nested.get(FUSED), nested.get(DOWN), parts, decoder, config.raw)
         for depth, parameter in enumerate(reversed(wanted)):
             pair = parts.take(module + NESTED * depth)
             if pair is None:

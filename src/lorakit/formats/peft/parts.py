@@ -43,6 +43,11 @@ _NAMED = (
     *(".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector"),
     *(".modules_to_save", ".token_adapter.trainable_tokens_delta"),
 )
+# An adapter's name that has dots in it, as no module of torch may be called.
+_DOTTED = re.compile(
+    r"(\.lora_[AB])\.((?!weight\.|bias\.)[^.]+(?:\.[^.]+)+)(\.weight|\.bias)"
+    r"|(\.lora_(?:embedding_[AB]|magnitude_vector))\.((?!weight\.)[^.]+(?:\.[^.]+)+?)(\.weight|)"
+)
 # PEFT cut ".lora" out of every name where the adapter was called so: lora_A.lora.weight.
 _CUT = re.compile(r"(.+)_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight|\.bias|)")
 UNREADABLE = {
@@ -62,6 +67,7 @@ class Parts:
     by_kind: dict[str, dict[str, Array]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     renamed: tuple[tuple[str, str], ...] = ()  # as in adapter.Reading
+    written_by: str | None = None  # the version of PEFT that the card beside them names
 
     def of(self, kind: str) -> Mapping[str, Array]:
         return self.by_kind.get(kind, {})
@@ -179,7 +185,14 @@ def _named(name: str) -> tuple[str, str, str] | None:
     if who in ("weight", "bias"):
         end = f".{who}"
         stem, _, who = stem.rpartition(".")
-    return (stem, who, end) if stem.endswith(_NAMED) else None
+    if stem.endswith(_NAMED):
+        return stem, who, end
+    at = name.find(".lora_")
+    if at < 0 or (found := _DOTTED.fullmatch(name, at)) is None:
+        return None
+    pairs = zip(found.group(1, 2, 3), found.group(4, 5, 6), strict=True)
+    part, who, end = (one or other or "" for one, other in pairs)
+    return name[:at] + part, who, end
 
 
 def _changes(table: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

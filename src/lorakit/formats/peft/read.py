@@ -29,7 +29,7 @@ from lorakit.formats.folder import MAX_WEIGHTS, member, read_object
 from lorakit.formats.names import fitted
 from lorakit.formats.pattern_parser import PatternError
 from lorakit.formats.peft.config import LoraConfig, Resolver, parse
-from lorakit.formats.peft.expert_order import with_version
+from lorakit.formats.peft.expert_order import version_of_card
 from lorakit.formats.peft.experts import read_experts
 from lorakit.formats.peft.initial import find_initial, since_initial
 from lorakit.formats.peft.parts import Parts, sort
@@ -101,7 +101,9 @@ def _read(
         file = open_safetensors(weights, max_size=MAX_WEIGHTS)
         tensors, metadata = file.tensors, file.metadata
     parts = sort(tensors, where=str(path), name=options.name, mend=options.mend)
-    raw = config_of(parts, alpha or 0.0) if raw is None else with_version(raw, path)
+    raw = config_of(parts, alpha or 0.0) if raw is None else raw
+    if raw.get("target_parameters"):
+        parts.written_by = version_of_card(path)
     return _assembled(raw, parts, metadata, options.decoder)
 
 
