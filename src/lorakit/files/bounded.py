@@ -28,6 +28,7 @@ MAX_TEXT = 16 << 20  # bytes of prompts, tools, grammars
 MAX_JSON_ITEMS = 300_000  # commas and brackets; a list of all tokens of a vocabulary has 262,144
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[,\[{]', re.DOTALL)
 _QUOTE = ord(b'"')
+_QUOTES = 1 << 20  # up to so many quotes JSON without backslashes is cut at them: 20x as fast
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -156,6 +157,10 @@ def count_items(content: bytes, limit: int, *, per_object: int = 0) -> tuple[int
     items = content.count(b",") + content.count(b"[") + objects
     if items <= limit:
         return items, objects  # perhaps some stand in strings
+    if b"\\" not in content and content.count(b'"') <= _QUOTES:
+        outside = b"".join(content.split(b'"')[::2])
+        objects = outside.count(b"{")
+        return outside.count(b",") + outside.count(b"[") + objects, objects
     items = objects = strings = 0
     for token in _TOKEN.finditer(content):
         mark = token[0]

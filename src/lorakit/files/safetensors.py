@@ -144,18 +144,22 @@ def _view_of(entry: Any, data: Array, start: int) -> Array:
         raise ValueError(f"of {end - begin} bytes cannot be {dtype.name} of {shape!s:.200}")
     if not size:
         return np.zeros(shape, dtype)
-    raw = data[begin:end]
     if (start + begin) % dtype.itemsize:  # legal in the format and rare
         if len(data) > MAX_READ:
             raise ValueError(f"at byte {begin} is not aligned")
-        raw = raw.copy()
+        raw = data[begin:end].copy()
         raw.flags.writeable = False
-    return raw.view(dtype).reshape(shape)
+        return raw.view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, data, begin)
 
 
 def _are_sizes(values: Any) -> bool:
-    short = isinstance(values, list) and len(values) <= MAX_DIMENSIONS
-    return short and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+    if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
+        return False
+    for value in values:  # a generator takes three times as long
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            return False
+    return True
 
 
 def _require_contiguous(entries: Mapping[str, Any], size: int) -> None:
