@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from lorakit.errors import ParityError as ParityError
     from lorakit.errors import QueueFullError as QueueFullError
     from lorakit.errors import RequestError as RequestError
+    from lorakit.errors import ServerError as ServerError
     from lorakit.errors import SourceError as SourceError
     from lorakit.errors import UnknownAdapterError as UnknownAdapterError
     from lorakit.errors import UnsupportedError as UnsupportedError
@@ -118,7 +119,7 @@ _NAMES = {  # by the module that defines them
         "AdapterError BaseModelError CancelledError CapabilityError ClosedError "
         "ContextFullError DeadlineError EngineError FormatError LorakitError MismatchError "
         "MissingExtraError NameTakenError ParameterError ParityError QueueFullError "
-        "RequestError SourceError UnknownAdapterError UnsupportedError WriteError"
+        "RequestError ServerError SourceError UnknownAdapterError UnsupportedError WriteError"
     ),
     "exporting.export": "export",
     "exporting.parity": "Parity ProofOptions",
