@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import HEAD, Decoder, ModuleShape
 from lorakit.base.folder import Base
+from lorakit.base.grown import grown
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all
@@ -42,10 +43,16 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
 
     What the adapter's own file lacks is among them, and warnings where it does nothing, or has
     values that half precision does not hold. With a Base, its name and fingerprint are compared
-    with what the adapter asks for too. Reads every value of the adapter once, and the base's
-    weights only for a recorded fingerprint.
+    with what the adapter asks for too, and a vocabulary that becomes the adapter's is a warning.
+    Reads every value of the adapter once, and the base's weights only for a recorded fingerprint.
     """
-    found = [*misfits(adapter, base), *_notes(adapter), *_dead(adapter), *_tiny(adapter)]
+    found = [*_notes(adapter), *_dead(adapter), *_tiny(adapter)]
+    if isinstance(base, Base):
+        larger = grown(base, [(adapter, 1.0)]).decoder
+        found += [*misfits(adapter, larger), *_precondition(adapter, base)]
+        found += _vocabulary(base.decoder.vocabulary, larger.vocabulary)
+    else:
+        found += misfits(adapter, base)
     if not any(mismatch.severity == "error" for mismatch in found):  # of another base, it lacks all
         found += _missing(adapter)
     return tuple(sorted(found, key=lambda mismatch: mismatch.severity == "warning"))
@@ -113,6 +120,18 @@ def _unchanged(replacement: Replacement, base: Base) -> bool:
         own = own[rows]
     value = replacement.value
     return own.shape == value.shape and bool(np.array_equal(own, value.astype(own.dtype)))
+
+
+def _vocabulary(own: int, rows: int) -> Iterator[Mismatch]:
+    if own != rows:
+        yield Mismatch(
+            item="vocabulary",
+            expected=f"{own} tokens, as the base has",
+            found=f"{rows}: it was resized by {rows - own} in training",
+            advice=f"the base {'grows' if rows > own else 'shrinks'} to it where it is opened with "
+            "the adapter, and where that is merged",
+            severity="warning",
+        )
 
 
 def _missing(adapter: Adapter) -> Iterator[Mismatch]:
@@ -380,6 +399,13 @@ def _replacement(
         )
 
 
+_TO_RESIZE = (
+    "open the base with this adapter (lorakit.open(BASE, adapter=ADAPTER), -a ADAPTER), or merge "
+    "it (lorakit merge); a Hugging Face folder then becomes as large, where the adapter holds all "
+    "of embedding and head, and no other adapter has another size"
+)
+
+
 def _resized(replacement: Replacement, want: tuple[int, ...], is_table: bool) -> str:
     """What to do where a vocabulary has other rows than the base's."""
     shape = replacement.value.shape
@@ -387,14 +413,8 @@ def _resized(replacement: Replacement, want: tuple[int, ...], is_table: bool) ->
         return ""
     more = shape[0] - want[0]
     if more < 0:
-        return (
-            f"the vocabulary was resized to {-more} rows fewer in training: use the base as it was "
-            "resized then, or save the adapter without its embeddings"
-        )
-    return (
-        f"the vocabulary was resized by {more} in training: name its folder where the base is "
-        "opened, or merge it (lorakit merge), which both make the base grow"
-    )
+        return f"the vocabulary was resized to {-more} rows fewer in training: {_TO_RESIZE}"
+    return f"the vocabulary was resized by {more} in training: {_TO_RESIZE}"
 
 
 def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:

@@ -20,7 +20,7 @@ from lorakit.errors import MismatchError
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
 from lorakit.merge.brought import brought_by
-from lorakit.merge.grown import rows_of
+from lorakit.base.grown import rows_of
 
 GEMMA, LLAMA = DATA / "truth/bases/gemma3", DATA / "truth/bases/llama"
 ADDED = DATA / "added/gemma3"
@@ -82,7 +82,7 @@ def test_without_growing_it_does_not_fit(tmp_path, monkeypatch):
     """The broken variant: a base of its own size, and what is said of it."""
     adapter, base = read_adapter(ADDED / "tt"), Base.open(GEMMA)
     assert any("resized by 2 in training" in str(found) for found in check(adapter, base))
-    monkeypatch.setattr("lorakit.merge.grown.rows_of", lambda _, decoder: decoder.vocabulary)
+    monkeypatch.setattr("lorakit.base.grown.rows_of", lambda _, decoder: decoder.vocabulary)
     with pytest.raises(MismatchError, match=r"\[514, 64\]"):
         merge(base, [(adapter, 1.0)], tmp_path / "out")
     with lorakit.open(GEMMA, threads=1) as model, pytest.raises(MismatchError, match="resized"):
@@ -122,8 +122,27 @@ def test_half_of_a_resized_vocabulary_is_refused(names, tmp_path):
         merge(base, [(adapter, 1.0)], tmp_path / "out")
 
 
-def test_fewer_rows_are_refused_with_what_to_do(tmp_path):
+def test_fewer_rows_cut_the_base_off(tmp_path):
+    """As `resize_token_embeddings(len(tokenizer))` does where a base's rows are padded."""
     base = Base.open(LLAMA)
+    report = merge(base, [(whole(base, 500), 1.0)], tmp_path / "out")
+    assert any("shrank to 500 tokens" in note for note in report.notes)
+    out = Base.open(tmp_path / "out")
+    assert out.tensor("lm_head.weight").shape[0] == out.config["vocab_size"] == 500
+    (found,) = [m for m in check(whole(base, 500), base) if m.item == "vocabulary"]
+    assert "resized by -12" in str(found)
+    with lorakit.open(LLAMA, adapter=whole(base, 500), threads=1) as model:
+        assert any("shrank from 512 to 500" in warning.message for warning in model.warnings)
+        with lorakit.open(tmp_path / "out", threads=1) as merged:
+            ids = [1, 5, 499]
+            np.testing.assert_allclose(model.logits(ids), merged.logits(ids), atol=1e-4)
+
+
+def test_the_bases_own_special_tokens_keep_their_rows(tmp_path):
+    folder = shutil.copytree(LLAMA, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 505}))
+    base = Base.open(folder)
     with pytest.raises(MismatchError, match="12 rows fewer"):
         merge(base, [(whole(base, 500), 1.0)], tmp_path / "out")
 

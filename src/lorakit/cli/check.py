@@ -8,6 +8,7 @@ from typing import Annotated
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
+from lorakit.base.grown import grown
 from lorakit.check import Mismatch, check, is_dead
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
@@ -51,15 +52,18 @@ def command(
         mlx_version=mlx_version,
         partial=True,
     )
-    found = [*check(loaded, opened), *check_brought(path.expanduser(), opened)]
+    larger = grown(opened, [(loaded, 1.0)])
+    rows = larger.decoder.vocabulary
+    found = [*check(loaded, opened), *check_brought(path.expanduser(), opened, rows)]
     if partial:
         found = [_taken(mismatch) for mismatch in found]
     errors = sum(mismatch.severity == "error" for mismatch in found)
-    engines = {} if errors else _engines(loaded, opened)
+    engines = {} if errors else _engines(loaded, larger)
     whole, alive = not loaded.reading.missing, not is_dead(loaded)
     if json:
         mismatches = [asdict(mismatch) for mismatch in found]
         said = {"fits": not errors, "whole": whole, "alive": alive, "engines": engines}
+        said |= {"vocabulary": {"base": opened.decoder.vocabulary, "adapted": rows}}
         print_json(said | {"renamed": loaded.reading.renamed, "mismatches": mismatches})
         raise SystemExit(1 if errors else 0)
     for before, after in loaded.reading.renamed:

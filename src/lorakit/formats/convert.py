@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
+from lorakit.architectures import Decoder
 from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
+from lorakit.base.grown import grown
 from lorakit.check import require_fit, without_unchanged
 from lorakit.errors import ParameterError, UnsupportedError
 from lorakit.formats import (
     FORMATS,
+    Format,
     FormatName,
     read_adapter,
     read_any,
     require_known,
     require_whole,
 )
+from lorakit.formats.brought import text_files
+from lorakit.formats.express import SHOWN, require_expressible
 from lorakit.formats.express import lossy as leave_out
-from lorakit.formats.express import require_expressible
 from lorakit.formats.folding import folded
 from lorakit.formats.names import is_canonical
 from lorakit.formats.peft.write import patterns_note
@@ -62,6 +66,7 @@ def convert(
     lossy: leave out what the format cannot say, and list it in the report.
     allow_pickle, init, alpha, mlx_version, name, partial: as in `formats.read_adapter`.
     uniform: PEFT with one rank and one alpha, for readers that know no patterns.
+    An adapter's tokenizer and chat template come along into a folder.
     Without a base, modules must be named as in a model of text: a wrapper's names are refused.
     Raises ParameterError (unknown format or dtype, a target that exists, a base that is missing),
     MismatchError, SourceError, FormatError, WriteError, and UnsupportedError listing everything
@@ -97,7 +102,7 @@ def convert(
         partial=partial,
     )
     if base is not None:
-        require_fit(adapter, base)
+        decoder = _fitted(adapter, base)
         adapter = without_unchanged(adapter, base)
     else:
         _require_canonical(adapter, source)
@@ -114,8 +119,11 @@ def convert(
         dropped = tuple(str(fault) for fault in faults)
     elif express is not row.cannot_express:
         require_expressible(express(adapter, decoder), "the graph of this export")
-    notes = (*adapter.reading.notes, *notes)
-    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
+    if base is not None and decoder is not None:
+        notes = (*notes, *_resized(adapter, base.decoder, decoder, row))
+    options, came = _along(source, row)
+    notes = (*adapter.reading.notes, *notes, *came)
+    options |= {"dtype": dtype} if dtype else {}
     if uniform:
         options["uniform"] = True
     elif to == "peft" and (note := patterns_note(adapter, decoder)):
@@ -141,7 +149,8 @@ def repair(
 
     Names lose what wrapped the model, and what PEFT cut out of them is put back; with the base they
     become its own. A file of several adapters becomes the one called `name`; weights without a
-    config get one. Parameters and errors as in `convert`.
+    config get one. A tokenizer and a chat template come along. Parameters and errors as in
+    `convert`.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new file or folder")
@@ -152,7 +161,7 @@ def repair(
     if not partial:
         require_whole(adapter, source, decoder)
     if base is not None:
-        require_fit(adapter, base)
+        decoder = _fitted(adapter, base)
     else:
         _require_canonical(adapter, source)
     to = str(adapter.metadata["format"])
@@ -161,9 +170,10 @@ def repair(
         raise ParameterError(
             f"writing {to} needs the base that the adapter is for", hint="name it with --base"
         )
-    row.write(adapter, target, decoder=decoder)
+    along, came = _along(source, row)
+    row.write(adapter, target, decoder=decoder, **along)
     patterns = patterns_note(adapter, decoder) if to == "peft" else ""
-    notes = (*adapter.reading.notes, *[patterns] * bool(patterns))
+    notes = (*adapter.reading.notes, *came, *[patterns] * bool(patterns))
     return ConvertReport(adapter=adapter, path=target, format=to, notes=notes)
 
 
@@ -174,6 +184,37 @@ def _require_inputs(exported: Exported) -> None:
             hint=f"name the base that it was made from: {exported.base_name}; or export that with "
             "--adapters dynamic",
         )
+
+
+def _fitted(adapter: Adapter, base: Base) -> Decoder:
+    """The base's decoder, as large as the adapter makes its vocabulary. Raises MismatchError."""
+    larger = grown(base, [(adapter, 1.0)]).decoder
+    require_fit(adapter, base if larger is base.decoder else larger)
+    return larger
+
+
+def _resized(adapter: Adapter, before: Decoder, after: Decoder, row: Format) -> tuple[str, ...]:
+    """A note on a vocabulary that the adapter resizes; UnsupportedError where that is unsaid."""
+    if before.vocabulary == after.vocabulary:
+        return ()
+    change = f"{before.vocabulary} to {after.vocabulary} tokens"
+    if faults := row.cannot_express(adapter, after):
+        raise UnsupportedError(
+            f"{row.name} cannot say all of an adapter that resizes the vocabulary from {change}",
+            items=[str(fault) for fault in faults[:SHOWN]],
+            hint="lorakit merge BASE -a ADAPTER -o OUT makes a base of that size with the adapter "
+            "in it, which lorakit export writes in other formats",
+        )
+    return (f"it resizes the vocabulary from {change}; readers have to resize the base, too",)
+
+
+def _along(source: Path, row: Format) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a writer of folders is given of the adapter's tokenizer and templates, and a note."""
+    files = text_files(source.expanduser()) if row.folder else ()
+    if not files:
+        return {}, ()
+    names = ", ".join(name for name, _ in files)
+    return {"along": files}, (f"the adapter's own came along: {names}",)
 
 
 def _require_canonical(adapter: Adapter, source: Path) -> None:

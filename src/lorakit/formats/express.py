@@ -102,7 +102,10 @@ def require_expressible(faults: Sequence[Fault], name: str, hint: str = "") -> N
 def _way_out(faults: Sequence[Fault]) -> str:
     if any(fault.part == ("invocation",) for fault in faults):  # merged, it would act on all tokens
         return "PEFT and GGUF files hold invocation tokens"
-    return "merge the adapter into its base and use the merged model instead"
+    return (
+        "merge the adapter into its base (lorakit merge) and use the merged model instead, or "
+        "export that (lorakit export)"
+    )
 
 
 def lossy(

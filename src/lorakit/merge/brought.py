@@ -4,53 +4,81 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from lorakit.chat.template import template_sources
 from lorakit.files.atomic import write_synced
 from lorakit.files.bounded import read_bounded
-from lorakit.formats.folder import member
-from lorakit.merge.folder import MAX_COMPANION, companions_in
-
-OF_TEXT = (
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.*"),
-)
-Files = tuple[tuple[str, bytes], ...]
+from lorakit.formats.brought import TEMPLATE, Files, templates_of, text_files
+from lorakit.merge.folder import MAX_COMPANION
 
 
-def brought_by(folders: Sequence[Path]) -> tuple[Files, str]:
+def brought_by(places: Sequence[Path]) -> tuple[Files, str]:
     """The files of the only adapter that brings some, or of all that bring the same; and a note
     where they differ, so that the base's stay."""
-    found = {files for folder in folders if (files := _brought(folder))}
+    found: list[Files] = []
+    for place in places:
+        files = _brought(place)
+        if files and not any(_alike(files, before) for before in found):
+            found.append(files)
     if len(found) > 1:
         return (), "the adapters bring different tokenizers or templates: the base's are written"
-    return (found.pop() if found else ()), ""
+    return (found[0] if found else ()), ""
 
 
-def _brought(folder: Path) -> Files:
-    if not folder.is_dir() or member(folder, "adapter_config.json") is None:
-        return ()
-    return tuple(
-        (name, content)
-        for name, content in companions_in(folder)
-        if any(fnmatchcase(name, pattern) for pattern in OF_TEXT)
-    )
+def _brought(place: Path) -> Files:
+    """Its files, and the template that its lorakit.json says as one of them."""
+    files, said = text_files(place), templates_of(place)
+    if said and not template_sources(place if place.is_dir() else place.parent):
+        files = (*files, (TEMPLATE, said["default"].encode()))
+    return files
+
+
+def _alike(one: Files, other: Files) -> bool:
+    before = dict(other)
+    return before.keys() == dict(one).keys() and all(_same(text, before[n]) for n, text in one)
 
 
 def write_brought(folder: Path, files: Files) -> tuple[str, ...]:
-    """Write those that differ from what is there; returns their names. Raises OSError."""
-    changed = differing(folder, files)
+    """Write those that differ from what is there; returns their names. Raises OSError.
+
+    A template of the base's that would hide the adapter's goes, and stays where the adapter has
+    none.
+    """
+    changed, before = differing(folder, files), template_sources(folder)
     for name, content in files:
         if name in changed:
             (folder / name).unlink(missing_ok=True)
             write_synced(folder / name, content)
+    if changed:
+        _keep_template(folder, files, before)
     return changed
+
+
+def _keep_template(folder: Path, files: Files, before: dict[str, str]) -> None:
+    held = dict(files)
+    if TEMPLATE not in held and _says_template(held.get("tokenizer_config.json", b"{}")):
+        (folder / TEMPLATE).unlink(missing_ok=True)
+    elif not template_sources(folder) and "default" in before:
+        write_synced(folder / TEMPLATE, before["default"].encode())
+
+
+def _says_template(config: bytes) -> bool:
+    try:
+        return bool(json.loads(config).get("chat_template"))
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def differing(folder: Path, files: Files) -> tuple[str, ...]:
     """Names of those that say something else than the folder's own."""
-    return tuple(name for name, content in files if not _is_there(folder / name, content))
+    own = {text.strip().encode() for text in template_sources(folder).values()}
+    return tuple(
+        name
+        for name, content in files
+        if not (name == TEMPLATE and content.strip() in own)
+        and not _is_there(folder / name, content)
+    )
 
 
 def _is_there(path: Path, content: bytes) -> bool:

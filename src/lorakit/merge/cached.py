@@ -24,8 +24,8 @@ from lorakit.errors import LorakitError, SourceError, WriteError
 from lorakit.files.atomic import sweep, write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, in_spare_place, sweep_cache, touch
+from lorakit.formats.brought import Files
 from lorakit.merge import companions, merge
-from lorakit.merge.brought import Files
 from lorakit.sources import OnProgress, Progress
 from lorakit.sources.store import MANIFEST, Store, safe_name, writing
 

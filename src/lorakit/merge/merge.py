@@ -21,6 +21,7 @@ from lorakit.adapter import Adapter
 from lorakit.base.exported import RECORD
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
+from lorakit.base.grown import VOCABULARY, grown, vocabulary_tensors
 from lorakit.check import require_fit
 from lorakit.errors import (
     AdapterError,
@@ -31,10 +32,10 @@ from lorakit.errors import (
 )
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.room import require_room
+from lorakit.formats.brought import Files
 from lorakit.formats.readback import DTYPES, Dtype
-from lorakit.merge.brought import Files, write_brought
+from lorakit.merge.brought import write_brought
 from lorakit.merge.gguf.origin import GgufOrigin
-from lorakit.merge.grown import VOCABULARY, grown, vocabulary_tensors
 from lorakit.merge.origin import Brought, FolderOrigin, Origin
 from lorakit.merge.plan import Plan, plan
 from lorakit.merge.record import as_bytes, made_record, read_record, require_merged
@@ -82,7 +83,7 @@ def merge(
     bytes in all). tokenizer: of a GGUF base, the file's own by llama.cpp (the `tokenizer` of a
     model opened from it), whose ids the written one must give. brought: an adapter's tokenizer and
     templates (`brought_by`), written where they differ from the base's.
-    An adapter that holds a whole vocabulary with more tokens makes the base's grow.
+    An adapter that holds a whole vocabulary of another size makes the base's as large.
 
     Raises ParameterError (a target in use, a scale that is not finite), MismatchError (an adapter
     that does not fit), UnsupportedError listing what weights cannot express or what of a GGUF file
@@ -211,7 +212,7 @@ def _write(
         nbytes=total,
         along=brought.along,
         left=brought.left,
-        notes=(*_notes(todo), *brought.notes, *_text(own)),
+        notes=(*_notes(todo, origin.base.decoder.vocabulary), *brought.notes, *_text(own)),
     )
 
 
@@ -239,11 +240,12 @@ def _changed(outputs: Sequence[Shard], todo: Plan) -> tuple[str, ...]:
     return tuple(name for name in written if name in todo.changes and name not in todo.added)
 
 
-def _notes(todo: Plan) -> Iterator[str]:
+def _notes(todo: Plan, before: int) -> Iterator[str]:
     if todo.untied:
         yield "lookup and head now differ: lm_head.weight is a tensor of its own (untied)"
-    if VOCABULARY in todo.config:
-        yield f"the vocabulary grew to {todo.config[VOCABULARY]} tokens, with the adapter's rows"
+    if rows := todo.config.get(VOCABULARY):
+        way = "grew" if int(str(rows)) > before else "shrank"
+        yield f"the vocabulary {way} to {rows} tokens, with the adapter's rows"
     biases = sum(name.endswith(".bias") for name in todo.added)
     if biases:
         yield f"{biases} biases were added, zero where no adapter has one"

@@ -15,6 +15,7 @@ from lorakit.values import among, finite, shown, truth
 
 Mode = Literal["dynamic", "merge"]
 OnError = Literal["raise", "base"]
+Text = Literal["own", "base"]
 _CHOICES = {"source": get_args(Source), "mode": get_args(Mode), "on_error": get_args(OnError)}
 
 
@@ -31,6 +32,8 @@ class AdapterConfig:
     alpha, mlx_version, partial, allow_pickle: as in `formats.read_adapter`, for weights without a
     config, MLX adapters whose scale depends on a version, incomplete saves, and pickles.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
+    text: "own" uses the tokenizer and the chat template that it brings where all adapters agree on
+    them, with a note in `Model.warnings`; "base" leaves the base's.
     Raises ParameterError.
     """
 
@@ -45,11 +48,12 @@ class AdapterConfig:
     partial: bool = False
     allow_pickle: bool = False
     on_error: OnError = "raise"
+    text: Text = "own"
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
             raise ParameterError(f"path must be a path or a reference, not {shown(self.path)}")
-        for name, allowed in _CHOICES.items():
+        for name, allowed in (_CHOICES | {"text": get_args(Text)}).items():
             if not among(value := getattr(self, name), allowed):
                 raise ParameterError(f"{name} is {' or '.join(allowed)}, not {shown(value)}")
         for name in ("scale", "absolute_scale", "alpha"):
@@ -90,6 +94,7 @@ class AdapterConfig:
         values.append(f"scale={self.scale!r}")
         others = {"absolute_scale": self.absolute_scale, **self.reading}
         values += [f"{name}={value!r}" for name, value in others.items() if value is not None]
+        values += [f"text={self.text!r}"] if self.text != "own" else []
         return f"AdapterConfig({', '.join(values)})"
 
 

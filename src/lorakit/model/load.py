@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
 
@@ -32,6 +32,11 @@ class Ready:
 
 
 def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
+    """An adapter with what is known of it, as it is for this base; errors as of `read_one`."""
+    return settled(read_one(reference, base, fetch), base)
+
+
+def read_one(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
     """An adapter with what is known of it. Whether it fits the base is checked by the caller.
 
     Of an AdapterConfig, what it says of reading and its absolute scale count. Raises what `fetch`
@@ -49,9 +54,14 @@ def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Re
             adapter, default = at_scale(adapter, config.absolute_scale), 1.0
         adapter = adapter.in_memory()  # independent of its file from here on
         source = describe(config.path)
-    adapter = without_unchanged(adapter, base)
-    adapter.digest  # noqa: B018  # computed here, not on the engine's thread
     return Ready(adapter=adapter, source=source, default_scale=default, place=place)
+
+
+def settled(found: Ready, base: Base) -> Ready:
+    """What was read, without what the base holds just so."""
+    adapter = without_unchanged(found.adapter, base)
+    adapter.digest  # noqa: B018  # computed here, not on the engine's thread
+    return replace(found, adapter=adapter)
 
 
 def is_held(choice: AdapterConfig, held: Container[str]) -> bool:

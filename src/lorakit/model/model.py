@@ -28,7 +28,7 @@ from lorakit.merge.cached import MergedAdapter
 from lorakit.model.adapter_config import AdapterConfig, AdapterRef, ModelWarning
 from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.generating import Generating
-from lorakit.model.load import name_of, ready
+from lorakit.model.load import Ready, name_of, ready, settled
 from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.processes import on_fork
 from lorakit.runtime.prompts import check_ids, check_prompt
@@ -60,6 +60,7 @@ class Model(Generating):
         offline: bool | None = None,
         progress: OnProgress | None = None,
         allow_private: bool = False,
+        templates: Mapping[str, str] | None = None,
     ) -> None:
         """Made by `lorakit.open`. Waits until the runtime is open; raises what opening raised."""
         self.base = base
@@ -74,7 +75,8 @@ class Model(Generating):
         # Finalizers may run at any point of any thread, so this one signals and never waits.
         finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
         finalizer.atexit = False  # at exit the thread closes itself, see lorakit.processes
-        templates = base.templates if base.is_gguf else None
+        if templates is None and base.is_gguf:
+            templates = base.templates
         super().__init__(tokenizer, Dialogue(base.path, tokenizer, templates), runtime)
 
     # Adapters.
@@ -330,8 +332,19 @@ class Model(Generating):
             allow_private=self._allow_private if private is None else private,
         )
         try:
-            found = ready(reference, self.base, get)
-            return self._table.load(name, found.adapter, found.source, found.default_scale)
+            return self._attach(name, ready(reference, self.base, get))
+        except BaseException:
+            self._table.release(name)
+            raise
+
+    def _attach(self, name: str, found: Ready) -> LoadedAdapter:
+        return self._table.load(name, found.adapter, found.source, found.default_scale)
+
+    def _take(self, name: str, found: Ready) -> LoadedAdapter:
+        """Load an adapter that was read before, under an unused name."""
+        self._table.reserve(name)
+        try:
+            return self._attach(name, settled(found, self.base))
         except BaseException:
             self._table.release(name)
             raise

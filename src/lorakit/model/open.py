@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
+from lorakit.base.grown import grown
 from lorakit.check import require_fit
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.onnx.options import Quantization
@@ -20,9 +21,9 @@ from lorakit.engines.table import ENGINES, EngineName, choose_engine, make_optio
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
-from lorakit.merge.brought import brought_by, differing
+from lorakit.formats.brought import Files
+from lorakit.merge.brought import brought_by
 from lorakit.merge.cached import MergedAdapter, merged_base
-from lorakit.merge.grown import grown
 from lorakit.model.adapter_config import (
     READ,
     SAME_SCALE,
@@ -33,13 +34,16 @@ from lorakit.model.adapter_config import (
     as_choices,
 )
 from lorakit.model.growing import with_room
-from lorakit.model.load import Ready, ready, twice_scaled, unused_name
+from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
 from lorakit.model.model import Model
+from lorakit.model.own_text import OwnText, own_text
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
+from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
 Choice = Adapter | AdapterConfig
+Read = tuple[Choice, Ready | None]  # None: an export holds it
 Get = Callable[..., Path]  # `fetch` with this model's options
 log = logging.getLogger("lorakit")
 MAX_QUEUE = 256
@@ -101,16 +105,20 @@ def open(
     name = choose_engine(engine, opened)
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
-    opened, choices, merged, warnings = _merge(opened, choices, get, progress)
-    opened, grew = with_room(opened, choices, progress)
-    warnings += [ModelWarning(code=READ, message=text, adapter="") for text in grew]
+    adapters, failed = _read(choices, opened, get)
+    text, brought = _text(opened, _places(adapters))
+    opened, adapters, merged, warnings = _merge(opened, adapters, progress, brought)
+    dynamic = [ready.adapter for _, ready in adapters if ready is not None]
+    opened, grew = with_room(opened, dynamic, progress, brought)
+    warnings = [*failed, *warnings, *_said([grew, *text.notes])]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
     make = partial(open_engine, name, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # while the engine opens on its thread
-        tokenizer = kind.tokenizer(opened)
+        tokenizer = text.tokenizer or kind.tokenizer(opened)
+        warnings += _said([_without_rows(text.tokenizer, opened)])
         model = Model(
             opened,
             tokenizer,
@@ -118,6 +126,7 @@ def open(
             offline=offline,
             progress=progress,
             allow_private=allow_private,
+            templates=text.templates,
         )
     except BaseException:
         thread.close()
@@ -125,7 +134,7 @@ def open(
     try:
         model.merged = merged
         _hold(model)
-        model.warnings = (*_left_out(opened), *warnings, *_apply(model, choices))
+        model.warnings = (*_left_out(opened), *warnings, *_apply(model, adapters))
     except BaseException:
         model.close()
         raise
@@ -152,30 +161,93 @@ def _options(
     return make_options(engine, {"mmproj": whole}, chosen)
 
 
+def _read(choices: Sequence[Choice], base: Base, get: Get) -> tuple[list[Read], list[ModelWarning]]:
+    """The adapters, each fetched and read once, and warnings for those that failed and may."""
+    found: list[Read] = []
+    warnings: list[ModelWarning] = []
+    held: set[str] = set()
+    for choice in choices:
+        try:
+            name = _held(choice, base, held)
+            if name:
+                held.add(name)
+                found.append((choice, None))
+            else:
+                source = "auto" if isinstance(choice, Adapter) else choice.source
+                found.append((choice, read_one(choice, base, partial(get, source=source))))
+        except LorakitError as error:
+            if isinstance(choice, Adapter):
+                raise
+            warnings.append(_survived(choice, error))
+    return found, warnings
+
+
+def _held(choice: Choice, base: Base, taken: Collection[str]) -> str:
+    """The name of the adapter in an export that this one is; ""."""
+    if isinstance(choice, Adapter) or choice.path in taken or not is_held(choice, base.held):
+        return ""
+    return str(choice.path)
+
+
+def _text(base: Base, places: Sequence[Path]) -> tuple[OwnText, Files]:
+    """What is used of the adapters' tokenizers and templates, and the files of a base with it."""
+    text = own_text(base, places)
+    if text.tokenizer is None and text.templates is None:
+        return text, ()
+    return text, brought_by(places)[0]
+
+
+def _said(texts: Iterable[str]) -> list[ModelWarning]:
+    """Warnings about the base, of which the log tells, too."""
+    said = [text for text in texts if text]
+    for text in said:
+        log.info("%s", text)
+    return [ModelWarning(code=READ, message=text, adapter="") for text in said]
+
+
+def _without_rows(tokenizer: TextTokenizer | None, base: Base) -> str:
+    """That an adapter's tokenizer knows tokens for which the base has no rows."""
+    more = 0 if tokenizer is None else tokenizer.vocabulary - base.decoder.vocabulary
+    if more <= 0:
+        return ""
+    return f"{more} tokens of the adapter's tokenizer have no row in the base, and fit no prompt"
+
+
+def _places(found: Sequence[Read]) -> list[Path]:
+    """Of the adapters whose tokenizer and template may be used."""
+    return [
+        ready.place
+        for choice, ready in found
+        if ready is not None
+        and ready.place is not None
+        and isinstance(choice, AdapterConfig)
+        and choice.text == "own"
+    ]
+
+
 def _merge(
-    base: Base, choices: list[Choice], get: Get, progress: OnProgress | None
-) -> tuple[Base, list[Choice], tuple[MergedAdapter, ...], list[ModelWarning]]:
+    base: Base, adapters: Sequence[Read], progress: OnProgress | None, brought: Files
+) -> tuple[Base, list[Read], tuple[MergedAdapter, ...], list[ModelWarning]]:
     """The base with adapters of mode "merge" merged into it, and the other adapters."""
-    wanted = [c for c in choices if isinstance(c, AdapterConfig) and c.mode == "merge"]
-    rest = [c for c in choices if isinstance(c, Adapter) or c.mode != "merge"]
+    wanted: list[tuple[AdapterConfig, Ready]] = []
+    rest: list[Read] = []
+    for choice, ready in adapters:
+        if isinstance(choice, AdapterConfig) and choice.mode == "merge" and ready is not None:
+            wanted.append((choice, settled(ready, base)))
+        else:
+            rest.append((choice, ready))
     if wanted:
         base.require_weights()
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
-    warnings, folders = [], []
-    for config in wanted:
+    warnings: list[ModelWarning] = []
+    for config, ready in wanted:
         try:
-            ready_one = ready(config, base, partial(get, source=config.source))
-            require_fit(ready_one.adapter, grown(base, [(ready_one.adapter, 1.0)]))
+            require_fit(ready.adapter, grown(base, [(ready.adapter, 1.0)]))
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:
-            found.append((config, ready_one.adapter, _merged(config, ready_one)))
-            warnings += _remarks(config, ready_one.adapter)
-            folders += [ready_one.place] if ready_one.place is not None else []
-    brought, differ = brought_by(folders)
-    own = ", ".join(differing(base.path, brought))
-    for text in (differ, f"the adapter's own, in place of the base's: {own}" if own else ""):
-        warnings += [ModelWarning(code=READ, message=text, adapter="")] if text else []
+            found.append((config, ready.adapter, _merged(config, ready)))
+            warnings += _remarks(config, ready.adapter)
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress, brought) if found else base
@@ -201,13 +273,13 @@ def _hold(model: Model) -> None:
             model.load_adapter(adapter, name)
 
 
-def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
+def _apply(model: Model, adapters: Sequence[Read]) -> tuple[ModelWarning, ...]:
     """Load and activate adapters; returns warnings for those that failed and may."""
     scales: dict[str, float] = {}
-    warnings = []
-    for choice in choices:
+    warnings: list[ModelWarning] = []
+    for choice, ready in adapters:
         try:
-            name, scale = _load(model, choice, scales)
+            name, scale = _load(model, choice, ready, scales)
         except LorakitError as error:
             if isinstance(choice, Adapter):
                 raise
@@ -221,22 +293,17 @@ def _apply(model: Model, choices: Sequence[Choice]) -> tuple[ModelWarning, ...]:
     return tuple(warnings)
 
 
-def _load(model: Model, choice: Choice, taken: Collection[str]) -> tuple[str, float]:
-    if isinstance(choice, Adapter):
-        name = unused_name("adapter", taken)
-        model.load_adapter(choice, name)
-        return name, 1.0
-    held = model.base.held
-    if choice.path in held and choice.path not in taken and choice.source == "auto":
-        if choice.absolute_scale is not None or choice.reading:
-            raise ParameterError(
-                f"{choice.path} is in the export, as it was read and at the scale it had then",
-                hint="give a scale of 1, or none",
-            )
-        return str(choice.path), 1.0 if choice.scale is None else choice.scale
-    name = unused_name(choice.name, {*taken, *held})
-    loaded = model.load_adapter(choice, name)
-    return name, loaded.info.default_scale if choice.scale is None else choice.scale
+def _load(
+    model: Model, choice: Choice, ready: Ready | None, taken: Collection[str]
+) -> tuple[str, float]:
+    scale = None if isinstance(choice, Adapter) else choice.scale
+    if ready is None:  # an export holds it
+        assert isinstance(choice, AdapterConfig)
+        return str(choice.path), 1.0 if scale is None else scale
+    wanted = "adapter" if isinstance(choice, Adapter) else choice.name
+    name = unused_name(wanted, {*taken, *model.base.held})
+    model._take(name, ready)
+    return name, ready.default_scale if scale is None else scale
 
 
 def _remarks(choice: AdapterConfig, adapter: Adapter) -> list[ModelWarning]:

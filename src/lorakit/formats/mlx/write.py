@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def write_mlx(
     *,
     decoder: Decoder | None = None,
     dtype: npt.DTypeLike | None = None,
+    along: Sequence[tuple[str, bytes]] = (),
 ) -> None:
     """Write an adapter so that mlx-lm computes the same; all of the folder or nothing.
 
@@ -41,7 +42,7 @@ def write_mlx(
     decoder: the base; with it, or where the adapter's config says that it is of all layers, modules
     are named as MLX for Swift reads them, too (see `_named`); an embedding alone needs it. dtype:
     what to store A and B as; None keeps each tensor's own; magnitudes stay float32, as mlx-lm keeps
-    them.
+    them. along: names and contents of files that come beside it.
 
     Raises UnsupportedError listing every part that MLX cannot express, FormatError for values that
     the dtype cannot hold, ParameterError for a folder that is in use, WriteError for a full disk.
@@ -59,6 +60,8 @@ def write_mlx(
                 temporary / WEIGHTS, lambda file: write_safetensors(file, tensors, metadata)
             )
             write_synced(temporary / CONFIG, config)
+            for name, content in along:
+                write_synced(temporary / name, content)
             require_same(adapter, read_mlx(temporary, decoder), "MLX")
     except FileExistsError as error:
         raise ParameterError(str(error), hint="choose a new folder") from error

@@ -55,6 +55,7 @@ def write_peft(
     dtype: npt.DTypeLike | None = None,
     replace: bool = False,
     uniform: bool = False,
+    along: Sequence[tuple[str, bytes]] = (),
 ) -> None:
     """Write an adapter so that PEFT computes the same; all of the folder or nothing.
 
@@ -65,8 +66,8 @@ def write_peft(
     decoder: the base; it says which layers are Conv1D. dtype: what to store floating point as; None
     keeps each tensor's own. Equal arguments give equal bytes. `replace=True` overwrites a folder
     that holds a PEFT adapter and nothing else. `uniform=True` writes one rank and one alpha and no
-    patterns: ranks padded with zeros, scales that differ folded into B in float32. What was written
-    is read back before it is put in place.
+    patterns: ranks padded with zeros, scales that differ folded into B in float32. along: names and
+    contents of files that come beside it. What was written is read back before it is put in place.
 
     Raises UnsupportedError listing every part that PEFT cannot express, FormatError for values
     that the dtype cannot hold, ParameterError for a folder that is in use, WriteError where the
@@ -88,6 +89,8 @@ def write_peft(
                 temporary / WEIGHTS, lambda file: write_safetensors(file, tensors, metadata)
             )
             write_synced(temporary / CONFIG, text)
+            for name, content in along:
+                write_synced(temporary / name, content)
             require_same(adapter, read_peft(temporary, decoder), "PEFT")
     except FileExistsError as error:
         raise ParameterError(str(error), hint="choose a new folder") from error

@@ -1,8 +1,9 @@
-"""A base whose vocabulary grows to what an adapter brings: tokens that were added in training.
+"""A base whose vocabulary becomes an adapter's: it grows by tokens that were added in training.
 
-The adapter holds the whole embedding, and the head where that is another tensor, with rows for the
-new tokens, as PEFT saves them after `resize_token_embeddings`. Nothing is guessed: a base grows
-only where every use of the vocabulary is replaced by as many rows.
+The adapter holds the whole embedding, and the head where that is another tensor, with a row for
+each token, as PEFT saves them after `resize_token_embeddings`; that also cuts off rows that a base
+has beyond its tokenizer. Nothing is guessed: a vocabulary is resized only where every use of it is
+replaced by as many rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,7 @@ VOCABULARY = "vocab_size"  # the config's key
 
 
 def rows_of(adapters: Sequence[tuple[Adapter, float]], decoder: Decoder) -> int:
-    """Rows of the vocabulary with these adapters; the base's own where none brings more."""
+    """Rows of the vocabulary with these adapters; the base's own where none brings others."""
     table, head = f"{decoder.embedding}.weight", f"{HEAD}.weight"
     uses: dict[Site, set[int]] = {Site.INPUT: set(), Site.OUTPUT: set()}
     for adapter, scale in adapters:
@@ -32,8 +35,7 @@ def rows_of(adapters: Sequence[tuple[Adapter, float]], decoder: Decoder) -> int:
             for use in _uses(part.name == head, part.site, decoder.tied):
                 uses[use].add(len(part.value))
     found = uses[Site.INPUT] | uses[Site.OUTPUT]
-    whole = len(found) == 1 and all(uses.values())
-    return max(decoder.vocabulary, *found) if whole else decoder.vocabulary
+    return found.pop() if len(found) == 1 and all(uses.values()) else decoder.vocabulary
 
 
 def _uses(is_head: bool, site: Site | None, tied: bool) -> tuple[Site, ...]:
@@ -43,10 +45,24 @@ def _uses(is_head: bool, site: Site | None, tied: bool) -> tuple[Site, ...]:
     return (site,) if site in (Site.INPUT, Site.OUTPUT) else (Site.INPUT, Site.OUTPUT)
 
 
+def resized(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> int:
+    """`rows_of` the adapters where this base can have as many, and its tokens keep their rows."""
+    own, rows = base.decoder.vocabulary, rows_of(adapters, base.decoder)
+    fixed = rows == own or next(vocabulary_tensors(base), None) is None
+    return own if fixed or rows <= max(_special(base.config), default=-1) else rows
+
+
+def _special(config: Mapping[str, Any]) -> Iterator[int]:
+    """Ids that the base's config names: those that begin and end a text, and what fills it up."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        said = config.get(key)
+        yield from (token for token in (said if isinstance(said, list) else [said]) if token)
+
+
 def grown(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
     """The base with rows of zeros for the tokens that the adapters bring, which replace them."""
-    rows = rows_of(adapters, base.decoder)
-    if rows == base.decoder.vocabulary or base.is_gguf or base.exported is not None:
+    rows = resized(base, adapters)
+    if rows == base.decoder.vocabulary:
         return base
     config = {**base.config, VOCABULARY: rows}
     decoder = describe(config)
@@ -62,7 +78,7 @@ def grown(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
 
 
 def more_rows(base: Base, rows: int) -> Adapter:
-    """An adapter that is nothing but the base's own vocabulary with more rows.
+    """An adapter that is nothing but the base's own vocabulary with more rows, or fewer.
 
     New rows are the mean of all, so that no new token is likelier than the others.
     """
@@ -72,15 +88,16 @@ def more_rows(base: Base, rows: int) -> Adapter:
     for name in names:
         table = base.tensor(name)
         longer = np.empty((rows, table.shape[1]), table.dtype)
-        longer[: len(table)] = table
+        longer[: len(table)] = table[:rows]
         longer[len(table) :] = table.mean(axis=0, dtype=np.float64)
         found.append(Replacement(name=name, value=longer))
     return Adapter(replacements=tuple(found))
 
 
 def vocabulary_tensors(base: Base) -> Iterator[str]:
-    """The stored tensors that have a row for each token."""
-    yield base.stored(base.decoder.embedding)[0].name
+    """The stored tensors that have a row for each token; none of weights that are not read."""
+    with suppress(KeyError):
+        yield base.stored(base.decoder.embedding)[0].name
     head = base.file_name(f"{HEAD}.weight")
     if head in base.tensors:
         yield head
@@ -88,7 +105,7 @@ def vocabulary_tensors(base: Base) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Grown(Mapping[str, Array]):
-    """Tensors by their stored names, some with more rows."""
+    """Tensors by their stored names, some with more rows, or fewer."""
 
     before: Mapping[str, Array]
     longer: frozenset[str]
@@ -99,7 +116,7 @@ class _Grown(Mapping[str, Array]):
         if name not in self.longer:
             return array
         found = np.zeros((self.rows, *array.shape[1:]), array.dtype)
-        found[: len(array)] = array
+        found[: len(array)] = array[: self.rows]
         return found
 
     def __iter__(self) -> Iterator[str]:
