@@ -21,7 +21,7 @@ from lorakit.errors import LorakitError, WriteError
 COMMANDS = (
     *("demo", "run", "chat", "data", "train", "eval", "inspect", "check", "convert", "repair"),
     *("combine", "resize", "extract", "merge", "unmerge", "export", "push", "quantize"),
-    *("verify", "logits", "doctor", "cache"),
+    *("verify", "sweep", "diff", "logits", "doctor", "cache"),
 )
 # They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
 ONE_THREAD = ("inspect", "check", "convert", "repair", "merge", "unmerge")

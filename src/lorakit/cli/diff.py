@@ -1,0 +1,183 @@
+"""lorakit diff: base against adapter, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from lorakit.cli.bars import bar
+from lorakit.cli.output import Styled, console, plain, print_json, say
+from lorakit.cli.progress import counted_bar
+from lorakit.cli.references import (
+    AdapterOption,
+    BaseArgument,
+    ContextOption,
+    DeviceOption,
+    EngineOption,
+    GpuLayersOption,
+    JsonOption,
+    PickleOption,
+    PrivateOption,
+    QuantizeOption,
+    ThreadsOption,
+    ToolsOption,
+    open_with,
+    read_tools,
+)
+from lorakit.cli.signature import argument, option
+from lorakit.drawing.theme import mixed, on
+from lorakit.effect.diff import MAX_TOKENS, Diff, DiffToken, diff
+from lorakit.effect.pictures import names, percent, plot_diff, visible
+from lorakit.errors import ParameterError
+
+FAVOURITE = 72  # columns from which on there is room for what the base would have said
+SHADE = 0.02  # share of the largest KL from which on a token is coloured
+
+
+def command(
+    base: BaseArgument,
+    prompts: Annotated[list[str], argument(metavar="PROMPT", help="What is asked, one or more.")],
+    adapter: AdapterOption = None,
+    answer: Annotated[
+        str | None,
+        option(metavar="TEXT", help="Compare on this answer [default: what the adapters say]."),
+    ] = None,
+    raw: Annotated[
+        bool, option("--raw", help="Continue the prompt itself, without the chat template.")
+    ] = False,
+    tools: ToolsOption = None,
+    max_tokens: Annotated[int, option(least=1, help="Tokens of the answer.")] = MAX_TOKENS,
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", metavar="FILE.svg", help="Draw it: .svg, or .png."),
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace the file of --output.")] = False,
+    engine: EngineOption = None,
+    quantize: QuantizeOption = "none",
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    context: ContextOption = None,
+    gpu_layers: GpuLayersOption = None,
+    allow_pickle: PickleOption = False,
+    allow_private: PrivateOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what adapters change in an answer: probabilities and KL of every token."""
+    if not adapter:
+        raise ParameterError("there is no adapter to compare the base with", hint="name one: -a A")
+    if raw and tools:
+        raise ParameterError("--raw uses no chat template, which --tools needs")
+    if output is not None and len(prompts) > 1:
+        raise ParameterError("--output draws the answer to one prompt", hint="give one prompt")
+    if output is not None:
+        require_picture(output, overwrite=overwrite)
+    schemas = read_tools(tools)
+    with open_with(
+        base,
+        adapter,
+        engine=engine,
+        quantize=quantize,
+        threads=threads,
+        device=device,
+        context=context,
+        gpu_layers=gpu_layers,
+        allow_private=allow_private,
+        allow_pickle=allow_pickle,
+    ) as model:
+        found = []
+        with counted_bar("comparing") if len(prompts) > 1 else nullcontext() as progress:
+            for number, prompt in enumerate(prompts):
+                asked = model.encode(prompt) if raw else model.chat_prompt(
+                    [{"role": "user", "content": prompt}], tools=schemas
+                )  # fmt: skip
+                found.append(diff(model, asked, answer=answer, max_tokens=max_tokens))
+                if progress is not None:
+                    progress(number + 1, len(prompts), "comparing")
+    if output is not None:
+        plot_diff(found[0], title=f"“{prompts[0]}”").save(output, overwrite=overwrite)
+    if json:
+        pairs = zip(prompts, found, strict=True)
+        print_json({"diffs": [{"prompt": text} | each.to_dict() for text, each in pairs]})
+        return
+    for number, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
+        if number:
+            say()
+        show(prompt, each)
+    if output is not None:
+        say(f"wrote {output}")
+
+
+def show(prompt: str, found: Diff) -> None:
+    """The two answers, then a row for each token of the compared one."""
+    who = names(found.adapters)
+    label = min(max(len("base"), len(plain(who))), 16) + 2
+    say((f"“{prompt}”", "bold"))
+    say((_cut("base", label - 1).ljust(label), "cyan"), found.base_answer or "(nothing)")
+    if found.answer != found.adapted_answer:
+        say((_cut(who, label - 1).ljust(label), "cyan"), found.adapted_answer or "(nothing)")
+        say(("compared on  ", "cyan"), *_shaded(found.tokens))
+    else:
+        say((_cut(who, label - 1).ljust(label), "cyan"), *_shaded(found.tokens))
+    say()
+    _table(found.tokens, who, console().width)
+    first = found.first_change
+    apart = "" if first is None else f"; their favourites part at token {first + 1}"
+    say(f"KL({who} || base): {found.kl:.3g} nats per token{apart}")
+
+
+def _shaded(tokens: Sequence[DiffToken]) -> list[Styled]:
+    """The answer itself, each token the redder the more it was changed."""
+    most = max(each.kl for each in tokens)
+    return [(each.text, _style(each.kl / most if most else 0.0)) for each in tokens]
+
+
+def _style(share: float) -> str:
+    if share < SHADE:
+        return ""
+    colour = mixed((250, 225, 230), (170, 30, 70), share)
+    return f"{on(colour)} on rgb({colour[0]},{colour[1]},{colour[2]})"
+
+
+def _table(tokens: Sequence[DiffToken], who: str, width: int) -> None:
+    from rich.cells import cell_len, set_cell_size
+
+    wide = width >= FAVOURITE
+    texts = [visible(each.text) for each in tokens]
+    token = min(max(map(cell_len, [*texts, "token"])), 22 if wide else 14)
+    places, column = (1, 6) if wide else (0, 4)
+    room = max(width - token - 2 * (column + 1) - 8 - 24 * wide, 3)
+    most = max(each.kl for each in tokens)
+    heads = f"{'token':<{token}} {'base':>{column}} {_cut(who, column):>{column}}  KL, nats"
+    say((heads + f"{'':<{room - 1}}base's favourite" * wide, "bold"))
+    for each, text in zip(tokens, texts, strict=True):
+        share = each.kl / most if most else 0.0
+        shares = [f" {percent(value, places):>{column}}" for value in (each.base, each.adapted)]
+        token_, chance = each.base_best
+        favourite = f" {_cut(visible(token_), 15):<15} {percent(chance):>6}"
+        say(
+            (set_cell_size(_cut(text, token), token), _style(share)),
+            *shares,
+            f" {each.kl:>5.2f}  ",
+            *bar(share, room, "magenta"),
+            (favourite * (wide and token_ != each.text), "dim"),
+        )
+
+
+def _cut(text: str, room: int) -> str:
+    text = plain(text)
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def require_picture(path: Path, *, overwrite: bool) -> None:
+    """Whether a picture can be written there, before the model is opened."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ParameterError(
+            f"a picture is written as SVG or PNG, not as {path.suffix or path.name!r}",
+            hint="name a .svg or a .png file",
+        )
+    if path.exists() and not overwrite:
+        raise ParameterError(f"{path} exists", hint="name another, or give --overwrite")
+    if not path.parent.is_dir():
+        raise ParameterError(f"there is no folder {path.parent} to write {path.name} into")
