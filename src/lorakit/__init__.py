@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from lorakit.chat.calls import Malformed as Malformed
     from lorakit.chat.calls import ParsedReply as ParsedReply
     from lorakit.chat.calls import ToolCall as ToolCall
+    from lorakit.chat.events import CallEnd as CallEnd
+    from lorakit.chat.events import ReasoningDelta as ReasoningDelta
+    from lorakit.chat.events import TextDelta as TextDelta
+    from lorakit.chat.events import Withdrawn as Withdrawn
     from lorakit.chat.messages import Message as Message
+    from lorakit.chat.rendering import ControlTokens as ControlTokens
+    from lorakit.chat.rendering import RenderOptions as RenderOptions
     from lorakit.engines.llama.options import LlamaOptions as LlamaOptions
     from lorakit.engines.onnx.options import OnnxOptions as OnnxOptions
     from lorakit.engines.onnx.options import Quantization as Quantization
@@ -80,18 +86,23 @@ if TYPE_CHECKING:
     from lorakit.model.adapters import AdapterInfo as AdapterInfo
     from lorakit.model.adapters import LoadedAdapter as LoadedAdapter
     from lorakit.model.adapters import Scales as Scales
+    from lorakit.model.chat_stream import ChatStream as ChatStream
     from lorakit.model.conversation import Session as Session
     from lorakit.model.conversation import Turn as Turn
     from lorakit.model.model import Model as Model
     from lorakit.model.open import EngineKeywords as EngineKeywords
     from lorakit.model.open import open as open
+    from lorakit.model.types import ChatKeywords as ChatKeywords
     from lorakit.model.types import ChatPrompt as ChatPrompt
     from lorakit.model.types import ChatReply as ChatReply
+    from lorakit.model.types import Event as Event
     from lorakit.model.types import Prompt as Prompt
+    from lorakit.model.types import ReplyEnd as ReplyEnd
     from lorakit.model.types import Request as Request
     from lorakit.runtime.generation import Completion as Completion
     from lorakit.runtime.generation import FinishReason as FinishReason
     from lorakit.runtime.generation import Stream as Stream
+    from lorakit.runtime.generation import Usage as Usage
     from lorakit.runtime.sampling import Choice as Choice
     from lorakit.runtime.sampling import SamplingOptions as SamplingOptions
     from lorakit.runtime.sampling import SamplingParams as SamplingParams
@@ -109,7 +120,9 @@ _NAMES = {  # by the module that defines them
     "adapter": "Adapter Delta Magnitude Precondition Reading Replacement Site",
     "base.folder": "Base",
     "chat.calls": "Malformed ParsedReply ToolCall",
+    "chat.events": "CallEnd ReasoningDelta TextDelta Withdrawn",
     "chat.messages": "Message",
+    "chat.rendering": "ControlTokens RenderOptions",
     "engines.llama.options": "LlamaOptions",
     "engines.onnx.options": "OnnxOptions Quantization",
     "engines.protocol": "Capabilities EngineOptions Logits",
@@ -130,11 +143,12 @@ _NAMES = {  # by the module that defines them
     "merge.cached": "MergedAdapter",
     "model.adapter_config": "AdapterChoice AdapterConfig AdapterRef ModelWarning",
     "model.adapters": "AdapterInfo LoadedAdapter Scales",
+    "model.chat_stream": "ChatStream",
     "model.conversation": "Session Turn",
     "model.model": "Model",
     "model.open": "EngineKeywords open",
-    "model.types": "ChatPrompt ChatReply Prompt Request",
-    "runtime.generation": "Completion FinishReason Stream",
+    "model.types": "ChatKeywords ChatPrompt ChatReply Event Prompt ReplyEnd Request",
+    "runtime.generation": "Completion FinishReason Stream Usage",
     "runtime.sampling": "Choice SamplingOptions SamplingParams",
     "runtime.stages": "KvPolicy",
     "sources": "OnProgress Progress Source",

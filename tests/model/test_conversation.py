@@ -40,9 +40,9 @@ def test_turns_are_kept_and_equal_chat(model):
 def test_streaming_keeps_the_turn_at_its_end(model):
     session = model.session(adapters={"home": 1.0})
     turn = session.stream("turn on the light", **SHORT)
-    pieces = "".join(turn)
+    pieces = "".join(turn.text)
     assert session.messages[-1]["role"] == "assistant"
-    assert pieces == turn.reply.completion.text
+    assert pieces == turn.reply.text
     assert turn.reply.completion.adapters == (("home", 1.0),)
     cancelled = session.stream("again", **SHORT)
     cancelled.cancel()

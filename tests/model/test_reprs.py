@@ -54,12 +54,12 @@ def one_line(value):
 
 
 def test_a_model_names_its_adapters(model):
-    assert one_line(model) == "<Model 'base' on onnx, adapters: 'home' off>"
+    assert one_line(model) == "<Model 'base' on onnx, adapters: 'home' not active>"
     model.apply({"home": 0.5})
     assert one_line(model) == "<Model 'base' on onnx, adapters: 'home' at 0.5>"
     for number in range(5):
         model.load_adapter(tiny(), f"{number}{EVIL}")
-    assert one_line(model).endswith(" off, and 2 more>")
+    assert one_line(model).endswith(" not active, and 2 more>")
 
 
 def test_a_model_that_is_closed_or_not_open_yet():
@@ -87,14 +87,14 @@ def test_a_model_whose_opening_fails_is_shown_in_its_traceback():
 
 def test_a_loaded_adapter_in_each_of_its_states(model):
     handle = model.load_adapter(tiny(), EVIL)
-    assert one_line(handle).endswith(", rank 4, off>")
+    assert one_line(handle).endswith(", rank 4, not active: apply() activates it>")
     handle.apply(2)
     assert one_line(handle).endswith(", rank 4, active at 2>")
     handle.unload()
     assert one_line(handle).endswith(", unloaded>")
     successor = model.load_adapter(tiny(), EVIL)
     assert one_line(handle).endswith(", unloaded>")
-    assert one_line(successor).endswith(", off>")
+    assert one_line(successor).endswith(" not active: apply() activates it>")
 
 
 def test_the_bytes_of_no_adapter_are_read(monkeypatch):
@@ -139,9 +139,7 @@ def test_streams_answers_and_conversations(model):
     assert one_line(stream) == RUNNING
     completion = stream.result()
     assert one_line(stream) == "<Stream ended (length, 3 tokens)>"
-    assert "tokens=" not in one_line(completion).replace("prompt_tokens=", "").replace(
-        "cached_tokens=", ""
-    )
+    assert ", tokens=" not in one_line(completion)
     cancelled = model.stream("hello", max_tokens=100)
     cancelled.cancel()
     assert one_line(cancelled) == "<Stream cancelled>"

@@ -10,6 +10,8 @@ from typing import Any
 from lorakit.chat.calls import ParsedReply
 from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
+from lorakit.chat.reading import ReplyReader
+from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.chat.scanning import NO_CALLS, opens_reasoning, take_apart
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
@@ -60,28 +62,51 @@ class Dialogue:
         return frozenset(self._tokenizer.eos_ids) | {token for token in ids if token is not None}
 
     def prompt(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: RenderOptions = DEFAULT,
     ) -> list[int]:
         """Token ids of a conversation up to where the model answers."""
-        return self._tokenizer.encode(self.template.render(messages, tools), special=False)
+        return self.prompt_and_state(messages, tools, options)[0]
+
+    def prompt_and_state(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: RenderOptions = DEFAULT,
+    ) -> tuple[list[int], bool]:
+        """`prompt`, and whether it ends within reasoning, already opened."""
+        text = self.template.render(messages, tools, **options.variables)
+        return self._tokenizer.encode(text, special=False), opens_reasoning(text)
 
     def illustrated(
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
         encode: Encode,
+        options: RenderOptions = DEFAULT,
         *,
         paths: bool = True,
-    ) -> tuple[list[int], dict[int, Vectors]]:
-        """`prompt` for messages with images, see lorakit.chat.images."""
-        return illustrated_prompt(
+    ) -> tuple[list[int], dict[int, Vectors], bool]:
+        """`prompt_and_state` for messages with images, see lorakit.chat.images."""
+        last = ""
+
+        def tokenize(text: str) -> list[int]:
+            nonlocal last
+            last = text
+            return self._tokenizer.encode(text, special=False)
+
+        ids, vectors = illustrated_prompt(
             self.template,
-            lambda text: self._tokenizer.encode(text, special=False),
+            tokenize,
             encode,
             messages,
             tools,
             paths=paths,
+            **options.variables,
         )
+        return ids, vectors, opens_reasoning(last)
 
     @computed_once
     def reasons(self) -> bool:
@@ -92,8 +117,16 @@ class Dialogue:
             return False
         return opens_reasoning(prompt)
 
-    def parse(self, text: str) -> ParsedReply:
-        """An answer taken apart; without calls where the model has no known tool format."""
+    def parse(self, text: str, *, reasons: bool | None = None) -> ParsedReply:
+        """An answer taken apart; without calls where the model has no known tool format.
+
+        reasons: whether it begins within reasoning; None is what the template does by itself.
+        """
+        reasons = self.reasons if reasons is None else reasons
         if self.tool_format is None:
-            return take_apart(text, NO_CALLS, reasons=self.reasons)
-        return self.tool_format.parse(text, reasons=self.reasons)
+            return take_apart(text, NO_CALLS, reasons=reasons)
+        return self.tool_format.parse(text, reasons=reasons)
+
+    def reader(self, *, reasons: bool | None = None) -> ReplyReader:
+        """What reads an answer piece by piece, as `parse` reads all of it."""
+        return ReplyReader()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Union, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
@@ -22,7 +22,8 @@ from lorakit.runtime.stages import KvPolicy
 from lorakit.values import among, finite, real, shown
 
 UserScale = float | Literal["default"]
-Scales = Mapping[str, float] | Sequence[str]
+Key = Union[str, "LoadedAdapter"]  # an adapter's name, or what load_adapter returned
+Scales = Mapping[str, float] | Mapping["LoadedAdapter", float] | Mapping[Key, float] | Sequence[Key]
 SHOWN = 4  # adapters that a repr names
 
 
@@ -155,12 +156,23 @@ class AdapterTable:
 
     def scales(self, given: Scales) -> dict[str, float]:
         """Names with scales, those of names alone being their defaults. Raises ParameterError."""
-        found = as_scales(given)
+        keys = given if isinstance(given, Mapping) else _keys(given)
+        found = as_scales(keys)
+        self._check_handles(keys)
         if isinstance(given, Mapping):
             return found
         with self.lock:
             known = self._loaded
             return {n: known[n].default_scale if n in known else s for n, s in found.items()}
+
+    def _check_handles(self, keys: Iterable[object]) -> None:
+        """Refuse adapters of other models, and those that were unloaded."""
+        with self.lock:
+            for key in keys:
+                if isinstance(key, LoadedAdapter):
+                    if key._table is not self:
+                        raise ParameterError(f"{shown(key)} is an adapter of another model")
+                    self._find(key.name, key._handle)
 
     def scale(self, name: str, handle: int) -> float | None:
         with self.lock:
@@ -188,7 +200,7 @@ class AdapterTable:
         if self._runtime.closed or loaded is None or loaded.handle != handle:
             return "its model is closed" if self._runtime.closed else "unloaded"
         scale = self._active.get(name)
-        state = "off" if scale is None else f"active at {scale:g}"
+        state = "not active: apply() activates it" if scale is None else f"active at {scale:g}"
         return f"rank {loaded.adapter.max_rank}, {state}"
 
     def __repr__(self) -> str:
@@ -196,7 +208,7 @@ class AdapterTable:
         loaded, active = list(self._loaded), dict(self._active)
         names = [*active, *(name for name in loaded if name not in active)]
         said = [
-            f"{shown(name)} at {active[name]:g}" if name in active else f"{shown(name)} off"
+            f"{shown(name)} at {active[name]:g}" if name in active else f"{shown(name)} not active"
             for name in names[:SHOWN]
         ]
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -312,16 +324,20 @@ def _number(scale: UserScale) -> UserScale:
 
 
 def as_scales(scales: Scales) -> dict[str, float]:
-    """{"a": 0.7} or ["a"] (scale 1) as a dict of finite floats. Raises ParameterError."""
-    if isinstance(scales, str):
-        scales = [scales]
-    if not isinstance(scales, Iterable):
-        raise ParameterError(f"adapters must be names, or names with scales, not {shown(scales)}")
-    pairs = scales.items() if isinstance(scales, Mapping) else [(name, 1.0) for name in scales]
+    """{"a": 0.7} or ["a"] (scale 1) as a dict of finite floats, by name. Raises ParameterError.
+
+    A LoadedAdapter stands for its name.
+    """
+    keys = _keys(scales)
     result: dict[str, float] = {}
-    for name, scale in pairs:
+    for key in keys:
+        scale = scales[key] if isinstance(scales, Mapping) else 1.0  # type: ignore[index]
+        name = key.name if isinstance(key, LoadedAdapter) else key
         if not isinstance(name, str):
-            raise ParameterError(f"an adapter is named by a string, not {shown(name)}")
+            raise ParameterError(
+                f"an adapter is named by a string, not {shown(name)}",
+                hint="what load_adapter returned names it too",
+            )
         if name in result:
             raise ParameterError(f"adapter {name!r} is named twice")
         if not real(scale):
@@ -331,3 +347,12 @@ def as_scales(scales: Scales) -> dict[str, float]:
             raise ParameterError(f"the scale of {name!r} must be finite in float32, not {said}")
         result[name] = float(scale)
     return result
+
+
+def _keys(scales: Any) -> list[Any]:
+    """The adapters that are named, as they are. Raises ParameterError."""
+    if isinstance(scales, str | LoadedAdapter):
+        return [scales]
+    if not isinstance(scales, Iterable):
+        raise ParameterError(f"adapters must be names, or names with scales, not {shown(scales)}")
+    return list(scales)

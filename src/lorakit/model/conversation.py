@@ -19,18 +19,29 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
+from lorakit.chat.rendering import RenderOptions
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.model.adapters import Scales, as_scales
-from lorakit.model.types import ChatReply
+from lorakit.model.chat_stream import ChatStream, Reader
+from lorakit.model.types import (
+    ChatKeywords,
+    ChatPrompt,
+    ChatReply,
+    Prompt,
+    RenderKeywords,
+    Tools,
+    split_keywords,
+)
 from lorakit.runtime.generation import Completion, Stream
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.values import shown
@@ -47,21 +58,26 @@ class Talker(Protocol):
     """What a session needs of a Model."""
 
     def chat_prompt(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[int]: ...
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        **options: Unpack[RenderKeywords],
+    ) -> ChatPrompt: ...
 
     def stream(
         self,
-        prompt: Any,
+        prompt: Prompt,
         *,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
-        lookahead: int | None = 0,
         **options: Unpack[SamplingOptions],
     ) -> Stream: ...
 
-    def parse_reply(self, completion: Completion) -> ChatReply: ...
+    def reader(self, prompt: Prompt | None = None) -> Reader: ...
+
+    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply: ...
 
 
 class Session:
@@ -77,9 +93,10 @@ class Session:
         *,
         system: str | None = None,
         messages: Sequence[Message] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
+        **options: Unpack[ChatKeywords],
     ) -> None:
         """Made by `Model.session`."""
         self._model = model
@@ -88,20 +105,19 @@ class Session:
             self.messages.insert(0, {"role": "system", "content": system})
         self.tools = tools
         self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
-        self.sampling = sampling
+        self.rendering, rest = split_keywords(options)
+        self.sampling = sampling_params(sampling, rest) if rest else sampling
 
-    def send(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
+    def send(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Send a message and wait for the answer; both are kept. Raises what `Model.chat` raises;
         the conversation is then unchanged."""
-        for _ in (turn := self.stream(content, **options)):
-            pass
-        return turn.reply
+        return _wait(self.stream(content, **options))
 
-    def stream(self, content: Any, **options: Unpack[SamplingOptions]) -> Turn:
+    def stream(self, content: Any, **options: Unpack[ChatKeywords]) -> Turn:
         """Send a message and stream the answer; both are kept once it has ended."""
         return self._turn([*self.messages, {"role": "user", "content": content}], options)
 
-    def answer(self, results: Sequence[Message], **options: Unpack[SamplingOptions]) -> ChatReply:
+    def answer(self, results: Sequence[Message], **options: Unpack[ChatKeywords]) -> ChatReply:
         """Send the results of tool calls (messages of the role "tool") and wait for the answer."""
         if isinstance(results, str | Mapping) or not all(isinstance(r, Mapping) for r in results):
             raise ParameterError(
@@ -111,24 +127,18 @@ class Session:
             )
         if not results:
             raise ParameterError("there is no result to answer", hint="regenerate() answers anew")
-        for _ in (turn := self._turn([*self.messages, *map(dict, results)], options)):
-            pass
-        return turn.reply
+        return _wait(self._turn([*self.messages, *map(dict, results)], options))
 
-    def regenerate(self, **options: Unpack[SamplingOptions]) -> ChatReply:
+    def regenerate(self, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Replace the last answer with a new one."""
         end = self._last_user() + 1
-        for _ in (turn := self._turn(self.messages[:end], options)):
-            pass
-        return turn.reply
+        return _wait(self._turn(self.messages[:end], options))
 
-    def edit_last(self, content: Any, **options: Unpack[SamplingOptions]) -> ChatReply:
+    def edit_last(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Replace the last user message, drop what follows, and wait for a new answer."""
         start = self._last_user()
         changed = {**self.messages[start], "content": content}
-        for _ in (turn := self._turn([*self.messages[:start], changed], options)):
-            pass
-        return turn.reply
+        return _wait(self._turn([*self.messages[:start], changed], options))
 
     def fork(self) -> Session:
         """An independent copy that continues from here."""
@@ -206,10 +216,14 @@ class Session:
             sampling=saved if sampling is None else sampling,
         )
 
-    def _turn(self, messages: list[dict[str, Any]], options: SamplingOptions) -> Turn:
-        ids = self._model.chat_prompt(messages, tools=self.tools)
-        stream = self._model.stream(ids, adapters=self.adapters, sampling=self.sampling, **options)
-        return Turn(self, messages, stream, self._model)
+    def _turn(self, messages: list[dict[str, Any]], options: ChatKeywords) -> Turn:
+        given: ChatKeywords = {**_keywords(self.rendering), **options}
+        render, sampling = split_keywords(given)
+        prompt = self._model.chat_prompt(messages, tools=self.tools, **_keywords(render))
+        stream = self._model.stream(
+            prompt, adapters=self.adapters, sampling=self.sampling, **sampling
+        )
+        return Turn(self, messages, stream, prompt, self._model)
 
     def _last_user(self) -> int:
         for index in range(len(self.messages) - 1, -1, -1):
@@ -218,44 +232,52 @@ class Session:
         raise ParameterError("the conversation holds no message of the user yet")
 
 
-class Turn:
-    """One answer in progress: iterate for its pieces, then read `reply`."""
+class Turn(ChatStream):
+    """One answer in progress, which the conversation keeps once it has ended: a ChatStream."""
 
     def __init__(
-        self, session: Session, messages: list[dict[str, Any]], stream: Stream, model: Talker
+        self,
+        session: Session,
+        messages: list[dict[str, Any]],
+        stream: Stream,
+        prompt: ChatPrompt,
+        model: Talker,
     ) -> None:
+        super().__init__(stream, model.reader(prompt), partial(model.parse_reply, prompt=prompt))
         self._session, self._messages = session, messages
         self._before = list(session.messages)
-        self._stream, self._model = stream, model
-        self._reply: ChatReply | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._stream
-        self._finish()
-
-    @property
-    def reply(self) -> ChatReply:
-        """The whole answer; waits for it. Raises the request's error."""
-        return self._finish()
-
-    def __repr__(self) -> str:
-        return f"<Turn of {self._stream!r}>"
 
     def cancel(self) -> None:
         """Stop the answer; the conversation stays as it was before this turn."""
-        self._stream.cancel()
+        super().cancel()
 
-    def _finish(self) -> ChatReply:
-        if self._reply is None:
-            completion = self._stream.result()
-            if self._session.messages != self._before:
-                raise ParameterError(
-                    "the conversation was changed while this answer was written",
-                    hint="read one answer to its end before the next turn; fork() for two at once",
-                )
-            self._reply = self._model.parse_reply(completion)
-            self._session.messages[:] = [*self._messages, self._reply.message]
-        return self._reply
+    close = cancel
+
+    def _finish(self, completion: Completion) -> ChatReply:
+        if self._session.messages != self._before:
+            raise ParameterError(
+                "the conversation was changed while this answer was written",
+                hint="read one answer to its end before the next turn; fork() for two at once",
+            )
+        reply = super()._finish(completion)
+        self._session.messages[:] = [*self._messages, reply.message]
+        return reply
+
+
+def _wait(turn: Turn) -> ChatReply:
+    try:
+        return turn.reply
+    except BaseException:  # Ctrl-C too
+        turn.cancel()
+        raise
+
+
+def _keywords(options: RenderOptions) -> RenderKeywords:
+    return {
+        "chat_template_kwargs": options.chat_template_kwargs,
+        "enable_thinking": options.enable_thinking,
+        "control_tokens": options.control_tokens,
+    }
 
 
 def _read(path: Path) -> Any:

@@ -7,31 +7,40 @@ are loaded or a model is opened.
 from __future__ import annotations
 
 import asyncio
-import operator
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any, Unpack
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Unpack, cast, overload
 
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.images import has_images
 from lorakit.chat.messages import Message
+from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ParameterError, QueueFullError
 from lorakit.model.adapters import AdapterTable, Scales
+from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.conversation import Session
-from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Request
+from lorakit.model.prompts import as_ids, deadline_of, is_conversation
+from lorakit.model.types import (
+    ChatKeywords,
+    ChatPrompt,
+    ChatReply,
+    Prompt,
+    R_co,
+    RenderKeywords,
+    Request,
+    Tools,
+    check_request,
+    split_keywords,
+)
 from lorakit.processes import on_fork
 from lorakit.runtime.generation import Completion, Generation, Stream
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime, Submission
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.text.tokenizer import TextTokenizer
-from lorakit.values import real, shown, whole
-
-FOR_EVER = 1e12  # seconds
+from lorakit.values import shown, whole
 
 
 class Generating:
@@ -61,8 +70,8 @@ class Generating:
         Raises ContextFullError (prompt too long), ParameterError, UnknownAdapterError,
         QueueFullError, DeadlineError, EngineError, ClosedError.
         """
-        params = sampling_params(sampling, options)
-        generation = self._submit(self.encode(prompt), params, adapters, timeout)
+        params = self._params(sampling, options)
+        generation = self._submit(prompt, params, adapters, timeout)
         try:
             return generation.result()
         except BaseException:  # Ctrl-C too: the answer would be lost
@@ -79,14 +88,15 @@ class Generating:
         **options: Unpack[SamplingOptions],
     ) -> Completion:
         """`complete` for coroutines; cancelling the task cancels the generation."""
-        params = sampling_params(sampling, options)
-        generation = self._submit(self.encode(prompt), params, adapters, timeout)
+        params = self._params(sampling, options)
+        generation = self._submit(prompt, params, adapters, timeout)
         try:
             return await generation.aresult()
         except BaseException:
             generation.cancel()
             raise
 
+    @overload
     def stream(
         self,
         prompt: Prompt,
@@ -96,62 +106,99 @@ class Generating:
         timeout: float | None = None,
         lookahead: int | None = 0,
         **options: Unpack[SamplingOptions],
-    ) -> Stream:
+    ) -> Stream: ...
+    @overload
+    def stream(
+        self,
+        prompt: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+        **options: Unpack[ChatKeywords],
+    ) -> ChatStream: ...
+    def stream(
+        self,
+        prompt: Prompt | Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+        **options: Any,
+    ) -> Stream | ChatStream:
         """Continue a prompt piece by piece: `for piece in ...` or `async for piece in ...`.
 
+        Messages, with tools and other arguments as of `chat`, give a ChatStream: events in which
+        text, reasoning and calls stand apart.
         A piece never splits a character. With lookahead 0 the next token is computed on demand, so
         a scale changed between two pieces acts on the next one; n lets generation run n pieces
-        ahead of the reader, None without limit. Raises what `complete` raises.
+        ahead of the reader, None without limit. Raises what `complete` and `chat` raise.
         """
-        params = sampling_params(sampling, options)
-        ids = self.encode(prompt)
-        return Stream(self._submit(ids, params, adapters, timeout, lookahead=lookahead), self)
+        if is_conversation(prompt):
+            render, rest = split_keywords(cast(ChatKeywords, options))
+            ids = self._rendered(prompt, tools, render)
+            return self.chat_stream(
+                ids,
+                adapters=adapters,
+                sampling=sampling,
+                timeout=timeout,
+                lookahead=lookahead,
+                **rest,
+            )
+        if tools is not None:
+            raise ParameterError(
+                "tools are for messages, not for a prompt", hint="stream(messages, tools=tools)"
+            )
+        params = self._params(sampling, cast(SamplingOptions, options))
+        text = cast(Prompt, prompt)
+        return Stream(self._submit(text, params, adapters, timeout, lookahead=lookahead), self)
 
     def batch(
-        self, requests: Iterable[Request], *, timeout: float | None = None
-    ) -> list[Completion]:
+        self, requests: Iterable[Request[R_co]], *, timeout: float | None = None
+    ) -> list[R_co]:
         """Run requests together, each with its own adapters; returns results in the same order.
 
         timeout: a deadline in seconds for each. They wait for room in the queue instead of raising
         QueueFullError. If one fails, the others are cancelled and its error is raised, such as
         `complete` raises.
         """
-        generations: list[Generation] = []
+        started: list[tuple[Request[R_co], Prompt, Generation]] = []
         try:
             for request in requests:
-                _check_request(request)
-                ids = self.encode(request.prompt)
-                generations.append(
-                    self._submit(ids, request.sampling, request.adapters, timeout, wait=True)
-                )
-            return [generation.result() for generation in generations]
+                prompt, params = self._asked(request)
+                generation = self._submit(prompt, params, request.adapters, timeout, wait=True)
+                started.append((request, prompt, generation))
+            return [self._result(asked, ids, each.result()) for asked, ids, each in started]
         except BaseException:
-            for generation in generations:
+            for *_, generation in started:
                 generation.cancel()
             raise
 
     async def abatch(
-        self, requests: Iterable[Request], *, timeout: float | None = None
-    ) -> list[Completion]:
+        self, requests: Iterable[Request[R_co]], *, timeout: float | None = None
+    ) -> list[R_co]:
         """`batch` for coroutines."""
         room = asyncio.Semaphore(min(self.capabilities.max_batch, self._runtime.max_queue))
 
         requests = list(requests)
         for request in requests:
-            _check_request(request)
+            check_request(request)
 
-        async def run(request: Request) -> Completion:
+        async def run(request: Request[R_co]) -> R_co:
             deadline = deadline_of(timeout)
             async with room:
+                prompt, params = self._asked(request)
                 while True:
                     left = None if deadline is None else max(deadline - time.monotonic(), 1e-9)
                     try:
-                        return await self.acomplete(
-                            request.prompt,
-                            adapters=request.adapters,
-                            sampling=request.sampling,
-                            timeout=left,
+                        completion = await self.acomplete(
+                            prompt, adapters=request.adapters, sampling=params, timeout=left
                         )
+                        return self._result(request, prompt, completion)
                     except QueueFullError:  # other requests filled it
                         await asyncio.to_thread(self._runtime.wait_for_room, deadline)
 
@@ -170,58 +217,68 @@ class Generating:
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[ChatKeywords],
     ) -> ChatReply:
         """Answer a conversation, formatted with the model's own chat template.
 
-        messages and tools are in OpenAI's format. Tool calls in the answer are parsed; append
-        `reply.message` to continue. Raises what `complete` raises, and BaseModelError
-        (template_missing).
+        messages and tools are in OpenAI's format. options: of RenderOptions and SamplingParams.
+        Tool calls in the answer are parsed; append `reply.message` to continue. Raises what
+        `complete` raises, and BaseModelError (template_missing).
         """
-        ids = self.chat_prompt(messages, tools=tools)
+        render, rest = split_keywords(options)
+        ids = self._rendered(messages, tools, render)
         return self.parse_reply(
-            self.complete(ids, adapters=adapters, sampling=sampling, timeout=timeout, **options)
+            self.complete(ids, adapters=adapters, sampling=sampling, timeout=timeout, **rest), ids
         )
 
     async def achat(
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[ChatKeywords],
     ) -> ChatReply:
         """`chat` for coroutines."""
-        ids = self.chat_prompt(messages, tools=tools)
+        render, rest = split_keywords(options)
+        ids = self._rendered(messages, tools, render)
         return self.parse_reply(
             await self.acomplete(
-                ids, adapters=adapters, sampling=sampling, timeout=timeout, **options
-            )
+                ids, adapters=adapters, sampling=sampling, timeout=timeout, **rest
+            ),
+            ids,
         )
 
     def session(
         self,
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
+        **options: Unpack[ChatKeywords],
     ) -> Session:
         """A conversation that keeps its messages: send, stream, edit, regenerate, fork, save.
 
         Arguments as of `chat`; system: what its first message says. Raises ParameterError.
         """
         chosen = None if adapters is None else self._table.scales(adapters)
-        return Session(self, system=system, tools=tools, adapters=chosen, sampling=sampling)
+        return Session(
+            self, system=system, tools=tools, adapters=chosen, sampling=sampling, **options
+        )
 
     def chat_prompt(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        **options: Unpack[RenderKeywords],
     ) -> ChatPrompt:
         """The token ids of a conversation, with its images, ready for the model's answer.
 
@@ -229,16 +286,41 @@ class Generating:
         FormatError (a template that fails), and CapabilityError for images if the model does not
         support them.
         """
-        if not has_images(messages):
-            return ChatPrompt(self._dialogue.prompt(messages, tools))
-        return ChatPrompt(*self._dialogue.illustrated(messages, tools, self._runtime.encode_image))
+        return self._rendered(messages, tools, RenderOptions(**options) if options else DEFAULT)
 
-    def parse_reply(self, completion: Completion) -> ChatReply:
+    def chat_stream(
+        self,
+        prompt: ChatPrompt,
+        *,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> ChatStream:
+        """`stream` for what `chat_prompt` made."""
+        stream = self.stream(
+            prompt,
+            adapters=adapters,
+            sampling=sampling,
+            timeout=timeout,
+            lookahead=lookahead,
+            **options,
+        )
+        return ChatStream(stream, self.reader(prompt), partial(self.parse_reply, prompt=prompt))
+
+    def reader(self, prompt: Prompt | None = None) -> Reader:
+        """What makes events of the pieces of an answer to a prompt."""
+        return self._dialogue.reader(reasons=_reasons(prompt))
+
+    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply:
         """Parse an answer: its text, tool calls and reasoning.
 
-        What begins like a call and is none is in `malformed`, with the reason.
+        What begins like a call and is none is in `malformed`, with the reason. prompt: what it
+        answers, if `chat_prompt` made it: that says whether the answer begins within reasoning.
         """
-        return ChatReply(parsed=self._dialogue.parse(completion.text), completion=completion)
+        parsed = self._dialogue.parse(completion.text, reasons=_reasons(prompt))
+        return ChatReply(parsed=parsed, completion=completion)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids that `complete` runs for a text; ids are returned unchanged.
@@ -253,9 +335,37 @@ class Generating:
 
     # Submitting.
 
+    def _rendered(
+        self, messages: Sequence[Message], tools: Tools | None, options: RenderOptions
+    ) -> ChatPrompt:
+        if not has_images(messages):
+            ids, reasons = self._dialogue.prompt_and_state(messages, tools, options)
+            return ChatPrompt(ids, reasons=reasons)
+        ids, images, reasons = self._dialogue.illustrated(
+            messages, tools, self._runtime.encode_image, options
+        )
+        return ChatPrompt(ids, images, reasons=reasons)
+
+    def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
+        return sampling_params(sampling, options)
+
+    def _asked(self, request: Request[Any]) -> tuple[Prompt, SamplingParams]:
+        """A request's prompt and parameters. Raises ParameterError."""
+        check_request(request)
+        render, options = split_keywords(request.keywords)
+        params = self._params(request.sampling, options)
+        if request.messages is None:
+            return cast(Prompt, request.prompt), params
+        return self._rendered(request.messages, request.tools, render), params
+
+    def _result(self, request: Request[R_co], prompt: Prompt, completion: Completion) -> R_co:
+        if request.messages is None:
+            return cast(R_co, completion)
+        return cast(R_co, self.parse_reply(completion, prompt))
+
     def _submit(
         self,
-        ids: Sequence[int],
+        prompt: Prompt,
         params: SamplingParams,
         adapters: Scales | None,
         timeout: float | None,
@@ -263,6 +373,7 @@ class Generating:
         lookahead: int | None = None,
         wait: bool = False,
     ) -> Generation:
+        ids = self.encode(prompt)
         if not ids:
             raise ParameterError("the prompt holds no tokens")
         deadline = deadline_of(timeout)
@@ -301,34 +412,6 @@ class Generating:
                     raise
 
 
-def as_ids(prompt: Iterable[int]) -> list[int]:
-    """Token ids as a list. Raises ParameterError for bytes, booleans and other types."""
-    if isinstance(prompt, bytes | bytearray | memoryview | Mapping | AbstractSet):
-        raise ParameterError(
-            f"a prompt is text or token ids, not {type(prompt).__name__}",
-            hint="give text, or a list of ids",
-        )
-    try:
-        ids = list(prompt)
-        if any(isinstance(token, bool | np.bool_) for token in ids):
-            raise ParameterError("a prompt is text or token ids, found a boolean among them")
-        return [operator.index(token) for token in ids]
-    except TypeError as error:
-        raise ParameterError(f"a prompt is text or token ids: {error}") from error
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """The deadline for a timeout, on the clock of time.monotonic. Raises ParameterError."""
-    if timeout is None:
-        return None
-    if not (real(timeout) and timeout > 0):
-        raise ParameterError(f"timeout must be above 0 seconds, found {shown(timeout)}")
-    return time.monotonic() + float(min(timeout, FOR_EVER))
-
-
-def _check_request(request: object) -> None:
-    if not isinstance(request, Request):
-        raise ParameterError(
-            f"a batch is of lorakit.Request, not {shown(request)}",
-            hint='lorakit.Request(prompt="...", adapters={"name": 1.0})',
-        )
+def _reasons(prompt: Prompt | None) -> bool | None:
+    """Whether the answer to a prompt begins within reasoning; None where that is not known."""
+    return prompt.reasons if isinstance(prompt, ChatPrompt) else None

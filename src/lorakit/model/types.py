@@ -4,42 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.messages import Message
+from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
-from lorakit.runtime.generation import Completion
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.generation import Completion, FinishReason, Usage
+from lorakit.runtime.sampling import Choice, SamplingOptions, SamplingParams, sampling_params
 from lorakit.text.image_ids import Vectors
 from lorakit.values import shown
 
 Prompt = str | Sequence[int]
+Tools = Sequence[Mapping[str, Any]]
+ReplyReason = FinishReason | Literal["tool_calls"]
+
+
+class ChatKeywords(SamplingOptions, total=False):
+    """What conversations take as keywords: RenderOptions' and every sampling parameter."""
+
+    chat_template_kwargs: Mapping[str, Any]
+    enable_thinking: bool | None
+    control_tokens: ControlTokens | None
+
+
+class RenderKeywords(TypedDict, total=False):
+    """Those of ChatKeywords that make the prompt."""
+
+    chat_template_kwargs: Mapping[str, Any]
+    enable_thinking: bool | None
+    control_tokens: ControlTokens | None
+
+
+def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptions]:
+    """What makes the prompt, and what chooses tokens. Raises ParameterError for a wrong value."""
+    rendering = {k: v for k, v in keywords.items() if k in RenderKeywords.__annotations__}
+    sampling = {k: v for k, v in keywords.items() if k not in rendering}
+    options = RenderOptions(**rendering) if rendering else DEFAULT  # type: ignore[arg-type]
+    return options, cast(SamplingOptions, sampling)
 
 
 class ChatPrompt(list[int]):
     """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
-    images: float32 vectors [positions, embedding] by digest.
+    images: float32 vectors [positions, embedding] by digest. reasons: whether the prompt ends
+    within reasoning that its template opened; None where that is not known.
     """
 
-    def __init__(self, ids: Sequence[int], images: Mapping[int, Vectors] | None = None) -> None:
+    def __init__(
+        self,
+        ids: Sequence[int],
+        images: Mapping[int, Vectors] | None = None,
+        *,
+        reasons: bool | None = None,
+    ) -> None:
         super().__init__(ids)
         self.images: Mapping[int, Vectors] = images or {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One entry of `Model.batch`: a prompt with its own adapters and sampling."""
-
-    prompt: Prompt
-    adapters: Scales | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-
-    def __post_init__(self) -> None:
-        """Raises ParameterError."""
-        if not isinstance(self.sampling, SamplingParams):
-            raise ParameterError(f"sampling must be SamplingParams, found {shown(self.sampling)}")
+        self.reasons = reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +97,111 @@ class ChatReply:
         """The answer as a message to append to the conversation (OpenAI's format)."""
         return self.parsed.to_message()
 
+    @property
+    def finish_reason(self) -> ReplyReason:
+        """Why it ended: "tool_calls" where it stopped with calls, else as its completion says."""
+        reason = self.completion.finish_reason
+        return "tool_calls" if reason == "stop" and self.tool_calls else reason
+
+    @property
+    def tokens(self) -> tuple[Choice, ...]:
+        """Every sampled token, as in its completion."""
+        return self.completion.tokens
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens, counted."""
+        return self.completion.usage
+
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEnd:
+    """The end of a streamed reply: all of it."""
+
+    reply: ChatReply
+
+
+Event = TextDelta | ReasoningDelta | CallEnd | Withdrawn | ReplyEnd
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Request(Generic[R_co]):
+    """One entry of `Model.batch`: a prompt or a conversation, with its own adapters and sampling.
+
+    Exactly one of prompt (the result is a Completion) and messages (a ChatReply). keywords: as of
+    `complete` and `chat`, such as max_tokens=5.
+    """
+
+    prompt: Prompt | None
+    messages: Sequence[Message] | None
+    tools: Tools | None
+    adapters: Scales | None
+    sampling: SamplingParams | None
+    keywords: ChatKeywords
+
+    @overload
+    def __init__(
+        self: Request[Completion],
+        *,
+        prompt: Prompt,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        **keywords: Unpack[SamplingOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Request[ChatReply],
+        *,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        **keywords: Unpack[ChatKeywords],
+    ) -> None: ...
+    def __init__(
+        self,
+        *,
+        prompt: Prompt | None = None,
+        messages: Sequence[Message] | None = None,
+        tools: Tools | None = None,
+        adapters: Scales | None = None,
+        sampling: SamplingParams | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Raises ParameterError."""
+        if (prompt is None) == (messages is None):
+            found = "neither" if prompt is None else "both"
+            raise ParameterError(
+                f"a Request has a prompt or messages, found {found}",
+                hint='Request(prompt="...") or Request(messages=[{"role": "user", ...}])',
+            )
+        options, rest = split_keywords(cast(ChatKeywords, keywords))
+        sampling_params(sampling, rest)  # raises what is wrong with them
+        if messages is None and (tools is not None or options != DEFAULT):
+            given = sorted(set(keywords) - set(rest)) + ["tools"] * (tools is not None)
+            raise ParameterError(
+                f"{', '.join(given)}: a prompt that is no conversation has no template",
+                hint="give messages",
+            )
+        for name, value in (
+            ("prompt", prompt),
+            ("messages", messages),
+            ("tools", tools),
+            ("adapters", adapters),
+            ("sampling", sampling),
+            ("keywords", keywords),
+        ):
+            object.__setattr__(self, name, value)
+
+
+def check_request(request: object) -> None:
+    """Raise ParameterError for what is no Request."""
+    if not isinstance(request, Request):
+        raise ParameterError(
+            f"a batch is of lorakit.Request, not {shown(request)}",
+            hint='lorakit.Request(prompt="...", adapters={"name": 1.0})',
+        )

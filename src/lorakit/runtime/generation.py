@@ -27,12 +27,27 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a request cost, in tokens. cached_tokens: those of the prompt that were not computed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Those of prompt and answer."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A finished generation. `str()` of it is its text.
 
     tokens: every sampled token, the one that stopped it included, with log probabilities where
     they were asked for. cached_tokens: how many prompt tokens came from the prefix cache.
     adapters: (name, scale) active at the end. Times are seconds from submission.
+    completion_tokens: how many tokens it has, also where only their number is known.
     """
 
     text: str
@@ -43,6 +58,20 @@ class Completion:
     adapters: tuple[tuple[str, float], ...]
     first_token_seconds: float
     seconds: float
+    completion_tokens: int = -1  # as many as `tokens` holds
+
+    def __post_init__(self) -> None:
+        if self.completion_tokens < 0:
+            object.__setattr__(self, "completion_tokens", len(self.tokens))
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens, counted."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
 
     def __str__(self) -> str:
         return self.text
@@ -278,6 +307,11 @@ class Stream:
         self._generation.cancel()
 
     close = cancel
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was stopped before its end."""
+        return self._generation.state == "cancelled"
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the Completion. Raises the request's error, or TimeoutError."""

@@ -11,7 +11,9 @@ from lorakit.model.types import Request
 from lorakit.runtime.generation import Completion, Stream
 
 
-def answers(model: Model, requests: Sequence[Request], in_flight: int) -> Generator[Completion]:
+def answers(
+    model: Model, requests: Sequence[Request[Completion]], in_flight: int
+) -> Generator[Completion]:
     """The answers in the order of the requests, at most `in_flight` of which run or wait.
 
     Requests may name different adapters; they run in one batch as far as the engine can. Raises
@@ -32,8 +34,9 @@ def answers(model: Model, requests: Sequence[Request], in_flight: int) -> Genera
             stream.cancel()
 
 
-def _submitted(model: Model, request: Request, others: bool) -> Stream | None:
+def _submitted(model: Model, request: Request[Completion], others: bool) -> Stream | None:
     """The request as it runs; None where the model's queue has no room before others end."""
+    assert request.prompt is not None, "a Request of a Completion has a prompt"
     try:
         return model.stream(
             request.prompt, adapters=request.adapters, sampling=request.sampling, lookahead=None

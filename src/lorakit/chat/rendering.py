@@ -1,0 +1,63 @@
+"""How a conversation becomes a prompt, beside its messages and tools: what a caller may choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from lorakit.chat.messages import prepare_variables
+from lorakit.errors import ParameterError
+from lorakit.values import among, shown
+
+ControlTokens = Literal["text", "template"]
+GIVEN = ("messages", "tools", "add_generation_prompt")  # what a template is given in any case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions:
+    """What reaches the chat template, and what control tokens in messages are.
+
+    chat_template_kwargs: variables of the template, such as {"date_string": "1 Jan 2026"}; one
+    that it does not read is an error. enable_thinking: the same as that variable. control_tokens:
+    what a control token such as <|im_end|> is where a message spells it: "text", or what the
+    template's own are ("template"). None is text in the results of tools alone.
+    Raises ParameterError.
+    """
+
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    enable_thinking: bool | None = None
+    control_tokens: ControlTokens | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.chat_template_kwargs, Mapping):
+            raise ParameterError(
+                "chat_template_kwargs are variables by name, not "
+                f"{shown(self.chat_template_kwargs)}"
+            )
+        if taken := sorted(set(GIVEN) & self.chat_template_kwargs.keys()):
+            raise ParameterError(
+                "chat_template_kwargs cannot replace what every template is given", items=taken
+            )
+        plain = prepare_variables(self.chat_template_kwargs)
+        object.__setattr__(self, "chat_template_kwargs", plain)
+        if not isinstance(self.enable_thinking, bool | None):
+            found = shown(self.enable_thinking)
+            raise ParameterError(f"enable_thinking must be True or False, found {found}")
+        if self.enable_thinking is not None and "enable_thinking" in plain:
+            raise ParameterError("enable_thinking is given twice: in chat_template_kwargs too")
+        if self.control_tokens is not None and not among(
+            self.control_tokens, get_args(ControlTokens)
+        ):
+            found = shown(self.control_tokens)
+            raise ParameterError(f"control_tokens must be 'text' or 'template', not {found}")
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the template is given beside messages and tools."""
+        thinking = self.enable_thinking
+        own = {} if thinking is None else {"enable_thinking": thinking}
+        return {**self.chat_template_kwargs, **own}
+
+
+DEFAULT = RenderOptions()
