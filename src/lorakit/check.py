@@ -6,7 +6,8 @@ It compares names, shapes and values; it knows nothing of formats or engines.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Replacement, Site
-from lorakit.architectures import HEAD, Decoder, ModuleShape
+from lorakit.architectures import HEAD, Decoder, ModuleShape, is_seeing
 from lorakit.base.folder import Base
 from lorakit.base.grown import grown
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _LAYER = re.compile(r"\.(?:layers|h)\.(\d{1,9})\.")
 
 
@@ -46,7 +48,10 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     with what the adapter asks for too, and a vocabulary that becomes the adapter's is a warning.
     Reads every value of the adapter once, and the base's weights only for a recorded fingerprint.
     """
+    text, seeing = without_seeing(adapter)
+    adapter = text if text.deltas or text.replacements else adapter
     found = [*_notes(adapter), *_dead(adapter), *_tiny(adapter)]
+    found += _seeing(seeing) if adapter is text else []
     if isinstance(base, Base):
         larger = grown(base, [(adapter, 1.0)]).decoder
         found += [*misfits(adapter, larger), *_precondition(adapter, base)]
@@ -95,6 +100,54 @@ def require_fit(adapter: Adapter, base: Decoder | Base) -> None:
         hint="open the base that the adapter was trained on"
         + (f": {adapter.precondition.name}" if adapter.precondition.name else ""),
     )
+
+
+def without_seeing(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
+    """The adapter without its parts for what sees or hears, and their names.
+
+    They are of a model that holds this one's text, and cannot act on text.
+    """
+    names = [*adapter.modules, *(r.name for r in adapter.replacements)]
+    seeing = tuple(name for name in names if is_seeing(name))
+    if not seeing:
+        return adapter, ()
+    kept = replace(
+        adapter,
+        deltas=tuple(d for d in adapter.deltas if not is_seeing(d.module)),
+        magnitudes=tuple(m for m in adapter.magnitudes if not is_seeing(m.module)),
+        replacements=tuple(r for r in adapter.replacements if not is_seeing(r.name)),
+    )
+    return kept, seeing
+
+
+def for_text(adapter: Adapter) -> Adapter:
+    """`without_seeing`, with a note of it in the adapter's `reading`.
+
+    One that has no other parts is as it was, and fits no base of text.
+    """
+    kept, seeing = without_seeing(adapter)
+    if not seeing or not (kept.deltas or kept.replacements):
+        return adapter
+    notes = (*adapter.reading.notes, left_out_note(seeing))
+    return replace(kept, reading=replace(adapter.reading, notes=notes))
+
+
+def left_out_note(seeing: Sequence[str]) -> str:
+    """What is said of parts that were left out: how many, and of which kinds."""
+    kinds = Counter(_NUMBER.sub(".N", name) for name in seeing)
+    named = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in kinds.items())
+    return f"{len(seeing)} parts for what sees are left out, as they cannot act on text: {named}"
+
+
+def _seeing(names: Sequence[str]) -> Iterator[Mismatch]:
+    if names:
+        yield Mismatch(
+            item="what sees",
+            expected="parts for text",
+            found=left_out_note(names),
+            advice="the parts for text act; lorakit merge keeps the others in a base that sees",
+            severity="warning",
+        )
 
 
 def without_unchanged(adapter: Adapter, base: Base) -> Adapter:
@@ -254,12 +307,20 @@ def _module_advice(module: str, modules: Mapping[str, ModuleShape]) -> str:
     fused = [name for name in siblings if modules[name].parts]
     if fused:
         return f"the base keeps it in {' or '.join(fused)}"
+    if is_seeing(module):
+        return _SEES
     if any(name.startswith(f"{parent}.experts.") for name in modules):
         return f"the base has experts there, such as {parent}.experts.up_proj"
     return "the adapter was trained on another base"
 
 
+_SEES = "it is for a part that sees, and cannot act on text; lorakit merge takes it where the base "
+_SEES += "has that part"
+
+
 def _prefix_advice(module: str) -> str:
+    if is_seeing(module):
+        return _SEES
     if ".language_model." in module:
         return "the adapter was trained on a multimodal model that contains this base's kind"
     return "the adapter was trained on another kind of model"

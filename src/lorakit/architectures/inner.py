@@ -15,6 +15,14 @@ from lorakit.errors import BaseModelError
 
 Spelling = tuple[tuple[str, str], ...]  # beginnings of names: the model class's, the files'
 CONFIG = "text_config"
+# Steps under which models that see or hear keep the parts that do: of Gemma 3 and 3n, Llava,
+# Qwen-VL, Mllama, as transformers and their own code call them.
+SEEING = frozenset(
+    {
+        *("vision_tower", "vision_model", "vision_encoder", "visual", "embed_vision"),
+        *("multi_modal_projector", "mm_projector", "audio_tower", "embed_audio"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,31 @@ def in_files(name: str, spelling: Spelling) -> str:
         if name.startswith(before):
             return after + name.removeprefix(before)
     return name
+
+
+def is_seeing(name: str) -> bool:
+    """Whether a module or a parameter is of a part that sees or hears, by how its name begins.
+
+    No model of text has such a name.
+    """
+    return not SEEING.isdisjoint(name.split(".")[:3])
+
+
+def seeing_in_files(name: str, names: Collection[str]) -> str | None:
+    """What files that hold `names` call a parameter of a part that sees; None: they lack it.
+
+    The class calls it `model.vision_tower.encoder...`, or `vision_tower.vision_model.encoder...` in
+    transformers 4, of which published files leave out one, the other, or nothing.
+    """
+    wanted = _seeing_key(name)
+    return next((held for held in names if _seeing_key(held) == wanted), None)
+
+
+def _seeing_key(name: str) -> tuple[str, ...]:
+    steps = name.split(".")
+    at = next((n for n, step in enumerate(steps[:3]) if step in SEEING), 0)
+    nested = steps[at : at + 2] == ["vision_tower", "vision_model"]
+    return (steps[at], *steps[at + 1 + nested :])
 
 
 def is_other(config: Config, name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.grown import grown
-from lorakit.check import Mismatch, check, is_dead
+from lorakit.check import Mismatch, check, for_text, is_dead
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
@@ -58,7 +58,7 @@ def command(
     if partial:
         found = [_taken(mismatch) for mismatch in found]
     errors = sum(mismatch.severity == "error" for mismatch in found)
-    engines = {} if errors else _engines(loaded, larger)
+    engines = {} if errors else _engines(for_text(loaded), larger)
     whole, alive = not loaded.reading.missing, not is_dead(loaded)
     if json:
         mismatches = [asdict(mismatch) for mismatch in found]

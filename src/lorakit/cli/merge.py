@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
+from lorakit.check import for_text
 from lorakit.cli.output import note, print_json, say, size
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
@@ -115,6 +116,7 @@ def read(
         path = said.path
         place = fetched(path, allow_private=allow_private)
         adapter = read_adapter(place, base.decoder, **reading)
+        adapter = adapter if base.left_out else for_text(adapter)
         scale = default_scale(place) if said.scale is None else said.scale
         if said.absolute is not None:
             adapter, scale = at_scale(adapter, said.absolute), 1.0

@@ -237,7 +237,7 @@ def _chosen(
         scale = config.scale if config else 1.0
         fetched = partial(get, source=config.source) if config else get
         reference = choice if isinstance(choice, Adapter) else choice.path
-        read = ready(choice, base, fetched)
+        read = ready(choice, base, fetched, text_alone=not base.left_out)
         name = unused_name(given or (config.name if config else "adapter"), found)
         found[name] = Chosen(
             name=name,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
-from lorakit.check import misfits
+from lorakit.check import for_text, misfits
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
 from lorakit.files.gguf import is_gguf
@@ -208,7 +208,8 @@ def _belongs(adapter: Adapter, decoder: Decoder | None) -> bool:
     """Whether all that is there fits the base; else that it does not is what is to be said."""
     if decoder is None:
         return True
-    return not any(found.severity == "error" for found in misfits(adapter, decoder))
+    found = misfits(for_text(adapter), decoder)
+    return not any(mismatch.severity == "error" for mismatch in found)
 
 
 def read_any(path: Path, decoder: Decoder | None, **options: Any) -> Adapter:

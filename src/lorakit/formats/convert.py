@@ -11,7 +11,7 @@ from lorakit.architectures import Decoder
 from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
 from lorakit.base.grown import grown
-from lorakit.check import require_fit, without_unchanged
+from lorakit.check import for_text, require_fit, without_seeing, without_unchanged
 from lorakit.errors import ParameterError, UnsupportedError
 from lorakit.formats import (
     FORMATS,
@@ -101,6 +101,10 @@ def convert(
         name=name,
         partial=partial,
     )
+    seeing: tuple[str, ...] = ()
+    if base is not None and lossy:
+        _, seeing = without_seeing(adapter)
+        adapter = for_text(adapter)
     if base is not None:
         decoder = _fitted(adapter, base)
         adapter = without_unchanged(adapter, base)
@@ -116,7 +120,7 @@ def convert(
         _require_inputs(base.exported)
     if lossy:
         adapter, faults = leave_out(adapter, express, decoder)
-        dropped = tuple(str(fault) for fault in faults)
+        dropped = (*(f"{name}: for a part that sees" for name in seeing), *map(str, faults))
     elif express is not row.cannot_express:
         require_expressible(express(adapter, decoder), "the graph of this export")
     if base is not None and decoder is not None:

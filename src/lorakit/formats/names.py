@@ -13,7 +13,7 @@ from collections.abc import Iterable, Set
 from dataclasses import replace
 
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
-from lorakit.architectures import Decoder
+from lorakit.architectures import Decoder, is_seeing
 
 # Steps that are of a wrapper whatever follows, by what makes them.
 WRAPPERS = {
@@ -67,7 +67,9 @@ def asking_unwrapped(pattern: str) -> str:
 def is_canonical(module: str) -> bool:
     """Whether a name is the path of a module in a model of text, as far as the name alone tells."""
     steps = module.split(".")
-    if steps[0] in _NO_ROOT or _BLOCK.fullmatch(module) or set(steps) & _WRAPPING:
+    if is_seeing(module) or set(steps) & _WRAPPING:
+        return False
+    if steps[0] in _NO_ROOT or _BLOCK.fullmatch(module):
         return False
     return not (steps[0] in BEFORE and len(steps) > 1 and steps[1] in BEFORE - {"transformer"})
 

@@ -22,7 +22,7 @@ from lorakit.base.exported import RECORD
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.base.grown import VOCABULARY, grown, vocabulary_tensors
-from lorakit.check import require_fit
+from lorakit.check import require_fit, without_seeing
 from lorakit.errors import (
     AdapterError,
     MismatchError,
@@ -94,7 +94,7 @@ def merge(
     opened = base if isinstance(base, Base) else open_base(base)
     larger = grown(opened, adapters)
     for adapter, _ in adapters:
-        require_fit(adapter, larger.decoder)
+        require_fit(_text_of(adapter, opened), larger.decoder)
     origin = _origin(opened, tokenizer)
     todo = plan(origin.base if larger is opened else larger, adapters)
     if larger is not opened:
@@ -131,7 +131,7 @@ def unmerge(
     if not force:
         require_merged(record, adapters)
     for adapter, _ in adapters:
-        require_fit(adapter, merged.decoder)
+        require_fit(_text_of(adapter, merged), merged.decoder)
     _require_invertible(adapters)
     origin = _origin(merged)
     undo = plan(origin.base, [(adapter, -scale) for adapter, scale in adapters])
@@ -162,6 +162,11 @@ def _require(adapters: Sequence[tuple[Adapter, float]], target: Path, dtype: str
         raise ParameterError(f"there is no dtype {shown(dtype)}", hint=f"dtypes: {names}")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} exists", hint="name a new folder")
+
+
+def _text_of(adapter: Adapter, base: Base) -> Adapter:
+    """What of an adapter must fit the text; what else a base that sees must hold, its plan says."""
+    return without_seeing(adapter)[0] if base.left_out else adapter
 
 
 def _require_invertible(adapters: Sequence[tuple[Adapter, float]]) -> None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Replacement, Site
-from lorakit.architectures import HEAD, describe
+from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
+from lorakit.architectures import HEAD, describe, is_seeing, seeing_in_files
 from lorakit.base.folder import Base
 from lorakit.errors import UnsupportedError
 from lorakit.merge.change import Change, Term
-from lorakit.merge.places import bias_term, delta_uses, parameter_parts, places, term
+from lorakit.merge.places import Place, Use, bias_term, delta_uses, parameter_parts, places, term
 
 Scaled = Sequence[tuple[Adapter, float]]
 
@@ -135,6 +135,10 @@ class _Planner:
     def replaced(self, replacement: Replacement) -> Iterator[tuple[Replacement, str]]:
         """The replacement and the use it is for; a tied table has two under either name."""
         table = f"{self.base.decoder.embedding}.weight"
+        if is_seeing(replacement.name):
+            if found := self.left_out(replacement.name, replacement.value.shape):
+                yield replace(replacement, name=found), found
+            return
         if not self.base.decoder.tied or replacement.name not in (table, f"{HEAD}.weight"):
             for part in parameter_parts(self.base, replacement):
                 yield part, part.name
@@ -148,12 +152,33 @@ class _Planner:
         """One term for each place of each use of a delta."""
         magnitudes = {m.module: m.value for m in adapter.magnitudes}
         for delta in adapter.deltas:
+            if is_seeing(delta.module):
+                self.seeing(delta, scale, magnitudes.get(delta.module))
+                continue
             for use in delta_uses(delta, self.base.decoder.embedding):
                 tied = use.module == HEAD and self.base.decoder.tied
                 for place in places(self.base, use.module):
                     into = self.uses[self.head if tied else place.name]
                     into.terms.append(term(place, use, scale, magnitudes.get(delta.module)))
                     into.keys.append((id(delta), scale))
+
+    def seeing(self, delta: Delta, scale: float, magnitude: Array | None) -> None:
+        """What a delta does to a part that sees, which the base keeps beside its text."""
+        shape = (delta.out_features, delta.in_features)
+        if name := self.left_out(f"{delta.module}.weight", shape):
+            use = Use(delta=delta, module=delta.module, flipped=False)
+            self.uses[name].terms.append(term(Place(name=name), use, scale, magnitude))
+            self.uses[name].keys.append((id(delta), scale))
+
+    def left_out(self, parameter: str, shape: tuple[int, ...]) -> str | None:
+        """The stored name of a parameter that the text model leaves out; a fault where it has no
+        such one."""
+        name = seeing_in_files(parameter, self.base.left_out)
+        if name is not None and self.base.tensors[name].shape == shape:
+            return name
+        held = "none" if name is None else f"one of {list(self.base.tensors[name].shape)}"
+        self.faults.append(f"{parameter}: {list(shape)}, of which the base has {held}")
+        return None
 
     def biases(self, adapter: Adapter, scale: float) -> None:
         """What B's bias adds to the module's own, which a config may have to announce."""
@@ -162,7 +187,11 @@ class _Planner:
                 continue
             name = f"{delta.module}.bias"
             stored = self.base.file_name(name)
-            if delta.site is not Site.LINEAR:
+            if is_seeing(name):
+                if found := self.left_out(name, delta.bias.shape):
+                    self.uses[found].terms.append(bias_term(delta.bias, delta.scale * scale))
+                    self.uses[found].keys.append((id(delta), scale))
+            elif delta.site is not Site.LINEAR:
                 self.faults.append(f"{delta.module}: a bias of B on an embedding")
             elif name in self.base or stored in self.plan.added or self.announce(name):
                 self.uses[stored].terms.append(bias_term(delta.bias, delta.scale * scale))

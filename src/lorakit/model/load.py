@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
-from lorakit.check import without_unchanged
+from lorakit.check import for_text, without_unchanged
 from lorakit.errors import FormatError, ParameterError
 from lorakit.formats import read_adapter
 from lorakit.formats.folder import member, read_object
@@ -31,9 +31,15 @@ class Ready:
     place: Path | None = None
 
 
-def ready(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
-    """An adapter with what is known of it, as it is for this base; errors as of `read_one`."""
-    return settled(read_one(reference, base, fetch), base)
+def ready(
+    reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch, *, text_alone: bool = True
+) -> Ready:
+    """An adapter with what is known of it, as it is for this base; errors as of `read_one`.
+
+    text_alone: what is for a part that sees is left out, with a note.
+    """
+    found = read_one(reference, base, fetch)
+    return settled(found, base, text_alone=text_alone)
 
 
 def read_one(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) -> Ready:
@@ -57,9 +63,10 @@ def read_one(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) ->
     return Ready(adapter=adapter, source=source, default_scale=default, place=place)
 
 
-def settled(found: Ready, base: Base) -> Ready:
-    """What was read, without what the base holds just so."""
-    adapter = without_unchanged(found.adapter, base)
+def settled(found: Ready, base: Base, *, text_alone: bool = True) -> Ready:
+    """What was read, without what the base holds just so, and what cannot act on text."""
+    adapter = for_text(found.adapter) if text_alone else found.adapter
+    adapter = without_unchanged(adapter, base)
     adapter.digest  # noqa: B018  # computed here, not on the engine's thread
     return replace(found, adapter=adapter)
 

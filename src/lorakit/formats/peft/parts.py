@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from lorakit.adapter import Array
+from lorakit.architectures import is_seeing
 from lorakit.errors import FormatError, UnsupportedError
 from lorakit.formats.folder import is_name
 from lorakit.formats.names import unwrapped
@@ -228,6 +229,8 @@ def _classify(name: str) -> tuple[str, str]:
     for end, kind in ((".weight", "saved weight"), (".bias", "saved bias")):
         if name.endswith(end) and len(name) > len(end):
             return kind, name[: -len(end)]
+    if is_seeing(name):
+        return "saved parameter", name  # a projector's matrix has a name of its own
     return "", "not part of any LoRA layer that lorakit knows"
 
 
@@ -243,6 +246,6 @@ def _fault(kind: str, module: str, array: Array) -> str:
     if 0 in array.shape:
         return f"an empty tensor {list(array.shape)}; sharded weights that were not gathered?"
     dims = 1 if kind in ("bias", "magnitude", "base bias", "saved bias") else 2
-    if array.ndim != dims and not kind.endswith(" weight"):
+    if array.ndim != dims and not kind.endswith((" weight", " parameter")):
         return f"expected {dims} dimensions, found {list(array.shape)}"
     return ""

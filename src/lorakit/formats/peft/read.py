@@ -229,6 +229,9 @@ def _check_saved(config: LoraConfig, parts: Parts) -> None:
             )
 
 
+    for name in parts.of("saved parameter"):
+        if not any(is_saved(name, saved) for saved in config.modules_to_save):
+            parts.faults.append(f"{name}: not in the config's modules_to_save")
 def _pairs(parts: Parts, a: str, b: str, site: Site, resolver: Resolver) -> list[Delta]:
     tops, bottoms, biases = parts.of(a), parts.of(b), parts.of("bias")
     for module in sorted(tops.keys() ^ bottoms.keys()):
@@ -305,7 +308,8 @@ def _replacements(config: LoraConfig, resolver: Resolver, parts: Parts) -> list[
             site = _COPIES.get(module.rpartition(".")[2]) if copied else None
             name = f"{module}.{kind.rpartition(' ')[2]}"
             found.append(Replacement(name=name, value=value, site=site))
-    return found
+    bare = parts.of("saved parameter").items()
+    return [*found, *(Replacement(name=name, value=value) for name, value in bare)]
 
 
 _COPIES = {"embed_tokens": Site.INPUT, "wte": Site.INPUT, "lm_head": Site.OUTPUT}
