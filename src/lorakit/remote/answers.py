@@ -1,0 +1,280 @@
+"""What a server's events say: pieces of text, reasoning and calls, then how it ended.
+
+Every field that is used is checked; a wrong one is the server's fault, and the request's alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lorakit.chat.calls import BadCallError, Malformed, ParsedReply, ToolCall, check_call
+from lorakit.chat.events import CallEnd, Delta, ReasoningDelta, TextDelta
+from lorakit.errors import LorakitError, RequestError, ServerError
+from lorakit.files.bounded import parse_json
+from lorakit.remote.refusals import RefusalError
+from lorakit.runtime.generation import Completion
+from lorakit.runtime.sampling import Choice
+from lorakit.values import real, shown, whole
+
+Finish = Literal["stop", "length"]
+Break = Callable[[str], LorakitError]  # Connection.broken
+TokenId = Callable[[str], int | None]
+MAX_CALLS = 1000
+REASONS = ("reasoning_content", "reasoning")  # the same, as two servers have it
+FINISHES: Mapping[str, Finish] = {
+    "stop": "stop",
+    "tool_calls": "stop",
+    "function_call": "stop",
+    "eos": "stop",
+    "length": "length",
+    "model_length": "length",
+}
+_AS_IDS = "token_id:"  # how vLLM writes an id in a text's place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens, as the server counts them; 0 where it does not say."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+class Piece(str):
+    """A piece of text, with the deltas that it is made of."""
+
+    deltas: tuple[Delta, ...] = ()
+
+    @classmethod
+    def of(cls, deltas: Sequence[Delta]) -> Piece:
+        piece = cls("".join(one.text for one in deltas if isinstance(one, TextDelta)))
+        piece.deltas = tuple(deltas)
+        return piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteCompletion(Completion):
+    """A Completion with its reply, which the server took apart."""
+
+    parsed: ParsedReply = field(repr=False)
+
+
+class Answer:
+    """An answer that is being read. `take` gives what an event adds; then `finish` and the rest."""
+
+    def __init__(self, broken: Break, token_id: TokenId, top: int | None) -> None:
+        """top: how many alternatives were asked for; None: no log probabilities."""
+        self.finish: Finish | None = None
+        self.usage = Usage()
+        self.tokens: list[Choice] = []
+        self._broken, self._token_id, self._top = broken, token_id, top
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _Call] = {}
+        self._ended: list[ToolCall | Malformed] = []
+
+    def take(self, event: object) -> list[Delta]:
+        """What an event adds. Raises RefusalError for an error, and what `broken` makes."""
+        if not isinstance(event, Mapping):
+            raise self._broken(f"an event is an object, not {shown(event)}")
+        if event.get("error"):
+            raise RefusalError.within(event["error"])
+        if event.get("usage") is not None:
+            self.usage = self._usage(event["usage"])
+        choices = event.get("choices", [])
+        if not isinstance(choices, list) or not all(isinstance(one, Mapping) for one in choices):
+            raise self._broken(f"choices are a list of objects, not {shown(choices)}")
+        found: list[Delta] = []
+        for choice in choices:
+            if choice.get("index", 0) != 0:
+                raise self._broken("it sends a choice that was not asked for")
+            found += self._choice(choice)
+        return found
+
+    def reply(self) -> ParsedReply:
+        """The whole of it, taken apart."""
+        return ParsedReply(
+            text=self.text,
+            tool_calls=tuple(one for one in self._ended if isinstance(one, ToolCall)),
+            malformed=tuple(one for one in self._ended if isinstance(one, Malformed)),
+            reasoning="".join(self._reasoning),
+        )
+
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
+    def _choice(self, choice: Mapping[str, Any]) -> Iterable[Delta]:
+        delta = choice.get("delta", choice)
+        if not isinstance(delta, Mapping):
+            raise self._broken(f"a delta is an object, not {shown(delta)}")
+        thought = next((said for name in REASONS if (said := self._said(delta, name))), "")
+        if thought:
+            self._reasoning.append(thought)
+            yield ReasoningDelta(thought)
+        for name in ("content", "text", "refusal"):
+            if said := self._said(delta, name):
+                self._text.append(said)
+                yield TextDelta(said)
+        yield from self._take_calls(delta.get("tool_calls") or ())
+        if self._top is not None and choice.get("logprobs"):
+            self.tokens += self._logprobs(choice["logprobs"], self._top)
+        if (reason := choice.get("finish_reason")) is not None:
+            self.finish = self._finish(reason)
+            yield from self._end_calls()
+
+    def _said(self, delta: Mapping[str, Any], name: str) -> str:
+        said = delta.get(name)
+        if not isinstance(said, str | None):
+            raise self._broken(f"{name} is a text, not {shown(said)}")
+        return said or ""
+
+    def _finish(self, reason: object) -> Finish:
+        if reason == "content_filter":
+            raise RequestError(
+                "the server's content filter ended the answer", hint="say it in other words"
+            )
+        if reason in ("error", "abort", "insufficient_system_resource"):
+            raise ServerError(f"the server gave the answer up: {reason}", hint="try again")
+        if not isinstance(reason, str) or reason not in FINISHES:
+            raise self._broken(f"it ends for a reason that is not known: {shown(reason)}")
+        return FINISHES[reason]
+
+    # Calls.
+
+    def _take_calls(self, calls: Any) -> Iterable[Delta]:
+        if not isinstance(calls, list | tuple):
+            raise self._broken(f"tool_calls are a list, not {shown(calls)}")
+        for said in calls:
+            function = said.get("function") if isinstance(said, Mapping) else None
+            if not isinstance(function, Mapping):
+                raise self._broken(f"a call has a function, not {shown(said)}")
+            begins = bool(function.get("name"))
+            index = said.get("index")
+            if index is None:  # some servers leave it out: a name begins a call
+                index = len(self._calls) - (not begins)
+            if not whole(index) or not 0 <= index < MAX_CALLS:
+                raise self._broken(f"the index of a call is {shown(index)}")
+            if index not in self._calls:
+                yield from self._end_calls()
+                self._calls[index] = _Call(place=len(self.text))
+            call = self._calls[index]
+            if call.ended:
+                raise self._broken(f"it goes on with call {index}, which had ended")
+            call.name += self._said(function, "name")
+            call.id = call.id or self._said(said, "id")
+            call.arguments.append(self._said(function, "arguments"))
+
+    def _end_calls(self) -> Iterable[Delta]:
+        for index, call in self._calls.items():
+            if not call.ended:
+                call.ended = True
+                self._ended.append(ended := call.end(index))
+                if isinstance(ended, ToolCall):
+                    place = sum(isinstance(one, ToolCall) for one in self._ended) - 1
+                    yield CallEnd(place, ended)
+
+    # Numbers.
+
+    def _usage(self, said: object) -> Usage:
+        if not isinstance(said, Mapping):
+            raise self._broken(f"usage is an object, not {shown(said)}")
+        details = said.get("prompt_tokens_details")
+        details = details if isinstance(details, Mapping) else {}
+        return Usage(
+            prompt=self._count(said, "prompt_tokens"),
+            completion=self._count(said, "completion_tokens"),
+            cached=self._count(details, "cached_tokens"),
+        )
+
+    def _count(self, said: Mapping[str, Any], name: str) -> int:
+        value = said.get(name)
+        if value is None:
+            return 0
+        if not whole(value) or not 0 <= value < 1 << 40:
+            raise self._broken(f"{name} is a count of tokens, not {shown(value)}")
+        return int(value)
+
+    def _logprobs(self, said: object, top: int) -> list[Choice]:
+        if not isinstance(said, Mapping):
+            raise self._broken(f"logprobs are an object, not {shown(said)}")
+        content = said.get("content")
+        try:
+            rows = _rows(said) if content is None else [_row(one) for one in content]
+            return [
+                Choice(
+                    self._id(token, number),
+                    _log(value),
+                    tuple((self._id(t, n), _log(v)) for t, n, v in best[:top]),
+                )
+                for token, number, value, best in rows
+            ]
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise self._broken(f"its log probabilities cannot be read: {error!r:.100}") from error
+
+    def _id(self, token: str, number: object) -> int:
+        """A token's id: the server's own, or that of its text."""
+        if whole(number):
+            return int(number)  # type: ignore[call-overload,no-any-return]
+        if token.startswith(_AS_IDS) and (digits := token.removeprefix(_AS_IDS)).isdecimal():
+            return int(digits[:18])
+        found = self._token_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no token {token!r:.40}")
+        return found
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call that comes in pieces."""
+
+    place: int
+    name: str = ""
+    id: str = ""
+    arguments: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    def end(self, index: int) -> ToolCall | Malformed:
+        text = "".join(self.arguments)
+        try:
+            arguments = parse_json(text.encode("utf-8", "surrogatepass")) if text.strip() else {}
+            if not isinstance(arguments, dict):
+                raise ValueError(f"arguments are an object, not {shown(arguments)}")
+            if not self.name:
+                raise ValueError("it has no name")
+            check_call(self.name, arguments, 0)
+        except (ValueError, BadCallError) as error:
+            said = json.dumps({"name": self.name}, ensure_ascii=False)[:-1]
+            whole_text = f'{said}, "arguments": {text}}}'
+            return Malformed(text=whole_text, reason=str(error), position=self.place)
+        return ToolCall(name=self.name, arguments=arguments, id=self.id or f"call_{index}")
+
+
+_Row = tuple[str, Any, Any, list[tuple[str, Any, Any]]]
+
+
+def _row(said: Mapping[str, Any]) -> _Row:
+    """A token as the chat API has it, and llama-server everywhere."""
+    best = [(one["token"], one.get("id"), one["logprob"]) for one in said.get("top_logprobs") or ()]
+    return said["token"], said.get("id"), said["logprob"], best
+
+
+def _rows(said: Mapping[str, Any]) -> list[_Row]:
+    """Tokens as the API of completions has them: columns."""
+    tops = said.get("top_logprobs") or [{}] * len(said["tokens"])
+    return [
+        (token, None, value, [(t, None, v) for t, v in sorted(
+            (best or {}).items(), key=lambda pair: -pair[1]
+        )])
+        for token, value, best in zip(said["tokens"], said["token_logprobs"], tops, strict=True)
+    ]  # fmt: skip
+
+
+def _log(value: object) -> float:
+    if not real(value) or not value <= 0:  # type: ignore[operator]  # NaN is not
+        raise ValueError(f"a log probability is at most 0, not {shown(value)}")
+    return float(value)  # type: ignore[arg-type]
