@@ -15,7 +15,8 @@ from lorakit.drawing.theme import SERIES, Colour, as_hex
 WIDTH = 760.0
 MARGIN = 24.0
 TITLE = 17.0
-_STEPS = 48  # of a bar of colours
+BAR, BAR_HEIGHT = 192.0, 32.0  # of what explains colours
+_STEPS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,27 +180,26 @@ def _pieces(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def colour_bar(
-    right: float,
+    left: float,
     top: float,
-    width: float,
     colour: Callable[[float], Colour],
     marks: Sequence[tuple[float, str]],
     label: str,
 ) -> list[Shape]:
-    """What colours mean: a bar that ends at `right`, marks (share, text) below, its label beside.
+    """What colours mean: a bar, marks (share, text) below it, its label behind it.
 
-    It is 34 pixels high.
+    It is BAR_HEIGHT high.
     """
-    left, step = right - width, width / _STEPS
+    step, left = BAR / _STEPS, round(left)  # whole pixels, so that no seam shows
     shapes: list[Shape] = [
-        Rect(left + n * step, top, step + 0.6, 10, as_hex(colour((n + 0.5) / _STEPS)))
+        Rect(left + n * step, top, step, 10, as_hex(colour((n + 0.5) / _STEPS)))
         for n in range(_STEPS)
     ]
     for share, text in marks:
-        x = left + share * width
+        x = left + share * BAR
         shapes.append(Path(((x, top + 10), (x, top + 14)), "axis"))
         shapes.append(Words(x, top + 26, text, "soft", SIZE, _anchor(share)))
-    shapes.append(Words(left - 12, top + 9, label, "soft", SIZE, "end"))
+    shapes.append(Words(left + BAR + 12, top + 9, label, "soft", SIZE))
     return shapes
 
 

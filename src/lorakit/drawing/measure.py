@@ -12,7 +12,7 @@ def text_width(text: str, size: float, *, bold: bool = False, mono: bool = False
     """Pixels of a line of text. East Asian wide characters count as a full em."""
     if mono:
         return size * sum(1.2 if _is_wide(c) else 0.61 for c in text)
-    return size * (1.07 if bold else 1.0) * sum(map(_advance, text))
+    return size * (1.18 if bold else 1.0) * sum(map(_advance, text))
 
 
 def shortened(text: str, size: float, room: float, *, mono: bool = False) -> str:
@@ -32,7 +32,7 @@ def _advance(letter: str) -> float:
         return 0.37
     if letter in _WIDE:
         return 0.92
-    return 0.72 if letter.isupper() else 0.585
+    return 0.72 if letter.isupper() else 0.61
 
 
 def _is_wide(letter: str) -> bool:

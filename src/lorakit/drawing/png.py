@@ -79,7 +79,7 @@ def _dot(axes: Any, shape: Dot, order: int) -> None:
 def _words(axes: Any, shape: Words, order: int) -> None:
     axes.text(
         shape.x, shape.y, shape.text, color=_colour(shape.ink), fontsize=shape.size * POINT * 0.94,
-        ha=ANCHOR[shape.anchor], va="baseline", weight="semibold" if shape.bold else "normal",
+        ha=ANCHOR[shape.anchor], va="baseline", weight="bold" if shape.bold else "normal",
         family="monospace" if shape.mono else "sans-serif", rotation=90 if shape.upwards else 0,
         rotation_mode="anchor", zorder=order, parse_math=False,
     )  # fmt: skip
