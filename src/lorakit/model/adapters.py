@@ -16,7 +16,13 @@ from typing import Any, Literal, Union, get_args
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet
-from lorakit.errors import ClosedError, NameTakenError, ParameterError, UnknownAdapterError
+from lorakit.errors import (
+    CapabilityError,
+    ClosedError,
+    NameTakenError,
+    ParameterError,
+    UnknownAdapterError,
+)
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
 from lorakit.values import among, finite, real, shown
@@ -29,7 +35,7 @@ SHOWN = 4  # adapters that a repr names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
-    """Facts about a loaded adapter."""
+    """Facts about a loaded adapter. Of one that a server holds, sizes are 0 and the digest empty."""
 
     name: str
     source: str  # its reference, safe to show
@@ -50,7 +56,7 @@ class AdapterInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
     handle: int
-    adapter: Adapter
+    adapter: Adapter | None  # None: a server holds it
     source: str
     default_scale: float
 
@@ -97,6 +103,12 @@ class AdapterTable:
         except BaseException:  # such as Ctrl-C: the handle would be lost
             future.add_done_callback(self._take_back)
             raise
+        return self.enter(name, handle, adapter, source, default_scale)
+
+    def enter(
+        self, name: str, handle: int, adapter: Adapter | None, source: str, default_scale: float
+    ) -> LoadedAdapter:
+        """Know an adapter by a reserved name that the runtime knows by a handle."""
         with self.lock:
             self._reserved.discard(name)
             self._loaded[name] = _Loaded(
@@ -130,9 +142,9 @@ class AdapterTable:
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = self.scales(scales)
-            adapters = self.resolve(scales)
+            done = self._runtime.activate(self.resolve(scales), policy)  # may refuse them
             self._active = scales
-            return self._runtime.activate(adapters, policy)
+            return done
 
     def rescale(
         self, name: str, handle: int, scale: UserScale | None, policy: KvPolicy
@@ -186,7 +198,13 @@ class AdapterTable:
 
     def adapter(self, name: str, handle: int) -> Adapter:
         with self.lock:
-            return self._find(name, handle).adapter
+            adapter = self._find(name, handle).adapter
+        if adapter is None:
+            raise CapabilityError(
+                f"the adapter {name!r} is on the server, and its weights are not here",
+                hint="lorakit.read_adapter reads it from its files",
+            )
+        return adapter
 
     def all_info(self) -> tuple[AdapterInfo, ...]:
         """All loaded adapters: first the active ones, in their order, then the rest."""
@@ -201,7 +219,8 @@ class AdapterTable:
             return "its model is closed" if self._runtime.closed else "unloaded"
         scale = self._active.get(name)
         state = "not active: apply() activates it" if scale is None else f"active at {scale:g}"
-        return f"rank {loaded.adapter.max_rank}, {state}"
+        where = "on the server" if loaded.adapter is None else f"rank {loaded.adapter.max_rank}"
+        return f"{where}, {state}"
 
     def __repr__(self) -> str:
         """Which are loaded, and at what scale; as `describe`, without a lock."""
@@ -221,11 +240,11 @@ class AdapterTable:
             name=name,
             source=loaded.source,
             scale=self._active.get(name),
-            rank=adapter.max_rank,
-            modules=len(adapter.modules),
-            parameters=adapter.parameters,
-            nbytes=adapter.nbytes,
-            digest=adapter.digest,
+            rank=adapter.max_rank if adapter else 0,
+            modules=len(adapter.modules) if adapter else 0,
+            parameters=adapter.parameters if adapter else 0,
+            nbytes=adapter.nbytes if adapter else 0,
+            digest=adapter.digest if adapter else "",
             default_scale=loaded.default_scale,
         )
 
