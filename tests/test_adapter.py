@@ -1,6 +1,7 @@
 """The Adapter value: what it refuses, what makes two equal, what it says of itself."""
 
 import copy
+import hashlib
 import pickle
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
+from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site, in_order
 from lorakit.errors import AdapterError
 
 RNG = np.random.default_rng(3)
@@ -196,3 +197,44 @@ def test_it_goes_to_another_process_and_is_the_same_there():
             other.metadata["x"] = 2
     assert copy.copy(adapter) is adapter
     assert all(array.flags.writeable for _, array in adapter.arrays())
+
+
+LAYERS = ["model.layers.10.x", "model.layers.2.x", "model.layers.1.x", "lm_head"]
+
+
+def of_layers():
+    """Deltas of layers 1, 2 and 10, given in another order."""
+    return Adapter(
+        deltas=tuple(
+            Delta(module=name, a=np.full((1, 2), n, "f4"), b=np.ones((3, 1), "f4"), scale=0.5)
+            for n, name in enumerate(LAYERS)
+        )
+    )
+
+
+def test_layers_come_in_the_order_of_their_numbers():
+    in_numbers = ["lm_head", "model.layers.1.x", "model.layers.2.x", "model.layers.10.x"]
+    assert in_order(LAYERS) == in_numbers == list(of_layers().modules)
+    assert in_numbers != sorted(LAYERS)  # as texts they would not
+    assert in_order(["a1", "a01", "a", "1a", "a1b", "a001", ""]) == [
+        "", "1a", "a", "a001", "a01", "a1", "a1b",
+    ]  # fmt: skip
+    assert in_order(["a" + "9" * 5000, "a" + "1" * 5001])[0] == "a" + "9" * 5000
+    assert in_order(["a²", "a٣", "a10", "a9"])[:2] == ["a9", "a10"]  # only 0 to 9 count
+
+
+def test_a_digest_keeps_the_order_of_texts():
+    """So that digests that were recorded before hold."""
+
+    def by_hand(names):
+        state = hashlib.sha256()
+        for name in names:
+            (delta,) = (d for d in of_layers().deltas if d.module == name)
+            state.update(f"delta {name} linear {(0.5).hex()}\0".encode())
+            for array in (delta.a, delta.b):
+                state.update(f"{array.shape}\0".encode() + array.tobytes())
+        state.update(b"()")
+        return state.hexdigest()
+
+    assert of_layers().digest == by_hand(sorted(LAYERS))
+    assert of_layers().digest != by_hand(in_order(LAYERS))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -25,6 +26,21 @@ from lorakit.errors import AdapterError
 from lorakit.values import FLOAT32_MAX  # engines fold scales in float32
 
 Array = npt.NDArray[Any]
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """A key to sort names by, with numbers in them as numbers: layer 2 comes before layer 10."""
+    parts: list[Any] = _DIGITS.split(name)
+    for at in range(1, len(parts), 2):
+        digits = parts[at].lstrip("0")
+        parts[at] = (len(digits), digits)  # int() refuses very long ones
+    return (tuple(parts), name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of modules or tensors, sorted as `natural` says."""
+    return sorted(names, key=natural)
 
 
 class Site(StrEnum):
@@ -190,12 +206,12 @@ class Adapter:
     _digest: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "deltas", tuple(sorted(self.deltas, key=lambda d: d.key)))
+        object.__setattr__(self, "deltas", tuple(sorted(self.deltas, key=_place)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         claims = Counter(f"delta of {d.module} at {d.site}" for d in self.deltas)
         claims.update(f"{r.kind} of {r.name}" for r in self.replacements)
         claims.update(f"magnitude of {m.module}" for m in self.magnitudes)
-        twice = sorted(name for name, count in claims.items() if count > 1)
+        twice = in_order(name for name, count in claims.items() if count > 1)
         if twice:
             raise AdapterError("the adapter holds a part more than once", items=twice)
 
@@ -293,6 +309,10 @@ class Adapter:
         return [name for name, array in self.arrays() if not _finite(array)]
 
 
+def _place(delta: Delta) -> tuple[Any, ...]:
+    return (natural(delta.module), delta.site.value)
+
+
 def at_scale(adapter: Adapter, scale: float) -> Adapter:
     """The adapter with every delta at this effective scale, in place of its own alpha / r.
 
@@ -346,7 +366,7 @@ def _digest(adapter: Adapter) -> str:
             state.update(str(array.shape).encode() + b"\0")
             state.update(np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8).data)
 
-    for d in adapter.deltas:
+    for d in sorted(adapter.deltas, key=lambda d: d.key):  # as text: digests outlive the order
         put(f"delta {d.module} {d.site} {float(np.float32(d.scale)).hex()}", d.a, d.b)
         if d.bias is not None:
             put("bias", d.bias)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta, Precondition
+from lorakit.adapter import Adapter, Array, Delta, Precondition, natural
 from lorakit.algebra.lowrank import Cut, cut_product
 from lorakit.algebra.parts import joined, measured, products, require_finite, stacked
 from lorakit.algebra.report import ModuleResidual, ResidualReport
@@ -115,7 +115,7 @@ def _by_module(adapters: Sequence[Weighted]) -> list[list[Part]]:
     for number, (adapter, weight) in enumerate(adapters):
         for delta in adapter.deltas:
             table.setdefault(delta.key, []).append((number, delta, weight))
-    return [table[key] for key in sorted(table)]
+    return [table[key] for key in sorted(table, key=lambda key: (natural(key[0]), key[1]))]
 
 
 def _active(parts: Sequence[Part]) -> list[Part]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.adapter import Array
+from lorakit.adapter import Array, in_order
 from lorakit.architectures import (
     HEAD,
     Decoder,
@@ -130,7 +130,7 @@ class Base:
         tensors: dict[str, Array] = {}
         for file in files:
             found = open_safetensors(file).tensors
-            twice = sorted(found.keys() & tensors.keys())
+            twice = in_order(found.keys() & tensors.keys())
             if twice:
                 raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
             tensors |= found
@@ -144,7 +144,7 @@ class Base:
             decoder=decoder,
             tensors=tensors,
             files=tuple(file.absolute() for file in files),
-            left_out=tuple(sorted(name for name in tensors if is_other(given, name))),
+            left_out=tuple(in_order(name for name in tensors if is_other(given, name))),
             _stored=stored,
             _spelling=spelling,
             _given=given,

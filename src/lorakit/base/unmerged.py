@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from lorakit.adapter import in_order
 from lorakit.errors import BaseModelError
 
 _PARTS = re.compile(
@@ -20,7 +21,7 @@ SHOWN = 5
 
 def require_plain(folder: Path, names: Iterable[str]) -> None:
     """BaseModelError where some tensors are an adapter's."""
-    found = sorted(name for name in names if _PARTS.search(name))
+    found = in_order(name for name in names if _PARTS.search(name))
     if found:
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         raise BaseModelError(

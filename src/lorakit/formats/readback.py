@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array
+from lorakit.adapter import Adapter, Array, in_order
 from lorakit.check import LOST, lost
 from lorakit.errors import FormatError, UnsupportedError
 
@@ -31,7 +31,7 @@ def require_same(wanted: Adapter, found: Adapter, format_: str) -> None:
     before, after = dict(_outline(wanted)), dict(_outline(found))
     lost = [
         name
-        for name in sorted(before.keys() | after.keys())
+        for name in in_order(before.keys() | after.keys())
         if name not in before or name not in after or not _equal(before[name], after[name])
     ]
     if lost:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
+from lorakit.adapter import Adapter, Array, Delta, Replacement, Site, in_order
 from lorakit.architectures import HEAD, describe, is_seeing, seeing_in_files
 from lorakit.base.folder import Base
 from lorakit.errors import UnsupportedError
@@ -111,7 +111,7 @@ class _Planner:
         if self.faults:
             return
         self.plan.replaced = tuple(
-            sorted({r.name for a, _ in self.adapters for r in a.replacements})
+            in_order({r.name for a, _ in self.adapters for r in a.replacements})
         )
         if self.base.decoder.tied:
             self.untie()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta, Site
+from lorakit.adapter import Adapter, Array, Delta, Site, in_order
 from lorakit.base.folder import Base
 from lorakit.verify.verdict import F64, Evidence, evidence
 
@@ -32,7 +32,7 @@ def weight_evidence(
     unread = any(each.is_gguf or each.exported is not None for each in (base, merged))
     if unread or not all(_is_plain(a) for a, _ in adapters.values()):
         return ()
-    names = sorted({delta.module for adapter, _ in adapters.values() for delta in adapter.deltas})
+    names = in_order({delta.module for adapter, _ in adapters.values() for delta in adapter.deltas})
     found: list[Evidence] = []
     for module in names:
         weight, stored = base.weight(module), merged.weight(module)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.adapter import Adapter, Array, Delta, Replacement, Site
+from lorakit.adapter import Adapter, Array, Delta, Replacement, Site, in_order
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.attached import Attached, Dora, Factors, Floats, Table
 from lorakit.engines.replaced import uses
@@ -93,7 +93,7 @@ class _Attaching:
             head=tuple(heads),
             weights={
                 name.removesuffix(".weight"): _as_factors(self._weight(name))
-                for name in sorted({*self.whole, *self.rows} - {table, head})
+                for name in in_order({*self.whole, *self.rows} - {table, head})
                 if name.endswith(".weight") and name.removesuffix(".weight") not in every
             },
             biases={

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
-from lorakit.adapter import Array
+from lorakit.adapter import Array, in_order
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError, EngineError
 
@@ -76,7 +76,7 @@ def load_model(
         raise EngineError(
             f"transformers {transformers.__version__} cannot load {base.name}: {error!r:.500}"
         ) from error
-    lacking = sorted(str(name) for name in {*report["missing_keys"], *report["mismatched_keys"]})
+    lacking = in_order(str(name) for name in {*report["missing_keys"], *report["mismatched_keys"]})
     if lacking:
         raise EngineError(
             f"transformers {transformers.__version__} found no weights for parts of {base.name}",

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.func import functional_call
 
+from lorakit.adapter import in_order
 from lorakit.architectures import HEAD
 from lorakit.engines.protocol import AdapterSet
 from lorakit.engines.torch import layers
@@ -144,7 +145,7 @@ class _Builder:
         if twice:
             raise AdapterError(
                 "two adapters replace the same parameters",
-                items=sorted(twice),
+                items=in_order(twice),
                 hint="only one of them can be active at a time",
             )
 

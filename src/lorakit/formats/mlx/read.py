@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Site
+from lorakit.adapter import Adapter, Array, Delta, Magnitude, Precondition, Site, in_order
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, SourceError, UnsupportedError
 from lorakit.files.safetensors import open_safetensors
@@ -168,7 +168,8 @@ def _rank(b: Array) -> int:
 
 def _sort(tensors: Mapping[str, Array], faults: list[str]) -> dict[str, dict[str, Array]]:
     modules: dict[str, dict[str, Array]] = {}
-    for name, array in sorted(tensors.items()):
+    for name in in_order(tensors):
+        array = tensors[name]
         if not is_name(name):
             faults.append(f"{name[:80]!a}: not a tensor name")
             continue

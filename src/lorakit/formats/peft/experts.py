@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Array, Delta
+from lorakit.adapter import Adapter, Array, Delta, in_order
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError
 from lorakit.formats.peft.config import LoraConfig, Resolver
@@ -77,7 +77,7 @@ def _parameters(
         for leaf in ("weight", FUSED, DOWN)
     ):
         parts.faults.append("there are no tensors of the config's target_parameters")
-    for module in sorted(set(names.values())):
+    for module in in_order(set(names.values())):
         if resolver.targeted_parameter(f"{module}.weight"):
             pair = parts.take(module)
             if pair is not None:
@@ -192,7 +192,7 @@ def _stacked(resolver: Resolver, parts: Parts, decoder: Decoder | None) -> Itera
     """Layers of single experts as one delta for each projection: ranks padded with zeros, zeros
     for experts that have no layer, scales that differ folded into B in float32."""
     found: dict[str, dict[int, str]] = {}
-    for name in sorted(parts.of("a").keys() | parts.of("b").keys()):
+    for name in in_order(parts.of("a").keys() | parts.of("b").keys()):
         if match := _EXPERT.fullmatch(name):
             found.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = name
     most = max((index for layers in found.values() for index in layers), default=-1) + 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.adapter import Adapter, Delta
+from lorakit.adapter import Adapter, Delta, in_order
 from lorakit.errors import FormatError, UnsupportedError
 
 LOW_RANK = ("pissa", "olora", "corda", "lora_ga")  # what they take out is low-rank: B0 A0
@@ -59,8 +59,8 @@ def since_initial(trained: Adapter, initial: Adapter, path: Path) -> Adapter:
         for d in trained.deltas
         if (other := start.get(d.key)) is None or not _belong(d, other)
     ]
-    alone = sorted(start.keys() - {d.key for d in trained.deltas})
-    faults += [f"{module}: only in the initial adapter" for module, _ in alone]
+    alone = start.keys() - {d.key for d in trained.deltas}
+    faults += [f"{each}: only in the initial adapter" for each in in_order(m for m, _ in alone)]
     if faults:
         raise FormatError(
             f"{path} and its initial adapter do not belong together", items=faults[:20]
