@@ -16,7 +16,7 @@ from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import EngineName
 from lorakit.engines.torch.options import Device
-from lorakit.errors import FormatError
+from lorakit.errors import BaseModelError, FormatError, UnsupportedError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
@@ -173,6 +173,22 @@ def read_reference(
 def open_base(reference: str, *, allow_private: bool = False) -> Base:
     """The base that a reference names."""
     return open_local_base(fetched(reference, "base", allow_private=allow_private))
+
+
+def with_weights(base: Base) -> Base:
+    """The base with weights to read: those of a GGUF file are dequantised when they are asked for.
+
+    Where that cannot be done it is said, and the base is as it was opened.
+    """
+    from lorakit.merge.gguf.origin import GgufOrigin  # slow, and only for GGUF files
+
+    if not base.is_gguf:
+        return base
+    try:
+        return GgufOrigin.of(base, None).base
+    except (BaseModelError, UnsupportedError) as error:
+        note(f"the base's weights are not read: {error.message}")
+        return base
 
 
 def fetched(reference: str, kind: Kind = "adapter", *, allow_private: bool = False) -> Path:

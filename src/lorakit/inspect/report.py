@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter, Array, Delta
 from lorakit.architectures import Decoder
+from lorakit.base.folder import Base
 from lorakit.formats import expressible
+from lorakit.inspect.relative import relative, weight_norms
 from lorakit.inspect.spectrum import Spectrum, spectra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleReport:
     """One delta. `norm` is the Frobenius norm of scale * B @ A and `spectra` its singular values,
-    one for each expert; None where not asked for."""
+    one for each expert; None where not asked for. `relative_norm`: `norm` over that of the base's
+    weight, see relative.py; None without a base or a weight to read."""
 
     module: str
     site: str
@@ -37,6 +40,7 @@ class ModuleReport:
     dtype: str
     parameters: int
     norm: float | None = None
+    relative_norm: float | None = None
     experts: int | None = None
     spectra: tuple[Spectrum, ...] | None = None
 
@@ -60,6 +64,7 @@ class Report:
     metadata: Mapping[str, Any]
     expressible: Mapping[str, tuple[str, ...]]  # what each format cannot say; empty: it says all
     norm: float | None = None  # of all deltas together, None where not asked for
+    relative_norm: float | None = None  # over that of their base's weights, None without a base
     digest: str | None = None  # None where not asked for
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,15 +80,22 @@ def inspect(
     values: bool = False,
     spectrum: bool = False,
     decoder: Decoder | None = None,
+    base: Base | None = None,
 ) -> Report:
     """Describe an adapter.
 
     values: also read every value, for the norms of the deltas and the digest; without it nothing
     but names and shapes is looked at. spectrum: the singular values too (and so `values`).
-    decoder: the base, which decides what other formats can say of an embedding.
+    decoder: the base, which decides what other formats can say of an embedding. base: the same with
+    its weights, for the relative norms; with `values` all weights of the modules are read.
     """
     values = values or spectrum
+    decoder = decoder if base is None else base.decoder
     modules = tuple(_module(delta, values, spectrum) for delta in adapter.deltas)
+    weights: tuple[float | None, ...] = ()
+    if values and base is not None:
+        weights = weight_norms(adapter.deltas, base)
+        modules = tuple(map(_beside, modules, weights))
     dtypes: Counter[str] = Counter()
     for _, array in adapter.arrays():
         dtypes[array.dtype.name] += int(array.size)
@@ -105,6 +117,7 @@ def inspect(
         metadata=dict(adapter.metadata),
         expressible=expressible(adapter, decoder),
         norm=math.hypot(*norms) if values else None,
+        relative_norm=relative(norms, weights) if weights else None,
         digest=adapter.digest if values else None,
     )
 
@@ -148,6 +161,10 @@ def _module(delta: Delta, values: bool, spectrum: bool) -> ModuleReport:
         experts=len(delta.a) if delta.a.ndim == 3 else None,
         spectra=spectra(delta) if spectrum else None,
     )
+
+
+def _beside(module: ModuleReport, weight: float | None) -> ModuleReport:
+    return replace(module, relative_norm=relative([module.norm or 0.0], [weight]))
 
 
 def _plain(value: Any) -> Any:
