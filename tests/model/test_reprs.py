@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import lorakit
+from folders import DATA
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
 from lorakit.errors import ClosedError, LorakitError
 
 EVIL = "a\nb\x1b[31m " + "x" * 200
 RUNNING = "<Stream running>"
+OTHERS = DATA / "truth/peft/llama/plain"  # an adapter of another base, which no engine takes
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_a_model_that_is_closed_or_not_open_yet():
 def test_a_model_whose_opening_fails_is_shown_in_its_traceback():
     """Tools that print the values of variables find half a model in the frames."""
     with pytest.raises(LorakitError) as caught:
-        lorakit.open(demo.base_path(), adapter="nowhere", threads=1, context=64)
+        lorakit.open(demo.base_path(), adapter=OTHERS, threads=1, context=64)
     frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
     models = [v for f in frames for v in f.f_locals.values() if isinstance(v, lorakit.Model)]
     assert models

@@ -37,7 +37,8 @@ BUNDLES: Mapping[Kind, Bundle] = {
     "adapter": Bundle(
         required=("adapter_config.json",),
         weights=("adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin"),
-        optional=("lorakit.json",),
+        optional=("lorakit.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+                  "special_tokens_map.json", "added_tokens.json"),
     ),
     "base": Bundle(
         required=("config.json", "tokenizer.json"),
