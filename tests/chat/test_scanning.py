@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorakit.chat import scanning
-from lorakit.chat.calls import ToolCall
+from lorakit.chat.calls import NO_CALLS, ToolCall
 from lorakit.chat.dialogue import Dialogue
-from lorakit.chat.scanning import NO_CALLS, opens_reasoning, take_apart
+from lorakit.chat.scanning import take_apart
+from lorakit.chat.tags import opens_reasoning
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, get_format
 
@@ -215,6 +216,6 @@ def test_null_arguments_are_none_in_hermes_and_a_fault_in_llama3():
 
 
 def test_a_parser_that_knows_no_reasoning_would_be_caught(monkeypatch):
-    monkeypatch.setattr(scanning, "_next_tag", lambda reply, position: None)
+    monkeypatch.setattr(scanning, "next_tag", lambda reply, position: None)
     reply = parsed("hermes", f"<think>{written('hermes', BAD)}</think>")
     assert [call.name for call in reply.tool_calls] == ["rm"]

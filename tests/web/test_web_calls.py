@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.chat.scanning import NO_CALLS, take_apart
+from lorakit.chat.calls import NO_CALLS
+from lorakit.chat.scanning import take_apart
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, detect_format, get_format
 

@@ -7,11 +7,12 @@ nothing of tokens or templates: the prompt itself is rendered by the model's own
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 MAX_DEPTH = 64  # levels of a call's arguments
+Call = tuple[str, dict[str, Any]]  # its name and arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,33 @@ class BadCallError(Exception):
         self.begin = begin
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSyntax:
+    """How calls of a format are found and read.
+
+    find: where the next call begins at or after a position, or -1. read: the calls that begin
+    there, appended to the list one by one, and where they end; raises BadCallError.
+    lead: where a call without an opening begins at a position, or -1: asked at the beginning and
+    after reasoning. closing: what ends a call that cannot be read; "" where nothing does.
+    stops: tokens that are no words at the end of a reply with calls.
+    For text that is still growing: openings, which `find` looks for; may_lead, whether what stands
+    at a position may be the beginning of a lead; revises, whether a call that cannot be read may
+    turn out to be text in the end.
+    """
+
+    find: Callable[[str, int], int]
+    read: Callable[[str, int, list[Call]], int]
+    closing: str = ""
+    lead: Callable[[str, int], int] = lambda _, __: -1
+    stops: tuple[str, ...] = ()
+    openings: tuple[str, ...] = ()
+    may_lead: Callable[[str, int], bool] = lambda _, __: False
+    revises: bool = False
+
+
+NO_CALLS = CallSyntax(find=lambda _, __: -1, read=lambda _, position, __: position)
+
+
 class ToolFormat(Protocol):
     """How one family of models writes tools as text.
 
@@ -94,6 +122,9 @@ class ToolFormat(Protocol):
 
     @property
     def stops(self) -> tuple[str, ...]: ...
+
+    @property
+    def syntax(self) -> CallSyntax: ...
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
         """One tool, given as an OpenAI function object, as the model expects it declared."""
@@ -115,7 +146,7 @@ class ToolFormat(Protocol):
         ...
 
 
-def number_calls(calls: list[tuple[str, dict[str, Any]]]) -> tuple[ToolCall, ...]:
+def number_calls(calls: list[Call]) -> tuple[ToolCall, ...]:
     """Calls with ids by position, which are unique within one reply."""
     return tuple(
         ToolCall(name=name, arguments=arguments, id=f"call_{i}")

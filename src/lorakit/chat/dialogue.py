@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.chat.calls import ParsedReply
+from lorakit.chat.calls import NO_CALLS, ParsedReply
 from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.rendering import DEFAULT, RenderOptions
-from lorakit.chat.scanning import NO_CALLS, opens_reasoning, take_apart
+from lorakit.chat.scanning import take_apart
+from lorakit.chat.tags import opens_reasoning
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.computed import computed_once

@@ -22,12 +22,14 @@ from typing import Any
 from lorakit.chat.calls import (
     MAX_DEPTH,
     BadCallError,
+    Call,
+    CallSyntax,
     ParsedReply,
     ToolCall,
     check_call,
     function_of,
 )
-from lorakit.chat.scanning import Call, CallSyntax, take_apart
+from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -58,6 +60,16 @@ class GemmaFormat:
     def stops(self) -> tuple[str, ...]:
         return (self.response[0], self.turn_end)
 
+    @property
+    def syntax(self) -> CallSyntax:
+        return CallSyntax(
+            find=self._find,
+            read=self._read,
+            closing=self.call[1],
+            stops=self.stops,
+            openings=self.openings,
+        )
+
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
         function = function_of(tool)
         body = f"description:{self._string(str(function.get('description') or ''))}"
@@ -75,8 +87,7 @@ class GemmaFormat:
         return f"{self.response[0]}response:{name}{self._value(body)}{self.response[1]}"
 
     def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        syntax = CallSyntax(find=self._find, read=self._read, closing=self.call[1])
-        return take_apart(reply, syntax, stops=self.stops, reasons=reasons)
+        return take_apart(reply, self.syntax, reasons=reasons)
 
     def _find(self, reply: str, position: int) -> int:
         return reply.find(self.call[0], position)

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import BadCallError, ParsedReply, ToolCall
+from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.jsoncall import read_call, skip_space, to_json
-from lorakit.chat.scanning import Call, CallSyntax, take_apart
+from lorakit.chat.scanning import take_apart
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_STOPS = ("<|im_end|>",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,11 @@ class HermesFormat:
 
     name: str = "hermes"
     openings: tuple[str, ...] = (OPEN,)
-    stops: tuple[str, ...] = ("<|im_end|>",)
+    stops: tuple[str, ...] = _STOPS
+
+    @property
+    def syntax(self) -> CallSyntax:
+        return _SYNTAX
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
         wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
@@ -41,7 +46,7 @@ class HermesFormat:
         return f"<tool_response>\n{body}\n</tool_response>"
 
     def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, _SYNTAX, stops=self.stops, reasons=reasons)
+        return take_apart(reply, self.syntax, reasons=reasons)
 
 
 def _find(reply: str, position: int) -> int:
@@ -55,11 +60,11 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
     end = skip_space(reply, end)
     if reply.startswith(CLOSE, end):
         end += len(CLOSE)
-    elif end < len(reply) and not reply.startswith((OPEN, "<|im_end|>"), end):
+    elif end < len(reply) and not reply.startswith((OPEN, *_STOPS), end):
         raise BadCallError(f"expected {CLOSE} after the call", end)
     calls.append((name, arguments))
     return end
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE)
+_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN,))
 HERMES = HermesFormat()

@@ -16,14 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import BadCallError, ParsedReply, ToolCall
+from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.jsoncall import read_call, skip_space, to_json
-from lorakit.chat.scanning import Call, CallSyntax, take_apart
+from lorakit.chat.scanning import take_apart
+from lorakit.chat.unfinished import sequence, unfinished
 
 TAG = "<|python_tag|>"
 _STOPS = ("<|eom_id|>", "<|eot_id|>")
 _KEYS = ("parameters", "arguments")
-_LIKE_A_CALL = re.compile(r'\{\s*"(?:name|type|function|parameters|arguments)"\s*:')
+_FIRST_KEYS = ("name", "type", "function", "parameters", "arguments")
+_LIKE_A_CALL = re.compile(rf'\{{\s*"(?:{"|".join(_FIRST_KEYS)})"\s*:')
+_BEGINS_LIKE_A_CALL = unfinished(
+    sequence("{", r"\s*", f'"{key}"', r"\s*", ":") for key in _FIRST_KEYS
+)
+_MAY_LEAD = re.compile(rf"[ \t\r\n]*(?:{_BEGINS_LIKE_A_CALL})?\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,10 @@ class Llama3Format:
     name: str = "llama3"
     openings: tuple[str, ...] = (TAG,)
     stops: tuple[str, ...] = _STOPS
+
+    @property
+    def syntax(self) -> CallSyntax:
+        return _SYNTAX
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
         wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
@@ -49,14 +59,17 @@ class Llama3Format:
         broken = "".join(part.text for part in parsed.malformed)
         if not broken or parsed.tool_calls or TAG in reply or _names_a_function(broken):
             return parsed
-        text = reply if not parsed.reasoning else f"{broken}{parsed.text}"
-        return ParsedReply(text=text, reasoning=parsed.reasoning)
+        return take_apart(reply, NO_CALLS, reasons=reasons)
 
 
 def _lead(reply: str, position: int) -> int:
     """Where JSON like a call begins at a position, after white space; -1 for other words."""
     start = skip_space(reply, position)
     return start if _LIKE_A_CALL.match(reply, start) else -1
+
+
+def _may_lead(reply: str, position: int) -> bool:
+    return _MAY_LEAD.match(reply, position) is not None
 
 
 def _find(reply: str, position: int) -> int:
@@ -79,7 +92,9 @@ def _read(reply: str, position: int, calls: list[Call]) -> int:
     return start
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, lead=_lead)
+_SYNTAX = CallSyntax(
+    find=_find, read=_read, lead=_lead, openings=(TAG,), may_lead=_may_lead, revises=True
+)
 
 
 def _next(reply: str, position: int) -> int:

@@ -8,7 +8,7 @@
  */
 
 import { readCall, skipSpace } from './jsoncall.js';
-import { BadCall, takeApart } from './scanning.js';
+import { BadCall, NO_CALLS, takeApart } from './scanning.js';
 
 const TAG = '<|python_tag|>';
 const STOPS = ['<|eom_id|>', '<|eot_id|>'];
@@ -58,8 +58,7 @@ function parse(reply, { reasons = false } = {}) {
   const parsed = takeApart(reply, syntax, { reasons });
   const broken = parsed.malformed.map((part) => part.text).join('');
   if (!broken || parsed.calls.length || reply.includes(TAG) || namesAFunction(broken)) return parsed;
-  const text = parsed.reasoning ? `${broken}${parsed.text}` : reply;
-  return { text, calls: [], malformed: [], reasoning: parsed.reasoning };
+  return takeApart(reply, NO_CALLS, { reasons });
 }
 
 /** Whether a faulty JSON reply was meant as a call, not as an answer in JSON. */

@@ -78,7 +78,7 @@ export const NO_CALLS = { find: () => -1, read: (_, at) => at };
  */
 export function takeApart(reply, syntax, { stops = [], reasons = false } = {}) {
   const lead = syntax.lead ?? (() => -1);
-  let parts = emptyParts(0);
+  let parts = emptyParts(0, reasons);
   let at = reasons ? beginWithin(reply, parts) : 0;
   let tag = nextTag(reply, at);
   let call = syntax.find(reply, at);
@@ -87,15 +87,15 @@ export function takeApart(reply, syntax, { stops = [], reasons = false } = {}) {
     const start = leading >= 0 ? leading : call;
     leading = -1;
     if (start >= 0 && (!tag || start < tag.start)) {
-      parts.words.push(reply.slice(at, start));
+      endWords(parts, reply.slice(at, start));
       at = readCalls(reply, start, syntax, parts);
     } else if (tag && tag.opens) {
-      parts.words.push(reply.slice(at, tag.start));
+      endWords(parts, reply.slice(at, tag.start));
       at = readReasoning(reply, tag.end, parts);
       leading = lead(reply, at);
     } else if (tag) {
       // A closing tag alone: all before it was reasoning.
-      parts = emptyParts(tag.start);
+      parts = emptyParts(tag.start, true);
       at = tag.end;
       leading = lead(reply, at);
     }
@@ -112,9 +112,19 @@ export function opensReasoning(prompt) {
   return ENDS_OPEN.test(prompt.slice(-100));
 }
 
-/** @param {number} before up to where all was reasoning whose opening is not there */
-function emptyParts(before) {
-  return { before, words: [], calls: [], malformed: [], reasoning: [] };
+/**
+ * @param {number} before up to where all was reasoning whose opening is not there
+ * @param {boolean} led whether something else came before the first word
+ */
+function emptyParts(before, led) {
+  return { before, led, said: false, words: [], calls: [], malformed: [], reasoning: [] };
+}
+
+/** Words, and then something else. */
+function endWords(parts, words) {
+  parts.words.push(words);
+  parts.said ||= strip(words) !== '';
+  parts.led ||= !parts.said;
 }
 
 /** The next tag that is not merely named, as in `<think>`. */
@@ -167,9 +177,9 @@ function endOfBroken(reply, begin, after, syntax) {
 
 function putTogether(parts, stops) {
   let text = parts.words.join('');
-  if (parts.reasoning.length) text = stripStart(text);
+  if (parts.led) text = stripStart(text);
   if (parts.calls.length || parts.malformed.length) {
-    text = strip(text);
+    text = stripEnd(text);
     for (const stop of stops) text = stripEnd(text.endsWith(stop) ? text.slice(0, -stop.length) : text);
   }
   const thoughts = parts.reasoning.map(strip).filter((thought) => thought);
