@@ -97,9 +97,16 @@ def require_fit(adapter: Adapter, base: Decoder | Base) -> None:
         f"the adapter does not fit the base ({decoder.architecture.model_type}, "
         f"{len(decoder.layers)} layers, hidden size {decoder.hidden})",
         items=[str(error) for error in errors[:SHOWN]] + ([f"and {more} more"] if more > 0 else []),
-        hint="open the base that the adapter was trained on"
-        + (f": {adapter.precondition.name}" if adapter.precondition.name else ""),
+        hint=what_to_do(adapter, errors),
     )
+
+
+def what_to_do(adapter: Adapter, errors: Sequence[Mismatch]) -> str:
+    """The way out of these errors of `check`."""
+    if any(_RESIZED in error.advice for error in errors):
+        return _TO_RESIZE
+    named = f": {adapter.precondition.name}" if adapter.precondition.name else ""
+    return f"open the base that the adapter was trained on{named}"
 
 
 def without_seeing(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
@@ -460,9 +467,10 @@ def _replacement(
         )
 
 
+_RESIZED = "the vocabulary was resized"
 _TO_RESIZE = (
     "open the base with this adapter (lorakit.open(BASE, adapter=ADAPTER), -a ADAPTER), or merge "
-    "it (lorakit merge); a Hugging Face folder then becomes as large, where the adapter holds all "
+    "it (lorakit merge): a Hugging Face folder then becomes as large, where the adapter holds all "
     "of embedding and head, and no other adapter has another size"
 )
 
@@ -474,8 +482,8 @@ def _resized(replacement: Replacement, want: tuple[int, ...], is_table: bool) ->
         return ""
     more = shape[0] - want[0]
     if more < 0:
-        return f"the vocabulary was resized to {-more} rows fewer in training: {_TO_RESIZE}"
-    return f"the vocabulary was resized by {more} in training: {_TO_RESIZE}"
+        return f"{_RESIZED} to {-more} rows fewer in training"
+    return f"{_RESIZED} by {more} in training"
 
 
 def _tokens(adapter: Adapter, decoder: Decoder) -> Iterator[Mismatch]:

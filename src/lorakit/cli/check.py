@@ -9,7 +9,7 @@ from typing import Annotated
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.grown import grown
-from lorakit.check import Mismatch, check, for_text, is_dead
+from lorakit.check import Mismatch, check, for_text, is_dead, what_to_do
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterArgument,
@@ -74,6 +74,9 @@ def command(
     for name, reasons in engines.items():
         if reasons:
             say((f"{name}: ", "yellow"), f"not at run time: {_few(reasons)}; merged: {MERGED}")
+    if errors:
+        wrong = [mismatch for mismatch in found if mismatch.severity == "error"]
+        say(("hint: ", "bold"), what_to_do(loaded, wrong))
     say(_verdict(errors, whole=whole, alive=alive, engines=engines))
     raise SystemExit(1 if errors else 0)
 

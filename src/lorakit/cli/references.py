@@ -127,7 +127,7 @@ def open_with(
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.model.adapter_config import config_of  # slow, and most commands open no model
+    from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow, and most commands open no model
     from lorakit.model.open import open as open_model
 
     mode = "merge" if merge else "dynamic"
@@ -147,6 +147,9 @@ def open_with(
             progress=downloads,
             allow_private=allow_private,
         )
+    for warning in model.warnings:
+        if not warning.adapter and warning.code != TEXT_ALONE:  # the others were logged
+            note(warning.message)
     if model.base.exported is not None and (form := model.base.exported.note()):
         note(form)
     loaded = [] if merge else configs
