@@ -10,13 +10,14 @@ from gguf_bases import FAMILIES, IDS, arrays, logits, make_base, model_of, writt
 from llama_library import need_llama
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.folder import Base
-from lorakit.exporting.gguf import architecture, tensors, write_gguf
-from lorakit.exporting.gguf.tensors import sources
+from lorakit.exporting.gguf import architecture, write_gguf
 from lorakit.files.gguf import Value, open_gguf, packed
 from lorakit.formats import read_adapter
 from lorakit.formats.gguf.names import permuted
 from lorakit.formats.gguf.places import places
 from lorakit.merge import merge
+from lorakit.merge.gguf import tensors
+from lorakit.merge.gguf.tensors import sources
 from lorakit.merge.view import merged_view
 
 TRUTH = DATA / "truth"

@@ -17,11 +17,11 @@ from lorakit.engines.llama.quantize import quantize
 from lorakit.engines.llama.quantize_types import MIXES
 from lorakit.errors import FormatError, LorakitError, ParameterError, UnsupportedError
 from lorakit.exporting.gguf import expected_bytes, write_gguf
-from lorakit.exporting.gguf.tensors import Source
 from lorakit.files import gguf_stream
 from lorakit.files.gguf import Value, open_gguf
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.files.rounding import ROUNDINGS
+from lorakit.merge.gguf.tensors import Source
 
 OWN = tuple(ROUNDINGS)
 # Rows of 256 values, as K-quants need; the tensors of 96 take what llama.cpp falls back to.

@@ -19,8 +19,9 @@ CODE = """
 import sys
 from pathlib import Path
 from lorakit.base.folder import Base
-from lorakit.exporting.gguf import gguf_model, tensors, write_gguf
+from lorakit.exporting.gguf import gguf_model, write_gguf
 from lorakit.files import gguf_stream
+from lorakit.merge.gguf import tensors
 folder, out, form, kept = sys.argv[1:]
 if kept == "kept":
     gguf_stream.release = tensors.release = lambda array: None

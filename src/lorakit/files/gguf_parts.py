@@ -51,6 +51,12 @@ def first_part(name: str) -> str:
     return name if found is None else part_name(found[1], 1, int(found[3]))
 
 
+def whole_name(name: str) -> str:
+    """What a model is called as one file, by the name of any part; of another file, its own."""
+    found = _NAMED.fullmatch(name)
+    return name if found is None else f"{found[1]}.gguf"
+
+
 def gguf_parts(path: Path) -> tuple[Path, ...]:
     """The files that may be opened with this one, by their names alone."""
     if first_part(path.name) != path.name:

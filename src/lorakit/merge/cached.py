@@ -1,5 +1,6 @@
 """Merged bases in the cache: made once for a base, adapters and scales, and found again.
 
+A folder becomes a folder, and a GGUF file one file, whatever parts it came in.
 A merged base is used only if its files have the digests that were recorded when it was made; a
 damaged one is merged again. Where the cache has no room for it, it lives in a temporary folder, and
 as long as the process.
@@ -19,13 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
+from lorakit.architectures import describe
 from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base, open_gguf_base
+from lorakit.base.grown import VOCABULARY, grown, rows_of
+from lorakit.check import require_fit
 from lorakit.errors import LorakitError, SourceError, WriteError
-from lorakit.files.atomic import sweep, write_atomic
+from lorakit.files.atomic import new_folder, sweep, write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, in_spare_place, sweep_cache, touch
+from lorakit.files.gguf_parts import whole_name
 from lorakit.formats.brought import Files
 from lorakit.merge import companions, merge
+from lorakit.merge.gguf.file import MergedFile, merged_file, require_known
 from lorakit.sources import OnProgress, Progress
 from lorakit.sources.store import MANIFEST, Store, safe_name, writing
 
@@ -51,7 +58,8 @@ def merged_base(
     progress: OnProgress | None = None,
     brought: Files = (),
 ) -> Base:
-    """The base with adapters at their scales in its weights, in the weights' own dtype.
+    """The base with adapters at their scales in its weights, in the weights' own dtype; of a GGUF
+    file as merge/gguf/file.py says.
 
     Kept in the cache by the base's fingerprint and the files that come along with it, the adapters'
     digests and the scales. brought: as in `merge`. Raises what `lorakit.merge.merge` raises,
@@ -69,9 +77,44 @@ def merged_base(
                 _make(entry, name, make, source)
     except WriteError as error:
         log.warning("the merged base %s cannot be kept: %s", source, error.message)
-        return Base.open(_elsewhere_made(key, name, make))
+        return _opened(_elsewhere_made(key, name, make))
     touch(entry)
-    return Base.open(entry / name)
+    return _opened(entry / name)
+
+
+def require_mergeable(base: Base) -> None:
+    """Raise what `merged_base` would for any adapter: CapabilityError for an export, and
+    UnsupportedError for a GGUF file of which only llama.cpp knows what its tensors are."""
+    if base.is_gguf:
+        require_known(base)
+    else:
+        base.require_weights()
+
+
+def require_fit_merged(adapter: Adapter, base: Base) -> None:
+    """Raise MismatchError for an adapter that does not fit, though the vocabulary may grow."""
+    if base.is_gguf:
+        rows = rows_of([(adapter, 1.0)], base.decoder)
+        require_fit(adapter, describe({**base.config, VOCABULARY: rows}))
+    else:
+        require_fit(adapter, grown(base, [(adapter, 1.0)]))
+
+
+def merge_notes(
+    base: Base, adapters: Sequence[tuple[Adapter, MergedAdapter]], brought: Files = ()
+) -> tuple[str, ...]:
+    """What merging into a GGUF file does beside adding deltas; of a folder its caller says it."""
+    if not base.is_gguf or not adapters:
+        return ()
+    names = ", ".join(f"{said.source} at {said.scale:g}" for _, said in adapters)
+    plan = merged_file(base, [(adapter, said.scale) for adapter, said in adapters], brought)
+    first = f"{names}: in the weights of a copy of {base.name} in the cache, at a fixed scale"
+    return (first, *plan.notes)
+
+
+def _opened(folder: Path) -> Base:
+    file = folder / whole_name(folder.name)
+    return open_gguf_base(file) if file.is_file() else Base.open(folder)
 
 
 def _make(entry: Path, name: str, make: Callable[[Path], object], source: str) -> None:
@@ -127,7 +170,10 @@ def _merge(
             progress(Progress(source=source, file=f"merging {base.name}", done=done, total=total))
 
     scaled = [(adapter, said.scale) for adapter, said in adapters]
-    merge(base, scaled, folder, progress=report, brought=brought)
+    if base.is_gguf:
+        _merge_file(merged_file(base, scaled, brought), folder, report)
+    else:
+        merge(base, scaled, folder, progress=report, brought=brought)
     if not _is_still(base):
         shutil.rmtree(folder, ignore_errors=True)
         raise SourceError(
@@ -135,10 +181,18 @@ def _merge(
         )
 
 
+def _merge_file(merged: MergedFile, folder: Path, progress: Callable[[int, int], None]) -> None:
+    try:
+        with new_folder(folder) as made:
+            merged.write(made / whole_name(folder.name), progress)
+    except OSError as error:
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
 def _is_still(base: Base) -> bool:
     """Whether the files on disk are those that were opened, by their size and time."""
     try:
-        return Base.open(base.path).fingerprint == base.fingerprint
+        return open_base(base.path).fingerprint == base.fingerprint
     except (LorakitError, OSError):
         return False
 
@@ -146,7 +200,7 @@ def _is_still(base: Base) -> bool:
 def _key(base: Base, adapters: Sequence[MergedAdapter], brought: Files) -> str:
     """Other weights, another tokenizer or template: another key."""
     try:
-        files = [*companions(base), *brought]
+        files = [*(() if base.is_gguf else companions(base)), *brought]
         along = [(name, hashlib.sha256(content).hexdigest()) for name, content in files]
     except OSError as error:
         raise SourceError(f"cannot read {base.path}: {error.strerror or error}") from error

@@ -50,6 +50,13 @@ def kept_dtype(base: Base, name: str) -> np.dtype[np.generic]:
     return tensors[name].dtype
 
 
+def changed(base: Base) -> frozenset[str]:
+    """Names of a view's stored tensors that hold other values than the base's, or are new."""
+    tensors = base.tensors
+    assert isinstance(tensors, _Merged)
+    return frozenset({*tensors.todo.changes, *tensors.todo.added, *tensors.todo.sources})
+
+
 @dataclass(frozen=True, slots=True)
 class _Merged(Mapping[str, Array]):
     """Tensors by their stored names."""

@@ -108,13 +108,14 @@ def config_of(reference: str, **others: Any) -> AdapterConfig:
 
 
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"
+MERGED = "adapter_merged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWarning:
     """What did not prevent opening the model. `code` is that of the error, where one was survived;
-    else SAME_SCALE, READ for what reading the adapter had to decide, or TEXT_ALONE for a model
-    that also sees, of which the text model runs."""
+    else SAME_SCALE, READ for what reading the adapter had to decide, TEXT_ALONE for a model that
+    also sees, of which the text model runs, or MERGED for what merging into a GGUF file made."""
 
     code: str
     message: str

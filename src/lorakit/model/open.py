@@ -12,8 +12,6 @@ from typing import Any, TypedDict, Unpack
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
-from lorakit.base.grown import grown
-from lorakit.check import require_fit
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.protocol import EngineOptions
@@ -23,8 +21,15 @@ from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
 from lorakit.formats.brought import Files
 from lorakit.merge.brought import brought_by
-from lorakit.merge.cached import MergedAdapter, merged_base
+from lorakit.merge.cached import (
+    MergedAdapter,
+    merge_notes,
+    merged_base,
+    require_fit_merged,
+    require_mergeable,
+)
 from lorakit.model.adapter_config import (
+    MERGED,
     READ,
     SAME_SCALE,
     TEXT_ALONE,
@@ -197,12 +202,12 @@ def _text(base: Base, places: Sequence[Path]) -> tuple[OwnText, Files]:
     return text, brought_by(places)[0]
 
 
-def _said(texts: Iterable[str]) -> list[ModelWarning]:
+def _said(texts: Iterable[str], code: str = READ) -> list[ModelWarning]:
     """Warnings about the base, of which the log tells, too."""
     said = [text for text in texts if text]
     for text in said:
         log.info("%s", text)
-    return [ModelWarning(code=READ, message=text, adapter="") for text in said]
+    return [ModelWarning(code=code, message=text, adapter="") for text in said]
 
 
 def _without_rows(tokenizer: TextTokenizer | None, base: Base) -> str:
@@ -210,7 +215,7 @@ def _without_rows(tokenizer: TextTokenizer | None, base: Base) -> str:
     more = 0 if tokenizer is None else tokenizer.vocabulary - base.decoder.vocabulary
     if more <= 0:
         return ""
-    return f"{more} tokens of the adapter's tokenizer have no row in the base, and fit no prompt"
+    return f"tokens of the adapter's tokenizer that have no row in the base, for no prompt: {more}"
 
 
 def _places(found: Sequence[Read]) -> list[Path]:
@@ -237,12 +242,14 @@ def _merge(
         else:
             rest.append((choice, ready))
     if wanted:
-        base.require_weights()
+        require_mergeable(base)
+        if base.is_gguf:
+            brought, _ = brought_by(_places(wanted))
     found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
     warnings: list[ModelWarning] = []
     for config, ready in wanted:
         try:
-            require_fit(ready.adapter, grown(base, [(ready.adapter, 1.0)]))
+            require_fit_merged(ready.adapter, base)
         except LorakitError as error:
             warnings.append(_survived(config, error))
         else:
@@ -251,6 +258,7 @@ def _merge(
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress, brought) if found else base
+        warnings += _said(merge_notes(base, pairs, brought), MERGED)
     except LorakitError as error:  # all of them failed together
         warnings += [_survived(config, error) for config, _, _ in found]
         return base, rest, (), warnings

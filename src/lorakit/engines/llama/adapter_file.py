@@ -14,11 +14,27 @@ from pathlib import Path
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
+from lorakit.base.grown import rows_of
 from lorakit.errors import CapabilityError, UnsupportedError
 from lorakit.files.cache import cache_root, cached_file
 from lorakit.formats.gguf import write_gguf
 
 VERSION = 1  # of the files; raise it when their content changes
+MERGED = (
+    'merge it as the base is opened: AdapterConfig(path, mode="merge"), or lorakit run --merge; or '
+    "open the base's Hugging Face folder: docs/llama.md"
+)
+
+
+def require_rows(adapter: Adapter, base: Base) -> None:
+    """Raise CapabilityError for an adapter that brings a vocabulary of another size."""
+    own, rows = base.decoder.vocabulary, rows_of([(adapter, 1.0)], base.decoder)
+    if rows != own:
+        raise CapabilityError(
+            "llama.cpp cannot give a model other tokens at run time",
+            items=[f"the adapter brings a vocabulary of {rows} tokens, the base has {own}"],
+            hint=MERGED,
+        )
 
 
 @contextmanager
@@ -43,5 +59,5 @@ def _write(adapter: Adapter, path: Path, base: Base) -> None:
         raise CapabilityError(
             "llama.cpp cannot apply this adapter at run time",
             items=error.items or [error.message],
-            hint="merge it into the base's Hugging Face folder, or open that folder: docs/llama.md",
+            hint=MERGED,
         ) from error

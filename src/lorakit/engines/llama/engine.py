@@ -20,7 +20,7 @@ from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.engines.llama.acting import require_acting
-from lorakit.engines.llama.adapter_file import native_file
+from lorakit.engines.llama.adapter_file import native_file, require_rows
 from lorakit.engines.llama.child_process import library_digest
 from lorakit.engines.llama.context import Context, Piece, Set, flash_attention, kv_type
 from lorakit.engines.llama.context_pool import ContextPool, Seat
@@ -146,6 +146,7 @@ class LlamaEngine:
 
     def prepare(self, adapter: Adapter) -> Prepared:
         """Check an adapter and write its GGUF file into the cache."""
+        require_rows(adapter, self._base)
         require_fit(adapter, self._base)
         with native_file(adapter, self._base):
             """Written to the cache, and verified."""

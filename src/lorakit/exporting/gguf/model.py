@@ -11,9 +11,9 @@ from lorakit.base.gguf import TEMPLATE
 from lorakit.computed import computed_once
 from lorakit.engines.llama.quantize_types import in_order
 from lorakit.exporting.gguf.architecture import factors, keys, notes, require_expressible
-from lorakit.exporting.gguf.tensors import Source, sources
 from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
 from lorakit.files.gguf import Value, packed
+from lorakit.merge.gguf.tensors import Source, sources
 
 _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
 

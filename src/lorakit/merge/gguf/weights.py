@@ -83,15 +83,17 @@ class Held:
         return some[:, begin - low * values : end - low * values]
 
 
-def held(file: GgufFile, decoder: Decoder) -> dict[str, Held]:
+def held(file: GgufFile, decoder: Decoder, *, beside: bool = False) -> dict[str, Held]:
     """The parameters by the names that a checkpoint gives them, in the order of the model.
 
+    beside: whatever else the file holds is let pass.
     Raises BaseModelError listing tensors that are missing or of another shape, and UnsupportedError
     listing those that this model class has no place for, or whose type is not read.
     """
     wanted = list(places(decoder))
     _require_whole(file, wanted)
-    _require_known(file, {place.tensor for place in wanted})
+    if not beside:
+        _require_known(file, {place.tensor for place in wanted})
     row, ways = decoder.architecture, spellings(decoder)
     table = {}
     for place in wanted:
