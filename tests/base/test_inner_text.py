@@ -12,9 +12,11 @@ import onnx_cases
 from lorakit.adapter import Adapter, Delta
 from lorakit.architectures import describe
 from lorakit.base.folder import Base
+from lorakit.check import for_text
 from lorakit.engines.table import open_engine
 from lorakit.engines.torch.options import TorchOptions
-from lorakit.errors import BaseModelError, MismatchError
+from lorakit.errors import BaseModelError, MismatchError, UnsupportedError
+from lorakit.exporting.export import export
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
 from lorakit.merge.view import merged_view
@@ -206,6 +208,48 @@ def test_a_published_config_leaves_out_what_its_class_knows():
     assert found.layers[0].rope.factor == 1.0
 
 
+def test_a_config_of_transformers_4_50_has_the_same_logits(folder, copy, tmp_path):
+    """Of a 4B's shape: a window in five of six layers, RoPE linear by 8, heads that are no part of
+    the hidden size and a scale of their own."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    kinds = [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]
+    text = TEXT | {
+        "hidden_size": 48,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 8,
+        "max_position_embeddings": 131072,
+        "layer_types": kinds,
+    }
+    torch.manual_seed(2)
+    config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+    model = Gemma3ForConditionalGeneration(config).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.12)
+    model.save_pretrained(tmp_path / "new")
+    want = theirs(tmp_path / "new")
+    assert np.abs(on_onnx(tmp_path / "new") - want).max() < 2e-4
+
+    def published(config):
+        held = config["text_config"]
+        for key in [key for key in held if key.startswith(("layer_types", "rope_", "_sliding"))]:
+            del held[key]
+        held["rope_scaling"] = {"factor": 8.0, "rope_type": "linear"}
+
+    edit(tmp_path / "new", published)
+    assert np.abs(on_onnx(tmp_path / "new") - want).max() < 2e-4
+    edit(tmp_path / "new", lambda c: c["text_config"].update(rope_local_base_freq=1e4))
+    edit(tmp_path / "new", lambda c: c["text_config"].update(sliding_window_pattern=6))
+    assert np.abs(on_onnx(tmp_path / "new") - want).max() < 2e-4
+    edit(tmp_path / "new", lambda c: c["text_config"].update(sliding_window_pattern=3))
+    assert np.abs(on_onnx(tmp_path / "new") - want).max() > 1e-3
+
+
 @pytest.mark.parametrize("held", [None, [], "gemma3_text", {"model_type": "llama"}])
 def test_a_config_without_its_text_is_refused(copy, held):
     edit(copy, lambda config: config.update(text_config=held))
@@ -267,6 +311,85 @@ def test_merged_it_still_sees(folder, tmp_path):
     before, after = (load_file(at / "model.safetensors") for at in (folder, tmp_path / "out"))
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
     assert changed == [f"language_model.model.{UP}.weight"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers for an old name
+@pytest.mark.parametrize(
+    "trained",
+    [
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "fc1"], "use_dora": True},
+        {"target_modules": ["v_proj"], "modules_to_save": ["multi_modal_projector"]},
+        {"target_modules": r".*vision_tower.*(q|v)_proj"},
+    ],
+    ids=["both", "all", "dora", "projector", "pictures alone"],
+)
+def test_an_adapter_of_what_sees_is_merged_and_cannot_act_on_text(folder, tmp_path, trained):
+    """As PEFT trains and saves it: with a picture, and without."""
+    import torch
+    from transformers import Gemma3ForConditionalGeneration
+
+    peft = pytest.importorskip("peft", reason="the oracle PEFT")
+    ids = torch.tensor([[5, 126, 127, 127, 127, 127, 125, 7, 9]])
+    pixels = torch.linspace(-1, 1, 3 * 28 * 28).reshape(1, 3, 28, 28)
+
+    def opened(place):
+        model = Gemma3ForConditionalGeneration.from_pretrained(place, attn_implementation="eager")
+        return model.eval()
+
+    def seen(model):
+        kinds = (ids == 127).long()
+        with torch.inference_mode():
+            return model(ids, pixel_values=pixels, token_type_ids=kinds).logits[0].numpy()
+
+    torch.manual_seed(1)
+    model = peft.get_peft_model(opened(folder), peft.LoraConfig(r=2, lora_alpha=4, **trained))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name and "magnitude" not in name:
+                parameter.normal_(0, 0.3)
+            elif parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    want = seen(model.eval())
+    model.save_pretrained(tmp_path / "adapter")
+    base = Base.open(folder)
+    adapter = read_adapter(tmp_path / "adapter", base.decoder)
+    merge(base, [(adapter, 1.0)], tmp_path / "out")
+    assert np.abs(seen(opened(tmp_path / "out")) - want).max() < 1e-4
+    assert np.abs(seen(opened(folder)) - want).max() > 0.05
+    text = for_text(adapter)
+    if text is not adapter:  # else there is none
+        with torch.inference_mode():
+            alone = model(torch.tensor([IDS])).logits[0].numpy()
+        assert np.abs(on_onnx(folder, text) - alone).max() < 2e-4
+        merge(base, [(text, 1.0)], tmp_path / "text")  # without the other parts it sees otherwise
+        assert np.abs(seen(opened(tmp_path / "text")) - want).max() > 0.05
+
+
+def test_what_the_base_does_not_hold_is_not_merged(folder, tmp_path):
+    factors = {"a": np.ones((2, 16), np.float32), "b": np.ones((16, 2), np.float32), "scale": 1.0}
+    names = ["vision_tower.encoder.layers.7.mlp.fc1", "model.multi_modal_projector.linear"]
+    deltas = tuple(Delta(module=name, **factors) for name in names)
+    with pytest.raises(UnsupportedError) as caught:
+        merge(Base.open(folder), [(Adapter(deltas=deltas), 1.0)], tmp_path / "out")
+    assert [item.split(":")[0] for item in caught.value.items] == sorted(
+        f"{n}.weight" for n in names
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_refuses_what_only_sees(folder, copy, tmp_path):
+    (copy / "tokenizer.json").write_bytes(
+        (onnx_cases.truth_base("gemma3") / "tokenizer.json").read_bytes()
+    )
+    path = saved_adapter(tmp_path / "adapter", "model.language_model.")
+    at = "model.vision_tower.encoder.layers.0.mlp.fc1"
+    factors = {"a": np.ones((2, 16), np.float32), "b": np.ones((16, 2), np.float32), "scale": 1.0}
+    text = read_adapter(path, Base.open(folder).decoder)
+    both = Adapter(deltas=(*text.deltas, Delta(module=at, **factors)))
+    with pytest.raises(MismatchError, match="vision_tower"):
+        export(copy, tmp_path / "out", adapter=both, to="safetensors")
 
 
 def test_its_head_comes_untied(folder, tmp_path):

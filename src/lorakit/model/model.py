@@ -7,6 +7,7 @@ returns text. See runtime/scheduler.py for what happens in between.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import weakref
@@ -42,6 +43,7 @@ from lorakit.values import among, shown
 
 Pooling = Literal["mean", "last"]
 T = TypeVar("T")
+log = logging.getLogger("lorakit")
 
 
 class Model(Generating):
@@ -126,6 +128,8 @@ class Model(Generating):
         if wait:
             return self._load(adapter, name, source, allow_private)
         try:
+        What reading it had to decide, such as parts for images that are left out, is logged as a
+        warning, and stands in the `reading.notes` of the handle's `adapter`.
             future = self._loaders.submit(self._load, adapter, name, source, allow_private)
         except RuntimeError:  # closed in the meantime
             self._table.release(name)
@@ -332,7 +336,8 @@ class Model(Generating):
             allow_private=self._allow_private if private is None else private,
         )
         try:
-            return self._attach(name, ready(reference, self.base, get))
+            found = ready(reference, self.base, get)
+            loaded = self._attach(name, found)
         except BaseException:
             self._table.release(name)
             raise
@@ -345,6 +350,9 @@ class Model(Generating):
         self._table.reserve(name)
         try:
             return self._attach(name, settled(found, self.base))
+        for note in found.adapter.reading.notes:
+            log.warning("%s: %s", found.source, note)
+        return loaded
         except BaseException:
             self._table.release(name)
             raise

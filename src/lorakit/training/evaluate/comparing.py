@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from lorakit.base.gguf import open_base
 from lorakit.chat.dialogue import Dialogue
-from lorakit.check import require_fit
+from lorakit.check import for_text, require_fit
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.table import ENGINES, choose_engine, make_options
 from lorakit.engines.torch.options import Device
@@ -165,7 +165,7 @@ def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: 
             base.require_weights()
         named = dict.fromkeys(a.loaded for each in group for a in each.adapters)
         for config in (each for each in named if not is_held(each, base.held)):
-            require_fit(read_adapter(get(config.path), base.decoder), base)
+            require_fit(for_text(read_adapter(get(config.path), base.decoder)), base)
 
 
 def _require_packages(engine: str) -> None:
