@@ -35,7 +35,7 @@ SHOWN = 4  # adapters that a repr names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
-    """Facts about a loaded adapter. Of one that a server holds, sizes are 0 and the digest empty."""
+    """Facts about a loaded adapter. Of one that a server holds, sizes are 0, the digest empty."""
 
     name: str
     source: str  # its reference, safe to show

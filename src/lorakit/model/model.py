@@ -66,20 +66,29 @@ class Model(Generating):
     ) -> None:
         """Made by `lorakit.open`. Waits until the runtime is open; raises what opening raised."""
         self.base = base
-        self.warnings: tuple[ModelWarning, ...] = ()  # failures that `open` tolerated
-        self.merged: tuple[MergedAdapter, ...] = ()  # adapters that `open` merged into the weights
         self._offline = offline
         self._progress = progress
         self._allow_private = allow_private
+        self._begin(runtime)
+        if templates is None and base.is_gguf:
+            templates = base.templates
+        super().__init__(tokenizer, Dialogue(base.path, tokenizer, templates), runtime)
+
+    def _begin(self, runtime: Runtime) -> None:
+        """What a model of any runtime has before it is open."""
+        self.warnings: tuple[ModelWarning, ...] = ()  # failures that `open` tolerated
+        self.merged: tuple[MergedAdapter, ...] = ()  # adapters that `open` merged into the weights
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
         self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
         on_fork(self, Model._forked)
         # Finalizers may run at any point of any thread, so this one signals and never waits.
         finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
         finalizer.atexit = False  # at exit the thread closes itself, see lorakit.processes
-        if templates is None and base.is_gguf:
-            templates = base.templates
-        super().__init__(tokenizer, Dialogue(base.path, tokenizer, templates), runtime)
+
+    @property
+    def name(self) -> str:
+        """The base's name, to show."""
+        return self.base.name
 
     # Adapters.
 
