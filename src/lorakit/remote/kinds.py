@@ -18,6 +18,7 @@ from lorakit.remote.asking import Conversation
 from lorakit.runtime.sampling import SamplingParams
 
 DEFAULTS = SamplingParams()
+PENALIZED = 1 << 20  # tokens that llama-server's penalties look back: all of prompt and answer
 Said = dict[str, Any]
 
 
@@ -141,11 +142,16 @@ def _llama(params: SamplingParams) -> Said:
         "min_p": params.min_p,
         "typical_p": params.typical_p,
         "repeat_penalty": params.repetition_penalty,
-        "repeat_last_n": -1,  # all of prompt and answer
         "ignore_eos": params.ignore_eos,
         "mirostat": 0,
         "samplers": _ORDER,
     }
+    if (said["repeat_penalty"], params.presence_penalty, params.frequency_penalty) != (
+        1.0,
+        0.0,
+        0.0,
+    ):
+        said["repeat_last_n"] = PENALIZED
     if params.mirostat_tau is not None:
         said |= {"mirostat": 2, "mirostat_tau": params.mirostat_tau}
         said |= {"mirostat_eta": params.mirostat_eta}
