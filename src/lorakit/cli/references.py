@@ -127,7 +127,7 @@ def open_with(
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales."""
     from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow, and most commands open no model
+    from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow: most open no model
     from lorakit.model.open import open as open_model
 
     mode = "merge" if merge else "dynamic"
