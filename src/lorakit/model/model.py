@@ -128,6 +128,8 @@ class Model(Generating):
         name: by default the last part of the reference. source: the kind that the reference must
         be. allow_private: allow URLs of machines in a private network; None is as the model was
         opened. wait: False returns a Future at once; generation continues meanwhile.
+        What reading it had to decide, such as parts for images that are left out, is logged as a
+        warning, and stands in the `reading.notes` of the handle's `adapter`.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError and
         ClosedError; the model is then unchanged.
         """
@@ -137,8 +139,6 @@ class Model(Generating):
         if wait:
             return self._load(adapter, name, source, allow_private)
         try:
-        What reading it had to decide, such as parts for images that are left out, is logged as a
-        warning, and stands in the `reading.notes` of the handle's `adapter`.
             future = self._loaders.submit(self._load, adapter, name, source, allow_private)
         except RuntimeError:  # closed in the meantime
             self._table.release(name)
@@ -350,6 +350,9 @@ class Model(Generating):
         except BaseException:
             self._table.release(name)
             raise
+        for note in found.adapter.reading.notes:
+            log.warning("%s: %s", found.source, note)
+        return loaded
 
     def _attach(self, name: str, found: Ready) -> LoadedAdapter:
         return self._table.load(name, found.adapter, found.source, found.default_scale)
@@ -359,9 +362,6 @@ class Model(Generating):
         self._table.reserve(name)
         try:
             return self._attach(name, settled(found, self.base))
-        for note in found.adapter.reading.notes:
-            log.warning("%s: %s", found.source, note)
-        return loaded
         except BaseException:
             self._table.release(name)
             raise
