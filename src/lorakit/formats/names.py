@@ -42,6 +42,8 @@ BEFORE = frozenset(
 _OUTSIDE = ("module.", "base_model.model.")
 _WRAPPED = re.compile(rf"(?:^|\.)(?:{'|'.join(WRAPPERS)})(?:\.|$)")
 _IN_PATTERN = re.compile(rf"(?<![\w-])(?:{'|'.join(WRAPPERS)})\\?\.")  # with the dot escaped or not
+_MARK = "_mod"  # in every wrapper's step: the searches are slow, and most names need none
+assert all(_MARK in step for step in WRAPPERS)
 _BLOCK = re.compile(r"(?:layers|h|blocks)\.\d+\..+")
 _WRAPPING = WRAPPERS.keys() | {"module"}
 _NO_ROOT = frozenset({"module", "base_model", "language_model", "text_model", "pretrained_model"})
@@ -52,16 +54,17 @@ def unwrapped(name: str) -> str:
 
     Exact without a base: no model's module has such a name.
     """
-    if _WRAPPED.search(name):
-        name = ".".join(step for step in name.split(".") if step not in WRAPPERS)
     while name.startswith(_OUTSIDE):
         name = name.removeprefix("module.").removeprefix("base_model.model.")
-    return name
+    if _MARK not in name or not _WRAPPED.search(name):
+        return name
+    return unwrapped(".".join(step for step in name.split(".") if step not in WRAPPERS))
 
 
 def asking_unwrapped(pattern: str) -> str:
     """A name of modules, or a regular expression for names, that asks for no wrapper's steps."""
-    return _IN_PATTERN.sub("", pattern).removeprefix("module.").removeprefix("base_model.model.")
+    plain = _IN_PATTERN.sub("", pattern) if _MARK in pattern else pattern
+    return plain.removeprefix("module.").removeprefix("base_model.model.")
 
 
 def is_canonical(module: str) -> bool:

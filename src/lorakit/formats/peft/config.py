@@ -117,8 +117,9 @@ class Resolver:
             if not re.fullmatch(r"[\w.-]*", name):
                 raise PatternError(f"layers_pattern {name!r:.80} is not a plain name")
         self._config = config
-        self._ranks = PatternTable(tuple(config.ranks), budget)
-        self._alphas = PatternTable(tuple(config.alphas), budget)
+        ranks, alphas = tuple(config.ranks), tuple(config.alphas)
+        self._ranks = PatternTable(ranks, budget)
+        self._alphas = self._ranks if alphas == ranks else PatternTable(alphas, budget)
         self.notes: list[str] = []
         self._target = self._regex("target_modules", config.target_modules, budget)
         self._exclude = self._regex("exclude_modules", config.exclude_modules, budget)

@@ -192,11 +192,12 @@ def _stacked(resolver: Resolver, parts: Parts, decoder: Decoder | None) -> Itera
     """Layers of single experts as one delta for each projection: ranks padded with zeros, zeros
     for experts that have no layer, scales that differ folded into B in float32."""
     found: dict[str, dict[int, str]] = {}
-    for name in in_order(parts.of("a").keys() | parts.of("b").keys()):
+    for name in parts.of("a").keys() | parts.of("b").keys():
         if match := _EXPERT.fullmatch(name):
             found.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = name
     most = max((index for layers in found.values() for index in layers), default=-1) + 1
-    for module, layers in found.items():
+    for module in in_order(found):  # of names there are as many as experts
+        layers = {index: found[module][index] for index in sorted(found[module])}
         shape = decoder.modules().get(module) if decoder else None
         experts = max(most, shape.experts or 0) if shape else most
         pairs = {index: _expert(name, resolver, parts) for index, name in layers.items()}

@@ -103,9 +103,9 @@ def sort(
             parts.faults.append(f"{key[:80]!a}: not a tensor name")
     table = _of_one(_uncut(plain, where, mend), where, name)
     parts.renamed = _changes(table)
-    keys = {cleaned: key for key, cleaned in table.items()}
+    copies = {name: key for key, name in table.items() if _COPY in name}
     for key, cleaned in table.items():
-        if _is_again(key, cleaned, keys, tensors):
+        if copies and _is_again(key, cleaned, copies, tensors):
             continue
         kind, module = _classify(cleaned)
         fault = _fault(kind, module, tensors[key])
@@ -120,13 +120,13 @@ _COPY, _ORIGINAL = ".modules_to_save", ".original_module"
 
 
 def _is_again(
-    key: str, cleaned: str, keys: Mapping[str, str], tensors: Mapping[str, Array]
+    key: str, cleaned: str, copies: Mapping[str, str], tensors: Mapping[str, Array]
 ) -> bool:
     """Whether a tensor says nothing more, as PEFT saves a whole vocabulary that was resized: beside
     the trained copy the original, which is the base's, and the copy under the module's own name."""
     module, _, kind = cleaned.rpartition(".")
     plain = module.removesuffix(_ORIGINAL)
-    copy = keys.get(f"{plain}{_COPY}.{kind}")
+    copy = copies.get(f"{plain}{_COPY}.{kind}")
     if copy is None or module.endswith(_COPY):
         return False
     return module != plain or np.array_equal(tensors[key], tensors[copy])

@@ -21,6 +21,7 @@ from lorakit.adapter import (
     Reading,
     Replacement,
     Site,
+    in_order,
 )
 from lorakit.architectures import Decoder
 from lorakit.errors import FormatError, LorakitError, SourceError, UnsupportedError
@@ -90,8 +91,8 @@ class _Options:
 def _read(
     path: Path, raw: Mapping[str, Any] | None, options: _Options, alpha: float | None = None
 ) -> Adapter:
-    if raw is not None:
-        parse(raw, where=str(path))  # first: why it is refused matters more than broken weights
+    # first: why it is refused matters more than broken weights
+    config = None if raw is None else parse(raw, where=str(path))
     weights = _weights_file(path, options.allow_pickle)
     tensors: Mapping[str, Array]
     metadata: Mapping[str, str]
@@ -101,10 +102,10 @@ def _read(
         file = open_safetensors(weights, max_size=MAX_WEIGHTS)
         tensors, metadata = file.tensors, file.metadata
     parts = sort(tensors, where=str(path), name=options.name, mend=options.mend)
-    raw = config_of(parts, alpha or 0.0) if raw is None else raw
-    if raw.get("target_parameters"):
+    config = config or parse(config_of(parts, alpha or 0.0), where=str(path))
+    if config.target_parameters:
         parts.written_by = version_of_card(path)
-    return _assembled(raw, parts, metadata, options.decoder)
+    return _assembled(config, parts, metadata, options.decoder)
 
 
 def assemble(
@@ -116,15 +117,16 @@ def assemble(
     decoder: Decoder | None = None,
 ) -> Adapter:
     """The adapter that a config and tensors describe; errors as in `read_peft`."""
-    return _assembled(raw, sort(tensors, where=where), metadata, decoder)
+    parts = sort(tensors, where=where)
+    return _assembled(parse(raw, where=where), parts, metadata, decoder)
 
 
 def _assembled(
-    raw: Mapping[str, Any], parts: Parts, metadata: Mapping[str, str], decoder: Decoder | None
+    config: LoraConfig, parts: Parts, metadata: Mapping[str, str], decoder: Decoder | None
 ) -> Adapter:
     where = parts.where
     try:
-        adapter = _build(parse(raw, where=where), parts, metadata, decoder)
+        adapter = _build(config, parts, metadata, decoder)
     except PatternError as error:
         raise UnsupportedError(
             f"{where}: {CONFIG} has a pattern for module names that cannot be used: {error}"
@@ -227,21 +229,21 @@ def _check_saved(config: LoraConfig, parts: Parts) -> None:
             parts.faults.append(
                 f"{module}.weight: neither part of a LoRA layer nor in the config's modules_to_save"
             )
-
-
     for name in parts.of("saved parameter"):
         if not any(is_saved(name, saved) for saved in config.modules_to_save):
             parts.faults.append(f"{name}: not in the config's modules_to_save")
+
+
 def _pairs(parts: Parts, a: str, b: str, site: Site, resolver: Resolver) -> list[Delta]:
     tops, bottoms, biases = parts.of(a), parts.of(b), parts.of("bias")
-    for module in sorted(tops.keys() ^ bottoms.keys()):
+    for module in in_order(tops.keys() ^ bottoms.keys()):
         have, lack = ("A", "B") if module in tops else ("B", "A")
         parts.faults.append(f"{module}: has lora_{have} but no lora_{lack}")
     if site is Site.LINEAR:
-        orphans = sorted(biases.keys() - (tops.keys() & bottoms.keys()))
+        orphans = in_order(biases.keys() - (tops.keys() & bottoms.keys()))
         parts.faults += [f"{module}: has a bias of lora_B but no pair" for module in orphans]
     deltas = []
-    for module in sorted(tops.keys() & bottoms.keys()):
+    for module in in_order(tops.keys() & bottoms.keys()):
         rank, found = resolver.rank(module), (tops[module].shape[0], bottoms[module].shape[1])
         if found != (rank, rank):
             parts.faults.append(
@@ -288,9 +290,10 @@ def _check_dora(
     have = {magnitude.module for magnitude in magnitudes}
     if have and not config.use_dora:
         parts.faults.append("there are DoRA magnitudes, but the config has use_dora = false")
-    parts.faults += [f"{m}: a DoRA magnitude without LoRA tensors" for m in sorted(have - adapted)]
+    alone = in_order(have - adapted)
+    parts.faults += [f"{m}: a DoRA magnitude without LoRA tensors" for m in alone]
     if config.use_dora:
-        lack = sorted(adapted - have)
+        lack = in_order(adapted - have)
         parts.faults += [f"{m}: use_dora = true, but it has no magnitude" for m in lack]
 
 
@@ -339,7 +342,7 @@ def _rows(config: LoraConfig, parts: Parts) -> list[Replacement]:
 
 
 def _check_rows(deltas: list[Delta], parts: Parts) -> None:
-    both = sorted({delta.module for delta in deltas} & parts.of("rows").keys())
+    both = in_order({delta.module for delta in deltas} & parts.of("rows").keys())
     parts.faults += [f"{module}: replaced rows and LoRA on one module" for module in both]
 
 
