@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
@@ -42,11 +42,14 @@ from lorakit.model.growing import with_room
 from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.model.own_text import OwnText, own_text
+from lorakit.model.remote import open_remote
+from lorakit.remote.server import names_server
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
+RuntimeName = EngineName | Literal["api"]
 Choice = Adapter | AdapterConfig
 Read = tuple[Choice, Ready | None]  # None: an export holds it
 Get = Callable[..., Path]  # `fetch` with this model's options
@@ -71,12 +74,15 @@ def open(
     base: str | os.PathLike[str],
     *,
     adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
-    engine: EngineName | None = None,
+    engine: RuntimeName | None = None,
     mmproj: str | os.PathLike[str] | None = None,
     max_queue: int = MAX_QUEUE,
     offline: bool | None = None,
     progress: OnProgress | None = None,
     allow_private: bool = False,
+    api_key: str | None = None,
+    model: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     **options: Unpack[EngineKeywords],
 ) -> Model:
     """Open a base model and return a Model; close it, or use it as a context manager.
@@ -84,22 +90,38 @@ def open(
     base: a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file: a path,
     the https:// URL of one, or hf:org/repo[@revision][/subfolder]. Also the path of what
     `lorakit export --to onnx` wrote, or of one of its graphs; the adapters that such a folder holds
-    are loaded by their names, and `adapter` may be one of these.
+    are loaded by their names, and `adapter` may be one of these. Or the URL of a server that speaks
+    OpenAI's API, https://host/v1 (http:// on this machine), whose model is then used from there.
     adapter: one adapter or several to load and apply at once: a reference, an Adapter, or an
     AdapterConfig, which also holds a scale and what to do if it fails.
     engine: "onnx" (ONNX Runtime, the default for a folder), "llama" (llama.cpp, for a GGUF file;
     needs lorakit[llama]), or "torch" (the reference: transformers, every kind of adapter, float32;
-    needs lorakit[torch]).
+    needs lorakit[torch]); "api": the URL is a server's, whatever it ends in.
     mmproj: the projector file of a GGUF vision model, so that chats may contain images.
     max_queue: how many requests may wait before QueueFullError.
     offline: fetch nothing; None uses LORAKIT_OFFLINE and HF_HUB_OFFLINE. progress: called for every
     download, also of later `load_adapter` calls; see lorakit.sources. allow_private: allow URLs of
     machines in a private network, also for later `load_adapter` calls.
+    api_key, model, tokenizer: of a server, see docs/remote.md; None is LORAKIT_API_KEY, its only
+    model, and no token ids.
     options: see EngineOptions (threads, context, max_batch, cached_sequences), and those of single
     engines: OnnxOptions (quantize, calibration), TorchOptions (device) and llama=LlamaOptions(...).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; everything opened so far is then closed.
     """
+    if engine == "api" or (engine is None and names_server(base)):
+        _require_none(options | {"mmproj": mmproj}, "for a model in this process")
+        return open_remote(
+            os.fspath(base),
+            api_key=api_key,
+            model=model,
+            tokenizer=tokenizer,
+            adapter=adapter,
+            allow_private=allow_private,
+            max_batch=options.get("max_batch"),
+            max_queue=max_queue,
+        )
+    _require_none({"api_key": api_key, "model": model, "tokenizer": tokenizer}, "for a server")
     if not whole(max_queue) or max_queue < 1:
         said = shown(max_queue)
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
@@ -124,7 +146,7 @@ def open(
     try:  # while the engine opens on its thread
         tokenizer = text.tokenizer or kind.tokenizer(opened)
         warnings += _said([_without_rows(text.tokenizer, opened)])
-        model = Model(
+        result = Model(
             opened,
             tokenizer,
             thread,
@@ -137,13 +159,20 @@ def open(
         thread.close()
         raise
     try:
-        model.merged = merged
-        _hold(model)
-        model.warnings = (*_left_out(opened), *warnings, *_apply(model, adapters))
+        result.merged = merged
+        _hold(result)
+        result.warnings = (*_left_out(opened), *warnings, *_apply(result, adapters))
     except BaseException:
-        model.close()
+        result.close()
         raise
-    return model
+    return result
+
+
+def _require_none(given: Mapping[str, object], whose: str) -> None:
+    """Refuse what cannot act. What says nothing is None, and quantize "none"."""
+    said = [name for name, value in given.items() if value not in (None, "none")]
+    if wrong := [name for name in said if name != "max_batch"]:
+        raise ParameterError(f"{', '.join(wrong)}: {whose}", hint="leave it out")
 
 
 def _options(
