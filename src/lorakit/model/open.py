@@ -144,11 +144,11 @@ def open(
     make = partial(open_engine, name, opened, chosen)
     thread = EngineThread(make, max_queue=max_queue)
     try:  # while the engine opens on its thread
-        tokenizer = text.tokenizer or kind.tokenizer(opened)
+        words = text.tokenizer or kind.tokenizer(opened)
         warnings += _said([_without_rows(text.tokenizer, opened)])
         result = Model(
             opened,
-            tokenizer,
+            words,
             thread,
             offline=offline,
             progress=progress,
