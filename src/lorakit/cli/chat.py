@@ -18,11 +18,12 @@ from lorakit.cli.references import (
     CalibrationOption,
     ContextOption,
     DeviceOption,
-    EngineOption,
     GpuLayersOption,
     MmprojOption,
+    ModelOption,
     PrivateOption,
     QuantizeOption,
+    RuntimeOption,
     ThreadsOption,
     ToolsOption,
     open_with,
@@ -41,7 +42,8 @@ def command(
     base: BaseArgument,
     adapter: AdapterOption = None,
     tools: ToolsOption = None,
-    engine: EngineOption = None,
+    engine: RuntimeOption = None,
+    served: ModelOption = None,
     quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
@@ -59,6 +61,7 @@ def command(
         base,
         adapter,
         engine=engine,
+        served=served,
         quantize=quantize,
         calibration=calibration,
         threads=threads,
@@ -69,7 +72,7 @@ def command(
         allow_private=allow_private,
     ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
-        say((f"{model.base.name}; /help lists the commands, Ctrl-D ends", "dim"))
+        say((f"{model.name}; /help lists the commands, Ctrl-D ends", "dim"))
         session.show_adapters("")
         session.run()
 
@@ -152,7 +155,8 @@ class Session:
         """/adapters: list the loaded adapters"""
         for info in self.model.adapters:
             state = "off" if info.scale is None else f"at {info.scale:g}"
-            say((f"  {info.name} {state} (rank {info.rank})", "cyan"))
+            rank = f" (rank {info.rank})" if info.rank else ""  # of a server's it is not known
+            say((f"  {info.name} {state}{rank}", "cyan"))
 
     def set_tools(self, rest: str) -> None:
         """/tools [FILE|off]: declare the tools of a JSON file, or none; alone, list them"""

@@ -14,7 +14,7 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import note, patience
 from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
-from lorakit.engines.table import EngineName
+from lorakit.engines.table import EngineName, RuntimeName
 from lorakit.engines.torch.options import Device
 from lorakit.errors import BaseModelError, FormatError, UnsupportedError
 from lorakit.files.bounded import parse_json, read_text
@@ -48,6 +48,18 @@ AdapterOption = Annotated[
 EngineOption = Annotated[
     EngineName | None,
     option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
+]
+RuntimeOption = Annotated[
+    RuntimeName | None,
+    option(
+        "--engine",
+        help="What runs the model [default: llama for a GGUF file, api for https://.../v1, "
+        "else onnx].",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    option("--model", metavar="NAME", help="The server's name of the model, if it has several."),
 ]
 QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
 CalibrationOption = Annotated[
@@ -113,7 +125,7 @@ def open_with(
     base: str,
     adapters: Sequence[str] | None,
     *,
-    engine: EngineName | None,
+    engine: RuntimeName | None,
     quantize: Quantization,
     calibration: Path | None = None,
     threads: int | None = None,
@@ -123,9 +135,13 @@ def open_with(
     mmproj: str | None = None,
     allow_private: bool = False,
     merge: bool = False,
+    served: str | None = None,
     **reading: Any,
 ) -> Model:
-    """Open a model, load the adapters and make them active at their scales."""
+    """Open a model, load the adapters and make them active at their scales.
+
+    served: the name of the model, where the base is the URL of a server.
+    """
     from lorakit.engines.llama.options import LlamaOptions
     from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow: most open no model
     from lorakit.model.open import open as open_model
@@ -146,11 +162,13 @@ def open_with(
             mmproj=mmproj,
             progress=downloads,
             allow_private=allow_private,
+            model=served,
         )
     for warning in model.warnings:
         if not warning.adapter and warning.code != TEXT_ALONE:  # the others were logged
             note(warning.message)
-    if model.base.exported is not None and (form := model.base.exported.note()):
+    exported = None if model.capabilities.engine == "api" else model.base.exported
+    if exported is not None and (form := exported.note()):
         note(form)
     loaded = [] if merge else configs
     unsaid = [n for n, c in enumerate(loaded) if c.scale is None and c.absolute_scale is None]

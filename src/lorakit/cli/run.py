@@ -15,16 +15,17 @@ from lorakit.cli.references import (
     CalibrationOption,
     ContextOption,
     DeviceOption,
-    EngineOption,
     GpuLayersOption,
     JsonOption,
     MergeOption,
     MlxVersionOption,
     MmprojOption,
+    ModelOption,
     PartialOption,
     PickleOption,
     PrivateOption,
     QuantizeOption,
+    RuntimeOption,
     ThreadsOption,
     ToolsOption,
     open_with,
@@ -54,7 +55,8 @@ def command(
         option(metavar="FILE", help="A picture to ask about; may be repeated; needs --mmproj."),
     ] = None,
     mmproj: MmprojOption = None,
-    engine: EngineOption = None,
+    engine: RuntimeOption = None,
+    served: ModelOption = None,
     quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
@@ -113,6 +115,7 @@ def command(
         base,
         adapter,
         engine=engine,
+        served=served,
         quantize=quantize,
         calibration=calibration,
         threads=threads,
@@ -127,10 +130,10 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     ) as model:
-        ids = model.encode(text) if raw else model.chat_prompt(
+        said = text if raw else model.chat_prompt(
             [{"role": "user", "content": with_images(text, image or ())}], tools=schemas
         )  # fmt: skip
-        stream = model.stream(ids, sampling=sampling, lookahead=None)
+        stream = model.stream(said, sampling=sampling, lookahead=None)
         if not json:
             for piece in stream:
                 say_piece(piece)
@@ -157,7 +160,7 @@ def _print(model: Model, completion: Completion, raw: bool) -> None:
             "adapters": dict(completion.adapters),
             "usage": {
                 "prompt_tokens": completion.prompt_tokens,
-                "completion_tokens": len(completion.tokens),
+                "completion_tokens": completion.completion_tokens,
             },
             "seconds": round(completion.seconds, 4),
         }

@@ -19,6 +19,7 @@ from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.values import among, shown
 
 EngineName = Literal["onnx", "llama", "torch"]
+RuntimeName = Literal[EngineName, "api"]  # and a model on a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
@@ -15,7 +15,14 @@ from lorakit.base.gguf import open_base
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.protocol import EngineOptions
-from lorakit.engines.table import ENGINES, EngineName, choose_engine, make_options, open_engine
+from lorakit.engines.table import (
+    ENGINES,
+    EngineName,
+    RuntimeName,
+    choose_engine,
+    make_options,
+    open_engine,
+)
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.cache import sweep_cache
@@ -49,7 +56,6 @@ from lorakit.sources import OnProgress, describe, fetch
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
-RuntimeName = EngineName | Literal["api"]
 Choice = Adapter | AdapterConfig
 Read = tuple[Choice, Ready | None]  # None: an export holds it
 Get = Callable[..., Path]  # `fetch` with this model's options
