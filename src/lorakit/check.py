@@ -469,10 +469,10 @@ def _replacement(
 
 _RESIZED = "the vocabulary was resized"
 _TO_RESIZE = (
-    "open the base with this adapter (lorakit.open(BASE, adapter=ADAPTER), -a ADAPTER), or merge "
-    "it (lorakit merge): a Hugging Face folder then becomes as large, where the adapter holds all "
-    "of embedding and head, and no other adapter has another size; else open the base as it was "
-    "saved after the resize"
+    "open the base together with this adapter (lorakit.open, lorakit run -a), or merge it (lorakit "
+    "merge): a Hugging Face folder then becomes as large, where the adapter holds all of embedding "
+    "and head, and no other adapter has another size; else open the base as it was saved after the "
+    "resize"
 )
 
 

@@ -19,20 +19,25 @@ from lorakit.sources import OnProgress
 
 def with_room(
     base: Base, adapters: Sequence[Adapter], progress: OnProgress | None, brought: Files = ()
-) -> tuple[Base, str]:
-    """The base, with a vocabulary as large as the adapters', and what to say of it.
+) -> Base:
+    """The base, with a vocabulary as large as the adapters'.
 
     Where they have several sizes, the first one's: the others do not fit, which is said where they
     are loaded. Raises what `merged_base` raises.
     """
-    own, rows = base.decoder.vocabulary, next(_sizes(base, adapters), None)
+    rows = next(_sizes(base, adapters), None)
     if base.is_gguf or rows is None:
-        return base, ""
+        return base
     larger = more_rows(base, rows)
     said = MergedAdapter(name="rows", source=f"{rows} tokens", scale=1.0, digest=larger.digest)
-    found = merged_base(base, [(larger, said)], progress, brought)
-    way = "grew" if rows > own else "shrank"
-    return found, f"the vocabulary {way} from {own} to {rows} tokens"
+    return merged_base(base, [(larger, said)], progress, brought)
+
+
+def resize(before: int, base: Base) -> str:
+    """What is said of a vocabulary that had `before` tokens; "" where it has them still."""
+    rows = base.decoder.vocabulary
+    way = "grew" if rows > before else "shrank"
+    return f"the vocabulary {way} from {before} to {rows} tokens" if rows != before else ""
 
 
 def _sizes(base: Base, adapters: Sequence[Adapter]) -> Iterator[int]:

@@ -45,7 +45,7 @@ from lorakit.model.adapter_config import (
     ModelWarning,
     as_choices,
 )
-from lorakit.model.growing import with_room
+from lorakit.model.growing import resize, with_room
 from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.model.own_text import OwnText, own_text
@@ -138,12 +138,13 @@ def open(
     name = choose_engine(engine, opened)
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
+    rows = opened.decoder.vocabulary
     adapters, failed = _read(choices, opened, get)
     text, brought = _text(opened, _places(adapters))
     opened, adapters, merged, warnings = _merge(opened, adapters, progress, brought)
     dynamic = [ready.adapter for _, ready in adapters if ready is not None]
-    opened, grew = with_room(opened, dynamic, progress, brought)
-    warnings = [*failed, *warnings, *_said([grew, *text.notes])]
+    opened = with_room(opened, dynamic, progress, brought)
+    warnings = [*failed, *warnings, *_said([resize(rows, opened), *text.notes])]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
