@@ -7,24 +7,25 @@ import pytest
 
 import lorakit
 import lorakit.merge.gguf.file as file_module
+from commands import invoke
 from folders import DATA
 from gguf_bases import FAMILIES, make_base, written
+from lorakit import AdapterConfig
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.quantize import quantize
-from lorakit.errors import AdapterError, MismatchError, UnsupportedError
+from lorakit.errors import AdapterError, CapabilityError, MismatchError, UnsupportedError
 from lorakit.files.gguf import open_gguf
 from lorakit.files.gguf_parts import part_name
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
-from lorakit.merge.brought import brought_by
 from lorakit.merge.cached import MergedAdapter, merge_notes, merged_base
 from lorakit.merge.gguf import tensors
 from lorakit.merge.gguf.file import merged_file
-from lorakit.merge.gguf.tokens import own_text
 
 TRUTH = DATA / "truth"
+ADDED = DATA / "added/gemma3/ms_embed"
 FILES = {name: TRUTH / f"gguf/{name}.base.f32.gguf" for name in ("gemma3", "llama")}
 NEAR = {"gemma3": 4e-3, "llama": 1e-4}  # most of Gemma's is ggml's table for GELU
 CASES = [
@@ -280,74 +281,6 @@ def test_a_bias_of_b_where_the_graph_takes_one(tmp_path, cache):
         np.testing.assert_allclose(ours, right, rtol=0, atol=1e-4)
 
 
-class TestAddedTokens:
-    """An adapter that brings two tokens of its own, with its tokenizer."""
-
-    FOLDER = DATA / "added/gemma3/ms_embed"
-
-    def test_they_are_in_the_file_and_have_pefts_logits(self, cache):
-        adapter = read_adapter(self.FOLDER, open_gguf_base(FILES["gemma3"]).decoder)
-        brought, _ = brought_by([self.FOLDER])
-        base, notes = merged(FILES["gemma3"], (adapter, 1.0), brought=brought)
-        assert any("grew from 512 to 514 tokens" in note for note in notes)
-        assert base.decoder.vocabulary == 514
-        with (
-            np.load(self.FOLDER / "logits.npz") as known,
-            lorakit.open(base.path, threads=1) as model,
-        ):
-            assert model.encode("<|json|>a<|/json|>")[-1] == 513
-            assert 512 in model.encode("<|json|>a<|/json|>")
-            for n in range(3):
-                found = model.logits(known[f"ids{n}"].tolist())
-                np.testing.assert_allclose(found, known[f"scale1_{n}"], rtol=0, atol=4e-3)
-
-    def test_without_a_tokenizer_they_have_no_text(self, cache):
-        adapter = read_adapter(self.FOLDER, open_gguf_base(FILES["gemma3"]).decoder)
-        base, notes = merged(FILES["gemma3"], (adapter, 1.0))
-        assert any("have ids, and no text" in note for note in notes)
-        with lorakit.open(base.path, threads=1) as model:
-            assert 512 not in model.encode("<|json|>a<|/json|>")
-
-
-def brought(added, **config):
-    tokens = [{"id": n, "content": text, "special": special} for n, text, special in added]
-    return (
-        ("tokenizer.json", json.dumps({"added_tokens": tokens}).encode()),
-        ("tokenizer_config.json", json.dumps(config).encode()),
-    )
-
-
-class TestOwnText:
-    @pytest.fixture
-    def file(self):
-        return open_gguf(FILES["gemma3"], model=True, vocabulary=True)
-
-    def test_nothing_brought_changes_nothing(self, file):
-        assert own_text(file, (), 512) == ({}, ())
-
-    def test_tokens_a_template_and_the_end_of_a_reply(self, file):
-        files = brought(
-            [(512, "<|im_end|>", True), (514, "<think>", False)],
-            eos_token={"content": "<|im_end|>"},
-            chat_template="{{ 1 }}",
-        )
-        values, notes = own_text(file, files, 515)
-        assert values["tokenizer.ggml.tokens"].data[512:] == ("<|im_end|>", "[PAD513]", "<think>")
-        assert values["tokenizer.ggml.token_type"].data[512:].tolist() == [3, 5, 4]
-        assert values["tokenizer.ggml.eos_token_id"].data == 512
-        assert values["tokenizer.chat_template"].data == "{{ 1 }}"
-        assert len(notes) == 3
-
-    def test_tokens_that_are_called_otherwise_keep_the_files_name(self, file):
-        values, (note,) = own_text(file, brought([(5, "other", False)]), 512)
-        assert values == {}
-        assert "1 tokens are called otherwise" in note
-
-    def test_one_text_of_two_ids_is_refused(self, file):
-        with pytest.raises(UnsupportedError, match="two ids"):
-            own_text(file, brought([(512, "<bos>", True)]), 513)
-
-
 def test_what_cannot_be_merged_is_refused_and_nothing_is_kept(tmp_path, cache):
     _, alora, _ = case_of("llama/alora")
     with pytest.raises(UnsupportedError, match="aLoRA"):
@@ -358,3 +291,68 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_kept(tmp_path, cache):
     with pytest.raises((AdapterError, MismatchError)):
         merged(FILES["llama"], (Adapter(replacements=(large,)), 1.0))
     assert not list(cache.glob("merged/*/*.gguf"))
+
+
+class TestOpening:
+    def test_it_is_said_and_gives_pefts_logits(self, cache):
+        choice = AdapterConfig(TRUTH / "peft/gemma3/dora", mode="merge", scale=0.5)
+        _, _, known = case_of("gemma3/dora")
+        with lorakit.open(FILES["gemma3"], adapter=choice, threads=1) as model:
+            assert model.base.path.is_relative_to(cache)
+            assert [(m.name, m.scale) for m in model.merged] == [("dora", 0.5)]
+            (warning,) = model.warnings
+            assert warning.code == "adapter_merged"
+            assert "dora at 0.5: in the weights of a copy" in warning.message
+            found = model.logits(known["ids1"].tolist())
+            np.testing.assert_allclose(found, known["scale0.5_1"], rtol=0, atol=4e-3)
+
+    def test_others_act_at_run_time_beside_it(self, cache):
+        dora = AdapterConfig(TRUTH / "peft/llama/dora", mode="merge")
+        plain = AdapterConfig(TRUTH / "peft/llama/plain", scale=0.0)
+        with lorakit.open(FILES["llama"], adapter=[dora, plain], threads=1) as model:
+            off = np.array(model.logits(IDS))
+            on = np.array(model.logits(IDS, adapters={"plain": 1.0}))
+        assert np.abs(on - off).max() > 0.1
+        (merged_alone,) = logits(FILES["llama"], IDS, adapter=dora)
+        np.testing.assert_array_equal(off, merged_alone)
+
+    def test_what_is_refused_at_run_time_names_the_way(self, cache):
+        for path, said in (
+            (TRUTH / "peft/gemma3/dora", "a DoRA magnitude"),
+            (TRUTH / "peft/gemma3/norm_save", "replacement"),
+            (ADDED, "a vocabulary of 514 tokens"),
+        ):
+            model = lorakit.open(FILES["gemma3"], threads=1)
+            with model, pytest.raises(CapabilityError) as caught:
+                model.load_adapter(path)
+            assert said in str(caught.value)
+            assert 'AdapterConfig(path, mode="merge")' in caught.value.hint
+            assert "lorakit run --merge" in caught.value.hint
+            with lorakit.open(
+                FILES["gemma3"], adapter=AdapterConfig(path, mode="merge"), threads=1
+            ) as model:
+                assert model.merged
+
+    def test_added_tokens_come_along(self, cache):
+        choice = AdapterConfig(ADDED, mode="merge")
+        with lorakit.open(FILES["gemma3"], adapter=choice, threads=1) as model:
+            assert model.encode("<|json|>") == [512]
+        codes = {warning.code for warning in model.warnings}
+        assert "adapter_merged" in codes
+        texts = " ".join(warning.message for warning in model.warnings)
+        assert "the vocabulary grew from 512 to 514 tokens" in texts
+
+    def test_a_failure_is_survived_where_it_may_be(self, cache):
+        choice = AdapterConfig(TRUTH / "peft/llama/alora", mode="merge", on_error="base")
+        with lorakit.open(FILES["llama"], adapter=choice, threads=1) as model:
+            assert model.merged == ()
+            assert [warning.code for warning in model.warnings] == ["format_unsupported"]
+
+    def test_the_command_line_merges(self, cache):
+        args = ("--raw", "--max-tokens", "3", "--temperature", "0", "--threads", "1")
+        adapter = f"{TRUTH / 'peft/llama/dora'}:1"
+        refused = invoke("run", FILES["llama"], "-a", adapter, "abc", *args)
+        assert refused.code == 1
+        assert "lorakit run --merge" in str(refused.error or refused)
+        done = invoke("run", FILES["llama"], "-a", adapter, "abc", "--merge", *args)
+        assert done.code == 0, done

@@ -29,7 +29,7 @@ Added = Mapping[int, tuple[str, bool]]  # by id: its text, and whether it is spe
 
 
 def own_text(file: GgufFile, brought: Files, rows: int) -> tuple[dict[str, Value], Notes]:
-    """The keys that change, and what to say of it. rows: of the vocabulary, as it will be.
+    """The keys that change, and what to say of tokens. rows: of the vocabulary, as it will be.
 
     Raises FormatError for a tokenizer that cannot be read, and UnsupportedError for one in which
     two ids have one text.
@@ -47,7 +47,6 @@ def own_text(file: GgufFile, brought: Files, rows: int) -> tuple[dict[str, Value
     before = file.values.get(TEMPLATE)
     if isinstance(template, str) and template.strip() != str(before and before.data).strip():
         values[TEMPLATE] = Value("str", template)
-        notes += ("the adapter's chat template, in place of the file's",)
     return values, notes
 
 
