@@ -21,6 +21,7 @@ from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.errors import BaseModelError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.gguf_parts import gguf_parts
+from lorakit.merge import merge
 from lorakit.sources import Limits, fetch
 from lorakit.sources.store import Store
 from web import FAST
@@ -100,6 +101,23 @@ def test_a_base(web):
     base = Base.open(get(web.put_folder("/base", demo.base_path()), kind="base"))
     assert base.fingerprint == Base.open(demo.base_path()).fingerprint
     assert (base.path / "chat_template.jinja").exists()
+
+
+OF_WHAT_SEES = ("preprocessor_config.json", "processor_config.json", "chat_template.json")
+
+
+def test_a_base_that_sees_comes_with_its_processors(web, tmp_path):
+    """So that what is merged into it is a whole folder, too."""
+    shutil.copytree(demo.base_path(), tmp_path / "base")
+    for name in OF_WHAT_SEES:
+        (tmp_path / "base" / name).write_text(f'{{"of": "{name}"}}')
+    path = get(web.put_folder("/base", tmp_path / "base"), kind="base")
+    report = merge(path, [(read_adapter(HOME), 1.0)], tmp_path / "out")
+    assert set(OF_WHAT_SEES) <= set(report.along)
+    for name in OF_WHAT_SEES:
+        assert json.loads((tmp_path / "out" / name).read_text()) == {"of": name}
+    plain = get(web.put_folder("/plain", demo.base_path()), kind="base")
+    assert not {file.name for file in plain.iterdir()} & set(OF_WHAT_SEES)
 
 
 def sharded(folder):

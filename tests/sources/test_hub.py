@@ -184,6 +184,14 @@ def test_a_base(web):
     assert Base.open(get(kind="base")).decoder.hidden == 128
 
 
+def test_a_base_that_sees_comes_with_its_processors(web):
+    names = ("preprocessor_config.json", "processor_config.json")
+    put_repository(web, files_of(demo.base_path()) | dict.fromkeys(names, b"{}"))
+    path = get(kind="base")
+    assert all((path / name).read_bytes() == b"{}" for name in names)
+    assert get(kind="base", offline=True) == path
+
+
 def test_a_base_that_is_one_gguf_file(web):
     put_repository(web, {"q8/model.gguf": GGUF.read_bytes(), "README.md": b"#"})
     assert open_base(get("hf:org/repo/q8/model.gguf", kind="base")).decoder.hidden == 64

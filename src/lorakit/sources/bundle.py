@@ -43,8 +43,9 @@ BUNDLES: Mapping[Kind, Bundle] = {
     "base": Bundle(
         required=("config.json", "tokenizer.json"),
         weights=("model.safetensors", INDEX),
-        optional=("tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-                  "chat_template.jinja"),
+        optional=("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                  "generation_config.json", "chat_template.jinja", "chat_template.json",
+                  "preprocessor_config.json", "processor_config.json"),  # of a model that also sees
     ),
 }  # fmt: skip
 
