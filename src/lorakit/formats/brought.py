@@ -71,8 +71,13 @@ def templates_of(place: Path) -> dict[str, str]:
 
 
 def same_templates(brought: Mapping[str, str], own: Mapping[str, str]) -> bool:
-    """Whether each is one of the base's, but for white space around it."""
-    return {text.strip() for text in brought.values()} <= {text.strip() for text in own.values()}
+    """Whether each is one of the base's, but for white space at its end."""
+    return {meant(text) for text in brought.values()} <= {meant(text) for text in own.values()}
+
+
+def meant(template: str) -> str:
+    """A template without what of its file makes no difference: ends of lines, and of the file."""
+    return template.replace("\r\n", "\n").rstrip()
 
 
 def _folder(place: Path) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lorakit.chat.template import template_sources
 from lorakit.files.atomic import write_synced
 from lorakit.files.bounded import read_bounded
-from lorakit.formats.brought import TEMPLATE, Files, templates_of, text_files
+from lorakit.formats.brought import TEMPLATE, Files, meant, templates_of, text_files
 from lorakit.merge.folder import MAX_COMPANION
 
 
@@ -72,11 +72,11 @@ def _says_template(config: bytes) -> bool:
 
 def differing(folder: Path, files: Files) -> tuple[str, ...]:
     """Names of those that say something else than the folder's own."""
-    own = {text.strip().encode() for text in template_sources(folder).values()}
+    own = {meant(text).encode() for text in template_sources(folder).values()}
     return tuple(
         name
         for name, content in files
-        if not (name == TEMPLATE and content.strip() in own)
+        if not (name == TEMPLATE and content.rstrip() in own)
         and not _is_there(folder / name, content)
     )
 

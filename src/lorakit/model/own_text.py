@@ -1,8 +1,8 @@
 """What a model reads and writes text with: the base's tokenizer and template, or its adapters' own.
 
 An adapter that was trained with another template, or with tokens of its own, needs them to answer
-as it learnt. They are used where all adapters that bring some agree; white space around a template,
-and what a tokenizer's file says beside its tokens, make no difference.
+as it learnt. They are used where all adapters that bring some agree; white space at a template's
+end, and what a tokenizer's file says beside its tokens, make no difference.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lorakit.formats.brought import (
     OF_TOKENIZER,
     TOKENIZER,
     Files,
+    meant,
     same_templates,
     templates_of,
     text_files,
@@ -69,7 +70,8 @@ def _templates(
         try:
             if said := templates_of(place):
                 ChatTemplate(sources=said)
-                found[tuple(sorted((n, t.strip()) for n, t in said.items()))] = said
+                key = tuple(sorted((name, meant(text)) for name, text in said.items()))
+                found.setdefault(key, said)
         except LorakitError as error:
             notes.append(f"the chat template of {place.name} is left out: {error.message}")
     if len(found) > 1:
@@ -118,11 +120,11 @@ def _identity(own: Files, brought: Files) -> tuple[str, ...]:
         _write(Path(folder), held)
         roles = read_special_tokens(Path(folder))
     same = content == before  # as it mostly is, and a large one takes a second to compare
-    tokens = "" if same or (digest := _meant(content)) == _meant(before) else digest
+    tokens = "" if same or (digest := _digest(content)) == _digest(before) else digest
     return (tokens, *(f"{role} {token}" for role, token in sorted(roles.items())))
 
 
-def _meant(content: bytes) -> str:
+def _digest(content: bytes) -> str:
     """A digest of what a tokenizer.json says of tokens; of its bytes, where it says nothing."""
     try:
         said: Any = parse_json(content)
