@@ -1,6 +1,7 @@
 """Sums of adapters against dense numpy, PEFT, and both applied at run time."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -288,3 +289,27 @@ def test_the_strengths_are_the_norms_and_uneven_ones_are_named():
     _, report = combine([(strong, 1.0), (weak, 0.0)])
     assert report.notes == ()  # one that is switched off is not weak
     assert report.to_dict()["strengths"] == list(report.strengths)
+
+
+@pytest.mark.parametrize("weights", [(1.0, -2.0, 0.5), (1.0, 0.0, 1.0)])
+def test_shares_are_parts_of_the_sum(weights):
+    several = [adapter(n, scale=1.0 + n) for n in range(3)]
+    _, report = combine(list(zip(several, weights, strict=True)))
+    changes = [
+        np.concatenate([(w * m).ravel() for _, m in sorted(dense(a).items())])
+        for a, w in zip(several, weights, strict=True)
+    ]
+    whole = sum(changes)
+    assert report.shares == pytest.approx([c @ whole / (whole @ whole) for c in changes], rel=1e-6)
+    assert sum(report.shares) == pytest.approx(1.0)
+    squares = np.square(report.strengths)
+    assert report.shares != pytest.approx(squares / squares.sum(), rel=1e-3)  # they are not alike
+
+
+def test_one_that_works_against_the_others_has_a_negative_share():
+    one = adapter(0)
+    against = replace(one, deltas=tuple(replace(d, scale=-0.25 * d.scale) for d in one.deltas))
+    _, report = combine([(one, 1.0), (against, 1.0)])
+    assert report.shares == pytest.approx([4 / 3, -1 / 3])
+    opposite = replace(one, deltas=tuple(replace(d, scale=-d.scale) for d in one.deltas))
+    assert combine([(one, 1.0), (opposite, 1.0)])[1].shares == (0.0, 0.0)  # of nothing

@@ -1,11 +1,14 @@
 """lorakit combine, resize and extract, as their users run them."""
 
 import json
+from pathlib import Path
 
+import pytest
 from test_cli import BASE, HOME, lorakit
 
-from lorakit import demo
+from lorakit import Base, demo
 from lorakit.formats.peft import read_peft
+from lorakit.inspect.report import inspect
 
 STYLE = str(demo.adapter_path("style"))
 
@@ -48,3 +51,20 @@ def test_extract_says_that_ranks_differ_and_writes_them_alike(tmp_path):
     config = json.loads((tmp_path / "u/adapter_config.json").read_text())
     assert not config["rank_pattern"]
     assert not config["alpha_pattern"]
+
+
+def test_combine_says_how_strong_each_is(tmp_path):
+    arguments = ("combine", f"{HOME}:2", STYLE, HOME, "-b", BASE)
+    out, _ = lorakit(*arguments, "-o", str(tmp_path / "a"))
+    rows = [line.split() for line in out.splitlines() if line.startswith((HOME, STYLE))]
+    assert [row[:2] for row in rows] == [[HOME, "3"], [STYLE, "1"]]  # once, with both weights
+    out, _ = lorakit(*arguments, "-o", str(tmp_path / "b"), "--json")
+    report = json.loads(out)
+    assert [each["reference"] for each in report["inputs"]] == [HOME, STYLE]
+    assert rows[0][2] == f"{report['strengths'][0]:.4g}"
+    assert rows[0][3] == f"{report['shares'][0]:.1%}"
+    relative = inspect(read_peft(Path(HOME)), values=True, base=Base.open(BASE)).relative_norm
+    assert report["inputs"][0]["relative"] == pytest.approx(3 * relative, rel=1e-5)
+    out, _ = lorakit("combine", HOME, STYLE, "-o", str(tmp_path / "c"))
+    assert "of the sum" in out
+    assert "of the base" not in out  # which was not given

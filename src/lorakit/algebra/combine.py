@@ -12,7 +12,6 @@ adapters belong to the same one it sees only from what they say of theirs.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,12 +26,12 @@ from lorakit.algebra.report import ModuleResidual, ResidualReport
 from lorakit.algebra.require import require_linear
 from lorakit.algebra.sparse import Method as Method
 from lorakit.algebra.sparse import Sparse, sparse_delta
+from lorakit.algebra.strengths import strengths, uneven
 from lorakit.errors import ParameterError
 from lorakit.values import finite, shown
 
 MAX = sys.float_info.max  # of a weight; what it makes of a delta is checked there
 Weighted = tuple[Adapter, float]
-UNEVEN = 3.0  # from this ratio of strengths on it is said
 Part = tuple[int, Delta, float]  # number of the adapter, its delta, its weight
 
 
@@ -68,12 +67,13 @@ def combine(
             found.append(_summed(parts, cut))
         else:
             found.append(sparse_delta(parts, sparse, cut))
-    strengths = tuple(strength(adapter, weight) for adapter, weight in weighted)
+    strong = strengths(weighted)
     report = ResidualReport(
         method=method,
         modules=tuple(row for _, row in found),
-        notes=(*_notes(adapters), *_uneven(strengths)),
-        strengths=strengths,
+        notes=(*_notes(adapters), *uneven(strong.norms)),
+        strengths=strong.norms,
+        shares=strong.shares,
     )
     deltas = tuple(delta for delta, _ in found if delta is not None)
     like = _like([adapter for adapter, _ in adapters], deltas)
@@ -188,29 +188,6 @@ def _common(tables: Sequence[Any]) -> dict[str, Any]:
         elif all(other == value for other in others):
             shared[key] = value
     return shared
-
-
-def strength(adapter: Adapter, weight: float = 1.0) -> float:
-    """The Frobenius norm of all deltas together at a weight, from their factors."""
-    squares = 0.0
-    for delta in adapter.deltas:
-        for product in products(delta, weight):
-            left, right = product.b.T @ product.b, product.a @ product.a.T
-            squares += max(float(np.sum(left * right)), 0.0)
-    return math.sqrt(squares)
-
-
-def _uneven(strengths: Sequence[float]) -> tuple[str, ...]:
-    """That one adapter drowns another, where it does."""
-    active = [(value, number) for number, value in enumerate(strengths, 1) if value > 0]
-    if len(active) < 2 or max(active)[0] < UNEVEN * min(active)[0]:
-        return ()
-    (most, strong), (least, weak) = max(active), min(active)
-    return (
-        f"adapter {strong} is {most / least:.3g} times as strong as adapter {weak} at these "
-        f"weights (norms {most:.3g} and {least:.3g}): where they disagree it decides; "
-        f"a weight of adapter {strong} {least / most:.2g} times as large would make them even",
-    )
 
 
 def _notes(adapters: Sequence[Weighted]) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class ModuleResidual:
 class ResidualReport:
     """All modules; `skipped` names what changed and was not asked for, `notes` is for people.
 
-    strengths: of each adapter that was combined, at its weight, the norm of all its deltas.
+    strengths: of each adapter that was combined, at its weight, the norm of all its deltas; shares:
+    how much of their sum is its own, which add up to 1 (see strengths.py).
     """
 
     method: str
@@ -35,6 +36,7 @@ class ResidualReport:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     strengths: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
 
     @property
     def residual(self) -> float:

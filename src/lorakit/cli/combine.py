@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import hypot
 from typing import Annotated
 
-from lorakit.adapter import at_scale
+from lorakit.adapter import Adapter, at_scale
 from lorakit.algebra.combine import Method, combine
+from lorakit.base.folder import Base
 from lorakit.check import without_unchanged
 from lorakit.cli.references import (
     JsonOption,
@@ -14,9 +16,11 @@ from lorakit.cli.references import (
     open_base,
     read_reference,
     scaled,
+    with_weights,
 )
 from lorakit.cli.residuals import (
     EnergyOption,
+    Input,
     OutputOption,
     RankOption,
     UniformOption,
@@ -25,6 +29,7 @@ from lorakit.cli.residuals import (
 )
 from lorakit.cli.signature import argument, option
 from lorakit.formats import require_known
+from lorakit.inspect.relative import weight_norms
 
 
 def command(
@@ -47,7 +52,12 @@ def command(
     seed: Annotated[int, option(help="For dare's choice.")] = 0,
     base: Annotated[
         str | None,
-        option("--base", "-b", help="Take out replaced layers that hold what this base has."),
+        option(
+            "--base",
+            "-b",
+            help="Take out replaced layers that hold what this base has, and say how strong the "
+            "adapters are beside its weights.",
+        ),
     ] = None,
     uniform: UniformOption = False,
     allow_pickle: PickleOption = False,
@@ -57,7 +67,8 @@ def command(
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
     require_new(output)
     model = None if base is None else open_base(base, allow_private=allow_private)
-    weighted = []
+    weighted: list[tuple[Adapter, float]] = []
+    names: dict[Adapter, str] = {}
     decoder = None if model is None else model.decoder
     require_known(decoder, "what is combined is written as PEFT")
     for reference in adapters:
@@ -68,8 +79,25 @@ def command(
         )
         if said.absolute is not None:
             adapter = at_scale(adapter, said.absolute)
-        weighted.append((adapter if model is None else without_unchanged(adapter, model), weight))
+        adapter = adapter if model is None else without_unchanged(adapter, model)
+        weighted.append((adapter, weight))
+        names.setdefault(adapter, said.path)
     combined, report = combine(
         weighted, method, rank=rank, energy=energy, density=density, seed=seed
     )
-    finish(combined, report, output, json=json, uniform=uniform)
+    readable = None if model is None else with_weights(model)
+    inputs = [
+        Input(
+            reference=name,
+            weight=sum(weight for each, weight in weighted if each == adapter),
+            relative=None if readable is None else _relative(adapter, strength, readable),
+        )
+        for (adapter, name), strength in zip(names.items(), report.strengths, strict=True)
+    ]
+    finish(combined, report, output, json=json, uniform=uniform, inputs=inputs)
+
+
+def _relative(adapter: Adapter, strength: float, base: Base) -> float | None:
+    """Its norm over that of the weights that it changes; None where the base lacks some."""
+    weights = [weight for weight in weight_norms(adapter.deltas, base) if weight is not None]
+    return strength / hypot(*weights) if len(weights) == len(adapter.deltas) > 0 else None
