@@ -15,12 +15,15 @@ from folders import DATA
 from lorakit import AdapterConfig
 from lorakit.adapter import Adapter, Replacement
 from lorakit.base.folder import Base
+from lorakit.base.grown import rows_of
 from lorakit.check import check
-from lorakit.errors import MismatchError
+from lorakit.errors import MismatchError, UnsupportedError
 from lorakit.formats import read_adapter
+from lorakit.formats.brought import check_brought
+from lorakit.formats.convert import convert
 from lorakit.merge import merge
 from lorakit.merge.brought import brought_by
-from lorakit.base.grown import rows_of
+from lorakit.model import load as loading
 
 GEMMA, LLAMA = DATA / "truth/bases/gemma3", DATA / "truth/bases/llama"
 ADDED = DATA / "added/gemma3"
@@ -81,12 +84,12 @@ def test_a_merge_grows_the_base_and_takes_the_adapters_tokenizer(case, tmp_path)
 def test_without_growing_it_does_not_fit(tmp_path, monkeypatch):
     """The broken variant: a base of its own size, and what is said of it."""
     adapter, base = read_adapter(ADDED / "tt"), Base.open(GEMMA)
-    assert any("resized by 2 in training" in str(found) for found in check(adapter, base))
     monkeypatch.setattr("lorakit.base.grown.rows_of", lambda _, decoder: decoder.vocabulary)
+    assert any(each.severity == "error" for each in check(adapter, base))
     with pytest.raises(MismatchError, match=r"\[514, 64\]"):
         merge(base, [(adapter, 1.0)], tmp_path / "out")
-    with lorakit.open(GEMMA, threads=1) as model, pytest.raises(MismatchError, match="resized"):
-        model.load_adapter(ADDED / "tt", "late")
+    with pytest.raises(MismatchError, match="resized by 2 in training"):
+        lorakit.open(GEMMA, adapter=ADDED / "tt", threads=1)
 
 
 def whole(base, rows, names=("model.embed_tokens", "lm_head")):
@@ -177,3 +180,96 @@ def test_a_template_alone_comes_along(tmp_path):
     report = merge(base, [(adapter, 1.0)], tmp_path / "out", brought=files)
     assert (tmp_path / "out/chat_template.jinja").read_text() == "{{ messages }}"
     assert any("chat_template.jinja" in note for note in report.notes)
+
+
+def test_an_adapter_of_a_url_grows_the_base_too(web):
+    url = web.put_folder("/tt", ADDED / "tt")
+    with lorakit.open(GEMMA, adapter=url, threads=1) as model:
+        assert worst(model, "tt") < 1e-4
+        assert model.tokenizer.encode("<|json|>", special=False) == [512]
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "merge"])
+def test_it_is_read_once(mode, monkeypatch):
+    read, names = loading.read_adapter, []
+
+    def counted(path, *args, **options):
+        names.append(path.name)
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(loading, "read_adapter", counted)
+    config = AdapterConfig(ADDED / "tt", mode=mode)
+    with lorakit.open(GEMMA, adapter=[config], threads=1, context=64):
+        assert names == ["tt"]
+
+
+def test_two_of_one_size_share_the_grown_base():
+    both = [ADDED / "ms_embed", AdapterConfig(ADDED / "tt", scale=0)]
+    with lorakit.open(GEMMA, adapter=both, threads=1) as model:
+        assert worst(model, "ms_embed") < 1e-4
+        model.apply({"tt": 1.0})
+        assert worst(model, "tt") < 1e-4
+
+
+def test_two_sizes_need_a_model_each():
+    with pytest.raises(MismatchError, match="no other adapter has another size"):
+        lorakit.open(GEMMA, adapter=[ADDED / "tt", resized_to(520)], threads=1)
+    with pytest.raises(MismatchError, match=r"\[520, 64\], found \[514, 64\]"):
+        lorakit.open(GEMMA, adapter=[resized_to(520), ADDED / "tt"], threads=1)
+
+
+def resized_to(rows):
+    return whole(Base.open(GEMMA), rows, ["model.embed_tokens"])
+
+
+def test_after_the_base_is_open_it_is_too_late_and_said_so():
+    with lorakit.open(GEMMA, threads=1, context=64) as model:
+        with pytest.raises(MismatchError) as caught:
+            model.load_adapter(ADDED / "tt")
+        assert "lorakit.open" in caught.value.hint
+        assert model.adapters == ()
+    with lorakit.open(GEMMA, adapter=ADDED / "ms_embed", threads=1, context=64) as model:
+        assert model.load_adapter(ADDED / "tt").name == "tt"  # there is room for it now
+
+
+@pytest.mark.parametrize("rows", [520, 576, 500])
+def test_padded_and_trimmed_sizes(rows, tmp_path):
+    """What pad_to_multiple_of, and a trimmed padding of the base, leave."""
+    adapter = resized_to(rows)
+    with lorakit.open(GEMMA, adapter=adapter, threads=1, context=64) as model:
+        found = model.logits([1, 5, 9])
+        assert found.shape == (3, rows)
+    merge(Base.open(GEMMA), [(adapter, 1.0)], tmp_path / "out")
+    with lorakit.open(tmp_path / "out", threads=1, context=64) as merged:
+        np.testing.assert_allclose(found, merged.logits([1, 5, 9]), atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_check_says_what_it_does_to_the_base(case):
+    found = check(read_adapter(ADDED / case), Base.open(GEMMA))
+    assert {mismatch.severity for mismatch in found} == {"warning"}
+    assert any("resized by 2 in training" in str(mismatch) for mismatch in found)
+
+
+def test_check_says_that_new_tokens_have_no_text(tmp_path):
+    base, folder = Base.open(GEMMA), shutil.copytree(ADDED / "tt", tmp_path / "tt")
+    assert not any("no text" in str(each) for each in check_brought(folder, base, GROWN))
+    (folder / "tokenizer.json").unlink()
+    assert any("no text" in str(each) for each in check_brought(folder, base, GROWN))
+
+
+@pytest.mark.parametrize("to", ["mlx", "gguf", "ort", "web"])
+def test_formats_without_a_place_for_it_are_refused_by_name(to, tmp_path):
+    with pytest.raises(UnsupportedError, match=f"{to} cannot say .* 512 to 514 tokens") as caught:
+        convert(ADDED / "tt", tmp_path / "out", to=to, base=Base.open(GEMMA))
+    assert "lorakit merge" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_peft_it_is_written_with_its_tokenizer(case, tmp_path):
+    report = convert(ADDED / case, tmp_path / "out", to="peft", base=Base.open(GEMMA))
+    assert any("from 512 to 514 tokens" in note for note in report.notes)
+    with lorakit.open(GEMMA, adapter=tmp_path / "out", threads=1) as model:
+        assert worst(model, case) < 1e-4
+        assert model.tokenizer.encode("<|json|>", special=False) == [512]
