@@ -73,6 +73,7 @@ PLACES: dict[str, Callable[[], bool]] = {
     "no-npm": lambda: shutil.which("npm") is None,
     "no-transformers-js": lambda: not (shutil.which("node") and TRANSFORMERS_JS.is_file()),
     "no-xllamacpp": lambda: importlib.util.find_spec("xllamacpp") is None,
+    "no-matplotlib": lambda: importlib.util.find_spec("matplotlib") is None,
     "no-mlx": lambda: (sys.platform, platform.machine()) not in MLX,
 }
 

@@ -313,7 +313,7 @@ def test_names_from_files_do_not_reach_the_terminal_raw(tmp_path):
 def test_tables_in_a_pipe_are_neither_cut_nor_folded(tmp_path):
     name = "model.layers.0.self_attn.q_proj"
     env = {**os.environ, "COLUMNS": "30"}
-    out, _ = lorakit("inspect", HOME, "--spectrum", env=env)
+    out, _ = lorakit("inspect", HOME, "--modules", "--spectrum", env=env)
     assert sum(line.startswith(f"{name} ") for line in out.splitlines()) == 2
     assert not any(line.endswith(" ") for line in out.splitlines() if line.startswith("model."))
     out, _ = lorakit("resize", HOME, "--rank", "2", "-o", str(tmp_path / "small"), env=env)

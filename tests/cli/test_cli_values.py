@@ -134,8 +134,8 @@ def test_chat(shown, base, home, place, tmp_path):
 
 
 def test_inspect(shown, odd, out):
-    picture = out.with_suffix(".png")
-    said = shown("inspect", odd, "--spectrum", "--plot", picture)
+    picture = out.with_suffix(".svg")
+    said = shown("inspect", odd, "--modules", "--spectrum", "--plot", picture)
     one, other = odd_modules(odd)
     assert said.count(f"\n{one}  ") == said.count(f"\n{other}  ") == 2  # in both tables
     assert f"\n{other.rpartition('.')[2]}  " in said  # the row of the heat map
@@ -266,6 +266,28 @@ def test_push(shown, home, hub, out):
     assert f"called {VALUE}" not in shown("push", home, "hf:org/repo", "--base-model", VALUE)
 
 
+def test_sweep(shown, base, home, place, out):
+    asked, picture = place / f"asked {VALUE}.txt", out.with_suffix(".svg")
+    asked.write_text(f"{LIGHTS}\n")
+    words = ("sweep", base, "-a", home, "--prompts", asked, "--scales", "0,1")
+    said = shown(*words, "-o", picture, "--max-tokens", "8")
+    assert f"“{LIGHTS}”" in said
+    assert f"{home.name} over scales" in said
+    assert f"wrote {picture}" in said
+    assert f"{picture} exists" in shown(*words, "-o", picture)
+    assert str(out) in shown("sweep", base, "-a", home, "--prompts", out)
+
+
+def test_diff(shown, base, home, out):
+    picture = out.with_suffix(".svg")
+    said = shown("diff", base, "-a", home, LIGHTS, "-o", picture, "--answer", VALUE)
+    assert f"“{LIGHTS}”" in said
+    assert f"\nKL({home.name} || base): " in said
+    assert f"wrote {picture}" in said
+    assert f"compared on  {VALUE}" in said
+    assert str(out) in shown("diff", base, "-a", out, LIGHTS)
+
+
 def test_doctor_and_cache(shown, out, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(out))
     assert f"{out}\n" in shown("doctor")
@@ -338,6 +360,7 @@ def test_a_counted_bar_is_silent_in_a_pipe(capsys):
 
 PRINTERS = ("output.py", "progress.py")
 PLAIN = (
+    "rich.cells",
     "rich.text",
     "rich.style",
     "rich.table",

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from commands import invoke
 from folders import DATA
+from laid_out import texts
 from lorakit.cli import heatmap
 from lorakit.errors import FormatError, ParameterError, SourceError
 from lorakit.formats import read_adapter
-from lorakit.inspect.plot import grid
+from lorakit.inspect.grid import grid
 from lorakit.inspect.report import inspect
 from lorakit.verify import FORMS
 from lorakit.verify.answers import NEW, REPEATS
@@ -182,19 +183,23 @@ def test_convert_compares_what_it_wrote(tmp_path):
 
 
 def test_inspect_shows_spectra_and_a_heat_map_and_draws(tmp_path):
-    out = lorakit("inspect", PLAIN, "--plot", tmp_path / "x.png")
+    out = lorakit("inspect", PLAIN, "--spectrum", "--plot", tmp_path / "x.svg")
     assert "singular values of" in out
     assert "layer" in out
     assert "as gguf" in out
     assert "adapter_model.safetensors" in out
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert "Change by layer" in texts((tmp_path / "x.svg").read_text("utf-8"))
     found = json.loads(lorakit("inspect", GGUF, "-b", BASE, "--spectrum", "--json"))
     assert len(found["modules"][0]["spectra"][0]["values"]) == found["modules"][0]["rank"]
     assert found["expressible"]["ort"] == []
     quiet = lorakit("inspect", PLAIN, "--structure")
     assert "singular" not in quiet
     assert "--values" in quiet
-    for wrong in (["--structure", "--spectrum"], ["--plot", str(tmp_path / "x.jpg")]):
+    for wrong in (
+        ["--structure", "--spectrum"],
+        ["--plot", str(tmp_path / "x.jpg")],
+        ["--plot", str(tmp_path / "x.svg")],
+    ):
         assert isinstance(invoke("inspect", PLAIN, *wrong).error, ParameterError)
 
 
@@ -204,14 +209,14 @@ def test_the_heat_map_fits_the_terminal(width, blocks):
     found = grid(inspect(adapter, values=True).modules)
     assert found.layers == 4
     plain = Console(file=io.StringIO(), width=width, soft_wrap=True)
-    heatmap.show(found, plain)
+    heatmap.show(found, plain, "norm", "{:.3g}".format)
     text = plain.file.getvalue()
     assert text.count("layer") == blocks
     assert set("".join(line[9:] for line in text.splitlines() if "q_proj" in line)) <= set(
         heatmap.SHADES + " "
     )
     colour = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
-    heatmap.show(found, colour)
+    heatmap.show(found, colour, "norm", "{:.3g}".format)
     assert "\x1b[48;2;" in colour.file.getvalue()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, plain, print_json, say
+from lorakit.cli.pictures import OverwriteOption, PictureOption, require_picture
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import (
     AdapterOption,
@@ -49,11 +49,8 @@ def command(
     ] = False,
     tools: ToolsOption = None,
     max_tokens: Annotated[int, option(least=1, help="Tokens of the answer.")] = MAX_TOKENS,
-    output: Annotated[
-        Path | None,
-        option("--output", "-o", metavar="FILE.svg", help="Draw it: .svg, or .png."),
-    ] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the file of --output.")] = False,
+    output: PictureOption = None,
+    overwrite: OverwriteOption = False,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,
@@ -168,16 +165,3 @@ def _table(tokens: Sequence[DiffToken], who: str, width: int) -> None:
 def _cut(text: str, room: int) -> str:
     text = plain(text)
     return text if len(text) <= room else text[: room - 1] + "…"
-
-
-def require_picture(path: Path, *, overwrite: bool) -> None:
-    """Whether a picture can be written there, before the model is opened."""
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ParameterError(
-            f"a picture is written as SVG or PNG, not as {path.suffix or path.name!r}",
-            hint="name a .svg or a .png file",
-        )
-    if path.exists() and not overwrite:
-        raise ParameterError(f"{path} exists", hint="name another, or give --overwrite")
-    if not path.parent.is_dir():
-        raise ParameterError(f"there is no folder {path.parent} to write {path.name} into")

@@ -1,4 +1,5 @@
-"""Norms of an adapter as a heat map in the terminal: a row per kind of module, a column per layer.
+"""An adapter's strength as a heat map in the terminal: a row for each kind of module, a column for
+each layer.
 
 Colour where the terminal has it, else characters that grow darker; layers that do not fit beside
 each other go into further blocks.
@@ -7,13 +8,15 @@ each other go into further blocks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.style import Style
 from rich.text import Text
 
 from lorakit.cli.output import plain
-from lorakit.inspect.plot import Grid, colour_of
+from lorakit.drawing.theme import amount
+from lorakit.inspect.grid import Grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,17 +26,21 @@ NOT_FINITE = "!"
 _CELL = 2  # columns of one layer
 
 
-def show(grid: Grid, console: Console) -> None:
-    """Print the map, and under it what the colours or characters mean."""
+def show(grid: Grid, console: Console, unit: str, written: Callable[[float], str]) -> None:
+    """Print the map, and under it what the colours or characters mean.
+
+    unit: what the numbers are; written: how each is.
+    """
     label = max(len(plain(kind)) for kind in grid.kinds) + 2
     width = max(1, (console.width - label) // _CELL)
     coloured = console.color_system is not None and not console.no_color
     for first in range(0, grid.layers, width):
         layers = range(first, min(first + width, grid.layers))
-        console.print(Text("layer".ljust(label) + _ruler(layers), no_wrap=True))
+        console.print(Text(("layer".ljust(label) + _ruler(layers)).rstrip(), no_wrap=True))
         for kind in grid.kinds:
             console.print(_row(grid, kind, layers, label, coloured))
-    console.print(_legend(grid, coloured))
+    console.print(_legend(grid, coloured, written))
+    console.print(Text(unit + ", logarithmic" * grid.logarithmic, style="dim"))
 
 
 def _ruler(layers: range) -> str:
@@ -56,7 +63,7 @@ def _row(grid: Grid, kind: str, layers: range, label: int, coloured: bool) -> Te
 
 def _cell(share: float, coloured: bool) -> tuple[str, Style | None]:
     if coloured:
-        red, green, blue = colour_of(share)
+        red, green, blue = amount(share)
         text = NOT_FINITE * _CELL if math.isnan(share) else " " * _CELL
         return text, Style(bgcolor=f"rgb({red},{green},{blue})")
     if math.isnan(share):
@@ -64,12 +71,12 @@ def _cell(share: float, coloured: bool) -> tuple[str, Style | None]:
     return SHADES[min(int(share * len(SHADES)), len(SHADES) - 1)] * _CELL, None
 
 
-def _legend(grid: Grid, coloured: bool) -> Text:
-    legend = Text(f"norm {grid.low:.3g} ", no_wrap=True)
+def _legend(grid: Grid, coloured: bool, written: Callable[[float], str]) -> Text:
+    legend = Text(f"{written(grid.low)} ", no_wrap=True)
     for step in range(len(SHADES)):
         text, style = _cell(step / (len(SHADES) - 1), coloured)
         legend.append(text[:1], style)
-    legend.append(f" {grid.high:.3g}" + (", logarithmic" if grid.logarithmic else ""))
+    legend.append(f" {written(grid.high)}")
     if any(math.isnan(share) for _, share in grid.cells.values()):
         legend.append(f", {NOT_FINITE} not finite")
     return legend

@@ -1,16 +1,25 @@
-"""lorakit inspect: what is in an adapter."""
+"""lorakit inspect: what is in an adapter, alone and beside another."""
 
 from __future__ import annotations
 
-import json as json_
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from lorakit.cli.heatmap import show
-from lorakit.cli.output import console, print_json, print_table, say, size
+from lorakit.adapter import Adapter
+from lorakit.cli import heatmap
+from lorakit.cli.inspecting import (
+    metadata,
+    reading_rows,
+    show_modules,
+    show_overlap,
+    show_ranks,
+    show_spectra,
+    summary,
+)
+from lorakit.cli.output import console, patience, print_json, say, size
+from lorakit.cli.pictures import OverwriteOption, require_picture
 from lorakit.cli.references import (
     AdapterArgument,
     AlphaOption,
@@ -21,24 +30,30 @@ from lorakit.cli.references import (
     PrivateOption,
     fetched,
     open_base,
+    read_reference,
+    with_weights,
 )
 from lorakit.cli.signature import option
-from lorakit.errors import ParameterError, WriteError
-from lorakit.files.atomic import write_atomic
+from lorakit.drawing import Drawing
+from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
-from lorakit.inspect.plot import grid, plot
-from lorakit.inspect.report import ModuleReport, Report, inspect
+from lorakit.inspect.charts import plot_overlap, plot_ranks
+from lorakit.inspect.grid import grid
+from lorakit.inspect.overlap import overlap
+from lorakit.inspect.plot import number_of, plot, unit_of, written_of
+from lorakit.inspect.ranks import rank_curve
+from lorakit.inspect.report import Report, inspect
+from lorakit.sources import default_name
 from lorakit.training.facts import read_facts
 
-if TYPE_CHECKING:
-    from lorakit.adapter import Reading
-
 SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
-METADATA = 400  # characters of it that are shown
 
 
 def command(
     adapter: AdapterArgument,
+    modules: Annotated[
+        bool, option("--modules", help="Also a table: a row for each module.")
+    ] = False,
     values: Annotated[
         bool | None,
         option(
@@ -48,20 +63,32 @@ def command(
         ),
     ] = None,
     spectrum: Annotated[
-        bool, option("--spectrum", help="Singular values of every delta; reads the values.")
+        bool, option("--spectrum", help="Also a table of singular values; reads the values.")
     ] = False,
-    picture: Annotated[
-        Path | None,
+    ranks: Annotated[
+        bool, option("--ranks", help="In place of it: what `resize` would keep at each rank.")
+    ] = False,
+    other: Annotated[
+        str | None,
         option(
-            "--plot", metavar="FILE.png", help="Draw norms and singular values into a PNG file."
+            "--overlap",
+            metavar="OTHER",
+            help="In place of it: how much another adapter has to do with this one, before "
+            "`combine`.",
         ),
     ] = None,
+    picture: Annotated[
+        Path | None,
+        option("--plot", metavar="FILE.svg", help="Draw what is shown: .svg, or .png."),
+    ] = None,
+    overwrite: OverwriteOption = False,
     base: Annotated[
         str | None,
         option(
             "--base",
             "-b",
-            help="The base: some GGUF files need it, and it decides what other formats can say.",
+            help="The base: for strengths relative to its weights and for what other formats can "
+            "say; some GGUF files need it.",
         ),
     ] = None,
     name: NameOption = None,
@@ -71,12 +98,21 @@ def command(
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show format, ranks, effective scales, modules, sizes, norms and spectra of an adapter."""
-    if values is False and (spectrum or picture):
-        raise ParameterError("--structure reads no values, --spectrum and --plot need them")
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise ParameterError(f"--plot writes PNG: name a .png file, not {picture.name}")
-    decoder = open_base(base, allow_private=allow_private).decoder if base else None
+    """Show what is in an adapter: format, ranks, scales and sizes, and its strength by layer."""
+    if values is False and (spectrum or picture or ranks or other):
+        raise ParameterError(
+            "--structure reads no values, which --spectrum, --plot, --ranks and --overlap need"
+        )
+    alone = [word for word, given in (("--ranks", ranks), ("--overlap", other)) if given]
+    tables = [word for word, given in (("--modules", modules), ("--spectrum", spectrum)) if given]
+    if len([*alone, *tables]) > 1 and alone:
+        raise ParameterError(
+            f"{' and '.join([*alone, *tables])} show different things", hint="ask for one of them"
+        )
+    if picture is not None:
+        require_picture(picture, overwrite=overwrite)
+    model = open_base(base, allow_private=allow_private) if base else None
+    decoder = None if model is None else model.decoder
     path = fetched(adapter, allow_private=allow_private)
     read = read_adapter(
         path,
@@ -87,39 +123,75 @@ def command(
         name=name,
         partial=True,
     )
-    spectrum = spectrum or picture is not None
-    wanted = read.nbytes <= SMALL if values is None else values
-    report = inspect(read, values=wanted, spectrum=spectrum, decoder=decoder)
+    if ranks:
+        view = _of_ranks(read, path.name)
+    elif other is not None:
+        beside = read_reference(
+            other, decoder, allow_pickle=allow_pickle, allow_private=allow_private
+        )
+        view = _of_both(read, beside, f"{path.name} and {default_name(other)}")
+    else:
+        wanted = read.nbytes <= SMALL if values is None else values
+        spectra = spectrum or picture is not None
+        held = with_weights(model) if model is not None and (wanted or spectra) else None
+        with patience("reading the weights of the base ..."):
+            report = inspect(read, values=wanted, spectrum=spectra, decoder=decoder, base=held)
+        view = _of_one(report, read, path, modules=modules, spectrum=spectrum)
     if picture is not None:
-        _write(picture, plot(report, title=path.name))
-    files, facts = _files(path.expanduser()), read_facts(path.expanduser())
+        view.draw().save(picture, overwrite=overwrite)
     if json:
-        said = {"files": files, "trained": facts, "reading": asdict(read.reading)}
-        print_json(report.to_dict() | said)
+        print_json(view.said)
         return
-    rows = _summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
-    rows |= _trained(facts) | _read(read.reading)
-    for name, value in rows.items():
-        say((f"{name:<12}", "bold"), str(value))
-    _show_modules(report.modules)
-    if spectrum:
-        say()
-        _show_spectra(report.modules)
-    if (heat := grid(report.modules)) is not None:
-        say()
-        show(heat, console())
+    view.show()
     if picture is not None:
         say(f"wrote {picture}")
 
 
-def _read(reading: Reading) -> dict[str, str]:
-    """What reading it found: names that were changed, what its config promises and it lacks."""
-    names = [
-        f"{before or '(nothing)'} -> {after or '(nothing)'}" for before, after in reading.renamed
-    ]
-    rows = {"renamed": ", ".join(names), "incomplete": "; ".join(reading.missing)}
-    rows["notes"] = "; ".join(reading.notes)
-    return {name: text for name, text in rows.items() if text}
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is shown: for programs, for people, and as a picture."""
+
+    said: dict[str, Any]
+    show: Callable[[], None]
+    draw: Callable[[], Drawing]
+
+
+def _of_ranks(adapter: Adapter, title: str) -> _View:
+    curve = rank_curve(adapter)
+    return _View(curve.to_dict(), lambda: show_ranks(curve), lambda: plot_ranks(curve, title=title))
+
+
+def _of_both(first: Adapter, second: Adapter, title: str) -> _View:
+    found = overlap(first, second)
+    return _View(
+        found.to_dict(), lambda: show_overlap(found), lambda: plot_overlap(found, title=title)
+    )
+
+
+def _of_one(
+    report: Report, adapter: Adapter, path: Path, *, modules: bool, spectrum: bool
+) -> _View:
+    files, facts = _files(path.expanduser()), read_facts(path.expanduser())
+
+    def show() -> None:
+        rows = summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
+        for key, value in (rows | _trained(facts) | reading_rows(adapter.reading)).items():
+            say((f"{key:<12}", "bold"), str(value))
+        if (heat := grid(report.modules, number_of(report))) is not None:
+            say()
+            heatmap.show(heat, console(), unit_of(report), written_of(report))
+        if described := metadata(report):
+            say()
+            say(("metadata    ", "bold"), described)
+        if modules:
+            say()
+            show_modules(report.modules)
+        if spectrum:
+            say()
+            show_spectra(report.modules)
+
+    said = {"files": files, "trained": facts, "reading": asdict(adapter.reading)}
+    return _View(report.to_dict() | said, show, lambda: plot(report, title=path.name))
 
 
 def _trained(facts: Mapping[str, Any] | None) -> dict[str, str]:
@@ -133,93 +205,3 @@ def _files(path: Path) -> dict[str, int]:
     """The adapter's files with their bytes."""
     files = sorted(path.glob("adapter*")) if path.is_dir() else [path]
     return {file.name: file.stat().st_size for file in files if file.is_file()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _summary(report: Report) -> dict[str, Any]:
-    rows = {
-        "format": report.format,
-        "base": report.base,
-        "features": ", ".join(report.features),
-        "modules": len(report.modules),
-        "ranks": _counts(report.ranks),
-        "scales": _counts(report.scales),
-        "parameters": f"{report.parameters:,}",
-        "stored as": ", ".join(f"{name} ({n:,})" for name, n in report.dtypes.items()),
-        "size": size(report.nbytes),
-        "replaced": ", ".join(report.replacements),
-        "magnitudes": report.magnitudes or None,
-        "invocation": ", ".join(map(str, report.invocation_tokens)),
-        "norm": "not read (--values reads it)" if report.norm is None else f"{report.norm:.4g}",
-        "digest": report.digest,
-        "metadata": _metadata(report),
-        **{f"as {name}": _express(faults) for name, faults in report.expressible.items()},
-    }
-    return {name: value for name, value in rows.items() if value not in (None, "")}
-
-
-def _express(faults: tuple[str, ...]) -> str:
-    """ "exactly", or each reason once with how many parts it concerns."""
-    reasons = Counter(fault.partition(": ")[2] or fault for fault in faults)
-    said = [f"{reason} ({n} parts)" if n > 1 else reason for reason, n in reasons.items()]
-    return f"no: {'; '.join(said)}" if said else "exactly"
-
-
-def _metadata(report: Report) -> str:
-    """What the file says beside its tensors, in one line; all of it is in --json."""
-    said = _said({k: v for k, v in report.to_dict()["metadata"].items() if k != "format"})
-    text = json_.dumps(said, ensure_ascii=False) if said else ""
-    return text if len(text) <= METADATA else f"{text[:METADATA]}... (all of it: --json)"
-
-
-def _said(value: Any) -> Any:
-    """Without the keys that say nothing: null, false and what is empty."""
-    if not isinstance(value, dict):
-        return value
-    kept = {key: _said(item) for key, item in value.items()}
-    return {key: item for key, item in kept.items() if item or type(item) in (int, float)}
-
-
-def _counts(counts: Mapping[Any, int]) -> str:
-    return ", ".join(f"{value:g} in {count} modules" for value, count in counts.items())
-
-
-def _show_modules(modules: tuple[ModuleReport, ...]) -> None:
-    rows = [
-        (
-            _name(m), m.site, str(m.rank), str(m.in_features), str(m.out_features), f"{m.scale:g}",
-            "" if m.norm is None else f"{m.norm:.4g}",
-        )
-        for m in modules
-    ]  # fmt: skip
-    titles = ("module", "site", "rank", "in", "out", "scale", "norm")
-    print_table(titles, rows, left=("module", "site"))
-
-
-def _show_spectra(modules: tuple[ModuleReport, ...]) -> None:
-    """Of experts the largest and least of all, the mean of the ranks, and the most for 99%."""
-    rows = []
-    for m in modules:
-        found = m.spectra or ()
-        values = [value for each in found for value in each.values] or [0.0]
-        effective = sum(each.effective_rank for each in found) / max(len(found), 1)
-        stable = sum(each.stable_rank for each in found) / max(len(found), 1)
-        needed = str(max((each.rank99 for each in found), default=0))
-        rows.append(
-            (
-                _name(m), f"{max(values):.3g}", f"{min(values):.3g}", f"{effective:.3g}",
-                f"{stable:.3g}", needed,
-            )
-        )  # fmt: skip
-    titles = ("singular values of", "largest", "least", "effective", "stable", "for 99%")
-    print_table(titles, rows, left=titles[:1])
-
-
-def _name(module: ModuleReport) -> str:
-    return module.module + ("" if module.experts is None else f" ({module.experts} experts)")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.bars import bar
-from lorakit.cli.diff import require_picture
 from lorakit.cli.output import Styled, console, print_json, say
+from lorakit.cli.pictures import OverwriteOption, PictureOption, require_picture
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import (
     AdapterOption,
@@ -75,11 +75,8 @@ def command(
     max_tokens: Annotated[
         int, option(least=1, help="Tokens of an answer to one of --prompts.")
     ] = MAX_TOKENS,
-    output: Annotated[
-        Path | None,
-        option("--output", "-o", metavar="FILE.svg", help="Draw the chart: .svg, or .png."),
-    ] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the file of --output.")] = False,
+    output: PictureOption = None,
+    overwrite: OverwriteOption = False,
     engine: EngineOption = None,
     quantize: QuantizeOption = "none",
     threads: ThreadsOption = None,

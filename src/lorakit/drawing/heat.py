@@ -1,4 +1,4 @@
-"""A heat map: rows with names, columns with numbers, a cell of a colour for each pair that is there."""
+"""A heat map: rows with names, columns with numbers, a cell for each pair that is there."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Numbers by kind of module and layer, with the place of each between the least and the largest.
+    """Numbers by kind of module and layer, each with its place between the least and the largest.
 
     cells: (kind, layer) -> (number, share); share is 0 to 1, or NaN where the number is.
     outside: of the modules that are in no layer.
@@ -35,7 +35,7 @@ class Grid:
     def value(self, share: float) -> float:
         """The number at a share of the way from the least to the largest."""
         if self.logarithmic and self.low > 0:
-            return self.low * (self.high / self.low) ** share
+            return float(self.low * (self.high / self.low) ** share)
         return self.low + share * (self.high - self.low)
 
 

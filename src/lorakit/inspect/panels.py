@@ -14,7 +14,7 @@ import numpy as np
 from lorakit.drawing.axes import SIZE, Frame, ticks
 from lorakit.drawing.charts import BAR_HEIGHT, colour_bar
 from lorakit.drawing.measure import shortened
-from lorakit.drawing.shapes import Path, Point, Shape, Words
+from lorakit.drawing.shapes import Anchor, Path, Point, Shape, Words
 from lorakit.drawing.theme import as_hex, order
 from lorakit.inspect.grid import places_of
 from lorakit.inspect.report import ModuleReport
@@ -108,7 +108,7 @@ def _panel(
     shapes.append(Path(base, "axis"))
     if last:
         for number in (1, int(frame.last)):
-            anchor = "start" if number == 1 else "end"
+            anchor: Anchor = "start" if number == 1 else "end"
             x = frame.x(number)
             shapes.append(Words(x, frame.bottom + 14, str(number), "soft", SIZE, anchor))
     for line in lines:

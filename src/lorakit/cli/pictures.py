@@ -1,0 +1,28 @@
+"""What commands that draw share: the option of a file, and whether it can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from lorakit.cli.signature import option
+from lorakit.errors import ParameterError
+
+PictureOption = Annotated[
+    Path | None,
+    option("--output", "-o", metavar="FILE.svg", help="Draw it: .svg, or .png."),
+]
+OverwriteOption = Annotated[bool, option("--overwrite", help="Replace the picture that is there.")]
+
+
+def require_picture(path: Path, *, overwrite: bool) -> None:
+    """Whether a picture can be written there, before anything slow begins."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ParameterError(
+            f"a picture is written as SVG or PNG, not as {path.suffix or path.name!r}",
+            hint="name a .svg or a .png file",
+        )
+    if path.exists() and not overwrite:
+        raise ParameterError(f"{path} exists", hint="name another, or give --overwrite")
+    if not path.parent.is_dir():
+        raise ParameterError(f"there is no folder {path.parent} to write {path.name} into")
