@@ -53,7 +53,7 @@ def main(pressed: Callable[[], bool] = lambda: False) -> None:
             error.filename is None and error.errno in _GONE
         ):  # nothing is left to say, at the end too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            sys.exit(0)  # `| head` has read what it wanted
         if os.environ.get("LORAKIT_DEBUG"):
             raise
         print_error(WriteError(str(error)), json="--json" in sys.argv)
