@@ -25,8 +25,8 @@ async function readFolder({ path, modules }) {
   const before = process.cpuUsage();
   const found = await attempt(async () => {
     const adapter = await readAdapter(await fetchAdapter({ path, cache: false }), { modules });
-    const { digest, base, baseName, rank, name } = adapter;
-    return { code: 'read', tensors: digestOf(adapter.tensors), digest, base, baseName, rank, name };
+    const { digest, base, baseName, rank, name, warnings } = adapter;
+    return { code: 'read', tensors: digestOf(adapter.tensors), digest, base, baseName, rank, name, warnings };
   });
   const { user, system } = process.cpuUsage(before);
   return { ...found, ms: (user + system) / 1000 };

@@ -24,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 MODULES = (
     "test_peft", "test_peft_experts", "test_peft_sources", "test_peft_added", "test_peft_targets",
     "test_expert_order", "test_incomplete", "test_wrapped_names", "test_mlx", "test_mlx_sites",
-    "test_mlx_versions",
+    "test_mlx_versions", "test_seeing_parts",
 )  # fmt: skip
 READERS = ("read_adapter", "read_peft", "read_mlx")
 # Tests of engines and other libraries, and those that draw hundreds of examples.

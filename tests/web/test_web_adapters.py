@@ -20,7 +20,7 @@ import lorakit
 from folders import DATA
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.folder import Base
-from lorakit.check import require_fit
+from lorakit.check import for_text, require_fit
 from lorakit.errors import LorakitError
 from lorakit.files.safetensors import DTYPES, write_safetensors
 from lorakit.formats import read_adapter
@@ -34,6 +34,7 @@ from lorakit.formats.web import cannot_express, read_web, write_web
 hostile = fed.module("make", "hostile")
 fuzz = fed.module("fuzz", "hostile")
 tensors = fed.module("test_tensors", "files")
+files = fed.module("adapter_files")
 
 DEMO = Path(lorakit.__file__).parent / "demo/base"
 BASES = {name: DATA / "truth/bases" / name for name in ("gemma3", "llama")}
@@ -78,6 +79,7 @@ def python(path: Path, base: Base | None = None) -> tuple[str, str]:
     """The code, or "read" and the numbers."""
     try:
         adapter = read_adapter(path, base and base.decoder)
+        adapter = for_text(adapter) if base else adapter
         require_expressible(cannot_express(adapter), "a web adapter")
         if base is not None:
             require_fit(adapter, base)
@@ -301,6 +303,60 @@ def test_values_that_are_not_finite_are_refused(plain_node, tmp_path, value):
     (found,) = page(plain_node, [path], BASES["llama"])
     assert found["code"] == python(path, Base.open(BASES["llama"]))[0] == "adapter_mismatch"
     assert [item.split(":")[0] for item in found["items"]] == ["model.layers.0.mlp.down_proj.A"]
+
+
+# What a config promises, and what is not for text
+
+
+@pytest.mark.parametrize("more", ["embed_tokens", "lm_head"])
+def test_a_vocabulary_that_is_promised_is_missed(plain_node, tmp_path, more):
+    path = files.peft(tmp_path / "a", target_modules=["q_proj", "v_proj", more])
+    (found,) = page(plain_node, [path], BASES["llama"])
+    assert found["code"] == python(path, Base.open(BASES["llama"]))[0] == "adapter_incomplete"
+    assert more in found["items"][0]
+    other = files.peft(tmp_path / "b", target_modules=["q_proj", "v_proj", "embed_positions"])
+    assert said(page(plain_node, [other], BASES["llama"])[0])[0] == "read"
+
+
+def test_what_sees_is_left_out_with_a_warning(plain_node, tmp_path):
+    text = [f"model.language_model.{m.removeprefix('model.')}" for m in files.MODULES]
+    tower = [f"model.vision_tower.encoder.layers.{n}.self_attn.q_proj" for n in (0, 1)]
+    paths = [
+        files.peft(tmp_path / "both", modules=[*text, *tower]),
+        files.peft(tmp_path / "text", modules=text),
+        files.peft(tmp_path / "tower", modules=tower),
+    ]
+    both, alone, none = page(plain_node, paths, BASES["llama"])
+    assert said(both) == said(alone)
+    (warning,) = both["warnings"]
+    assert warning["code"] == "adapter_read"
+    (note,) = for_text(read_adapter(paths[0], Base.open(BASES["llama"]).decoder)).reading.notes
+    assert warning["message"] == note
+    assert alone["warnings"] == []
+    assert none["code"] == "adapter_mismatch"
+
+
+def test_a_training_step_of_mlx_is_read_beside_its_config(plain_node, tmp_path):
+    config = {"fine_tune_type": "lora", "num_layers": 4,
+              "lora_parameters": {"rank": 8, "scale": 2.0}}  # fmt: skip
+    folder = files.mlx(tmp_path / "a", config)
+    step = (folder / "adapters.safetensors").rename(folder / "0000100_adapters.safetensors")
+    other = step.with_name("100_adapters.safetensors")
+    other.write_bytes(step.read_bytes())
+    found = page(plain_node, [step, other, folder])
+    expected = [python(path) for path in (step, other, folder)]
+    assert [said(each) for each in found] == expected
+    assert [code for code, _ in expected] == ["read", *["format_unsupported"] * 2]
+    assert step.name in found[2]["items"]
+    with pytest.raises(LorakitError, match="training steps") as caught:
+        read_adapter(folder)
+    assert step.name in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_of_a_folder_is_the_folder(plain_node, tmp_path, name):
+    path = files.peft(tmp_path / "a") / name
+    assert page(plain_node, [path])[0]["tensors"] == python(path)[1] != ""
 
 
 # Headers and layouts

@@ -344,6 +344,10 @@ def _describe_folder(path: Path) -> tuple[str, str]:
         return "a folder of GGUF files", ""
     if any(path.glob("*.onnx_adapter")):
         return "a folder of ONNX Runtime adapters", ""
+    steps = sorted(file for file in path.iterdir() if mlx.CHECKPOINT.fullmatch(file.name))
+    if (path / CONFIG).exists() and steps:
+        what = f"a folder of mlx-lm's training steps without {mlx.WEIGHTS}"
+        return what, f"name one: {steps[-1]}"
     return ("an adapter folder of an unknown kind" if (path / CONFIG).exists() else ""), ""
 
 

@@ -12,13 +12,14 @@ import { allFinite, fold } from './fold.js';
 import { JsonError, parseJson } from './json.js';
 import { WEIGHTS as MLX_WEIGHTS, readMlx } from './mlx.js';
 import { isMlxConfig } from './mlx_config.js';
-import { renamings } from './names.js';
+import { isSeeing, renamings } from './names.js';
 import { shown, wrong } from './options.js';
 import { STAGED, readPeft } from './peft.js';
 import { refusePointer, valuesOf } from './safetensors.js';
 import { isWebFile, readWebFile } from './web_file.js';
 
 export const CONFIG = 'adapter_config.json';
+export const LEFT_OUT = 'adapter_read'; // the code of a warning: what could not act was left out
 const MAX_JSON = 16 << 20; // bytes
 const HEAD = 'lm_head';
 const FROM_PYTHON = 'no exported model holds invocation tokens, merged or not (lorakit export -a refuses them too): run it from Python, lorakit run BASE -a ADAPTER';
@@ -52,7 +53,7 @@ export async function readAdapter(files, { modules, scale = 1, name } = {}) {
   const given = name ?? files.name ?? '';
   const where = given || 'the adapter';
   const hint = `merge it into the base: lorakit export BASE -a ${given || 'ADAPTER'} --to onnx -o OUT`;
-  const read = fitted(await readFiles(bytesOf(files), where, hint), modules, where);
+  const read = fitted(forText(await readFiles(bytesOf(files), where, hint), modules), modules, where);
   refuseBeyond(read, modules, hint);
   const order = [...read.deltas].sort((x, y) => (x.module < y.module ? -1 : 1));
   const { tensors, values } = fold(order);
@@ -69,7 +70,30 @@ export async function readAdapter(files, { modules, scale = 1, name } = {}) {
     bytes: values.byteLength,
     tensors,
     values,
-    warnings: [...(files.warnings ?? []), ...(read.unchecked ? [unchecked(where)] : [])],
+    warnings: [...(files.warnings ?? []), ...(read.warnings ?? []), ...(read.unchecked ? [unchecked(where)] : [])],
+  };
+}
+
+/**
+ * Beside a model of text, without what is for a part that sees or hears: it cannot act. What is for
+ * nothing else stays as it is, and does not fit.
+ * @returns {Read & {warnings?: {code: string, message: string}[]}}
+ */
+function forText(read, modules) {
+  const sees = (line) => isSeeing(line.split(': ', 1)[0]);
+  const names = [...read.deltas.map(({ module }) => module), ...read.beyond.map((line) => line.split(': ', 1)[0])];
+  const seeing = new Set(names.filter(isSeeing));
+  const others = names.filter((name) => name !== STAGED && !isSeeing(name));
+  if (!modules || !seeing.size || !others.length) return read;
+  const kinds = new Map();
+  for (const kind of [...seeing].map((name) => name.replace(/\.\d+(?=\.|$)/g, '.N'))) kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+  const named = [...kinds].map(([kind, count]) => (count > 1 ? `${kind} (${count})` : kind));
+  const message = `${seeing.size} parts for what sees are left out, as they cannot act on text: ${named.join(', ')}`;
+  return {
+    ...read,
+    deltas: read.deltas.filter(({ module }) => !isSeeing(module)),
+    beyond: read.beyond.filter((line) => !sees(line)),
+    warnings: [{ code: LEFT_OUT, message }],
   };
 }
 

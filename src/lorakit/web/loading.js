@@ -3,7 +3,7 @@
  * else fetched, read, and kept for the next time.
  */
 
-import { CONFIG, readAdapter } from './adapter.js';
+import { CONFIG, LEFT_OUT, readAdapter } from './adapter.js';
 import { keepAdapter, preparedKey } from './prepared.js';
 import { throwIfAborted } from './queue.js';
 import { fetchAdapter } from './sources.js';
@@ -21,7 +21,8 @@ export async function loadAdapter(config, { modules, name }) {
   throwIfAborted(signal);
   const { prepared, warnings } = files;
   const adapter = prepared ? { ...prepared, name, warnings } : await readAdapter(files, { modules, name });
-  if (!prepared && cache && files.digest) {
+  const whole = !adapter.warnings.some(({ code }) => code === LEFT_OUT); // else it is said each time
+  if (!prepared && cache && files.digest && whole) {
     const key = await preparedKey({ weights: files.digest, config: files.get(CONFIG), modules });
     files.keep('what was prepared', keepAdapter(key, adapter));
   }

@@ -4,6 +4,8 @@
  */
 
 import { LorakitError, invalid } from './errors.js';
+import { CHECKPOINT, WEIGHTS as MLX_WEIGHTS } from './mlx.js';
+import { CONFIG } from './mlx_config.js';
 
 const [FS, PATH] = ['node:fs/promises', 'node:path']; // names that no bundler looks for
 
@@ -17,7 +19,7 @@ const [FS, PATH] = ['node:fs/promises', 'node:path']; // names that no bundler l
 export async function openFolder(place, members) {
   const [fs, path] = [await import(/* @vite-ignore */ FS), await import(/* @vite-ignore */ PATH)];
   const about = await statOf(fs, place);
-  if (about.isFile()) return [fileOf(fs, place, path.basename(place), about.size)];
+  if (about.isFile()) return openFile(place, members, { fs, path, about });
   if (!about.isDirectory()) throw new LorakitError(`${place} is not a regular file`, { code: 'source_unsupported' });
   const root = await fs.realpath(place);
   const found = [];
@@ -28,6 +30,17 @@ export async function openFolder(place, members) {
     else if (entry.isFile()) found.push(fileOf(fs, whole, entry.name, (await fs.stat(whole)).size));
   }
   return found;
+}
+
+/** A file alone, or the folder that it is of; mlx-lm's weights at a training step as those of theirs. */
+async function openFile(place, members, { fs, path, about }) {
+  const name = path.basename(place);
+  if (members.includes(name)) return openFolder(path.dirname(place), members);
+  const config = path.join(path.dirname(place), CONFIG);
+  const there = CHECKPOINT.test(name) && (await fs.stat(config).then((found) => found.isFile(), () => false));
+  if (!there) return [fileOf(fs, place, name, about.size)];
+  const beside = { root: await fs.realpath(path.dirname(place)), place: path.dirname(place), whole: config, name: CONFIG };
+  return [fileOf(fs, place, MLX_WEIGHTS, about.size), await openMember(fs, path, beside)];
 }
 
 async function statOf(fs, place) {

@@ -12,6 +12,7 @@ import { missingMlx } from './promises.js';
 import { readSafetensors } from './safetensors.js';
 
 export const WEIGHTS = 'adapters.safetensors';
+export const CHECKPOINT = /^\d{7}_adapters\.safetensors$/; // weights at a training step
 const [A, B, M] = ['.lora_a', '.lora_b', '.m'];
 const TABLES = new Set(['embed_tokens', 'wte']);
 const LAYER = /^(?:.*\.)?(?:layers|h)\.(\d{1,9})\.(.+)$/;

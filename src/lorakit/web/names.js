@@ -10,6 +10,12 @@ const PRINTABLE = /^[\x20-\x7e]*$/;
 // steps that are of a wrapper whatever follows
 const WRAPPERS = new Set(['_orig_mod', '_fsdp_wrapped_module', '_fpw_module', '_checkpoint_wrapped_module', '_forward_module', '_module']);
 const OUTSIDE = /^(?:module\.|base_model\.model\.)+/;
+const IN_PATTERN = new RegExp(`(?<![\\w-])(?:${[...WRAPPERS].join('|')})\\\\?\\.`, 'g'); // the dot escaped or not
+// steps under which models that see or hear keep the parts that do: architectures/inner.py
+const SEEING = new Set([
+  'vision_tower', 'vision_model', 'vision_encoder', 'visual', 'embed_vision', 'multi_modal_projector', 'mm_projector',
+  'audio_tower', 'embed_audio',
+]); // prettier-ignore
 // what a name may begin with before the model itself does; the model says where that is
 const BEFORE = new Set([
   'base_model', 'model', 'module', 'language_model', 'text_model', 'pretrained_model', 'policy', 'actor', 'transformer', 'llm',
@@ -48,6 +54,16 @@ export function unwrapped(name) {
   return plain.replace(OUTSIDE, '');
 }
 
+/** A name of modules, or a pattern for names, that asks for no wrapper's steps. @param {string} pattern */
+export function askingUnwrapped(pattern) {
+  return pattern.replace(IN_PATTERN, '').replace(/^module\./, '').replace(/^base_model\.model\./, '');
+}
+
+/** Whether a module or a parameter is of a part that sees or hears, which no model of text has. */
+export function isSeeing(name) {
+  return name.split('.', 3).some((step) => SEEING.has(step));
+}
+
 /**
  * What modules are called in a model, by their names in a file that it does not have: where one of
  * its own, and one alone, is what remains of a name without its beginning, and no other has it.
@@ -66,7 +82,7 @@ export function renamings(held, modules) {
 }
 
 function inModel(name, root, known) {
-  const steps = name.split('.');
+  const steps = name.split('.').filter((step) => step !== 'module'); // DDP, around any part
   const found = new Set();
   for (const [start, step] of steps.entries()) {
     const rest = steps.slice(start).join('.');

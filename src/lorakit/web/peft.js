@@ -7,7 +7,7 @@
  */
 
 import { LorakitError, firstOf, invalid, unsupported } from './errors.js';
-import { isModule, isName, lastOf, tensorFault } from './names.js';
+import { isModule, isName, isSeeing, lastOf, tensorFault } from './names.js';
 import { PatternError } from './patterns.js';
 import { Resolver, parseConfig } from './peft_config.js';
 import { plainNames } from './peft_names.js';
@@ -99,7 +99,7 @@ function collect(config, resolver, parts) {
   for (const { module, bias } of linear) if (bias) beyond.push(`${module}: a bias of B`);
   if (!deltas.length && !beyond.length && !parts.faults.length) parts.faults.push('no tensor at all: the adapter does nothing');
   if (config.invocationTokens.length) beyond.push(`${STAGED}: it acts from a text on (aLoRA)`);
-  const replaced = ['base weight', 'base bias', 'saved weight', 'saved bias', 'rows'].flatMap((kind) => [...parts.of(kind).keys()]);
+  const replaced = ['base weight', 'base bias', 'saved weight', 'saved bias', 'saved parameter', 'rows'].flatMap((kind) => [...parts.of(kind).keys()]);
   return { deltas: linear, beyond, whole: { adapted, replaced, rows: parts.of('rows') } };
 }
 
@@ -137,7 +137,9 @@ function classify(name) {
   if (unreadable) return ['', `${unreadable[1]} cannot be read`];
   if (name.includes('.lora_') || name.includes('.base_layer.')) return ['', 'a part that lorakit does not know'];
   const last = LAST.find(ends);
-  return last ? [last[1], name.slice(0, -last[0].length)] : ['', 'not part of any LoRA layer that lorakit knows'];
+  if (last) return [last[1], name.slice(0, -last[0].length)];
+  if (isSeeing(name)) return ['saved parameter', name]; // a projector's matrix has a name of its own
+  return ['', 'not part of any LoRA layer that lorakit knows'];
 }
 
 function partFault(kind, module, tensor) {
@@ -146,7 +148,7 @@ function partFault(kind, module, tensor) {
   const fault = tensorFault(tensor);
   if (fault) return fault;
   const dimensions = VECTORS.has(kind) ? 1 : 2;
-  if (tensor.shape.length === dimensions || kind.endsWith(' weight')) return '';
+  if (tensor.shape.length === dimensions || /^(?:base|saved) (?:weight|parameter)$/.test(kind)) return '';
   return `expected ${dimensions} dimensions, found [${tensor.shape}]`;
 }
 
@@ -213,6 +215,8 @@ function checkSaved({ modulesToSave }, parts) {
   for (const module of parts.of('saved weight').keys())
     if (!VOCABULARY.test(module) && !modulesToSave.some((name) => isSaved(module, name)))
       parts.faults.push(`${module}.weight: neither part of a LoRA layer nor in the config's modules_to_save`);
+  for (const name of parts.of('saved parameter').keys())
+    if (!modulesToSave.some((saved) => isSaved(name, saved))) parts.faults.push(`${name}: not in the config's modules_to_save`);
 }
 
 /** Full tensors that the adapter brings, each once. */
@@ -220,6 +224,7 @@ function replacements(parts) {
   const names = [];
   for (const kind of ['base weight', 'base bias', 'saved weight', 'saved bias'])
     for (const module of parts.of(kind).keys()) names.push(`${module}.${kind.split(' ')[1]}`);
+  names.push(...parts.of('saved parameter').keys());
   const twice = names.filter((name, index) => names.indexOf(name) !== index);
   for (const name of twice) parts.faults.push(`the adapter holds a part more than once: ${name}`);
   return names.map((name) => `${name}: a whole parameter (modules_to_save, or a trained bias)`);

@@ -5,6 +5,7 @@
  */
 
 import { invalid, unsupported } from './errors.js';
+import { askingUnwrapped } from './names.js';
 import { Budget, PatternError, PatternTable, Regex, UnknownSyntaxError } from './patterns.js';
 
 const ACTIVE = {
@@ -201,6 +202,12 @@ function isTokenId(value) {
   return typeof value === 'bigint' && value >= 0n && value < 1n << 31n;
 }
 
+/** A table by what asks for no wrapper; as it is where two names would become one. */
+function asking(table) {
+  const plain = new Map([...table].map(([name, value]) => [askingUnwrapped(name), value]));
+  return plain.size === table.size ? plain : table;
+}
+
 /** Reads typed fields and collects what is wrong with them. */
 class Reader {
   constructor(raw) {
@@ -238,12 +245,12 @@ class Reader {
     const value = this.given(name, null);
     if (!truthy(value)) return new Map();
     const good = value instanceof Map && [...value.values()].every(valid);
-    return good ? value : this.fault(name, 'an object of names and numbers', new Map());
+    return good ? asking(value) : this.fault(name, 'an object of names and numbers', new Map());
   }
 
   names(name) {
     const value = this.given(name, null);
-    return typeof value === 'string' ? value : new Set(this.listed(name));
+    return typeof value === 'string' ? askingUnwrapped(value) : new Set(this.listed(name));
   }
 
   listed(name) {
@@ -251,7 +258,7 @@ class Reader {
     if (!truthy(value)) return [];
     const list = typeof value === 'string' ? [value] : value;
     const good = Array.isArray(list) && list.every((item) => typeof item === 'string');
-    return good ? list : this.fault(name, 'a list of names', []);
+    return good ? list.map(askingUnwrapped) : this.fault(name, 'a list of names', []);
   }
 
   ints(name) {
@@ -265,6 +272,6 @@ class Reader {
     const name = 'trainable_token_indices';
     if (!(value instanceof Map)) return new Map([['embed_tokens', this.ints(name)]]);
     const good = [...value.values()].every((ids) => Array.isArray(ids) && ids.every(isTokenId));
-    return good ? value : this.fault(name, 'lists of token ids', new Map());
+    return good ? asking(value) : this.fault(name, 'lists of token ids', new Map());
   }
 }

@@ -12,6 +12,9 @@ const NAMED = [
   '.lora_A', '.lora_B', '.lora_embedding_A', '.lora_embedding_B', '.lora_magnitude_vector',
   '.modules_to_save', '.token_adapter.trainable_tokens_delta',
 ]; // prettier-ignore
+// an adapter's name that has dots in it, as no module of torch may be called
+const DOTTED =
+  /^(?:(\.lora_[AB])\.((?!weight\.|bias\.)[^.]+(?:\.[^.]+)+)(\.weight|\.bias)|(\.lora_(?:embedding_[AB]|magnitude_vector))\.((?!weight\.)[^.]+(?:\.[^.]+)+?)(\.weight|))$/;
 // PEFT cut ".lora" out of every name where the adapter was called so: lora_A.lora.weight
 const CUT = /^(.+)_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.weight|\.bias|)$/;
 const [COPY, ORIGINAL] = ['.modules_to_save', '.original_module'];
@@ -67,7 +70,12 @@ function named(name) {
   const [, rest, end] = /^(.*?)((?:\.weight|\.bias)?)$/.exec(name);
   const at = rest.lastIndexOf('.');
   const stem = rest.slice(0, Math.max(at, 0));
-  return NAMED.some((known) => stem.endsWith(known)) ? { stem, who: rest.slice(at + 1), end } : null;
+  if (NAMED.some((known) => stem.endsWith(known))) return { stem, who: rest.slice(at + 1), end };
+  const inside = name.indexOf('.lora_');
+  const dotted = inside < 0 ? null : DOTTED.exec(name.slice(inside));
+  if (!dotted) return null;
+  const [part, who, tail] = dotted[1] ? dotted.slice(1, 4) : dotted.slice(4);
+  return { stem: name.slice(0, inside) + part, who, end: tail };
 }
 
 /**

@@ -1,10 +1,10 @@
 /**
  * What an adapter's config promises and its file lacks: an incomplete save; as formats/peft/promises.py
- * and formats/mlx/promises.py. PEFT itself loads such a file with a warning, or none. What the
- * vocabulary and other modules beside a model's linears lack is known only as far as a page knows them.
+ * and formats/mlx/promises.py. PEFT itself loads such a file with a warning, or none. What other
+ * modules than a model's linears and its vocabulary lack is known only as far as a page knows them.
  */
 
-import { asInFile, lastOf } from './names.js';
+import { asInFile, isSeeing, lastOf } from './names.js';
 
 const CLASSIFIERS = ['classifier', 'score']; // PEFT names both for every classifier, whichever there is
 const VOCABULARY = new Set(['embed_tokens', 'wte', 'lm_head']); // one matrix under two names, where tied
@@ -27,7 +27,7 @@ export function missing(config, resolver, { adapted, replaced, rows }, modules, 
   const lines = [];
   for (const name of config.modulesToSave) {
     const classifier = CLASSIFIERS.includes(name);
-    if (has(name) || partner(name) || (classifier && (modules || CLASSIFIERS.some(has)))) continue;
+    if (has(name) || partner(name) || (modules && isSeeing(name)) || (classifier && (modules || CLASSIFIERS.some(has)))) continue;
     lines.push(`modules_to_save names ${name}, of which the file has no tensors`);
   }
   for (const [name, ids] of config.tokenIndices)
@@ -36,8 +36,16 @@ export function missing(config, resolver, { adapted, replaced, rows }, modules, 
   if (!modules || !resolver.readable) return lines;
   const held = new Set([...adapted, ...rows.keys()].map((name) => renamed.get(name) ?? name));
   const kinds = config.targetModules instanceof Set ? null : new Set([...held].map(kindOf));
-  const lacking = modules.filter((module) => !held.has(module) && !module.endsWith('.mlp.gate') && (!kinds || kinds.has(kindOf(module))));
+  const lacking = [...modules, ...vocabularyOf(modules)].filter((module) => !held.has(module) && !module.endsWith('.mlp.gate') && (!kinds || kinds.has(kindOf(module))));
   return [...lines, ...lacking.filter((module) => resolver.targeted(asInFile(module, renamed))).map((module) => `the config targets ${module}, which the file lacks`)];
+}
+
+/** The modules of the vocabulary, which no input says, by what the model calls its linears. */
+function vocabularyOf(modules) {
+  const found = modules.map((module) => /^(.*?)(layers|h)\.\d+\./.exec(module)).find((match) => match);
+  if (!found) return [];
+  const tables = found[2] === 'h' ? ['wte', 'wpe'] : ['embed_tokens'];
+  return [...tables.map((name) => found[1] + name), 'lm_head'].filter((name) => !modules.includes(name));
 }
 
 /** What a module is in its layer: its path without the layer. */

@@ -10,7 +10,7 @@ import { CONFIG } from './adapter.js';
 import { cachedFile, keepFile, lastDigest } from './cache.js';
 import { canDigest, sha256 } from './digest.js';
 import { LorakitError } from './errors.js';
-import { WEIGHTS as MLX_WEIGHTS } from './mlx.js';
+import { CHECKPOINT, WEIGHTS as MLX_WEIGHTS } from './mlx.js';
 import { INDEX, PICKLE, WEIGHTS as PEFT_WEIGHTS } from './peft.js';
 import { preparedAdapter, preparedKey } from './prepared.js';
 import { cancelled, throwIfAborted } from './queue.js';
@@ -240,6 +240,8 @@ async function chosenFiles(reference) {
 async function readFiles(chosen, context) {
   const named = new Map([...chosen].map((file) => [withoutFolder(file), file]));
   const wanted = KNOWN.filter((known) => named.has(known));
+  const checkpoints = [...named.keys()].filter((name) => CHECKPOINT.test(name)).sort();
+  if (checkpoints.length && named.has(CONFIG) && !WEIGHTS.some((name) => named.has(name))) throw severalSteps(checkpoints, context.files.name);
   const folder = named.size > 1 && !named.has(CONFIG); // its names alone say what it is
   for (const name of folder || !wanted.length ? named.keys() : wanted) {
     throwIfAborted(context.signal);
@@ -249,6 +251,15 @@ async function readFiles(chosen, context) {
   if (context.pinned && WEIGHTS.every((name) => wanted.includes(name)))
     throw new LorakitError(`it holds both ${WEIGHTS.join(' and ')}, and a digest is of one`, { code: 'source_mismatch', hint: 'name the files that are meant' });
   if (context.pinned && !folder) await checkChosen(wanted.find((name) => WEIGHTS.includes(name)) ?? [...named.keys()].at(-1), context);
+}
+
+/** A training of mlx-lm that was not finished: one of its steps is to be chosen. */
+function severalSteps(checkpoints, name) {
+  return new LorakitError(`${name} holds the weights of training steps (mlx-lm), and no ${MLX_WEIGHTS}`, {
+    code: 'format_unsupported',
+    items: checkpoints.slice(0, 20),
+    hint: `call the one that is meant ${MLX_WEIGHTS}`,
+  });
 }
 
 async function checkChosen(name, { files, pinned }) {

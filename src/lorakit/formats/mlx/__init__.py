@@ -6,7 +6,7 @@ no alpha, and one rank and one scale hold for the whole file.
 """
 
 from lorakit.formats.mlx.express import cannot_express
-from lorakit.formats.mlx.read import WEIGHTS, is_mlx, read_mlx
+from lorakit.formats.mlx.read import CHECKPOINT, WEIGHTS, is_mlx, read_mlx
 from lorakit.formats.mlx.write import write_mlx
 
-__all__ = ["WEIGHTS", "cannot_express", "is_mlx", "read_mlx", "write_mlx"]
+__all__ = ["CHECKPOINT", "WEIGHTS", "cannot_express", "is_mlx", "read_mlx", "write_mlx"]
