@@ -285,9 +285,10 @@ def test_ctrl_c_ends_cleanly():
     assert "Traceback" not in err
 
 
-def test_a_reader_that_goes_away_is_no_error():
+@pytest.mark.parametrize("shown", ["--modules", "--json"])
+def test_a_reader_that_goes_away_is_no_error(shown):
     process = subprocess.Popen(
-        [sys.executable, "-m", "lorakit", "inspect", HOME, "--json"],
+        [sys.executable, "-m", "lorakit", "inspect", HOME, shown],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -34,7 +34,11 @@ def console() -> Console:
     """The console on standard output, made when a command first asks: rich is slow to import."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    class Raising(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with 1: `lorakit inspect | head` is no failure
+
+    return Raising(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def say(*parts: str | Styled) -> None:
