@@ -30,18 +30,19 @@ class ServerAdapters:
     def take(self, reference: str, name: str) -> OnServer:
         """An adapter by the server's name of it; a server that loads adapters is asked to.
 
-        reference: the server's name, or a path on the server. name: what to call it there.
+        reference: the server's name, or its path there. name: what to call one that is loaded.
         Raises UnknownAdapterError, CapabilityError and ServerError.
         """
-        known = {adapter.name: adapter for adapter in self._known()}
-        if reference in known:
-            return known[reference]
+        known = self._known()
+        for adapter in known:
+            if reference in (adapter.name, adapter.path, adapter.path.rpartition("/")[2]):
+                return adapter
         loads = self._facts.kind.loads
         if not loads or "/" not in reference:
             way = ", or give its path on the server" if loads else ""
             raise UnknownAdapterError(
                 f"{self._server} has no adapter named {reference!r}",
-                items=sorted(known),
+                items=sorted(adapter.name for adapter in known),
                 hint=f"start the server with it{way}",
             )
         self._post("load_lora_adapter", {"lora_name": name, "lora_path": reference})
@@ -100,15 +101,18 @@ class ServerAdapters:
             try:
                 link.ask(f"{self._server.base}/{call}", body)
             except RefusalError as refusal:
-                raise self._refused(refusal, body["lora_name"]) from None
+                raise self._refused(refusal, body) from None
 
         self._call(ask)
 
-    def _refused(self, refusal: RefusalError, name: str) -> LorakitError:
+    def _refused(self, refusal: RefusalError, body: Mapping[str, str]) -> LorakitError:
         """The call itself is not there unless vLLM is told to have it."""
-        if refusal.status == 404 and refusal.fields.get("message") == "Not Found":
+        if refusal.status != 404:
+            return refusal.error(self._server)
+        if refusal.fields.get("message") == "Not Found":
             return CapabilityError(
                 f"{self._server} loads no adapters at run time",
                 hint="start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
             )
-        return refusal.error(self._server, model=name, adapter=True)
+        said = refusal.error(self._server).message
+        return UnknownAdapterError(said, items=sorted(body.values()), hint="a path is the server's")
