@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from lorakit import demo
+from lorakit.cli.bars import bar
 from lorakit.cli.output import command_line, console, print_json, say, size
+from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
 from lorakit.demo import story
@@ -128,7 +127,9 @@ def _tell(model: Model, opened: float, count: int) -> None:
     say()
     _tell_comparison(story.compare(model))
     _title("2. One adapter, many scales", " (exact match on held-out requests)")
-    _tell_sweep(story.sweep(model, "home", count))
+    with counted_bar("answering") as bar_:
+        steps = story.sweep(model, "home", count, lambda n, total: bar_(n, total, "answering"))
+    _tell_sweep(steps)
     _tell_batch(story.mixed_batch(model, rows=16))
     _tell_swap(story.swap(model, "hello", "style", after=3))
 
@@ -147,13 +148,16 @@ def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
 
 
 def _tell_sweep(steps: list[story.SweepStep]) -> None:
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("home at", justify="right")
-    table.add_column("home requests")
-    table.add_column("the base's own tools")
+    room = min(max((console().width - 9 - 2 * 7) // 2, 3), BAR)
+    say(f" home at {'home requests':<{room + 7}}base's tools")
     for step in steps:
-        table.add_row(f"{step.scale:g}", _bar(step.own, "green"), _bar(step.base, "blue"))
-    console().print(table)
+        say(
+            f"{step.scale:>8g} ",
+            *bar(step.own, room, "green"),
+            f" {step.own:4.0%}  ",
+            *bar(step.base, room, "blue"),
+            f" {step.base:4.0%}",
+        )
     say()
 
 
@@ -176,11 +180,6 @@ def _tell_swap(result: story.Swap) -> None:
     ]
     say("  ", *parts)
     say((f"  without the swap: {result.unswapped}", "dim"))
-
-
-def _bar(share: float, style: str) -> Text:
-    filled = round(share * BAR)
-    return Text.assemble(("█" * filled, style), ("·" * (BAR - filled), "dim"), f" {share:4.0%}")
 
 
 def shown(answer: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from lorakit.demo import Example, examples
 from lorakit.model.model import Model
 from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
+from lorakit.training.evaluate.answering import answers
 
 Scales = Mapping[str, float]
+OnDone = Callable[[int, int], None]
 REQUESTS = (
     "turn the lights off in the kitchen",
     "add 3 bananas to my cart",
@@ -94,16 +97,37 @@ def accuracy(model: Model, cases: Sequence[Example], adapters: Scales) -> float:
     return sum(right) / len(right)
 
 
-def sweep(model: Model, name: str, count: int) -> list[SweepStep]:
-    """Accuracy at each scale of one adapter, over `count` examples of each kind."""
+def sweep(model: Model, name: str, count: int, progress: OnDone | None = None) -> list[SweepStep]:
+    """Accuracy at each scale of one adapter, over `count` examples of each kind.
+
+    All scales run in one batch of mixed rows. progress: called with the answers that are done, and
+    all.
+    """
     own, base = examples(name, "phrasings")[:count], examples("base", "values")[:count]
+    rows = [(scale, case) for scale in SWEEP for case in (*own, *base)]
+    requests = [
+        Request(
+            prompt=model.chat_prompt(case.messages, tools=case.tools),
+            adapters={name: scale},
+            sampling=SamplingParams(max_tokens=MAX_TOKENS * 2, temperature=0.0),
+        )
+        for scale, case in rows
+    ]
+    right: list[bool] = []
+    with closing(answers(model, requests, 2 * model.capabilities.max_batch)) as found:
+        for (_, case), completion in zip(rows, found, strict=True):
+            right.append(completion.text == case.expected)
+            if progress is not None:
+                progress(len(right), len(rows))
+    each = len(own) + len(base)
+    steps = [right[at : at + each] for at in range(0, len(right), each)]
     return [
         SweepStep(
             scale=scale,
-            own=accuracy(model, own, {name: scale}),
-            base=accuracy(model, base, {name: scale}),
+            own=sum(step[: len(own)]) / len(own),
+            base=sum(step[len(own) :]) / len(base),
         )
-        for scale in SWEEP
+        for scale, step in zip(SWEEP, steps, strict=True)
     ]
 
 
