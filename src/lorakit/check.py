@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter, Array, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import HEAD, Decoder, ModuleShape, is_seeing
 from lorakit.base.folder import Base
-from lorakit.base.grown import grown
+from lorakit.base.grown import resized_decoder
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all
@@ -53,9 +53,9 @@ def check(adapter: Adapter, base: Decoder | Base) -> tuple[Mismatch, ...]:
     found = [*_notes(adapter), *_dead(adapter), *_tiny(adapter)]
     found += _seeing(seeing) if adapter is text else []
     if isinstance(base, Base):
-        larger = grown(base, [(adapter, 1.0)]).decoder
+        larger = resized_decoder(base, [(adapter, 1.0)])
         found += [*misfits(adapter, larger), *_precondition(adapter, base)]
-        found += _vocabulary(base.decoder.vocabulary, larger.vocabulary)
+        found += _vocabulary(base, larger.vocabulary)
     else:
         found += misfits(adapter, base)
     if not any(mismatch.severity == "error" for mismatch in found):  # of another base, it lacks all
@@ -182,14 +182,16 @@ def _unchanged(replacement: Replacement, base: Base) -> bool:
     return own.shape == value.shape and bool(np.array_equal(own, value.astype(own.dtype)))
 
 
-def _vocabulary(own: int, rows: int) -> Iterator[Mismatch]:
+def _vocabulary(base: Base, rows: int) -> Iterator[Mismatch]:
+    own = base.decoder.vocabulary
+    opened = "" if base.is_gguf else "where it is opened with the adapter, and "
     if own != rows:
         yield Mismatch(
             item="vocabulary",
             expected=f"{own} tokens, as the base has",
             found=f"{rows}: it was resized by {rows - own} in training",
-            advice=f"the base {'grows' if rows > own else 'shrinks'} to it where it is opened with "
-            "the adapter, and where that is merged",
+            advice=f"the base {'grows' if rows > own else 'shrinks'} to it {opened}where the "
+            "adapter is merged",
             severity="warning",
         )
 

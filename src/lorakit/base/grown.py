@@ -48,8 +48,15 @@ def _uses(is_head: bool, site: Site | None, tied: bool) -> tuple[Site, ...]:
 def resized(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> int:
     """`rows_of` the adapters where this base can have as many, and its tokens keep their rows."""
     own, rows = base.decoder.vocabulary, rows_of(adapters, base.decoder)
-    fixed = rows == own or next(vocabulary_tensors(base), None) is None
+    fixed = base.exported is not None or base.decoder.is_foreign
     return own if fixed or rows <= max(_special(base.config), default=-1) else rows
+
+
+def resized_decoder(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Decoder:
+    """What the base is with these adapters merged into it, as far as names and shapes go."""
+    rows = resized(base, adapters)
+    same = rows == base.decoder.vocabulary
+    return base.decoder if same else describe({**base.config, VOCABULARY: rows})
 
 
 def _special(config: Mapping[str, Any]) -> Iterator[int]:
@@ -60,9 +67,12 @@ def _special(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def grown(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
-    """The base with rows of zeros for the tokens that the adapters bring, which replace them."""
+    """The base with rows of zeros for the tokens that the adapters bring, which replace them.
+
+    As it is where its weights are not read, as those of a GGUF file.
+    """
     rows = resized(base, adapters)
-    if rows == base.decoder.vocabulary:
+    if rows == base.decoder.vocabulary or next(vocabulary_tensors(base), None) is None:
         return base
     config = {**base.config, VOCABULARY: rows}
     decoder = describe(config)

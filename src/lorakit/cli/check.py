@@ -8,7 +8,7 @@ from typing import Annotated
 
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
-from lorakit.base.grown import grown
+from lorakit.base.grown import grown, resized_decoder
 from lorakit.check import Mismatch, check, for_text, is_dead, what_to_do
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
@@ -53,12 +53,12 @@ def command(
         partial=True,
     )
     larger = grown(opened, [(loaded, 1.0)])
-    rows = larger.decoder.vocabulary
+    rows = resized_decoder(opened, [(loaded, 1.0)]).vocabulary
     found = [*check(loaded, opened), *check_brought(path.expanduser(), opened, rows)]
     if partial:
         found = [_taken(mismatch) for mismatch in found]
     errors = sum(mismatch.severity == "error" for mismatch in found)
-    engines = {} if errors else _engines(for_text(loaded), larger)
+    engines = {} if errors else _engines(for_text(loaded), larger, rows)
     whole, alive = not loaded.reading.missing, not is_dead(loaded)
     if json:
         mismatches = [asdict(mismatch) for mismatch in found]
@@ -97,13 +97,18 @@ def _verdict(errors: int, *, whole: bool, alive: bool, engines: dict[str, tuple[
     return "; ".join(said)
 
 
-def _engines(adapter: Adapter, base: Base) -> dict[str, tuple[str, ...]]:
+def _engines(adapter: Adapter, base: Base, rows: int) -> dict[str, tuple[str, ...]]:
     """Why each engine that opens this base cannot run the adapter; nothing: it runs."""
     if base.exported is not None:
         return {"onnx": _onnx(adapter, base)}
     if base.is_gguf:
-        return {"llama": tuple(map(str, cannot_express(adapter, base.decoder)))}
+        return {"llama": (*_tokens(rows, base), *map(str, cannot_express(adapter, base.decoder)))}
     return {"onnx": _onnx(adapter, base), "torch": ()}
+
+
+def _tokens(rows: int, base: Base) -> tuple[str, ...]:
+    own = base.decoder.vocabulary
+    return (f"a vocabulary of {rows} tokens, the base has {own}",) if rows != own else ()
 
 
 def _onnx(adapter: Adapter, base: Base) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def command(
         raise ParameterError("there is nothing to merge", hint="name an adapter: -a REF[:SCALE]")
     own = _own_tokenizer(opened)
     folders = [fetched(scaled(each).path, allow_private=allow_private) for each in adapter or []]
-    brought, differ = ((), "") if opened.is_gguf else brought_by(folders)
+    brought, differ = brought_by(folders)
     if differ:
         note(differ)
     with Percent(of=size) as progress:

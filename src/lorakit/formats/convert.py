@@ -10,7 +10,7 @@ from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
-from lorakit.base.grown import grown
+from lorakit.base.grown import resized_decoder
 from lorakit.check import for_text, require_fit, without_seeing, without_unchanged
 from lorakit.errors import ParameterError, UnsupportedError
 from lorakit.formats import (
@@ -192,7 +192,7 @@ def _require_inputs(exported: Exported) -> None:
 
 def _fitted(adapter: Adapter, base: Base) -> Decoder:
     """The base's decoder, as large as the adapter makes its vocabulary. Raises MismatchError."""
-    larger = grown(base, [(adapter, 1.0)]).decoder
+    larger = resized_decoder(base, [(adapter, 1.0)])
     require_fit(adapter, base if larger is base.decoder else larger)
     return larger
 

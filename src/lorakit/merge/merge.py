@@ -21,7 +21,7 @@ from lorakit.adapter import Adapter
 from lorakit.base.exported import RECORD
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
-from lorakit.base.grown import VOCABULARY, grown, vocabulary_tensors
+from lorakit.base.grown import VOCABULARY, grown, resized_decoder, vocabulary_tensors
 from lorakit.check import require_fit, without_seeing
 from lorakit.errors import (
     AdapterError,
@@ -92,14 +92,14 @@ def merge(
     """
     _require(adapters, target, dtype)
     opened = base if isinstance(base, Base) else open_base(base)
-    larger = grown(opened, adapters)
     for adapter, _ in adapters:
-        require_fit(_text_of(adapter, opened), larger.decoder)
+        require_fit(_text_of(adapter, opened), resized_decoder(opened, adapters))
     origin = _origin(opened, tokenizer)
-    todo = plan(origin.base if larger is opened else larger, adapters)
-    if larger is not opened:
+    larger = grown(origin.base, adapters)
+    todo = plan(larger, adapters)
+    if larger is not origin.base:
         todo.config[VOCABULARY] = larger.decoder.vocabulary
-        todo.rows = dict.fromkeys(vocabulary_tensors(opened), larger.decoder.vocabulary)
+        todo.rows = dict.fromkeys(vocabulary_tensors(origin.base), larger.decoder.vocabulary)
     with ThreadPoolExecutor(1) as pool:  # it reads the whole base, which the writing does, too
         fingerprint = pool.submit(lambda: opened.fingerprint)
 

@@ -25,7 +25,7 @@ from lorakit.engines.table import (
 )
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
-from lorakit.files.cache import sweep_cache
+from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.formats.brought import Files
 from lorakit.merge.brought import brought_by
 from lorakit.merge.cached import (
@@ -53,6 +53,7 @@ from lorakit.model.remote import open_remote
 from lorakit.remote.server import names_server
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
+from lorakit.sources.prune import keep_limit
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
@@ -132,6 +133,7 @@ def open(
         said = shown(max_queue)
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
     choices = as_choices(adapter)
+    limit = cache_limit()  # what is wrong with it is said before anything slow
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
     opened = open_base(get(base, kind="base"))
@@ -144,7 +146,7 @@ def open(
     opened, adapters, merged, warnings = _merge(opened, adapters, progress, brought)
     dynamic = [ready.adapter for _, ready in adapters if ready is not None]
     opened = with_room(opened, dynamic, progress, brought)
-    warnings = [*failed, *warnings, *_said([resize(rows, opened), *text.notes])]
+    warnings = [*failed, *warnings, *_said([resize(rows, opened), *text.notes], warnings)]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
@@ -169,6 +171,8 @@ def open(
         result.merged = merged
         _hold(result)
         result.warnings = (*_left_out(opened), *warnings, *_apply(result, adapters))
+        if limit is not None:
+            keep_limit()
     except BaseException:
         result.close()
         raise
@@ -238,9 +242,12 @@ def _text(base: Base, places: Sequence[Path]) -> tuple[OwnText, Files]:
     return text, brought_by(places)[0]
 
 
-def _said(texts: Iterable[str], code: str = READ) -> list[ModelWarning]:
-    """Warnings about the base, of which the log tells, too."""
-    said = [text for text in texts if text]
+def _said(
+    texts: Iterable[str], known: Sequence[ModelWarning] = (), code: str = READ
+) -> list[ModelWarning]:
+    """Warnings about the base, of which the log tells, too, that are not known already."""
+    before = {warning.message for warning in known}
+    said = [text for text in texts if text and text not in before]
     for text in said:
         log.info("%s", text)
     return [ModelWarning(code=code, message=text, adapter="") for text in said]
@@ -294,7 +301,7 @@ def _merge(
     try:
         pairs = [(adapter, said) for _, adapter, said in found]
         merged = merged_base(base, pairs, progress, brought) if found else base
-        warnings += _said(merge_notes(base, pairs, brought), MERGED)
+        warnings += _said(merge_notes(base, pairs, brought), code=MERGED)
     except LorakitError as error:  # all of them failed together
         warnings += [_survived(config, error) for config, _, _ in found]
         return base, rest, (), warnings
