@@ -15,6 +15,7 @@ from folders import DATA
 from lorakit import AdapterConfig
 from lorakit.adapter import Adapter, Replacement
 from lorakit.base.folder import Base
+from lorakit.base.gguf import open_base
 from lorakit.base.grown import rows_of
 from lorakit.check import check
 from lorakit.errors import MismatchError, UnsupportedError
@@ -272,4 +273,15 @@ def test_as_peft_it_is_written_with_its_tokenizer(case, tmp_path):
     assert any("from 512 to 514 tokens" in note for note in report.notes)
     with lorakit.open(GEMMA, adapter=tmp_path / "out", threads=1) as model:
         assert worst(model, case) < 1e-4
+        assert model.tokenizer.encode("<|json|>", special=False) == [512]
+
+
+def test_a_gguf_base_grows_where_it_becomes_a_folder(tmp_path):
+    file, adapter = open_base(DATA / "truth/gguf/gemma3.base.f32.gguf"), read_adapter(ADDED / "tt")
+    (said,) = [each for each in check(adapter, file) if each.item == "vocabulary"]
+    assert "where the adapter is merged" in said.advice
+    files, _ = brought_by([ADDED / "tt"])
+    merge(file, [(adapter, 1.0)], tmp_path / "out", brought=files)
+    with lorakit.open(tmp_path / "out", threads=1) as model:
+        assert worst(model, "tt") < 1e-4
         assert model.tokenizer.encode("<|json|>", special=False) == [512]
