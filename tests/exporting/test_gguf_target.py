@@ -96,7 +96,7 @@ def test_an_adapter_that_gguf_cannot_hold_is_refused_before_anything(name, tmp_p
 
 
 def test_without_llama_cpp_nothing_is_compared_but_on_request(tmp_path, monkeypatch):
-    def missing(*_):
+    def missing(*_, **__):
         raise MissingExtraError("llama.cpp is missing")
 
     monkeypatch.setattr(gguf, "trial_vocabulary", missing)

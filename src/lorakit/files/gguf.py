@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -405,7 +405,10 @@ def packed(value: Value) -> bytes:
     number = struct.pack("<I", _NUMBERS[value.kind])
     items = value.data if value.array else [value.data]
     if value.kind == "str":
-        body = b"".join(_text(item) for item in items)
+        raws = [item.encode() for item in items]  # hundreds of thousands
+        body = b"".join(
+            chain.from_iterable(zip(map(_LENGTH.pack, map(len, raws)), raws, strict=True))
+        )
     else:
         body = np.asarray(items, _STORED[value.kind]).tobytes()
     if not value.array:
@@ -415,7 +418,7 @@ def packed(value: Value) -> bytes:
 
 def _text(text: str) -> bytes:
     raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
+    return _LENGTH.pack(len(raw)) + raw
 
 
 def padded(offset: int, alignment: int) -> int:

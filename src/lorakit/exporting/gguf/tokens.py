@@ -35,12 +35,19 @@ def require_same_ids(base: Base, path: Path) -> int:
     return _compared(base, path, open_gguf_model(path).values)
 
 
-def trial_vocabulary(base: Base, keys: Keys, ours: Tokenizer | None = None) -> int:
+def trial_vocabulary(
+    base: Base,
+    keys: Keys,
+    ours: Tokenizer | None = None,
+    *,
+    stored: Mapping[str, bytes] | None = None,
+) -> int:
     """The same before there is a model. keys: all that it will have. ours: the base's tokenizer,
-    where it is open already."""
+    where it is open already. stored: the keys as the file stores them, where they are at hand."""
+    stored = stored or {key: packed(value) for key, value in keys.items()}
     with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
         path = Path(folder, "vocabulary.gguf")
-        path.write_bytes(gguf_head({key: packed(value) for key, value in keys.items()}, []))
+        path.write_bytes(gguf_head(stored, []))
         return _compared(base, path, keys, ours)
 
 

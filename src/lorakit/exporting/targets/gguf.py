@@ -68,8 +68,8 @@ class Gguf(Target):
         for form in plan.forms:
             require_parts(_model(plan, plan.kind), form, plan.split_size)
         try:
-            keys = _model(plan, plan.kind).keys
-            trial_vocabulary(plan.base, keys, plan.kept.get(TOKENIZER))
+            model, ours = _model(plan, plan.kind), plan.kept.get(TOKENIZER)
+            trial_vocabulary(plan.base, model.keys, ours, stored=model.stored)
         except MissingExtraError:
             if plan.proven:
                 raise
