@@ -7,7 +7,7 @@ nothing of tokens or templates: the prompt itself is rendered by the model's own
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -146,11 +146,11 @@ class ToolFormat(Protocol):
         ...
 
 
-def number_calls(calls: list[Call]) -> tuple[ToolCall, ...]:
-    """Calls with ids by position, which are unique within one reply."""
+def number_calls(calls: Sequence[Call], *, first: int = 0) -> tuple[ToolCall, ...]:
+    """Calls with ids by position, which are unique within one reply. first: that of the first."""
     return tuple(
         ToolCall(name=name, arguments=arguments, id=f"call_{i}")
-        for i, (name, arguments) in enumerate(calls)
+        for i, (name, arguments) in enumerate(calls, first)
     )
 
 

@@ -130,4 +130,5 @@ class Dialogue:
 
     def reader(self, *, reasons: bool | None = None) -> ReplyReader:
         """What reads an answer piece by piece, as `parse` reads all of it."""
-        return ReplyReader()
+        syntax = NO_CALLS if self.tool_format is None else self.tool_format.syntax
+        return ReplyReader(syntax, reasons=self.reasons if reasons is None else reasons)

@@ -47,15 +47,15 @@ UNFINISHED = re.compile(rf"(?:{unfinished((*_OPENINGS, *_CLOSINGS))})\Z", re.IGN
 def next_tag(reply: str, position: int) -> re.Match[str] | None:
     """The next tag that is not merely named, as in `<think>`."""
     for tag in TAG.finditer(reply, position):
-        if not is_named(reply, tag, reply[tag.end() : tag.end() + 1]):
+        if tag.end() == len(reply) or not may_be_named(reply, tag):
             return tag
     return None
 
 
-def is_named(reply: str, tag: re.Match[str], after: str) -> bool:
-    """Whether the character before a tag is a quotation mark, and the one after it the same."""
-    before = reply[tag.start() - 1 : tag.start()]
-    return bool(before) and before in _QUOTES and before == after
+def may_be_named(reply: str, tag: re.Match[str]) -> bool:
+    """Whether equal quotation marks stand around a tag, or one before it and the end after it."""
+    before, after = reply[tag.start() - 1 : tag.start()], reply[tag.end() : tag.end() + 1]
+    return bool(before) and before in _QUOTES and after in (before, "")
 
 
 def opens_reasoning(prompt: str) -> bool:

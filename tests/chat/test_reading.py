@@ -1,0 +1,238 @@
+"""A reply read in pieces: its events, joined, are the whole parse, however it was cut."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from growth import is_linear
+from lorakit.chat import reading, saying, scanning
+from lorakit.chat.calls import NO_CALLS, ToolCall
+from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.reading import ReplyReader
+from lorakit.chat.scanning import take_apart
+from lorakit.chat.tools import FORMATS, get_format
+
+CALLS = [
+    ToolCall(name="set_lights", arguments={"room": "kitchen, left", "on": False}),
+    ToolCall(name="f", arguments={"a": {"b": [1, 2.5, None, {"c": "x}]"}]}, "t": "</tool_call>"}),
+    ToolCall(name="g"),
+]
+MARKS = {
+    "functiongemma": ["<start_function_call>", "<end_function_call>", "<escape>", "<end_of_turn>",
+                      "call:", "call:f{a:1}", "<start_function_response>"],
+    "gemma4": ["<|tool_call>", "<tool_call|>", '<|"|>', "<turn|>", "call:f{a:1}", "<|channel>",
+               "thought", "<channel|>"],
+    "hermes": ["<tool_call>", "</tool_call>", "<|im_end|>", '{"name": "f"}', '{"name":'],
+    "llama3": ["<|python_tag|>", ";", "<|eom_id|>", "<|eot_id|>", '{"name": "f", "parameters": {}}',
+               '{"name": "f", "age": 3}', '{"a": 1}', '{"type" : '],
+    "": [],
+}  # fmt: skip
+TAGS = ["<think>", "</think>", "<THINK>", "< / think >", "[THINK]", "[/THINK]", "`<think>`",
+        "`</think>`", "'", "`", "◁think▷", "◁/think▷", "<seed : think>", "<thought>", "</thoughts>",
+        "<|channel>", "<channel|>"]  # fmt: skip
+WORDS = ["words", " ", "\n", "  \n\n", "a", "<", "</", "[", "{", "}", '"', "\\", "日本", "1", ",",
+         "<th", "ink>", "<tool", "_call>", "<|", "|>", "\x00", "\x1c"]  # fmt: skip
+NAMES = list(MARKS)
+
+
+def parse(name, reply, reasons):
+    form = get_format(name) if name else None
+    return (
+        form.parse(reply, reasons=reasons) if form else take_apart(reply, NO_CALLS, reasons=reasons)
+    )
+
+
+def reader(name, reasons=False):
+    return ReplyReader(get_format(name).syntax if name else NO_CALLS, reasons=reasons)
+
+
+def joined(events):
+    """What the events say: text, reasoning, calls, and whether any were withdrawn."""
+    text, reasoning, calls, withdrawn = "", "", [], 0
+    for event in events:
+        if isinstance(event, TextDelta):
+            assert event.text
+            text += event.text
+        elif isinstance(event, ReasoningDelta):
+            assert event.text
+            reasoning += event.text
+        elif isinstance(event, CallEnd):
+            assert event.index == len(calls)
+            calls.append(event.call)
+        else:
+            assert isinstance(event, Withdrawn)
+            text, reasoning, calls, withdrawn = "", "", [], withdrawn + 1
+    return text, reasoning, calls, withdrawn
+
+
+def cut(reply, places):
+    places = [0, *sorted({p % (len(reply) + 1) for p in places}), len(reply)]
+    return [reply[a:b] for a, b in itertools.pairwise(places)]
+
+
+def withdraws(name, reply, reasons):
+    """Whether a tag closes reasoning that nothing opened: the whole parse then begins anew."""
+    made = []
+
+    class Counted(scanning._Parts):
+        def __init__(self, **given):
+            made.append(1)
+            super().__init__(**given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "_Parts", Counted)
+        parse(name, reply, reasons)
+    return len(made) > 1
+
+
+def check(name, pieces, reasons=False):
+    reply = "".join(pieces)
+    whole = parse(name, reply, reasons)
+    reading = reader(name, reasons)
+    events = [event for piece in pieces for event in reading.feed(piece)]
+    text, reasoning, calls, withdrawn = joined(events)
+    events += reading.end(whole)
+    *parts, _ = joined(events)
+    assert parts == [whole.text, whole.reasoning, list(whole.tool_calls)]
+    if not withdraws(name, reply, reasons):  # then nothing is ever taken back
+        assert withdrawn == 0
+        assert whole.text.startswith(text)
+        assert whole.reasoning.startswith(reasoning)
+        assert list(whole.tool_calls[: len(calls)]) == calls
+
+
+@st.composite
+def replies(draw):
+    """(format, pieces, reasons) of what its models write, and of what they should not."""
+    name = draw(st.sampled_from(NAMES))
+    form = get_format(name) if name else None
+    written = [form.render_call(call) for call in CALLS] if form else []
+    parts = [*MARKS[name] * 2, *written * 3, *TAGS, *WORDS]
+    reply = "".join(draw(st.lists(st.sampled_from(parts), max_size=12)))
+    places = draw(st.lists(st.integers(0, 1 << 16), max_size=12))
+    return name, cut(reply, places), draw(st.booleans())
+
+
+@settings(max_examples=600, deadline=None)
+@given(replies())
+def test_events_joined_are_the_whole_parse(drawn):
+    check(*drawn)
+
+
+@settings(max_examples=150, deadline=None)
+@given(replies())
+def test_also_one_character_at_a_time(drawn):
+    name, pieces, reasons = drawn
+    check(name, list("".join(pieces)), reasons)
+
+
+CALL = '<tool_call>{"name": "f"}</tool_call>'
+GEMMA = "<start_function_call>call:f{a:1}"
+BROKEN = {
+    "no beginning of a tag waits": ("hermes", "a <think>b</think>", reading, "_start",
+                                    lambda pattern, text, at: len(text)),
+    "no beginning of an opening waits": ("hermes", f"a {CALL}", reading, "held", lambda _, __: 0),
+    "no stop token waits": ("hermes", f"{CALL} done<|im_end|>", saying, "held", lambda _, __: 0),
+    "errors count at once": ("hermes", [CALL[:-6], CALL[-6:]], reading, "MARGIN", 0),
+    "what ends with the text is whole": ("functiongemma", f"{GEMMA}x", reading, "END", ""),
+    "a tag in quotation marks counts": ("", "`<think>` is one", reading, "may_be_named",
+                                        lambda _, __: False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_reader_is_caught(fault, monkeypatch):
+    name, reply, *change = BROKEN[fault]
+    check(name, list(reply))
+    monkeypatch.setattr(*change)
+    with pytest.raises(AssertionError):
+        check(name, list(reply))
+
+
+def said(name, text, reasons=False):
+    """What is given away once each character of a text is there."""
+    reading, events = reader(name, reasons), []
+    for character in text:
+        events += reading.feed(character)
+        yield joined(events)[:3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_leave_at_once(name):
+    words = "If a < b, then [so] it is: {x}. 'Thin' things <thing> <- \n\n  `end`"
+    late = 0
+    for read, (text, *_) in enumerate(said(name, words), 1):
+        waiting = words[:read][len(text) :]
+        late = max(late, len(waiting.strip()))
+        assert waiting.strip() == "" or waiting.lstrip()[0] in "<[{"
+    assert text == words
+    assert late == len("<thin")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_leaves_with_its_last_character(name):
+    form = get_format(name)
+    written = form.render_call(CALLS[0])
+    second = form.render_call(CALLS[2])
+    if name == "llama3":
+        reply, ends = f"{written};{second}", [len(written), len(written) + 1 + len(second)]
+    else:
+        reply = f"Well. {written} {second}"
+        ends = [6 + len(written), len(reply)]
+    seen = [0, *(len(calls) for _, _, calls in said(name, reply))]
+    assert [read for read in range(1, len(seen)) if seen[read] > seen[read - 1]] == ends
+
+
+def test_reasoning_leaves_as_it_comes():
+    *_, (text, reasoning, _) = said(
+        "hermes", "I see, <i>yes</i>\n</think>\n\nSo: four", reasons=True
+    )
+    assert (text, reasoning) == ("So: four", "I see, <i>yes</i>")
+    *_, (text, reasoning, _) = said("hermes", "I see, <i>yes</", reasons=True)
+    assert (text, reasoning) == ("", "I see, <i>yes")
+    *_, (text, reasoning, _) = said("", "<think>one</think> <think> two </think>")
+    assert (text, reasoning) == ("", "one\n\ntwo")
+
+
+def test_what_closes_without_an_opening_takes_back_what_was_said():
+    pieces = ["Let me see", ".</think>", "Four."]
+    reading = reader("hermes")
+    events = [event for piece in pieces for event in reading.feed(piece)]
+    assert events == [TextDelta("Let me see"), TextDelta("."), Withdrawn(), TextDelta("Four.")]
+    assert reading.end(parse("hermes", "".join(pieces), False)) == [ReasoningDelta("Let me see.")]
+
+
+def test_an_unreadable_call_ends_and_words_go_on():
+    reply = "<tool_call>nonsense</tool_call> Sorry, that was not a call at all; I say it in words."
+    *_, (text, _, calls) = said("hermes", reply)
+    assert text == "Sorry, that was not a call at all; I say it in words."
+    assert calls == []
+
+
+LONG = {
+    "words": ("hermes", "", "words < and [ so on\n\n"),
+    "spaces": ("hermes", "x", " "),
+    "a call": ("hermes", '<tool_call>{"name": "f", "arguments": {"x": [1', ",[{}]"),
+    "closing tags in a string": ("hermes", '<tool_call>{"name": "', "</tool_call>"),
+    "an answer in JSON": ("llama3", '{"name": 1, "x": [1', ',{"a":2}'),
+    "calls": ("llama3", "", '{"name":"f","parameters":{}};'),
+    "unreadable calls": ("functiongemma", "", "<start_function_call>call:f<x>"),
+    "one unreadable call": ("functiongemma", "<start_function_call>call:f!", "words "),
+    "reasoning": ("gemma4", "<|channel>thought", "so < it [/ goes "),
+    "tags that close nothing": ("hermes", "", "a</think>"),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_time_is_linear(case):
+    name, beginning, unit = LONG[case]
+
+    def work(count):
+        reading = reader(name)
+        reading.feed(beginning)
+        for _ in range(count):
+            reading.feed(unit)
+
+    assert is_linear(work, 400)
