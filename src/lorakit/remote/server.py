@@ -76,7 +76,7 @@ def server_of(url: str, key: str | None, *, allow_private: bool = False) -> Serv
             f"{shown(url)}: the URL of an API has no part after ? or #",
             hint="give it up to its version, such as https://host/v1",
         )
-    if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key[: MAX_KEY + 1])):
+    if key and not (isinstance(key, str) and len(key) <= MAX_KEY and _KEY.fullmatch(key)):
         raise ParameterError(
             "the API key must be printable ASCII text without spaces",
             hint="check api_key= or LORAKIT_API_KEY; was a line break copied with it",
