@@ -129,13 +129,14 @@ def test_also_one_character_at_a_time(drawn):
 
 
 CALL = '<tool_call>{"name": "f"}</tool_call>'
+OTHER = CALL.replace('"f"', '"g"')
 GEMMA = "<start_function_call>call:f{a:1}"
 BROKEN = {
     "no beginning of a tag waits": ("hermes", "a <think>b</think>", reading, "_start",
                                     lambda pattern, text, at: len(text)),
     "no beginning of an opening waits": ("hermes", f"a {CALL}", reading, "held", lambda _, __: 0),
     "no stop token waits": ("hermes", f"{CALL} done<|im_end|>", saying, "held", lambda _, __: 0),
-    "errors count at once": ("hermes", [CALL[:-6], CALL[-6:]], reading, "MARGIN", 0),
+    "errors count at once": ("hermes", [CALL[:-6], CALL[-6:], OTHER], reading, "MARGIN", 0),
     "what ends with the text is whole": ("functiongemma", f"{GEMMA}x", reading, "END", ""),
     "a tag in quotation marks counts": ("", "`<think>` is one", reading, "may_be_named",
                                         lambda _, __: False),
