@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from lorakit.model.types import Prompt
 
 SHOWN = 8  # prompts whose answers are shown
+NARROW = 60  # columns below which an answer stands below its scales
 DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -171,8 +172,8 @@ def show_prompts(texts: Sequence[str], found: Sweep) -> None:
     """KL by scale as bars, then each prompt with its answers, equal neighbours together."""
     most = max(value for p in found.points for value in (p.kl_base, p.kl_full))
     room = max((console().width - 8 - 2 * 8) // 2, 3)
-    say((f"{names(found.adapters)} over scales: KL in nats per token, against", "bold"))
-    say((f"{'scale':>6}  {'the base':<{room + 8}}scale 1", "dim"))
+    say((f"{names(found.adapters)} over scales, KL in nats", "bold"))
+    say((f"{'scale':>6}  {'from the base':<{room + 8}}from scale 1", "dim"))
     for point in found.points:
         cells: list[str | Styled] = []
         for value, style in ((point.kl_base, "blue"), (point.kl_full, "yellow")):
@@ -192,10 +193,16 @@ def show_prompts(texts: Sequence[str], found: Sweep) -> None:
 
 def _answer(scales: Sequence[float], answer: ScaleAnswer) -> None:
     span = f"{scales[0]:g}" + (f" to {scales[-1]:g}" if len(scales) > 1 else "")
-    say((f"  {span:<13}", "cyan"), answer.text or "(nothing)")
+    if console().width < NARROW:
+        say((f"  {span}", "cyan"))
+        indent = "    "
+        say(indent, answer.text or "(nothing)")
+    else:
+        indent = " " * 15
+        say((f"  {span:<13}", "cyan"), answer.text or "(nothing)")
     if answer.changed is not None:
         was, now = (visible(token) or "(the end)" for token in (answer.was, answer.now))
-        say((f"{'':<15}from token {answer.changed + 1}: {was} -> {now}", "dim"))
+        say((f"{indent}from token {answer.changed + 1}: {was} -> {now}", "dim"))
 
 
 def show_examples(found: ExampleSweep) -> None:
