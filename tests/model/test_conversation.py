@@ -10,7 +10,7 @@ import pytest
 
 import lorakit
 from folders import make_sparse
-from lorakit import demo
+from lorakit import RenderOptions, demo
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.model.conversation import Session, digest_of
 from lorakit.runtime.sampling import SamplingParams
@@ -111,10 +111,20 @@ def test_everything_is_saved(tmp_path):
     sampling = SamplingParams(
         temperature=np.float32(0.5), max_tokens=np.int64(7), stop=["a"], stop_tokens=[3]
     )
-    session = Session(None, messages=TALK, tools=TOOLS, adapters={"a": 0.5}, sampling=sampling)
+    rendering = RenderOptions(
+        chat_template_kwargs={"date": "1 Jan"}, enable_thinking=False, control_tokens="text"
+    )
+    session = Session(
+        None,
+        messages=TALK,
+        tools=TOOLS,
+        adapters={"a": 0.5},
+        sampling=sampling,
+        rendering=rendering,
+    )
     session.save(tmp_path / "s.json")
     loaded = Session.load(None, tmp_path / "s.json")
-    for name in ("messages", "tools", "adapters", "sampling"):
+    for name in ("messages", "tools", "adapters", "sampling", "rendering"):
         assert getattr(loaded, name) == getattr(session, name)
     other = SamplingParams(max_tokens=1)
     assert Session.load(None, tmp_path / "s.json", sampling=other).sampling is other
@@ -131,8 +141,20 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
     assert Session.load(None, tmp_path / "s.json").messages == TALK
 
 
+def test_a_file_of_the_second_version_is_read(tmp_path):
+    content = {"format": "lorakit-session", "version": 2, "messages": TALK, "tools": TOOLS,
+               "adapters": None, "sampling": {"max_tokens": 5}}  # fmt: skip
+    text = json.dumps({**content, "sha256": digest_of(content)})
+    (tmp_path / "s.json").write_text(text)
+    loaded = Session.load(None, tmp_path / "s.json")
+    assert (loaded.sampling.max_tokens, loaded.rendering) == (5, RenderOptions())
+    (tmp_path / "s.json").write_text(text.replace('"version": 2', '"version": 3'))
+    with pytest.raises(FormatError, match="fields"):
+        Session.load(None, tmp_path / "s.json")
+
+
 FIELDS = {
-    "version": [0, 3, "2", True, None, 2.0, [2]],
+    "version": [0, 4, "2", True, None, 2.0, [2]],
     "format": [None, "other", 5],
     "messages": [5, None, "hi", {}, [5], [[]], [{}], [{"role": 5, "content": "x"}],
                  [{"role": "user"}], [{"role": "", "content": "x"}],
@@ -146,14 +168,17 @@ FIELDS = {
                  {"a": 1e300}, {"a": []}],
     "sampling": [5, [], {"max_tokens": -1}, {"max_tokens": "1"}, {"other": 1}, {"top_p": 7},
                  {"stop": [5]}, {"temperature": float("nan")}],
+    "rendering": [5, [], {"other": 1}, {"enable_thinking": 1}, {"control_tokens": "all"},
+                  {"chat_template_kwargs": {"messages": []}}, {"chat_template_kwargs": 5}],
     "other": [1],
 }  # fmt: skip
 BAD = [(name, value) for name, values in FIELDS.items() for value in values]
 
 
 def written(path, **changes):
-    content = {"format": "lorakit-session", "version": 2, "messages": TALK, "tools": TOOLS,
-               "adapters": {"a": 1.0}, "sampling": {"max_tokens": 5}, **changes}  # fmt: skip
+    content = {"format": "lorakit-session", "version": 3, "messages": TALK, "tools": TOOLS,
+               "adapters": {"a": 1.0}, "sampling": {"max_tokens": 5},
+               "rendering": {"enable_thinking": False}, **changes}  # fmt: skip
     path.write_text(json.dumps({"sha256": digest_of(content), **content}))
     return path
 
@@ -169,7 +194,8 @@ def test_every_field_is_checked(tmp_path, name, value):
         Session.load(None, path)
 
 
-FIELD_NAMES = ["format", "version", "messages", "tools", "adapters", "sampling", "sha256"]
+FIELD_NAMES = ["format", "version", "messages", "tools", "adapters", "sampling", "rendering",
+               "sha256"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIELD_NAMES)
@@ -184,10 +210,10 @@ def test_no_field_may_be_missing(tmp_path, name):
 
 
 def test_all_faults_are_told_at_once(tmp_path):
-    path = written(tmp_path / "s.json", tools=5, adapters=5, sampling=5)
+    path = written(tmp_path / "s.json", tools=5, adapters=5, sampling=5, rendering=5)
     with pytest.raises(FormatError) as caught:
         Session.load(None, path)
-    assert len(caught.value.items) == 3
+    assert len(caught.value.items) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ fork or another answer to the same message costs only its new tokens.
 A saved conversation is a JSON object. All fields are checked, on writing and on reading, by the
 rules for a model's input: what can be saved can be loaded.
 
-    format "lorakit-session"    version 2    messages    tools or null
+    format "lorakit-session"    version 3    messages    tools or null
     adapters  {name: scale} or null          sampling  {parameter: value} or null
+    rendering {option: value} of RenderOptions, or null
     sha256    of the other fields, as JSON with sorted keys and nothing between
 
-Version 1 had neither sampling nor sha256.
+Version 2 had no rendering, version 1 neither that nor sampling nor sha256. Both are read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
-from lorakit.chat.rendering import RenderOptions
+from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
@@ -46,10 +47,11 @@ from lorakit.runtime.generation import Completion, Stream
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.values import shown
 
-FORMAT, VERSION = "lorakit-session", 2
+FORMAT, VERSION = "lorakit-session", 3
 FIELDS = {
     1: ("messages", "tools", "adapters"),
     2: ("messages", "tools", "adapters", "sampling", "sha256"),
+    3: ("messages", "tools", "adapters", "sampling", "rendering", "sha256"),
 }
 MAX_FILE = 64 << 20  # bytes of a saved conversation
 
@@ -96,7 +98,7 @@ class Session:
         tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
-        **options: Unpack[ChatKeywords],
+        rendering: RenderOptions = DEFAULT,
     ) -> None:
         """Made by `Model.session`."""
         self._model = model
@@ -105,8 +107,8 @@ class Session:
             self.messages.insert(0, {"role": "system", "content": system})
         self.tools = tools
         self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
-        self.rendering, rest = split_keywords(options)
-        self.sampling = sampling_params(sampling, rest) if rest else sampling
+        self.sampling = sampling
+        self.rendering = rendering
 
     def send(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Send a message and wait for the answer; both are kept. Raises what `Model.chat` raises;
@@ -148,6 +150,7 @@ class Session:
             tools=self.tools,
             adapters=self.adapters,
             sampling=self.sampling,
+            rendering=self.rendering,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -187,6 +190,7 @@ class Session:
             "tools": self.tools,
             "adapters": self.adapters,
             "sampling": None if self.sampling is None else _plain(asdict(self.sampling)),
+            "rendering": None if self.rendering == DEFAULT else {**_keywords(self.rendering)},
         }
         return {**content, "sha256": digest_of(content)}
 
@@ -213,7 +217,8 @@ class Session:
             messages=content["messages"],
             tools=content["tools"],
             adapters=content["adapters"],
-            sampling=saved if sampling is None else sampling,
+            sampling=saved["sampling"] if sampling is None else sampling,
+            rendering=saved["rendering"] or DEFAULT,
         )
 
     def _turn(self, messages: list[dict[str, Any]], options: ChatKeywords) -> Turn:
@@ -308,8 +313,8 @@ def digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(content: Any) -> SamplingParams | None:
-    """Raise FormatError with all faults; returns the saved sampling."""
+def _check(content: Any) -> dict[str, Any]:
+    """Raise FormatError with all faults; returns what became of each field."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FormatError(f'it has no "format": "{FORMAT}"')
     version = content.get("version")
@@ -324,14 +329,13 @@ def _check(content: Any) -> SamplingParams | None:
     if "sha256" in names and content["sha256"] != digest_of(content):
         raise FormatError(
             "it is damaged, or was changed by hand",
-            hint="version 1, without sampling and sha256, may be written by hand",
+            hint="version 1, without sampling, rendering and sha256, may be written by hand",
         )
-    found = None
+    found: dict[str, Any] = {}
     for name, check in _CHECKS.items():
         try:
             value = content.get(name)
-            result = None if value is None and name != "messages" else check(value)
-            found = result if name == "sampling" else found
+            found[name] = None if value is None and name != "messages" else check(value)
         except ParameterError as error:
             faults += error.items or (f"{name}: {error.message}",)
     if faults:
@@ -367,11 +371,19 @@ def _sampling(value: object) -> SamplingParams:
     return sampling_params(None, value)  # type: ignore[arg-type]  # checked there
 
 
-_CHECKS: dict[str, Callable[[object], SamplingParams | None]] = {
+def _rendering(value: object) -> RenderOptions:
+    known = RenderKeywords.__annotations__
+    if not isinstance(value, dict) or not value.keys() <= known.keys():
+        raise ParameterError(f"expected some of {', '.join(known)}, found {shown(value)}")
+    return RenderOptions(**value)
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
     "messages": _messages,
     "tools": _tools,
     "adapters": _adapters,
     "sampling": _sampling,
+    "rendering": _rendering,
 }
 
 

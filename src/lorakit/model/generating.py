@@ -268,9 +268,14 @@ class Generating:
 
         Arguments as of `chat`; system: what its first message says. Raises ParameterError.
         """
-        chosen = None if adapters is None else self._table.scales(adapters)
+        render, rest = split_keywords(options)
         return Session(
-            self, system=system, tools=tools, adapters=chosen, sampling=sampling, **options
+            self,
+            system=system,
+            tools=tools,
+            adapters=None if adapters is None else self._table.scales(adapters),
+            sampling=self._params(sampling, rest) if rest else sampling,
+            rendering=render,
         )
 
     def chat_prompt(
