@@ -1,7 +1,8 @@
 """A model of a family without a row, as its GGUF file describes it: llama.cpp knows the rest.
 
 Modules are called as the file calls their tensors ("blk.0.attn_q"). Only those are listed to which
-llama.cpp applies a delta in the graphs of most families: attention, feed-forward, embedding, head
+llama.cpp applies a delta in the graphs of most families: attention, feed-forward, embedding, head,
+and the projections around a recurrent state
 (llama-graph.cpp, build_lora_mm). engines/llama/acting.py tries whether it does in this one.
 """
 
@@ -26,7 +27,8 @@ VERBATIM = Layout(
 )
 _ADAPTED = re.compile(
     r"blk\.(?:0|[1-9]\d{0,3})\."
-    r"(?:attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down)(?:_exps|_shexp)?|ffn_gate_inp)",
+    r"(?:attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down)(?:_exps|_shexp)?|ffn_gate_inp"
+    r"|ssm_(?:in|x|dt|out)|shortconv\.(?:in_proj|out_proj))",
     re.ASCII,
 )
 

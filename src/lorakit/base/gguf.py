@@ -42,7 +42,6 @@ TEMPLATE = "tokenizer.chat_template"
 PLAIN = ("F32", "F16", "BF16")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _ENCODERS = ("t5", "t5encoder")
-_STATES = ("ssm.", "wkv.", "shortconv.")  # keys of llama.cpp's recurrent and hybrid models
 _TYPES = {row.gguf: row.model_type for row in reversed(ARCHITECTURES.values())}
 
 
@@ -61,7 +60,7 @@ def open_gguf_base(path: Path) -> Base:
 
     A file of a family without a row is described by itself alone; see architectures.foreign.
     Raises SourceError, FormatError, BaseModelError (`base_invalid`) where the file is an adapter or
-    lacks a number, and CapabilityError for an encoder or a model with a recurrent state.
+    lacks a number, and CapabilityError for an encoder or a diffusion model.
     """
     file = open_gguf_model(path)
     kind = _text(file, "general.type") or "model"
@@ -106,7 +105,7 @@ def _config(file: GgufFile) -> dict[str, Any]:
 def _foreign(file: GgufFile, config: Mapping[str, Any]) -> Decoder:
     """By the file's own keys and tensors."""
     name = _text(file, "general.architecture")
-    _require_kv_cache(file, name)
+    _require_causal(file, name)
     return foreign(
         name,
         {tensor: held.shape for tensor, held in file.tensors.items()},
@@ -125,19 +124,14 @@ def _whole(file: GgufFile, config: Mapping[str, Any], field: str) -> int:
     return value
 
 
-def _require_kv_cache(file: GgufFile, name: str) -> None:
-    """Refuse encoders, and models whose state holds no single tokens that could be taken back."""
+def _require_causal(file: GgufFile, name: str) -> None:
+    """Refuse encoders, and models that fill in a text in any order."""
     causal = file.values.get(f"{name}.attention.causal")
-    states = [key for key in file.values if key.startswith(tuple(f"{name}.{s}" for s in _STATES))]
-    what = ""
     if name in _ENCODERS or (causal is not None and causal.data is False):
-        what = "an encoder, which generates no text token by token"
-    elif states:
-        what = f"a model with a recurrent state ({states[0]}), whose tokens cannot be taken back"
-    if what:
         raise CapabilityError(
-            f"{file.path} ({name}) is {what}",
-            hint="llama.cpp's own programs run it; lorakit reuses, forks and cuts KV caches",
+            f"{file.path} ({name}) generates no text token by token: it is an encoder, or a "
+            "diffusion model",
+            hint="llama.cpp's own programs run it: llama-embedding, llama-diffusion-cli",
         )
 
 

@@ -373,9 +373,6 @@ def test_files_that_cannot_run_say_why(case, tmp_path):
     for key in ("block_count", "context_length", "embedding_length"):
         with pytest.raises(BaseModelError, match=key):
             open_gguf_base(gguf_files.changed(path, place, {f"{family}.{key}": None}))
-    recurrent = {f"{family}.ssm.state_size": Value("u32", 16)}
-    with pytest.raises(CapabilityError, match="recurrent state"):
-        open_gguf_base(gguf_files.changed(path, place, recurrent))
     for name in ("", "\x1b]0;owned\x07", "a" * 1000):
         with pytest.raises(BaseModelError, match="no name of an architecture") as raised:
             open_gguf_base(

@@ -19,6 +19,7 @@ from lorakit.engines.llama.memory import Memory, native_sequences
 from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import SHORT, Pace
+from lorakit.engines.llama.recurrent import StateMemory, is_recurrent
 from lorakit.engines.protocol import Logits
 from lorakit.errors import CancelledError, EngineError
 
@@ -59,7 +60,8 @@ class Context:
         params = api.llama_context_default_params()
         params.n_ctx = self.cells = -(-max(cells, CELLS) // CELLS) * CELLS
         params.n_batch = params.n_ubatch = self._batch = options.micro_batch
-        window = int(api.llama_model_n_swa(model))
+        self.recurrent = is_recurrent(model)
+        window = 0 if self.recurrent else int(api.llama_model_n_swa(model))
         params.n_seq_max = native_sequences(slots, window)
         self.outputs = min(outputs, options.micro_batch)
         params.n_outputs_max = max(outputs, params.n_seq_max)  # llama.cpp aborts with fewer
@@ -88,7 +90,11 @@ class Context:
         self.tainted = False  # NaN or infinity is, or was, in its cells
         self.set: Set = ()
         self.lengths: dict[int, int] = {}  # tokens written to the KV cache, by slot
-        self._memory = Memory(self.native, slots, window)
+        self._memory = (
+            StateMemory(self.native, slots)
+            if self.recurrent
+            else Memory(self.native, slots, window)
+        )
         self._get = api.llama_get_embeddings_ith if embeddings else api.llama_get_logits_ith
         self._views: dict[int, Logits] = {}  # of native memory, by address; there are few
         self.width = int(  # of a row of results

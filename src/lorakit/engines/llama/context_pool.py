@@ -86,9 +86,12 @@ class ContextPool:
 
     def restore(self, sequence: int, length: int) -> None:
         """Cut a sequence back to its length before a failed step. Never raises: a sequence that
-        cannot be cut back becomes empty."""
+        cannot be cut back becomes empty, as a recurrent state that a step may have changed does."""
         seat = self[sequence]
         if not seat.context:
+            return
+        if seat.context.recurrent:
+            self._drop(seat)
             return
         try:
             seat.context.truncate(seat.slot, length)

@@ -30,6 +30,7 @@ from lorakit.engines.llama.native import Abort, captured_log, llama
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.preflight import preflight_projector
+from lorakit.engines.llama.recurrent import is_recurrent
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
@@ -221,11 +222,20 @@ class LlamaEngine:
 
     def save_sequence(self, sequence: int) -> bytes:
         self._require_open()
+        self._require_kv()
         return self._pool.save(sequence)
 
     def load_sequence(self, state: bytes, length: int) -> int:
         self._require_open()
+        self._require_kv()
         return self._pool.load(state, length)
+
+    def _require_kv(self) -> None:
+        if is_recurrent(self._model):
+            raise CapabilityError(
+                "states of models with a recurrent state are not saved",
+                hint="keep the model open: a conversation goes on from its state",
+            )
 
     # Running.
 

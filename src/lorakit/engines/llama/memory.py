@@ -99,10 +99,7 @@ class Memory:
         for name in self._names(slot):
             done = self._api.llama_memory_seq_rm(self._native, name, length, -1)
             if not done or self._end(name) > length:
-                raise EngineError(
-                    "this model's KV cache cannot be cut back",
-                    hint="recurrent models are not supported",
-                )
+                raise EngineError("llama.cpp cannot cut the KV of a sequence back")
 
     def pin(self, slot: int, start: int, end: int) -> None:
         """After a decode: add the new cells to the shadow."""
@@ -114,13 +111,16 @@ class Memory:
         found = self.open()
         try:
             if length:
-                for name in self._names(found):
-                    self._copy(slot, name, 0, length)
+                self._share(slot, found, length)
             self._require(found, length)
         except BaseException:
             self.close(found, length)
             raise
         return found
+
+    def _share(self, slot: int, found: int, length: int) -> None:
+        for name in self._names(found):
+            self._copy(slot, name, 0, length)
 
     def save(self, slot: int, length: int) -> list[bytes]:
         """The KV of the first `length` tokens in llama.cpp's format, in pieces (see `pieces`)."""

@@ -49,6 +49,8 @@ LLAMA: Prototypes = {
     "llama_model_free": (None, pointer),
     "llama_model_ftype": (c_int32, pointer),
     "llama_model_get_vocab": (pointer, pointer),
+    "llama_model_is_hybrid": (c_bool, pointer),
+    "llama_model_is_recurrent": (c_bool, pointer),
     "llama_model_load_from_file": (pointer, c_char_p, "llama_model_params"),
     "llama_model_meta_val_str": (c_int32, pointer, c_char_p, pointer, c_size_t),
     "llama_model_n_ctx_train": (c_int32, pointer),
