@@ -40,6 +40,7 @@ from lorakit.training.settings import TrainKeywords
 WRONG = "no such word"
 TABLES = {
     "engines": (lorakit.EngineName, ENGINES),
+    "runtimes": (lorakit.RuntimeName, [*ENGINES, "api"]),
     "formats": (lorakit.FormatName, FORMATS),
     "dtypes": (lorakit.Dtype, DTYPES),
     "methods": (Method, METHODS),
@@ -161,7 +162,7 @@ def test_a_method_takes_the_words_of_its_literal_alone(call, model):
 @pytest.mark.parametrize(
     ("call", "literal"),
     [
-        (lambda word: lorakit.open(BASE, engine=word), lorakit.EngineName),
+        (lambda word: lorakit.open(BASE, engine=word), lorakit.RuntimeName),
         (lambda word: convert(HOME, OUT, to=word), lorakit.FormatName),
         (lambda word: convert(HOME, OUT, to="mlx", dtype=word), lorakit.Dtype),
         (lambda word: merge(lorakit.Base.open(BASE), [], OUT, dtype=word), lorakit.Dtype),

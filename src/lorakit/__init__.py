@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lorakit.engines.protocol import EngineOptions as EngineOptions
     from lorakit.engines.protocol import Logits as Logits
     from lorakit.engines.table import EngineName as EngineName
+    from lorakit.engines.table import RuntimeName as RuntimeName
     from lorakit.engines.torch.options import Device as Device
     from lorakit.engines.torch.options import TorchOptions as TorchOptions
     from lorakit.errors import AdapterError as AdapterError
@@ -126,7 +127,7 @@ _NAMES = {  # by the module that defines them
     "engines.llama.options": "LlamaOptions",
     "engines.onnx.options": "OnnxOptions Quantization",
     "engines.protocol": "Capabilities EngineOptions Logits",
-    "engines.table": "EngineName",
+    "engines.table": "EngineName RuntimeName",
     "engines.torch.options": "Device TorchOptions",
     "errors": (
         "AdapterError BaseModelError CancelledError CapabilityError ClosedError "

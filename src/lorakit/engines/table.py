@@ -196,7 +196,7 @@ def engine_named(name: str) -> EngineName:
     if found is None:
         raise CapabilityError(
             f"this version of lorakit has no engine {shown(name)}",
-            hint=f"engines: {', '.join(ENGINES)}",
+            hint=f"engines: {', '.join(ENGINES)}; api is for the URL of a server",
         )
     return found
 
