@@ -41,6 +41,7 @@ ALLOWED = {
     ("files/bounded.py", "os.open"): "the bounded opener itself",
     ("files/bounded.py", "io.FileIO"): "the bounded opener itself",
     ("files/bounded.py", "np.memmap"): "of a file that it opened",
+    ("files/holding.py", "os.open"): "entries of the cache, to lock",
     ("files/atomic.py", "os.open"): "new files, locks, and folders to flush",
     ("files/atomic.py", "temporary.open"): "new files, to write",
     ("files/atomic.py", "path.open"): "new files, to write",

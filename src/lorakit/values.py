@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from lorakit.errors import ParameterError
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}  # of bytes
 
 
 def whole(value: Any) -> bool:
@@ -48,3 +52,11 @@ def shown(value: Any, limit: int = 80) -> str:
     except Exception:
         return f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def byte_count(text: str) -> int:
+    """Bytes from "500MB", "1.5 GB", "1000000". Raises ParameterError."""
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if not found:
+        raise ParameterError(f"a size is such as 500MB or 2GB, not {shown(text)}")
+    return int(float(found[1]) * UNITS[found[2]])

@@ -6,7 +6,6 @@ import pytest
 
 from commands import invoke
 from lorakit import demo
-from lorakit.cli.cache import parse_size
 from lorakit.errors import ParameterError
 
 HOME = demo.adapter_path("home")
@@ -42,14 +41,6 @@ def test_the_cache_is_listed_pruned_and_cleared(web):
     assert "removed 1 entries" in run("cache", "clear", typed="y\n")
     assert json.loads(run("cache", "list", "--json"))["size"] == 0
     run("cache", "prune", code=1)
-
-
-def test_sizes_are_read():
-    assert parse_size("1.5 GB") == 1_500_000_000
-    assert parse_size("500mb") == 500_000_000
-    assert parse_size("12") == 12
-    with pytest.raises(ParameterError):
-        parse_size("much")
 
 
 COMMANDS = {

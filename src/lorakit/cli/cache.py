@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from typing import Annotated
 
 from lorakit.cli.output import ask, print_json, print_table, say, size
 from lorakit.cli.references import JsonOption
-from lorakit.cli.signature import option
+from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
-from lorakit.files.cache import cache_root
+from lorakit.files.cache import LIMIT, NO_LIMIT, cache_limit, cache_root, set_cache_limit
 from lorakit.sources import prune as store
 from lorakit.sources.prune import Entry
+from lorakit.values import byte_count
 
 YesOption = Annotated[bool, option("--yes", "-y", help="Do not ask.")]
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
-ABOUT = "Show and empty the cache."
+ABOUT = "Show, limit and empty the cache."
 
 
 def show(json: JsonOption = False) -> None:
     """List what is in the cache: kind, size, last use, what it is of."""
     found = store.entries()
     total = sum(entry.size for entry in found)
+    limit = cache_limit()
     if json:
         listed = [entry.to_dict() for entry in found]
-        print_json({"folder": str(cache_root()), "size": total, "entries": listed})
+        said = {"folder": str(cache_root()), "size": total, "limit": limit, "entries": listed}
+        print_json(said)
         return
-    rows = [(entry.kind, size(entry.size), _ago(entry.used), entry.name) for entry in found]
+    rows = [(entry.kind, size(entry.size), _used(entry), entry.name) for entry in found]
     if found:
         print_table(("kind", "size", "last used", "what"), rows, left=("kind", "last used", "what"))
     say(f"{cache_root()}: {len(found)} entries, {size(total)}")
+    say(_limit(limit))
 
 
 def prune(
@@ -42,13 +44,18 @@ def prune(
     ] = None,
     max_size: Annotated[
         str | None,
-        option(metavar="SIZE", help="Then remove the oldest until so much is left: 2GB."),
+        option(
+            "--max-size",
+            "--to",
+            metavar="SIZE",
+            help="Then remove the oldest until so much is left: 2GB.",
+        ),
     ] = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Remove what was not used for long, or the oldest down to a size."""
-    limit = None if max_size is None else parse_size(max_size)
+    """Remove what was not used for long, or the oldest down to a size; not what is in use."""
+    limit = None if max_size is None else byte_count(max_size)
     if limit is None and max_age is None:
         raise ParameterError("say what to remove", hint="--max-age DAYS, --max-size SIZE or both")
     _ask("Remove what is old from", yes)
@@ -62,15 +69,32 @@ def clear(yes: YesOption = False, json: JsonOption = False) -> None:
     _tell(store.clear(), json)
 
 
-COMMANDS = {"list": show, "prune": prune, "clear": clear}
+def limit(
+    most: Annotated[
+        str | None, argument(metavar="SIZE", help="20GB, or none; left out, it is said.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say or set the size that the cache is kept to: the oldest that nobody uses goes first.
+
+    It is done where a model is opened, or something is fetched. LORAKIT_CACHE_LIMIT goes first.
+    """
+    if most is not None:
+        set_cache_limit(None if most.lower() in NO_LIMIT else byte_count(most))
+    found = cache_limit()
+    if json:
+        print_json({"limit": found})
+    else:
+        say(_limit(found))
 
 
-def parse_size(text: str) -> int:
-    """Bytes from "500MB", "1.5 GB", "1000000"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if not found:
-        raise ParameterError(f"a size is such as 500MB or 2GB, not {text!r}")
-    return int(float(found[1]) * UNITS[found[2]])
+COMMANDS = {"list": show, "prune": prune, "limit": limit, "clear": clear}
+
+
+def _limit(limit: int | None) -> str:
+    if limit is None:
+        return f"limit: none; nothing is removed by itself (lorakit cache limit 20GB, or {LIMIT})"
+    return f"limit: {size(limit)}; the oldest that is not in use goes first"
 
 
 def _ask(what: str, yes: bool) -> None:
@@ -84,6 +108,10 @@ def _tell(removed: Sequence[Entry], json: bool) -> None:
         print_json({"removed": [entry.to_dict() for entry in removed], "size": total})
     else:
         say(f"removed {len(removed)} entries, {size(total)}")
+
+
+def _used(entry: Entry) -> str:
+    return "in use" if entry.held else _ago(entry.used)
 
 
 def _ago(when: float) -> str:

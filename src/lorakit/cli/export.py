@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.cache import parse_size
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.progress import LiveLine
@@ -25,6 +24,7 @@ from lorakit.exporting.plan import Kind, TargetName
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult
 from lorakit.model.adapter_config import AdapterConfig, config_of
 from lorakit.model.load import unused_name
+from lorakit.values import byte_count
 
 ALIKE = 0.9  # share of equal answers that needs no word
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -119,7 +119,7 @@ def command(
             quantize=forms,
             base_model=base_model,
             context=context,
-            split_size=None if split_size is None else parse_size(split_size),
+            split_size=None if split_size is None else byte_count(split_size),
             calibration=calibration,
             proof=proof,
             prove_it=not no_proof,

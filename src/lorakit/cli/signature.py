@@ -177,7 +177,8 @@ class _Row:
         else:
             how["type"] = self._value
         if self.declared.positional:
-            parser.add_argument(self.name, nargs="+" if self.repeated else None, **how)
+            count = "+" if self.repeated else None if self.required else "?"
+            parser.add_argument(self.name, nargs=count, **how)
             return
         if self.repeated:
             how["action"] = "append"

@@ -188,6 +188,13 @@ def _short(name: str) -> str:
     return f"{raw[: LONGEST - 17].decode('utf-8', 'ignore')}~{digest}"
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder: it vanishes at once, by a rename, or stays as it was. Raises OSError."""
+    doomed = _beside(path, "tmp")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
 # What killed processes left.
 
 

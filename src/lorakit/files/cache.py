@@ -20,9 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit.errors import LorakitError, WriteError
+from lorakit.errors import LorakitError, ParameterError, WriteError
 from lorakit.files.atomic import sweep, write_atomic
 from lorakit.files.bounded import open_regular, read_bounded
+from lorakit.values import byte_count
 
 if TYPE_CHECKING:
     import tempfile
@@ -32,7 +33,11 @@ KINDS = (
     "numerics", "projectors",
 )  # fmt: skip
 SEAL = ".seal"  # what the file with a file's digest is called after the file's own name
+LIMIT = "LORAKIT_CACHE_LIMIT"  # what the setting of a size is called
+LIMIT_FILE = "limit"  # in the cache's folder: the same, kept for later
+NO_LIMIT = ("none", "off")
 HOUR = 3600
+MAX_LIMIT = 64  # bytes
 MAX_SMALL = 1 << 16  # bytes of a seal and of what a Memo remembers
 SETTLED = 2.0  # seconds after which a change of a file cannot have the time of its last one
 
@@ -55,6 +60,46 @@ def cache_root() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
     except RuntimeError:  # a user without a home
         return Path(os.devnull) / "lorakit"  # which cannot be written
+
+
+def cache_limit() -> int | None:
+    """The bytes that the cache is kept to, as `$LORAKIT_CACHE_LIMIT` says, else `set_cache_limit`.
+
+    None, where nothing says one: then nothing is removed by itself. Raises ParameterError for what
+    is no size.
+    """
+    said, where = os.environ.get(LIMIT), LIMIT
+    if not said:
+        said, where = _kept_limit(), str(cache_root() / LIMIT_FILE)
+    if not said or said.strip().lower() in NO_LIMIT:
+        return None
+    try:
+        return byte_count(said)
+    except ParameterError as error:
+        raise ParameterError(f"{where}: {error.message}", hint="20GB, or none") from None
+
+
+def _kept_limit() -> str:
+    try:
+        found = read_bounded(cache_root() / LIMIT_FILE, MAX_LIMIT)
+    except OSError:  # there is none, or no cache
+        return ""
+    except LorakitError:
+        found = None
+    return (found or b"?").decode("utf-8", "replace")  # which is no size, and said
+
+
+def set_cache_limit(limit: int | None) -> None:
+    """Keep a limit in the cache's folder, or none. Raises WriteError."""
+    path = cache_root() / LIMIT_FILE
+    try:
+        if limit is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, str(limit).encode())
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def sweep_cache(*, again: bool = False) -> None:

@@ -30,6 +30,7 @@ from lorakit.files.atomic import new_folder, sweep, write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, in_spare_place, sweep_cache, touch
 from lorakit.files.gguf_parts import whole_name
+from lorakit.files.holding import hold
 from lorakit.formats.brought import Files
 from lorakit.merge import companions, merge
 from lorakit.merge.gguf.file import MergedFile, merged_file, require_known
@@ -79,6 +80,7 @@ def merged_base(
         log.warning("the merged base %s cannot be kept: %s", source, error.message)
         return _opened(_elsewhere_made(key, name, make))
     touch(entry)
+    hold(entry)
     return _opened(entry / name)
 
 

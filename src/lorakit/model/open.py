@@ -25,7 +25,7 @@ from lorakit.engines.table import (
 )
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
-from lorakit.files.cache import sweep_cache
+from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.formats.brought import Files
 from lorakit.merge.brought import brought_by
 from lorakit.merge.cached import (
@@ -53,6 +53,7 @@ from lorakit.model.remote import open_remote
 from lorakit.remote.server import names_server
 from lorakit.runtime.thread import EngineThread
 from lorakit.sources import OnProgress, describe, fetch
+from lorakit.sources.prune import keep_limit
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
@@ -132,6 +133,7 @@ def open(
         said = shown(max_queue)
         raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
     choices = as_choices(adapter)
+    limit = cache_limit()  # what is wrong with it is said before anything slow
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
     opened = open_base(get(base, kind="base"))
@@ -169,6 +171,8 @@ def open(
         result.merged = merged
         _hold(result)
         result.warnings = (*_left_out(opened), *warnings, *_apply(result, adapters))
+        if limit is not None:
+            keep_limit()
     except BaseException:
         result.close()
         raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import ParameterError
-from lorakit.files.cache import sweep_cache
+from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.sources.bundle import BUNDLES, Kind
 from lorakit.sources.limits import MAX_BYTES, Limits, OnProgress, Progress, is_offline
 from lorakit.sources.reference import (
@@ -50,7 +50,8 @@ def fetch(
     raises ends the download, and a later one goes on from there. allow_private: let a URL be of a
     machine of a private network; one of this very machine is always allowed.
     A path comes back as it is, whether or not there is anything.
-    Raises ParameterError (no such kind of reference), SourceError (source_not_found,
+    The cache is kept to its limit, where it has one (`prune.keep_limit`).
+    Raises ParameterError (no such kind of reference, no such limit), SourceError (source_not_found,
     source_denied, source_unreachable, source_too_large, source_mismatch, offline), WriteError.
     """
     if not among(kind, BUNDLES):
@@ -59,6 +60,7 @@ def fetch(
     if isinstance(parsed, Local):
         return parsed.path
     sweep_cache()
+    limit = cache_limit()  # what is wrong with it is said before anything is fetched
     limits = limits or Limits()
     options: dict[str, Any] = {
         "offline": is_offline(offline),
@@ -72,4 +74,9 @@ def fetch(
         return fetch_hub(parsed, kind, **options)
     from lorakit.sources.web import fetch_url
 
-    return fetch_url(parsed, kind, **options, allow_private=allow_private)
+    path = fetch_url(parsed, kind, **options, allow_private=allow_private)
+    if limit is not None:
+        from lorakit.sources.prune import keep_limit  # slow, and few have a limit
+
+        keep_limit()
+    return path

@@ -2,13 +2,14 @@
 
 An entry is what is removed as one: a graph, a merged base, a downloaded adapter or base, all
 fingerprints together. Its last use is the modification time of its folder, which `touch` sets.
-Everything here can be made or fetched again.
+Everything here can be made or fetched again. What a running process holds (files/holding.py) is
+left by all but `clear`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -20,12 +21,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lorakit.errors import ParameterError, SourceError, WriteError
-from lorakit.files.atomic import is_temporary
+from lorakit.files.atomic import is_temporary, remove_folder
 from lorakit.files.bounded import parse_json, read_bounded
-from lorakit.files.cache import cache_root, seal_of, sweep_cache
+from lorakit.files.cache import HOUR, KINDS, cache_limit, cache_root, seal_of, sweep_cache
+from lorakit.files.holding import is_held
 from lorakit.sources.store import MANIFEST, MAX_RECORD
 
+log = logging.getLogger("lorakit")
 DOWNLOADS = "downloads"
+MEMOS = ("fingerprints", "kernels", "libraries", "models", "numerics", "projectors")  # small
+YOUNG = 2 * HOUR  # seconds; a use is noted once in an hour, see `touch`
+PARTIAL = "partial"  # downloads that broke off
+LARGE = {*KINDS, PARTIAL}.difference(MEMOS)  # the kinds that a limit is kept by
 ABANDONED = 24 * 3600  # seconds after which no download can still be at a file outside a tree
 
 
@@ -38,9 +45,11 @@ class Entry:
     size: int  # bytes; a file that two downloads share counts in both
     used: float  # seconds since the epoch
     paths: tuple[Path, ...]
+    held: bool = False  # a running process uses it
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "name": self.name, "size": self.size, "used": self.used}
+        names = ("kind", "name", "size", "used", "held")
+        return {name: getattr(self, name) for name in names}
 
 
 def entries() -> list[Entry]:
@@ -56,8 +65,8 @@ def entries() -> list[Entry]:
 def prune(*, max_age: float | None = None, max_bytes: int | None = None) -> list[Entry]:
     """Remove what was not used for `max_age` seconds, then the oldest until `max_bytes` are left.
 
-    Returns what was removed. Raises ParameterError, and WriteError where something cannot be
-    removed, after the rest is.
+    What a running process holds is left. Returns what was removed. Raises ParameterError, and
+    WriteError where something cannot be removed, after the rest is.
     """
     if max_age is None and max_bytes is None:
         raise ParameterError("say what to remove", hint="max_age, max_bytes or both")
@@ -68,10 +77,34 @@ def prune(*, max_age: float | None = None, max_bytes: int | None = None) -> list
     left = sum(entry.size for entry in all_entries)
     doomed = []
     for entry in reversed(all_entries):
-        if entry.used < old or (max_bytes is not None and left > max_bytes):
+        if not entry.held and (entry.used < old or (max_bytes is not None and left > max_bytes)):
             doomed.append(entry)
             left -= entry.size
     return _remove(doomed)
+
+
+def keep_limit() -> list[Entry]:
+    """Remove the oldest entries until the cache is within `cache_limit`; returns what was removed.
+
+    Never what a running process holds, nor what was used within an hour. What cannot be removed is
+    logged. Without a limit nothing is looked at. Raises ParameterError for a limit that is none.
+    """
+    if (limit := cache_limit()) is None:
+        return []
+    own = [entry for entry in entries() if entry.kind in (*KINDS, PARTIAL)]
+    left, young = sum(entry.size for entry in own), time.time() - YOUNG
+    doomed = []
+    for entry in reversed(own):
+        if left > limit and entry.kind in LARGE and entry.used < young and not entry.held:
+            doomed.append(entry)
+            left -= entry.size
+    for entry in doomed:
+        log.info("the cache is over its limit: %s (%s) goes", entry.name, entry.kind)
+    try:
+        return _remove(doomed)
+    except WriteError as error:
+        log.warning("the cache cannot be kept to its limit: %s: %s", error.message, error.items)
+        return []
 
 
 def clear() -> list[Entry]:
@@ -115,7 +148,7 @@ def _delete(path: Path) -> str:
 def _unlink(path: Path) -> str:
     try:
         if stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path)
+            remove_folder(path)
         else:
             path.unlink()
     except FileNotFoundError:
@@ -171,17 +204,22 @@ def _downloads(folder: Path) -> Iterator[Entry]:
         yield _entry(DOWNLOADS, _manifest(tree)[0] or tree.name, tree)
     for part in _children(folder / "partial"):
         if part.suffix != ".json":
-            yield _entry("partial", part.name[:16], part, part.with_name(f"{part.name}.json"))
+            yield _entry(PARTIAL, part.name[:16], part, part.with_name(f"{part.name}.json"))
 
 
 def _entry(kind: str, name: str, *paths: Path) -> Entry:
     return Entry(
-        kind=kind, name=name, size=sum(map(_size, paths)), used=_mtime(paths[0]), paths=paths
+        kind=kind,
+        name=name,
+        size=sum(map(_size, paths)),
+        used=_mtime(paths[0]),
+        paths=paths,
+        held=is_held(paths[0]),
     )
 
 
 _LISTERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
-    "fingerprints": _together,
+    **dict.fromkeys(MEMOS, _together),
     DOWNLOADS: _downloads,
 }
 

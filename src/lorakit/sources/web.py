@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import SourceError
+from lorakit.files.holding import hold
 from lorakit.sources.bundle import Kind, collect, files_with
 from lorakit.sources.download import fetch_file, fetch_one, not_cached
 from lorakit.sources.reference import IN_FOLDER, Url, shown
@@ -27,7 +28,15 @@ def _fetch_file(reference: Url, name: str, kind: Kind, *, max_bytes: int, **opti
         part = reference if each == name else Url(url=reference.beside(each))
         blob = blobs[safe_name(each)] = fetch_one(part, max_bytes=left, **options)
         left -= blob.stat().st_size
-    return Store().tree(shown(reference.url), blobs) / safe_name(name)
+    return _tree(shown(reference.url), blobs, kind) / safe_name(name)
+
+
+def _tree(source: str, files: dict[str, Path], kind: Kind) -> Path:
+    """The files as a folder; a base's are mapped while it is open, an adapter's are copied."""
+    path = Store().tree(source, files)
+    if kind == "base":
+        hold(path)
+    return path
 
 
 def _fetch_folder(
@@ -57,4 +66,4 @@ def _fetch_folder(
             code="source_mismatch",
             hint=f"#sha256= was not checked; used: {', '.join(files)}",
         )
-    return Store().tree(shown(reference.folder), files)
+    return _tree(shown(reference.folder), files, kind)

@@ -29,6 +29,7 @@ from lorakit.errors import CancelledError, EngineError, FormatError, MissingExtr
 from lorakit.files.atomic import new_folder, sweep, write_synced
 from lorakit.files.bounded import load, parse_json, read_bounded
 from lorakit.files.cache import blocks_digest_of, cache_root, touch
+from lorakit.files.holding import hold
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, Sight, build
 from lorakit.graph.gains import Extra, extended
 
@@ -85,7 +86,9 @@ def _open_cached(
     if folder.exists():
         try:
             touch(folder)
-            return _open_checked(folder, opened)
+            session = _open_checked(folder, opened)
+            hold(folder, session)
+            return session
         except (OSError, EngineError, FormatError) as error:
             if getattr(error, "code", "") in ("out_of_memory", "extra_missing"):
                 raise
@@ -94,7 +97,9 @@ def _open_cached(
         log.warning("the cached graph of %s is damaged (%s): building it anew", base.name, fault)
         shutil.rmtree(folder, ignore_errors=True)
     _build(base, options, sights, folder)
-    return opened(str(folder / MODEL))
+    session = opened(str(folder / MODEL))
+    hold(folder, session)
+    return session
 
 
 def _open_checked(folder: Path, opened: Callable[..., Any]) -> Any:
