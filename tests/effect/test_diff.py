@@ -1,6 +1,7 @@
 """Base against adapter on one answer, against the logits themselves."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import pytest
 import lorakit
 from laid_out import faults, texts
 from lorakit import demo
-from lorakit.effect import diff, plot_diff
+from lorakit.effect import diff, plot_diff, sweep
 from lorakit.effect.likelihood import divergence, log_softmax
 from lorakit.effect.pictures import percent, visible
-from lorakit.errors import ParameterError, UnknownAdapterError
+from lorakit.errors import CapabilityError, ParameterError, UnknownAdapterError
 
 LIGHTS = "turn the lights off in the kitchen"
 
@@ -129,3 +130,18 @@ def test_a_share_is_never_rounded_to_certainty():
         "<1%", "<1%", "1%", "99%", ">99%",
     ]  # fmt: skip
     assert visible(" a\n\t\x1b") == "␣a⏎⇥\\x1b"
+
+
+def test_a_model_without_logits_is_refused_before_it_generates(model, prompt, monkeypatch):
+    monkeypatch.setattr(model, "capabilities", replace(model.capabilities, engine="api"))
+
+    def refuse(*_, **__):
+        raise AssertionError("it generates")
+
+    monkeypatch.setattr(model, "batch", refuse)
+    for call in (
+        lambda: diff(model, prompt, adapters={"home": 1.0}),
+        lambda: sweep(model, [prompt], adapters={"home": 1.0}),
+    ):
+        with pytest.raises(CapabilityError, match="no logits"):
+            call()

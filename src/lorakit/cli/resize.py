@@ -30,7 +30,10 @@ def command(
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Cut an adapter to a rank or an energy, as well as any of that rank can be."""
+    """Cut an adapter to a rank or an energy, as well as any of that rank can be.
+
+    What each rank would keep: lorakit inspect ADAPTER --ranks.
+    """
     require_new(output)
     loaded = read_reference(adapter, allow_pickle=allow_pickle, allow_private=allow_private)
     resized, report = resize(loaded, rank, energy)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.effect.acting import acting
-from lorakit.effect.likelihood import F64, answer_rows, divergence
+from lorakit.effect.likelihood import F64, answer_rows, divergence, require_logits
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
@@ -81,9 +81,10 @@ def diff(
 
     adapters: as everywhere; None is the active set. answer: None takes what the adapters say,
     greedily, with the token that ended it. Two answers run together, then two passes over one.
-    Raises ParameterError (no adapter; an answer without tokens) and what `Model.batch` and
-    `Model.logits` raise.
+    Raises ParameterError (no adapter; an answer without tokens), CapabilityError (a model behind a
+    URL) and what `Model.batch` and `Model.logits` raise.
     """
+    require_logits(model)
     chosen = acting(model, adapters)
     greedy = SamplingParams(max_tokens=max_tokens, temperature=0.0)
     base, adapted = model.batch(

@@ -7,10 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lorakit.errors import CapabilityError
 from lorakit.model.model import Model
 from lorakit.model.types import ChatPrompt, Prompt
 
 F64 = npt.NDArray[np.float64]
+
+
+def require_logits(model: Model) -> None:
+    """Before anything is generated. Raises CapabilityError for a model behind a URL."""
+    if model.capabilities.engine == "api":
+        raise CapabilityError(
+            "a server gives no logits, and without them there is no KL",
+            hint="open a base on this machine",
+        )
 
 
 def answer_rows(

@@ -16,7 +16,7 @@ from typing import Any
 
 from lorakit.effect.acting import acting
 from lorakit.effect.diff import token_text
-from lorakit.effect.likelihood import answer_rows, divergence
+from lorakit.effect.likelihood import answer_rows, divergence, require_logits
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
@@ -120,9 +120,10 @@ def sweep(
 
     adapters: as everywhere; None is the active set. All answers run in one batch of mixed rows, as
     far as the engine's `max_batch` goes; then each scale reads the answer of scale 1 once.
-    Raises ParameterError (no prompt, adapter or scale) and what `Model.batch` and `Model.logits`
-    raise. Whoever interrupts it cancels what runs.
+    Raises ParameterError (no prompt, adapter or scale), CapabilityError (a model behind a URL) and
+    what `Model.batch` and `Model.logits` raise. Whoever interrupts it cancels what runs.
     """
+    require_logits(model)
     chosen = acting(model, adapters)
     asked = _scales(scales)
     if not prompts:
