@@ -64,6 +64,7 @@ def make_plan(
         )
     base.require_weights()
     target.require(base)
+    kept = target.read(base)
     mute = target.name != "onnx"  # transformers.js asks for a template before it answers
     tokenizer = Tokenizer.open(base.path)
     companions = Companions.of(base, tokenizer, bundled_template(adapters), mute=mute)
@@ -85,7 +86,7 @@ def make_plan(
         calibration=calibration,
         split_size=split_size,
         proven=proven,
-        kept={TOKENIZER: tokenizer},
+        kept={**kept, TOKENIZER: tokenizer},
     )
     target.check(made)
     del made.kept[TOKENIZER]  # that of a large vocabulary takes 400 MB

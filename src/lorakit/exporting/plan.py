@@ -97,6 +97,10 @@ class Target(ABC):
     def require(self, base: Base) -> None:  # noqa: B027
         """Raise CapabilityError for a base that it cannot be of."""
 
+    def read(self, base: Base) -> dict[str, Any]:
+        """What to put into `ExportPlan.kept` before a tokenizer takes its memory."""
+        return {}
+
     @abstractmethod
     def check(self, plan: ExportPlan) -> None:
         """Raise what `write` would, where it is known without the long work."""

@@ -11,7 +11,7 @@ from lorakit.base.gguf import TEMPLATE
 from lorakit.computed import computed_once
 from lorakit.engines.llama.quantize_types import in_order
 from lorakit.exporting.gguf.architecture import factors, keys, notes, require_expressible
-from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
+from lorakit.exporting.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
 from lorakit.files.gguf import Value, packed
 from lorakit.merge.gguf.tensors import Source, sources
 
@@ -32,17 +32,30 @@ class GgufModel:
         return {key: packed(value) for key, value in self.keys.items()}
 
 
+def read_vocabulary(base: Base) -> GgufVocabulary:
+    """What takes memory in passing, of a base that can be said. Raises as `gguf_model`."""
+    require_expressible(base.decoder, base.config)
+    return gguf_vocabulary(base, base.decoder.vocabulary)
+
+
 def gguf_model(
-    base: Base, *, name: str, templates: Mapping[str, str], extra: Mapping[str, Value] | None = None
+    base: Base,
+    *,
+    name: str,
+    templates: Mapping[str, str],
+    extra: Mapping[str, Value] | None = None,
+    vocabulary: GgufVocabulary | None = None,
 ) -> GgufModel:
     """A base, or a merged view of one, as llama.cpp reads it.
 
     templates: chat templates by name, of which "default" is the plain one. extra: more keys.
+    vocabulary: the base's, where it was read before and has as many tokens.
     Raises UnsupportedError for what a GGUF file or llama.cpp cannot say, and BaseModelError.
     """
     decoder = base.decoder
     require_expressible(decoder, base.config)
-    vocabulary = gguf_vocabulary(base, decoder.vocabulary)
+    if vocabulary is None or vocabulary.size != decoder.vocabulary:
+        vocabulary = gguf_vocabulary(base, decoder.vocabulary)
     made = sources(base) | {
         tensor: Source.of(values) for tensor, values in factors(decoder, base.config).items()
     }

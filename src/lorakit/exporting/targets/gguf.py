@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
+from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.llama.native import chosen
 from lorakit.engines.llama.quantize_types import MIXES
@@ -21,6 +22,7 @@ from lorakit.exporting.gguf import (
     GgufModel,
     expected_bytes,
     gguf_model,
+    read_vocabulary,
     require_parts,
     write_gguf,
 )
@@ -40,6 +42,7 @@ from lorakit.training.card import fenced
 
 SPELLED = {"none": "F32", "fp32": "F32", "fp16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
 NEAR = {"F32": 1e-3, "F16": 0.01, "BF16": 0.05, "Q8_0": 0.1}  # nats
+VOCABULARY = "vocabulary"  # in `ExportPlan.kept`
 UNCOMPARED = "without lorakit[llama] its token ids were not compared with llama.cpp's"
 BROKEN = 3.0  # of types of fewer bits: beyond it a model is of no use
 LIMITS = {form: NEAR.get(form, BROKEN) for form in MIXES}
@@ -61,6 +64,9 @@ class Gguf(Target):
     def form(self, name: str) -> str | None:
         """In any case, as people write them."""
         return super().form(name.lower()) or super().form(name.upper())
+
+    def read(self, base: Base) -> dict[str, Any]:
+        return {VOCABULARY: read_vocabulary(base)}
 
     def check(self, plan: ExportPlan) -> None:
         if plan.kind == "apart":
@@ -174,6 +180,7 @@ def _model(plan: ExportPlan, kind: Kind) -> GgufModel:
         said = {**about(plan), "from": [{"name": c.name, "scale": c.scale} for c in plan.adapters]}
         plan.kept[kind] = gguf_model(
             base,
+            vocabulary=plan.kept[VOCABULARY],
             name=plan.output.name,
             templates=plan.companions.templates,
             extra={"lorakit.export": Value("str", json.dumps(said, ensure_ascii=False))},
