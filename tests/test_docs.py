@@ -4,9 +4,11 @@ The python blocks of a page run top to bottom in one namespace, in an empty fold
 right below one is what it prints.
 """
 
+import atexit
 import base64
 import contextlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from llama_library import need_llama
+from llama_serving import demo_files, serving_llama
 from pages import ALL, named, shown_files
 from projector import png, write_projector
 
@@ -64,6 +67,17 @@ def training() -> dict[str, object]:
     return {}
 
 
+def model_on_a_server() -> dict[str, object]:
+    """llama.cpp's server with the demo, at the URL that the environment names, until the end."""
+    pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
+    running = contextlib.ExitStack()
+    atexit.register(running.close)
+    Path("served").mkdir()
+    files = demo_files(Path("served").absolute())
+    os.environ["OPENAI_BASE_URL"] = running.enter_context(serving_llama("plain", *files))
+    return {}
+
+
 def llama_runs() -> dict[str, object]:
     """Nothing but llama.cpp."""
     need_llama()
@@ -75,6 +89,7 @@ SETUP: dict[str, Callable[[], dict[str, object]]] = {
     "docs/export.md": llama_runs,
     "docs/llama.md": gguf_files,
     "docs/evaluate.md": files_of_evaluation,
+    "docs/remote.md": model_on_a_server,
     "docs/train.md": training,
     "docs/howto/gguf.md": gguf_and_adapter,
     "docs/migrate/from-llama-cpp-python.md": gguf_and_adapter,

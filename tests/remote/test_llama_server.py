@@ -2,26 +2,19 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 from urllib.request import Request as Asked
 from urllib.request import urlopen
 
 import pytest
 
 import lorakit
+from llama_serving import NAMES, demo_files, serving_llama
 from lorakit import demo
-from lorakit.base.gguf import open_base
 from lorakit.chat.events import TextDelta
-from lorakit.exporting.gguf import gguf_model, write_gguf
-from lorakit.formats.convert import convert
 from lorakit.model.types import ReplyEnd
 
 pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
-SERVER = Path(__file__).with_name("serve_llama.py")
-NAMES = ("home", "style")
 PROMPTS = ("turn the lights", "set a timer for", "hello")
 ASKED = [{"role": "user", "content": "turn the lights off in the kitchen"}]
 ADAPTERS = ({}, {"home": 1.0}, {"home": 0.5, "style": 0.7}, {"style": 1.0}, {"home": -0.3}, {})
@@ -30,35 +23,21 @@ END = "<start_function_response>"  # ends a reply with calls; --special writes i
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The demo as GGUF files: its base, and two of its adapters."""
-    folder = tmp_path_factory.mktemp("gguf")
-    base = open_base(demo.base_path())
-    for name in NAMES:
-        convert(demo.adapter_path(name), folder / f"{name}.gguf", to="gguf", base=base)
-    template = (demo.base_path() / "chat_template.jinja").read_text("utf-8")
-    model = gguf_model(base, name="demo", templates={"default": template})
-    (path,) = write_gguf(model, folder / "base.gguf", "F16", threads=1)
-    return path, [folder / f"{name}.gguf" for name in NAMES]
+    return demo_files(tmp_path_factory.mktemp("gguf"))
 
 
 @pytest.fixture(scope="module")
 def url(files):
-    """The URL of a server that has them, until the last test."""
-    command = [sys.executable, SERVER, files[0], *files[1]]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.stdin.close()
-            server.wait(30)
+    """The URL of a server that has them, until the last test; its text holds special tokens too."""
+    with serving_llama("special", *files) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def ours(files):
-    with lorakit.open(files[0], threads=1) as model:
-        for name, path in zip(NAMES, files[1], strict=True):
+    base, *adapters = files
+    with lorakit.open(base, threads=1) as model:
+        for name, path in zip(NAMES, adapters, strict=True):
             model.load_adapter(path, name)
         yield model
 
@@ -80,7 +59,7 @@ def test_it_says_what_it_is(theirs, files):
     assert (about.engine, about.context, about.vocabulary) == ("api", 512, 1024)
     assert theirs.name == "demo"
     assert [info.name for info in theirs.adapters] == ["home", "style"]
-    assert theirs.adapters[0].source == str(files[1][0])
+    assert theirs.adapters[0].source == str(files[1])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

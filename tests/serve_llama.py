@@ -1,6 +1,7 @@
 """In a process of its own: llama.cpp's server over a GGUF base and GGUF adapters.
 
-Takes their paths, prints the URL of its API, and runs until its standard input ends.
+Takes "special" or "plain", which says whether special tokens are written into text, and the files;
+prints the URL of its API, and runs until its standard input ends.
 """
 
 import sys
@@ -9,14 +10,14 @@ import sys
 def main() -> None:
     import xllamacpp
 
-    base, *adapters = sys.argv[1:]
+    text, base, *adapters = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = base
     params.model_alias = {"demo"}
     params.n_ctx, params.n_parallel, params.warmup = 1024, 2, False
     params.cpuparams.n_threads = 1
     params.endpoint_slots = True
-    params.special = True  # writes the tokens that lorakit's text shows too
+    params.special = text == "special"
     infos = []
     for path in adapters:
         info = xllamacpp.CommonAdapterLoraInfo()
