@@ -13,6 +13,7 @@ from commands import invoke
 from lorakit.architectures import is_seeing, seeing_in_files
 from lorakit.check import check, for_text
 from lorakit.errors import FormatError, MismatchError, UnsupportedError
+from lorakit.exporting.export import export
 from lorakit.formats import read_adapter
 from lorakit.formats.convert import convert
 from lorakit.formats.names import is_canonical
@@ -139,6 +140,12 @@ def test_a_merge_into_text_says_it_and_one_of_the_library_refuses(tmp_path, plai
     assert same.read_bytes() == out.read_bytes()
     with pytest.raises(MismatchError, match="vision_tower"):
         merge(BASE, [(read_adapter(path, BASE.decoder), 1.0)], tmp_path / "no")
+
+
+def test_an_export_of_text_says_it(tmp_path):
+    path = peft(tmp_path / "a", modules=[*TEXT, *tower("Gemma 3")])
+    result = export(LLAMA, tmp_path / "out", adapter=str(path), to="safetensors", prove_it=False)
+    assert any("4 parts for what sees" in note for note in result.notes)
 
 
 def test_merged_when_it_is_opened_it_warns(tmp_path):

@@ -197,6 +197,8 @@ def _notes(plan: ExportPlan) -> Iterator[str]:
         yield "the chat template is that of the adapter, which is not the base's"
     elif several_templates(plan.adapters):
         yield "the adapters were trained with different chat templates; the base's is exported"
+    for chosen in plan.adapters:
+        yield from (f"{chosen.name}: {note}" for note in chosen.adapter.reading.notes)
     if plan.kind == "dynamic" and plan.adapters:
         yield "the adapters were used for the proof only; load them in the page"
     if not plan.proven:  # else they stand with the proof of each form
