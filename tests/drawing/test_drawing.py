@@ -5,11 +5,11 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from laid_out import SVG, faults, texts
 
+from laid_out import SVG, faults, texts
 from lorakit.drawing import Drawing
 from lorakit.drawing.charts import Axis, Line, background, folded, line_chart
-from lorakit.drawing.measure import shortened, text_width
+from lorakit.drawing.measure import shortened, squeezed, text_width
 from lorakit.drawing.shapes import Dot, Path, Rect, Words
 from lorakit.drawing.theme import DARK, LIGHT, amount, on, opposed, order
 from lorakit.errors import MissingExtraError, ParameterError, WriteError
@@ -100,6 +100,12 @@ def test_long_texts_are_folded_or_shortened():
     assert all(text_width(line, 12, mono=True) <= 200 for line in lines)
     assert all(not line[-1].isalnum() for line in lines[:-1])
     assert shortened("short", 12, 100) == "short"
+    name = "mlp.experts.with_a_very_long_name.gate_up_projection"
+    assert squeezed(name, 12, 999) == name
+    assert squeezed(name, 12, 150).startswith("mlp")
+    assert squeezed(name, 12, 150).endswith("_projection")
+    assert "…" in squeezed(name, 12, 150)
+    assert text_width(squeezed(name, 12, 150), 12) <= 150
     cut = shortened("東京" * 40, 12, 100)
     assert cut.endswith("…")
     assert text_width(cut, 12) <= 100

@@ -118,7 +118,7 @@ def test_a_picture_of_a_diff_can_be_read(model, prompt):
     said = texts(drawn.svg())
     assert {"token", "base", "home", "KL, nats", "base's favourite", "Sorry"} <= set(said)
     assert said.count(">99.9%") > 20
-    given = diff(model, prompt, adapters={"home": 1.0}, answer="東京 " * 30)
+    given = diff(model, prompt, adapters={"home": 1.0}, answer="東京 " * 6)
     assert list(faults(plot_diff(given))) == []
 
 

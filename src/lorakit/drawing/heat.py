@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.drawing.axes import SIZE
-from lorakit.drawing.measure import shortened, text_width
+from lorakit.drawing.measure import squeezed, text_width
 from lorakit.drawing.shapes import Path, Rect, Shape, Words
 from lorakit.drawing.theme import NOT_FINITE, Colour, as_hex
 
@@ -49,7 +49,7 @@ class Heat:
         shapes: list[Shape] = []
         for number, row in enumerate(self.rows):
             y = top + number * HIGH
-            name = shortened(row, 12, MOST_LABEL)
+            name = squeezed(row, 12, MOST_LABEL)
             shapes.append(Words(begin - 12, y + HIGH / 2 + 4, name, "text", 12, "end"))
             for column in range(self.columns):
                 x, cell = begin + column * across, self.cells.get((row, column))

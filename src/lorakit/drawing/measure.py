@@ -25,6 +25,16 @@ def shortened(text: str, size: float, room: float, *, mono: bool = False) -> str
     return kept + "…"
 
 
+def squeezed(text: str, size: float, room: float) -> str:
+    """The text, or both its ends with an ellipsis between: the names of modules differ there."""
+    kept = text
+    while kept and text_width(kept + "…", size) > room:
+        middle = len(kept) // 3
+        kept = kept[:middle] + kept[middle + 1 :]
+    first = len(kept) // 3
+    return text if kept == text else f"{kept[:first]}…{kept[first:]}"
+
+
 def _advance(letter: str) -> float:
     if _is_wide(letter):
         return 1.05

@@ -13,7 +13,7 @@ import numpy as np
 
 from lorakit.drawing.axes import SIZE, Frame, ticks
 from lorakit.drawing.charts import BAR_HEIGHT, colour_bar
-from lorakit.drawing.measure import shortened
+from lorakit.drawing.measure import squeezed
 from lorakit.drawing.shapes import Anchor, Path, Point, Shape, Words
 from lorakit.drawing.theme import as_hex, order
 from lorakit.inspect.grid import places_of
@@ -97,7 +97,7 @@ def _panel(
     first: bool,
     last: bool,
 ) -> list[Shape]:
-    title = shortened(kind, 12, frame.width)
+    title = squeezed(kind, 12, frame.width)
     shapes: list[Shape] = [Words(frame.left, frame.top - 8, title, "text", 12)]
     for mark in marks:
         y = frame.y(math.log10(mark))

@@ -115,6 +115,7 @@ def _heat(
         shapes.append(Words(begin, bottom + 9, f"{unit}: {written(found.high)}", "soft", SIZE))
         bottom += 16
     if found.outside:
+        bottom += 8
         named = [f"{name} {written(value)}" for name, value in found.outside.items()]
         more = len(named) - OUTSIDE
         text = "outside of layers: " + ", ".join(named[:OUTSIDE]) + f" and {more} more" * (more > 0)
