@@ -18,6 +18,7 @@ from lorakit.adapter import Adapter, Array, Delta, Magnitude, Replacement, Site
 from lorakit.architectures import HEAD, Decoder, ModuleShape, is_seeing
 from lorakit.base.folder import Base
 from lorakit.base.grown import resized_decoder
+from lorakit.base.quantised import original_name
 from lorakit.errors import MismatchError
 
 SHOWN = 20  # mismatches named in one error; `check` returns all
@@ -105,8 +106,10 @@ def what_to_do(adapter: Adapter, errors: Sequence[Mismatch]) -> str:
     """The way out of these errors of `check`."""
     if any(_RESIZED in error.advice for error in errors):
         return _TO_RESIZE
-    named = f": {adapter.precondition.name}" if adapter.precondition.name else ""
-    return f"open the base that the adapter was trained on{named}"
+    name, hint = adapter.precondition.name, "open the base that the adapter was trained on"
+    if name and (original := original_name(name)):
+        return f"{hint}: the original of {name}, by its name {original}"
+    return f"{hint}: {name}" if name else hint
 
 
 def without_seeing(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
@@ -511,14 +514,24 @@ def _precondition(adapter: Adapter, base: Base) -> Iterator[Mismatch]:
             advice="other weights, or the same in another dtype",
             severity="warning",
         )
-    elif asked.fingerprint is None and asked.name and _plain(asked.name) != _plain(name):
+    elif asked.fingerprint is None and asked.name and not _alike(asked.name, name):
         yield Mismatch(
             item="base name",
             expected=asked.name,
             found=name,
-            advice="make sure that it is the same model",
+            advice="make sure that it is the same model" + _or_original(asked.name),
             severity="warning",
         )
+
+
+def _or_original(name: str) -> str:
+    original = original_name(name)
+    return f", or the original of the quantised one, by its name {original}" if original else ""
+
+
+def _alike(asked: str, name: str) -> bool:
+    """Whether it is the same name, or that of the original of a quantised base."""
+    return _plain(name) in (_plain(asked), _plain(original_name(asked) or asked))
 
 
 def _plain(name: str) -> str:

@@ -39,6 +39,7 @@ from lorakit.base.exported import (
     is_graph,
     read_exported,
 )
+from lorakit.base.quantised import require_floats, require_unquantised
 from lorakit.base.unmerged import require_plain
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
@@ -109,6 +110,8 @@ class Base:
         _require_no_gguf(folder)
         given = read_json(folder / "config.json")
         exported = _exported(folder, given, graph)
+        if exported is None:
+            require_unquantised(folder, given)
         try:
             config = text_config(given)
             decoder = describe(config)
@@ -135,6 +138,7 @@ class Base:
                 raise BaseModelError(f"{file} holds tensors of another file", items=twice[:20])
             tensors |= found
         require_plain(folder, tensors)
+        require_floats(folder, given, tensors)
         spelling = _spelling(decoder, given, tensors)
         stored = _stored(decoder, tensors, spelling)
         _check(folder, _expected(decoder, stored, spelling), tensors)
