@@ -248,6 +248,12 @@ def test_llama_server_is_told_the_scale_of_every_adapter_it_has():
     ]  # fmt: skip
     nothing = sent(LLAMA, lambda model: model.complete("x"), "/v1/completions")
     assert [one["scale"] for one in nothing["lora"]] == [0.0, 0.0]
+
+    def twice(model):
+        model.load_adapter("home", "again")
+        model.complete("x", adapters={"home": 0.5, "again": 0.25})
+
+    assert sent(LLAMA, twice, "/v1/completions")["lora"][0] == {"id": 0, "scale": 0.75}
     both = sent(LLAMA, lambda m: m.chat(HELLO, adapters={"home-1": 2, "home": -1}))
     assert [one["scale"] for one in both["lora"]] == [-1.0, 2.0]
 

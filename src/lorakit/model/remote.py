@@ -337,8 +337,7 @@ def _apply(
     for choice in choices:
         try:
             name = "adapter" if isinstance(choice, Adapter) else str(os.fspath(choice.path))
-            found = model.find(name) if name not in scales else None
-            loaded = found or model.load_adapter(choice, unused_name(name, scales))
+            loaded = model.load_adapter(choice, unused_name(name, scales))
         except LorakitError as error:
             if isinstance(choice, Adapter) or choice.on_error == "raise":
                 raise

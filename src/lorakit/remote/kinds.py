@@ -92,8 +92,10 @@ class Kind:
         Raises CapabilityError for scales and mixes that this kind does not have.
         """
         if self.scales:
-            scales = {adapter.id: scale for adapter, scale in chosen}
-            every = [{"id": one.id, "scale": scales.get(one.id, 0.0)} for one in known]
+            scales = dict.fromkeys([one.id for one in known], 0.0)
+            for adapter, scale in chosen:
+                scales[adapter.id] += scale  # under two names it acts twice
+            every = [{"id": number, "scale": scale} for number, scale in scales.items()]
             return {"model": model, "lora": every}  # always all: what is left out may be reused
         if len(chosen) > 1:
             raise CapabilityError(

@@ -362,17 +362,17 @@ class RemoteRuntime:
             self._closed = reason
         self._ended.set()
         for job in list(self._jobs):
+            job.generation.finish(self._closed)
             if job.connection is not None:
                 job.connection.abort()
-            job.generation.finish(self._closed)
             job.poke.set()
 
 
 def _interrupt(job: _Job) -> None:
     """Cancelled: the connection ends, and so does waiting for it. Takes no lock of the runtime."""
+    job.generation.finish(CancelledError("the request was cancelled"))  # before it looks cut off
     if job.connection is not None:
         job.connection.abort()
-    job.generation.finish(CancelledError("the request was cancelled"))
 
 
 def cannot(what: str) -> CapabilityError:
