@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -206,12 +207,15 @@ def test_inspect_shows_overlap():
         assert isinstance(error, ParameterError)
 
 
-def test_png_needs_what_draws_it(tmp_path, monkeypatch):
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
-    error = invoke("inspect", HOME, "--ranks", "--plot", tmp_path / "x.png").error
-    assert isinstance(error, MissingExtraError)
-    assert "lorakit[plot]" in error.hint
+def test_png_needs_what_draws_it_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for words in (
+        ("inspect", tmp_path / "none", "--ranks", "--plot", tmp_path / "x.png"),
+        ("diff", tmp_path / "none", "-a", HOME, LIGHTS, "-o", tmp_path / "x.png"),
+    ):
+        error = invoke(*words).error
+        assert isinstance(error, MissingExtraError)
+        assert "lorakit[plot]" in error.hint
 
 
 @pytest.mark.parametrize(

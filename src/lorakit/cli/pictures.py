@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.signature import option
+from lorakit.drawing.png import require_matplotlib
 from lorakit.errors import ParameterError
 
 PictureOption = Annotated[
@@ -22,6 +23,8 @@ def require_picture(path: Path, *, overwrite: bool) -> None:
             f"a picture is written as SVG or PNG, not as {path.suffix or path.name!r}",
             hint="name a .svg or a .png file",
         )
+    if path.suffix.lower() == ".png":
+        require_matplotlib()
     if path.exists() and not overwrite:
         raise ParameterError(f"{path} exists", hint="name another, or give --overwrite")
     if not path.parent.is_dir():

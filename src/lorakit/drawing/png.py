@@ -21,14 +21,10 @@ ANCHOR = {"start": "left", "middle": "center", "end": "right"}
 
 def to_png(drawing: Drawing) -> bytes:
     """The bytes of the file. Raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "PNG is drawn by matplotlib, which is not installed",
-            hint="pip install 'lorakit[plot]', or name a .svg file",
-        ) from error
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(drawing.width / DPI, drawing.height / DPI), dpi=DPI * SCALE)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -40,6 +36,17 @@ def to_png(drawing: Drawing) -> bytes:
     file = io.BytesIO()
     canvas.print_png(file)
     return file.getvalue()
+
+
+def require_matplotlib() -> None:
+    """Raises MissingExtraError where a picture could not be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "PNG is drawn by matplotlib, which is not installed",
+            hint="pip install 'lorakit[plot]', or name a .svg file",
+        ) from error
 
 
 def _colour(ink: str) -> str:
