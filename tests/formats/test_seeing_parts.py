@@ -28,6 +28,8 @@ TOWERS = {  # what they call a layer's query and value in their towers
     "Qwen 2 VL": "visual.blocks.{n}.attn.{p}_proj",
     "Mllama": "vision_model.transformer.layers.{n}.self_attn.{p}_proj",
     "Gemma 3n": "model.audio_tower.conformer.{n}.attention.attn.{p}_proj",
+    "SmolVLM": "model.connector.modality_projection.{n}.{p}_proj",
+    "Phi 3 V": "model.vision_embed_tokens.img_processor.layers.{n}.{p}_proj",
     "a projector": "model.multi_modal_projector.linear_{n}.{p}_proj",
 }
 

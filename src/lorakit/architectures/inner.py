@@ -16,11 +16,12 @@ from lorakit.errors import BaseModelError
 Spelling = tuple[tuple[str, str], ...]  # beginnings of names: the model class's, the files'
 CONFIG = "text_config"
 # Steps under which models that see or hear keep the parts that do: of Gemma 3 and 3n, Llava,
-# Qwen-VL, Mllama, as transformers and their own code call them.
+# Qwen-VL, Mllama, Idefics 3 and Phi, as transformers and their own code call them.
 SEEING = frozenset(
     {
         *("vision_tower", "vision_model", "vision_encoder", "visual", "embed_vision"),
         *("multi_modal_projector", "mm_projector", "audio_tower", "embed_audio"),
+        *("connector", "vision_embed_tokens", "embed_tokens_extend"),
     }
 )
 

@@ -14,7 +14,7 @@ const IN_PATTERN = new RegExp(`(?<![\\w-])(?:${[...WRAPPERS].join('|')})\\\\?\\.
 // steps under which models that see or hear keep the parts that do: architectures/inner.py
 const SEEING = new Set([
   'vision_tower', 'vision_model', 'vision_encoder', 'visual', 'embed_vision', 'multi_modal_projector', 'mm_projector',
-  'audio_tower', 'embed_audio',
+  'audio_tower', 'embed_audio', 'connector', 'vision_embed_tokens', 'embed_tokens_extend',
 ]); // prettier-ignore
 // what a name may begin with before the model itself does; the model says where that is
 const BEFORE = new Set([
