@@ -82,8 +82,10 @@ def test_the_original_is_named_by_whoever_says_it(tmp_path):
     card = "---\nbase_model: meta-llama/tiny\nbase_model_relation: quantized\n---\n"
     by_card = quantised(tmp_path / "c", config | {"_name_or_path": "x/y-bnb-4bit"}, card)
     of_both = quantised(tmp_path / "d-4bit", config, card.replace("/tiny", "/tiny-bnb-4bit"))
+    on_hub = quantised(tmp_path / "models--unsloth--hub-bnb-4bit/snapshots/0a1b", config)
     for folder, name in (
         (by_folder, "by its name tiny"),
+        (on_hub, "by its name unsloth/hub"),  # as the Hub's client keeps it
         (by_path, "by its name unsloth/tiny-llama"),
         (by_card, "which its card names: hf:meta-llama/tiny"),
         (of_both, "which its card names: hf:meta-llama/tiny"),

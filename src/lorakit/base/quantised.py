@@ -89,7 +89,9 @@ def _original(folder: Path, config: Mapping[str, Any]) -> str:
     """Where it is, by whoever says so: the card, then names."""
     if named := named_base(folder / CARD):
         return f", which its card names: hf:{original_name(named) or named}"
-    for name in (config.get("_name_or_path"), folder.resolve().name):
+    place = folder.resolve()
+    hub = (part[8:].replace("--", "/") for part in place.parts if part.startswith("models--"))
+    for name in (config.get("_name_or_path"), *hub, place.name):
         if isinstance(name, str) and (found := original_name(name)):
             return f", by its name {found}"
     return ""
