@@ -13,6 +13,7 @@ import commands
 import gguf_bases
 import gguf_files
 import lorakit
+from lorakit import AdapterConfig
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama import engine as llama_engine
@@ -342,6 +343,8 @@ def test_merge_export_and_convert_refuse_with_the_reason(case, tmp_path):
     with pytest.raises(CapabilityError) as raised:
         base.require_weights()
     assert "lorakit merge" not in raised.value.hint
+    with pytest.raises(UnsupportedError, match="lorakit cannot merge"):
+        lorakit.open(path, adapter=AdapterConfig(file, mode="merge"), threads=1)
     done = commands.invoke("combine", file, file, "-b", path, "-o", tmp_path / "sum")
     assert "written as PEFT" in str(done.error)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gguf"]
