@@ -131,6 +131,26 @@ def test_a_sweep_reads_data_files_and_says_json(data):
     assert {"best_scale", "points", "adapters"} == set(said)
 
 
+def test_tools_are_declared_for_calls_and_in_prompts(tmp_path, prompts):
+    called = {"name": "set_lights", "arguments": {"room": "kitchen", "state": "off"}}
+    kinds = {"room": {"type": "string"}, "state": {"type": "string"}}
+    tool = {"name": "set_lights", "parameters": {"type": "object", "properties": kinds}}
+    (tmp_path / "calls.jsonl").write_text(json.dumps({"request": LIGHTS, "call": called}))
+    (tmp_path / "declared.json").write_text(json.dumps([{"type": "function", "function": tool}]))
+    words = ("sweep", BASE, "-a", HOME, "--scales", "0,1", "--json")
+    asked = ("--eval", tmp_path / "calls.jsonl")
+    assert isinstance(invoke(*words, *asked).error, FormatError)
+    given = ("--tools", tmp_path / "declared.json")
+    found = json.loads(lorakit(*words, *asked, *given))
+    assert [point["score"] for point in found["points"]] == [0, 1]
+    bare, declared = (
+        json.loads(lorakit(*words, "--prompts", prompts, *more))["points"][0]["answers"][0]["text"]
+        for more in ((), given)
+    )
+    assert bare == "Sorry, I have no tool for that."
+    assert "set_lights" in declared
+
+
 def test_charts_are_drawn(tmp_path, prompts, data):
     for name, words in (
         ("diff", ("diff", BASE, "-a", HOME, LIGHTS)),

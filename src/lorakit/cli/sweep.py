@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, print_json, say
@@ -25,6 +25,7 @@ from lorakit.cli.references import (
     QuantizeOption,
     ThreadsOption,
     open_with,
+    read_tools,
 )
 from lorakit.cli.signature import option
 from lorakit.effect.pictures import names, plot_examples, plot_sweep, visible
@@ -66,6 +67,14 @@ def command(
         list[Path] | None,
         option("--eval", metavar="FILE", help="Examples with their answers; may be repeated."),
     ] = None,
+    tools: Annotated[
+        Path | None,
+        option(
+            metavar="FILE",
+            help="Declarations: in the prompts of --prompts, and for the calls of --eval "
+            "[default: tools.json beside it].",
+        ),
+    ] = None,
     scales: Annotated[
         str | None,
         option(
@@ -98,8 +107,9 @@ def command(
     steps = tuple(parse_scales(scales)) if scales else SCALES
     if output is not None:
         require_picture(output, overwrite=overwrite)
+    schemas = read_tools(tools) if prompts is not None else None
     said = _read(prompts) if prompts is not None else []
-    examples = [each for path in data or () for each in read_examples(path).require()]
+    examples = [each for path in data or () for each in read_examples(path, tools=tools).require()]
     with (
         open_with(
             base,
@@ -118,7 +128,7 @@ def command(
         progress = _bar(stack)
         found: Sweep | ExampleSweep
         if data is None:
-            rendered = [_rendered(model, each) for each in said]
+            rendered = [_rendered(model, each, schemas) for each in said]
             found = sweep(model, rendered, scales=steps, max_tokens=max_tokens, progress=progress)
         else:
             found = sweep_examples(model, examples, scales=steps, progress=progress)
@@ -155,10 +165,10 @@ def _read(path: Path) -> list[Asked]:
     return found
 
 
-def _rendered(model: Model, each: Asked) -> Prompt:
+def _rendered(model: Model, each: Asked, tools: list[dict[str, Any]] | None) -> Prompt:
     if isinstance(each, str):
-        return model.chat_prompt([{"role": "user", "content": each}])
-    return model.chat_prompt(each.messages[:-1]) if each.messages else each.prompt
+        return model.chat_prompt([{"role": "user", "content": each}], tools=tools)
+    return model.chat_prompt(each.messages[:-1], tools=tools) if each.messages else each.prompt
 
 
 def _label(each: Asked) -> str:
