@@ -18,7 +18,7 @@ from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.base.grown import rows_of
 from lorakit.check import check
-from lorakit.errors import MismatchError, UnsupportedError
+from lorakit.errors import FormatError, MismatchError, UnsupportedError
 from lorakit.formats import read_adapter
 from lorakit.formats.brought import check_brought
 from lorakit.formats.convert import convert
@@ -285,3 +285,15 @@ def test_a_gguf_base_grows_where_it_becomes_a_folder(tmp_path):
     with lorakit.open(tmp_path / "out", threads=1) as model:
         assert worst(model, "tt") < 1e-4
         assert model.tokenizer.encode("<|json|>", special=False) == [512]
+
+
+def test_half_of_a_save_is_refused_though_the_base_would_grow(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(ADDED / "tt", tmp_path / "tt")
+    file = folder / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "layers.5." not in k}, file)
+    with pytest.raises(FormatError, match="incomplete save"):
+        lorakit.open(GEMMA, adapter=folder, threads=1)
+    with lorakit.open(GEMMA, adapter=AdapterConfig(folder, partial=True), threads=1) as model:
+        assert model.capabilities.vocabulary == GROWN

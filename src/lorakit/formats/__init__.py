@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
+from lorakit.base.grown import rows_of
 from lorakit.check import for_text, misfits
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
 from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
@@ -208,7 +209,8 @@ def _belongs(adapter: Adapter, decoder: Decoder | None) -> bool:
     """Whether all that is there fits the base; else that it does not is what is to be said."""
     if decoder is None:
         return True
-    found = misfits(for_text(adapter), decoder)
+    resized = replace(decoder, vocabulary=rows_of([(adapter, 1.0)], decoder))
+    found = misfits(for_text(adapter), resized)
     return not any(mismatch.severity == "error" for mismatch in found)
 
 
