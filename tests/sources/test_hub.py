@@ -165,6 +165,14 @@ def test_the_least_rate_bounds_a_file_by_its_size():
     assert seconds == [3.0, 4.0, 50.0]
 
 
+def test_an_adapters_tokenizer_and_template_come_with_it(web):
+    own = {"tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}"}
+    put_repository(web, {**files_of(HOME), **own, "optimizer.pt": b"big"})
+    path = get()
+    assert {name: (path / name).read_bytes() for name in own} == own
+    assert not (path / "optimizer.pt").exists()
+
+
 def test_a_revision_and_a_subfolder(web):
     put_repository(web, files_of(HOME, "adapters/home/"), revisions=("main", "v1"))
     assert read_adapter(get("hf:org/repo@v1/adapters/home")).max_rank
