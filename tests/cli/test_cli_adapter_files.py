@@ -86,6 +86,28 @@ def test_run_takes_absolute_scales_merges_and_pickles():
     answer("-a", pickle, "--allow-pickle")
 
 
+PICKLED = str(TRUTH / "peft/llama/pickle_bin")
+TAKE_PICKLES = {
+    "chat": ("chat", BASE, "-a", PICKLED),
+    "logits": ("logits", BASE, "-a", PICKLED, "--ids", "1,2", "-o", "{out}/l.npz"),
+    "merge": ("merge", BASE, "-a", PICKLED, "-o", "{out}/m"),
+    "unmerge": ("unmerge", BASE, "-a", PICKLED, "-o", "{out}/u", "--force"),
+    "inspect": ("inspect", PICKLED),
+    "check": ("check", PICKLED, "-b", BASE),
+    "combine": ("combine", PICKLED, "-o", "{out}/c"),
+    "resize": ("resize", PICKLED, "-o", "{out}/r", "--rank", "1"),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_PICKLES)
+def test_a_hint_names_an_option_that_the_command_has(tmp_path, name):
+    words = [word.format(out=tmp_path) for word in TAKE_PICKLES[name]]
+    _, err = lorakit(*words, code=1)
+    assert "--allow-pickle" in err
+    pytest.importorskip("torch", reason="it reads the pickle")
+    lorakit(*words, "--allow-pickle")
+
+
 def test_merge_takes_absolute_scales(tmp_path):
     def merged(name, reference):
         lorakit("merge", BASE, "-a", reference, "-o", str(tmp_path / name))

@@ -6,7 +6,6 @@ import pytest
 
 from commands import invoke
 from lorakit import demo
-from lorakit.errors import ParameterError
 
 HOME = demo.adapter_path("home")
 BASE = str(demo.base_path())

@@ -14,13 +14,17 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import console, error_line, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
+    AlphaOption,
     BaseArgument,
     CalibrationOption,
     ContextOption,
     DeviceOption,
     GpuLayersOption,
+    MlxVersionOption,
     MmprojOption,
     ModelOption,
+    PartialOption,
+    PickleOption,
     PrivateOption,
     QuantizeOption,
     RuntimeOption,
@@ -51,6 +55,10 @@ def command(
     context: ContextOption = None,
     gpu_layers: GpuLayersOption = None,
     mmproj: MmprojOption = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
+    allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     max_tokens: int = DEFAULTS.max_tokens,
     temperature: float = DEFAULTS.temperature,
@@ -70,6 +78,10 @@ def command(
         gpu_layers=gpu_layers,
         mmproj=mmproj,
         allow_private=allow_private,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=partial,
+        allow_pickle=allow_pickle,
     ) as model:
         session = Session(model=model, sampling=sampling, tools=read_tools(tools))
         say((f"{model.name}; /help lists the commands, Ctrl-D ends", "dim"))

@@ -11,11 +11,15 @@ import numpy.typing as npt
 from lorakit.cli.output import print_json, say
 from lorakit.cli.references import (
     AdapterOption,
+    AlphaOption,
     BaseArgument,
     CalibrationOption,
     DeviceOption,
     EngineOption,
     JsonOption,
+    MlxVersionOption,
+    PartialOption,
+    PickleOption,
     PrivateOption,
     QuantizeOption,
     ThreadsOption,
@@ -37,6 +41,10 @@ def command(
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
+    allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -53,6 +61,10 @@ def command(
         threads=threads,
         device=device,
         allow_private=allow_private,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=partial,
+        allow_pickle=allow_pickle,
     ) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())

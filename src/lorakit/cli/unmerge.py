@@ -7,7 +7,15 @@ from typing import Annotated
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, show
 from lorakit.cli.output import size
 from lorakit.cli.progress import Percent
-from lorakit.cli.references import JsonOption, PrivateOption, open_base
+from lorakit.cli.references import (
+    AlphaOption,
+    JsonOption,
+    MlxVersionOption,
+    PartialOption,
+    PickleOption,
+    PrivateOption,
+    open_base,
+)
 from lorakit.cli.signature import argument, option
 from lorakit.merge import unmerge
 
@@ -20,12 +28,24 @@ def command(
     force: Annotated[
         bool, option("--force", help="Also what MERGED's lorakit.json says is not in it.")
     ] = False,
+    alpha: AlphaOption = None,
+    mlx_version: MlxVersionOption = None,
+    partial: PartialOption = False,
+    allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
     opened = open_base(merged, allow_private=allow_private)
-    adapters = read(adapter, opened, allow_private=allow_private)
+    adapters = read(
+        adapter,
+        opened,
+        allow_private=allow_private,
+        alpha=alpha,
+        mlx_version=mlx_version,
+        partial=partial,
+        allow_pickle=allow_pickle,
+    )
     with Percent(of=size) as progress:
         report = unmerge(opened, adapters, output, dtype=dtype, force=force, progress=progress)
     show(report, json=json)
