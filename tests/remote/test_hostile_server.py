@@ -165,7 +165,7 @@ def test_a_redirect_is_not_followed_and_nothing_is_sent_there(api, model):
         away = f"{other.url}/v1/completions"
         for status in (301, 302, 303, 307, 308):
             answer = lambda body, s=status: whole({}, s, Location=away)  # noqa: E731
-            fails(api, model, answer, "server_invalid", "redirects")
+            fails(api, model, answer, "server_invalid", "redirects", other.url)
         assert other.asked == []
 
 

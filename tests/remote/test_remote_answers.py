@@ -123,6 +123,7 @@ WRONG = [
     {"choices": [{"delta": 5}]},
     {"choices": [5]},
     "text",
+    delta(content="\ud83d"),
 ]
 
 
@@ -209,6 +210,38 @@ def test_every_parameter_that_a_server_knows_is_sent_so_that_none_of_its_default
         "model", "prompt", "stream", "stream_options", "max_tokens", "temperature", "top_p",
         "presence_penalty", "frequency_penalty",
     }  # fmt: skip
+
+
+def test_what_a_model_does_not_take_is_said_another_way_once_it_refused():
+    """As some of OpenAI's do, whose neutral values are what they do anyway."""
+
+    def answer(body):
+        for name in ("max_tokens", "presence_penalty"):
+            if name in body:
+                fields = {"code": "unsupported_parameter", "param": name, "message": f"no {name}"}
+                return whole({"error": fields}, 400)
+        return events(text("ok", "stop"))
+
+    with api_serving(v1__completions=answer) as api, open_remote(f"{api.url}/v1") as model:
+        assert model.complete("x", max_tokens=7).text == "ok"
+        assert len(api.of("/v1/completions")) == 3
+        body = api.asked[-1].body
+        assert body["max_completion_tokens"] == 7
+        assert "presence_penalty" not in body
+        assert body["frequency_penalty"] == 0.0
+        assert model.complete("x").text == "ok"
+        assert len(api.of("/v1/completions")) == 4  # learned
+        with pytest.raises(lorakit.ParameterError, match="no presence_penalty"):
+            model.complete("x", presence_penalty=0.5)  # is not left out in silence
+
+
+def test_other_refusals_are_not_tried_again():
+    fields = {"code": "unsupported_value", "param": "temperature", "message": "only 1"}
+    answer = lambda body: whole({"error": fields}, 400)  # noqa: E731
+    with api_serving(v1__completions=answer) as api, open_remote(f"{api.url}/v1") as model:
+        with pytest.raises(lorakit.ParameterError, match="only 1"):
+            model.complete("x")
+        assert len(api.of("/v1/completions")) == 1
 
 
 LACKING = [

@@ -85,12 +85,12 @@ class Answer:
             raise RefusalError.within(event["error"])
         if event.get("usage") is not None:
             self.usage = self._usage(event["usage"])
-        choices = event.get("choices", [])
+        choices = event.get("choices") or []
         if not isinstance(choices, list) or not all(isinstance(one, Mapping) for one in choices):
             raise self._broken(f"choices are a list of objects, not {shown(choices)}")
         found: list[Delta] = []
         for choice in choices:
-            if choice.get("index", 0) != 0:
+            if choice.get("index") or 0:
                 raise self._broken("it sends a choice that was not asked for")
             found += self._choice(choice)
         return found
@@ -109,7 +109,7 @@ class Answer:
         return "".join(self._text)
 
     def _choice(self, choice: Mapping[str, Any]) -> Iterable[Delta]:
-        delta = choice.get("delta", choice)
+        delta = choice.get("delta") or choice
         if not isinstance(delta, Mapping):
             raise self._broken(f"a delta is an object, not {shown(delta)}")
         thought = next((said for name in REASONS if (said := self._said(delta, name))), "")
@@ -129,9 +129,13 @@ class Answer:
 
     def _said(self, delta: Mapping[str, Any], name: str) -> str:
         said = delta.get(name)
-        if not isinstance(said, str | None):
-            raise self._broken(f"{name} is a text, not {shown(said)}")
-        return said or ""
+        try:
+            if isinstance(said, str | None):
+                (said or "").encode()  # half a surrogate pair is no text
+                return said or ""
+        except UnicodeEncodeError:
+            pass
+        raise self._broken(f"{name} is a text, not {shown(said)}")
 
     def _finish(self, reason: object) -> Finish:
         if reason == "content_filter":

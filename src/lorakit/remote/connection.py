@@ -21,6 +21,7 @@ from lorakit.remote.refusals import RefusalError
 from lorakit.remote.server import Server
 from lorakit.remote.waiting import Waiting
 from lorakit.sources.address import AddressError
+from lorakit.sources.reference import shown
 from lorakit.sources.transport import PRIVATE, REDIRECTS, exchange, retry_after, words_of
 from lorakit.sources.wire import ProtocolError, Response, SlowError
 
@@ -113,7 +114,8 @@ class Connection:
 
     def _require_answer(self, response: Response) -> None:
         if response.status in REDIRECTS:
-            raise self.broken(f"it redirects ({response.status}), which is not followed")
+            place = shown(str(response.headers.get("Location", "")))[:200]
+            raise self.broken(f"it redirects ({response.status}) to {place}; none is followed")
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise self.broken("it answers in a compression that was not asked for")
         if response.status != 200:

@@ -37,6 +37,7 @@ from lorakit.remote.asking import STREAMED, Conversation, Question
 from lorakit.remote.connection import Connection
 from lorakit.remote.facts import Facts, look
 from lorakit.remote.kinds import Chosen
+from lorakit.remote.learned import Learned
 from lorakit.remote.on_server import ServerAdapters
 from lorakit.remote.refusals import RefusalError
 from lorakit.remote.server import Server
@@ -91,6 +92,7 @@ class RemoteRuntime:
         self._ended = threading.Event()
         self._jobs: set[_Job] = set()  # changed and copied in one step each
         self._active: AdapterSet = ()
+        self._learned = Learned()
         self.facts: Facts = self._call(lambda link: look(server, model, link.ask, link.broken))
         self.adapters = ServerAdapters(server, self.facts, self._call)
         watch(self)
@@ -193,6 +195,14 @@ class RemoteRuntime:
             self.wait_for_room(job.question.deadline)
 
     def _answer(self, job: _Job) -> Completion:
+        while True:
+            try:
+                return self._ask_once(job)
+            except RefusalError as refusal:
+                if not self._learned.takes(refusal, job.body):
+                    raise self._refused(refusal, job) from None
+
+    def _ask_once(self, job: _Job) -> Completion:
         params, generation = job.question.params, job.generation
         link = job.connection = self._connection(job.question.deadline)
         if generation.cancelled or self.closed:  # before there was a connection to end
@@ -202,16 +212,12 @@ class RemoteRuntime:
         limit = ELSE + params.max_tokens * (PER_TOKEN + PER_ALTERNATIVE * (top or 0))
         first = 0.0
         url = f"{self.server.base}{job.question.path}"
-        try:
-            self.adapters.require_same(job.chosen, link)
-            with closing(link.stream(url, job.body, limit)) as stream:
-                for event in stream:
-                    deltas = answer.take(event)
-                    if deltas:
-                        first = first or time.monotonic()
-                        self._give(job, deltas)
-        except RefusalError as refusal:
-            raise self._refused(refusal, job) from None
+        self.adapters.require_same(job.chosen, link)
+        with closing(link.stream(url, self._learned.said(job.body), limit)) as stream:
+            for event in stream:
+                if deltas := answer.take(event):
+                    first = first or time.monotonic()
+                    self._give(job, deltas)
         if answer.finish is None:
             raise ServerError(
                 f"{self.server} ended its answer in the middle",

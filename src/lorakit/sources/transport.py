@@ -153,6 +153,7 @@ def exchange(
                 sock, server_hostname=host.rstrip("."), suppress_ragged_eofs=False
             )  # else whoever cuts the line ends a body that has no length
             dialled(sock)
+        sock.settimeout(patience.left())  # for all of it
         sock.sendall(head + (body or b""))
         response = Response(sock, patience)
         stack.pop_all()
