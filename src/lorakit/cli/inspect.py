@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from lorakit.adapter import Adapter
 from lorakit.cli import heatmap
 from lorakit.cli.inspecting import (
     metadata,
@@ -45,6 +44,9 @@ from lorakit.inspect.ranks import rank_curve
 from lorakit.inspect.report import Report, inspect
 from lorakit.sources import default_name
 from lorakit.training.facts import read_facts
+
+if TYPE_CHECKING:
+    from lorakit.adapter import Adapter
 
 SMALL = 256_000_000  # bytes; the values of a larger adapter are read only on demand
 
