@@ -15,7 +15,6 @@ from lorakit.cli.output import console, error_line, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     AlphaOption,
-    BaseArgument,
     CalibrationOption,
     ContextOption,
     DeviceOption,
@@ -27,6 +26,7 @@ from lorakit.cli.references import (
     PickleOption,
     PrivateOption,
     QuantizeOption,
+    RunArgument,
     RuntimeOption,
     ThreadsOption,
     ToolsOption,
@@ -43,7 +43,7 @@ DEFAULTS = SamplingParams()
 
 
 def command(
-    base: BaseArgument,
+    base: RunArgument,
     adapter: AdapterOption = None,
     tools: ToolsOption = None,
     engine: RuntimeOption = None,

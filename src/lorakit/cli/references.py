@@ -32,6 +32,14 @@ BaseArgument = Annotated[
         help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo.",
     ),
 ]
+RunArgument = Annotated[
+    str,
+    argument(
+        metavar="BASE",
+        help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo; or a server's "
+        "API, https://host/v1.",
+    ),
+]
 AdapterArgument = Annotated[
     str, argument(metavar="ADAPTER", help="An adapter: a path, https://... or hf:org/repo.")
 ]

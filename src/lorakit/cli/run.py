@@ -11,7 +11,6 @@ from lorakit.cli.output import print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     AlphaOption,
-    BaseArgument,
     CalibrationOption,
     ContextOption,
     DeviceOption,
@@ -25,6 +24,7 @@ from lorakit.cli.references import (
     PickleOption,
     PrivateOption,
     QuantizeOption,
+    RunArgument,
     RuntimeOption,
     ThreadsOption,
     ToolsOption,
@@ -42,7 +42,7 @@ DEFAULTS = SamplingParams()
 
 
 def command(
-    base: BaseArgument,
+    base: RunArgument,
     prompt: Annotated[str, argument(help="What to say; - reads standard input.")],
     adapter: AdapterOption = None,
     merge: MergeOption = False,
