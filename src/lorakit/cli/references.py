@@ -36,8 +36,8 @@ RunArgument = Annotated[
     str,
     argument(
         metavar="BASE",
-        help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo; or a server's "
-        "API, https://host/v1.",
+        help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo; or a "
+        "server's API, https://host/v1.",
     ),
 ]
 AdapterArgument = Annotated[
