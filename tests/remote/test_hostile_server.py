@@ -298,7 +298,7 @@ OPENINGS = {
     "a list that is none": (whole({"data": "tiny"}), "server_invalid"),
     "a page": (whole(b"<html>", kind="text/html"), "server_invalid"),
     "a page that says JSON": (whole(b"<html>", kind=JSON), "server_invalid"),
-    "nothing": (whole({}, 404), "capability_missing"),
+    "nothing": (whole({}, 404), "server_invalid"),
     "failing": (whole({}, 500), "server_failed"),
     "a key": (whole({}, 401), "server_denied"),
     "a redirect": (whole({}, 302, Location="http://127.0.0.1:1/"), "server_invalid"),

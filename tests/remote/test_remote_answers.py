@@ -414,6 +414,18 @@ def test_other_servers_have_what_they_list():
         sent(models, model="bas")
 
 
+def test_a_server_without_a_list_runs_the_model_that_is_named():
+    with (
+        api_serving(
+            v1__models=lambda body: whole({}, 404),
+            v1__completions=lambda body: events(text("ok", "stop")),
+        ) as api,
+        open_remote(f"{api.url}/v1", model="mine") as model,
+    ):
+        assert model.complete("x").text == "ok"
+        assert api.asked[-1].body["model"] == "mine"
+
+
 def test_weights_and_what_reads_files_are_refused():
     def ask(model):
         for wrong in (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from lorakit.errors import CapabilityError, LorakitError, ParameterError
+from lorakit.errors import CapabilityError, LorakitError, ParameterError, ServerError
 from lorakit.remote.kinds import KINDS, LLAMA, Kind, OnServer
 from lorakit.remote.refusals import RefusalError
 from lorakit.remote.server import Server
@@ -80,9 +80,15 @@ def _models(server: Server, model: str | None, ask: Ask, broken: Break) -> list[
     try:
         said = ask(f"{server.base}/models")
     except RefusalError as refusal:
-        if model is not None and refusal.status in (404, 405, 501):
+        if refusal.status not in (404, 405, 501):
+            raise
+        if model is not None:
             return [{"id": model}]  # it lists none; the caller knows
-        raise
+        raise ServerError(
+            f"{server} lists no models ({refusal.status}): is it the URL of an API",
+            code="server_invalid",
+            hint='give model= where it has no list; a folder of files opens with engine="onnx"',
+        ) from None
     listed = said.get("data") if isinstance(said, Mapping) else said
     models = _list(listed, "models", broken)
     for one in models:

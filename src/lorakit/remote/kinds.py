@@ -53,6 +53,7 @@ class Kind:
     reasoning: bool = False
     loads: bool = False
     ids: bool = False
+    most_bias: float | None = 100.0  # OpenAI's limit of logit_bias; vLLM would clip silently
     most: int = field(default=20)  # alternatives that logprobs may ask for
 
     def sampling(self, params: SamplingParams, chat: bool) -> Said:
@@ -72,9 +73,19 @@ class Kind:
             said["seed"] = params.seed
         if params.stop:
             said["stop"] = list(params.stop)
+        if params.logit_bias:
+            said["logit_bias"] = self._biases(params.logit_bias)
         if params.logprobs is not None:
             said |= self._logprobs(params.logprobs, chat)
         return {name: _plain(value) for name, value in (said | self.say(params)).items()}
+
+    def _biases(self, biases: Mapping[int, float]) -> Said:
+        if self.most_bias is not None and max(map(abs, biases.values())) > self.most_bias:
+            raise CapabilityError(
+                f"{self.name} takes biases from -{self.most_bias:g} to {self.most_bias:g}",
+                hint=f"{-self.most_bias:g} rules a token out",
+            )
+        return {str(token): bias for token, bias in biases.items()}
 
     def _logprobs(self, count: int, chat: bool) -> Said:
         if count > self.most:
@@ -128,13 +139,15 @@ def _plain(value: Any) -> Any:
     """Numbers of other libraries as Python's, for JSON."""
     if isinstance(value, bool | str | int | float):
         return value
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, Integral) else float(value)
 
 
 _ALWAYS = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty")
-_OPENAI = frozenset({*_ALWAYS, "seed", "stop", "logprobs"})
+_OPENAI = frozenset({*_ALWAYS, "seed", "stop", "logprobs", "logit_bias"})
 _ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]  # of runtime/sampling.py
 
 
@@ -166,6 +179,7 @@ def _vllm(params: SamplingParams) -> Said:
         "min_p": params.min_p,
         "repetition_penalty": params.repetition_penalty,
         "ignore_eos": params.ignore_eos,
+        "min_tokens": params.min_tokens,
         "stop_token_ids": list(params.stop_tokens),
     }
 
@@ -177,11 +191,12 @@ KINDS: Mapping[str, Kind] = {
         known=_OPENAI | {"top_k", "min_p", "typical_p", "mirostat_tau", "mirostat_eta",
                          "repetition_penalty", "ignore_eos", "grammar"},
         say=_llama, scales=True, template=True, reasoning=True, ids=True,
-        most=1000,
+        most=1000, most_bias=None,
     ),
     "vllm": Kind(
         name=VLLM,
-        known=_OPENAI | {"top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_tokens"},
+        known=_OPENAI | {"top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_tokens",
+                         "min_tokens"},
         say=_vllm, template=True, reasoning=True, loads=True, ids=True,
     ),
     "": Kind(name=OPENAI, known=_OPENAI),
