@@ -32,6 +32,7 @@ from lorakit import (
     Progress,
     Quantization,
     Request,
+    RuntimeName,
     SamplingParams,
     Scales,
     Session,
@@ -44,6 +45,15 @@ from lorakit import (
 from lorakit.errors import CapabilityError, LorakitError
 
 Vector = npt.NDArray[np.float32]
+
+
+def on_a_server(url: str, engine: RuntimeName = "api") -> None:
+    with lorakit.open(url, engine=engine, api_key="key", model="name", adapter="home") as model:
+        name: str = model.name
+        try:
+            print(name, model.complete("hello", adapters={"home": 0.5}).usage.total_tokens)
+        except lorakit.ServerError as error:
+            print(error.code)
 
 
 def first_program() -> None:
