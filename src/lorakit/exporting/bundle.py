@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.errors import FormatError
 from lorakit.exporting.plan import Chosen
+from lorakit.formats.brought import meant
 from lorakit.formats.folder import member, read_object
 from lorakit.values import finite
 
@@ -80,13 +81,14 @@ def kept_facts(chosen: Chosen) -> dict[str, Any]:
 
 def bundled_template(adapters: Sequence[Chosen]) -> str | None:
     """The chat template that the adapters were trained with, where all that say one agree."""
-    found = {template for each in adapters if (template := _prompt(each).get("template"))}
-    return found.pop() if len(found) == 1 else None
+    found = {meant(text): text for each in adapters if (text := each.templates.get("default"))}
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def several_templates(adapters: Sequence[Chosen]) -> bool:
     """Whether adapters were trained with different templates."""
-    return len({_prompt(each).get("template") for each in adapters} - {None}) > 1
+    found = (each.templates.get("default") for each in adapters)
+    return len({meant(text) for text in found if text}) > 1
 
 
 def declares(adapters: Sequence[Mapping[str, Any]]) -> bool:
@@ -94,10 +96,6 @@ def declares(adapters: Sequence[Mapping[str, Any]]) -> bool:
     trained so, or says nothing."""
     shares = [_facts_prompt(each).get("declared") for each in adapters]
     return not shares or any(share != 0 for share in shares)
-
-
-def _prompt(chosen: Chosen) -> Mapping[str, Any]:
-    return _facts_prompt(chosen.facts)
 
 
 def _facts_prompt(facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import BaseModelError
 from lorakit.files.atomic import write_synced
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.formats.brought import same_templates
 from lorakit.merge import companions
 from lorakit.merge.folder import MAX_COMPANION
 from lorakit.text.tokenizer import Tokenizer
@@ -49,7 +50,7 @@ class Companions:
         """
         dialogue = Dialogue(base.path, tokenizer)
         own = _templates(dialogue, mute=mute or template is not None)
-        replaced = template is not None and template not in own.values()
+        replaced = template is not None and not same_templates({"": template}, own)
         if template is not None and replaced:
             own = {"default": template}
             dialogue = Dialogue(base.path, tokenizer, own)

@@ -33,8 +33,11 @@ from lorakit.exporting.running import Exported
 from lorakit.exporting.table import TARGETS
 from lorakit.files.atomic import new_folder, write_synced
 from lorakit.files.bounded import as_path
+from lorakit.formats.brought import templates_of
 from lorakit.merge import merge
+from lorakit.merge.brought import brought_by
 from lorakit.model.adapter_config import AdapterChoice, as_choices
+from lorakit.model.growing import resize, with_room
 from lorakit.model.load import ready, unused_name
 from lorakit.sources import OnProgress, fetch
 from lorakit.training.data import read_examples
@@ -108,9 +111,13 @@ def export(
     require_place(place)
     place = place.resolve() if place.is_symlink() else place  # the link stays what it is
     with _as_folder(given, report) as opened:
+        before = opened.decoder.vocabulary
+        chosen, places = _chosen(opened, adapter, get)
+        adapters = [each.adapter for each in chosen]
+        opened = with_room(opened, adapters, downloads, brought_by(places)[0])
         plan = make_plan(
             opened,
-            _chosen(opened, adapter, get),
+            chosen,
             place,
             target=target,
             kind="merged" if mode is None else mode,
@@ -142,7 +149,7 @@ def export(
         files=tuple(files),
         nbytes=total,
         seconds=time.monotonic() - started,
-        notes=tuple(_notes(plan)),
+        notes=(*filter(None, [resize(before, opened)]), *_notes(plan)),
     )
 
 
@@ -222,14 +229,15 @@ def _chosen(
     base: Base,
     adapter: AdapterChoice | Iterable[AdapterChoice] | Mapping[str, AdapterChoice] | None,
     get: Any,
-) -> list[Chosen]:
-    """Adapters, fetched and read, each under a name of its own."""
+) -> tuple[list[Chosen], list[Path]]:
+    """Adapters, fetched and read, each under a name of its own; and where they lie."""
     choices = as_choices(list(adapter.values()) if isinstance(adapter, Mapping) else adapter)
     names = list(adapter) if isinstance(adapter, Mapping) else [""] * len(choices)
     for name in names:
         if name != "":
             require_kinds(names={"the name of an adapter": name})
     found: dict[str, Chosen] = {}
+    places: list[Path] = []
     for given, choice in zip(names, choices, strict=True):
         config = None if isinstance(choice, Adapter) else choice
         if config is not None and config.on_error == "base":
@@ -238,7 +246,6 @@ def _chosen(
             )
         scale = config.scale if config else 1.0
         fetched = partial(get, source=config.source) if config else get
-        reference = choice if isinstance(choice, Adapter) else choice.path
         read = ready(choice, base, fetched, text_alone=not base.left_out)
         name = unused_name(given or (config.name if config else "adapter"), found)
         found[name] = Chosen(
@@ -246,9 +253,11 @@ def _chosen(
             source=read.source,
             scale=float(read.default_scale if scale is None else scale),
             adapter=read.adapter,
-            facts={} if isinstance(reference, Adapter) else read_facts(fetched(reference)),
+            facts={} if read.place is None else read_facts(read.place),
+            templates={} if read.place is None else templates_of(read.place),
         )
-    return list(found.values())
+        places += [read.place] if read.place is not None else []
+    return list(found.values()), places
 
 
 def _write(

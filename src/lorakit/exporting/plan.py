@@ -26,13 +26,14 @@ OnBytes = Callable[[int], None]  # written so far; what it raises ends the expor
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chosen:
     """An adapter of an export. source: its reference, safe to show. facts: what the lorakit.json
-    of its folder says, and empty where it has none."""
+    of its folder says, and templates those that it was trained with; empty where it has none."""
 
     name: str
     source: str
     scale: float
     adapter: Adapter
     facts: Mapping[str, Any]
+    templates: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
