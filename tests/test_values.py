@@ -93,8 +93,6 @@ def test_numbers_beside_the_model_are_refused_alike(value):
     for use in uses:
         with pytest.raises(ParameterError):
             use()
-    with pytest.raises(ParameterError, match="sampling"):
-        lorakit.Request(prompt="hello", sampling=None)
 
 
 def test_a_batch_is_of_requests(model):

@@ -74,7 +74,8 @@ def choices(kind: type) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield field.name, found
 
 
-CONFIGS = {"AdapterConfig": ("x",), "LlamaOptions": (), "OnnxOptions": (), "TorchOptions": ()}
+CONFIGS = {"AdapterConfig": ("x",), "LlamaOptions": (), "OnnxOptions": (), "TorchOptions": (),
+           "RenderOptions": ()}  # fmt: skip
 GIVEN = [
     pytest.param(getattr(lorakit, kind), CONFIGS[kind], name, found, id=f"{kind}.{name}")
     for kind in CONFIGS

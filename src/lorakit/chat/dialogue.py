@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from lorakit.chat.messages import Message
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.chat.scanning import take_apart
+from lorakit.chat.spelled import Spelled
 from lorakit.chat.tags import opens_reasoning
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.computed import computed_once
 from lorakit.errors import BaseModelError, FormatError, LorakitError
 from lorakit.text.image_ids import Vectors
+from lorakit.text.marks import EncodeApart, Marks
 from lorakit.text.tokenizer import TextTokenizer
 
 
@@ -78,8 +81,9 @@ class Dialogue:
         options: RenderOptions = DEFAULT,
     ) -> tuple[list[int], bool]:
         """`prompt`, and whether it ends within reasoning, already opened."""
-        text = self.template.render(messages, tools, **options.variables)
-        return self._tokenizer.encode(text, special=False), opens_reasoning(text)
+        spelled = Spelled(lambda: self.marks, options.control_tokens)
+        text = spelled.render(messages, partial(self._render, tools=tools, options=options))
+        return self._encode(text, spelled), opens_reasoning(spelled.shown(text))
 
     def illustrated(
         self,
@@ -91,23 +95,56 @@ class Dialogue:
         paths: bool = True,
     ) -> tuple[list[int], dict[int, Vectors], bool]:
         """`prompt_and_state` for messages with images, see lorakit.chat.images."""
-        last = ""
+        spelled = Spelled(lambda: self.marks, options.control_tokens)
+        prompt = ""
 
-        def tokenize(text: str) -> list[int]:
-            nonlocal last
-            last = text
-            return self._tokenizer.encode(text, special=False)
+        def render(messages: Sequence[Message]) -> str:
+            nonlocal prompt
+            plain = partial(self._render, tools=tools, options=options)
+            prompt = spelled.render(messages, plain)
+            return prompt
 
         ids, vectors = illustrated_prompt(
             self.template,
-            tokenize,
+            lambda text: self._encode(text, spelled),
             encode,
             messages,
             tools,
             paths=paths,
-            **options.variables,
+            render=render,
         )
-        return ids, vectors, opens_reasoning(last)
+        return ids, vectors, opens_reasoning(spelled.shown(prompt))
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None,
+        options: RenderOptions,
+    ) -> str:
+        return self.template.render(messages, tools, **options.variables)
+
+    def _encode(self, text: str, spelled: Spelled) -> list[int]:
+        plain = partial(self._tokenizer.encode, special=False)
+        return spelled.encode(text, plain, lambda: self._encode_apart)
+
+    @computed_once
+    def marks(self) -> Marks:
+        """The tokens that messages must not spell: control tokens, and of the other marked tokens
+        those in brackets that the template writes, such as <tool_call>."""
+        control = self._tokenizer.control_ids
+        written = "".join(self.template.sources.values())
+        return Marks(
+            {
+                text: token
+                for text, token in self._tokenizer.marked_tokens.items()
+                if token in control or (text[:1] in "<[\u25c1" and text in written)
+            }
+        )
+
+    @computed_once
+    def _encode_apart(self) -> EncodeApart:
+        return self._tokenizer.apart(self.marks)
 
     @computed_once
     def reasons(self) -> bool:

@@ -45,19 +45,21 @@ def illustrated_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     *,
     paths: bool = True,
+    render: Callable[[Sequence[Message]], str] | None = None,
     **variables: Any,
 ) -> tuple[list[int], dict[int, Vectors]]:
     """Token ids of a conversation with images, and the vectors that their negative ids name.
 
     tokenize: text to ids, control tokens as such, none added. paths: whether parts may name files
-    of this machine; a server says no. Raises ParameterError with every image that cannot be read
-    or that the template leaves out, and what `template.render` and `encode` raise.
+    of this machine; a server says no. render: in place of the template's own.
+    Raises ParameterError with every image that cannot be read or that the template leaves out, and
+    what `template.render` and `encode` raise.
     """
     contents = read_images(messages, paths=paths)
     nonce = secrets.token_hex(8)
     marker = f"[image {nonce} {{}}]"
     marked = _marked(messages, marker, joined=not takes_parts(template))
-    text = template.render(marked, tools, **variables)
+    text = render(marked) if render else template.render(marked, tools, **variables)
     pieces = re.split(rf"\[image {nonce} (\d+)\]", text)
     missing = set(range(len(contents))) - {int(index) for index in pieces[1::2]}
     if missing:

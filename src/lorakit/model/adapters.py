@@ -350,7 +350,7 @@ def as_scales(scales: Scales) -> dict[str, float]:
     keys = _keys(scales)
     result: dict[str, float] = {}
     for key in keys:
-        scale = scales[key] if isinstance(scales, Mapping) else 1.0  # type: ignore[index]
+        scale = scales[key] if isinstance(scales, Mapping) else 1.0
         name = key.name if isinstance(key, LoadedAdapter) else key
         if not isinstance(name, str):
             raise ParameterError(

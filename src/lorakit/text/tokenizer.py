@@ -29,7 +29,9 @@ from lorakit.errors import (
     ParameterError,
 )
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.text.apart import Apart
 from lorakit.text.detokenizer import Detokenizer, TextStream, compile_decoder
+from lorakit.text.marks import EncodeApart, Marks
 
 __all__ = ["TextStream", "TextTokenizer", "Tokenizer", "read_special_tokens"]
 
@@ -52,6 +54,9 @@ class TextTokenizer(Protocol):
     def control_ids(self) -> frozenset[int]: ...
     @property
     def special_tokens(self) -> Mapping[str, str]: ...
+    @property
+    def marked_tokens(self) -> Mapping[str, int]: ...
+    def apart(self, marks: Marks) -> EncodeApart: ...
     def encode(self, text: str, *, special: bool) -> list[int]: ...
     def decode(
         self, ids: Iterable[int], *, skip: Collection[int] = (), continuing: bool = False
@@ -117,6 +122,16 @@ class Tokenizer:
         """The tokens that are found in a text before it is cut, by id: not control tokens alone."""
         added = self._native.get_added_tokens_decoder()
         return {index: token.content for index, token in added.items()}
+
+    @property
+    def marked_tokens(self) -> dict[str, int]:
+        """`added_tokens` by their text."""
+        return {text: index for index, text in self.added_tokens.items()}
+
+    def apart(self, marks: Marks) -> EncodeApart:
+        """What encodes texts in which some of these tokens are meant as text."""
+        with _mapped("the tokenizer cannot be used without its control tokens"):
+            return Apart(self._native, marks)
 
     @property
     def normalizer(self) -> Json | None:

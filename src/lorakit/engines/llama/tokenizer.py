@@ -10,19 +10,25 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from lorakit.computed import computed_once
 from lorakit.engines.llama.grammar import Grammar
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
-from lorakit.errors import BaseModelError, FormatError, ParameterError
+from lorakit.errors import BaseModelError, CapabilityError, FormatError, ParameterError
 from lorakit.processes import on_fork
 from lorakit.text.detokenizer import Detokenizer, Rules, TextStream
+from lorakit.text.marks import EncodeApart, Marks, Range
 
 LONGEST_PIECE = 1 << 16  # bytes of one token
 _SPM = 1  # llama_vocab_type: SentencePiece, which drops a leading space
+_UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1, 8, 16, 128, 256  # llama_token_attr
+_SPACE = " \t\n\v\f\r"  # what those two strip
 
 
 class LlamaTokenizer:
@@ -45,7 +51,8 @@ class LlamaTokenizer:
         self.eos_ids = frozenset(i for i in ids if api.llama_vocab_is_eog(vocab, i))
         self.control_ids = frozenset(i for i in ids if api.llama_vocab_is_control(vocab, i))
         self.special_tokens = self._roles()
-        strip = b" " if api.llama_vocab_type(vocab) == _SPM and self._prefixes_space() else b""
+        self._spaced = api.llama_vocab_type(vocab) == _SPM and self._prefixes_space()
+        strip = b" " if self._spaced else b""
         rules = Rules(convert=lambda token: token.encode("latin-1"), strip=strip, strip_count=1)
         self._detokenizer = Detokenizer(rules, self._piece)
 
@@ -58,6 +65,9 @@ class LlamaTokenizer:
         special: add the tokens that the file puts before a prompt, such as <bos>. Raises
         ParameterError for what is not valid Unicode text.
         """
+        return self._encode(text, special=special, marked=True)
+
+    def _encode(self, text: str, *, special: bool, marked: bool) -> list[int]:
         if not isinstance(text, str):
             raise ParameterError(f"text must be a string, found {type(text).__name__}")
         try:
@@ -70,12 +80,63 @@ class LlamaTokenizer:
         while True:
             ids = (llama().llama_token * room)()
             with self._lock:
-                count = llama().llama_tokenize(self._vocab, raw, len(raw), ids, room, special, True)
+                count = llama().llama_tokenize(
+                    self._vocab, raw, len(raw), ids, room, special, marked
+                )
             if count >= 0:
                 return list(ids[:count])
             if -count <= room:
                 raise FormatError("llama.cpp cannot tokenize the text")
             room = -count
+
+    @computed_once
+    def marked_tokens(self) -> Mapping[str, int]:
+        """The tokens that are found in a text before it is cut, by their text."""
+        kinds = _CONTROL | _USER_DEFINED | _UNKNOWN
+        found = (i for i in range(self.vocabulary) if self._attributes(i) & kinds)
+        return {self._text(token): token for token in found}
+
+    def apart(self, marks: Marks) -> EncodeApart:
+        """What encodes texts in which some of these tokens are meant as text."""
+
+        def encode(text: str, ranges: Sequence[Range]) -> list[int]:
+            ids: list[int] = []
+            stripped = False
+            cuts = sorted(a + 1 for a, b in ranges if self._stays(text[a:b]))
+            for start, end, mark in marks.apart(text, ranges):
+                token = marks.tokens.get(mark)
+                own = 0 if token is None else self._attributes(token)
+                words = text[start:end]
+                start += len(words) - len(words.lstrip(_SPACE)) if stripped else 0
+                end -= len(words) - len(words.rstrip(_SPACE)) if own & _LSTRIP else 0
+                inner = cuts[bisect_right(cuts, start) : bisect_left(cuts, end)]
+                ids += self._plain(text, [start, *inner, max(start, end)])
+                ids += [] if token is None else [token]
+                stripped = bool(own & _RSTRIP)
+            return ids
+
+        return encode
+
+    def _stays(self, token: str) -> bool:
+        """Whether llama.cpp finds a token also where it is told to find none."""
+        return bool(self._attributes(self.marked_tokens[token]) & _USER_DEFINED)
+
+    def _plain(self, text: str, cuts: list[int]) -> list[int]:
+        """Ids of a text without control tokens, cut at these places."""
+        ids: list[int] = []
+        for number, (start, end) in enumerate(pairwise(cuts)):
+            if number == 0 or not self._spaced:
+                ids += self._encode(text[start:end], special=False, marked=False)
+                continue
+            before = self._encode("\n", special=False, marked=False)  # in place of a space
+            found = self._encode("\n" + text[start:end], special=False, marked=False)
+            if found[: len(before)] != before:
+                raise CapabilityError(
+                    "this vocabulary cannot keep control tokens that messages spell as text",
+                    hint='control_tokens="template" takes them for the template\'s own',
+                )
+            ids += found[len(before) :]
+        return ids
 
     def decode(
         self, ids: Iterable[int], *, skip: Collection[int] = (), continuing: bool = False
@@ -129,6 +190,9 @@ class LlamaTokenizer:
 
     def _text(self, token: int) -> str:
         return (llama().llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def _attributes(self, token: int) -> int:
+        return int(llama().llama_vocab_get_attr(self._vocab, token))
 
     def _meta(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(256)

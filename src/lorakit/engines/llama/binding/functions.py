@@ -71,6 +71,7 @@ LLAMA: Prototypes = {
     "llama_tokenize": (c_int32, pointer, c_char_p, c_int32, tokens, c_int32, c_bool, c_bool),
     "llama_vocab_bos": (llama_token, pointer),
     "llama_vocab_eos": (llama_token, pointer),
+    "llama_vocab_get_attr": (c_int32, pointer, llama_token),
     "llama_vocab_get_text": (c_char_p, pointer, llama_token),
     "llama_vocab_is_control": (c_bool, pointer, llama_token),
     "llama_vocab_is_eog": (c_bool, pointer, llama_token),
