@@ -109,8 +109,9 @@ TOOLS = [{"name": "f", "description": "d", "parameters": {"type": "object"}}]
 
 def test_everything_is_saved(tmp_path):
     sampling = SamplingParams(
-        temperature=np.float32(0.5), max_tokens=np.int64(7), stop=["a"], stop_tokens=[3]
-    )
+        temperature=np.float32(0.5), max_tokens=np.int64(7), stop=["a"], stop_tokens=[3],
+        logit_bias={np.int64(3): np.float32(-1.5), 40: 2}, min_tokens=2,
+    )  # fmt: skip
     rendering = RenderOptions(
         chat_template_kwargs={"date": "1 Jan"}, enable_thinking=False, control_tokens="text"
     )
@@ -167,7 +168,9 @@ FIELDS = {
     "adapters": [5, "a", ["a"], {"a": "1"}, {"a": None}, {"a": True}, {"a": float("inf")},
                  {"a": 1e300}, {"a": []}],
     "sampling": [5, [], {"max_tokens": -1}, {"max_tokens": "1"}, {"other": 1}, {"top_p": 7},
-                 {"stop": [5]}, {"temperature": float("nan")}],
+                 {"stop": [5]}, {"temperature": float("nan")}, {"logit_bias": [1]},
+                 {"logit_bias": {"a": 1}}, {"logit_bias": {"-1": 1}}, {"logit_bias": {"1": "x"}},
+                 {"logit_bias": {"9" * 5000: 1}}],
     "rendering": [5, [], {"other": 1}, {"enable_thinking": 1}, {"control_tokens": "all"},
                   {"chat_template_kwargs": {"messages": []}}, {"chat_template_kwargs": 5}],
     "other": [1],

@@ -74,6 +74,18 @@ def test_each_adapter_at_each_scale_gives_our_llama_engines_text(theirs, ours, p
         assert there.usage.completion_tokens == here.usage.completion_tokens
 
 
+def test_biases_act_there_as_here(theirs, ours):
+    """-100 on the first token of an answer, and 100 on one that it would not take."""
+    for prompt in PROMPTS:
+        first = ours.complete(prompt, max_tokens=1).tokens[0].token
+        for bias in ({first: -100}, {first: -100, 40: 100}):
+            there, here = (
+                m.complete(prompt, max_tokens=6, logit_bias=bias) for m in (theirs, ours)
+            )
+            assert there.text == here.text
+        assert {choice.token for choice in here.tokens} == {40}
+
+
 def test_somebody_elses_requests_leave_no_kv_of_theirs(theirs, ours, url):
     """Who names no adapter there gets all of them, and its KV must not serve the next."""
     for prompt in PROMPTS:

@@ -6,9 +6,11 @@ import pytest
 from api_server import api_serving, delta, events, text, usage, whole
 
 import lorakit
+from lorakit import demo
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
 from lorakit.model.remote import open_remote
 from lorakit.model.types import ReplyEnd
+from lorakit.text.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [{"type": "function", "function": {"name": "set_lights", "parameters": {}}}]
@@ -205,6 +207,12 @@ def test_every_parameter_that_a_server_knows_is_sent_so_that_none_of_its_default
     vllm = sent(VLLM, ask, "/v1/completions")
     assert (vllm["top_k"], vllm["repetition_penalty"], vllm["stop_token_ids"]) == (5, 1.0, [])
     assert sent(VLLM, lambda m: m.complete("x"), "/v1/completions")["top_k"] == -1
+    biased = {"logit_bias": {3: -100, 5: 2.5}}
+    for models in (LLAMA, VLLM, None):
+        said = sent(models, lambda m: m.complete("x", **biased), "/v1/completions")["logit_bias"]
+        assert said == {"3": -100.0, "5": 2.5}
+    ask = lambda model: model.complete("x", min_tokens=4)  # noqa: E731
+    assert sent(VLLM, ask, "/v1/completions")["min_tokens"] == 4
     plain = sent(ask=lambda m: m.complete("x", logprobs=None), path="/v1/completions")
     assert set(plain) == {
         "model", "prompt", "stream", "stream_options", "max_tokens", "temperature", "top_p",
@@ -250,6 +258,9 @@ LACKING = [
     (LLAMA, {"stop_tokens": [3]}, ["stop_tokens"]),
     (VLLM, {"mirostat_tau": 2.0}, ["mirostat_tau"]),
     (None, {"logprobs": 21}, ["at most 20"]),
+    (None, {"min_tokens": 3}, ["min_tokens=3"]),
+    (LLAMA, {"min_tokens": 3}, ["min_tokens=3"]),
+    (VLLM, {"logit_bias": {3: -101}}, ["from -100 to 100"]),
 ]
 
 
@@ -480,6 +491,22 @@ def test_log_probabilities_in_the_forms_of_servers():
     top = [{"token": "a", "id": 5, "logprob": -1.0}]
     rows = {"content": [{"token": "a", "id": 5, "logprob": -1.0, "top_logprobs": top}]}
     assert logprobs(rows, LLAMA)[0].top == ((5, -1.0),)
+
+
+def test_tokens_without_ids_are_found_by_their_bytes_in_a_tokenizer():
+    tokenizer = Tokenizer.open(demo.base_path())
+    hello, the = tokenizer.encode("hello the", special=False)[0], tokenizer.encode("the")[-1]
+    said = lambda token: {  # noqa: E731
+        "token": "?", "bytes": list(tokenizer.token_bytes(token)), "logprob": -1.0,
+    }  # fmt: skip
+    rows = {"content": [{**said(hello), "top_logprobs": [said(hello), said(the)]}]}
+    plain = {"data": [{"id": "tiny"}]}
+    (token,) = logprobs(rows, plain, tokenizer=demo.base_path())
+    assert (token.token, token.top) == (hello, ((hello, -1.0), (the, -1.0)))
+    columns = {"tokens": [tokenizer.decode([the])], "token_logprobs": [-0.5]}
+    assert logprobs(columns, plain, tokenizer=demo.base_path())[0].token == the
+    with pytest.raises(lorakit.CapabilityError, match="tokenizer="):
+        logprobs(rows, plain)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.errors import EngineError, ParameterError
+from lorakit.runtime.filters import index
 from lorakit.runtime.sampling import (
     Sampler,
     SamplingOptions,
     SamplingParams,
-    _index,
     sampling_params,
 )
 
@@ -73,7 +73,7 @@ def test_draws_follow_the_distribution():
 def test_picking_by_blocks_is_picking(size, uniform, seed):
     weights = np.random.default_rng(seed).random(size, dtype=np.float32)
     sums = np.cumsum(weights, dtype=np.float64)
-    at = _index(weights, uniform)
+    at = index(weights, uniform)
     assert sums[at] - weights[at] - 1e-6 <= uniform * sums[-1] <= sums[at] + 1e-6
 
 
@@ -155,6 +155,14 @@ def test_minus_infinity_rules_a_token_out():
         ("logprobs", -1),
         ("stop", ("",)),
         ("stop_tokens", (-1,)),
+        ("min_tokens", -1),
+        ("min_tokens", 257),
+        ("logit_bias", [1, 2]),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {"1": 1.0}),
+        ("logit_bias", {1: float("inf")}),
+        ("logit_bias", {1: 1e7}),
+        ("logit_bias", dict.fromkeys(range(10_001), 1.0)),
     ],
 )
 def test_invalid_parameters_name_themselves(name, value):
@@ -248,3 +256,52 @@ def test_a_constraint_has_the_last_word(temperature):
     tokens = [sampler.choose(logits(n)).token for n in range(50)]
     assert all(token % 2 == 0 for token in tokens)
     assert only.accepted == tokens
+
+
+def test_biases_are_added_before_the_penalties_and_to_nothing_else():
+    sampler = Sampler(SamplingParams(logit_bias={2: 3.0}, repetition_penalty=2.0), [2])
+    values = np.float32([1.9, 0, 1.0])
+    assert sampler.choose(values).token == 2  # (1 + 3) / 2 > 1.9; 1 / 2 + 3 would stay ahead below
+    assert sampler.choose(np.float32([2.1, 0, 1.0])).token == 0
+    assert values.tolist() == [np.float32(1.9), 0, 1.0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_a_bias_rules_out_and_makes_sure(temperature):
+    def tokens(**biases):
+        params = SamplingParams(temperature=temperature, seed=1, **biases)
+        sampler = Sampler(params, [])
+        return [sampler.choose(logits(n)).token for n in range(100)]
+
+    often = tokens()[0]
+    assert often not in tokens(logit_bias={often: -100})
+    assert set(tokens(logit_bias={np.int64(9): np.float32(100)})) == {9}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_no_end_token_is_chosen_within_the_first_tokens(temperature):
+    def tokens(least):
+        params = SamplingParams(temperature=temperature, seed=1, min_tokens=least)
+        sampler = Sampler(params, [], ends={1, 3, 900})  # 900: the logits have no such token
+        return [sampler.choose(np.float32([0, 4, 1, 3])).token for _ in range(30)]
+
+    assert {1, 3} & set(tokens(0)[:10])  # what must be seen without
+    assert not {1, 3} & set(tokens(10)[:10])
+    assert {1, 3} & set(tokens(10)[10:])
+
+
+def test_a_grammar_that_only_can_end_ends_before_min_tokens():
+    values = np.float32([1, 5, 1, 7, 0])
+    assert Sampler(SamplingParams(min_tokens=5), [], OnlyEven(), {0}).choose(values).token == 2
+    assert (
+        Sampler(SamplingParams(min_tokens=5), [], OnlyEven(), {0, 2, 4}).choose(values).token == 0
+    )
+
+
+def test_parameters_with_biases_are_values():
+    given = {3: 1.0}
+    params = SamplingParams(logit_bias=given)
+    given[4] = 2.0
+    assert params.logit_bias == {3: 1.0}
+    assert hash(params) == hash(SamplingParams(logit_bias={3: 1}))
+    assert params == SamplingParams(logit_bias={3: 1}) != SamplingParams()

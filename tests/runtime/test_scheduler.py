@@ -274,6 +274,19 @@ def test_stop_tokens_strings_and_lengths(scheduler):
     assert (nothing.result().text, nothing.result().finish_reason) == ("", "length")
 
 
+def test_nothing_ends_an_answer_before_min_tokens(scheduler):
+    whole = text([4, 4], max_tokens=6).split()
+    ends = {int(whole[1])}
+    by_token = request(scheduler, [4, 4], stops=ends, min_tokens=3)
+    by_text = request(scheduler, [4, 4], stop=whole[1], min_tokens=2)
+    at_once = request(scheduler, [4, 4], stop=whole[1], min_tokens=1)
+    drain(scheduler)
+    assert len(by_token.result().tokens) > 3
+    assert not ends & {choice.token for choice in by_token.result().tokens[:3]}
+    assert by_text.result().text.split()[:2] == whole[:2]
+    assert at_once.result().text.split() == whole[:1]
+
+
 def test_the_end_of_the_context_ends_a_generation(scheduler):
     generation = request(scheduler, [1] * 250, max_tokens=100)
     drain(scheduler)

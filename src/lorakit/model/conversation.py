@@ -25,7 +25,7 @@ from dataclasses import asdict
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack, cast
 
 from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
 from lorakit.chat.rendering import DEFAULT, RenderOptions
@@ -368,7 +368,20 @@ def _adapters(value: object) -> None:
 def _sampling(value: object) -> SamplingParams:
     if not isinstance(value, dict):
         raise ParameterError(f"expected parameters, found {type(value).__name__}")
-    return sampling_params(None, value)  # type: ignore[arg-type]  # checked there
+    return sampling_params(None, cast(SamplingOptions, value | _biases(value)))  # checked there
+
+
+def _biases(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """logit_bias with token ids as numbers: keys of JSON are text."""
+    biases = saved.get("logit_bias")
+    if not isinstance(biases, dict):
+        return {}
+    return {
+        "logit_bias": {
+            int(token) if token.isdecimal() and len(token) < 19 else token: bias
+            for token, bias in biases.items()
+        }
+    }
 
 
 def _rendering(value: object) -> RenderOptions:
@@ -395,6 +408,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     if isinstance(value, bool | str) or value is None:
         return value
+    if isinstance(value, dict):
+        return _plain(value)
     if isinstance(value, tuple):
         return [_number(item) for item in value]
     return int(value) if isinstance(value, Integral) else float(value)

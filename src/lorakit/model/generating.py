@@ -386,7 +386,7 @@ class Generating:
             raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
         images = ids.images if isinstance(ids, ChatPrompt) else {}
         check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary, images)
-        check_ids(params.stop_tokens, self.capabilities.vocabulary)
+        check_ids((*params.stop_tokens, *params.logit_bias), self.capabilities.vocabulary)
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens

@@ -19,6 +19,7 @@ from lorakit.chat.calls import ParsedReply
 from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
+from lorakit.computed import computed_once
 from lorakit.engines.protocol import EngineOptions, Logits
 from lorakit.errors import CapabilityError, LorakitError, ParameterError, ServerError
 from lorakit.files.bounded import as_path
@@ -61,6 +62,21 @@ class RemotePrompt(ChatPrompt):
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(())
         self.conversation = conversation
+
+
+class TokenIds:
+    """Token ids by the bytes that they add: of several with the same, the first."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, content: bytes) -> int | None:
+        return self._table.get(content)
+
+    @computed_once
+    def _table(self) -> dict[bytes, int]:
+        ids = range(self._tokenizer.vocabulary)
+        return {self._tokenizer.token_bytes(token): token for token in reversed(ids)}
 
 
 class RemoteReader:
@@ -216,7 +232,8 @@ class RemoteModel(Model):
             raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
         content = self._content(prompt)
         if self.capabilities.vocabulary:
-            check_ids(params.stop_tokens, self.capabilities.vocabulary)
+            named = (*params.stop_tokens, *params.logit_bias)
+            check_ids(named, self.capabilities.vocabulary)
         if wait:
             self._runtime.wait_for_room(deadline)
         with self._table.lock:
@@ -316,7 +333,7 @@ def open_remote(
         max_batch=EngineOptions().max_batch if max_batch is None else max_batch,
         max_queue=max_queue,
         waits=waits,
-        token_id=(lambda token: None) if text is None else text.token_id,
+        token_id=None if text is None else TokenIds(text),
     )
     opened = RemoteModel(remote, text)
     try:

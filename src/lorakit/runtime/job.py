@@ -49,7 +49,7 @@ class Job:
         self.queued = False  # whether it was added to the scheduler
         self.output: list[Choice] = []
         text = [token for token in generation.prompt if token >= 0]
-        self._sampler = Sampler(generation.params, text, constraint)
+        self._sampler = Sampler(generation.params, text, constraint, stops)
         self._decoder = decoder
         self._stop_tokens = stops
         self._stop_text = StopText(generation.params.stop)
@@ -161,7 +161,9 @@ class Job:
             self._emit(self._stop_text.push(self._decoder.flush()) + self._stop_text.flush())
             return "stop"
         self.tokens.append(choice.token)
-        self._emit(self._stop_text.push(self._decoder.step(choice.token)))
+        piece = self._decoder.step(choice.token)
+        early = len(self.output) <= self.generation.params.min_tokens
+        self._emit(piece if early else self._stop_text.push(piece))
         if self._stop_text.stopped:
             return "stop"
         if len(self.output) >= self.generation.params.max_tokens or len(self.tokens) > context:

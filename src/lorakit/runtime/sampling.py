@@ -1,27 +1,35 @@
 """From logits to a token: one sampler, shared by all engines.
 
-Order of operations: penalties, temperature, top-k, top-p, min-p, typical-p, draw (the order of
-Hugging Face generation); or penalties, temperature, mirostat, draw. A constraint (a grammar) can
-override the draw. The same logits, parameters and seed give the same token on every engine.
+Order of operations: biases, penalties, temperature, top-k, top-p, min-p, typical-p, draw (the order
+of Hugging Face generation); or biases, penalties, temperature, mirostat, draw. A constraint (a
+grammar) can override the draw. The same logits, parameters and seed give the same token on every
+engine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from lorakit.engines.protocol import Logits
 from lorakit.errors import EngineError, ParameterError
+from lorakit.runtime.filters import (
+    Ids,
+    Weights,
+    at_most_kth_largest,
+    index,
+    largest,
+    nucleus,
+    typical,
+)
 from lorakit.values import finite, shown, whole
 
-Ids = npt.NDArray[np.int64]
-Weights = npt.NDArray[np.float32]
-BLOCK = 512  # tokens that are summed or searched together
+MAX_BIASES = 10_000  # a request's size is bounded
+MAX_BIAS = 1_000_000  # a float32 of this size still tells logits apart
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
 
 
@@ -34,14 +42,17 @@ class SamplingParams:
     (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
     is a GBNF text that the answer must follow, in engines with grammars. repetition_penalty divides
     the logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency
-    penalties are subtracted for tokens of the output (OpenAI's definition). logprobs = n reports
+    penalties are subtracted for tokens of the output, and logit_bias (by token id) is added before
+    anything else (OpenAI's definitions); -100 or less rules a token out. logprobs = n reports
     the chosen token's log probability and the n best (of the model's own distribution, before all
     of the above); None reports none. stop strings end the text before them; stop_tokens end it as
-    the model's own end tokens do, which ignore_eos switches off. Raises ParameterError that lists
-    every value out of range.
+    the model's own end tokens do, which ignore_eos switches off. Within the first min_tokens tokens
+    no end token is chosen (but where a grammar allows nothing else), and no stop string counts.
+    Raises ParameterError that lists every value out of range.
     """
 
     max_tokens: int = 256
+    min_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -52,6 +63,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
@@ -69,11 +81,17 @@ class SamplingParams:
         ]
         if self.mirostat_tau is not None and self.filtered:
             faults.append("mirostat_tau takes the place of top_k, top_p, min_p and typical_p")
+        if not faults and self.min_tokens > self.max_tokens:
+            faults.append(
+                f"min_tokens must be at most max_tokens, {self.max_tokens}, found {self.min_tokens}"
+            )
         if faults:
             raise ParameterError("invalid sampling parameters", items=faults)
-        for name in ("max_tokens", "top_k", "seed", "logprobs"):  # numpy's integers overflow
+        for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, int(value))
+                object.__setattr__(self, name, int(value))  # numpy's integers overflow
+        biases = {int(token): float(bias) for token, bias in self.logit_bias.items()}
+        object.__setattr__(self, "logit_bias", biases)
 
     @property
     def filtered(self) -> bool:
@@ -85,6 +103,7 @@ class SamplingOptions(TypedDict, total=False):
     """The same parameters as keyword arguments."""
 
     max_tokens: int
+    min_tokens: int
     temperature: float
     top_k: int
     top_p: float
@@ -95,6 +114,7 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
+    logit_bias: Mapping[int, float]
     seed: int | None
     logprobs: int | None
     stop: str | Sequence[str]
@@ -107,7 +127,7 @@ def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> S
     """SamplingParams with some of them replaced. Raises ParameterError, for unknown names too."""
     if not isinstance(given, SamplingParams | None):
         raise ParameterError(f"sampling must be SamplingParams, found {shown(given)}")
-    known = {field.name for field in fields(SamplingParams)}
+    known = {item.name for item in fields(SamplingParams)}
     if unknown := sorted(set(options) - known):
         raise ParameterError(
             f"unknown sampling parameters: {', '.join(unknown)}",
@@ -127,8 +147,18 @@ def _integer(x: Any) -> bool:
     return whole(x) and 0 <= int(x) < 1 << 63
 
 
+def _biases(x: Any) -> bool:
+    return (
+        isinstance(x, Mapping)
+        and len(x) <= MAX_BIASES
+        and all(map(_integer, x))
+        and all(finite(bias) and abs(bias) <= MAX_BIAS for bias in x.values())
+    )
+
+
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_tokens", "an integer of 0 or more", _integer),
+    ("min_tokens", "an integer of 0 or more", _integer),
     ("temperature", "a finite number of 0 or more", lambda x: finite(x) and x >= 0),
     ("top_k", "an integer of 0 or more", _integer),
     ("top_p", "above 0 and at most 1", lambda x: finite(x) and 0 < x <= 1),
@@ -144,6 +174,11 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("repetition_penalty", "a finite number above 0", lambda x: finite(x) and x > 0),
     ("presence_penalty", "a finite number", finite),
     ("frequency_penalty", "a finite number", finite),
+    (
+        "logit_bias",
+        f"at most {MAX_BIASES} token ids, each with a number from -{MAX_BIAS} to {MAX_BIAS}",
+        _biases,
+    ),
     ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
     ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
@@ -178,10 +213,17 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """The sampling state of one request: its random stream and the tokens that penalties see."""
+    """The sampling state of one request: its random stream and the tokens that penalties see.
+
+    ends: the tokens that end the answer, which wait for min_tokens.
+    """
 
     def __init__(
-        self, params: SamplingParams, prompt: Sequence[int], constraint: Constraint | None = None
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        constraint: Constraint | None = None,
+        ends: Collection[int] = (),
     ) -> None:
         self._params = params
         self._constraint = constraint
@@ -189,18 +231,25 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._prompt = np.unique(np.asarray(prompt, np.int64))
         self._counts: dict[int, int] = {}
-        self._penalized = (params.repetition_penalty, params.presence_penalty,
-                           params.frequency_penalty) != (1.0, 0.0, 0.0)  # fmt: skip
+        self._chosen = 0
+        self._ends = np.fromiter(ends, np.int64, len(ends)) if params.min_tokens else None
+        self._biased = np.fromiter(params.logit_bias, np.int64, len(params.logit_bias))
+        self._biases = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self._adjusts = bool(params.logit_bias) or (
+            params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+        ) != (1.0, 0.0, 0.0)  # fmt: skip
 
     def choose(self, logits: Logits) -> Choice:
         """Choose a token from float32 logits [vocabulary], which are left as they are.
 
         Raises EngineError for logits that hold NaN or only infinities.
         """
-        adjusted = self._penalize(logits) if self._penalized else logits
-        token = self._pick(adjusted)
+        adjusted = self._adjusted(logits) if self._adjusts else logits
+        open_ended = self._without_ends(adjusted)
+        token = self._pick(open_ended)
         if self._constraint is not None:
-            token = self._constrained(self._constraint, adjusted, token)
+            token = self._constrained(self._constraint, open_ended, adjusted, token)
+        self._chosen += 1
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._params.logprobs is None:
             return Choice(token)
@@ -214,18 +263,35 @@ class Sampler:
             token = self._draw(logits, logits[token])
         return token
 
-    def _constrained(self, constraint: Constraint, logits: Logits, token: int) -> int:
-        """The token, or another if it is not allowed. All tokens are checked only in that case."""
+    def _without_ends(self, logits: Logits) -> Logits:
+        """The logits as they are, or a copy in which no token ends the answer."""
+        if self._ends is None or self._chosen >= self._params.min_tokens:
+            return logits
+        logits = logits.copy()
+        logits[self._ends[self._ends < len(logits)]] = -np.inf  # a tokenizer may know more
+        return logits
+
+    def _constrained(
+        self, constraint: Constraint, logits: Logits, ending: Logits, token: int
+    ) -> int:
+        """The token, or another if it is not allowed. All tokens are checked only in that case.
+
+        ending: the logits with those of end tokens, for where a grammar allows nothing else.
+        """
         if not constraint.allows(token):
             allowed = constraint.mask(logits)
+            if not np.isfinite(allowed.max()):
+                allowed = constraint.mask(ending)
             if not np.isfinite(allowed.max()):
                 raise EngineError("the grammar allows no token here")
             token = self._pick(allowed)
         constraint.accept(token)
         return token
 
-    def _penalize(self, logits: Logits) -> Logits:
+    def _adjusted(self, logits: Logits) -> Logits:
+        """A copy with biases and penalties."""
         params, logits = self._params, logits.copy()
+        logits[self._biased] += self._biases
         output = np.fromiter(self._counts, np.int64, len(self._counts))
         if params.repetition_penalty != 1.0:
             seen = np.union1d(self._prompt, output)
@@ -241,14 +307,14 @@ class Sampler:
         tokens, weights = self._candidates(logits, best)
         if self._params.mirostat_tau is not None:
             return self._mirostat(tokens, weights, self._params.mirostat_tau)
-        return int(tokens[_index(weights, self._random.random())])
+        return int(tokens[index(weights, self._random.random())])
 
     def _mirostat(self, tokens: Ids, weights: Weights, tau: float) -> int:
         """Mirostat 2.0: drop tokens of too much surprise, draw, and adapt the limit."""
         bits = -np.log2(weights / weights.sum(dtype=np.float64))
         kept = bits <= max(self._surprise, float(bits.min()))  # the best token always
         tokens, weights = tokens[kept], weights[kept]
-        chosen = _index(weights, self._random.random())
+        chosen = index(weights, self._random.random())
         surprise = -math.log2(float(weights[chosen]) / float(weights.sum(dtype=np.float64)))
         self._surprise -= self._params.mirostat_eta * (surprise - tau)
         return int(tokens[chosen])
@@ -264,72 +330,20 @@ class Sampler:
             reach = min(reach, -math.log(params.min_p))
         floor = best - np.float32(params.temperature * reach)
         if params.top_k > 0:
-            floor = max(floor, _at_most_kth_largest(logits, params.top_k))
+            floor = max(floor, at_most_kth_largest(logits, params.top_k))
         tokens = np.flatnonzero(logits >= floor)
         if 0 < params.top_k < len(tokens):
-            tokens = _largest(logits, tokens, params.top_k)
+            tokens = largest(logits, tokens, params.top_k)
         weights = np.exp((logits[tokens] - best) / np.float32(params.temperature))
         if params.top_p < 1.0:
-            tokens, weights = _nucleus(tokens, weights, params.top_p)
+            tokens, weights = nucleus(tokens, weights, params.top_p)
         likely = weights >= params.min_p
         tokens, weights = tokens[likely], weights[likely]
         return (
-            _typical(tokens, weights, params.typical_p)
+            typical(tokens, weights, params.typical_p)
             if params.typical_p < 1
             else (tokens, weights)
         )
-
-
-def _index(weights: Weights, uniform: float) -> int:
-    """The index at which the running sum of the weights passes `uniform` of their total."""
-    blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK), dtype=np.float64)
-    ends = np.cumsum(blocks)
-    point = uniform * ends[-1]
-    block = int(np.searchsorted(ends, point, side="right"))
-    inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
-    rest = point - (ends[block] - blocks[block])
-    return block * BLOCK + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
-
-
-def _nucleus(tokens: Ids, weights: Weights, top_p: float) -> tuple[Ids, Weights]:
-    """The likeliest tokens that together reach top_p, best first; sorts only those near the top."""
-    target = top_p * float(weights.sum(dtype=np.float64))
-    for least in (1e-2, 1e-4, 0.0):
-        near = np.flatnonzero(weights >= least)
-        if weights[near].sum(dtype=np.float64) >= target:
-            break
-    order = near[np.argsort(-weights[near], kind="stable")]
-    before = np.cumsum(weights[order], dtype=np.float64) - weights[order]
-    kept = order[: np.count_nonzero(before < target)]
-    return tokens[kept], weights[kept]
-
-
-def _typical(tokens: Ids, weights: Weights, typical_p: float) -> tuple[Ids, Weights]:
-    """The tokens with surprise closest to the entropy that together reach typical_p."""
-    p = weights / weights.sum(dtype=np.float64)
-    surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
-    order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
-    before = np.cumsum(p[order]) - p[order]
-    kept = order[: np.count_nonzero(before < typical_p)]
-    return tokens[kept], weights[kept]
-
-
-def _at_most_kth_largest(logits: Logits, k: int) -> np.float32:
-    """A lower bound of the k-th largest logit: the k-th largest of the maxima of blocks."""
-    size = max(1, min(BLOCK, len(logits) // (4 * k)))
-    whole = logits[: len(logits) // size * size].reshape(-1, size).max(axis=1)
-    if len(whole) < k:
-        return np.float32(-np.inf)
-    return np.float32(np.partition(whole, len(whole) - k)[len(whole) - k])
-
-
-def _largest(logits: Logits, tokens: Ids, count: int) -> Ids:
-    """The `count` best of `tokens`; ties go to the smaller ids."""
-    values = logits[tokens]
-    border = np.partition(values, len(values) - count)[len(values) - count]
-    better = tokens[values > border]
-    equal = tokens[values == border][: count - len(better)]
-    return np.sort(np.concatenate([better, equal]))
 
 
 def _with_logprobs(logits: Logits, token: int, count: int) -> Choice:
@@ -337,7 +351,7 @@ def _with_logprobs(logits: Logits, token: int, count: int) -> Choice:
     total = float(best) + math.log(np.exp(logits - best).sum(dtype=np.float64))
     pairs = []
     if count := min(count, len(logits)):
-        near = np.flatnonzero(logits >= _at_most_kth_largest(logits, count))
-        pairs = [(int(t), float(logits[t]) - total) for t in _largest(logits, near, count)]
+        near = np.flatnonzero(logits >= at_most_kth_largest(logits, count))
+        pairs = [(int(t), float(logits[t]) - total) for t in largest(logits, near, count)]
     pairs.sort(key=lambda pair: (-pair[1], pair[0]))
     return Choice(token, float(logits[token]) - total, tuple(pairs))
