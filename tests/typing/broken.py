@@ -24,9 +24,10 @@ model.apply({"home": 1.0}, kv="drop")  # error: "Literal['drop']"; expected
 model.embed("hello", pooling="max")  # error: "Literal['max']"; expected
 model.complete("hello", max_token=3)  # error: Unexpected keyword argument "max_token"
 model.complete("hello", max_tokens=2.5)  # error: "float"; expected "int"
+model.complete("hello", logit_bias=[3])  # error: "list[int]"; expected "Mapping[int, float]"
 model.complete("hello").tokens[0].logprob + 1.0  # error: Unsupported operand types for + ("None"
 model.find("home").apply()  # error: has no attribute "apply"
-model.batch(["hello"])  # error: expected "Request"
+model.batch(["hello"])  # error: expected "Iterable[Request
 convert(demo.base_path(), demo.base_path(), to="onnx")  # error: "Literal['onnx']"; expected
 combine([], "sum")  # error: "Literal['sum']"; expected
 policy: KvPolicy = "forget"  # error: Incompatible types in assignment
