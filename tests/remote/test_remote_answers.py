@@ -257,7 +257,8 @@ LACKING = [
     (None, {"ignore_eos": True}, ["ignore_eos"]),
     (LLAMA, {"stop_tokens": [3]}, ["stop_tokens"]),
     (VLLM, {"mirostat_tau": 2.0}, ["mirostat_tau"]),
-    (None, {"logprobs": 21}, ["at most 20"]),
+    (VLLM, {"logprobs": 21}, ["at most 20"]),
+    (None, {"logprobs": 2}, ["tokenizer="]),
     (None, {"min_tokens": 3}, ["min_tokens=3"]),
     (LLAMA, {"min_tokens": 3}, ["min_tokens=3"]),
     (VLLM, {"logit_bias": {3: -101}}, ["from -100 to 100"]),
@@ -495,7 +496,7 @@ def test_log_probabilities_in_the_forms_of_servers():
 
 def test_tokens_without_ids_are_found_by_their_bytes_in_a_tokenizer():
     tokenizer = Tokenizer.open(demo.base_path())
-    hello, the = tokenizer.encode("hello the", special=False)[0], tokenizer.encode("the")[-1]
+    hello, the = tokenizer.encode("hello", special=False)[0], tokenizer.token_id("the")
     said = lambda token: {  # noqa: E731
         "token": "?", "bytes": list(tokenizer.token_bytes(token)), "logprob": -1.0,
     }  # fmt: skip

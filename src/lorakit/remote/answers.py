@@ -8,23 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lorakit.chat.calls import BadCallError, Malformed, ParsedReply, ToolCall, check_call
 from lorakit.chat.events import CallEnd, Delta, ReasoningDelta, TextDelta
-from lorakit.errors import LorakitError, RequestError, ServerError
+from lorakit.errors import RequestError, ServerError
 from lorakit.files.bounded import parse_json
-from lorakit.remote.refusals import RefusalError
-from lorakit.runtime.generation import Completion
+from lorakit.remote.refusals import Broken, RefusalError
+from lorakit.runtime.generation import Completion, FinishReason, Usage
 from lorakit.runtime.sampling import Choice
 from lorakit.values import real, shown, whole
 
-Finish = Literal["stop", "length"]
-Break = Callable[[str], LorakitError]  # Connection.broken
-TokenId = Callable[[str], int | None]
+TokenId = Callable[[bytes], int | None]  # the id of a token that adds these bytes
 MAX_CALLS = 1000
 REASONS = ("reasoning_content", "reasoning")  # the same, as two servers have it
-FINISHES: Mapping[str, Finish] = {
+FINISHES: Mapping[str, FinishReason] = {
     "stop": "stop",
     "tool_calls": "stop",
     "function_call": "stop",
@@ -33,15 +31,6 @@ FINISHES: Mapping[str, Finish] = {
     "model_length": "length",
 }
 _AS_IDS = "token_id:"  # how vLLM writes an id in a text's place
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens, as the server counts them; 0 where it does not say."""
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
 
 
 class Piece(str):
@@ -66,10 +55,10 @@ class RemoteCompletion(Completion):
 class Answer:
     """An answer that is being read. `take` gives what an event adds; then `finish` and the rest."""
 
-    def __init__(self, broken: Break, token_id: TokenId, top: int | None) -> None:
-        """top: how many alternatives were asked for; None: no log probabilities."""
-        self.finish: Finish | None = None
-        self.usage = Usage()
+    def __init__(self, broken: Broken, token_id: TokenId | None, top: int | None) -> None:
+        """token_id: for servers that name none. top: how many alternatives were asked for."""
+        self.finish: FinishReason | None = None
+        self.usage = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0)
         self.tokens: list[Choice] = []
         self._broken, self._token_id, self._top = broken, token_id, top
         self._text: list[str] = []
@@ -137,7 +126,7 @@ class Answer:
             pass
         raise self._broken(f"{name} is a text, not {shown(said)}")
 
-    def _finish(self, reason: object) -> Finish:
+    def _finish(self, reason: object) -> FinishReason:
         if reason == "content_filter":
             raise RequestError(
                 "the server's content filter ended the answer", hint="say it in other words"
@@ -190,9 +179,9 @@ class Answer:
         details = said.get("prompt_tokens_details")
         details = details if isinstance(details, Mapping) else {}
         return Usage(
-            prompt=self._count(said, "prompt_tokens"),
-            completion=self._count(said, "completion_tokens"),
-            cached=self._count(details, "cached_tokens"),
+            prompt_tokens=self._count(said, "prompt_tokens"),
+            completion_tokens=self._count(said, "completion_tokens"),
+            cached_tokens=self._count(details, "cached_tokens"),
         )
 
     def _count(self, said: Mapping[str, Any], name: str) -> int:
@@ -210,25 +199,22 @@ class Answer:
         try:
             rows = _rows(said) if content is None else [_row(one) for one in content]
             return [
-                Choice(
-                    self._id(token, number),
-                    _log(value),
-                    tuple((self._id(t, n), _log(v)) for t, n, v in best[:top]),
-                )
-                for token, number, value, best in rows
+                Choice(self._id(token), _log(value), self._best(best, top))
+                for token, value, best in rows
             ]
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise self._broken(f"its log probabilities cannot be read: {error!r:.100}") from error
 
-    def _id(self, token: str, number: object) -> int:
-        """A token's id: the server's own, or that of its text."""
-        if whole(number):
-            return int(number)  # type: ignore[call-overload,no-any-return]
-        if token.startswith(_AS_IDS) and (digits := token.removeprefix(_AS_IDS)).isdecimal():
-            return int(digits[:18])
-        found = self._token_id(token)
+    def _best(self, best: Iterable[_Valued], top: int) -> tuple[tuple[int, float], ...]:
+        return tuple((self._id(token), _log(value)) for token, value in [*best][:top])
+
+    def _id(self, token: _Token) -> int:
+        """A token's id: the server's own, or that of its bytes."""
+        if token.id is not None:
+            return token.id
+        found = None if self._token_id is None else self._token_id(token.content)
         if found is None:
-            raise ValueError(f"the tokenizer has no token {token!r:.40}")
+            raise ValueError(f"the tokenizer has no token {token.content!r:.40}")
         return found
 
 
@@ -258,24 +244,45 @@ class _Call:
         return ToolCall(name=self.name, arguments=arguments, id=self.id or f"call_{index}")
 
 
-_Row = tuple[str, Any, Any, list[tuple[str, Any, Any]]]
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token as a server names it."""
+
+    content: bytes
+    id: int | None = None
+
+    @classmethod
+    def of(cls, text: str, said: Mapping[str, Any] | None = None) -> _Token:
+        """From its text, and what else is said of it: its id, or the bytes that it adds."""
+        said = said or {}
+        if whole(said.get("id")):
+            return cls(b"", int(said["id"]))
+        if text.startswith(_AS_IDS) and (digits := text.removeprefix(_AS_IDS)).isdecimal():
+            return cls(b"", int(digits[:18]))
+        return cls(bytes(said["bytes"]) if said.get("bytes") else text.encode())
+
+
+_Valued = tuple[_Token, Any]  # with its log probability
+_Row = tuple[_Token, Any, list[_Valued]]  # and the best alternatives
 
 
 def _row(said: Mapping[str, Any]) -> _Row:
     """A token as the chat API has it, and llama-server everywhere."""
-    best = [(one["token"], one.get("id"), one["logprob"]) for one in said.get("top_logprobs") or ()]
-    return said["token"], said.get("id"), said["logprob"], best
+    best = [
+        (_Token.of(one["token"], one), one["logprob"]) for one in said.get("top_logprobs") or ()
+    ]
+    return _Token.of(said["token"], said), said["logprob"], best
 
 
 def _rows(said: Mapping[str, Any]) -> list[_Row]:
     """Tokens as the API of completions has them: columns."""
     tops = said.get("top_logprobs") or [{}] * len(said["tokens"])
-    return [
-        (token, None, value, [(t, None, v) for t, v in sorted(
-            (best or {}).items(), key=lambda pair: -pair[1]
-        )])
-        for token, value, best in zip(said["tokens"], said["token_logprobs"], tops, strict=True)
-    ]  # fmt: skip
+    rows = zip(said["tokens"], said["token_logprobs"], tops, strict=True)
+    return [(_Token.of(token), value, _sorted(best or {})) for token, value, best in rows]
+
+
+def _sorted(best: Mapping[str, float]) -> list[_Valued]:
+    return [(_Token.of(t), v) for t, v in sorted(best.items(), key=lambda pair: -pair[1])]
 
 
 def _log(value: object) -> float:

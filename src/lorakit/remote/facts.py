@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from lorakit.errors import CapabilityError, LorakitError, ParameterError, ServerError
+from lorakit.errors import CapabilityError, ParameterError, ServerError
 from lorakit.remote.kinds import KINDS, LLAMA, Kind, OnServer
-from lorakit.remote.refusals import RefusalError
+from lorakit.remote.refusals import Broken, RefusalError
 from lorakit.remote.server import Server
 from lorakit.values import shown, whole
 
 MAX_NAMED = 20  # models that an error lists
 Ask = Callable[[str], Any]  # the JSON behind a URL; raises RefusalError
-Break = Callable[[str], LorakitError]  # Connection.broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class Facts:
     adapters: tuple[OnServer, ...] = ()
 
 
-def look(server: Server, model: str | None, ask: Ask, broken: Break) -> Facts:
+def look(server: Server, model: str | None, ask: Ask, broken: Broken) -> Facts:
     """Ask a server what it is.
 
     model: the name of the base, where the server has several. Raises ParameterError for a name that
@@ -57,7 +56,7 @@ def look(server: Server, model: str | None, ask: Ask, broken: Break) -> Facts:
     )  # fmt: skip
 
 
-def llama_adapters(server: Server, ask: Ask, broken: Break) -> tuple[OnServer, ...]:
+def llama_adapters(server: Server, ask: Ask, broken: Broken) -> tuple[OnServer, ...]:
     """What a llama-server was started with. The name of one is that of its file, without suffix."""
     try:
         listed = ask(f"{server.root}/lora-adapters")
@@ -76,7 +75,7 @@ def llama_adapters(server: Server, ask: Ask, broken: Break) -> tuple[OnServer, .
     return tuple(found.values())
 
 
-def _models(server: Server, model: str | None, ask: Ask, broken: Break) -> list[Mapping[str, Any]]:
+def _models(server: Server, model: str | None, ask: Ask, broken: Broken) -> list[Mapping[str, Any]]:
     try:
         said = ask(f"{server.base}/models")
     except RefusalError as refusal:
@@ -97,7 +96,7 @@ def _models(server: Server, model: str | None, ask: Ask, broken: Break) -> list[
     return models
 
 
-def _list(listed: object, what: str, broken: Break) -> list[Mapping[str, Any]]:
+def _list(listed: object, what: str, broken: Broken) -> list[Mapping[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
         raise broken(f"it does not list its {what}, but says {shown(listed)}")
     return listed
@@ -129,7 +128,7 @@ def _aliases(model: Mapping[str, Any]) -> list[Any]:
 
 
 def _llama_facts(
-    server: Server, kind: Kind, name: str, model: Mapping[str, Any], ask: Ask, broken: Break
+    server: Server, kind: Kind, name: str, model: Mapping[str, Any], ask: Ask, broken: Broken
 ) -> Facts:
     meta = model.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}

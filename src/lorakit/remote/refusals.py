@@ -7,7 +7,7 @@ and missing fields are taken as they come.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorakit.errors import (
@@ -22,6 +22,7 @@ from lorakit.errors import (
 from lorakit.files.bounded import parse_json
 from lorakit.remote.server import Server
 
+Broken = Callable[[str], LorakitError]  # Connection.broken: the error for a server that lies
 MAX_SAID = 500  # characters of a server's own words
 _CONTEXT = re.compile(
     r"exceed_context|context_length_exceeded|context[ _](length|size|window)|maximum context"

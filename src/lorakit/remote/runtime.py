@@ -79,9 +79,9 @@ class RemoteRuntime:
         max_batch: int = 16,
         max_queue: int = 256,
         waits: Waits | None = None,
-        token_id: TokenId = lambda text: None,
+        token_id: TokenId | None = None,
     ) -> None:
-        """token_id: the id of a token's text, where a server gives log probabilities without ids.
+        """token_id: the id of a token, where a server gives log probabilities without ids.
 
         Raises ServerError, and ParameterError for a model that the server does not have.
         """
@@ -160,6 +160,11 @@ class RemoteRuntime:
         kind, content = self.facts.kind, question.content
         chat = isinstance(content, Conversation)
         body = self.adapters.fields(chosen) | STREAMED
+        if question.params.logprobs is not None and not kind.ids and self._token_id is None:
+            raise CapabilityError(
+                f"{kind.name} names the tokens of logprobs by their text, not their ids",
+                hint="open it with tokenizer=, the folder of the model's tokenizer",
+            )
         body |= kind.sampling(question.params, chat)
         if isinstance(content, Conversation):
             return body | content.fields(kind.reasoning) | kind.rendering(content)
@@ -244,9 +249,9 @@ class RemoteRuntime:
             text=answer.text,
             tokens=tuple(answer.tokens),
             finish_reason=answer.finish,
-            prompt_tokens=usage.prompt,
-            cached_tokens=usage.cached,
-            completion_tokens=usage.completion or len(answer.tokens),
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens or len(answer.tokens),
             adapters=tuple((adapter.name, scale) for adapter, scale in job.chosen),
             first_token_seconds=(first or now) - begin,
             seconds=now - begin,
