@@ -10,6 +10,7 @@ import lorakit.merge.gguf.file as file_module
 from commands import invoke
 from folders import DATA
 from gguf_bases import FAMILIES, make_base, written
+from llama_library import need_llama
 from lorakit import AdapterConfig
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement
 from lorakit.base.folder import Base
@@ -23,6 +24,8 @@ from lorakit.merge import merge
 from lorakit.merge.cached import MergedAdapter, merge_notes, merged_base
 from lorakit.merge.gguf import tensors
 from lorakit.merge.gguf.file import merged_file
+
+need_llama()
 
 TRUTH = DATA / "truth"
 ADDED = DATA / "added/gemma3/ms_embed"

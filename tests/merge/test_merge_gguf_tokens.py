@@ -7,6 +7,7 @@ import pytest
 
 import lorakit
 from folders import DATA
+from llama_library import need_llama
 from lorakit.base.gguf import open_gguf_base
 from lorakit.errors import FormatError, UnsupportedError
 from lorakit.files.gguf import open_gguf
@@ -14,6 +15,8 @@ from lorakit.formats import read_adapter
 from lorakit.merge.brought import brought_by
 from lorakit.merge.cached import MergedAdapter, merge_notes, merged_base
 from lorakit.merge.gguf.tokens import own_text
+
+need_llama()
 
 FILE = DATA / "truth/gguf/gemma3.base.f32.gguf"
 
