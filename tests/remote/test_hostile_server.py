@@ -288,7 +288,8 @@ def test_requests_beyond_the_queue_are_refused_and_those_in_it_have_deadlines(ap
             queued.result()
         gate.set()
         assert running.result().text == "ok"
-        assert model.complete("four").text == "ok"
+        requests = [lorakit.Request(prompt="four")] * 9  # which a batch keeps until there is room
+        assert [one.text for one in model.batch(requests)] == ["ok"] * 9
 
 
 OPENINGS = {

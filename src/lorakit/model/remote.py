@@ -21,7 +21,13 @@ from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
 from lorakit.computed import computed_once
 from lorakit.engines.protocol import EngineOptions, Logits
-from lorakit.errors import CapabilityError, LorakitError, ParameterError, ServerError
+from lorakit.errors import (
+    CapabilityError,
+    LorakitError,
+    ParameterError,
+    QueueFullError,
+    ServerError,
+)
 from lorakit.files.bounded import as_path
 from lorakit.model.adapter_config import (
     AdapterChoice,
@@ -234,20 +240,25 @@ class RemoteModel(Model):
         if self.capabilities.vocabulary:
             named = (*params.stop_tokens, *params.logit_bias)
             check_ids(named, self.capabilities.vocabulary)
-        if wait:
-            self._runtime.wait_for_room(deadline)
-        with self._table.lock:
-            chosen = None if adapters is None else self._table.resolve(adapters)
-            return self._remote.ask(
-                Question(
-                    content=content,
-                    params=params,
-                    adapters=chosen,
-                    deadline=deadline,
-                    lookahead=lookahead,
-                    patient=wait,
-                )
-            )
+        while True:
+            if wait:
+                self._runtime.wait_for_room(deadline)
+            try:
+                with self._table.lock:  # so that no named adapter is unloaded before it is asked
+                    chosen = None if adapters is None else self._table.resolve(adapters)
+                    return self._remote.ask(
+                        Question(
+                            content=content,
+                            params=params,
+                            adapters=chosen,
+                            deadline=deadline,
+                            lookahead=lookahead,
+                            patient=wait,
+                        )
+                    )
+            except QueueFullError:  # others filled it
+                if not wait:
+                    raise
 
     # Loading.
 
