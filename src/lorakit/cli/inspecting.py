@@ -177,5 +177,5 @@ def _overlapping(module: ModuleOverlap) -> tuple[str, ...]:
 def _meaning(cosine: float) -> str:
     """What a cosine says of a sum of the two."""
     if abs(cosine) < 0.1:
-        return "nearly independent: a sum keeps both"
+        return "nearly orthogonal: a sum keeps both"
     return "they add up: a sum is stronger" if cosine > 0 else "they work against each other"
