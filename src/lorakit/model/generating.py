@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, cast, overload
 
@@ -20,7 +21,9 @@ from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ParameterError, QueueFullError
 from lorakit.model.adapters import AdapterTable, Scales
 from lorakit.model.chat_stream import ChatStream, Reader
+from lorakit.model.choices import several, together
 from lorakit.model.conversation import Session
+from lorakit.model.fitting import WhenFull
 from lorakit.model.prompts import as_ids, deadline_of, is_conversation
 from lorakit.model.types import (
     ChatKeywords,
@@ -62,20 +65,25 @@ class Generating:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        n: int = 1,
         **options: Unpack[SamplingOptions],
     ) -> Completion:
         """Continue a prompt (text, or token ids) and wait for the complete answer.
 
-        sampling and options: see SamplingParams. timeout: a deadline in seconds.
+        sampling and options: see SamplingParams; what they do not say is as in `defaults`. timeout:
+        a deadline in seconds. n: how many answers, run together on one computation of the prompt;
+        `choices` of the result has all, itself first, the i-th (from 0) with seed + i if there is
+        a seed.
         Raises ContextFullError (prompt too long), ParameterError, UnknownAdapterError,
         QueueFullError, DeadlineError, EngineError, ClosedError.
         """
-        params = self._params(sampling, options)
-        generation = self._submit(prompt, params, adapters, timeout)
+        started: list[Generation] = []
         try:
-            return generation.result()
+            for params in several(self._params(sampling, options), n):
+                started.append(self._submit(prompt, params, adapters, timeout))
+            return together([each.result() for each in started])
         except BaseException:  # Ctrl-C too: the answer would be lost
-            generation.cancel()
+            _cancel(started)
             raise
 
     async def acomplete(
@@ -85,15 +93,17 @@ class Generating:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        n: int = 1,
         **options: Unpack[SamplingOptions],
     ) -> Completion:
         """`complete` for coroutines; cancelling the task cancels the generation."""
-        params = self._params(sampling, options)
-        generation = self._submit(prompt, params, adapters, timeout)
+        started: list[Generation] = []
         try:
-            return await generation.aresult()
+            for params in several(self._params(sampling, options), n):
+                started.append(self._submit(prompt, params, adapters, timeout))
+            return together([await each.aresult() for each in started])
         except BaseException:
-            generation.cancel()
+            _cancel(started)
             raise
 
     @overload
@@ -174,8 +184,7 @@ class Generating:
                 started.append((request, prompt, generation))
             return [self._result(asked, ids, each.result()) for asked, ids, each in started]
         except BaseException:
-            for *_, generation in started:
-                generation.cancel()
+            _cancel(generation for *_, generation in started)
             raise
 
     async def abatch(
@@ -221,19 +230,22 @@ class Generating:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        n: int = 1,
         **options: Unpack[ChatKeywords],
     ) -> ChatReply:
         """Answer a conversation, formatted with the model's own chat template.
 
-        messages and tools are in OpenAI's format. options: of RenderOptions and SamplingParams.
+        messages and tools are in OpenAI's format. options: of RenderOptions and SamplingParams. n:
+        how many answers, as of `complete`; `choices` of the reply has all, itself first.
         Tool calls in the answer are parsed; append `reply.message` to continue. Raises what
         `complete` raises, and BaseModelError (template_missing).
         """
         render, rest = split_keywords(options)
         ids = self._rendered(messages, tools, render)
-        return self.parse_reply(
-            self.complete(ids, adapters=adapters, sampling=sampling, timeout=timeout, **rest), ids
+        completion = self.complete(
+            ids, adapters=adapters, sampling=sampling, timeout=timeout, n=n, **rest
         )
+        return self._reply(completion, ids)
 
     async def achat(
         self,
@@ -243,17 +255,16 @@ class Generating:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        n: int = 1,
         **options: Unpack[ChatKeywords],
     ) -> ChatReply:
         """`chat` for coroutines."""
         render, rest = split_keywords(options)
         ids = self._rendered(messages, tools, render)
-        return self.parse_reply(
-            await self.acomplete(
-                ids, adapters=adapters, sampling=sampling, timeout=timeout, **rest
-            ),
-            ids,
+        completion = await self.acomplete(
+            ids, adapters=adapters, sampling=sampling, timeout=timeout, n=n, **rest
         )
+        return self._reply(completion, ids)
 
     def session(
         self,
@@ -262,11 +273,13 @@ class Generating:
         tools: Tools | None = None,
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
+        when_full: WhenFull = "stop",
         **options: Unpack[ChatKeywords],
     ) -> Session:
         """A conversation that keeps its messages: send, stream, edit, regenerate, fork, save.
 
-        Arguments as of `chat`; system: what its first message says. Raises ParameterError.
+        Arguments as of `chat`; system: what its first message says; when_full: what happens when
+        the context is full, see Session. Raises ParameterError.
         """
         render, rest = split_keywords(options)
         return Session(
@@ -276,6 +289,7 @@ class Generating:
             adapters=None if adapters is None else self._table.scales(adapters),
             sampling=self._params(sampling, rest) if rest else sampling,
             rendering=render,
+            when_full=when_full,
         )
 
     def chat_prompt(
@@ -339,6 +353,11 @@ class Generating:
         return as_ids(prompt)
 
     # Submitting.
+
+    def _reply(self, completion: Completion, prompt: Prompt) -> ChatReply:
+        """The reply of an answer, with those of its other choices."""
+        first, *others = (self.parse_reply(each, prompt) for each in completion.choices)
+        return replace(first, others=tuple(others)) if others else first
 
     def _rendered(
         self, messages: Sequence[Message], tools: Tools | None, options: RenderOptions
@@ -415,6 +434,11 @@ class Generating:
             except QueueFullError:
                 if not wait:
                     raise
+
+
+def _cancel(generations: Iterable[Generation]) -> None:
+    for generation in generations:
+        generation.cancel()
 
 
 def _reasons(prompt: Prompt | None) -> bool | None:

@@ -67,10 +67,19 @@ class ChatPrompt(list[int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """A parsed answer in a conversation. `str()` of it is its text."""
+    """A parsed answer in a conversation. `str()` of it is its text.
+
+    others: the further answers, where several were asked for.
+    """
 
     parsed: ParsedReply
     completion: Completion = field(repr=False)
+    others: tuple[ChatReply, ...] = field(default=(), repr=False)
+
+    @property
+    def choices(self) -> tuple[ChatReply, ...]:
+        """All answers that were asked for (n=), this one first."""
+        return (self, *self.others)
 
     @property
     def text(self) -> str:

@@ -47,7 +47,8 @@ class Completion:
     tokens: every sampled token, the one that stopped it included, with log probabilities where
     they were asked for. cached_tokens: how many prompt tokens came from the prefix cache.
     adapters: (name, scale) active at the end. Times are seconds from submission.
-    completion_tokens: how many tokens it has, also where only their number is known.
+    completion_tokens: how many tokens it has, also where only their number is known. others: the
+    further answers, where several were asked for.
     """
 
     text: str
@@ -59,10 +60,16 @@ class Completion:
     first_token_seconds: float
     seconds: float
     completion_tokens: int = -1  # as many as `tokens` holds
+    others: tuple[Completion, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.completion_tokens < 0:
             object.__setattr__(self, "completion_tokens", len(self.tokens))
+
+    @property
+    def choices(self) -> tuple[Completion, ...]:
+        """All answers that were asked for (n=), this one first; each counts its own tokens."""
+        return (self, *self.others)
 
     @property
     def usage(self) -> Usage:
