@@ -30,7 +30,7 @@ def test_adapters_scales_a_merge_and_int8(monkeypatch):
     opened = []
     real = Opening.open
     monkeypatch.setattr(
-        Opening, "open", lambda self, side, batch: opened.append(side) or real(self, side, batch)
+        Opening, "open", lambda self, side, *more: opened.append(side) or real(self, side, *more)
     )
     sides = [
         FIRST,
@@ -127,3 +127,21 @@ def test_known_and_new_phrasings_and_leaks():
     assert found.leaked == 1
     assert "1 of the examples are in the training data too" in " ".join(found.verdict)
     assert Comparison.of([named(made(1), "a")]).by_novelty == {}
+
+
+def test_an_adapter_with_tokens_of_its_own():
+    """The base grows for it, which an open one cannot; data/added is that of tests/model."""
+    base, place = str(DATA / "truth/bases/gemma3"), str(DATA / "added/gemma3/ms_embed")
+    first = first_contestant(base, [place])
+    asked = [example(text=text) for text in ("yes", "no")]
+    found = compare([first, *contestants(first, ["base,merged"])], asked, Rules(), ONE)
+    assert [side.name for side in found.sides] == ["ms_embed", "base", "merged"]
+    assert all(side.evaluation.exact.total == 2 for side in found.sides)
+    opened, names = ONE.open(first.model, [each.loaded for each in first.adapters], 2)
+    with opened:
+        assert list(names.values()) == ["ms_embed"]
+        assert opened.base.decoder.vocabulary == 514
+        assert not [info for info in opened.adapters if info.scale]
+    opened, _ = ONE.open(first.model, [], 2)
+    with opened, pytest.raises(MismatchError):
+        opened.load_adapter(place)

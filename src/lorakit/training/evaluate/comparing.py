@@ -6,13 +6,14 @@ that can be found wrong without running is found before the first model runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
 from lorakit.base.gguf import open_base
+from lorakit.base.grown import grown
 from lorakit.chat.dialogue import Dialogue
 from lorakit.check import for_text, require_fit
 from lorakit.engines.llama.options import LlamaOptions
@@ -50,14 +51,20 @@ class Opening:
     waiting: Waiting = nullcontext
     progress: OnProgress | None = None
 
-    def open(self, side: Contestant, batch: int) -> Model:
-        """A side's model, with its merged adapters in it. Raises what lorakit.open raises."""
+    def open(
+        self, side: Contestant, applied: Sequence[AdapterConfig], batch: int
+    ) -> tuple[Model, dict[AdapterConfig, str]]:
+        """A side's model with its merged adapters in it and these loaded, none of them active; and
+        the names of these. Raises what lorakit.open raises.
+
+        They are opened together, so that the base has the tokens that they bring.
+        """
         merged = [each.merged for each in side.adapters if side.merged]
         native = None if self.gpu_layers is None else LlamaOptions(gpu_layers=self.gpu_layers)
         with self.waiting():
-            return open_model(
+            model = open_model(
                 side.base,
-                adapter=merged,
+                adapter=[*merged, *applied],
                 engine=side.engine,
                 quantize=side.quantize,
                 threads=self.threads,
@@ -68,6 +75,13 @@ class Opening:
                 progress=self.progress,
                 allow_private=self.allow_private,
             )
+        model.clear_adapters()
+        names: dict[AdapterConfig, str] = {}
+        for config in applied:  # as `open` names them
+            held = is_held(config, model.base.held)
+            taken = {*names.values(), *model.base.held}
+            names[config] = str(config.path) if held else unused_name(config.name, taken)
+        return model, names
 
 
 def compare(
@@ -99,8 +113,10 @@ def compare(
             if progress is not None:
                 progress(before + done, total)
 
-        with opening.open(model, rules.batch) as opened:
-            found |= _evaluate_group(opened, group, examples, rules, opening, report)
+        applied = dict.fromkeys(each.loaded for side in group for each in side.applied)
+        opened, names = opening.open(model, tuple(applied), rules.batch)
+        with opened:
+            found |= _evaluate_group(opened, names, group, examples, rules, report)
         before += len(examples) * len({side.applied for side in group})
     evaluations = [(side, found[side]) for side in sides]
     return Comparison.of(evaluations, declare=rules.declare, learnt=learnt)
@@ -108,15 +124,13 @@ def compare(
 
 def _evaluate_group(
     model: Model,
+    names: Mapping[AdapterConfig, str],
     group: Sequence[Contestant],
     examples: Sequence[Example],
     rules: Rules,
-    opening: Opening,
     report: OnDone,
 ) -> dict[Contestant, Evaluation]:
     """All sides of one model, in one mixed batch; those that are the same run once."""
-    with opening.waiting():
-        names = _load(model, group)
     settings = {
         repr(applied): dict(_scaled(model, names[each.loaded], each.scale) for each in applied)
         for applied in dict.fromkeys(side.applied for side in group)
@@ -131,19 +145,6 @@ def _scaled(model: Model, name: str, scale: float | None) -> tuple[str, float]:
         return name, scale
     loaded = model.find(name)
     return name, 1.0 if loaded is None else loaded.info.default_scale
-
-
-def _load(model: Model, group: Sequence[Contestant]) -> dict[AdapterConfig, str]:
-    """Load every adapter of a group once; their names on the model by what is loaded."""
-    names: dict[AdapterConfig, str] = {}
-    for config in dict.fromkeys(each.loaded for side in group for each in side.applied):
-        if is_held(config, model.base.held):
-            names[config] = str(config.path)
-            continue
-        name = unused_name(config.name, {*names.values(), *model.base.held})
-        model.load_adapter(config, name)
-        names[config] = name
-    return names
 
 
 # Before anything runs.
@@ -165,7 +166,8 @@ def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: 
             base.require_weights()
         named = dict.fromkeys(a.loaded for each in group for a in each.adapters)
         for config in (each for each in named if not is_held(each, base.held)):
-            require_fit(for_text(read_adapter(get(config.path), base.decoder)), base)
+            adapter = for_text(read_adapter(get(config.path), base.decoder))
+            require_fit(adapter, grown(base, [(adapter, 1.0)]))
 
 
 def _require_packages(engine: str) -> None:
