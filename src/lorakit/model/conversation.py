@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,11 +30,19 @@ from typing import Any, Protocol, Unpack, cast
 
 from lorakit.chat.messages import MAX_NODES, Message, prepare_messages, prepare_tools
 from lorakit.chat.rendering import DEFAULT, RenderOptions
-from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
+from lorakit.engines.protocol import Capabilities
+from lorakit.errors import (
+    ContextFullError,
+    FormatError,
+    ParameterError,
+    SourceError,
+    WriteError,
+)
 from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.chat_stream import ChatStream, Reader
+from lorakit.model.fitting import Fitted, Fitting, WhenFull, require_when_full
 from lorakit.model.types import (
     ChatKeywords,
     ChatPrompt,
@@ -48,6 +57,7 @@ from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_p
 from lorakit.values import shown
 
 FORMAT, VERSION = "lorakit-session", 3
+log = logging.getLogger("lorakit")
 FIELDS = {
     1: ("messages", "tools", "adapters"),
     2: ("messages", "tools", "adapters", "sampling", "sha256"),
@@ -58,6 +68,9 @@ MAX_FILE = 64 << 20  # bytes of a saved conversation
 
 class Talker(Protocol):
     """What a session needs of a Model."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def chat_prompt(
         self,
@@ -87,6 +100,9 @@ class Session:
 
     messages: in OpenAI's format, oldest first; may be read, and changed between two turns.
     adapters: for this conversation only, as in `Model.chat`; None follows the active set.
+    when_full: what becomes of a conversation that leaves the context no room for an answer. "stop"
+    raises ContextFullError; "drop" drops its oldest turns, "summarise" has the model summarise them
+    first, which is waited for. The system message and the tools stay.
     """
 
     def __init__(
@@ -99,8 +115,10 @@ class Session:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         rendering: RenderOptions = DEFAULT,
+        when_full: WhenFull = "stop",
     ) -> None:
         """Made by `Model.session`."""
+        require_when_full(when_full)
         self._model = model
         self.messages: list[dict[str, Any]] = [copy.deepcopy(dict(m)) for m in messages]
         if system is not None:
@@ -109,6 +127,7 @@ class Session:
         self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
         self.sampling = sampling
         self.rendering = rendering
+        self.when_full: WhenFull = when_full
 
     def send(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Send a message and wait for the answer; both are kept. Raises what `Model.chat` raises;
@@ -118,6 +137,11 @@ class Session:
     def stream(self, content: Any, **options: Unpack[ChatKeywords]) -> Turn:
         """Send a message and stream the answer; both are kept once it has ended."""
         return self._turn([*self.messages, {"role": "user", "content": content}], options)
+
+    def stream_from(self, messages: Sequence[Message], **options: Unpack[ChatKeywords]) -> Turn:
+        """Stream the answer to messages that take the place of the conversation's, with the
+        answer, once it has ended. The others here are ways to say which messages."""
+        return self._turn([copy.deepcopy(dict(message)) for message in messages], options)
 
     def answer(self, results: Sequence[Message], **options: Unpack[ChatKeywords]) -> ChatReply:
         """Send the results of tool calls (messages of the role "tool") and wait for the answer."""
@@ -151,6 +175,7 @@ class Session:
             adapters=self.adapters,
             sampling=self.sampling,
             rendering=self.rendering,
+            when_full=self.when_full,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,6 +226,7 @@ class Session:
         path: str | os.PathLike[str],
         *,
         sampling: SamplingParams | None = None,
+        when_full: WhenFull = "stop",
     ) -> Session:
         """Read what `save` wrote. The adapters it names must be loaded before it continues.
 
@@ -219,16 +245,47 @@ class Session:
             adapters=content["adapters"],
             sampling=saved["sampling"] if sampling is None else sampling,
             rendering=saved["rendering"] or DEFAULT,
+            when_full=when_full,
         )
 
     def _turn(self, messages: list[dict[str, Any]], options: ChatKeywords) -> Turn:
         given: ChatKeywords = {**_keywords(self.rendering), **options}
         render, sampling = split_keywords(given)
-        prompt = self._model.chat_prompt(messages, tools=self.tools, **_keywords(render))
-        stream = self._model.stream(
-            prompt, adapters=self.adapters, sampling=self.sampling, **sampling
+        fitted = self._fitting(render, sampling)(messages)
+        try:
+            stream = self._model.stream(
+                fitted.prompt, adapters=self.adapters, sampling=self.sampling, **sampling
+            )
+        except ContextFullError as error:
+            if self.when_full == "stop" and len(messages) > 1:
+                error.hint = 'shorten the conversation; when_full="drop" drops its oldest turns'
+            raise
+        if fitted.dropped:
+            what = "summarised" if fitted.summary else "dropped"
+            log.info("the context is full: the oldest %d messages are %s", fitted.dropped, what)
+        return Turn(self, fitted, stream, self._model)
+
+    def _fitting(self, render: RenderOptions, sampling: SamplingOptions) -> Fitting:
+        require_when_full(self.when_full)  # it may be set at any time
+        keywords = _keywords(render)
+        return Fitting(
+            when_full=self.when_full,
+            context=self._model.capabilities.context,
+            answer=sampling_params(self.sampling, sampling).max_tokens,
+            render=lambda said: self._model.chat_prompt(said, tools=self.tools, **keywords),
+            summarise=self._summary,
         )
-        return Turn(self, messages, stream, prompt, self._model)
+
+    def _summary(self, prompt: ChatPrompt, tokens: int) -> str:
+        """What the model says to a prompt, greedily."""
+        asked = SamplingParams(max_tokens=tokens)
+        stream = self._model.stream(prompt, adapters=self.adapters, sampling=asked)
+        try:
+            completion = stream.result()
+        except BaseException:  # Ctrl-C too
+            stream.cancel()
+            raise
+        return self._model.parse_reply(completion, prompt).text.strip()
 
     def _last_user(self) -> int:
         for index in range(len(self.messages) - 1, -1, -1):
@@ -238,19 +295,20 @@ class Session:
 
 
 class Turn(ChatStream):
-    """One answer in progress, which the conversation keeps once it has ended: a ChatStream."""
+    """One answer in progress, which the conversation keeps once it has ended: a ChatStream.
 
-    def __init__(
-        self,
-        session: Session,
-        messages: list[dict[str, Any]],
-        stream: Stream,
-        prompt: ChatPrompt,
-        model: Talker,
-    ) -> None:
-        super().__init__(stream, model.reader(prompt), partial(model.parse_reply, prompt=prompt))
-        self._session, self._messages = session, messages
+    messages: what it answers. dropped: how many of the conversation's oldest messages went, as the
+    context was full; summary: what the model said of those, "" if it was not asked.
+    """
+
+    def __init__(self, session: Session, fitted: Fitted, stream: Stream, model: Talker) -> None:
+        parse = partial(model.parse_reply, prompt=fitted.prompt)
+        super().__init__(stream, model.reader(fitted.prompt), parse)
+        self._session = session
         self._before = list(session.messages)
+        self.messages = tuple(fitted.messages)
+        self.dropped = fitted.dropped
+        self.summary = fitted.summary
 
     def cancel(self) -> None:
         """Stop the answer; the conversation stays as it was before this turn."""
@@ -265,7 +323,7 @@ class Turn(ChatStream):
                 hint="read one answer to its end before the next turn; fork() for two at once",
             )
         reply = super()._finish(completion)
-        self._session.messages[:] = [*self._messages, reply.message]
+        self._session.messages[:] = [*self.messages, reply.message]
         return reply
 
 
