@@ -129,6 +129,9 @@ TABLE = {
 }
 
 
+ELSEWHERE = {"sweep", "diff"}  # have tests of their own, of what a scale does
+
+
 def equal(one, other):
     if isinstance(one, dict):
         return all(np.allclose(one[name], other[name], atol=1e-5) for name in one)
@@ -140,7 +143,7 @@ def equal(one, other):
 def test_every_command_with_scales_is_in_the_table():
     """A command that says REF[:SCALE] or REF[:WEIGHT] in its help."""
     said = {name for name in COMMANDS if "REF[:" in invoke(name, "--help").stdout}
-    assert said == {*TABLE}
+    assert said - ELSEWHERE == {*TABLE}
 
 
 @pytest.mark.parametrize("outcome", [each for row in TABLE.values() for each in row])
