@@ -16,12 +16,17 @@ from lorakit import (
     AdapterConfig,
     AdapterInfo,
     AdapterRef,
+    CallEnd,
+    ChatKeywords,
     ChatReply,
+    ChatStream,
     Choice,
     Completion,
+    ControlTokens,
     Device,
     Dtype,
     EngineName,
+    Event,
     FinishReason,
     FormatName,
     KvPolicy,
@@ -31,6 +36,8 @@ from lorakit import (
     Model,
     Progress,
     Quantization,
+    ReasoningDelta,
+    ReplyEnd,
     Request,
     RuntimeName,
     SamplingParams,
@@ -38,8 +45,11 @@ from lorakit import (
     Session,
     Source,
     Stream,
+    TextDelta,
     ToolCall,
     Turn,
+    Usage,
+    Withdrawn,
     demo,
 )
 from lorakit.errors import CapabilityError, LorakitError
@@ -74,6 +84,11 @@ def first_program() -> None:
             Request(prompt=[1, 2, 3], sampling=SamplingParams(temperature=0.5, stop=("\n",))),
         ]
         print([completion.text for completion in model.batch(batch)])
+        replies: list[ChatReply] = model.batch(
+            Request(messages=lights, adapters={loaded: 0.5}, max_tokens=20)
+            for loaded in (home, style)
+        )
+        print(replies[0].tool_calls, replies[0].finish_reason)
         style.remove()
         model.clear_adapters()
         home.unload()
@@ -113,14 +128,44 @@ def calls(reply: ChatReply) -> Iterator[tuple[str, object]]:
 def turns(model: Model, scales: Scales) -> Session:
     session = model.session(system="Be short.", adapters=scales)
     turn: Turn = session.stream("hello", max_tokens=8)
-    for piece in turn:
-        print(piece)
+    for piece in turn.text:
+        print(piece.upper())
     reply: ChatReply = session.answer(
         [{"role": "tool", "name": call.name, "content": "done"} for call in turn.reply.tool_calls]
     )
     print(reply.message, reply.reasoning)
     session.fork().save("session.json")
     return Session.load(model, Path("session.json"))
+
+
+def shown(event: Event) -> str:
+    if isinstance(event, TextDelta | ReasoningDelta):
+        return event.text
+    if isinstance(event, CallEnd):
+        return event.call.name
+    if isinstance(event, Withdrawn):
+        return ""
+    usage: Usage = event.reply.usage
+    return f"{usage.total_tokens}"
+
+
+def streamed(model: Model, messages: list[Message], loaded: LoadedAdapter) -> ChatReply:
+    rules: ControlTokens = "text"
+    keywords: ChatKeywords = {"control_tokens": rules, "temperature": 0.5}
+    stream: ChatStream = model.stream(messages, tools=[], adapters=[loaded], **keywords)
+    print(*map(shown, stream))
+    thinking = model.session(enable_thinking=False, chat_template_kwargs={"day": 1}, max_tokens=5)
+    for event in thinking.stream("hello", control_tokens="template"):
+        if isinstance(event, ReplyEnd):
+            return event.reply
+    return stream.reply
+
+
+async def events(model: Model, messages: list[Message]) -> list[Event]:
+    stream = model.stream(messages, lookahead=None)
+    found = [event async for event in stream]
+    await stream.areply()
+    return found
 
 
 async def many(model: Model, prompts: list[str], kv: KvPolicy) -> list[Completion]:
