@@ -142,6 +142,8 @@ def _frame(
     step = marks[1] - marks[0] if len(marks) > 1 else 0.0
     if y.high is None and marks and marks[-1] < high - 1e-9 and step:
         marks = [*marks, marks[-1] + step]
+    if y.low is None and marks and marks[0] > low + 1e-9 and step:
+        marks = [marks[0] - step, *marks]
     left = MARGIN + max(text_width(y.written(mark), SIZE) for mark in marks) + 10
     frame = Frame(
         left=left, top=top, width=WIDTH - left - MARGIN - 8, height=height,
