@@ -182,6 +182,8 @@ def write(folder: Path, **files: object) -> Path:
 
 
 def test_where_templates_are_found(tmp_path):
+    write(tmp_path, chat_template_json={"chat_template": "processor {{ bos_token }}"})
+    assert ChatTemplate.open(tmp_path).render([USER]) == "processor "
     config = {"bos_token": {"content": "<s>"}, "chat_template": "config {{ bos_token }}"}
     write(tmp_path, tokenizer_config_json=config)
     assert ChatTemplate.open(tmp_path).render([USER]) == "config <s>"

@@ -94,7 +94,7 @@ def test_the_bases_own_in_other_bytes_is_no_difference(adapter):
 
 
 def own_template():
-    from lorakit.chat.template import template_sources
+    from lorakit.chat.template_files import template_sources
 
     return template_sources(BASE)
 
@@ -151,7 +151,7 @@ def test_a_gguf_base_takes_the_template_alone(tmp_path, adapter):
 
 
 def test_a_written_folder_keeps_no_template_that_hides_the_adapters(tmp_path, adapter):
-    from lorakit.chat.template import template_sources
+    from lorakit.chat.template_files import template_sources
 
     config = json.loads((BASE / "tokenizer_config.json").read_text())
     (adapter / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
@@ -162,7 +162,7 @@ def test_a_written_folder_keeps_no_template_that_hides_the_adapters(tmp_path, ad
 
 
 def test_a_written_folder_keeps_the_bases_template_where_the_adapter_has_none(tmp_path, adapter):
-    from lorakit.chat.template import template_sources
+    from lorakit.chat.template_files import template_sources
 
     out = shutil.copytree(BASE, tmp_path / "out")
     (out / "chat_template.jinja").unlink(missing_ok=True)

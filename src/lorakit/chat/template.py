@@ -19,10 +19,9 @@ import jinja2
 
 from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prepare_variables
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
+from lorakit.chat.template_files import MAX_SOURCE, template_sources
 from lorakit.errors import BaseModelError, FormatError, ParameterError
-from lorakit.text.tokenizer import read_optional, read_special_tokens, read_whole
-
-MAX_SOURCE = 1 << 20  # bytes; the longest templates in use are about 50 KB
+from lorakit.text.tokenizer import read_special_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -186,47 +185,3 @@ def _bare(error: Exception) -> Exception:
     """An error without its frames, which would keep all of the template's values alive."""
     error.__context__ = None
     return error.with_traceback(None)
-
-
-def template_sources(folder: Path) -> dict[str, str]:
-    """The text of a model folder's templates by name; none, if it has none. Raises FormatError."""
-    return _read_files(folder) or _read_config(folder / "tokenizer_config.json")
-
-
-def _read_files(folder: Path) -> dict[str, str]:
-    files = {"default": folder / "chat_template.jinja"}
-    for place in ("chat_templates", "additional_chat_templates"):  # the latter is transformers'
-        files |= {file.stem: file for file in sorted((folder / place).glob("*.jinja"))}
-    return {name: _read_text(file) for name, file in files.items() if file.is_file()}
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return read_whole(path, MAX_SOURCE).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text") from error
-
-
-def _read_config(path: Path) -> dict[str, str]:
-    value = read_optional(path).get("chat_template")
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    fault = FormatError(
-        f"{path}: chat_template must be a string or a list of objects with name and template"
-    )
-    if not isinstance(value, list):
-        raise fault
-    named: dict[str, str] = {}
-    for entry in value:
-        name, text = _named(entry)
-        if name is None or text is None or name in named:
-            raise fault
-        named[name] = text
-    return named
-
-
-def _named(entry: Any) -> tuple[str | None, str | None]:
-    pair = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
-    return pair if all(isinstance(text, str) for text in pair) else (None, None)

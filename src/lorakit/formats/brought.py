@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.base.folder import Base
-from lorakit.chat.template import template_sources
+from lorakit.chat.template_files import template_sources
 from lorakit.check import Mismatch
 from lorakit.errors import FormatError, LorakitError, SourceError
 from lorakit.files.bounded import read_bounded

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorakit.chat.template import template_sources
+from lorakit.chat.template_files import template_sources
 from lorakit.files.atomic import write_synced
 from lorakit.files.bounded import read_bounded
 from lorakit.formats.brought import TEMPLATE, Files, meant, templates_of, text_files

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.base.folder import Base
-from lorakit.chat.template import ChatTemplate, template_sources
+from lorakit.chat.template import ChatTemplate
+from lorakit.chat.template_files import template_sources
 from lorakit.errors import LorakitError
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.formats.brought import (

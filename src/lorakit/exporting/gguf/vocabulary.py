@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.base.folder import Base
-from lorakit.chat.template import template_sources
+from lorakit.chat.template_files import template_sources
 from lorakit.exporting.gguf.pre_tokenizers import pre_tokenizer_name
 from lorakit.exporting.gguf.roles import around, end_notes, roles
 from lorakit.exporting.gguf.sentencepiece import scores
