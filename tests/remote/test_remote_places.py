@@ -244,6 +244,22 @@ def test_it_is_a_model_that_says_what_it_has_not():
         assert len(api.asked) == 1
 
 
+def test_several_choices_are_several_requests():
+    with good() as api, open_remote(f"{api.url}/v1") as model:
+        completion = model.complete("x", n=2, seed=5, temperature=1.0)
+        assert [one.text for one in completion.choices] == ["ok", "ok"]
+        assert sorted(one.body["seed"] for one in api.of("/v1/completions")) == [5, 6]
+        reply = model.chat(HELLO, n=2)
+        assert [one.text for one in reply.choices] == ["ok", "ok"]
+
+
+def test_a_conversation_is_not_shortened_where_a_server_counts_its_tokens():
+    with good() as api, open_remote(f"{api.url}/v1") as model:
+        assert model.session().send("hello").text == "ok"
+        with pytest.raises(lorakit.CapabilityError, match="server counts"):
+            model.session(when_full="drop").send("hello")
+
+
 def test_a_reader_that_pauses_is_not_run_ahead_of():
     with good() as api, open_remote(f"{api.url}/v1") as model:
         pieces = [text(word) for word in "abcdef"]
