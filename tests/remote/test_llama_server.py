@@ -13,11 +13,14 @@ from llama_serving import NAMES, demo_files, serving_llama
 from lorakit import demo
 from lorakit.chat.events import TextDelta
 from lorakit.model.types import ReplyEnd
+from lorakit.remote.kinds import KINDS
+from lorakit.runtime.sampling import SamplingParams
 
 pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
 PROMPTS = ("turn the lights", "set a timer for", "hello")
 ASKED = [{"role": "user", "content": "turn the lights off in the kitchen"}]
 ADAPTERS = ({}, {"home": 1.0}, {"home": 0.5, "style": 0.7}, {"style": 1.0}, {"home": -0.3}, {})
+HEAD = {"Content-Type": "application/json"}
 END = "<start_function_response>"  # ends a reply with calls; --special writes it
 
 
@@ -90,8 +93,7 @@ def test_somebody_elses_requests_leave_no_kv_of_theirs(theirs, ours, url):
     """Who names no adapter there gets all of them, and its KV must not serve the next."""
     for prompt in PROMPTS:
         body = {"prompt": prompt, "max_tokens": 24, "temperature": 0}
-        head = {"Content-Type": "application/json"}
-        urlopen(Asked(f"{url}/completions", json.dumps(body).encode(), head)).close()
+        urlopen(Asked(f"{url}/completions", json.dumps(body).encode(), HEAD)).close()
         there = theirs.complete(prompt, adapters={}, max_tokens=24)
         assert there.text == ours.complete(prompt, adapters={}, max_tokens=24).text
 
@@ -100,6 +102,51 @@ def test_the_adapters_do_something(theirs):
     """Else the tests above would pass without any."""
     plain = theirs.chat(ASKED, max_tokens=32)
     assert plain.text != theirs.chat(ASKED, max_tokens=32, adapters={"home": 1.0}).text
+
+
+SAID = {  # of SamplingParams, and what the server then says that it does
+    "temperature": (0.5, {"temperature": 0.5}),
+    "top_k": (5, {"top_k": 5}),
+    "top_p": (0.5, {"top_p": 0.5}),
+    "min_p": (0.25, {"min_p": 0.25}),
+    "typical_p": (0.5, {"typical_p": 0.5}),
+    "repetition_penalty": (1.25, {"repeat_penalty": 1.25, "repeat_last_n": 1 << 20}),
+    "presence_penalty": (0.25, {"presence_penalty": 0.25, "repeat_last_n": 1 << 20}),
+    "frequency_penalty": (0.5, {"frequency_penalty": 0.5, "repeat_last_n": 1 << 20}),
+    "mirostat_tau": (3.0, {"mirostat": 2, "mirostat_tau": 3.0}),
+    "seed": (7, {"seed": 7}),
+    "stop": (("zz",), {"stop": ["zz"]}),
+    "max_tokens": (3, {"max_tokens": 3, "n_predict": 3}),
+    "logprobs": (2, {"n_probs": 2}),
+    "ignore_eos": (True, {"ignore_eos": True}),
+    "logit_bias": ({5: -2.0}, {"logit_bias": [{"bias": -2.0, "token": 5}]}),
+    "grammar": ('root ::= "a"', {"grammar": 'root ::= "a"'}),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_server_does_what_a_parameter_says_and_nothing_of_its_own(url, name):
+    """A field whose name is wrong would be passed over in silence."""
+
+    def settings(**parameters):
+        body = KINDS["llamacpp"].sampling(SamplingParams(**parameters), chat=False)
+        body |= {"prompt": "a", "lora": []}
+        request = Asked(f"{url.removesuffix('/v1')}/completion", json.dumps(body).encode(), HEAD)
+        with urlopen(request) as reply:
+            return json.load(reply)["generation_settings"]
+
+    neutral, value = settings(max_tokens=1), SAID[name][0]
+    assert (neutral["top_k"], neutral["top_p"], neutral["min_p"]) == (0, 1.0, 0.0)
+    changed = settings(**{"max_tokens": 1, name: value})
+    differ = {key: changed[key] for key in changed if changed[key] != neutral[key]}
+    if name == "ignore_eos":  # it rules the end tokens out, by biases
+        differ.pop("logit_bias")
+    assert differ == SAID[name][1]
+
+
+def test_every_parameter_of_its_kind_is_tried():
+    known = KINDS["llamacpp"].known - {"mirostat_eta"}  # which says nothing alone
+    assert set(SAID) == known
 
 
 def test_conversations_stream_and_sessions_go_on(theirs, ours):

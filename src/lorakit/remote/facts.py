@@ -44,7 +44,7 @@ def look(server: Server, model: str | None, ask: Ask, broken: Broken) -> Facts:
     name = str(chosen["id"])
     if kind.name == LLAMA:
         return _llama_facts(server, kind, name, chosen, ask, broken)
-    own = [one for one in models if not kind.loads or one.get("parent") == name]
+    own = [one for one in models if not kind.loads or one.get("parent")]
     return Facts(
         kind=kind,
         model=name,
