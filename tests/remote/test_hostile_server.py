@@ -292,6 +292,18 @@ def test_requests_beyond_the_queue_are_refused_and_those_in_it_have_deadlines(ap
         assert [one.text for one in model.batch(requests)] == ["ok"] * 9
 
 
+def test_a_request_that_gets_no_thread_fails_alone(api, model, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(300):  # more than may wait
+            with pytest.raises(lorakit.EngineError, match="cannot begin"):
+                model.complete("hello")
+    assert model.complete("hello").text == "ok"
+
+
 OPENINGS = {
     "no models": (whole({"object": "list", "data": []}), "parameter_invalid"),
     "two models": (whole({"data": [{"id": "a"}, {"id": "b"}]}), "parameter_invalid"),

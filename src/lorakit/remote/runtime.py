@@ -148,7 +148,13 @@ class RemoteRuntime:
         self.require_open()
         self._turns.join()
         self._jobs.add(job)
-        threading.Thread(target=self._run, args=(job,), name="lorakit-api", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(job,), name="lorakit-api", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            self._jobs.discard(job)
+            self._turns.leave()
+            raise EngineError(f"the request cannot begin: {error}") from error
         return generation
 
     def wait_for_room(self, deadline: float | None = None) -> None:

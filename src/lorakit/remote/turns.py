@@ -35,6 +35,12 @@ class Turns:
                 )
             self._waiting += 1
 
+    def leave(self) -> None:
+        """Wait no more, without a turn."""
+        with self._room:
+            self._waiting -= 1
+            self._room.notify_all()
+
     @contextmanager
     def turn(self, generation: Generation, *, joined: bool) -> Iterator[None]:
         """Run among the others, once there is room. Raises CancelledError and DeadlineError.
