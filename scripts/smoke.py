@@ -24,8 +24,9 @@ import sys, lorakit
 base, adapter = sys.argv[1:]
 with lorakit.open(base, context=256) as model:
     model.load_adapter(adapter, "adapter")
-    plain = model.complete("Once", max_tokens=8, ignore_eos=True, adapters={})
-    tuned = model.complete("Once", max_tokens=8, ignore_eos=True, adapters={"adapter": 1.0})
+    greedy = lorakit.SamplingParams(max_tokens=8, ignore_eos=True)
+    plain = model.complete("Once", sampling=greedy, adapters={})
+    tuned = model.complete("Once", sampling=greedy, adapters={"adapter": 1.0})
     assert plain.text != tuned.text, plain.text
     assert "site-packages" in lorakit.__file__, lorakit.__file__
     print(model.capabilities.kv_identity)

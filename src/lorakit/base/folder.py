@@ -69,6 +69,7 @@ class Base:
     tensors: Mapping[str, Array]
     files: tuple[Path, ...]  # the weight files
     templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # what a GGUF file says of sampling
     exported: Exported | None = None  # of an exported model, which has no tensors
     left_out: tuple[str, ...] = ()  # tensors of a part that sees, of which this is the text model
     _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)

@@ -39,6 +39,7 @@ FIELDS = {
 }
 _OFF = ("sliding_window",)  # which converters write as 0 where there is none
 TEMPLATE = "tokenizer.chat_template"
+SAMPLING = "general.sampling."
 PLAIN = ("F32", "F16", "BF16")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _ENCODERS = ("t5", "t5encoder")
@@ -78,6 +79,7 @@ def open_gguf_base(path: Path) -> Base:
         tensors=_tables(file),
         files=tuple(part.absolute() for part in file.parts),
         templates=_templates(file),
+        sampling=_sampling(file),
     )
 
 
@@ -154,6 +156,15 @@ def _templates(file: GgufFile) -> dict[str, str]:
         elif key.startswith(f"{TEMPLATE}.") and isinstance(value.data, str):
             found[key.removeprefix(f"{TEMPLATE}.")] = value.data
     return found
+
+
+def _sampling(file: GgufFile) -> dict[str, Any]:
+    """What the file says of sampling, by the last part of its keys."""
+    return {
+        key.removeprefix(SAMPLING): value.data
+        for key, value in file.values.items()
+        if key.startswith(SAMPLING) and not value.array
+    }
 
 
 def _text(file: GgufFile, key: str) -> str:

@@ -165,7 +165,7 @@ def swap(model: Model, request: str, name: str, after: int) -> Swap:
     before: list[str] = []
     rest: list[str] = []
     model.clear_adapters()
-    for piece in model.stream(prompt, max_tokens=MAX_TOKENS):
+    for piece in model.stream(prompt, max_tokens=MAX_TOKENS, temperature=0):
         (before if len(before) < after else rest).append(piece)
         if len(before) == after and not rest:
             model.apply({name: 1.0})
@@ -173,5 +173,5 @@ def swap(model: Model, request: str, name: str, after: int) -> Swap:
     return Swap(
         request=request,
         parts=(("base", "".join(before)), (name, "".join(rest))),
-        unswapped=model.complete(prompt, max_tokens=MAX_TOKENS).text,
+        unswapped=model.complete(prompt, max_tokens=MAX_TOKENS, temperature=0).text,
     )

@@ -108,14 +108,16 @@ def config_of(reference: str, **others: Any) -> AdapterConfig:
 
 
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"
-MERGED = "adapter_merged"
+MERGED, SAMPLING, CONTEXT = "adapter_merged", "sampling_ignored", "context_limited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWarning:
     """What did not prevent opening the model. `code` is that of the error, where one was survived;
     else SAME_SCALE, READ for what reading the adapter had to decide, TEXT_ALONE for a model that
-    also sees, of which the text model runs, or MERGED for what merging into a GGUF file made."""
+    also sees, of which the text model runs, MERGED for what merging into a GGUF file made, SAMPLING
+    for values of the model's own defaults that are none, or CONTEXT where it holds fewer tokens
+    than were asked for."""
 
     code: str
     message: str

@@ -23,6 +23,7 @@ from lorakit.model.adapters import AdapterTable, Scales
 from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.choices import several, together
 from lorakit.model.conversation import Session
+from lorakit.model.defaults import PLAIN, defaults_for
 from lorakit.model.fitting import WhenFull
 from lorakit.model.prompts import as_ids, deadline_of, is_conversation
 from lorakit.model.types import (
@@ -47,7 +48,13 @@ from lorakit.values import shown, whole
 
 
 class Generating:
-    """The part of a Model that generates. Thread-safe."""
+    """The part of a Model that generates. Thread-safe.
+
+    defaults: how answers are sampled where neither sampling= nor a keyword says: as the model's own
+    files do (generation_config.json, or general.sampling.* of a GGUF file).
+    """
+
+    defaults: SamplingParams = PLAIN
 
     def __init__(self, tokenizer: TextTokenizer, dialogue: Dialogue, runtime: Runtime) -> None:
         """Waits until the runtime is open. Raises what opening it raised."""
@@ -371,7 +378,8 @@ class Generating:
         return ChatPrompt(ids, images, reasons=reasons)
 
     def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
-        return sampling_params(sampling, options)
+        own = defaults_for(self.defaults, options) if sampling is None else sampling
+        return sampling_params(own, options)
 
     def _asked(self, request: Request[Any]) -> tuple[Prompt, SamplingParams]:
         """A request's prompt and parameters. Raises ParameterError."""

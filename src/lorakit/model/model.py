@@ -26,8 +26,9 @@ from lorakit.engines.protocol import AdapterSet, Logits
 from lorakit.errors import CapabilityError, ClosedError, ParameterError
 from lorakit.files.bounded import as_path
 from lorakit.merge.cached import MergedAdapter
-from lorakit.model.adapter_config import AdapterConfig, AdapterRef, ModelWarning
+from lorakit.model.adapter_config import SAMPLING, AdapterConfig, AdapterRef, ModelWarning
 from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
+from lorakit.model.defaults import defaults_of
 from lorakit.model.generating import Generating
 from lorakit.model.load import Ready, name_of, ready, settled
 from lorakit.model.types import ChatPrompt, Prompt
@@ -70,6 +71,10 @@ class Model(Generating):
         self._progress = progress
         self._allow_private = allow_private
         self._begin(runtime)
+        self.defaults, ignored = defaults_of(base)
+        self.warnings += tuple(
+            ModelWarning(code=SAMPLING, message=text, adapter="") for text in ignored
+        )
         if templates is None and base.is_gguf:
             templates = base.templates
         super().__init__(tokenizer, Dialogue(base.path, tokenizer, templates), runtime)

@@ -170,7 +170,7 @@ def open(
     try:
         result.merged = merged
         _hold(result)
-        result.warnings = (*_left_out(opened), *warnings, *_apply(result, adapters))
+        result.warnings += (*_left_out(opened), *warnings, *_apply(result, adapters))
         if limit is not None:
             keep_limit()
     except BaseException:
