@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import IO
 
-from lorakit.errors import EngineError
+from lorakit.errors import EngineError, page
 
 FLAG = "--lorakit-child"  # before the module, the function and its arguments of a frozen child
 VARIABLE = "LORAKIT_CHILD"  # set beside it: an argument alone, which a stranger may pass, is none
@@ -228,7 +228,7 @@ def stop(child: Child) -> None:
 def _not_started(reason: str) -> EngineError:
     return EngineError(
         f"no child process can be started: {reason}",
-        hint="docs/services.md says what a frozen program and a sandbox have to allow",
+        hint=f"{page('services')} says what a frozen program and a sandbox have to allow",
     )
 
 

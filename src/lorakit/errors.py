@@ -38,6 +38,12 @@ from collections.abc import Sequence
 
 MAX_MESSAGE = 4000  # characters of a message, a hint or an item
 MAX_ITEMS = 1000
+PAGES = "https://lorakit.github.io/lorakit"
+
+
+def page(name: str) -> str:
+    """The address of a page, for a hint: who reads that has no repository."""
+    return f"{PAGES}/{name}.html"
 
 
 def visible(text: str, limit: int = MAX_MESSAGE) -> str:

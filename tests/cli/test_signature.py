@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import pytest
 
 from commands import invoke
-from lorakit.cli.signature import argument, call, in_flags, option, parser_of
+from lorakit.cli.hints import in_flags
+from lorakit.cli.signature import argument, call, option, parser_of
 from lorakit.errors import LorakitError
 
 
@@ -102,7 +103,10 @@ def test_commands_that_are_not_there():
     ("open it with rank=", "open it with --rank"),
     ("ask with as_json=True", "ask with --json"),
     ("as_json=False shows it", "no --json shows it"),
-    ('engine="torch" has it', 'engine="torch" has it'),  # this command has no such flag
+    ('engine="torch" has it', "--engine torch has it"),  # a flag of other commands
+    ("max_batch=8 takes them", "max_batch=8 takes them"),  # a flag of none
+    ("load it with load_adapter", "load it with -a"),
+    ("give with_json=False, or no_values=True", "give with_json=False, or no_values=True"),
     ("--rank 8 is a=b", "--rank 8 is a=b"),
     ("", ""),
 ])  # fmt: skip

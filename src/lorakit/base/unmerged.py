@@ -28,5 +28,5 @@ def require_plain(folder: Path, names: Iterable[str]) -> None:
             f"{folder} holds an adapter's tensors beside the base's: it was saved without merging",
             items=[*found[:SHOWN], *more],
             hint="use the original base and the adapter's own folder, or save it again after "
-            "PEFT's merge_and_unload()",
+            "PEFT's merge_and_unload",
         )

@@ -7,28 +7,20 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from functools import partial
 from io import TextIOWrapper
-from textwrap import shorten
-from typing import Any
 
-import lorakit
+from lorakit.cli.hints import did_you_mean
 from lorakit.cli.output import print_error
-from lorakit.cli.signature import call, make_parser
+from lorakit.cli.signature import call
+from lorakit.cli.table import COMMANDS, HELP, about, inner_parser, line_parser, module_of
+from lorakit.cli.usage import Parser
 from lorakit.errors import LorakitError, WriteError
 
-# Each is a module here with a function `command`, or with COMMANDS, several of them by name.
-COMMANDS = (
-    *("demo", "run", "chat", "data", "train", "eval", "inspect", "check", "convert", "repair"),
-    *("combine", "resize", "extract", "merge", "unmerge", "export", "push", "quantize"),
-    *("verify", "sweep", "diff", "logits", "doctor", "cache"),
-)
 # They multiply little, or by threads of their own: OpenBLAS's would start, spin, and be idle.
 ONE_THREAD = ("inspect", "check", "convert", "repair", "merge", "unmerge")
 # What a write fails with when nobody reads any more; Windows has a word of its own for it.
 _GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
-LINE = 68  # characters of what a list of commands says about each
-ABOUT = "LoRA adapters for language models, where the user is."
 
 
 def main(pressed: Callable[[], bool] = lambda: False) -> None:
@@ -77,37 +69,35 @@ def run_line(arguments: Sequence[str]) -> None:
     A command is imported when it is wanted: what one needs, the others do not load. (The name `run`
     is that of a module here.)
     """
-    parser = make_parser("lorakit", ABOUT, "[OPTIONS] COMMAND [ARGS]...")
-    parser.add_argument(
-        "--debug", action="store_true", help="Show the trace of an error (or set LORAKIT_DEBUG=1)."
-    )
-    parser.add_argument(
-        "--version", action="version", version=lorakit.__version__, help="Show the version."
-    )
-    chosen, name, rest = _choose(parser, arguments, dict.fromkeys(COMMANDS, _about))
+    known = {name: partial(about, name) for name in (*COMMANDS, HELP)}
+    chosen, name, rest = _choose(line_parser(), arguments, known)
     if chosen.debug:
         os.environ["LORAKIT_DEBUG"] = "1"
+    if name == HELP:
+        run_line([*(word for word in rest if word[:1] != "-"), "--help"])
+        return
     if name in ONE_THREAD:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy reads it as it is imported
-    module = import_module(f"lorakit.cli.{name}")
+    module = module_of(name)
     if hasattr(module, "command"):
         call(module.command, f"lorakit {name}", rest)
         return
-    inner = make_parser(f"lorakit {name}", module.ABOUT, "[OPTIONS] COMMAND [ARGS]...")
-    found = {word: lambda word: _first_line(module.COMMANDS[word]) for word in module.COMMANDS}
-    _, word, rest = _choose(inner, rest, found)
+    inner = {word: partial(about, name, word) for word in module.COMMANDS}
+    _, word, rest = _choose(inner_parser(name), rest, inner)
     call(module.COMMANDS[word], f"lorakit {name} {word}", rest)
 
 
 def _choose(
-    parser: argparse.ArgumentParser,
+    parser: Parser,
     arguments: Sequence[str],
-    commands: Mapping[str, Callable[[str], str]],
+    commands: Mapping[str, Callable[[], str]],
 ) -> tuple[argparse.Namespace, str, Sequence[str]]:
     """The options before a command's name, the name, and what follows it."""
+    parser.asked = arguments
     count = next((n for n, word in enumerate(arguments) if word[:1] != "-"), len(arguments))
     if count == len(arguments) or {"-h", "--help"} & set(arguments[:count]):
-        lines = [f"  {name:<8} {about(name)}" for name, about in commands.items()]
+        width = max(map(len, commands))
+        lines = [f"  {name:<{width}} {says()}" for name, says in commands.items()]
         parser.epilog = "\n".join(["commands:", *lines])
     chosen = parser.parse_args(arguments[:count])
     if count == len(arguments):
@@ -115,22 +105,5 @@ def _choose(
         parser.exit(2)
     name = arguments[count]
     if name not in commands:
-        parser.error(_unknown(name, list(commands)))
+        parser.error(f"there is no command {name!r}{did_you_mean(name, commands)}")
     return chosen, name, arguments[count + 1 :]
-
-
-def _unknown(name: str, commands: Sequence[str]) -> str:
-    from difflib import get_close_matches  # only here
-
-    close = get_close_matches(name, commands)
-    return f"there is no command {name!r}" + (f"; did you mean {' or '.join(close)}?" * bool(close))
-
-
-def _about(name: str) -> str:
-    """What a command does, in the first line of its help."""
-    module = import_module(f"lorakit.cli.{name}")
-    return _first_line(module.command) if hasattr(module, "command") else module.ABOUT
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return shorten(function.__doc__ or "", LINE, placeholder="...")

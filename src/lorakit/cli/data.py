@@ -32,9 +32,7 @@ from lorakit.training.data.templates import is_templates
 if TYPE_CHECKING:
     from lorakit.training.render import Renderer
 
-FileArgument = Annotated[
-    Path, argument(metavar="FILE", help="JSON lines, a JSON list or CSV; see docs/data.md.")
-]
+FileArgument = Annotated[Path, argument(metavar="FILE", help="JSON lines, a JSON list or CSV.")]
 BaseOption = Annotated[
     str | None,
     option("--base", "-b", help="A base, by whose tokenizer and template lengths are counted."),
@@ -205,7 +203,7 @@ def _require_new(outputs: Sequence[Path], overwrite: bool) -> None:
         raise ParameterError(f"both files would be {outputs[0]}", hint="name two")
     for path in outputs:
         if path.exists() and not overwrite:
-            raise ParameterError(f"{path} exists", hint="name a new file, or overwrite=True")
+            raise ParameterError(f"{path} exists", hint="name a new file, or give --overwrite")
 
 
 def _write(outputs: Sequence[Path], parts: Sequence[Sequence[Example]], json: bool) -> None:

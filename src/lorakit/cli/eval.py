@@ -215,12 +215,12 @@ def _require_goal(
     if at_least is not None and not answered:
         raise ParameterError(
             "these examples have no right answers to count, only texts to find likely",
-            hint="max_perplexity=, or a regex= or scorer= that says what is right",
+            hint="--max-perplexity, or a --regex or --scorer that says what is right",
         )
     if most is not None and answered == len(examples):
         raise ParameterError(
             "the perplexity of these examples is not measured: their answers are right or wrong",
-            hint="at_least=",
+            hint="--min",
         )
 
 

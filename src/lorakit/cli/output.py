@@ -52,11 +52,29 @@ def say(*parts: str | Styled) -> None:
     console().print(Text.assemble(*((plain(text), style) for text, style in pairs)))
 
 
-def say_piece(piece: str) -> None:
+def say_piece(piece: str, style: str = "") -> None:
     """Print a piece of a model's answer: as it is into a pipe or a file, harmless on a terminal."""
     if sys.stdout.isatty():
         piece = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
+        if style:
+            from rich.text import Text
+
+            console().print(Text(piece, style), end="")
+            return
     print(piece, end="", flush=True)
+
+
+def read_line(prompt: str) -> str:
+    """A line of standard input, without its end; the prompt stands on a terminal alone.
+
+    Raises EOFError.
+    """
+    if sys.stdin.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
 
 
 def note(text: str) -> None:
@@ -97,8 +115,12 @@ def error_line(error: LorakitError) -> str:
 def print_error(error: LorakitError, *, json: bool) -> None:
     """An error where it belongs: a line on standard error, and for programs on standard output."""
     if json:
-        print_json({"error": error_json(error)})
+        print_error_json(error)
     print(error_line(error), file=sys.stderr)
+
+
+def print_error_json(error: LorakitError) -> None:
+    print_json({"error": error_json(error)})
 
 
 def error_json(error: LorakitError) -> dict[str, Any]:

@@ -3,23 +3,25 @@
 A parameter is annotated `Annotated[type, option(...)]` or `Annotated[type, argument(...)]`; without
 either it is an option. Types: str, int, float, Path, bool (a flag), a Literal (its values), a list
 of one of them (may be repeated), and each `| None`. Where there is no default it is required.
+
+A parameter may also be a dataclass: each of its fields is an option, annotated likewise. So several
+commands have the same ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lorakit.cli.hints import in_flags
+from lorakit.cli.usage import Parser
 from lorakit.errors import LorakitError
 
 Command = Callable[..., None]
-# A keyword with its value in a hint, as Python writes it.
-_KEYWORD = re.compile(r'\b(?P<name>[a-z_]+)=(?:"(?P<text>[^"]*)"|(?P<word>[\w.-]*\w))?')
 _VERBATIM = "\0"  # before words that follow "--"; no word of a command line has it
 
 
@@ -28,7 +30,7 @@ class Parameter:
     """How a parameter of a command looks. least, most: the range of a number.
 
     bare: what an option means that is given without a value, where it may be. group: the heading
-    in the help under which it stands.
+    in the help under which it stands. instead: values that are none, each with what has it.
     """
 
     names: tuple[str, ...] = ()  # "--name", or "--yes/--no" for a flag with two sides
@@ -38,6 +40,7 @@ class Parameter:
     most: float | None = None
     bare: float | None = None
     group: str = ""
+    instead: Mapping[str, str] = field(default_factory=dict)
     positional: bool = False
 
     @property
@@ -53,11 +56,13 @@ def option(
     most: float | None = None,
     bare: float | None = None,
     group: str = "",
+    instead: Mapping[str, str] | None = None,
 ) -> Parameter:
     """Given by name: `--like-the-parameter` where no names are said."""
     return Parameter(
-        names=names, metavar=metavar, help=help, least=least, most=most, bare=bare, group=group
-    )
+        names=names, metavar=metavar, help=help, least=least, most=most, bare=bare, group=group,
+        instead=instead or {},
+    )  # fmt: skip
 
 
 def argument(*, metavar: str | None = None, help: str = "") -> Parameter:
@@ -72,41 +77,22 @@ def call(function: Command, name: str, arguments: Sequence[str]) -> None:
         at = words.index("--")
         words[at:] = [_VERBATIM + word for word in words[at + 1 :]]
     parser = parser_of(function, name)
+    parser.asked = arguments
     given = vars(parser.parse_intermixed_args(words))
     try:
-        function(**given)
+        function(**_gathered(function, given))
     except LorakitError as error:
         error.hint = in_flags(error.hint, parser)
         raise
 
 
-def in_flags(hint: str, parser: argparse.ArgumentParser) -> str:
-    """A hint of the library in the words of a command: `rank=8` becomes `--rank 8`.
-
-    Keywords that the command has no flag for stay as they are.
-    """
-    flags = {action.dest: action for action in parser._actions if action.option_strings}
-
-    def flag(found: re.Match[str]) -> str:
-        action = flags.get(found["name"])
-        if action is None:
-            return found[0]
-        words = [name for name in action.option_strings if name.startswith("--")]
-        value = found["text"] or found["word"] or ""
-        if action.nargs == 0:  # a flag, which is given or not
-            wanted = bool(action.const) == (value != "False")
-            return words[0] if wanted else f"no {words[0]}"
-        return f"{words[0]} {value}".rstrip()
-
-    return _KEYWORD.sub(flag, hint)
-
-
-def parser_of(function: Command, name: str) -> argparse.ArgumentParser:
+def parser_of(function: Command, name: str) -> Parser:
     """The parser of a command; its docstring is the description."""
     kinds = get_type_hints(function, include_extras=True)
     rows = [
-        _row(parameter, kinds[parameter.name])
+        row
         for parameter in inspect.signature(function).parameters.values()
+        for row in _rows(parameter, kinds[parameter.name])
     ]
     places = [row.place for row in rows if row.declared.positional]
     parser = make_parser(
@@ -116,12 +102,13 @@ def parser_of(function: Command, name: str) -> argparse.ArgumentParser:
     groups = {title: parser.add_argument_group(title) for title in titles}
     for row in rows:
         row.add(groups.get(row.declared.group, parser))
+        parser.instead[row.name] = row.declared.instead
     return parser
 
 
-def make_parser(name: str, description: str, usage: str) -> argparse.ArgumentParser:
+def make_parser(name: str, description: str, usage: str) -> Parser:
     """A parser without arguments, in the style of all."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=name,
         usage=f"{name} {usage}".replace("%", "%%"),
         description=" ".join(description.split()),
@@ -219,7 +206,33 @@ class _Row:
         return value
 
 
-def _row(parameter: inspect.Parameter, hint: Any) -> _Row:
+def _gathered(function: Command, given: dict[str, Any]) -> dict[str, Any]:
+    """Values by the function's own parameters: those of a dataclass's fields are one."""
+    kinds = get_type_hints(function)
+    return {
+        name: kinds[name](**{each.name: given[each.name] for each in fields(kinds[name])})
+        if is_dataclass(kinds[name])
+        else given[name]
+        for name in inspect.signature(function).parameters
+    }
+
+
+def _rows(parameter: inspect.Parameter, hint: Any) -> list[_Row]:
+    """That of a parameter; of a dataclass, those of its fields."""
+    if not is_dataclass(hint):
+        return [_row(parameter.name, parameter.default, hint)]
+    hints = get_type_hints(hint, include_extras=True)
+    return [
+        _row(
+            each.name,
+            inspect.Parameter.empty if each.default is MISSING else each.default,
+            hints[each.name],
+        )
+        for each in fields(hint)
+    ]
+
+
+def _row(name: str, default: Any, hint: Any) -> _Row:
     declared = Parameter()
     if get_origin(hint) is Annotated:
         hint, declared = get_args(hint)
@@ -227,10 +240,10 @@ def _row(parameter: inspect.Parameter, hint: Any) -> _Row:
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
     repeated = get_origin(hint) is list
     return _Row(
-        name=parameter.name,
+        name=name,
         kind=get_args(hint)[0] if repeated else hint,
         repeated=repeated,
-        default=parameter.default,
+        default=default,
         declared=declared,
     )
 

@@ -87,7 +87,7 @@ def places(
     taken = [str(path) for path in found.values() if path.exists()]
     if taken and not overwrite:
         raise ParameterError(
-            "these exist", items=taken, hint="name another OUT, or replace them: overwrite=True"
+            "these exist", items=taken, hint="name another OUT, or replace them: --overwrite"
         )
     return found
 

@@ -51,16 +51,16 @@ def make_plan(
     _require_choices(target, kind, adapters)
     taken = _forms(target, forms)
     if split_size is not None and target.name != "gguf":
-        raise ParameterError("only a GGUF model is written in parts", hint="leave split_size out")
+        raise ParameterError("only a GGUF model is written in parts", hint="leave split_size= out")
     if calibrated and target.name != "onnx":
         raise ParameterError(
             f"a text to calibrate on is for ONNX; {target.title} takes none",
-            hint="leave calibration out",
+            hint="leave calibration= out",
         )
     if context is not None and target.name != "onnx":
         raise ParameterError(
             f"only an ONNX export has a context of its own; {target.title} has the model's",
-            hint="leave context out",
+            hint="leave context= out",
         )
     base.require_weights()
     target.require(base)

@@ -270,7 +270,7 @@ def _bare(path: Path, alpha: object) -> tuple[Format, Path]:
     if member(folder, CONFIG) is not None:
         raise ParameterError(
             f"{folder} has an {CONFIG}, which says the scale",
-            hint="read it without alpha; absolute_scale=, and -a REF:=SCALE, replace the scale",
+            hint="read it without alpha; absolute_scale=2.0 replaces the scale",
         )
     if path.is_file() and path.name not in FILES:
         raise UnsupportedError(
@@ -309,7 +309,7 @@ def _not_an_adapter(path: Path) -> SourceError | UnsupportedError:
         return UnsupportedError(
             f"{path} has the weights of {bare}, but no {CONFIG} beside them, which says their "
             "scale",
-            hint="put the config beside them, or say alpha (AdapterConfig(alpha=16), --alpha 16): "
+            hint="put the config beside them, or say the alpha, as in alpha=16: "
             "the scale is alpha / rank, and the rank is that of the tensors",
         )
     what, hint = _describe_folder(path) if path.is_dir() else _describe_file(path)

@@ -29,7 +29,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 ANSWERS = (200, 206, 304, 404, 410, 416)
 _PORTS = {"http": 80, "https": 443}
 _SENT = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", re.ASCII)  # what a header may hold
-PRIVATE = "allow_private=True, or --allow-private on the command line, allows such addresses"
+PRIVATE = "allow_private=True allows such addresses"
 
 
 class UnreachableError(Exception):

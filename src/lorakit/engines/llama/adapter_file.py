@@ -15,14 +15,14 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.base.grown import rows_of
-from lorakit.errors import CapabilityError, UnsupportedError
+from lorakit.errors import CapabilityError, UnsupportedError, page
 from lorakit.files.cache import cache_root, cached_file
 from lorakit.formats.gguf import write_gguf
 
 VERSION = 1  # of the files; raise it when their content changes
 MERGED = (
     'merge it as the base is opened: AdapterConfig(path, mode="merge"), or lorakit run --merge; or '
-    "open the base's Hugging Face folder: docs/llama.md"
+    "open the base's Hugging Face folder: " + page("llama")
 )
 
 

@@ -11,7 +11,7 @@ from lorakit.engines.llama.binding.libraries import VARIABLE
 from lorakit.engines.llama.binding.suits import lacking
 from lorakit.engines.llama.kernels import Verdict, amx_verdict, system_info
 from lorakit.engines.llama.native import chosen, mtmd
-from lorakit.errors import EngineError
+from lorakit.errors import EngineError, page
 
 _AMX = {
     "none": "not in this build or not on this CPU",
@@ -24,7 +24,7 @@ _KERNELS = {
     "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd", "DOTPROD": "asimddp",
     "MATMUL_INT8": "i8mm", "SVE": "sve",
 }  # fmt: skip
-COMPILE = "a library compiled on this machine would use them (docs/llama.md, Install)"
+COMPILE = f"a library compiled on this machine would use them: {page('llama')}#install"
 
 
 def describe_build() -> dict[str, str]:

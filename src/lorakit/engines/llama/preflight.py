@@ -34,7 +34,7 @@ from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.tokenizer import LlamaTokenizer
 from lorakit.engines.llama.vision import Vision, check_projector
 from lorakit.engines.threads import default_threads
-from lorakit.errors import EngineError, FormatError, LorakitError
+from lorakit.errors import EngineError, FormatError, LorakitError, page
 from lorakit.files.cache import Memo
 from lorakit.files.gguf_parts import gguf_parts
 
@@ -103,7 +103,7 @@ def _require_own_cpu(reasons: list[str]) -> None:
             f"{library_path()} was compiled for another CPU: it runs instructions that this one "
             "does not have",
             items=reasons,
-            hint=f"name another with {VARIABLE}, or compile it on this machine (docs/llama.md)",
+            hint=f"name another with {VARIABLE}, or compile it on this machine ({page('llama')})",
         )
 
 

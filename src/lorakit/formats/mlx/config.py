@@ -123,7 +123,7 @@ def _scale(config: Mapping[str, Any], rank: int, faults: list[str], version: str
             "the scale of this MLX adapter depends on the mlx-lm that trained it: "
             f"{scale * alpha / rank:g} up to 0.14.0 (scale x alpha / rank), {scale:g} since",
             items=[f"rank {rank}, alpha {alpha:g}, scale {scale:g}"],
-            hint='say which: --mlx-version 0.14.0 or 0.18, mlx_version="0.18"',
+            hint='say which: mlx_version="0.14.0", or mlx_version="0.18"',
         )
     return scale * alpha / rank if rank else 0.0
 

@@ -279,7 +279,7 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
             f"the PEFT adapter in {where} computes more than lorakit can express",
             items=faults,
             hint="PiSSA, OLoRA, CorDA and LoRA-GA are converted where the initial adapter is "
-            "given (init=..., --init, or a folder pissa_init and so on within); PEFT can do it "
+            "given (init= or a folder pissa_init and so on within); PEFT can do it "
             "too (save_pretrained with path_initial_model_for_weight_conversion). Merge the "
             "others into their base with PEFT",
         )

@@ -20,7 +20,7 @@ def refuse_pickle(path: Path) -> UnsupportedError:
     return UnsupportedError(
         f"{path} holds {PICKLE}: a pickle can run code when it is opened, so it is not read",
         code="pickle_refused",
-        hint="where you trust it: allow_pickle=True, or --allow-pickle; it is then read by torch "
+        hint="where you trust it: allow_pickle=True; it is then read by torch "
         "with weights_only. Or load it with PEFT and save it again as safetensors",
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lorakit.errors import FormatError
+from lorakit.errors import FormatError, page
 
 Task = Literal["calls", "chat", "completion", "text"]
 
@@ -71,6 +71,6 @@ class Dataset:
         if not self.examples:
             raise FormatError(
                 "the data holds no example",
-                hint='one line is {"messages": [...], "tools": [...]}; see docs/data.md',
+                hint='one line is {"messages": [...], "tools": [...]}; see ' + page("data"),
             )
         return self.examples

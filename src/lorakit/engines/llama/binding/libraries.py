@@ -22,7 +22,7 @@ from lorakit.engines.cpu import cpu_features
 from lorakit.engines.llama.binding.library import Library
 from lorakit.engines.llama.binding.suits import handicap, misfit
 from lorakit.engines.llama.binding.trial import require_harmless
-from lorakit.errors import EngineError, MissingExtraError
+from lorakit.errors import EngineError, MissingExtraError, page
 
 VARIABLE = "LORAKIT_LLAMA_LIB"
 # By llama.cpp's own version, which counts on every few hundred builds: what of it was run or read.
@@ -123,7 +123,7 @@ def find_file(folder: Path) -> Path | None:
 def install_hint() -> str:
     """What to do where no library is installed; some systems have no wheel."""
     system, machine = sys.platform, platform.machine()
-    own = f"compile llama-cpp-python, or name a library with {VARIABLE} (docs/llama.md)"
+    own = f"compile llama-cpp-python, or name a library with {VARIABLE} ({page('llama')})"
     if "musl" in str(sysconfig.get_config_var("SOABI") or ""):
         return f"there is no wheel for musl, such as Alpine's: {own}"
     if (system, machine) not in WHEELS:
