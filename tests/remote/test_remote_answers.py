@@ -383,6 +383,18 @@ def test_vllm_loads_what_it_is_given_a_path_of_and_unloads_its_own_alone():
     assert gone == ["new", "repo"]  # the last one when the model was closed
 
 
+def test_closing_waits_once_for_a_server_that_is_gone(caplog):
+    with api_serving(
+        models=VLLM, v1__load_lora_adapter=lambda body: whole(b"Success", kind="text/plain")
+    ) as api:
+        model = open_remote(f"{api.url}/v1")
+        for name in "abc":
+            model.load_adapter(f"/adapters/{name}")
+    model.close()
+    assert caplog.text.count("stays loaded") == 1
+    assert model.closed
+
+
 LOADS = [
     (whole({"detail": "Not Found"}, 404), lorakit.CapabilityError, "RUNTIME_LORA"),
     (

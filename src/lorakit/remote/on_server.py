@@ -67,6 +67,8 @@ class ServerAdapters:
                 self.release(handle)
             except LorakitError as error:
                 log.warning("an adapter stays loaded on %s: %s", self._server, error.message)
+                if error.code == "server_unreachable":  # once is enough to wait for it
+                    return
 
     def chosen(self, adapters: AdapterSet) -> Chosen:
         return [(self._handles[handle], scale) for handle, scale in adapters]
