@@ -12,7 +12,8 @@ import lorakit
 from folders import make_sparse
 from lorakit import RenderOptions, demo
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
-from lorakit.model.conversation import Session, digest_of
+from lorakit.model.conversation import Session
+from lorakit.model.session_file import digest_of
 from lorakit.runtime.sampling import SamplingParams
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}

@@ -46,6 +46,15 @@ def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptio
     return options, cast(SamplingOptions, sampling)
 
 
+def keywords_of(options: RenderOptions) -> RenderKeywords:
+    """The same as keywords."""
+    return {
+        "chat_template_kwargs": options.chat_template_kwargs,
+        "enable_thinking": options.enable_thinking,
+        "control_tokens": options.control_tokens,
+    }
+
+
 class ChatPrompt(list[int]):
     """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
