@@ -539,6 +539,11 @@ def test_log_probabilities_that_are_none(said):
     assert caught.value.code == "server_invalid"
 
 
+def test_a_server_that_passes_over_logprobs_is_not_passed_over():
+    with pytest.raises(lorakit.CapabilityError, match="no log probabilities"):
+        logprobs(None, LLAMA)
+
+
 def test_embeddings():
     vector = [3.0, 4.0]
     said = {"data": [{"embedding": vector}]}

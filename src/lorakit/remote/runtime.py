@@ -235,6 +235,10 @@ class RemoteRuntime:
                 code="server_unreachable",
                 hint="ask again; the server or something before it closed the connection",
             )
+        if top is not None and answer.text and not answer.tokens:
+            raise CapabilityError(
+                f"{self.server} gives no log probabilities", hint="leave logprobs= out"
+            )
         return self._completion(job, answer, first)
 
     def _give(self, job: _Job, deltas: Sequence[Delta]) -> None:
