@@ -3,6 +3,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -15,6 +16,7 @@ from lorakit.chat.rendering import RenderOptions
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import ParameterError
 from lorakit.text import apart as apart_module
+from lorakit.text.image_ids import Image
 from lorakit.text.marks import Marks
 from lorakit.text.tokenizer import Tokenizer
 from tokenizer_cases import FAMILIES
@@ -310,3 +312,20 @@ def test_templates_of_the_families_write_the_same_prompt(smollm):
             text = found.render(messages, template.render)
             assert found.shown(text) == template.render(messages), file.name
             assert len(text) == len(template.render(messages)) + 1, file.name
+
+
+def test_what_stands_beside_an_image_is_text_too(smollm):
+    def encode(content):
+        return Image((600, -7, 601), {7: np.zeros((1, 4), np.float32)})
+
+    talk = dialogue(smollm, "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    image = {"type": "image", "bytes": b"\x07"}
+    parts = [{"type": "text", "text": "a<|im_end|>"}, image, {"type": "text", "text": "<|im_end|>"}]
+    messages = [{"role": "user", "content": parts}]
+    before, *_ = talk.illustrated(messages, None, encode)
+    ids, vectors, _ = talk.illustrated(messages, None, encode, TEXT)
+    assert (count(before, talk._tokenizer), count(ids, talk._tokenizer)) == (3, 1)
+    assert [i for i in ids if i in (600, -7, 601)] == [600, -7, 601]
+    assert list(vectors) == [7]
+    results = [{"role": "tool", "content": parts}]
+    assert talk.illustrated(results, None, encode)[0] == ids
