@@ -133,6 +133,24 @@ def test_before_peft_0_19_in_and_out_were_exchanged(tmp_path):
         assert read_peft(path) == new
 
 
+def test_parameters_may_be_named_by_their_last_step_alone(tmp_path):
+    """As PEFT 0.21 writes "all-linear" of a model with experts, and up_proj or down_proj."""
+    shutil.copytree(MOE / "experts", tmp_path / "a")
+    file = tmp_path / "a/adapter_config.json"
+    config = json.loads(file.read_text())
+    assert len(read_peft(MOE / "experts").deltas) > len(config["target_parameters"])
+    config["target_parameters"] = ["down_proj", "gate.weight", "gate_up_proj"]
+    file.write_text(json.dumps(config))
+    decoder = base_of(MOE / "experts").decoder
+    found = read_peft(tmp_path / "a", decoder)
+    assert found.digest == read_peft(MOE / "experts", decoder).digest
+    assert not found.reading.missing
+    config["target_parameters"] = ["gate.weight", "gate_up_proj"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="does not agree"):
+        read_peft(tmp_path / "a", decoder)
+
+
 def test_experts_that_have_no_layer_are_zero(tmp_path):
     source, base = MOE / "per_expert", base_of(MOE / "per_expert")
     tensors = {

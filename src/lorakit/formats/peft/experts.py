@@ -30,6 +30,7 @@ from lorakit.formats.peft.parts import Parts
 
 GATE, UP, FUSED, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
 NESTED = ".base_layer"
+EXPERTS = ".experts"  # the module whose parameters these are
 ROUTER = ".mlp.gate"  # a parameter `weight` [E, hidden] in transformers 5, no linear layer
 RANKS = "lorakit.gate_up_ranks"  # in the weights' metadata: {module: [rank of gate, of up]}
 MAX_EXPERTS = 4096
@@ -83,6 +84,8 @@ def _parameters(
             if pair is not None:
                 yield from _pair(f"{module}.weight", pair, resolver, parts, flipped=None)
             continue
+        if not module.endswith(EXPERTS):
+            continue  # all-linear targets gate_up_proj by its last step, which names any module's
         wanted = [p for p in (FUSED, DOWN) if resolver.targeted_parameter(f"{module}.{p}")]
         if flipped is None:
             nested = {p: module + NESTED * at for at, p in enumerate(reversed(wanted))}
