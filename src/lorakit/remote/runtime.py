@@ -237,7 +237,7 @@ class RemoteRuntime:
             )
         if top is not None and answer.text and not answer.tokens:
             raise CapabilityError(
-                f"{self.server} gives no log probabilities", hint="leave logprobs= out"
+                f"{self.server} gives no log probabilities", hint="ask without them"
             )
         return self._completion(job, answer, first)
 
