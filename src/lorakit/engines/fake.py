@@ -67,6 +67,7 @@ class FakeEngine(Engine):
             mixed_batch=True,
             kv_identity=self.kv_identity,
             prefill_chunk=self.prefill_chunk,
+            longest=self.context,
         )
 
     def shortest_row(self, adapters: AdapterSet) -> int:

@@ -79,6 +79,7 @@ class Capabilities:
     kv_identity: str  # all that KV depends on beside base, tokens and adapters; see below
     prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
     prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
+    longest: int = 0  # the largest context that the model could be opened with; 0: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -412,8 +412,9 @@ class Generating:
         if lookahead is not None and not (whole(lookahead) and lookahead >= 0):
             raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
         images = ids.images if isinstance(ids, ChatPrompt) else {}
-        check_prompt(ids, self.capabilities.context, self.capabilities.vocabulary, images)
-        check_ids((*params.stop_tokens, *params.logit_bias), self.capabilities.vocabulary)
+        about = self.capabilities
+        check_prompt(ids, about.context, about.vocabulary, images, longest=about.longest)
+        check_ids((*params.stop_tokens, *params.logit_bias), about.vocabulary)
         stops = frozenset(params.stop_tokens)
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens

@@ -273,7 +273,8 @@ class Model(Generating):
         return 2 * (token + 64) * self.capabilities.context + (1 << 20)
 
     def _check(self, ids: Sequence[int], images: Mapping[int, Vectors]) -> None:
-        check_prompt(ids[:-1], self.capabilities.context, self.capabilities.vocabulary, images)
+        about = self.capabilities
+        check_prompt(ids[:-1], about.context, about.vocabulary, images, longest=about.longest)
         check_ids(ids[-1:], self.capabilities.vocabulary, images)
 
     def _whole(self, prompt: Prompt) -> tuple[list[int], Mapping[int, Vectors]]:

@@ -36,6 +36,7 @@ from lorakit.merge.cached import (
     require_mergeable,
 )
 from lorakit.model.adapter_config import (
+    CONTEXT,
     MERGED,
     READ,
     SAME_SCALE,
@@ -170,7 +171,12 @@ def open(
     try:
         result.merged = merged
         _hold(result)
-        result.warnings += (*_left_out(opened), *warnings, *_apply(result, adapters))
+        result.warnings += (
+            *_shorter(result, chosen.context),
+            *_left_out(opened),
+            *warnings,
+            *_apply(result, adapters),
+        )
         if limit is not None:
             keep_limit()
     except BaseException:
@@ -366,6 +372,19 @@ def _remarks(choice: AdapterConfig, adapter: Adapter) -> list[ModelWarning]:
     for _, message in said:
         log.warning("%s: %s", reference, message)
     return [ModelWarning(code=code, message=text, adapter=reference) for code, text in said]
+
+
+def _shorter(model: Model, asked: int | None) -> list[ModelWarning]:
+    """That a model holds less than was asked for."""
+    limit = model.capabilities.longest
+    if asked is None or not limit or asked <= limit:
+        return []
+    message = (
+        f"context: {model.name} was made for {limit} tokens, and holds {limit} of the {asked} that "
+        "were asked for"
+    )
+    log.warning("%s", message)
+    return [ModelWarning(code=CONTEXT, message=message, adapter="")]
 
 
 def _left_out(base: Base) -> tuple[ModelWarning, ...]:

@@ -10,20 +10,39 @@ from lorakit.values import shown
 
 
 def check_prompt(
-    prompt: Sequence[int], context: int, vocabulary: int, images: Container[int] = ()
+    prompt: Sequence[int],
+    context: int,
+    vocabulary: int,
+    images: Container[int] = (),
+    *,
+    longest: int = 0,
 ) -> None:
     """Refuse what no engine can run. Raises ContextFullError or ParameterError.
 
-    images: the digests that negative ids may name.
+    images: the digests that negative ids may name. longest: as in Capabilities.
     """
     if len(prompt) >= context:
         raise ContextFullError(
             f"the prompt has {len(prompt)} tokens; the context holds {context}, "
             "at least one of them for the answer",
-            hint="shorten the prompt, or open the model with a larger context, up to what it was "
-            "trained for",
+            hint=f"shorten the prompt{_or_larger(context, longest)}",
         )
     check_ids(prompt, vocabulary, images)
+
+
+def larger_context(context: int, longest: int) -> str:
+    """How to get a larger context than this one; "" where the model has none, or it is not known.
+
+    longest: as in Capabilities.
+    """
+    return f"open the model with a larger context=, at most {longest}" if longest > context else ""
+
+
+def _or_larger(context: int, longest: int) -> str:
+    larger = larger_context(context, longest)
+    if larger:
+        return f", or {larger}"
+    return f": the model's limit is {longest}" if longest else ""
 
 
 def check_ids(tokens: Sequence[int], vocabulary: int, images: Container[int] = ()) -> None:

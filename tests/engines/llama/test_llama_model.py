@@ -212,6 +212,17 @@ def test_the_context_is_full(model):
         model.complete([100_000])
 
 
+def test_a_context_that_the_file_does_not_have_is_a_warning(model):
+    limit = model.capabilities.longest
+    assert model.warnings == ()
+    with open_model(context=4 * limit) as longer:
+        assert [warning.code for warning in longer.warnings] == ["context_limited"]
+        assert longer.capabilities.context == limit
+        with pytest.raises(ContextFullError) as caught:
+            longer.complete([5] * limit)
+    assert caught.value.hint == f"shorten the prompt: the model's limit is {limit}"
+
+
 def test_a_deadline_and_a_cancelled_answer(model):
     with pytest.raises(DeadlineError):
         model.complete(PROMPTS[0], max_tokens=200, ignore_eos=True, timeout=0.001)

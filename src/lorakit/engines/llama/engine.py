@@ -88,16 +88,18 @@ class LlamaEngine:
         if options.max_batch > most:
             api.llama_model_free(self._model)
             raise ParameterError(f"max_batch: this model runs at most {most} rows at once")
+        made_for = int(api.llama_model_n_ctx_train(self._model))
         self._capabilities = Capabilities(
             engine="llama",
             vocabulary=int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))),
-            context=min(longest, int(api.llama_model_n_ctx_train(self._model))),
+            context=min(longest, made_for),
             max_batch=options.max_batch,
             max_sequences=min(options.max_batch + options.cached_sequences, most),
             mixed_batch=False,
             kv_identity=_kv_identity(self._model, options, factors),
             prefill_chunk=min(PREFILL_CHUNK, options.micro_batch),
             prefill_alone=options.micro_batch,
+            longest=min(trained, made_for),
         )
         self._abort = Abort()
         self._pace = Pace(self._threads)

@@ -142,4 +142,5 @@ def capabilities_of(
         mixed_batch=True,
         kv_identity=kv_identity,
         prefill_chunk=PREFILL_CHUNK,
+        longest=context,
     )

@@ -70,6 +70,7 @@ class TorchEngine:
             mixed_batch=False,
             kv_identity=f"torch {torch.__version__}, transformers {transformers.__version__}, f32",
             prefill_chunk=PREFILL_CHUNK,
+            longest=base.decoder.context,
         )
         self._sequences = Sequences(self._capabilities.max_sequences)
 

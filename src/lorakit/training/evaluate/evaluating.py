@@ -73,7 +73,8 @@ def evaluate_all(
     dialogue, context = dialogue_of(model), model.capabilities.context
     require_dialogue(dialogue, examples)
     renderer = Renderer(dialogue, model.tokenizer, context)
-    work = plan(examples, rules, renderer, model.tokenizer, context)
+    longest = model.capabilities.longest
+    work = plan(examples, rules, renderer, model.tokenizer, context, longest=longest)
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
     begin = time.perf_counter()
     with closing(_outcomes(model, work, settings, rules)) as found:  # Ctrl-C cancels what runs

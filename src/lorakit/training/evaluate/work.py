@@ -19,6 +19,7 @@ from lorakit.errors import (
 )
 from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.model import Model
+from lorakit.runtime.prompts import larger_context
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.training.data import Example
 from lorakit.training.evaluate.judging import Judge
@@ -77,8 +78,13 @@ def plan(
     renderer: Renderer,
     tokenizer: TextTokenizer,
     context: int,
+    *,
+    longest: int = 0,
 ) -> Work:
-    """Render everything. Raises ParameterError, FormatError, BaseModelError, ContextFullError."""
+    """Render everything. longest: as in Capabilities.
+
+    Raises ParameterError, FormatError, BaseModelError, ContextFullError.
+    """
     examples = tuple(examples)
     if not examples:
         raise ParameterError("there is nothing to evaluate: the list of examples is empty")
@@ -99,7 +105,7 @@ def plan(
             faults.append(said if said.startswith(example.place) else f"{example.place}: {said}")
     if faults:
         raise FormatError(f"{len(faults)} examples cannot be rendered", items=faults)
-    _require_room(examples, prompts, rows, context)
+    _require_room(examples, prompts, rows, context, longest)
     longest = rules.max_tokens or _longest_answer((examples[p] for p in prompts), tokenizer)
     return Work(examples=examples, prompts=prompts, rows=rows, max_tokens=longest)
 
@@ -158,15 +164,17 @@ def _require_room(
     prompts: Mapping[int, Sequence[int]],
     rows: Mapping[int, tuple[Rendered, ...]],
     context: int,
+    longest: int,
 ) -> None:
     lengths = {place: len(ids) + 1 for place, ids in prompts.items()}
     lengths |= {place: max(len(row.ids) for row in found) for place, found in rows.items()}
     long = [(examples[place], n) for place, n in sorted(lengths.items()) if n > context]
     if long:
+        larger = larger_context(context, longest)
         raise ContextFullError(
             f"{len(long)} examples do not fit the context of {context} tokens",
             items=[f"{example.place}: {n} tokens" for example, n in long],
-            hint="open the model with a larger context=, or leave them out",
+            hint=f"{larger}, or leave them out" if larger else "leave them out, or shorten them",
         )
 
 
