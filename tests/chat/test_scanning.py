@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.chat import scanning
+from lorakit.chat import scanning, tags
 from lorakit.chat.calls import NO_CALLS, ToolCall
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.scanning import take_apart
@@ -213,6 +213,28 @@ def test_null_arguments_are_none_in_hermes_and_a_fault_in_llama3():
     (call,) = parsed("hermes", '<tool_call>{"name":"f","arguments":null}</tool_call>').tool_calls
     assert call.arguments == {}
     assert not parsed("llama3", '{"name":"f","parameters":null}').tool_calls
+
+
+@pytest.mark.parametrize(
+    ("whole", "beginning"),
+    [(tags.OPEN, tags.UNFINISHED_OPEN), (tags.CLOSE, tags.UNFINISHED_CLOSE)],
+    ids=["open", "close"],
+)
+def test_every_beginning_of_a_tag_may_become_one(whole, beginning):
+    """The pattern of unfinished tags, which is made of lists, against the pattern of tags."""
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.from_regex(whole, fullmatch=True))
+    def check(tag):
+        for size in range(1, len(tag)):
+            for pattern in (beginning, tags.UNFINISHED):
+                assert pattern.match(tag[:size]), tag[:size]
+        longer = tag.lower().startswith("<|channel>")  # "thought" may follow
+        assert (beginning.match(tag) is not None) == (longer and not tag.lower().endswith("t"))
+
+    check()
+    for text in ("think", "<thinx", "<think >x", "[thin]", "<|", "<|star t"):
+        assert not beginning.match(f"{text}?")
 
 
 def test_a_parser_that_knows_no_reasoning_would_be_caught(monkeypatch):

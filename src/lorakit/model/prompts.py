@@ -33,7 +33,6 @@ def refuse_conversation(prompt: object) -> None:
 
 def as_ids(prompt: Iterable[int]) -> list[int]:
     """Token ids as a list. Raises ParameterError for bytes, booleans and other types."""
-    refuse_conversation(prompt)
     if isinstance(prompt, Mapping) and "role" in prompt:
         raise ParameterError(
             "a prompt is text or token ids, found a message",
@@ -46,6 +45,7 @@ def as_ids(prompt: Iterable[int]) -> list[int]:
         )
     try:
         ids: list[Any] = list(prompt)
+        refuse_conversation(ids)
         if any(isinstance(token, bool | np.bool_) for token in ids):
             raise ParameterError("a prompt is text or token ids, found a boolean among them")
         return [operator.index(token) for token in ids]
