@@ -109,6 +109,7 @@ def config_of(reference: str, **others: Any) -> AdapterConfig:
 
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"
 MERGED, SAMPLING, CONTEXT = "adapter_merged", "sampling_ignored", "context_limited"
+FALLBACK = "fallback"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +117,8 @@ class ModelWarning:
     """What did not prevent opening the model. `code` is that of the error, where one was survived;
     else SAME_SCALE, READ for what reading the adapter had to decide, TEXT_ALONE for a model that
     also sees, of which the text model runs, MERGED for what merging into a GGUF file made, SAMPLING
-    for values of the model's own defaults that are none, or CONTEXT where it holds fewer tokens
-    than were asked for."""
+    for values of the model's own defaults that are none, CONTEXT where it holds fewer tokens than
+    were asked for, or FALLBACK where a server answers until the model is open."""
 
     code: str
     message: str

@@ -95,6 +95,11 @@ class Model(Generating):
         """The base's name, to show."""
         return self.base.name
 
+    @property
+    def runtime_name(self) -> str:
+        """What answers: onnx, llama or torch, or "api" for a server."""
+        return self.capabilities.engine
+
     # Adapters.
 
     @overload

@@ -25,6 +25,7 @@ from lorakit.engines.table import (
 )
 from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
+from lorakit.files.bounded import as_path
 from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.formats.brought import Files
 from lorakit.merge.brought import brought_by
@@ -43,17 +44,18 @@ from lorakit.model.adapter_config import (
     TEXT_ALONE,
     AdapterChoice,
     AdapterConfig,
+    AdapterRef,
     ModelWarning,
-    as_choices,
 )
+from lorakit.model.fallback import open_with_fallback
 from lorakit.model.growing import resize, with_room
 from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.model.own_text import OwnText, own_text
 from lorakit.model.remote import open_remote
-from lorakit.remote.server import names_server
+from lorakit.model.settings import Wanted, wanted, within
 from lorakit.runtime.thread import EngineThread
-from lorakit.sources import OnProgress, describe, fetch
+from lorakit.sources import OnProgress, Source, describe, fetch
 from lorakit.sources.prune import keep_limit
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
@@ -79,7 +81,7 @@ class EngineKeywords(TypedDict, total=False):
 
 
 def open(
-    base: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
     *,
     adapter: AdapterChoice | Iterable[AdapterChoice] | None = None,
     engine: RuntimeName | None = None,
@@ -91,6 +93,8 @@ def open(
     api_key: str | None = None,
     model: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
+    fallback: str | None = None,
+    settings: str | os.PathLike[str] | None = None,
     **options: Unpack[EngineKeywords],
 ) -> Model:
     """Open a base model and return a Model; close it, or use it as a context manager.
@@ -111,38 +115,83 @@ def open(
     download, also of later `load_adapter` calls; see lorakit.sources. allow_private: allow URLs of
     machines in a private network, also for later `load_adapter` calls.
     api_key, model, tokenizer: of a server, see docs/remote.md; None is LORAKIT_API_KEY, its only
-    model, and no token ids.
+    model, and no token ids. fallback: the URL of a server that answers until the base is open,
+    which is then fetched and opened in the background; see docs/remote.md.
+    settings: a lorakit.toml, see docs/settings.md; a keyword beats it. Without it and without a
+    base it is the file that LORAKIT_SETTINGS names.
     options: see EngineOptions (threads, context, max_batch, cached_sequences), and those of single
     engines: OnnxOptions (quantize, calibration), TorchOptions (device) and llama=LlamaOptions(...).
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; everything opened so far is then closed.
     """
-    if engine == "api" or (engine is None and names_server(base)):
-        _require_none(options | {"mmproj": mmproj}, "for a model in this process")
-        return open_remote(
-            os.fspath(base),
-            api_key=api_key,
-            model=model,
-            tokenizer=tokenizer,
-            adapter=adapter,
-            allow_private=allow_private,
-            max_batch=options.get("max_batch"),
-            max_queue=max_queue,
-        )
-    _require_none({"api_key": api_key, "model": model, "tokenizer": tokenizer}, "for a server")
+    said = wanted(base, engine, adapter, fallback, settings)
+    server = partial(
+        open_remote,
+        api_key=api_key,
+        model=model,
+        tokenizer=tokenizer,
+        allow_private=allow_private,
+        max_batch=options.get("max_batch"),
+        max_queue=max_queue,
+    )
+    if said.on_server:
+        local = options | {"mmproj": mmproj, "fallback": fallback}
+        _require_none(local, "for a model in this process")
+        return server(os.fspath(said.base), adapter=said.adapters)
+    if said.fallback is None:
+        own = {"api_key": api_key or None, "model": model, "tokenizer": tokenizer}
+        _require_none(own, "for a server")
     if not whole(max_queue) or max_queue < 1:
-        said = shown(max_queue)
-        raise ParameterError(f"max_queue must be an integer of 1 or more, found {said}")
-    choices = as_choices(adapter)
+        found = shown(max_queue)
+        raise ParameterError(f"max_queue must be an integer of 1 or more, found {found}")
+    later = said.fallback is not None  # then the working directory may be another one
+    here = partial(
+        _open_here,
+        wanted=said.fixed() if later else said,
+        mmproj=within(Path.cwd(), mmproj) if later and mmproj is not None else mmproj,
+        max_queue=max_queue,
+        offline=offline,
+        allow_private=allow_private,
+        options=_fixed(options) if later else options,
+    )
+    if said.fallback is None:
+        return here(progress)
+    return open_with_fallback(
+        here,
+        partial(server, said.fallback),
+        reference=describe(said.base),
+        url=said.fallback,
+        choices=said.adapters,
+        progress=progress,
+    )
+
+
+def _fixed(options: EngineKeywords) -> EngineKeywords:
+    """With a calibration text that is found from any working directory."""
+    text = options.get("calibration")
+    return options if text is None else {**options, "calibration": as_path(text).absolute()}
+
+
+def _open_here(
+    progress: OnProgress | None,
+    *,
+    wanted: Wanted,
+    mmproj: str | os.PathLike[str] | None,
+    max_queue: int,
+    offline: bool | None,
+    allow_private: bool,
+    options: Mapping[str, Any],
+) -> Model:
+    """A model in this process."""
     limit = cache_limit()  # what is wrong with it is said before anything slow
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
-    opened = open_base(get(base, kind="base"))
-    name = choose_engine(engine, opened)
+    opened = open_base(get(wanted.base, kind="base"))
+    name = choose_engine(wanted.engine, opened)
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
     rows = opened.decoder.vocabulary
-    adapters, failed = _read(choices, opened, get)
+    adapters, failed = _read(wanted, opened, get)
     text, brought = _text(opened, _places(adapters))
     opened, adapters, merged, warnings = _merge(opened, adapters, progress, brought)
     dynamic = [ready.adapter for _, ready in adapters if ready is not None]
@@ -212,12 +261,12 @@ def _options(
     return make_options(engine, {"mmproj": whole}, chosen)
 
 
-def _read(choices: Sequence[Choice], base: Base, get: Get) -> tuple[list[Read], list[ModelWarning]]:
+def _read(wanted: Wanted, base: Base, get: Get) -> tuple[list[Read], list[ModelWarning]]:
     """The adapters, each fetched and read once, and warnings for those that failed and may."""
     found: list[Read] = []
     warnings: list[ModelWarning] = []
     held: set[str] = set()
-    for choice in choices:
+    for choice in wanted.adapters:
         try:
             name = _held(choice, base, held)
             if name:
@@ -225,12 +274,20 @@ def _read(choices: Sequence[Choice], base: Base, get: Get) -> tuple[list[Read], 
                 found.append((choice, None))
             else:
                 source = "auto" if isinstance(choice, Adapter) else choice.source
-                found.append((choice, read_one(choice, base, partial(get, source=source))))
+                there = partial(_get_from, wanted.folder, get, source)
+                found.append((choice, read_one(choice, base, there)))
         except LorakitError as error:
             if isinstance(choice, Adapter):
                 raise
             warnings.append(_survived(choice, error))
     return found, warnings
+
+
+def _get_from(folder: Path | None, get: Get, source: Source, reference: AdapterRef) -> Path:
+    """An adapter, whose path may be relative to the folder of a settings file."""
+    assert not isinstance(reference, Adapter)
+    place = reference if folder is None else within(folder, reference, source)
+    return get(place, source=source)
 
 
 def _held(choice: Choice, base: Base, taken: Collection[str]) -> str:
