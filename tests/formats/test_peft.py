@@ -123,6 +123,22 @@ def test_replaced_rows_keep_their_token_ids(tmp_path):
     assert (found.value == value[[1, 2, 0]]).all()
 
 
+@pytest.mark.parametrize(
+    ("table", "whole"), [("transformer.wte", True), ("transformer.wpe", False)]
+)
+def test_a_list_of_tokens_is_of_the_lookup_whatever_it_is_called(tmp_path, table, whole):
+    name = f"base_model.model.{table}.token_adapter.trainable_tokens_delta"
+    rows = {name: np.ones((2, 8), np.float32)}
+    path = folder(tmp_path / "a", pair() | rows, trainable_token_indices=[5, 9])
+    if whole:
+        adapter = read_peft(path)
+        assert [r.rows.tolist() for r in adapter.replacements] == [[5, 9]]
+        assert adapter.reading.missing == ()
+    else:
+        with pytest.raises(FormatError, match="does not agree"):
+            read_peft(path)
+
+
 @pytest.mark.parametrize("prefix", ["base_model.model.", ""])
 @pytest.mark.parametrize("a", ["lora_A.weight", "lora_A.default.weight"])
 def test_keys_with_and_without_prefix_and_adapter_name(tmp_path, prefix, a):

@@ -275,13 +275,16 @@ def _refuse_active(raw: Mapping[str, Any], where: str) -> None:
         if raw[name] and (name.startswith("use_") or name.endswith("_config"))
     ]
     if faults:
+        changed = init.startswith(BASE_CHANGING)
         raise UnsupportedError(
             f"the PEFT adapter in {where} computes more than lorakit can express",
             items=faults,
             hint="PiSSA, OLoRA, CorDA and LoRA-GA are converted where the initial adapter is "
             "given (init= or a folder pissa_init and so on within); PEFT can do it "
             "too (save_pretrained with path_initial_model_for_weight_conversion). Merge the "
-            "others into their base with PEFT",
+            "others into their base with PEFT"
+            if changed
+            else "merge it into its base with PEFT and use the merged model",
         )
 
 

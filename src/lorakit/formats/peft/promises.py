@@ -94,7 +94,7 @@ def is_saved(module: str, name: str) -> bool:
 def _rows(config: LoraConfig, adapter: Adapter, decoder: Decoder | None) -> Iterator[str]:
     held = {r.name.rpartition(".")[0] for r in adapter.replacements}
     for name, ids in config.token_indices.items():
-        if not ids or _named(name, held):
+        if not ids or _named(name, held) or (name == "embed_tokens" and _named("wte", held)):
             continue
         if name.rpartition(".")[2] in VOCABULARY and _partner(config, held, decoder):
             continue

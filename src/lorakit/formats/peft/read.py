@@ -324,7 +324,7 @@ def _rows(config: LoraConfig, parts: Parts) -> list[Replacement]:
     found = []
     for module, value in parts.of("rows").items():
         named = [ids for name, ids in config.token_indices.items() if _same(module, name)]
-        if not named and module.endswith("lm_head"):  # tied to the embedding when it was trained
+        if not named and module.endswith(_VOCABULARY):  # a list names none; a head that was tied
             named = [ids for name, ids in config.token_indices.items() if name.endswith(TABLES)]
         if len(named) != 1 or len(named[0]) != len(value) or len(set(named[0])) != len(value):
             listed = ", ".join(f"{k}: {len(v)} ids" for k, v in config.token_indices.items())
