@@ -9,6 +9,7 @@ from lorakit.adapter import Adapter, at_scale
 from lorakit.algebra.combine import Method, combine
 from lorakit.base.folder import Base
 from lorakit.check import without_unchanged
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.references import (
     JsonOption,
     PickleOption,
@@ -25,7 +26,6 @@ from lorakit.cli.residuals import (
     RankOption,
     UniformOption,
     finish,
-    require_new,
 )
 from lorakit.cli.signature import argument, option
 from lorakit.formats import require_known
@@ -60,12 +60,15 @@ def command(
         ),
     ] = None,
     uniform: UniformOption = False,
+    overwrite: OverwriteOption = False,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add adapters up, at their weights, into one: exactly, or to a rank."""
-    require_new(output)
+    require_free(
+        output, "adapter", overwrite=overwrite, inputs=[scaled(each).path for each in adapters]
+    )
     model = None if base is None else open_base(base, allow_private=allow_private)
     weighted: list[tuple[Adapter, float]] = []
     names: dict[Adapter, str] = {}
@@ -94,7 +97,7 @@ def command(
         )
         for (adapter, name), strength in zip(names.items(), report.strengths, strict=True)
     ]
-    finish(combined, report, output, json=json, uniform=uniform, inputs=inputs)
+    finish(combined, report, output, json=json, overwrite=overwrite, uniform=uniform, inputs=inputs)
 
 
 def _relative(adapter: Adapter, strength: float, base: Base) -> float | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.output import print_json, say
+from lorakit.cli.outputs import OverwriteOption, written
 from lorakit.cli.references import (
     AdapterArgument,
     AlphaOption,
@@ -33,10 +35,30 @@ if TYPE_CHECKING:
     from lorakit.model.model import Model
 
 
+SUFFIXES: Mapping[str, FormatName] = {
+    ".gguf": "gguf",
+    ".onnx_adapter": "ort",
+    ".safetensors": "web",
+}
+INSTEAD = {
+    "onnx": "ort writes the adapter for ONNX Runtime; a base with adapters as ONNX is written by "
+    "lorakit export BASE --to onnx",
+    "safetensors": "peft is a folder with safetensors, web one file for a page",
+    "onnx_adapter": "it is called ort here",
+}
+
+
 def command(
     adapter: AdapterArgument,
     output: Annotated[Path, argument(metavar="OUT", help="A new file or folder.")],
-    to: Annotated[FormatName, option(help="The format to write.")],
+    to: Annotated[
+        FormatName | None,
+        option(
+            help="The format to write [default: by OUT's name: .gguf, .onnx_adapter, or "
+            ".safetensors for web].",
+            instead=INSTEAD,
+        ),
+    ] = None,
     base: Annotated[
         str | None, option("--base", "-b", help="The base model folder; GGUF needs it.")
     ] = None,
@@ -59,10 +81,12 @@ def command(
     ] = False,
     tolerance: ToleranceOption = None,
     engine: EngineOption = None,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write an adapter in another format, exactly, or say all that it cannot say."""
+    to = _format(output, to)
     if verify and base is None:
         raise ParameterError("--verify compares logits", hint="name the base with --base")
     told = (allow_pickle, partial, init, name, alpha, mlx_version)
@@ -71,22 +95,23 @@ def command(
             "--verify reads the adapter again, without --allow-pickle, --init and their like",
             hint="convert it first, then run lorakit verify on what was written",
         )
-    opened = open_base(base, allow_private=allow_private) if base is not None else None
-    report = convert(
-        fetched(adapter, allow_private=allow_private),
-        output,
-        to=to,
-        base=opened,
-        dtype=dtype,
-        lossy=lossy,
-        allow_pickle=allow_pickle,
-        init=init,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        name=name,
-        partial=partial,
-        uniform=uniform,
-    )
+    inputs = [adapter, base, init]
+    with written(output, "adapter", overwrite=overwrite, inputs=inputs) as place:
+        report = convert(
+            fetched(adapter, allow_private=allow_private),
+            place,
+            to=to,
+            base=open_base(base, allow_private=allow_private) if base is not None else None,
+            dtype=dtype,
+            lossy=lossy,
+            allow_pickle=allow_pickle,
+            init=init,
+            alpha=alpha,
+            mlx_version=mlx_version,
+            name=name,
+            partial=partial,
+            uniform=uniform,
+        )
     modules = len(report.adapter.modules)
     parity = None
     if verify:
@@ -117,6 +142,24 @@ def command(
 
         show(parity)
     raise SystemExit(failed)
+
+
+def _format(output: Path, to: FormatName | None) -> FormatName:
+    """The format, by the name of what is written where none is said. Raises ParameterError."""
+    named = SUFFIXES.get(output.suffix.lower())
+    chosen = to or named
+    if chosen is None:
+        raise ParameterError(
+            f"{output} does not say in which format",
+            hint="--to peft or --to mlx for a folder, or a name in .gguf, .onnx_adapter or "
+            ".safetensors (web)",
+        )
+    if named not in (None, chosen):
+        raise ParameterError(
+            f"{output.name} is the name of a file in the format {named}, and --to says {to}",
+            hint="leave one of them out",
+        )
+    return chosen
 
 
 def _compare(model: Model, adapter: str, output: Path, tolerance: float | None) -> ParityReport:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.output import print_json, print_table, say
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.references import JsonOption, PrivateOption, ToolsOption, open_base
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
@@ -41,7 +42,6 @@ DeclareOption = Annotated[
     bool, option("--declare", help="Count the tools' declarations as part of each prompt.")
 ]
 SeedOption = Annotated[int, option(least=0, help="The same seed gives the same result.")]
-OverwriteOption = Annotated[bool, option("--overwrite", help="Replace files that are there.")]
 
 ABOUT = "Check, count, split and expand data to train on."
 
@@ -202,8 +202,7 @@ def _require_new(outputs: Sequence[Path], overwrite: bool) -> None:
     if len(set(outputs)) < len(outputs):
         raise ParameterError(f"both files would be {outputs[0]}", hint="name two")
     for path in outputs:
-        if path.exists() and not overwrite:
-            raise ParameterError(f"{path} exists", hint="name a new file, or give --overwrite")
+        require_free(path, "file", overwrite=overwrite)
 
 
 def _write(outputs: Sequence[Path], parts: Sequence[Sequence[Example]], json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from lorakit import demo
 from lorakit.cli.bars import bar
 from lorakit.cli.output import command_line, console, print_json, say, size
+from lorakit.cli.outputs import OverwriteOption, written
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
@@ -56,14 +57,16 @@ def command(
     examples: Annotated[
         int, option(least=1, most=100, help="Examples of each kind at each scale.")
     ] = 40,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show what lorakit does: adapters mixed, rescaled and swapped on a tiny real model."""
     _refuse_contradictions(export=export, train=train, browser=browser, output=output, serve=serve)
     if export is not None:
-        written = demo.export(export)
-        for path in written:
-            say((str(path), "dim"))
+        with written(export, "demo", overwrite=overwrite) as place:
+            files = [path.relative_to(place) for path in demo.export(place)]
+        for path in files:
+            say((str(export / path), "dim"))
         words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
         say("try: ", command_line("lorakit", "run", *words))
         return
@@ -71,12 +74,14 @@ def command(
         from lorakit.cli import demo_browser  # exporting is slow to import
 
         own = serve or []
-        demo_browser.write(output, own) if output else demo_browser.serve(port, own, show=show)
+        demo_browser.write(output, own, overwrite=overwrite) if output else demo_browser.serve(
+            port, own, show=show
+        )
         return
     if train:
         from lorakit.cli.demo_training import tell_training  # slow, as torch is
 
-        tell_training(output, json=json)
+        tell_training(output, overwrite=overwrite, json=json)
         return
     begin = time.perf_counter()
     with open_model(demo.base_path()) as model:

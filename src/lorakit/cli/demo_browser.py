@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.cli.output import patience, say, size
+from lorakit.cli.outputs import written
 from lorakit.demo import site
 from lorakit.demo.serving import SiteServer
 
@@ -29,9 +30,12 @@ def serve(port: int, own: Sequence[Path], *, show: bool) -> None:
                 say()
 
 
-def write(destination: Path, own: Sequence[Path]) -> None:
+def write(destination: Path, own: Sequence[Path], *, overwrite: bool) -> None:
     """Write the app, with folders of the user's, as a folder for any host of static files."""
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
+    with (
+        written(destination, "site", overwrite=overwrite) as place,
+        tempfile.TemporaryDirectory(prefix="lorakit-") as temporary,
+    ):
         files = site.site(Path(temporary), own)
-        count = site.write(files, destination)
+        count = site.write(files, place)
     say(f"{destination}: {size(count)}, any host of static files serves it")

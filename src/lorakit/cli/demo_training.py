@@ -8,15 +8,15 @@ from pathlib import Path
 from lorakit import demo
 from lorakit.cli.demo import shown
 from lorakit.cli.output import command_line, print_json, say
+from lorakit.cli.outputs import require_free
 from lorakit.cli.training_run import as_json, run, show_verdict, show_written
 from lorakit.demo.lesson import SETTINGS, answers, requests
-from lorakit.errors import ParameterError
 
 
-def tell_training(output: Path | None, *, json: bool) -> None:
+def tell_training(output: Path | None, *, overwrite: bool, json: bool) -> None:
     """Train, and show the same requests before and after. output: where the adapter stays."""
-    if output is not None and output.exists():
-        raise ParameterError(f"{output} exists", hint="name a new folder")
+    if output is not None:
+        require_free(output, "adapter", overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
         target = Path(temporary) / "car" if output is None else output
         asked = requests()
@@ -28,6 +28,7 @@ def tell_training(output: Path | None, *, json: bool) -> None:
             demo.training_path("train"),
             target,
             eval=demo.training_path("eval"),
+            overwrite=overwrite,
             **SETTINGS,
         )
         after = answers(asked, result.path)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience, print_json, print_table, say
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import (
     AdapterOption,
@@ -118,6 +119,7 @@ def command(
     device: DeviceOption = None,
     context: ContextOption = None,
     gpu_layers: GpuLayersOption = None,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -137,6 +139,7 @@ def command(
     learnt = Learnt.of(_read([train], tools)) if train else None
     _require_goal(examples, rules, at_least, max_perplexity)
     if html is not None:
+        require_free(html, "file", overwrite=overwrite, inputs=data)
         _require_place(html)
     opening = Opening(
         threads=threads,

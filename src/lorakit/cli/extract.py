@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from lorakit.algebra.extract import extract
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import BaseArgument, JsonOption, PrivateOption, open_base
 from lorakit.cli.residuals import (
@@ -13,7 +14,6 @@ from lorakit.cli.residuals import (
     RankOption,
     UniformOption,
     finish,
-    require_new,
 )
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
@@ -36,11 +36,12 @@ def command(
         ),
     ] = False,
     uniform: UniformOption = False,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Find the adapter that takes a base to its fine-tune, to a rank or an energy."""
-    require_new(output)
+    require_free(output, "adapter", overwrite=overwrite, inputs=[base, tuned])
     one, other = (open_base(each, allow_private=allow_private) for each in (base, tuned))
     with Percent(of="{} tensors".format) as progress:
         adapter, report = extract(one, other, rank, energy, modules, exact=exact, progress=progress)
@@ -52,4 +53,4 @@ def command(
             items=report.skipped,
             hint="--module may name what did change" if report.skipped else "",
         )
-    finish(adapter, report, output, json=json, uniform=uniform)
+    finish(adapter, report, output, json=json, overwrite=overwrite, uniform=uniform)

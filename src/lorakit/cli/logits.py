@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.cli.output import print_json, say
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.references import (
     AdapterOption,
     AlphaOption,
@@ -45,10 +46,12 @@ def command(
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
     allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
+    require_free(output, "file", overwrite=overwrite, inputs=[ids])
     sequences = read_ids(ids)
     if not output.parent.is_dir():
         raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
 from lorakit.check import for_text
 from lorakit.cli.output import note, print_json, say, size
+from lorakit.cli.outputs import OverwriteOption, require_free, written
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     AlphaOption,
@@ -55,6 +57,7 @@ def command(
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
     allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -62,6 +65,8 @@ def command(
 
     A GGUF file becomes a Hugging Face folder, dequantised, with adapters or without.
     """
+    inputs = [base, *(scaled(each).path for each in adapter or [])]
+    require_free(output, "model", overwrite=overwrite, inputs=inputs)
     opened = open_base(base, allow_private=allow_private)
     adapters = read(
         adapter or [],
@@ -79,17 +84,17 @@ def command(
     brought, differ = brought_by(folders)
     if differ:
         note(differ)
-    with Percent(of=size) as progress:
+    with Percent(of=size) as progress, written(output, "model", overwrite=overwrite) as place:
         report = merge(
             opened,
             adapters,
-            output,
+            place,
             dtype=dtype,
             progress=progress,
             tokenizer=own,
             brought=brought,
         )
-    show(report, json=json)
+    show(replace(report, target=output), json=json)
 
 
 def _own_tokenizer(base: Base) -> TextTokenizer | None:

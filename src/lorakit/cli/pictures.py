@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from lorakit.cli.outputs import OverwriteOption as OverwriteOption
+from lorakit.cli.outputs import require_free
 from lorakit.cli.signature import option
 from lorakit.drawing.png import require_matplotlib
 from lorakit.errors import ParameterError
@@ -13,7 +15,6 @@ PictureOption = Annotated[
     Path | None,
     option("--output", "-o", metavar="FILE.svg", help="Draw it: .svg, or .png."),
 ]
-OverwriteOption = Annotated[bool, option("--overwrite", help="Replace the picture that is there.")]
 
 
 def require_picture(path: Path, *, overwrite: bool) -> None:
@@ -25,7 +26,6 @@ def require_picture(path: Path, *, overwrite: bool) -> None:
         )
     if path.suffix.lower() == ".png":
         require_matplotlib()
-    if path.exists() and not overwrite:
-        raise ParameterError(f"{path} exists", hint="name another, or give --overwrite")
+    require_free(path, "file", overwrite=overwrite)
     if not path.parent.is_dir():
         raise ParameterError(f"there is no folder {path.parent} to write {path.name} into")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from lorakit.cli.output import print_json, say
+from lorakit.cli.outputs import OverwriteOption, written
 from lorakit.cli.references import (
     AdapterArgument,
     AlphaOption,
@@ -34,20 +35,22 @@ def command(
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
     allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write an adapter clean: names without wrappers, one adapter in the file, a config."""
-    report = repair(
-        fetched(adapter, allow_private=allow_private),
-        output,
-        base=open_base(base, allow_private=allow_private) if base is not None else None,
-        allow_pickle=allow_pickle,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        name=name,
-        partial=partial,
-    )
+    with written(output, "adapter", overwrite=overwrite, inputs=[adapter]) as place:
+        report = repair(
+            fetched(adapter, allow_private=allow_private),
+            place,
+            base=open_base(base, allow_private=allow_private) if base is not None else None,
+            allow_pickle=allow_pickle,
+            alpha=alpha,
+            mlx_version=mlx_version,
+            name=name,
+            partial=partial,
+        )
     renamed = report.adapter.reading.renamed
     if json:
         said = {"output": str(output), "format": report.format, "renamed": renamed}

@@ -10,8 +10,8 @@ from typing import Annotated
 from lorakit.adapter import Adapter
 from lorakit.algebra.report import ResidualReport
 from lorakit.cli.output import print_json, print_table, say, size
+from lorakit.cli.outputs import written
 from lorakit.cli.signature import option
-from lorakit.errors import ParameterError
 from lorakit.formats.peft import patterns_note, write_peft
 
 OutputOption = Annotated[
@@ -30,12 +30,6 @@ UniformOption = Annotated[
 ]
 
 
-def require_new(output: Path) -> None:
-    """Before anything slow begins: the folder is not there yet, or is empty."""
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ParameterError(f"{output} exists", hint="name a new folder")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """One of the adapters that were combined: what it was called, at which weight it is in it, and
@@ -52,11 +46,13 @@ def finish(
     output: Path,
     *,
     json: bool,
+    overwrite: bool,
     uniform: bool = False,
     inputs: Sequence[Input] = (),
 ) -> None:
     """Write the adapter and show what it cost. inputs: those that `report.strengths` is of."""
-    write_peft(adapter, output, uniform=uniform)
+    with written(output, "adapter", overwrite=overwrite) as place:
+        write_peft(adapter, place, uniform=uniform)
     patterns = "" if uniform else patterns_note(adapter)
     if json:
         notes = {"notes": [*report.notes, patterns]} if patterns else {}

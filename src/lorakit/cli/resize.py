@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorakit.algebra.resize import resize
+from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.references import (
     AdapterArgument,
     JsonOption,
@@ -16,7 +17,6 @@ from lorakit.cli.residuals import (
     RankOption,
     UniformOption,
     finish,
-    require_new,
 )
 
 
@@ -26,6 +26,7 @@ def command(
     rank: RankOption = None,
     energy: EnergyOption = None,
     uniform: UniformOption = False,
+    overwrite: OverwriteOption = False,
     allow_pickle: PickleOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -34,7 +35,7 @@ def command(
 
     What each rank would keep: lorakit inspect ADAPTER --ranks.
     """
-    require_new(output)
+    require_free(output, "adapter", overwrite=overwrite, inputs=[adapter])
     loaded = read_reference(adapter, allow_pickle=allow_pickle, allow_private=allow_private)
     resized, report = resize(loaded, rank, energy)
-    finish(resized, report, output, json=json, uniform=uniform)
+    finish(resized, report, output, json=json, overwrite=overwrite, uniform=uniform)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, show
 from lorakit.cli.output import size
+from lorakit.cli.outputs import OverwriteOption, require_free, written
 from lorakit.cli.progress import Percent
 from lorakit.cli.references import (
     AlphaOption,
@@ -15,6 +17,7 @@ from lorakit.cli.references import (
     PickleOption,
     PrivateOption,
     open_base,
+    scaled,
 )
 from lorakit.cli.signature import argument, option
 from lorakit.merge import unmerge
@@ -32,10 +35,13 @@ def command(
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
     allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write what a merged model was before, given the same adapters and scales."""
+    inputs = [merged, *(scaled(each).path for each in adapter)]
+    require_free(output, "model", overwrite=overwrite, inputs=inputs)
     opened = open_base(merged, allow_private=allow_private)
     adapters = read(
         adapter,
@@ -46,6 +52,6 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     )
-    with Percent(of=size) as progress:
-        report = unmerge(opened, adapters, output, dtype=dtype, force=force, progress=progress)
-    show(report, json=json)
+    with Percent(of=size) as progress, written(output, "model", overwrite=overwrite) as place:
+        report = unmerge(opened, adapters, place, dtype=dtype, force=force, progress=progress)
+    show(replace(report, target=output), json=json)

@@ -108,6 +108,26 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         _put_in_place(temporary, path)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder at, which then takes that of the one at `path`.
+
+    It has the same name, in a temporary folder beside, and is kept from `path` unless the block
+    succeeds. Raises OSError.
+    """
+    _require_replaceable(path)
+    sweep(path.parent, name=path.name, age=OTHERS_AGE)
+    with _claimed(path, Path.mkdir) as temporary:
+        new = temporary / path.name
+        yield new
+        if new.is_dir():
+            _put_in_place(new, path)
+        else:
+            move(new, path)
+            _sync_folder(path.parent)
+        _remove(temporary)
+
+
 def _put_in_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         move(temporary, path)
