@@ -1,8 +1,6 @@
 """The programs of the pages run, and print what is shown below them."""
 
-import atexit
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llama_library import need_llama
-from llama_serving import demo_files, serving_llama
+from llama_serving import serving_llama
 from page_programs import BLOCK, run_page
 from pages import ALL, named, shown_files
 
@@ -32,14 +30,9 @@ def training() -> None:
         pytest.importorskip(package, reason="training needs the extra train")
 
 
-def model_on_a_server() -> None:
-    """llama.cpp's server with the demo, at the URL that the environment names, until the end."""
+def a_server() -> None:
+    """llama.cpp's, which a page may start."""
     pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
-    running = contextlib.ExitStack()
-    atexit.register(running.close)
-    Path("served").mkdir()
-    files = demo_files(Path("served").absolute())
-    os.environ["OPENAI_BASE_URL"] = running.enter_context(serving_llama("plain", *files))
 
 
 # What has to be installed. Files are made by the commands of the page itself.
@@ -48,7 +41,7 @@ NEEDS: dict[str, Callable[[], None]] = {
     "docs/export.md": need_llama,
     "docs/llama.md": need_llama,
     "docs/evaluate.md": files_of_evaluation,
-    "docs/remote.md": model_on_a_server,
+    "docs/remote.md": a_server,
     "docs/train.md": training,
     "docs/howto/gguf.md": need_llama,
     "docs/migrate/from-llama-cpp-python.md": need_llama,
@@ -59,7 +52,14 @@ NEEDS: dict[str, Callable[[], None]] = {
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     NEEDS.get(named(page), bool)()
-    run_page(page.read_text("utf-8"), str(page))
+    with contextlib.ExitStack() as running:
+
+        def llama_server(words: list[str]) -> None:
+            files = [word for word in words if word.endswith(".gguf")]
+            url = running.enter_context(serving_llama("plain", *files))
+            monkeypatch.setenv("OPENAI_BASE_URL", url)
+
+        run_page(page.read_text("utf-8"), str(page), {"llama-server": llama_server})
 
 
 def test_the_first_program_of_the_readme_shows_its_output() -> None:
