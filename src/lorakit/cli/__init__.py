@@ -11,7 +11,7 @@ from functools import partial
 from io import TextIOWrapper
 
 from lorakit.cli.hints import did_you_mean
-from lorakit.cli.output import print_error
+from lorakit.cli.output import print_error, show_log
 from lorakit.cli.signature import call
 from lorakit.cli.table import COMMANDS, HELP, about, inner_parser, line_parser, module_of
 from lorakit.cli.usage import Parser
@@ -71,6 +71,8 @@ def run_line(arguments: Sequence[str]) -> None:
     """
     known = {name: partial(about, name) for name in (*COMMANDS, HELP)}
     chosen, name, rest = _choose(line_parser(), arguments, known)
+    if chosen.verbose:
+        show_log()
     if chosen.debug:
         os.environ["LORAKIT_DEBUG"] = "1"
     if name == HELP:

@@ -8,11 +8,13 @@ progress.py write, and only they make rich's consoles and bars; a test holds the
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -80,6 +82,19 @@ def read_line(prompt: str) -> str:
 def note(text: str) -> None:
     """What a user should know and did not ask for; beside the output, not in it."""
     print(plain(f"note: {text}"), file=sys.stderr)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(plain(f"{time.strftime('%H:%M:%S')} {record.getMessage()}"), file=sys.stderr)
+
+
+def show_log() -> None:
+    """What the library logs, from INFO on, on standard error."""
+    log = logging.getLogger("lorakit")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Lines) for handler in log.handlers):
+        log.addHandler(_Lines())
 
 
 def ask(question: str) -> bool:

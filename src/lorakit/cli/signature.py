@@ -18,9 +18,11 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lorakit.cli.hints import in_flags
+from lorakit.cli.output import show_log
 from lorakit.cli.usage import Parser
 from lorakit.errors import LorakitError
 
+VERBOSE = "Log what is fetched, read, loaded and applied, on standard error."
 Command = Callable[..., None]
 _VERBATIM = "\0"  # before words that follow "--"; no word of a command line has it
 
@@ -79,6 +81,8 @@ def call(function: Command, name: str, arguments: Sequence[str]) -> None:
     parser = parser_of(function, name)
     parser.asked = arguments
     given = vars(parser.parse_intermixed_args(words))
+    if given.pop("verbose"):
+        show_log()
     try:
         function(**_gathered(function, given))
     except LorakitError as error:
@@ -103,6 +107,7 @@ def parser_of(function: Command, name: str) -> Parser:
     for row in rows:
         row.add(groups.get(row.declared.group, parser))
         parser.instead[row.name] = row.declared.instead
+    parser.add_argument("--verbose", action="store_true", help=VERBOSE)
     return parser
 
 

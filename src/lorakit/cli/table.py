@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import lorakit
-from lorakit.cli.signature import make_parser
+from lorakit.cli.signature import VERBOSE, make_parser
 from lorakit.cli.usage import Parser
 
 # Each is a module here with a function `command`, or with COMMANDS, several of them by name.
@@ -30,6 +30,7 @@ def line_parser() -> Parser:
     parser.add_argument(
         "--debug", action="store_true", help="Show the trace of an error (or set LORAKIT_DEBUG=1)."
     )
+    parser.add_argument("--verbose", action="store_true", help=VERBOSE)
     parser.add_argument(
         "-V", "--version", action="version", version=lorakit.__version__, help="Show the version."
     )

@@ -5,6 +5,8 @@ Adding one is a folder and one row here. Importing this loads no engine.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from lorakit.errors import CapabilityError, MissingExtraError, ParameterError
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.values import among, shown
 
+log = logging.getLogger("lorakit")
 EngineName = Literal["onnx", "llama", "torch"]
 RuntimeName = Literal[EngineName, "api"]  # and a model on a server
 
@@ -240,4 +243,7 @@ def open_engine(name: str, base: Base, options: EngineOptions) -> Engine:
     kind = ENGINES[chosen]
     if not isinstance(options, kind.options):
         options = make_options(chosen, {o.name: getattr(options, o.name) for o in fields(options)})
-    return kind.open(base, options)
+    begin = time.monotonic()
+    engine = kind.open(base, options)
+    log.info("opened %s on %s in %.2f s", base.name, chosen, time.monotonic() - begin)
+    return engine

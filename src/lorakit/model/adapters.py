@@ -7,11 +7,14 @@ reads here is what acts from the next token on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Union, get_args
 
 from lorakit.adapter import Adapter
@@ -27,6 +30,7 @@ from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
 from lorakit.values import among, finite, real, shown
 
+log = logging.getLogger("lorakit")
 UserScale = float | Literal["default"]
 Key = Union[str, "LoadedAdapter"]  # an adapter's name, or what load_adapter returned
 Scales = Mapping[str, float] | Mapping["LoadedAdapter", float] | Mapping[Key, float] | Sequence[Key]
@@ -97,12 +101,15 @@ class AdapterTable:
         self, name: str, adapter: Adapter, source: str, default_scale: float = 1.0
     ) -> LoadedAdapter:
         """Load an adapter under a reserved name; waits for the runtime."""
+        begin = time.monotonic()
         future = self._runtime.load(name, adapter)
         try:
             handle = future.result()
         except BaseException:  # such as Ctrl-C: the handle would be lost
             future.add_done_callback(self._take_back)
             raise
+        seconds = time.monotonic() - begin
+        log.info("loaded %s from %s in %.3f s", shown(name), source, seconds)
         return self.enter(name, handle, adapter, source, default_scale)
 
     def enter(
@@ -134,7 +141,9 @@ class AdapterTable:
             if name in self._active:
                 self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
             del self._loaded[name]
-            return self._runtime.unload(handle)
+            done, begin = self._runtime.unload(handle), time.monotonic()
+            done.add_done_callback(partial(_log_changes, [f"unloaded {shown(name)}"], begin))
+            return done
 
     def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
         """Make exactly these adapters active, in this order."""
@@ -142,8 +151,11 @@ class AdapterTable:
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = self.scales(scales)
+            changes, begin = _changes(self._active, scales), time.monotonic()
             done = self._runtime.activate(self.resolve(scales), policy)  # may refuse them
             self._active = scales
+            if changes and log.isEnabledFor(logging.INFO):
+                done.add_done_callback(partial(_log_changes, changes, begin))
             return done
 
     def rescale(
@@ -331,6 +343,23 @@ class LoadedAdapter:
         """One line; takes no lock, also after `unload` and after the model was closed."""
         state = self._table.describe(self.name, self._handle)
         return f"<LoadedAdapter {shown(self.name)}, {state}>"
+
+
+def _changes(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """What makes one active set of another, in words."""
+    said = [
+        f"applied {shown(name)} at {scale:g}"
+        if name not in before
+        else f"rescaled {shown(name)} from {before[name]:g} to {scale:g}"
+        for name, scale in now.items()
+        if before.get(name) != scale
+    ]
+    return said + [f"removed {shown(name)}" for name in before if name not in now]
+
+
+def _log_changes(changes: Sequence[str], begin: float, done: Future[None]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        log.info("%s, in %.3f s", ", ".join(changes), time.monotonic() - begin)
 
 
 def _number(scale: UserScale) -> UserScale:

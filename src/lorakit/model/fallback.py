@@ -246,12 +246,15 @@ class FallbackModel(Model):
         name: str,
         source: Source,
         private: bool | None,
+        report: OnProgress,
     ) -> LoadedAdapter:
         """On the model in use; again on the other, where it moved meanwhile."""
         try:
             while True:
                 model = self._current
-                loaded = model.load_adapter(reference, name, source=source, allow_private=private)
+                loaded = model.load_adapter(
+                    reference, name, source=source, allow_private=private, progress=report
+                )
                 with self._table.lock:
                     if model is self._current:
                         return self._moving.own(loaded)

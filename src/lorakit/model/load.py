@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import logging
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
 
-from lorakit.adapter import Adapter, at_scale
+from lorakit.adapter import Adapter, at_scale, in_order
 from lorakit.base.folder import Base
 from lorakit.check import for_text, without_unchanged
 from lorakit.errors import FormatError, ParameterError
@@ -17,6 +18,7 @@ from lorakit.model.adapter_config import AdapterConfig, AdapterRef
 from lorakit.sources import default_name, describe
 from lorakit.values import finite, shown
 
+log = logging.getLogger("lorakit")
 Fetch = Callable[[AdapterRef], Path]
 
 
@@ -58,9 +60,35 @@ def read_one(reference: AdapterRef | AdapterConfig, base: Base, fetch: Fetch) ->
         adapter = read_adapter(place, base.decoder, **config.reading)
         if config.absolute_scale is not None:
             adapter, default = at_scale(adapter, config.absolute_scale), 1.0
+        log.info("%s: %s", describe(config.path), in_words(adapter))
         adapter = adapter.in_memory()  # independent of its file from here on
         source = describe(config.path)
     return Ready(adapter=adapter, source=source, default_scale=default, place=place)
+
+
+def in_words(adapter: Adapter) -> str:
+    """What an adapter is, in a line: rank, alpha where its file says one, its modules."""
+    ranks = sorted({delta.rank for delta in adapter.deltas})
+    scales = sorted({delta.scale for delta in adapter.deltas})
+    alphas = sorted({delta.alpha for delta in adapter.deltas if delta.alpha is not None})
+    ends = dict.fromkeys(module.rpartition(".")[2] for module in adapter.modules)
+    said = [
+        _span("rank", ranks),
+        _span("alpha", alphas),
+        _span("scale", scales),
+        f"{len(adapter.modules)} modules ({', '.join(in_order(ends))})" if ends else "",
+        ", ".join(sorted(adapter.features)),
+        f"{adapter.nbytes:,} bytes",
+    ]
+    return ", ".join(filter(None, said))
+
+
+def _span(name: str, values: Sequence[float]) -> str:
+    """The values of all modules: one, or the least and the largest."""
+    if not values:
+        return ""
+    ends = f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+    return f"{name} {ends}"
 
 
 def settled(found: Ready, base: Base, *, text_alone: bool = True) -> Ready:

@@ -31,6 +31,7 @@ from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.defaults import defaults_of
 from lorakit.model.generating import Generating
 from lorakit.model.load import Ready, name_of, ready, settled
+from lorakit.model.pending import PendingLoad
 from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.processes import on_fork
 from lorakit.runtime.prompts import check_ids, check_prompt
@@ -110,6 +111,7 @@ class Model(Generating):
         *,
         source: Source = "auto",
         allow_private: bool | None = None,
+        progress: OnProgress | None = None,
         wait: Literal[True] = True,
     ) -> LoadedAdapter: ...
     @overload
@@ -120,6 +122,7 @@ class Model(Generating):
         *,
         source: Source = "auto",
         allow_private: bool | None = None,
+        progress: OnProgress | None = None,
         wait: Literal[False],
     ) -> Future[LoadedAdapter]: ...
     def load_adapter(
@@ -129,6 +132,7 @@ class Model(Generating):
         *,
         source: Source = "auto",
         allow_private: bool | None = None,
+        progress: OnProgress | None = None,
         wait: bool = True,
     ) -> LoadedAdapter | Future[LoadedAdapter]:
         """Fetch an adapter, check it against the base and load it, without activating it.
@@ -137,7 +141,9 @@ class Model(Generating):
         or an AdapterConfig, of which the path, what it says of reading and absolute_scale count.
         name: by default the last part of the reference. source: the kind that the reference must
         be. allow_private: allow URLs of machines in a private network; None is as the model was
-        opened. wait: False returns a Future at once; generation continues meanwhile.
+        opened. progress: called for what is fetched; None is what the model was opened with. wait:
+        False returns a Future at once; generation continues meanwhile. Its `cancel` also stops a
+        download that runs.
         What reading it had to decide, such as parts for images that are left out, is logged as a
         warning, and stands in the `reading.notes` of the handle's `adapter`.
         Raises SourceError, FormatError, MismatchError, NameTakenError, CapabilityError and
@@ -147,9 +153,13 @@ class Model(Generating):
         self._runtime.require_open()
         self._table.reserve(name)
         if wait:
-            return self._load(adapter, name, source, allow_private)
+            report = partial(self._report, progress, lambda: None)
+            return self._load(adapter, name, source, allow_private, report)
+        future = PendingLoad()
+        report = partial(self._report, progress, future.require_wanted)
+        load = partial(self._load, adapter, name, source, allow_private, report)
         try:
-            future = self._loaders.submit(self._load, adapter, name, source, allow_private)
+            self._loaders.submit(future.run, load)
         except RuntimeError:  # closed in the meantime
             self._table.release(name)
             self._runtime.require_open()
@@ -165,10 +175,16 @@ class Model(Generating):
         *,
         source: Source = "auto",
         allow_private: bool | None = None,
+        progress: OnProgress | None = None,
     ) -> LoadedAdapter:
         """`load_adapter` for coroutines."""
         load = self.load_adapter(
-            adapter, name, source=source, allow_private=allow_private, wait=False
+            adapter,
+            name,
+            source=source,
+            allow_private=allow_private,
+            progress=progress,
+            wait=False,
         )
         return await asyncio.wrap_future(load)
 
@@ -345,6 +361,7 @@ class Model(Generating):
         name: str,
         source: Source,
         private: bool | None,
+        report: OnProgress,
     ) -> LoadedAdapter:
         if isinstance(reference, AdapterConfig):
             source = reference.source
@@ -352,7 +369,7 @@ class Model(Generating):
             fetch,
             source=source,
             offline=self._offline,
-            progress=self._report,
+            progress=report,
             allow_private=self._allow_private if private is None else private,
         )
         try:
@@ -387,10 +404,13 @@ class Model(Generating):
                 with suppress(InvalidStateError):  # already done
                     load.set_exception(error)
 
-    def _report(self, progress: Progress) -> None:
+    def _report(
+        self, told: OnProgress | None, require_wanted: Callable[[], None], progress: Progress
+    ) -> None:
         self._runtime.require_open()  # stops a download when the model is closed
-        if self._progress is not None:
-            self._progress(progress)
+        require_wanted()
+        if told := told or self._progress:
+            told(progress)
 
     def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
         if load.cancelled():

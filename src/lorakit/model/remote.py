@@ -52,7 +52,7 @@ from lorakit.remote.waiting import Waits
 from lorakit.runtime.generation import Completion, Generation
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.sampling import SamplingParams
-from lorakit.sources import Source
+from lorakit.sources import OnProgress, Source
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.values import finite, shown, whole
 
@@ -268,6 +268,7 @@ class RemoteModel(Model):
         name: str,
         source: Source,
         private: bool | None,
+        report: OnProgress,
     ) -> LoadedAdapter:
         """Take an adapter by the server's name of it, or a path on the server."""
         try:

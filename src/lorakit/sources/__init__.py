@@ -7,14 +7,23 @@ wants to know how far it is gives `progress`.
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from lorakit.errors import ParameterError
 from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.sources.bundle import BUNDLES, Kind
-from lorakit.sources.limits import MAX_BYTES, Limits, OnProgress, Progress, is_offline
+from lorakit.sources.limits import (
+    MAX_BYTES,
+    Counted,
+    Limits,
+    OnProgress,
+    Progress,
+    is_offline,
+)
 from lorakit.sources.reference import (
     Hub,
     Local,
@@ -30,6 +39,8 @@ __all__ = [
     "Hub", "Kind", "Limits", "Local", "OnProgress", "Progress", "Source", "Url", "default_name",
     "describe", "fetch", "is_offline", "parse",
 ]  # fmt: skip
+
+log = logging.getLogger("lorakit")
 
 
 def fetch(
@@ -59,6 +70,22 @@ def fetch(
     parsed = parse(reference, source)
     if isinstance(parsed, Local):
         return parsed.path
+    name, counted, begin = describe(reference, source), Counted(progress), time.monotonic()
+    log.info("fetching %s", name)
+    path = _fetched(parsed, kind, offline, counted, limits, allow_private)
+    said = f"{counted.bytes:,} bytes" if counted.bytes else "nothing new"
+    log.info("fetched %s: %s in %.2f s, at %s", name, said, time.monotonic() - begin, path)
+    return path
+
+
+def _fetched(
+    parsed: Hub | Url,
+    kind: Kind,
+    offline: bool | None,
+    progress: OnProgress,
+    limits: Limits | None,
+    allow_private: bool,
+) -> Path:
     sweep_cache()
     limit = cache_limit()  # what is wrong with it is said before anything is fetched
     limits = limits or Limits()

@@ -148,6 +148,7 @@ def _bar(source: str, file: str, progress: OnProgress | None) -> Any:
             super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
             self.n = options.get("initial") or 0
             self.total = options.get("total")
+            self.update(0)
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0

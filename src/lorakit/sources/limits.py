@@ -26,6 +26,26 @@ class Progress:
 OnProgress = Callable[[Progress], None]  # may raise, which ends the download
 
 
+class Counted:
+    """A progress that counts the bytes that come, and tells the caller's own."""
+
+    def __init__(self, told: OnProgress | None) -> None:
+        self._told = told
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        self._first.setdefault(progress.file, progress.done)
+        self._last[progress.file] = progress.done
+        if self._told is not None:
+            self._told(progress)
+
+    @property
+    def bytes(self) -> int:
+        """How many came; what an earlier download left does not count."""
+        return sum(self._last.values()) - sum(self._first.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How large, how slow and how unreliable a source may be."""
