@@ -16,8 +16,10 @@ from lorakit.cli.output import print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.engines.cpu import cpu_features
 from lorakit.engines.torch.versions import require_versions
-from lorakit.errors import EngineError, MissingExtraError
+from lorakit.errors import EngineError, LorakitError, MissingExtraError
 from lorakit.files.cache import cache_root
+from lorakit.model.settings import find_settings, read_settings
+from lorakit.sources import describe
 from lorakit.verify.forms import FORMS, MEASURED_ON, Form
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "tokenizers", "safetensors", "torch", "transformers",
@@ -64,7 +66,28 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "cpu": {"cores": os.cpu_count(), "features": _features()},
         "cache": _cache(cache_root()),
+        "settings": _settings(),
     }
+
+
+def _settings() -> dict[str, Any]:
+    """What run and chat take where no base is given."""
+    place = find_settings(here=True)
+    if place is None:
+        return {"file": "none"}
+    try:
+        said = read_settings(place)
+        base, engine = said.model()
+    except LorakitError as error:
+        return {"file": str(place.absolute()), "broken": " ".join(str(error).split())}
+    told = {
+        "file": str(said.place),
+        "runtime": engine or said.runtime,
+        "model": describe(base),
+        "adapters": [describe(each.path, each.source) for each in said.adapters or ()],
+        "fallback": describe(said.fallback or ""),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _cost(form: Form) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,11 +34,11 @@ BaseArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[
-    str,
+    str | None,
     argument(
         metavar="BASE",
         help="A base: a folder or a .gguf file, its path, https://... or hf:org/repo; or a "
-        "server's API, https://host/v1.",
+        "server's API, https://host/v1. None: that of lorakit.toml.",
     ),
 ]
 AdapterArgument = Annotated[
@@ -68,6 +69,15 @@ RuntimeOption = Annotated[
 ModelOption = Annotated[
     str | None,
     option("--model", metavar="NAME", help="The server's name of the model, if it has several."),
+]
+SettingsOption = Annotated[
+    Path | None,
+    option(
+        "--settings",
+        metavar="FILE",
+        help="A lorakit.toml: the model, its adapters and a fallback [default, where no BASE is "
+        "given: LORAKIT_SETTINGS, else lorakit.toml in the working directory].",
+    ),
 ]
 QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
 CalibrationOption = Annotated[
@@ -130,7 +140,7 @@ JsonOption = Annotated[bool, option("--json", help="Print JSON.")]
 
 
 def open_with(
-    base: str,
+    base: str | None,
     adapters: Sequence[str] | None,
     *,
     engine: RuntimeName | None,
@@ -144,11 +154,13 @@ def open_with(
     allow_private: bool = False,
     merge: bool = False,
     served: str | None = None,
+    settings: Path | None = None,
     **reading: Any,
 ) -> Model:
     """Open a model, load the adapters and make them active at their scales.
 
-    served: the name of the model, where the base is the URL of a server.
+    served: the name of the model, where the base is the URL of a server. settings: a file of
+    settings; the base may then be left out, as it may where there is a lorakit.toml.
     """
     from lorakit.engines.llama.options import LlamaOptions
     from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow: most open no model
@@ -156,10 +168,11 @@ def open_with(
 
     mode = "merge" if merge else "dynamic"
     configs = [config_of(reference, mode=mode, **reading) for reference in adapters or ()]
+    place, key = (settings, None) if base or settings else found_settings()
     with downloads, patience("opening the model; its graph is built the first time ..."):
         model = open_model(
             base,
-            adapter=configs,
+            adapter=configs if adapters else None,
             engine=engine,
             quantize=quantize,
             calibration=calibration,
@@ -171,12 +184,15 @@ def open_with(
             progress=downloads,
             allow_private=allow_private,
             model=served,
+            api_key=key,
+            settings=place,
         )
     for warning in model.warnings:
         if not warning.adapter and warning.code != TEXT_ALONE:  # the others were logged
             note(warning.message)
-    exported = None if model.capabilities.engine == "api" else model.base.exported
-    if exported is not None and (form := exported.note()):
+    if model.runtime_name == "api":
+        return model
+    if model.base.exported is not None and (form := model.base.exported.note()):
         note(form)
     loaded = [] if merge else configs
     unsaid = [n for n, c in enumerate(loaded) if c.scale is None and c.absolute_scale is None]
@@ -184,6 +200,23 @@ def open_with(
         if info.default_scale != 1:
             note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
     return model
+
+
+def found_settings() -> tuple[Path | None, str | None]:
+    """The settings where neither a base nor a file is given, and the key for their servers.
+
+    A file that only lies in the working directory may be anybody's: no key goes where it says.
+    """
+    from lorakit.model.settings import NAMED, find_settings, read_settings  # slow
+
+    place = find_settings(here=True)
+    if place is None or os.environ.get(NAMED):
+        return place, None
+    said = read_settings(place)
+    note(f"settings from {said.place}")
+    if os.environ.get("LORAKIT_API_KEY") and (said.fallback or "api" in said.models):
+        note(f"LORAKIT_API_KEY is not sent to a server that it names; --settings {place} does that")
+    return place, ""
 
 
 def read_reference(

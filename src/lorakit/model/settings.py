@@ -28,7 +28,7 @@ from typing import Any, Literal, get_args
 from lorakit.adapter import Adapter
 from lorakit.engines.llama.binding.libraries import PACKAGES, VARIABLE
 from lorakit.engines.table import RuntimeName
-from lorakit.errors import FormatError, ParameterError
+from lorakit.errors import FormatError, ParameterError, page
 from lorakit.files.bounded import as_path, read_text
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, as_choices
 from lorakit.remote.server import names_server, server_of
@@ -38,7 +38,7 @@ from lorakit.values import among, shown
 AnyRuntime = Literal["auto", RuntimeName]
 FILE, NAMED = "lorakit.toml", "LORAKIT_SETTINGS"
 KEYS = ("runtime", "models", "adapter", "fallback")
-MAX_FILE = 1 << 20  # bytes
+MAX_FILE, MAX_LINE = 1 << 16, 1 << 12  # bytes, characters: deep keys take the square of theirs
 NEEDED: Mapping[str, Sequence[Sequence[str]]] = {  # modules of a runtime: one of each row
     "onnx": (("onnxruntime",),),
     "torch": (("torch",), ("transformers",)),
@@ -173,16 +173,21 @@ def read_settings(path: str | os.PathLike[str]) -> Settings:
     """Read a settings file. Raises SourceError, FormatError (no TOML), and ParameterError with all
     that is wrong in it."""
     place = as_path(path).expanduser().absolute()
+    text = read_text(place, MAX_FILE)
+    if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+        raise FormatError(f"{place} has a line of more than {MAX_LINE} characters")
     try:
-        content = tomllib.loads(read_text(place, MAX_FILE))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except ValueError as error:  # as TOMLDecodeError is
         raise FormatError(f"{place} is not valid TOML: {error}") from error
     except RecursionError as error:
         raise FormatError(f"{place} is nested too deeply") from error
     faults = list(_faults(content))
     adapters, wrong = _adapters(content.get("adapter"))
     if faults := [*faults, *wrong]:
-        raise ParameterError(f"{place} cannot be used", items=faults, hint="mend it, see settings")
+        raise ParameterError(
+            f"{place} cannot be used", items=faults, hint=f"see {page('settings')}"
+        )
     log.info("settings from %s", place)
     return Settings(
         place=place,
