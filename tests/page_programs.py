@@ -74,7 +74,7 @@ def run_typed(typed: Typed, programs: Programs) -> None:
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
         patch("sys.stdin", io.StringIO(said)),
-        patch.dict(os.environ, {"COLUMNS": "100"}),
+        patch.dict(os.environ, {"COLUMNS": "80"}),
     ):
         try:
             run_line(words)
