@@ -13,6 +13,8 @@ import pytest
 import lorakit
 from lorakit import demo
 from lorakit.algebra.combine import Method, combine
+from lorakit.algebra.peft_words import WORDS as PEFT_METHODS
+from lorakit.algebra.peft_words import AnyMethod
 from lorakit.algebra.sparse import METHODS
 from lorakit.chat.tools import FORMATS as TOOL_FORMATS
 from lorakit.chat.tools import get_format
@@ -44,6 +46,7 @@ TABLES = {
     "formats": (lorakit.FormatName, FORMATS),
     "dtypes": (lorakit.Dtype, DTYPES),
     "methods": (Method, METHODS),
+    "methods and PEFT's words": (AnyMethod, [*METHODS, *PEFT_METHODS]),
     "kinds": (Kind, BUNDLES),
     "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
     "splits": (SplitBy, BY),

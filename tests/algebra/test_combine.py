@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta, Magnitude, Precondition, Replacement, Site
 from lorakit.algebra import combine, subtract
+from lorakit.algebra.peft_words import PeftMethod, in_our_words
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.options import OnnxOptions
@@ -175,7 +177,7 @@ def test_what_all_adapters_share_is_kept():
         ([1.0], {"method": "svd"}, "a rank or an energy"),
         ([1.0], {"method": "svd", "rank": 0}, "at least 1"),
         ([1.0], {"method": "svd", "energy": 1.5}, "at most 1"),
-        ([1.0], {"method": "linear"}, "must be one of"),
+        ([1.0], {"method": "dare_ties"}, "must be one of"),
         ([1.0], {"method": "dare", "rank": 2, "density": 0.0}, "density"),
         ([1.0], {"method": "dare", "rank": 2, "seed": -1}, "seed"),
     ],
@@ -313,3 +315,15 @@ def test_one_that_works_against_the_others_has_a_negative_share():
     assert report.shares == pytest.approx([4 / 3, -1 / 3])
     opposite = replace(one, deltas=tuple(replace(d, scale=-d.scale) for d in one.deltas))
     assert combine([(one, 1.0), (opposite, 1.0)])[1].shares == (0.0, 0.0)  # of nothing
+
+
+@pytest.mark.parametrize("word", get_args(PeftMethod))
+def test_words_of_peft_are_known_and_say_where_they_mean_something_else(word):
+    ours, notes = in_our_words(word)
+    options = {} if ours == "concatenate" else {"rank": 2}
+    parts = [(adapter(0), 1.0), (adapter(1), 0.5)]
+    found, report = combine(parts, word, **options)
+    assert report.method == ours
+    assert found == combine(parts, ours, **options)[0]
+    assert [note for note in report.notes if "PEFT" in note] == list(notes)
+    assert bool(notes) == (word in ("linear", "dare_linear", "magnitude_prune"))

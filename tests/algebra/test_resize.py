@@ -81,6 +81,15 @@ def test_wrong_arguments_are_named(arguments):
         resize(adapter(0), **arguments)
 
 
+def test_a_rank_that_cuts_nothing_is_said():
+    most = adapter(0).max_rank
+    assert resize(adapter(0), rank=most)[1].notes == (
+        f"no module has a rank above {most}: at {most} nothing is cut off",
+    )
+    assert resize(adapter(0), rank=most - 1)[1].notes == ()
+    assert resize(adapter(0), energy=0.5)[1].notes == ()
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("least", [SMALL, EXACT])
 def test_the_randomized_svd_is_within_a_percent_of_the_best(decay, least):

@@ -1,7 +1,6 @@
 """One rule for all that is written: nothing is overwritten without --overwrite."""
 
 import json
-import os
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -181,7 +180,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         place.write_bytes(b"half")
         raise RuntimeError
     assert out.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.onnx_adapter"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx_adapter"]
 
 
 def test_files_and_folders_do_not_replace_each_other(tmp_path):

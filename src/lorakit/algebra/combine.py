@@ -22,6 +22,7 @@ import numpy as np
 from lorakit.adapter import Adapter, Array, Delta, Precondition, natural
 from lorakit.algebra.lowrank import Cut, cut_product
 from lorakit.algebra.parts import joined, measured, products, require_finite, stacked
+from lorakit.algebra.peft_words import AnyMethod, in_our_words
 from lorakit.algebra.report import ModuleResidual, ResidualReport
 from lorakit.algebra.require import require_linear
 from lorakit.algebra.sparse import Method as Method
@@ -37,7 +38,7 @@ Part = tuple[int, Delta, float]  # number of the adapter, its delta, its weight
 
 def combine(
     adapters: Sequence[Weighted],
-    method: Method = "concatenate",
+    method: AnyMethod = "concatenate",
     *,
     rank: int | None = None,
     energy: float | None = None,
@@ -45,6 +46,9 @@ def combine(
     seed: int = 0,
 ) -> tuple[Adapter, ResidualReport]:
     """One adapter for several at their weights, and how far it is from their exact sum.
+
+    method: one of the above, or PEFT's word for it (cat, linear, ...); where PEFT's own computes
+    something else, a note of the report says so.
 
     An adapter given more than once counts once, with the sum of its weights; a weight of 0 leaves
     it out, so that `a - a` has no delta at all. rank, energy: as in `resize`; for every method but
@@ -54,6 +58,7 @@ def combine(
     Raises ParameterError for arguments, AdapterError for values that are not finite, and
     UnsupportedError that lists everything that cannot be summed.
     """
+    method, meant = in_our_words(method)
     sparse = Sparse(method=method, density=density, seed=seed)
     cut = _cut(method, rank, energy)
     weighted = _distinct(adapters)
@@ -71,7 +76,7 @@ def combine(
     report = ResidualReport(
         method=method,
         modules=tuple(row for _, row in found),
-        notes=(*_notes(adapters), *uneven(strong.norms)),
+        notes=(*meant, *_notes(adapters), *uneven(strong.norms)),
         strengths=strong.norms,
         shares=strong.shares,
     )

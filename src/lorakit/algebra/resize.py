@@ -37,5 +37,8 @@ def resize(
         deltas.append(stored)
         modules.append(measured(exact, stored, delta))
     kept = tuple(delta for delta in deltas if delta is not None)
-    report = ResidualReport(method="svd", modules=tuple(modules))
+    most = max((delta.rank for delta in adapter.deltas), default=0)
+    uncut = rank is not None and most <= rank and energy is None
+    notes = (f"no module has a rank above {most}: at {rank} nothing is cut off",) if uncut else ()
+    report = ResidualReport(method="svd", modules=tuple(modules), notes=notes)
     return replace(adapter, deltas=kept), report

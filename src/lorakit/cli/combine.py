@@ -6,7 +6,8 @@ from math import hypot
 from typing import Annotated
 
 from lorakit.adapter import Adapter, at_scale
-from lorakit.algebra.combine import Method, combine
+from lorakit.algebra.combine import combine
+from lorakit.algebra.peft_words import AnyMethod, in_our_words
 from lorakit.base.folder import Base
 from lorakit.check import without_unchanged
 from lorakit.cli.outputs import OverwriteOption, require_free
@@ -28,6 +29,7 @@ from lorakit.cli.residuals import (
     finish,
 )
 from lorakit.cli.signature import argument, option
+from lorakit.cli.usage import require_used
 from lorakit.formats import require_known
 from lorakit.inspect.relative import weight_norms
 
@@ -42,14 +44,20 @@ def command(
     ],
     output: OutputOption,
     method: Annotated[
-        Method, option(help="concatenate is exact; the others need a rank or an energy.")
+        AnyMethod,
+        option(
+            metavar="METHOD",
+            help="concatenate (PEFT's cat, linear) is exact; svd, ties, dare and magnitude need a "
+            "rank or an energy.",
+        ),
     ] = "concatenate",
     rank: RankOption = None,
     energy: EnergyOption = None,
     density: Annotated[
-        float, option(help="The share of entries that ties, dare and magnitude keep.")
-    ] = 0.5,
-    seed: Annotated[int, option(help="For dare's choice.")] = 0,
+        float | None,
+        option(help="The share of entries that ties, dare and magnitude keep [default: 0.5]."),
+    ] = None,
+    seed: Annotated[int | None, option(help="For dare's choice [default: 0].")] = None,
     base: Annotated[
         str | None,
         option(
@@ -69,6 +77,12 @@ def command(
     require_free(
         output, "adapter", overwrite=overwrite, inputs=[scaled(each).path for each in adapters]
     )
+    ours, _ = in_our_words(method)
+    require_used(
+        {"--density": (density, ours in ("ties", "dare", "magnitude")),
+         "--seed": (seed, ours == "dare")},
+        f"--method {method}",
+    )  # fmt: skip
     model = None if base is None else open_base(base, allow_private=allow_private)
     weighted: list[tuple[Adapter, float]] = []
     names: dict[Adapter, str] = {}
@@ -86,7 +100,12 @@ def command(
         weighted.append((adapter, weight))
         names.setdefault(adapter, said.path)
     combined, report = combine(
-        weighted, method, rank=rank, energy=energy, density=density, seed=seed
+        weighted,
+        method,
+        rank=rank,
+        energy=energy,
+        density=0.5 if density is None else density,
+        seed=seed or 0,
     )
     readable = None if model is None else with_weights(model)
     inputs = [

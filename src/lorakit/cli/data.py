@@ -11,6 +11,7 @@ from lorakit.cli.output import print_json, print_table, say
 from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.references import JsonOption, PrivateOption, ToolsOption, open_base
 from lorakit.cli.signature import argument, option
+from lorakit.cli.usage import require_used
 from lorakit.errors import ParameterError
 from lorakit.training.data import (
     Example,
@@ -43,6 +44,7 @@ DeclareOption = Annotated[
 ]
 SeedOption = Annotated[int, option(least=0, help="The same seed gives the same result.")]
 
+TESTS = 200  # examples of templates to test with
 ABOUT = "Check, count, split and expand data to train on."
 
 
@@ -67,6 +69,11 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """List every bad line with its reason; exits 1 if there is one."""
+    require_used(
+        {"--unseen-phrasings": (unseen_phrasings, train is not None)}, "a run without --train"
+    )
+    counted = {"--max-tokens": (max_tokens, base is not None)}
+    require_used(counted | {"--declare": (declare, base is not None)}, "a run without --base")
     data = read_examples(file, tools=tools)
     faults = [*data.faults, *repeats(data.examples)]
     if train is not None:
@@ -105,6 +112,7 @@ def stats(
     json: JsonOption = False,
 ) -> None:
     """Count tools, phrasings, values and lengths, and say what is scarce."""
+    require_used({"--declare": (declare, base is not None)}, "a run without --base")
     measure = None if base is None else _measure(_renderer(base, allow_private)[0], declare)
     found = stats_of(read_examples(file, tools=tools).require(), measure)
     if json:
@@ -155,13 +163,16 @@ def expand(
         Path | None,
         option(metavar="OUT", help="Of templates: where held-out wordings and values go."),
     ] = None,
-    test_count: Annotated[int, option(least=1, help="How many of those.")] = 200,
+    test_count: Annotated[
+        int | None, option(least=1, help="How many of those [default: 200].")
+    ] = None,
     tools: ToolsOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write more examples, from templates or by changing examples."""
+    require_used({"--test-count": (test_count, test is not None)}, "a run without --test")
     outputs = (output,) if test is None else (output, test)
     _require_new(outputs, overwrite)
     if is_templates(file):
@@ -170,7 +181,7 @@ def expand(
                 "--held-out is for examples", hint='mark templates with "held_out": true'
             )
         templates = read_templates(file, tools=tools)
-        tested = () if test is None else templates.test(test_count, seed)
+        tested = () if test is None else templates.test(test_count or TESTS, seed)
         _write(outputs, (templates.train(count, seed), tested), json)
         return
     if test is not None:

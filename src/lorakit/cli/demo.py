@@ -14,12 +14,15 @@ from lorakit.cli.outputs import OverwriteOption, written
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import option
+from lorakit.cli.usage import require_used
 from lorakit.demo import story
 from lorakit.errors import ParameterError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 
 BAR = 24  # characters of a full bar
+PORT = 8760
+EXAMPLES = 40  # of each kind at each scale
 
 
 def command(
@@ -50,18 +53,29 @@ def command(
             "opened in the page; may be repeated.",
         ),
     ] = None,
-    port: Annotated[int, option(least=0, most=65535, help="Of the page; 0: any free one.")] = 8760,
+    port: Annotated[
+        int | None,
+        option(least=0, most=65535, help="Of the page; 0: any free one [default: 8760]."),
+    ] = None,
     show: Annotated[
-        bool, option("--open/--no-open", help="With --browser: open it in the browser.")
-    ] = True,
+        bool | None, option("--open/--no-open", help="With --browser: open it in the browser.")
+    ] = None,
     examples: Annotated[
-        int, option(least=1, most=100, help="Examples of each kind at each scale.")
-    ] = 40,
+        int | None,
+        option(least=1, most=100, help="Examples of each kind at each scale [default: 40]."),
+    ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show what lorakit does: adapters mixed, rescaled and swapped on a tiny real model."""
     _refuse_contradictions(export=export, train=train, browser=browser, output=output, serve=serve)
+    page, told = browser and output is None, not (export or browser or train)
+    used = {
+        "--port": (port, page),
+        "--open, --no-open": (show, page),
+        "--examples": (examples, told),
+    }
+    require_used(used | {"--json": (json, told or train)}, "this demo")
     if export is not None:
         with written(export, "demo", overwrite=overwrite) as place:
             files = [path.relative_to(place) for path in demo.export(place)]
@@ -74,9 +88,10 @@ def command(
         from lorakit.cli import demo_browser  # exporting is slow to import
 
         own = serve or []
-        demo_browser.write(output, own, overwrite=overwrite) if output else demo_browser.serve(
-            port, own, show=show
-        )
+        if output is not None:
+            demo_browser.write(output, own, overwrite=overwrite)
+        else:
+            demo_browser.serve(PORT if port is None else port, own, show=show is not False)
         return
     if train:
         from lorakit.cli.demo_training import tell_training  # slow, as torch is
@@ -89,9 +104,9 @@ def command(
             model.load_adapter(demo.adapter_path(name))
         opened = time.perf_counter() - begin
         if json:
-            print_json({"open_seconds": opened, **_run(model, examples)})
+            print_json({"open_seconds": opened, **_run(model, examples or EXAMPLES)})
         else:
-            _tell(model, opened, examples)
+            _tell(model, opened, examples or EXAMPLES)
 
 
 def _refuse_contradictions(

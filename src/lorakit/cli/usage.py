@@ -17,6 +17,23 @@ from lorakit.errors import ParameterError
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
 
 
+def require_used(given: Mapping[str, tuple[object, bool]], where: str) -> None:
+    """Refuse options that would be ignored. given: by flag, the value and whether it acts.
+
+    A value that says nothing is None or False. Raises ParameterError.
+    """
+    said = [
+        flag
+        for flag, (value, acts) in given.items()
+        if value is not None and value is not False and not acts
+    ]
+    if said:
+        raise ParameterError(
+            f"{' and '.join(said)} would be ignored: {where} does nothing with it",
+            hint="leave it out",
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of one command. asked: the words that it reads, once it does."""
 
