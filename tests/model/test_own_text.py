@@ -10,6 +10,9 @@ import lorakit
 from folders import DATA
 from lorakit import AdapterConfig
 from lorakit.base.gguf import open_base
+from lorakit.errors import FormatError
+from lorakit.formats.brought import check_brought
+from lorakit.formats.convert import convert
 from lorakit.merge.brought import brought_by, write_brought
 from lorakit.model.own_text import own_text
 
@@ -172,3 +175,45 @@ def test_a_written_folder_keeps_the_bases_template_where_the_adapter_has_none(tm
     (adapter / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 9}))
     assert "tokenizer_config.json" in write_brought(out, brought_by([adapter])[0])
     assert template_sources(out) == {"default": TEMPLATE}
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_a_pointer_of_git_lfs_is_no_text_of_an_adapters(tmp_path, adapter, name):
+    (adapter / name).write_text(POINTER)
+    with opened(None) as plain, opened(adapter) as model:
+        assert rendered(model) == rendered(plain)
+        (note,) = notes(model)
+        assert "is left out" in note
+        assert "git-lfs" in note
+    found = check_brought(adapter, open_base(BASE))
+    assert [m.severity for m in found if "git-lfs" in m.found] == ["warning"]
+    brought, note = brought_by([adapter])
+    assert brought == ()
+    assert "git-lfs" in note
+    with pytest.raises(FormatError, match="git-lfs"):
+        convert(adapter, tmp_path / "out", to="mlx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_tokenizer_is_not_merged_into_a_base(adapter):
+    shutil.copy(BASE / "tokenizer.json", adapter)
+    assert dict(brought_by([adapter])[0]).keys() == {"tokenizer.json"}
+    content = (adapter / "tokenizer.json").read_bytes()
+    (adapter / "tokenizer.json").write_bytes(content[: len(content) // 2])
+    brought, note = brought_by([adapter])
+    assert brought == ()
+    assert "tokenizer.json is not valid JSON" in note
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_base_of_pointers_of_git_lfs_says_so(tmp_path, name):
+    base = shutil.copytree(BASE, tmp_path / "base")
+    (base / name).write_text(POINTER)
+    with pytest.raises(FormatError, match="git-lfs"), lorakit.open(base, threads=1) as model:
+        model.chat(HELLO, max_tokens=1)
+    (tmp_path / "base.gguf").write_text(POINTER)
+    with pytest.raises(FormatError, match="git-lfs"):
+        open_base(tmp_path / "base.gguf")

@@ -45,6 +45,7 @@ from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
 from lorakit.files.gguf_parts import first_part
+from lorakit.files.pointers import MAX_POINTER, refuse_pointer
 from lorakit.files.safetensors import open_safetensors
 
 MAX_JSON = 16 << 20  # bytes; an index of a very large model is about 10 MB
@@ -97,6 +98,7 @@ class Base:
         graph = folder.name if is_graph(folder) and folder.is_file() else None
         folder = folder.absolute().parent.parent if graph else folder
         if folder.is_file():
+            refuse_pointer(read_bounded(folder, MAX_POINTER) or b"", folder)
             raise SourceError(
                 f"{folder} is a file, not a base model folder",
                 code="source_unsupported",
@@ -269,11 +271,13 @@ class Base:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of bounded size; SourceError or BaseModelError otherwise."""
+    """A JSON object from a file of bounded size. Raises SourceError, BaseModelError, and
+    FormatError for a pointer of git-lfs."""
     try:
         raw = read_bounded(path, MAX_JSON)
         if raw is None:
             raise BaseModelError(f"{path} is larger than {MAX_JSON} bytes")
+        refuse_pointer(raw[:64], path)
         content = parse_json(raw)
     except FileNotFoundError as error:
         raise SourceError(

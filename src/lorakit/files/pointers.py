@@ -7,6 +7,7 @@ from pathlib import Path
 from lorakit.errors import FormatError
 
 BEGINNING = b"version https://git-lfs"
+MAX_POINTER = 1024  # bytes, by git-lfs's own specification
 
 
 def refuse_pointer(head: bytes, path: Path) -> None:

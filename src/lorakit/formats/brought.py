@@ -16,6 +16,7 @@ from lorakit.chat.template_files import template_sources
 from lorakit.check import Mismatch
 from lorakit.errors import FormatError, LorakitError, SourceError
 from lorakit.files.bounded import read_bounded
+from lorakit.files.pointers import refuse_pointer
 from lorakit.formats.folder import member, read_object
 
 Files = tuple[tuple[str, bytes], ...]  # by name
@@ -33,7 +34,8 @@ SHOWN = 5
 def text_files(place: Path, names: tuple[str, ...] = OF_TEXT) -> Files:
     """The tokenizer's files and templates in an adapter's folder; none elsewhere.
 
-    Raises FormatError (a link that leads out of the folder, a file of absurd size), SourceError.
+    Raises FormatError (a link that leads out of the folder, a file of absurd size, a pointer of
+    git-lfs) and SourceError.
     """
     folder = _folder(place)
     if folder is None:
@@ -52,6 +54,7 @@ def files_in(folder: Path, names: tuple[str, ...]) -> Files:
             raise SourceError(f"cannot read {folder / name}: {error.strerror or error}") from error
         if content is None:
             raise FormatError(f"{folder / name} is larger than any tokenizer: {MAX_TOKENIZER}")
+        refuse_pointer(content[:64], folder / name)
         found += [] if path is None else [(name, content)]
     return tuple(found)
 
@@ -111,7 +114,11 @@ def _without_tokenizer(rows: int) -> Mismatch:
 
 
 def _template(folder: Path, base: Base) -> Iterator[Mismatch]:
-    brought = templates_of(folder)
+    try:
+        brought = templates_of(folder)
+    except LorakitError as error:
+        yield _unreadable("chat template", error)
+        return
     own = base.templates if base.is_gguf else template_sources(base.path)
     if not same_templates(brought, own):
         yield Mismatch(
@@ -134,12 +141,7 @@ def _tokenizer(folder: Path, base: Base) -> Iterator[Mismatch]:
             return
         brought, own = (_tokens(read_object(f, limit=MAX_TOKENIZER)) for f in (ours, theirs))
     except (LorakitError, OSError) as error:
-        yield Mismatch(
-            item="tokenizer",
-            expected="one that can be read",
-            found=str(error).partition("\n")[0],
-            severity="warning",
-        )
+        yield _unreadable("tokenizer", error)
         return
     new = sorted(brought.keys() - own.keys(), key=brought.__getitem__)
     moved = [token for token in brought.keys() & own.keys() if brought[token] != own[token]]
@@ -159,6 +161,11 @@ def _tokenizer(folder: Path, base: Base) -> Iterator[Mismatch]:
             "opened with it, and comes along where it is merged",
             severity="warning",
         )
+
+
+def _unreadable(item: str, error: Exception) -> Mismatch:
+    found = str(error).partition("\n")[0]
+    return Mismatch(item=item, expected="one that can be read", found=found, severity="warning")
 
 
 def _few(names: Any) -> str:

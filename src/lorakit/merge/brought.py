@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.chat.template_files import template_sources
+from lorakit.errors import FormatError, LorakitError
 from lorakit.files.atomic import write_synced
-from lorakit.files.bounded import read_bounded
+from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.formats.brought import TEMPLATE, Files, meant, templates_of, text_files
 from lorakit.merge.folder import MAX_COMPANION
+
+MAX_ITEMS = 8_000_000  # commas and brackets; a large tokenizer.json has about 2 million
 
 
 def brought_by(places: Sequence[Path]) -> tuple[Files, str]:
     """The files of the only adapter that brings some, or of all that bring the same; and a note
-    where they differ, so that the base's stay."""
+    where they differ, or one cannot be read, so that the base's stay."""
     found: list[Files] = []
     for place in places:
-        files = _brought(place)
+        try:
+            files = _brought(place)
+        except LorakitError as error:
+            return (), f"{error.message}: the base's tokenizer and templates are written"
         if files and not any(_alike(files, before) for before in found):
             found.append(files)
     if len(found) > 1:
@@ -27,11 +33,22 @@ def brought_by(places: Sequence[Path]) -> tuple[Files, str]:
 
 
 def _brought(place: Path) -> Files:
-    """Its files, and the template that its lorakit.json says as one of them."""
+    """Its files, and the template that its lorakit.json says as one of them. Raises as
+    `text_files`, and FormatError for what is no JSON."""
     files, said = text_files(place), templates_of(place)
+    for name, content in files:
+        if name.endswith(".json"):
+            _require_json(place, name, content)
     if said and not template_sources(place if place.is_dir() else place.parent):
         files = (*files, (TEMPLATE, said["default"].encode()))
     return files
+
+
+def _require_json(place: Path, name: str, content: bytes) -> None:
+    try:
+        parse_json(content, items=MAX_ITEMS)
+    except ValueError as error:
+        raise FormatError(f"{place / name} is not valid JSON: {error}") from error
 
 
 def _alike(one: Files, other: Files) -> bool:

@@ -29,6 +29,7 @@ from lorakit.errors import (
     ParameterError,
 )
 from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.pointers import refuse_pointer
 from lorakit.text.apart import Apart
 from lorakit.text.detokenizer import Detokenizer, TextStream, compile_decoder
 from lorakit.text.marks import EncodeApart, Marks
@@ -241,7 +242,8 @@ def read_optional(path: Path) -> dict[str, Any]:
 
 
 def read_whole(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises FileNotFoundError, and FormatError if unreadable or too large."""
+    """A file's bytes. Raises FileNotFoundError, and FormatError if unreadable, too large or a
+    pointer of git-lfs."""
     try:
         content = read_bounded(path, limit)
     except FileNotFoundError:
@@ -250,6 +252,7 @@ def read_whole(path: Path, limit: int) -> bytes:
         raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
     if content is None:
         raise FormatError(f"{path} is larger than {limit} bytes")
+    refuse_pointer(content[:64], path)
     return content
 
 
