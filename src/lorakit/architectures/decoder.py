@@ -13,7 +13,7 @@ from typing import Literal
 from lorakit.architectures.fields import Fields
 from lorakit.architectures.layouts import HEAD, SEPARATE, Bias, Layout, Linear, Width
 
-RopeKind = Literal["default", "linear", "llama3", "longrope"]
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,15 @@ class Rope:
     high_freq_factor: float = 4.0
     original_context: int = 8192
     partial: float = 1.0  # the part of each head's dimensions that is rotated
+    beta_fast: float = 32.0  # yarn: turns in the original context from which a frequency is kept
+    beta_slow: float = 1.0  # and below which it is slowed by the whole factor
+    truncate: bool = True  # yarn: the blend begins and ends at whole dimensions
+    attention: float = 1.0  # what cos and sin are multiplied by
+
+    @property
+    def longest(self) -> int:
+        """The context that yarn stretches it to; 0 for the other kinds."""
+        return int(self.original_context * self.factor) if self.kind == "yarn" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +115,7 @@ class Decoder:
     kv_heads: int
     head_dim: int
     vocabulary: int
-    context: int  # max_position_embeddings
+    context: int  # max_position_embeddings, or what its RoPE was stretched to
     eps: float
     attention_scale: float
     activation: str

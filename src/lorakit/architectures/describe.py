@@ -47,6 +47,8 @@ def describe(config: Config) -> Decoder:
     scalar = float(head_dim)
     if row.default_query_scalar is not None:
         scalar = fields.number("query_pre_attn_scalar", row.default_query_scalar)
+    layers = row.layers(fields, count)
+    longest = max(layer.rope.longest if layer.rope else 0 for layer in layers)
     biases = {key for key in row.bias_keys if fields.flag(key, False)}
     return Decoder(
         architecture=row,
@@ -56,7 +58,7 @@ def describe(config: Config) -> Decoder:
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocabulary=fields.whole("vocab_size"),
-        context=fields.whole("max_position_embeddings", row.default_context),
+        context=max(fields.whole("max_position_embeddings", row.default_context), longest),
         eps=fields.number("rms_norm_eps", row.default_eps),
         attention_scale=scalar**-0.5 if fields.flag("scale_attn_weights", True) else 1.0,
         activation=_activation(fields, row),
@@ -65,7 +67,7 @@ def describe(config: Config) -> Decoder:
         mlp_bias="mlp_bias" in biases,
         tied=fields.flag("tie_word_embeddings", row.tied_by_default),
         logit_softcap=_softcap(fields, row),
-        layers=row.layers(fields, count),
+        layers=layers,
         experts=row.experts(fields) if row.experts is not None else None,
     )
 

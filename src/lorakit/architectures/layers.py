@@ -6,6 +6,7 @@ transformers 5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from lorakit.errors import BaseModelError
 MAX_EXPERTS = 4096
 
 ROPE_KINDS: dict[str, RopeKind] = {"default": "default", "linear": "linear", "llama3": "llama3"}
+PLAIN_ROPE_KINDS: dict[str, RopeKind] = {**ROPE_KINDS, "yarn": "yarn"}  # one for all layers
 # Phi 3 said "su" first, and its class takes "yarn" for the same thing.
 PHI_ROPE_KINDS: dict[str, RopeKind] = {
     "default": "default",
@@ -31,7 +33,43 @@ def _rope(fields: Fields) -> Rope:
     parameters = fields.table("rope_scaling") or fields.table("rope_parameters")
     if fields.number("partial_rotary_factor", 1.0) != 1.0:
         raise BaseModelError("config.json: partial_rotary_factor is not supported")
-    return _rope_of(fields, parameters, fields.number("rope_theta", 10000.0))
+    theta = fields.number("rope_theta", 10000.0)
+    rope = _rope_of(fields, parameters, theta, PLAIN_ROPE_KINDS)
+    return _yarn(fields, parameters, rope) if rope.kind == "yarn" else rope
+
+
+def _yarn(fields: Fields, parameters: Config, rope: Rope) -> Rope:
+    """As transformers reads it (modeling_rope_utils.py): the config's own original context first;
+    the attention factor from mscale and mscale_all_dim where both are said, else from the factor.
+    """
+    own = Fields(parameters, "config.json: RoPE")
+    original = fields.whole("original_max_position_embeddings", rope.original_context)
+    context = fields.whole("max_position_embeddings", original)
+    factor = own.number("factor", context / original)
+    if rope.theta <= 1:
+        raise BaseModelError("config.json: RoPE scaled by yarn needs a rope_theta above 1")
+    return replace(
+        rope,
+        factor=factor,
+        original_context=original,
+        beta_fast=own.number("beta_fast", 32.0),
+        beta_slow=own.number("beta_slow", 1.0),
+        truncate=own.flag("truncate", True),
+        attention=own.number("attention_factor", _attention(own, factor)),
+    )
+
+
+def _attention(own: Fields, factor: float) -> float:
+    """What yarn multiplies cos and sin by, if the config does not say it."""
+    if own.get("mscale") and own.get("mscale_all_dim"):
+        over, under = own.number("mscale", None), own.number("mscale_all_dim", None)
+        return mscale(factor, over) / mscale(factor, under)
+    return mscale(factor)
+
+
+def mscale(factor: float, weight: float = 1.0) -> float:
+    """Of a context that is longer by a factor (Peng et al. 2023, section 3.4)."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _rope_of(

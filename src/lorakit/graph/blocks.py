@@ -227,6 +227,9 @@ class Blocks:
         angles = w.node("Mul", [rows, columns], f"{name}.angles")
         kind = KINDS[self.dtype]
         cos, sin = (w.node(op, [angles], f"{name}.{op.lower()}.f32") for op in ("Cos", "Sin"))
+        if rope.attention != 1.0:
+            gain = w.weight(f"{name}.gain", np.array(rope.attention, np.float32))
+            cos, sin = (w.node("Mul", [each, gain], f"{each}.gained") for each in (cos, sin))
         return (
             w.node("Cast", [cos], f"{name}.cos", to=kind),
             w.node("Cast", [sin], f"{name}.sin", to=kind),
