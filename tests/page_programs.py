@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 from lorakit.cli import run_line
@@ -22,6 +23,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 OPENED = re.compile(r"^```(?:python|console)$", re.MULTILINE)
+CLOCK = re.compile(r" +\d+ ms\b")
 # Beside lorakit, what a page may start: what it does with the words after its name.
 Programs = Mapping[str, Callable[[list[str]], None]]
 
@@ -61,6 +63,9 @@ def typed_in(code: str) -> list[Typed]:
 
 def run_typed(typed: Typed, programs: Programs) -> None:
     """One command, which may read what `echo` says. Errors are output, as one sees them."""
+    if into := re.fullmatch(r"echo (.+) > (\S+)", typed.line):
+        Path(into[2]).write_text(" ".join(shlex.split(into[1])) + "\n", "utf-8")
+        return
     told, pipe, line = typed.line.rpartition(" | ")
     name, *words = shlex.split(line, comments=True)
     if name in programs:
@@ -87,6 +92,12 @@ def run_typed(typed: Typed, programs: Programs) -> None:
 
 
 def assert_shown(printed: str, shown: str, of: str = "") -> None:
-    """Equal, but for what `...` stands for."""
-    pattern = ".*?".join(re.escape(part) for part in shown.replace("...\n", "...").split("..."))
-    assert re.fullmatch(pattern, printed, re.DOTALL), f"{of}\nprinted:\n{printed}\nshown:\n{shown}"
+    """Equal, but for what `...` stands for, and for what a clock said."""
+    found, wanted = _timeless(printed), _timeless(shown).replace("...\n", "...")
+    pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))
+    assert re.fullmatch(pattern, found, re.DOTALL), f"{of}\nprinted:\n{printed}\nshown:\n{shown}"
+
+
+def _timeless(text: str) -> str:
+    """A column of times is as wide as the longest."""
+    return re.sub(r" +", " ", CLOCK.sub(" - ms", text)) if CLOCK.search(text) else text
