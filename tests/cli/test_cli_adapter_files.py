@@ -92,6 +92,54 @@ TAKE_PICKLES = {
     "logits": ("logits", BASE, "-a", PICKLED, "--ids", "1,2", "-o", "{out}/l.npz"),
     "merge": ("merge", BASE, "-a", PICKLED, "-o", "{out}/m"),
     "unmerge": ("unmerge", BASE, "-a", PICKLED, "-o", "{out}/u", "--force"),
+    "verify": ("verify", BASE, "-a", PICKLED, "--against", "base", "--tolerance", "99"),
+    "verify, the other": (
+        "verify",
+        BASE,
+        "-a",
+        str(PLAIN),
+        "--against",
+        PICKLED,
+        "--tolerance",
+        "99",
+    ),
+    "eval": ("eval", BASE, "-a", PICKLED, "--data", "{out}/d.jsonl", "--max-tokens", "2"),
+    "eval, the other": (
+        "eval",
+        BASE,
+        "-a",
+        str(PLAIN),
+        "--compare",
+        PICKLED,
+        "--data",
+        "{out}/d.jsonl",
+        "--max-tokens",
+        "2",
+    ),
+    "export": (
+        "export",
+        BASE,
+        "-a",
+        PICKLED,
+        "-o",
+        "{out}/e",
+        "--to",
+        "safetensors",
+        "--no-proof",
+    ),
+    "compose": (
+        "export",
+        BASE,
+        "--compose",
+        f"x={PICKLED}",
+        "-o",
+        "{out}/e",
+        "--to",
+        "onnx",
+        "--quantize",
+        "none",
+        "--no-proof",
+    ),
     "inspect": ("inspect", PICKLED),
     "check": ("check", PICKLED, "-b", BASE),
     "combine": ("combine", PICKLED, "-o", "{out}/c"),
@@ -102,6 +150,7 @@ TAKE_PICKLES = {
 @pytest.mark.parametrize("name", TAKE_PICKLES)
 def test_a_hint_names_an_option_that_the_command_has(tmp_path, name):
     words = [word.format(out=tmp_path) for word in TAKE_PICKLES[name]]
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": " b"}\n')
     _, err = lorakit(*words, code=1)
     assert "--allow-pickle" in err
     pytest.importorskip("torch", reason="it reads the pickle")

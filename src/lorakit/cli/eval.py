@@ -13,6 +13,7 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience, print_json, print_table, say
 from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import counted_bar
+from lorakit.cli.reading import READING, Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -119,6 +120,7 @@ def command(
     device: DeviceOption = None,
     context: ContextOption = None,
     gpu_layers: GpuLayersOption = None,
+    reading: Reading = READING,
     overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -149,6 +151,7 @@ def command(
         allow_private=allow_private,
         waiting=_waiting,
         progress=downloads,
+        reading=reading.given,
     )
     with ExitStack() as stack:
         found = compare(

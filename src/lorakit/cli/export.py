@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.progress import LiveLine
+from lorakit.cli.reading import READING, Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -94,6 +96,7 @@ def command(
         float | None, option(help="Fail where a smaller share of answers is the same.")
     ] = None,
     no_proof: Annotated[bool, option("--no-proof", help="Leave the comparison out.")] = False,
+    reading: Reading = READING,
     overwrite: Annotated[bool, option("--overwrite", help="Replace an export.")] = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -108,6 +111,7 @@ def command(
     chosen = _composed(compose) if compose is not None else {}
     for config in map(config_of, adapter or []):
         chosen[unused_name(config.name, chosen)] = config
+    chosen = {name: replace(config, **reading.given) for name, config in chosen.items()}
     forms = [form for each in quantize for form in each.split(",")] if quantize else None
     with downloads, LiveLine() as line:
         result = export(

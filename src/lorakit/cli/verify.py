@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.output import print_json, print_table, say
+from lorakit.cli.reading import READING, Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -108,6 +109,7 @@ def command(
     quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
+    reading: Reading = READING,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -124,6 +126,7 @@ def command(
         allow_private,
         open_with,
         calibration,
+        reading.given,
     )
     report = verify_against(
         opening,

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from lorakit.base.exported import is_export, is_graph
 from lorakit.engines.onnx.options import CALIBRATED, Quantization
@@ -50,7 +50,7 @@ _PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 
 class Opener(Protocol):
-    """Opens a base with adapters (REF[:SCALE]) active."""
+    """Opens a base with adapters (REF[:SCALE]) active. reading: fields of AdapterConfig."""
 
     def __call__(
         self,
@@ -62,6 +62,7 @@ class Opener(Protocol):
         calibration: Path | None,
         threads: int | None,
         allow_private: bool,
+        **reading: Any,
     ) -> Model: ...
 
 
@@ -74,11 +75,12 @@ def open_references(
     calibration: Path | None,
     threads: int | None,
     allow_private: bool,
+    **reading: Any,
 ) -> Model:
     """The Opener that shows nothing."""
     return open_model(
         base,
-        adapter=[config_of(reference) for reference in adapters],
+        adapter=[config_of(reference, **reading) for reference in adapters],
         engine=engine,
         quantize=quantize,
         calibration=calibration,
@@ -91,7 +93,8 @@ def open_references(
 class Opening:
     """How the first side is opened; the other differs in what it is said to be.
 
-    calibration: the text for weights of 8 and 4 bits, of either side.
+    calibration: the text for weights of 8 and 4 bits, of either side. reading: how all adapters of
+    both are read, as fields of AdapterConfig.
     """
 
     base: str
@@ -102,6 +105,7 @@ class Opening:
     allow_private: bool = False
     opener: Opener = open_references
     calibration: Path | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Model:
         """Raises what lorakit.open raises."""
@@ -113,6 +117,7 @@ class Opening:
             calibration=self.calibration if self.quantize in CALIBRATED else None,
             threads=self.threads,
             allow_private=self.allow_private,
+            **self.reading,
         )
 
     @property
@@ -291,7 +296,7 @@ def other_side(
         return Side(adapted(model, {}))
     if other.kind == "adapters":
         first = _loaded(model)
-        scales = load_others(model, other.references, adapters)
+        scales = load_others(model, other.references, adapters, opening.reading)
         itself = _itself(other.references == adapters)
         handles = [model.find(name) for name in [*first, *scales]]
         values = [handle.adapter for handle in handles if handle is not None]
@@ -348,14 +353,19 @@ def _form(one: tuple[Opening, Model], two: tuple[Opening, Model]) -> str:
     return max((form for form in held if form in MOST), key=MOST.__getitem__, default="")
 
 
-def load_others(model: Model, references: Sequence[str], first: Sequence[str]) -> dict[str, float]:
+def load_others(
+    model: Model,
+    references: Sequence[str],
+    first: Sequence[str],
+    reading: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Load the other adapters beside the first ones; one without a scale takes that of the adapter
     in its place."""
     active = [info.scale for info in model.adapters if info.scale is not None]
     paired = len(references) == len(first) == len(active)
     scales: dict[str, float] = {}
     for number, reference in enumerate(references):
-        config = config_of(reference)
+        config = config_of(reference, **(reading or {}))
         if paired and config.scale is None and config.absolute_scale is None:
             absolute = config_of(first[number]).absolute_scale
             config = replace(config, absolute_scale=absolute)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 from lorakit.base.gguf import open_base
 from lorakit.base.grown import grown
@@ -40,7 +41,8 @@ Waiting = Callable[[], AbstractContextManager[object]]  # entered while somethin
 class Opening:
     """How models are opened, beside what each side says itself. device: of the torch engine.
 
-    waiting: entered while a model is opened, and progress called for what is fetched.
+    waiting: entered while a model is opened, and progress called for what is fetched. reading: how
+    all adapters are read, as fields of AdapterConfig.
     """
 
     threads: int | None = None
@@ -50,6 +52,7 @@ class Opening:
     allow_private: bool = False
     waiting: Waiting = nullcontext
     progress: OnProgress | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def open(
         self, side: Contestant, applied: Sequence[AdapterConfig], batch: int
@@ -64,7 +67,7 @@ class Opening:
         with self.waiting():
             model = open_model(
                 side.base,
-                adapter=[*merged, *applied],
+                adapter=[replace(each, **self.reading) for each in (*merged, *applied)],
                 engine=side.engine,
                 quantize=side.quantize,
                 threads=self.threads,
@@ -166,7 +169,7 @@ def _require(group: Sequence[Contestant], examples: Sequence[Example], opening: 
             base.require_weights()
         named = dict.fromkeys(a.loaded for each in group for a in each.adapters)
         for config in (each for each in named if not is_held(each, base.held)):
-            adapter = for_text(read_adapter(get(config.path), base.decoder))
+            adapter = for_text(read_adapter(get(config.path), base.decoder, **opening.reading))
             require_fit(adapter, grown(base, [(adapter, 1.0)]))
 
 
