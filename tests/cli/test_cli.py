@@ -171,7 +171,9 @@ def test_errors_are_one_line_with_code_and_hint(tmp_path):
     assert json.loads(out)["error"]["code"] == "source_not_found"
     _, err = lorakit("--debug", "run", str(tmp_path / "nowhere"), "x", code=1)
     assert "Traceback" in err
-    lorakit("run", BASE, code=2)
+    lorakit("run", code=2)
+    assert "nothing to say" in lorakit("run", BASE, input="", code=1)[1]
+    assert lorakit("run", BASE, input="hello") == lorakit("run", BASE, "hello")
     for options in (["--engine", "llama"], ["--device", "cuda"]):
         _, err = lorakit("run", BASE, "x", *options, code=1)
         assert "capability_missing" in err
@@ -202,69 +204,6 @@ def test_demo_tells_its_story_and_exports(tmp_path):
     assert answer.strip()
     _, err = lorakit("demo", "--export", str(target), code=1)
     assert "parameter_invalid" in err
-
-
-def test_chat_in_a_terminal(tmp_path):
-    """Type at a real terminal: adapters, tools, a request, an error, reset, the end."""
-    tools = tmp_path / "tools.json"
-    schema = {"type": "function", "function": {"name": "ring", "parameters": {"type": "object"}}}
-    tools.write_text(json.dumps([schema]))
-    lines = [
-        "turn the lights off in the kitchen",
-        "/adapter home 0.5",
-        "/adapter nobody",
-        "/adapter home many",
-        f"/load {HOME}:0.25 again",
-        f"/tools {tools}",
-        "/tools off",
-        "/clear",
-        "/reset",
-        "/nonsense",
-        "/help",
-        "/quit",
-    ]
-    out = talk(["chat", BASE, "-a", HOME], lines)
-    assert "call:" in out
-    assert "home at 0.5" in out
-    assert "source_not_found" in out
-    assert "again at 0.25" in out
-    assert "tools: ring" in out
-    assert "there is no command /nonsense" in out
-
-
-def talk(arguments, lines):
-    """Run a command at a pseudo-terminal and type lines at its prompt."""
-    pty = pytest.importorskip("pty", reason="terminals are POSIX's")
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lorakit", *arguments], stdin=slave, stdout=slave, stderr=slave
-    )
-    os.close(slave)
-    output = b""
-    try:
-        for line in lines:
-            output += until_prompt(master)
-            os.write(master, line.encode() + b"\n")
-        while True:
-            try:
-                part = os.read(master, 4096)
-            except OSError:
-                break
-            if not part:
-                break
-            output += part
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        os.close(master)
-    return output.decode(errors="replace")
-
-
-def until_prompt(master):
-    output = b""
-    while not output.rstrip(b" ").endswith(b">") and b"> \x1b" not in output[-12:]:
-        output += os.read(master, 4096)
-    return output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

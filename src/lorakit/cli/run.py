@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from lorakit.cli.answering import Answering, with_images
 from lorakit.cli.output import print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
@@ -26,6 +26,7 @@ from lorakit.cli.references import (
     QuantizeOption,
     RunArgument,
     RuntimeOption,
+    SettingsOption,
     ThreadsOption,
     ToolsOption,
     open_with,
@@ -33,17 +34,18 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
-from lorakit.files.bounded import read_text
 from lorakit.model.model import Model
+from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.runtime.generation import Completion
-from lorakit.runtime.sampling import SamplingParams
-
-DEFAULTS = SamplingParams()
 
 
 def command(
-    base: RunArgument,
-    prompt: Annotated[str, argument(help="What to say; - reads standard input.")],
+    answering: Answering,
+    base: RunArgument = None,
+    prompt: Annotated[
+        str | None,
+        argument(help="What to say; - reads standard input, and so does none in a pipe."),
+    ] = None,
     adapter: AdapterOption = None,
     merge: MergeOption = False,
     raw: Annotated[
@@ -57,33 +59,13 @@ def command(
     mmproj: MmprojOption = None,
     engine: RuntimeOption = None,
     served: ModelOption = None,
+    settings: SettingsOption = None,
     quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     context: ContextOption = None,
     gpu_layers: GpuLayersOption = None,
-    max_tokens: int = DEFAULTS.max_tokens,
-    temperature: Annotated[float, option(help="0 takes the likeliest.")] = DEFAULTS.temperature,
-    top_k: int = DEFAULTS.top_k,
-    top_p: float = DEFAULTS.top_p,
-    min_p: float = DEFAULTS.min_p,
-    typical_p: float = DEFAULTS.typical_p,
-    mirostat: Annotated[
-        float | None,
-        option(metavar="TAU", help="Mirostat 2 in their place: bits of surprise per token."),
-    ] = DEFAULTS.mirostat_tau,
-    repetition_penalty: float = DEFAULTS.repetition_penalty,
-    presence_penalty: float = DEFAULTS.presence_penalty,
-    frequency_penalty: float = DEFAULTS.frequency_penalty,
-    seed: int | None = DEFAULTS.seed,
-    stop: Annotated[
-        list[str] | None, option(metavar="TEXT", help="Ends the answer; may be repeated.")
-    ] = None,
-    grammar: Annotated[
-        Path | None,
-        option(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
-    ] = None,
     alpha: AlphaOption = None,
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
@@ -91,31 +73,25 @@ def command(
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Answer one prompt with a base and any number of adapters."""
+    """Answer one prompt with a base and any number of adapters.
+
+    With --settings one word is the prompt, and BASE is as the file says.
+    """
+    if settings is not None and prompt is None:
+        base, prompt = None, base
     if raw and (image or tools):
         raise ParameterError("--raw uses no chat template, which --image and --tools need")
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        mirostat_tau=mirostat,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-        grammar=None if grammar is None else read_text(grammar),
-    )
-    text = sys.stdin.read() if prompt == "-" else prompt
+    if raw:
+        answering.require_raw()
+    sampling, rendering = answering.sampling, answering.rendering
+    text = _said(prompt)
     schemas = read_tools(tools)
     with open_with(
         base,
         adapter,
         engine=engine,
         served=served,
+        settings=settings,
         quantize=quantize,
         calibration=calibration,
         threads=threads,
@@ -130,28 +106,34 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     ) as model:
-        said = text if raw else model.chat_prompt(
-            [{"role": "user", "content": with_images(text, image or ())}], tools=schemas
-        )  # fmt: skip
-        stream = model.stream(said, sampling=sampling, lookahead=None)
+        said: str | ChatPrompt = text
+        if not raw:
+            messages = [{"role": "user", "content": with_images(text, image or ())}]
+            if answering.system is not None:
+                messages.insert(0, {"role": "system", "content": answering.system})
+            said = model.chat_prompt(messages, tools=schemas, **rendering)
+        stream = model.stream(said, lookahead=None, **sampling)
         if not json:
             for piece in stream:
                 say_piece(piece)
             say()
         else:
-            _print(model, stream.result(), raw)
+            _print(model, stream.result(), None if raw else said)
 
 
-def with_images(text: str, images: Sequence[Path]) -> str | list[dict[str, Any]]:
-    """The content of a message that shows pictures before it says something."""
-    if not images:
-        return text
-    shown = [{"type": "image", "path": str(image.expanduser())} for image in images]
-    return [*shown, {"type": "text", "text": text}]
+def _said(prompt: str | None) -> str:
+    """What was said, or what standard input holds. Raises ParameterError."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    said = "" if prompt is None and sys.stdin.isatty() else sys.stdin.read()
+    if not said and prompt is None:
+        raise ParameterError("there is nothing to say: no PROMPT, and no standard input")
+    return said
 
 
-def _print(model: Model, completion: Completion, raw: bool) -> None:
-    reply = None if raw else model.parse_reply(completion)
+def _print(model: Model, completion: Completion, asked: Prompt | None) -> None:
+    """asked: what it answers, unless that was raw."""
+    reply = None if asked is None else model.parse_reply(completion, asked)
     print_json(
         {
             "text": completion.text if reply is None else reply.text,

@@ -1,0 +1,140 @@
+"""What run and chat share: how the model is asked, and how its tokens are chosen.
+
+An option that is not given leaves the choice to the model's own defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from lorakit.chat.rendering import ControlTokens
+from lorakit.cli.signature import Parameter, option
+from lorakit.errors import ParameterError
+from lorakit.files.bounded import parse_json, read_text
+from lorakit.model.types import ChatKeywords, RenderKeywords
+from lorakit.runtime.sampling import SamplingOptions, SamplingParams
+
+DEFAULTS = SamplingParams()
+ASKING, CHOOSING = "how the model is asked", "how tokens are chosen"
+
+
+def _asking(*names: str, metavar: str | None = None, help: str) -> Parameter:
+    return option(*names, metavar=metavar, help=help, group=ASKING)
+
+
+def _choosing(default: object = None, *, metavar: str | None = None, help: str = "") -> Parameter:
+    said = "" if default is None else f"[default: the model's own, else {default}]"
+    return option(metavar=metavar, help=f"{help} {said}".strip(), group=CHOOSING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """The options; None where one is not given."""
+
+    system: Annotated[str | None, _asking(metavar="TEXT", help="What the system message says.")] = (
+        None
+    )
+    thinking: Annotated[
+        bool | None,
+        _asking("--thinking/--no-thinking", help="Whether the model reasons before it answers."),
+    ] = None
+    chat_template_kwargs: Annotated[
+        str | None, _asking(metavar="JSON", help="Variables of the chat template.")
+    ] = None
+    control_tokens: Annotated[
+        ControlTokens | None,
+        _asking(
+            help="What <|im_end|> and the like are where a message spells them [default: text in "
+            "the results of tools, else the template's own]."
+        ),
+    ] = None
+    max_tokens: Annotated[int | None, _choosing(DEFAULTS.max_tokens)] = None
+    min_tokens: Annotated[int | None, _choosing(DEFAULTS.min_tokens)] = None
+    temperature: Annotated[
+        float | None, _choosing(DEFAULTS.temperature, help="0 takes the likeliest.")
+    ] = None
+    top_k: Annotated[int | None, _choosing(DEFAULTS.top_k)] = None
+    top_p: Annotated[float | None, _choosing(DEFAULTS.top_p)] = None
+    min_p: Annotated[float | None, _choosing(DEFAULTS.min_p)] = None
+    typical_p: Annotated[float | None, _choosing(DEFAULTS.typical_p)] = None
+    mirostat: Annotated[
+        float | None,
+        _choosing(metavar="TAU", help="Mirostat 2 in their place: bits of surprise per token."),
+    ] = None
+    repetition_penalty: Annotated[float | None, _choosing(DEFAULTS.repetition_penalty)] = None
+    presence_penalty: Annotated[float | None, _choosing(DEFAULTS.presence_penalty)] = None
+    frequency_penalty: Annotated[float | None, _choosing(DEFAULTS.frequency_penalty)] = None
+    seed: Annotated[int | None, _choosing()] = None
+    stop: Annotated[
+        list[str] | None, _choosing(metavar="TEXT", help="Ends the answer; may be repeated.")
+    ] = None
+    grammar: Annotated[
+        Path | None,
+        _choosing(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
+    ] = None
+
+    @property
+    def rendering(self) -> RenderKeywords:
+        """What makes the prompt, as keywords. Raises ParameterError."""
+        given: dict[str, Any] = {
+            "chat_template_kwargs": _variables(self.chat_template_kwargs),
+            "enable_thinking": self.thinking,
+            "control_tokens": self.control_tokens,
+        }
+        return cast(RenderKeywords, {name: v for name, v in given.items() if v is not None})
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        """What chooses tokens, as keywords."""
+        given: dict[str, Any] = {
+            name: getattr(self, name) for name in SamplingOptions.__annotations__ if name in OWN
+        }
+        given |= {
+            "mirostat_tau": self.mirostat,
+            "grammar": None if self.grammar is None else read_text(self.grammar),
+        }
+        return cast(SamplingOptions, {name: v for name, v in given.items() if v is not None})
+
+    @property
+    def keywords(self) -> ChatKeywords:
+        """All but the system message."""
+        return {**self.rendering, **self.sampling}
+
+    def require_raw(self) -> None:
+        """Raise ParameterError for what a prompt without a template would ignore."""
+        given = ["--system"] * (self.system is not None)
+        names = {"enable_thinking": "--thinking", "chat_template_kwargs": "--chat-template-kwargs",
+                 "control_tokens": "--control-tokens"}  # fmt: skip
+        given += [names[name] for name in self.rendering]
+        if given:
+            raise ParameterError(
+                f"--raw uses no chat template, which {' and '.join(given)} is for"
+                if len(given) == 1
+                else f"--raw uses no chat template, which {' and '.join(given)} are for"
+            )
+
+
+OWN = frozenset(Answering.__dataclass_fields__)
+
+
+def with_images(text: str, images: Sequence[Path]) -> str | list[dict[str, Any]]:
+    """The content of a message that shows pictures before it says something."""
+    if not images:
+        return text
+    shown = [{"type": "image", "path": str(image.expanduser())} for image in images]
+    return [*shown, {"type": "text", "text": text}]
+
+
+def _variables(text: str | None) -> Mapping[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = parse_json(text.encode(errors="surrogateescape"))
+    except ValueError as error:
+        raise ParameterError(f"--chat-template-kwargs is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ParameterError("--chat-template-kwargs is a JSON object, such as '{\"name\": 1}'")
+    return found

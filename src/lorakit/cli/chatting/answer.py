@@ -1,0 +1,80 @@
+"""How an answer is shown while it comes.
+
+Its text as it is, its reasoning dimmed and apart, its calls as code.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
+from lorakit.cli.chatting.calls import as_code
+from lorakit.cli.output import say, say_piece
+from lorakit.model.types import ChatReply, Event, ReplyEnd
+
+SHOWN = 400  # characters of what could not be read as a call
+CALL, DIM, BAD = "cyan", "dim", "red"
+
+
+class Answer:
+    """Shows the events of one answer. text: what it has said so far."""
+
+    def __init__(self) -> None:
+        self.text: str = ""
+        self._last: Literal["", "text", "reasoning", "call"] = ""
+        self._line = False  # whether one has begun that did not end
+        self._known = False  # whether the reasoning that comes was shown, as text
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._say(event.text)
+        elif isinstance(event, ReasoningDelta):
+            self._reason(event.text)
+        elif isinstance(event, CallEnd):
+            self.end_line()
+            say((as_code(event.call), CALL))
+            self._last = "call"
+        elif isinstance(event, ReplyEnd):
+            self._end(event.reply)
+        else:  # Withdrawn: it had not said that it was reasoning
+            self.end_line()
+            say(("(all of this was thinking)", DIM))
+            self.text, self._last, self._known = "", "reasoning", True
+
+    def end_line(self) -> None:
+        """Go on at the beginning of a line."""
+        if self._line:
+            say()
+        self._line = False
+
+    def _say(self, piece: str) -> None:
+        if self._last == "reasoning":
+            self.end_line()
+            say()
+        self._piece(piece)
+        self.text += piece
+        self._last = "text"
+
+    def _reason(self, piece: str) -> None:
+        if self._known:
+            return
+        if self._last != "reasoning":
+            self.end_line()
+            piece = f"thinking: {piece}"
+        self._piece(piece, DIM)
+        self._last = "reasoning"
+
+    def _piece(self, piece: str, style: str = "") -> None:
+        say_piece(piece, style)
+        self._line = not piece.endswith("\n")
+
+    def _end(self, reply: ChatReply) -> None:
+        self.end_line()
+        for bad in reply.malformed:
+            text = bad.text if len(bad.text) <= SHOWN else f"{bad.text[:SHOWN]}..."
+            say((f"no call: {text} ({bad.reason})", BAD))
+        if reply.finish_reason == "length":
+            count = reply.usage.completion_tokens
+            say((f"(cut off after {count} tokens; /set max_tokens N allows more)", DIM))
+        elif not (self._last or reply.malformed):
+            say(("(the model said nothing)", DIM))

@@ -1,0 +1,288 @@
+"""The commands of a chat: lines that begin with a slash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import get_terminal_size
+from typing import Literal
+
+from lorakit.chat.messages import prepare_tools
+from lorakit.chat.rendering import DEFAULT
+from lorakit.cli.answering import with_images
+from lorakit.cli.chatting.answer import CALL, DIM
+from lorakit.cli.chatting.calls import as_code, signature_of
+from lorakit.cli.chatting.conversation import Chat
+from lorakit.cli.chatting.settings import choose, settings
+from lorakit.cli.chatting.words import number, words_of
+from lorakit.cli.downloads import downloads
+from lorakit.cli.hints import did_you_mean
+from lorakit.cli.output import say
+from lorakit.cli.references import read_tools
+from lorakit.errors import ParameterError, UnknownAdapterError
+from lorakit.model.adapter_config import config_of
+from lorakit.model.adapters import LoadedAdapter
+from lorakit.model.conversation import Session
+
+Takes = Literal["", "adapter", "path", "adapter path", "setting", "command"]
+SUFFIX = ".json"
+OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """run: is given what follows the name. takes: what completion offers after it."""
+
+    run: Callable[[Chat, str], None]
+    form: str
+    about: str
+    takes: Takes = ""
+
+
+def run_command(chat: Chat, line: str) -> None:
+    """Run a line such as "/adapter home 0.5". Raises LorakitError."""
+    name, _, rest = line[1:].partition(" ")
+    _require_command(name)
+    COMMANDS[name].run(chat, rest.strip())
+
+
+def _require_command(name: str) -> None:
+    if name not in COMMANDS:
+        close = did_you_mean(f"/{name}", (f"/{each}" for each in COMMANDS))
+        raise ParameterError(
+            f"there is no command /{name}{close}",
+            hint="/help lists them; // begins a message with a slash",
+        )
+
+
+# What the model is asked with.
+
+
+def _system(chat: Chat, rest: str) -> None:
+    messages = chat.session.messages
+    has = bool(messages) and messages[0].get("role") == "system"
+    if rest:
+        said = [] if rest == OFF else [{"role": "system", "content": rest}]
+        messages[: int(has)] = said
+    now = messages[0]["content"] if messages and messages[0].get("role") == "system" else "none"
+    say((f"  system: {now}", CALL))
+
+
+def _tools(chat: Chat, rest: str) -> None:
+    if rest:
+        (word,) = words_of(rest, 1, 1)
+        tools = None if word == OFF else read_tools(Path(word).expanduser())
+        chat.session.tools = prepare_tools(tools)
+    names = [signature_of(tool) for tool in chat.session.tools or ()]
+    if not names:
+        say(("  tools: none declared; an adapter may have learnt its own", CALL))
+    for name in names:
+        say((f"  tools: {name}", CALL))
+
+
+def _image(chat: Chat, rest: str) -> None:
+    (word,) = words_of(rest, 1, 1)
+    if word == OFF:
+        chat.images = []
+    else:
+        picture = {"role": "user", "content": with_images("", [Path(word)])}
+        chat.model.chat_prompt([picture])  # says now what is wrong with it
+        chat.images = [*chat.images, Path(word)]
+    names = ", ".join(image.name for image in chat.images)
+    say((f"  with what you say next: {names or 'no picture'}", CALL))
+
+
+def _set(chat: Chat, rest: str) -> None:
+    if rest:
+        name, _, value = rest.partition(" ")
+        if not value.strip():
+            raise ParameterError(f"expected a value for {name}", hint=f"/set {name} default")
+        choose(chat, name, value.strip())
+    chosen = rest.partition(" ")[0]
+    for name, value, own in settings(chat):
+        if chosen in ("", name):
+            say((f"  {name}  {value}{f'  ({own})' if own else ''}", CALL))
+
+
+# Adapters.
+
+
+def _adapter(chat: Chat, rest: str) -> None:
+    if not rest:
+        show_adapters(chat)
+        return
+    name, *scales = words_of(rest, 1, 2)
+    loaded = chat.model.find(name)
+    if loaded is None:
+        known = [info.name for info in chat.model.adapters]
+        if not Path(name).expanduser().exists() and (close := did_you_mean(name, known)):
+            raise UnknownAdapterError(
+                f"no adapter named {name!r} is loaded{close}", hint="/adapter lists them"
+            )
+        loaded = load_adapter(chat, name, None)
+    elif not scales:
+        loaded.apply()
+    if scales and number(scales[0]) == 0:
+        loaded.remove()
+    elif scales:
+        loaded.apply(number(scales[0]))
+    show_adapters(chat)
+
+
+def load_adapter(chat: Chat, reference: str, name: str | None) -> LoadedAdapter:
+    """Load an adapter, and switch it on."""
+    config = config_of(reference)
+    with downloads:
+        loaded = chat.model.load_adapter(config, name)
+    loaded.apply("default" if config.scale is None else config.scale)
+    return loaded
+
+
+def _clear(chat: Chat, rest: str) -> None:
+    chat.model.clear_adapters()
+    show_adapters(chat)
+
+
+def show_adapters(chat: Chat) -> None:
+    """Which are loaded, and their scales."""
+    for info in chat.model.adapters:
+        state = "off" if info.scale is None else f"at {info.scale:g}"
+        rank = f" (rank {info.rank})" if info.rank else ""  # of a server's it is not known
+        say((f"  {info.name} {state}{rank}", CALL))
+    if not chat.model.adapters:
+        say(("  no adapter is loaded; /adapter REF loads one", CALL))
+
+
+# The conversation.
+
+
+def _retry(chat: Chat, rest: str) -> None:
+    chat.retry()
+
+
+def _edit(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.edit(rest)
+        return
+    said = chat.session.messages[chat.last_user()]["content"]
+    if not isinstance(said, str):
+        raise ParameterError("what was said last holds more than text", hint="/edit TEXT")
+    chat.prefilled = f"/edit {said}"
+
+
+def _result(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.give(rest)
+        return
+    calls = chat.pending()
+    for call in calls:
+        say((f"  {as_code(call)} waits for its result", CALL))
+    if not calls:
+        say(("  no call waits for a result", CALL))
+
+
+def _save(chat: Chat, rest: str) -> None:
+    word, *others = words_of(rest, 1, 2)
+    path = Path(word).expanduser()
+    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    if others not in ([], ["--overwrite"]):
+        raise ParameterError(f"expected a file, found {rest!r}", hint="/save FILE [--overwrite]")
+    if path.exists() and not others and path != chat.file:
+        raise ParameterError(f"{path} is there already", hint=f"/save {word} --overwrite")
+    copy = chat.session.fork()
+    copy.adapters = {i.name: i.scale for i in chat.model.adapters if i.scale is not None}
+    copy.save(path)
+    chat.file = path
+    say((f"  saved {len(copy.messages)} messages to {path}", CALL))
+
+
+def _load(chat: Chat, rest: str) -> None:
+    word, *name = words_of(rest, 1, 2)
+    path = Path(word).expanduser()
+    saved = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    if name or not (path == saved or saved.is_file()):
+        load_adapter(chat, word, name[0] if name else None)
+        show_adapters(chat)
+        return
+    session = Session.load(chat.model, saved, when_full=chat.session.when_full)
+    if session.adapters is not None:
+        chat.model.apply(session.adapters)  # raises where one is not loaded
+        session.adapters = None
+    if session.rendering == DEFAULT:
+        session.rendering = chat.session.rendering
+    chat.session, chat.file, chat.images = session, saved, []
+    say((f"  {len(session.messages)} messages of {saved}", CALL))
+    for message in session.messages[-2:]:
+        if isinstance(message.get("content"), str):
+            say((f"  {message['role']}: {message['content']}", DIM))
+
+
+def _reset(chat: Chat, rest: str) -> None:
+    kept = [m for m in chat.session.messages[:1] if m.get("role") == "system"]
+    chat.session.messages[:] = kept
+    chat.images, chat.file = [], None
+    say(("  forgotten" + (", but the system message" if kept else ""), CALL))
+
+
+def _help(chat: Chat, rest: str) -> None:
+    name = rest.removeprefix("/")
+    if name:
+        _require_command(name)
+    for each, command in COMMANDS.items():
+        if name in ("", each):
+            _explain(f"/{each} {command.form}".rstrip(), command.about)
+    for keys, about in () if name else KEYS:
+        _explain(keys, about)
+
+
+def _explain(what: str, about: str) -> None:
+    """On one line, where the terminal is wide enough."""
+    if 2 + COLUMN + 2 + len(about) > get_terminal_size().columns or len(what) > COLUMN:
+        say((f"  {what}", "bold"))
+        say((f"      {about}", DIM))
+    else:
+        say((f"  {what:<{COLUMN}}", "bold"), (f"  {about}", DIM))
+
+
+COLUMN = 24
+KEYS = (
+    ('Alt-Enter, """', 'another line; up to the next """'),
+    ("Tab, Up, Ctrl-R", "complete; what was said before"),
+    ("Ctrl-C", "stops an answer, clears a line"),
+)
+
+COMMANDS: dict[str, Command] = {
+    "adapter": Command(
+        run=_adapter, form="[NAME|REF [SCALE]]", takes="adapter path",
+        about="list the adapters, or switch one on; at scale 0 it is off",
+    ),
+    "adapters": Command(run=lambda chat, _: show_adapters(chat), form="", about="list them"),
+    "clear": Command(run=_clear, form="", about="all adapters off; they stay loaded"),
+    "system": Command(run=_system, form="[TEXT|off]", about="what the model is told first"),
+    "tools": Command(
+        run=_tools, form="[FILE|off]", takes="path", about="what the model may call, from JSON",
+    ),
+    "result": Command(
+        run=_result, form="[TEXT]", about="what a call gave back; the model goes on",
+    ),
+    "image": Command(
+        run=_image, form="FILE|off", takes="path",
+        about="a picture for what you say next; needs --mmproj",
+    ),
+    "set": Command(
+        run=_set, form="[NAME VALUE]", takes="setting", about="how tokens are chosen, and more",
+    ),
+    "retry": Command(run=_retry, form="", about="another answer to what you said last"),
+    "edit": Command(run=_edit, form="[TEXT]", about="say the last message otherwise"),
+    "save": Command(
+        run=_save, form="FILE [--overwrite]", takes="path", about="keep the conversation",
+    ),
+    "load": Command(
+        run=_load, form="FILE|REF [NAME]", takes="path",
+        about="go on with a saved conversation; or load another adapter",
+    ),
+    "reset": Command(run=_reset, form="", about="forget the conversation"),
+    "help": Command(run=_help, form="[COMMAND]", takes="command", about="this list"),
+    "quit": Command(run=lambda chat, _: None, form="", about="end; so does Ctrl-D"),
+}  # fmt: skip

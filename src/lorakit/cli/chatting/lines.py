@@ -1,0 +1,66 @@
+"""Where a chat's lines come from: an editor at a terminal, or standard input as it is.
+
+A message may have several lines: pasted at a terminal, or between two lines that are \"\"\".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from lorakit.cli.chatting.history import HistoryFile
+from lorakit.cli.output import read_line, say
+
+PROMPT = "> "
+FENCE = '"""'
+# What may follow what was typed: (characters before the cursor that it replaces, the words).
+Complete = Callable[[str], Iterable[tuple[int, str]]]
+
+
+class Lines(Protocol):
+    """Reads what is typed."""
+
+    def read(self, prefilled: str = "") -> str:
+        """The next line, or lines. Raises EOFError, and KeyboardInterrupt where nothing is typed.
+
+        prefilled: what may be changed, where there is an editor.
+        """
+        ...
+
+
+class PlainLines:
+    """Standard input, line by line."""
+
+    def read(self, prefilled: str = "") -> str:
+        try:
+            return read_line(PROMPT)
+        except (EOFError, KeyboardInterrupt):
+            if sys.stdin.isatty():
+                say()
+            raise
+
+
+def lines_of(history: HistoryFile | None, complete: Complete) -> Lines:
+    """An editor, where there is a terminal that can move its cursor."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        return PlainLines()
+    from lorakit.cli.chatting.terminal import TerminalLines  # slow; only terminals need it
+
+    return TerminalLines(history, complete)
+
+
+def read_message(lines: Lines, prefilled: str = "") -> str:
+    """A message or command: the next line, or all between two \"\"\"."""
+    said = lines.read(prefilled).strip()
+    if not said.startswith(FENCE):
+        return said
+    parts = [said.removeprefix(FENCE)]
+    while not parts[-1].rstrip().endswith(FENCE):
+        try:
+            parts.append(lines.read())
+        except EOFError:
+            break
+    parts[-1] = parts[-1].rstrip().removesuffix(FENCE)
+    return "\n".join(parts).strip("\n")

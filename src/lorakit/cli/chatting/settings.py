@@ -1,0 +1,83 @@
+"""/set: how tokens are chosen and what happens when the context is full, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any, cast, get_args
+
+from lorakit.chat.rendering import RenderOptions
+from lorakit.cli.chatting.conversation import Chat
+from lorakit.cli.hints import did_you_mean
+from lorakit.errors import ParameterError
+from lorakit.model.fitting import WhenFull, require_when_full
+from lorakit.runtime.sampling import SamplingParams
+
+LEFT_OUT = ("logprobs", "logit_bias", "stop_tokens", "grammar")  # no line of a chat can say them
+SAMPLING = tuple(each.name for each in fields(SamplingParams) if each.name not in LEFT_OUT)
+WHEN_FULL, THINKING = "when_full", "thinking"
+NAMES = (*SAMPLING, THINKING, WHEN_FULL)
+DEFAULT = "default"
+SIDES = {"on": True, "off": False, DEFAULT: None}
+
+
+def settings(chat: Chat) -> Iterator[tuple[str, str, str]]:
+    """(name, value, where it is from or else what the model's own is)."""
+    own = chat.model.defaults
+    for name in SAMPLING:
+        value, standard = getattr(chat.sampling, name), getattr(own, name)
+        yield name, _said(value), "" if value == standard else f"the model's own: {_said(standard)}"
+    thinking = chat.session.rendering.enable_thinking
+    yield THINKING, next(word for word, side in SIDES.items() if side is thinking), ""
+    yield WHEN_FULL, chat.session.when_full, ""
+
+
+def choose(chat: Chat, name: str, text: str) -> None:
+    """Change one. Raises ParameterError for a name or a value that is none."""
+    if name not in NAMES:
+        raise ParameterError(
+            f"there is no setting {name}{did_you_mean(name, NAMES)}", hint="/set lists them"
+        )
+    if name == WHEN_FULL:
+        require_when_full(text)
+        chat.session.when_full = cast(WhenFull, text)
+    elif name == THINKING:
+        if text not in SIDES:
+            raise ParameterError(f"thinking is one of {', '.join(SIDES)}, not {text!r}")
+        options = chat.session.rendering
+        chat.session.rendering = RenderOptions(
+            chat_template_kwargs=options.chat_template_kwargs,
+            control_tokens=options.control_tokens,
+            enable_thinking=SIDES[text],
+        )
+    else:
+        value = getattr(chat.model.defaults, name) if text == DEFAULT else _value(name, text)
+        chat.session.sampling = replace(chat.sampling, **{name: value})
+
+
+def values_of(name: str) -> tuple[str, ...]:
+    """Words that a setting may have, for completion."""
+    if name == WHEN_FULL:
+        return get_args(WhenFull)
+    return tuple(SIDES) if name == THINKING else (DEFAULT,)
+
+
+def _value(name: str, text: str) -> Any:
+    """A word as the parameter's value; what is wrong with it, the parameters say."""
+    if name == "stop":
+        return (text.encode().decode("unicode_escape"),) if text.isascii() else (text,)
+    known: dict[str, Any] = {"none": None, "true": True, "false": False, "on": True, "off": False}
+    if text.lower() in known:
+        return known[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(repr, value)) or "none"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,163 @@
+"""`lorakit chat` at a terminal: keys, pastes, Ctrl-C, history, widths, terminals that do less."""
+
+import json
+import re
+import stat
+
+import pytest
+
+from lorakit import demo
+from terminals import (
+    ALT_ENTER,
+    BACKSPACE,
+    CTRL_C,
+    CTRL_D,
+    LEFT,
+    PASTE,
+    TAB,
+    UP,
+    Terminal,
+)
+
+BASE = demo.base_path()
+HOME = demo.adapter_path("home")
+THREE = "turn the lights off\nin the kitchen\nplease"
+COLOUR = re.compile(rb"\x1b\[[0-9;]*(3[0-7]|38;[25]|9[0-7])")
+
+
+def chat(*arguments, **options):
+    return Terminal("chat", BASE, "-a", HOME, "--threads", "1", *arguments, **options)
+
+
+def said(path):
+    """What the user said, in a saved conversation."""
+    messages = json.loads(path.read_text())["messages"]
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_keys_and_a_paste_of_three_lines_that_is_one_message(tmp_path, columns):
+    file = tmp_path / "talk.json"
+    with chat(columns=columns) as terminal:
+        terminal.prompt()
+        assert "Hello!" in terminal.say("hello")
+        terminal.key(UP)
+        terminal.sees("hello")
+        terminal.say("")
+        terminal.key("byx", LEFT, "e", LEFT, LEFT, BACKSPACE, "B")
+        terminal.say("")
+        terminal.key(PASTE.format(THREE))
+        terminal.sees("please")
+        assert 'set_lights(room="kitchen", state="off")' in terminal.say("").replace("\n", "")
+        terminal.key("one", ALT_ENTER, "two", "\r")
+        terminal.prompt()
+        terminal.say(f"/save {file}")
+        terminal.key(CTRL_D)
+        assert terminal.ends() == 0
+        assert b"^[[A" not in terminal.raw
+    assert said(file) == ["hello", "hello", "Byex", THREE, "one\ntwo"]
+
+
+def test_ctrl_c_clears_a_line_stops_an_answer_and_asks_before_it_leaves(tmp_path):
+    file = tmp_path / "talk.json"
+    with chat("--max-tokens", "1900") as terminal:
+        terminal.prompt()
+        terminal.say("hello")
+        terminal.key("half a sentence")
+        terminal.sees("sentence")
+        terminal.key(CTRL_C)
+        terminal.say("bye")
+        terminal.say("/set ignore_eos on")
+        terminal.key("hello\r")
+        terminal.sees("Hello! What can")
+        terminal.key(CTRL_C)
+        assert "(stopped; /retry answers anew)" in terminal.prompt()
+        terminal.say(f"/save {file}")
+        terminal.key(CTRL_C)
+        assert "Ctrl-C again leaves" in terminal.prompt()
+        terminal.say("/adapter")  # going on is an answer, too
+        terminal.key(CTRL_C)
+        assert "Ctrl-C again leaves" in terminal.prompt()
+        terminal.key(CTRL_C)
+        assert terminal.ends() == 0
+    assert said(file) == ["hello", "bye", "hello"]
+    last = json.loads(file.read_text())["messages"][-1]
+    assert (last["role"], last["content"][:11]) == ("assistant", "Hello! What")
+
+
+def test_tab_completes_commands_adapters_and_files(tmp_path):
+    (tmp_path / "some tools.json").write_text(json.dumps([{"name": "ring"}]))
+    with chat() as terminal:
+        terminal.prompt()
+        terminal.key("/res", TAB)
+        terminal.sees("result")
+        terminal.sees("reset")
+        terminal.key("et\r")
+        assert "forgotten" in terminal.prompt()
+        terminal.key("/ada", TAB, "s", BACKSPACE, " ho", TAB)
+        terminal.sees("home")
+        assert "home at 0.5 (rank 8)" in terminal.say("0.5")
+        terminal.key(f"/tools {tmp_path}/so", TAB)
+        terminal.sees("tools.json'")
+        assert "tools: ring()" in terminal.say("")
+        terminal.key(CTRL_D)
+        assert terminal.ends() == 0
+
+
+def test_what_was_typed_is_found_again_next_time(tmp_path):
+    kept = tmp_path / "state" / "history"
+    env = {"LORAKIT_HISTORY": str(kept)}
+    for keys, expected in ((("bye\r",), "Goodbye!"), ((UP, "\r"), "Goodbye!")):
+        with chat(env=env) as terminal:
+            terminal.prompt()
+            terminal.key(*keys)
+            assert expected in terminal.prompt()
+            terminal.key(CTRL_D)
+            assert terminal.ends() == 0
+    assert kept.read_text() == '"bye"\n' * 2
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    with chat("--no-history", env=env) as terminal:
+        terminal.prompt()
+        terminal.say("hello")
+        terminal.key(CTRL_D)
+        assert terminal.ends() == 0
+    assert kept.read_text() == '"bye"\n' * 2
+
+
+def test_no_colour_where_none_is_wanted():
+    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        with chat(env=env) as terminal:
+            terminal.prompt()
+            terminal.say("turn the lights off in the kitchen")
+            terminal.key(CTRL_D)
+            assert terminal.ends() == 0
+            assert bool(COLOUR.search(terminal.raw)) == coloured
+
+
+def test_a_terminal_that_cannot_move_its_cursor(tmp_path):
+    file = tmp_path / "talk.json"
+    with chat(env={"TERM": "dumb"}) as terminal:
+        terminal.prompt()
+        assert "Hello!" in terminal.say("hello")
+        terminal.key('"""turn the lights off\n', "in the kitchen\n", 'please"""\n')
+        terminal.sees("set_lights(")
+        terminal.prompt()
+        terminal.say(f"/save {file}")
+        terminal.key(CTRL_C)
+        assert "Ctrl-C again leaves" in terminal.prompt()
+        terminal.key(CTRL_D)
+        assert terminal.ends() == 0
+        assert b"\x1b" not in terminal.raw
+    assert said(file) == ["hello", THREE]
+
+
+def test_without_its_brackets_a_paste_is_three_messages(tmp_path):
+    """What the test of the paste would see if it were read line by line."""
+    file = tmp_path / "talk.json"
+    with chat() as terminal:
+        terminal.prompt()
+        for line in THREE.splitlines():
+            terminal.say(line)
+        terminal.say(f"/save {file}")
+    assert said(file) == THREE.splitlines()
