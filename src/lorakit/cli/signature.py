@@ -98,7 +98,9 @@ def parser_of(function: Command, name: str) -> Parser:
         for parameter in inspect.signature(function).parameters.values()
         for row in _rows(parameter, kinds[parameter.name])
     ]
-    places = [row.place for row in rows if row.declared.positional]
+    places = [
+        row.place if row.required else f"[{row.place}]" for row in rows if row.declared.positional
+    ]
     parser = make_parser(
         name, inspect.getdoc(function) or "", " ".join(["[OPTIONS]", *places]).strip()
     )

@@ -60,7 +60,7 @@ class MovingTable(AdapterTable):
         if -given not in self._moved:
             raise UnknownAdapterError(
                 f"the adapter {name!r} was the server's; the model runs in this process now",
-                hint="load it from its files: load_adapter",
+                hint="load it here, from its files",
             )
         return self._moved[-given]
 
