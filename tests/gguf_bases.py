@@ -33,6 +33,7 @@ LONG = {
     "long_factor": [1.5 + at for at in range(6)],
     "short_factor": [1.1 + at / 4 for at in range(6)],
 }
+YARN = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16}
 FAMILIES = {
     "gemma3": GEMMA,
     "gemma3 other layers": GEMMA | {
@@ -60,6 +61,7 @@ FAMILIES = {
     },
     "mistral": SHAPE | {"model_type": "mistral", "sliding_window": None, "head_dim": 32},
     "qwen2": SHAPE | {"model_type": "qwen2", "rope_theta": 1e6},
+    "qwen2 yarn": SHAPE | {"model_type": "qwen2", "rope_theta": 500.0, "rope_scaling": YARN},
     "qwen3": SHAPE | {"model_type": "qwen3", "head_dim": 32},
     "qwen3 experts": SHAPE | {
         "model_type": "qwen3_moe", "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2,

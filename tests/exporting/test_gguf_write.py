@@ -107,6 +107,10 @@ BROKEN = {
     "experts": ("qwen3 experts", exchanged("ffn_gate_exps", "ffn_up_exps")),
     "norms of q and k": ("qwen3", exchanged("attn_q_norm", "attn_k_norm")),
     "RoPE base": ("qwen2", without("rope.freq_base")),
+    "yarn's factor": ("qwen2 yarn", said("qwen2.rope.scaling.factor", Value("f32", 1.0))),
+    "yarn's original context": (
+        "qwen2 yarn", said("qwen2.rope.scaling.original_context_length", Value("u32", 4096))
+    ),
     "rotated part": ("phi3 long", without("rope.dimension_count", "rope_factors")),
     "Phi's factors": ("phi3 long", exchanged("rope_factors_long", "rope_factors_short")),
     "factor of attention": ("phi3 long", without("attn_factor")),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gguf_bases import FAMILIES, LONG, make_base, model_of, written
+from gguf_bases import FAMILIES, LONG, YARN, make_base, model_of, written
 from lorakit.architectures import describe
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
@@ -36,13 +36,20 @@ REFUSED = {
     "llama3 of Qwen": (
         "qwen3",
         {"rope_scaling": FAMILIES["llama 3"]["rope_scaling"]},
-        "RoPE scaled by llama3: .* default or linear$",
+        "RoPE scaled by llama3: .* default or linear or yarn$",
     ),
     "llama3 of Gemma": (
         "gemma3",
         {"rope_scaling": FAMILIES["llama 3"]["rope_scaling"]},
         "RoPE scaled by llama3",
     ),
+    "yarn's attention": (
+        "qwen2 yarn",
+        {"rope_scaling": YARN | {"attention_factor": 1.0}},
+        "attention factor of 1 of its RoPE: 1.2079",
+    ),
+    "yarn's betas": ("qwen2 yarn", {"rope_scaling": YARN | {"beta_fast": 16}}, "beta_fast.*16.*32"),
+    "yarn's blend": ("qwen2 yarn", {"rope_scaling": YARN | {"truncate": False}}, "truncate"),
     "local layers": (
         "gemma3",
         {"rope_parameters": NESTED | {"sliding_attention": {"type": "linear", "factor": 2.0}}},

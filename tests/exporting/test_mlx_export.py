@@ -47,6 +47,13 @@ BASES = {
 }
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 IDS = np.arange(5, 45)
+MADE = ("qwen2", "qwen3_moe", "phi3", "gemma3_global", "qwen2_yarn", "qwen3_yarn", "gpt2")
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 32.0,
+    "original_max_position_embeddings": 8,
+}
 
 
 def written(base, folder, form="none", **options):
@@ -207,6 +214,10 @@ def made(tmp_path_factory):
                 "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
             },
         ),
+        "qwen2_yarn": transformers.Qwen2Config(**shape, rope_parameters=YARN),
+        "qwen3_yarn": transformers.Qwen3Config(
+            **shape, head_dim=16, rope_parameters=YARN | {"beta_fast": 2, "beta_slow": 0.2}
+        ),
         "gpt2": transformers.GPT2Config(
             n_embd=64, n_layer=2, n_head=4, vocab_size=96, n_positions=64
         ),
@@ -226,7 +237,9 @@ def in_transformers(folder, ids):
         return model.eval()(torch.tensor(np.asarray(ids))[None]).logits[0].numpy()
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3_moe", "phi3", "gemma3_global", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["qwen2", "qwen3_moe", "phi3", "gemma3_global", "qwen2_yarn", "qwen3_yarn", "gpt2"]
+)
 def test_every_form_of_every_family_gives_the_logits_of_its_values(made, name, tmp_path):
     base = Base.open(made[name])
     for form in ("none", "q8", "q4"):

@@ -51,6 +51,7 @@ def of(path, **changes):
 
 
 ROPE = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+YARN = ROPE | {"rope_type": "yarn", "original_max_position_embeddings": 8}
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [2.0] * 4}
 CLASHES = [
     ("gemma3_softcap", {}, "capped at 3"),
@@ -64,6 +65,10 @@ CLASHES = [
     ("qwen3", {"attention_bias": True}, "biases"),
     ("qwen3", {"hidden_act": "gelu"}, "activation is gelu"),
     ("qwen3_moe", {"rope_parameters": ROPE}, "scaled"),
+    ("qwen3_moe", {"rope_parameters": YARN}, "scaled"),
+    ("qwen3", {"rope_parameters": YARN | {"attention_factor": 1.0}}, "1; mlx-lm by 1.06931"),
+    ("qwen3", {"rope_parameters": YARN | {"mscale": 0.5}}, "mscale"),
+    ("qwen3", {"rope_parameters": YARN | {"truncate": False}}, "between dimensions"),
     ("phi3", {"rope_parameters": LONG | {"short_factor": [1.0] * 4}}, "long_factor"),
     ("gpt2", {"n_inner": 96}, "96 wide"),
     ("gpt2", {"tie_word_embeddings": False}, "head"),

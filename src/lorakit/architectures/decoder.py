@@ -6,6 +6,7 @@ a config or weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,14 @@ class Rope:
     def longest(self) -> int:
         """The context that yarn stretches it to; 0 for the other kinds."""
         return int(self.original_context * self.factor) if self.kind == "yarn" else 0
+
+
+def mscale(factor: float, weight: float = 1.0) -> float:
+    """What yarn multiplies cos and sin by, for a context that is longer by a factor.
+
+    Peng et al. 2023, section 3.4; weight: as DeepSeek's configs say it.
+    """
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

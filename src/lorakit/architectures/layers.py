@@ -6,12 +6,11 @@ transformers 5.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorakit.architectures.decoder import Experts, Layer, Rope, RopeKind
+from lorakit.architectures.decoder import Experts, Layer, Rope, RopeKind, mscale
 from lorakit.architectures.fields import Config, Fields
 from lorakit.errors import BaseModelError
 
@@ -65,11 +64,6 @@ def _attention(own: Fields, factor: float) -> float:
         over, under = own.number("mscale", None), own.number("mscale_all_dim", None)
         return mscale(factor, over) / mscale(factor, under)
     return mscale(factor)
-
-
-def mscale(factor: float, weight: float = 1.0) -> float:
-    """Of a context that is longer by a factor (Peng et al. 2023, section 3.4)."""
-    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _rope_of(

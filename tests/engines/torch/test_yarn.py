@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lorakit.base.exported import Exported
 from lorakit.base.folder import Base
+from lorakit.engines.onnx.exported import ExportedEngine
+from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.engines.table import open_engine
 from lorakit.errors import BaseModelError
 from lorakit.graph.rope import inverse_frequencies
+from onnx_cases import logits_of
 from torch_cases import tiny_base
+from web_exports import build
 
 torch = pytest.importorskip("torch", reason="the torch engine needs the extra torch")
 import transformers  # noqa: E402
@@ -108,6 +113,28 @@ def test_without_it_the_logits_are_others(bases):
     assert far(ours(plain), wanted) > 0.05
     flat = bases("qwen2", {**QWEN, "attention_factor": 1.0})
     assert far(ours(flat), wanted) > 0.01
+
+
+def test_an_exported_graph_carries_it(bases, tmp_path):
+    """Its tables are made from frequencies when a session opens."""
+    base = Base.open(bases("qwen2", {**QWEN, "attention_factor": 1.5}))
+    build(base, tmp_path, "none", "dynamic")
+    own = Exported(
+        folder=tmp_path,
+        kind="dynamic",
+        graphs={"none": "onnx/model.onnx"},
+        form="none",
+        names=(),
+        base_name="yarn",
+        fingerprint=base.fingerprint,
+        context=200,
+        digests={"onnx/model.onnx_data": "0" * 64},
+    )
+    engine = ExportedEngine.open(replace(base, exported=own), own, OnnxOptions(threads=1))
+    found = logits_of(engine, np.array(IDS))
+    engine.close()
+    assert far(found, theirs(base.path)) < 1e-4
+    assert far(found, ours(bases("qwen2", QWEN))) > 0.01
 
 
 def test_the_context_is_what_it_was_stretched_to(bases):

@@ -15,6 +15,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Rope
+from lorakit.architectures.decoder import mscale
 from lorakit.base.gguf import FIELDS
 from lorakit.errors import UnsupportedError
 from lorakit.files.gguf import Value
@@ -32,7 +33,7 @@ class _Graph:
     wide: the heads may be wider together than the model is. windows: layers have their own.
     """
 
-    ropes: tuple[str, ...] = ("default", "linear")
+    ropes: tuple[str, ...] = ("default", "linear", "yarn")
     activation: str = "silu"
     biases: bool = False  # behind the attention and in the MLP
     wide: bool = True
@@ -41,7 +42,7 @@ class _Graph:
 
 _GRAPHS = {
     "gemma3": _Graph(activation="gelu_tanh", windows=True),
-    "llama": _Graph(ropes=("default", "linear", "llama3"), biases=True),
+    "llama": _Graph(ropes=("default", "linear", "llama3", "yarn"), biases=True),
     "qwen2": _Graph(wide=False),
     "qwen3": _Graph(),
     "qwen3moe": _Graph(),
@@ -162,6 +163,12 @@ def _rope_keys(decoder: Decoder, config: Config) -> _Numbers:
     }
     if rope.kind == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
+    if rope.kind == "yarn":
+        found |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": rope.factor,
+            "rope.scaling.original_context_length": rope.original_context,
+        }
     if rope.kind == "longrope":
         found["rope.scaling.type"] = "longrope"
         found["rope.scaling.attn_factor"] = _attention_factor(decoder, rope, config)
@@ -241,6 +248,8 @@ def _rope_faults(decoder: Decoder, config: Config) -> Iterator[str]:
     others = {layer.rope.kind for layer in decoder.layers if layer.rope and layer.rope != rope}
     if others - {"default"}:
         yield "RoPE scaled in the layers with a sliding window: it scales the others alone"
+    if rope.kind == "yarn":
+        yield from _yarn_faults(rope)
     if rope.kind != "longrope":
         return
     said, count = _parameters(config), int(decoder.head_dim * rope.partial) // 2
@@ -254,6 +263,16 @@ def _rope_faults(decoder: Decoder, config: Config) -> Iterator[str]:
     scaled = [key for key in ("long_mscale", "short_mscale") if said.get(key) is not None]
     if scaled:
         yield f"{', '.join(scaled)} of its RoPE: a GGUF file has one factor for both"
+
+
+def _yarn_faults(rope: Rope) -> Iterator[str]:
+    """What llama.cpp takes otherwise of every file whose RoPE is scaled by yarn."""
+    plain = Rope(theta=rope.theta, kind="yarn")
+    if not math.isclose(rope.attention, mscale(rope.factor), rel_tol=1e-6):
+        yield f"an attention factor of {rope.attention:.6g} of its RoPE: {mscale(rope.factor):.6g}"
+    for key in ("beta_fast", "beta_slow", "truncate"):
+        if getattr(rope, key) != getattr(plain, key):
+            yield f"{key} of its RoPE, {getattr(rope, key)}: {getattr(plain, key)}"
 
 
 def _parameters(config: Config) -> Config:

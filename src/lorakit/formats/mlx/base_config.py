@@ -7,6 +7,7 @@ read with another theta and without scaling, and nothing says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import ml_dtypes
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
-from lorakit.architectures.decoder import Rope
+from lorakit.architectures.decoder import Rope, mscale
 from lorakit.base.folder import Base
 from lorakit.formats.replaced_rows import rows_as_deltas
 
@@ -54,6 +55,8 @@ DEFAULTS: dict[str, Fields] = {
     "gpt2": {},
 }
 DEFAULTS["mistral"] = DEFAULTS["llama"]
+# What YarnRoPE of mlx-lm (rope_utils.py) takes where a config does not say it.
+YARN = {"original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1}
 DERIVED = ("head_dim", "num_key_value_heads", "max_position_embeddings", "rope_parameters")
 ACTIVATIONS = {"gemma3_text": "gelu_tanh", "gpt2": "gelu_tanh"}  # of the others: silu
 BIASED = ("llama", "mistral")  # whose attention_bias and mlp_bias are read
@@ -110,6 +113,9 @@ def misread(base: Base) -> list[str]:
             found.append(f"{key}: missing in config.json, and mlx-lm needs it")
         elif (taken := config.get(key, defaults.get(key))) not in (None, value):
             found.append(f"{key}: mlx-lm would take {taken!r:.40}, the model has {value!r:.40}")
+    rope = decoder.layers[0].rope
+    if rope is not None and rope.kind == "yarn":
+        found += _yarn_misread(rope, config)
     return found + _unknown_names(base) + config_notes(decoder)
 
 
@@ -224,7 +230,23 @@ def _rope(decoder: Decoder, config: Mapping[str, Any]) -> Fields:
             said = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
             fields["rope_scaling"] = {**said, "type": "longrope", "rope_type": "longrope"}
             parameters = {**said, **parameters, "rope_type": "longrope"}
+    if rope.kind == "yarn":  # complete: a class of transformers 5 finds what mlx-lm finds
+        return fields | {"rope_parameters": {**_yarn_said(config), **parameters}}
     return fields | {"rope_parameters": config.get("rope_parameters") or parameters}
+
+
+def _yarn_said(config: Mapping[str, Any]) -> Fields:
+    said = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _yarn_misread(rope: Rope, config: Mapping[str, Any]) -> Iterator[str]:
+    """What mlx-lm would take for itself where the config's own words do not say it."""
+    said = _yarn_said(config)
+    for key, value in (_scaling(rope) or {}).items():
+        taken = said.get(key, YARN.get(key))
+        if key != "rope_type" and taken != value:
+            yield f"{key} of its RoPE: mlx-lm would take {taken}, not {value}"
 
 
 def _scaling(rope: Rope) -> Fields | None:
@@ -237,6 +259,14 @@ def _scaling(rope: Rope) -> Fields | None:
             "low_freq_factor": rope.low_freq_factor,
             "high_freq_factor": rope.high_freq_factor,
             "original_max_position_embeddings": rope.original_context,
+        }
+    if rope.kind == "yarn":
+        return {
+            "rope_type": "yarn",
+            "factor": rope.factor,
+            "original_max_position_embeddings": rope.original_context,
+            "beta_fast": rope.beta_fast,
+            "beta_slow": rope.beta_slow,
         }
     return None
 
@@ -305,9 +335,24 @@ def _rope_faults(decoder: Decoder, config: Mapping[str, Any]) -> Iterator[str]:
         bare = family == "qwen3_moe" or (family == "gemma3_text" and layer.window is not None)
         if bare and rope.kind != "default":
             yield f"its RoPE is scaled ({rope.kind}); mlx-lm scales none there"
+        if rope.kind == "yarn":
+            yield from _yarn_faults(rope, _yarn_said(config))
         if rope.kind == "longrope":
             said = config.get("rope_scaling") or config.get("rope_parameters") or {}
             if said.get("short_factor") != said.get("long_factor"):
                 yield (
                     "its RoPE has other factors for short texts; mlx-lm uses long_factor for all"
                 )
+
+
+def _yarn_faults(rope: Rope, said: Mapping[str, Any]) -> Iterator[str]:
+    """mlx-lm takes mscale alone, and no attention_factor."""
+    if not math.isclose(rope.attention, mscale(rope.factor), rel_tol=1e-6):
+        yield (
+            f"its RoPE multiplies cos and sin by {rope.attention:.6g}; mlx-lm by "
+            f"{mscale(rope.factor):.6g}"
+        )
+    elif said.get("mscale") or said.get("mscale_all_dim"):
+        yield "its RoPE says mscale or mscale_all_dim, which mlx-lm takes otherwise"
+    if not rope.truncate:
+        yield "its RoPE is blended between dimensions (truncate); mlx-lm rounds them"

@@ -19,6 +19,9 @@ from lorakit.files.gguf import GgufFile
 from lorakit.merge.gguf.metadata import Metadata
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+# What llama.cpp takes of yarn where a file does not say it.
+YARN = {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": 1.0,
+        "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0, "yarn_log_multiplier": 0.0}  # fmt: skip
 SWA_PERIOD = 6  # of Gemma 3, where the file does not say it
 LARGEST_GEMMA = 62  # layers of the one Gemma 3 whose attention is scaled by hidden size over heads
 _SHORT = {"num_experts"}  # words of ours that transformers 4 and 5 read where both have another
@@ -84,12 +87,29 @@ def _rope(metadata: Metadata, file: GgufFile, found: Found) -> Found:
         rope["rope_scaling"] = _longrope(file)
     elif kind == "linear" and factor != 1.0:
         rope["rope_scaling"] = {"rope_type": "linear", "type": "linear", "factor": factor}
+    elif kind == "yarn":
+        rope["rope_scaling"] = _yarn(metadata, factor, file)
     elif kind not in ("none", "linear"):
         raise UnsupportedError(
             f"{file.path} scales RoPE by {kind!r:.40}, which is not supported",
-            hint="supported are linear, Llama 3's and Phi 3's",
+            hint="supported are linear, yarn, Llama 3's and Phi 3's",
         )
     return rope
+
+
+def _yarn(metadata: Metadata, factor: float, file: GgufFile) -> Found:
+    """As llama.cpp scales where the file says no more than a factor and the original context."""
+    said = {key: metadata.number(f".rope.scaling.{key}") for key in YARN}
+    own = [f"{key} = {said[key]:g}" for key in YARN if said[key] not in (None, YARN[key])]
+    if own:
+        raise UnsupportedError(
+            f"{file.path} scales RoPE by yarn in a way of its own, which is not supported",
+            items=own,
+        )
+    original = metadata.whole(".rope.scaling.original_context_length")
+    context = metadata.whole(".context_length")
+    scaling = {"original_max_position_embeddings": original or context}
+    return {"rope_type": "yarn", "type": "yarn", "factor": factor, **scaling}
 
 
 def _longrope(file: GgufFile) -> Found:
