@@ -33,7 +33,11 @@ def command(
         bool, option("--delete", help="Remove what is there and not in the folder.")
     ] = False,
     force: Annotated[
-        bool, option("--force", help="Also where files changed after they were measured.")
+        bool,
+        option(
+            "--force",
+            help="Also where files changed after they were measured, or seem to hold a secret.",
+        ),
     ] = False,
     dry_run: Annotated[bool, option("--dry-run", help="Only say what would change.")] = False,
     json: JsonOption = False,

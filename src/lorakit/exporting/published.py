@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from lorakit.exporting.contents import ADAPTER, CARD, CONFIG, Contents
 from lorakit.exporting.front_matter import bases_of, is_owned, is_path
 from lorakit.exporting.published_card import published_card
 from lorakit.exporting.recorded import RECORD, as_json
+from lorakit.exporting.secrets import secrets
 from lorakit.files.bounded import open_regular, read_text, read_up_to
 from lorakit.formats.folder import read_object
 from lorakit.sources.reference import Hub, Local, parse
@@ -31,24 +31,26 @@ BASES = ("base_model_name_or_path", "base_name")
 NAMING = (*BASES, "_name_or_path", "name_or_path")
 MAX_CARD = 1 << 20  # bytes
 LOOKED_AT = 1 << 20  # bytes of a file, where metadata stand
-TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 NOBODYS = ("/", "/root", "/tmp")  # folders that say nothing of a user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """base_models: the repositories of the bases. card: the text of README.md. remade: files whose
-    published bytes are not those of the folder."""
+    published bytes are not those of the folder. secrets: what looks like one, if forced."""
 
     files: Mapping[str, Content]
     base_models: tuple[str, ...]
     card: str
     remade: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
 
 
-def published(contents: Contents, place: Hub, base_model: str | None) -> Published:
+def published(
+    contents: Contents, place: Hub, base_model: str | None, *, force: bool = False
+) -> Published:
     """Raises ParameterError (nobody knows where others find the base), FormatError (a card that the
-    Hub does not take, another path of this user's), SourceError."""
+    Hub does not take, another path of this user's, a secret unless `force`), SourceError."""
     written = read_text(contents.path(CARD), MAX_CARD) if CARD in contents.files else ""
     base, forced = _base(contents, written, base_model), base_model is not None
     made = {
@@ -68,9 +70,15 @@ def published(contents: Contents, place: Hub, base_model: str | None) -> Publish
         made[RECORD] = as_json(record)
         files[RECORD] = Content.of(made[RECORD])
     _require_no_path(contents.folder, files)
-    _require_no_secret(files)
+    found = tuple(each for name, content in files.items() for each in secrets(name, content))
+    if found and not force:
+        raise _secret(found)
     return Published(
-        files=files, base_models=tuple(bases_of(card)), card=card, remade=tuple(sorted(made))
+        files=files,
+        base_models=tuple(bases_of(card)),
+        card=card,
+        remade=tuple(sorted(made)),
+        secrets=found,
     )
 
 
@@ -168,20 +176,13 @@ def _require_no_path(folder: Path, files: Mapping[str, Content]) -> None:
         )
 
 
-def _require_no_secret(files: Mapping[str, Content]) -> None:
-    """Raise FormatError where a file holds a token of the Hub; the message does not show it."""
-    own = os.environ.get("HF_TOKEN", "").encode()
-    found = [
-        name
-        for name, content in files.items()
-        if TOKEN.search(beginning := _beginning(content)) or (own and own in beginning)
-    ]
-    if found:
-        raise FormatError(
-            "what would be published holds a token of the Hub",
-            items=found,
-            hint="take it out, and make a new one: https://huggingface.co/settings/tokens",
-        )
+def _secret(found: tuple[str, ...]) -> FormatError:
+    """The message does not show it."""
+    return FormatError(
+        "what would be published holds what looks like a secret",
+        items=found,
+        hint="take it out, and revoke it if it was real; force=True publishes it as it is",
+    )
 
 
 def _spelled(folder: Path) -> set[str]:

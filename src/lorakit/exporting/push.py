@@ -98,12 +98,13 @@ def push(
     to: hf:org/repo[@branch][/subfolder]; what is not there is made. private: of a new repository;
     one that is there stays as it is. message: of the commit. base_model: org/repo of the base,
     where the folder knows it by a path only. delete: files that are there and not in the folder
-    go. force: also where files are not what lorakit.json says. dry_run: only say what would change.
+    go. force: also where files are not what lorakit.json says, or look like holding a secret.
+    dry_run: only say what would change.
     planned: called with that before anything is sent; what it raises ends it. progress: called from
     another thread for each piece that is sent; what it raises ends it too.
     Raises ParameterError, SourceError (source_denied: no token, or one that may not write;
     source_mismatch: files that changed after they were measured; source_unreachable; offline),
-    FormatError (a card that the Hub does not take, paths of this machine in it).
+    FormatError (a card that the Hub does not take, paths of this machine in it, secrets).
     """
     asked = {"private": private, "delete": delete, "force": force, "dry_run": dry_run}
     for name, value in asked.items():
@@ -122,7 +123,7 @@ def push(
         found = contents(as_path(folder))
         if found.changed and not force:
             raise _changed(found)
-        ready = published(found, place, base_model)
+        ready = published(found, place, base_model, force=force)
     except OSError as error:
         said = error.strerror or error
         raise SourceError(f"cannot read {error.filename or folder}: {said}") from error
@@ -130,7 +131,9 @@ def push(
     new = state.commit is None
     removed = tuple(sorted(_others(place, state, ready))) if delete else ()
     files, plan = _compared(place, state, ready, removed)
-    notes = _notes(place, state, plan, private) + tuple(
+    notes = _notes(place, state, plan, private)
+    notes += tuple(f"published, and looks like a secret: {each}" for each in ready.secrets)
+    notes += tuple(
         f"{base} is named as the base, and the Hub shows no such model"
         for base in ready.base_models
         if not exists(base, token, limits)
