@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lorakit.base.folder import Base
 from lorakit.formats import read_adapter
+from lorakit.formats.convert import repair
 
 DATA = Path(__file__).parents[1] / "data"
 BASE = DATA / "truth/bases/gemma3"
@@ -44,3 +46,16 @@ def test_we_read_them_with_all_their_rows(path):
     tables = [part for part in adapter.replacements if part.kind != "norm"]
     assert tables
     assert {part.value.shape[-1] for part in tables} == {decoder.hidden}
+
+
+def test_a_table_below_replaced_rows_is_written_where_peft_looks_for_it(tmp_path):
+    """Under the module's own name PEFT ignores it: new rows that were not trained are then lost."""
+    path = DATA / "added/gemma3/tt"
+    repair(path, tmp_path / "out")
+    before, after = (load_file(p / "adapter_model.safetensors") for p in (path, tmp_path / "out"))
+    below = {name for name in before if name.endswith("token_adapter.base_layer.weight")}
+    assert len(below) == 2
+    assert below == {name for name in after if name.endswith("token_adapter.base_layer.weight")}
+    for name in below:
+        np.testing.assert_array_equal(before[name], after[name])
+        assert name.replace(".token_adapter.base_layer", "") not in after

@@ -153,10 +153,13 @@ def _tensors(adapter: Adapter, deltas: Sequence[Delta]) -> dict[str, Array]:
     for magnitude in adapter.magnitudes:
         found[f"{magnitude.module}.lora_magnitude_vector"] = magnitude.value
     adapted = {delta.module for delta in deltas}
+    rows = {r.name for r in adapter.replacements if r.rows is not None}
     for replacement in adapter.replacements:
         module, _, leaf = replacement.name.rpartition(".")
         if replacement.rows is not None:
             found[f"{module}.token_adapter.trainable_tokens_delta"] = replacement.value
+        elif replacement.name in rows:  # PEFT ignores it under the module's own name
+            found[f"{module}.token_adapter.base_layer.{leaf}"] = replacement.value
         elif module in adapted:
             found[f"{module}.base_layer.{leaf}"] = replacement.value
         else:
