@@ -57,6 +57,7 @@ def configuration(vocabulary: int) -> Gemma3TextConfig:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        lorakit_name="lorakit/demo-base",  # by which adapters know it, wherever it lies
     )
 
 

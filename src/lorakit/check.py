@@ -514,7 +514,11 @@ def _precondition(adapter: Adapter, base: Base) -> Iterator[Mismatch]:
             advice="other weights, or the same in another dtype",
             severity="warning",
         )
-    elif asked.fingerprint is None and asked.name and not _alike(asked.name, name):
+    elif (
+        asked.fingerprint is None
+        and asked.name
+        and not any(_alike(asked.name, each) for each in (name, base.given_name))
+    ):
         yield Mismatch(
             item="base name",
             expected=asked.name,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -52,6 +53,19 @@ def shown(value: Any, limit: int = 80) -> str:
     except Exception:
         return f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def close_to(word: str, known: Iterable[str]) -> list[str]:
+    """What may be meant by a word: what begins with it, else what is spelled nearly so."""
+    names = list(known)
+    begun = [name for name in names if len(word) > 2 and name.startswith(word)][:3]
+    return begun or get_close_matches(word, names)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a or b?`, or nothing."""
+    close = close_to(word, known)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def byte_count(text: str) -> int:

@@ -206,11 +206,11 @@ INFO = struct.pack("<Q", 1) + b"t" + struct.pack("<I2QIQ", 2, 1 << 40, 1 << 40, 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"GGUF", "ends before the version"),
+        (b"GGUF", "ends at byte 4, before the version"),
         (raw(count=1 << 60), "claims"),
         (raw(tensors=1 << 60), "claims"),
         (raw([NESTED]), "array of arrays"),
-        (raw([key("a", 9, struct.pack("<IQ", 0, 1 << 62))]), "ends before"),
+        (raw([key("a", 9, struct.pack("<IQ", 0, 1 << 62))]), "ends at byte 49, before"),
         (raw([key("a", 9, struct.pack("<IQ", 8, 1 << 62))]), "strings"),
         (raw([key("a", 8, struct.pack("<Q", 1 << 62))]), "limit"),
         (raw([key("a", 77, bytes(8))]), "unknown type"),

@@ -109,7 +109,7 @@ def version_of_the_future(path: Path) -> None:
     write(path, packed(version=0xFFFFFFFF))
 
 
-@case("format_invalid", "it ends before")
+@case("format_invalid", "the file ends at byte")
 def magic_alone(path: Path) -> None:
     write(path, b"GGUF")
 
@@ -119,7 +119,7 @@ def truncated(path: Path) -> None:
     write(path, packed()[:-64])
 
 
-@case("format_invalid", "it ends before")
+@case("format_invalid", "the file ends at byte")
 def truncated_in_the_keys(path: Path) -> None:
     write(path, packed()[:120])
 
@@ -178,12 +178,12 @@ def key_of_10_mb(path: Path) -> None:
     with_key(path, "a" * (10 << 20), u32(1))
 
 
-@case("format_invalid", "it ends before")
+@case("format_invalid", "the file ends at byte")
 def array_2_to_the_63(path: Path) -> None:
     with_key(path, "a", struct.pack("<IIQ", ARRAY, U32, BIG))
 
 
-@case("format_invalid", "claims 1152921504606846976 strings")
+@case("format_invalid", "before the 1152921504606846976 strings")
 def strings_2_to_the_60(path: Path) -> None:
     with_key(path, "a", struct.pack("<IIQ", ARRAY, STR, 1 << 60))
 

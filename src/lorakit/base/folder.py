@@ -42,9 +42,10 @@ from lorakit.base.exported import (
 from lorakit.base.quantised import require_floats, require_unquantised
 from lorakit.base.unmerged import require_plain
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
-from lorakit.files.bounded import or_of_the_hub, parse_json, read_bounded
+from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
 from lorakit.files.gguf_parts import first_part
+from lorakit.files.nearby import or_nearby
 from lorakit.files.pointers import MAX_POINTER, refuse_pointer
 from lorakit.files.safetensors import open_safetensors
 
@@ -108,7 +109,7 @@ class Base:
             raise SourceError(
                 f"there is no base model folder at {folder}",
                 hint="expected a GGUF file, or a folder with config.json and model.safetensors"
-                f"{or_of_the_hub(folder)}",
+                f"{or_nearby(folder)}",
             )
         _require_no_gguf(folder)
         given = read_json(folder / "config.json")
@@ -198,6 +199,15 @@ class Base:
     def name(self) -> str:
         """What the base is called: its folder's or its file's name."""
         return self.path.resolve().name
+
+    @property
+    def given_name(self) -> str:
+        """What its config calls it, wherever it lies; or "".
+
+        Not by `_name_or_path`, which a fine-tune has from its base; nor does a merged model's count.
+        """
+        name = self._given.get("lorakit_name")
+        return name if isinstance(name, str) and not (self.path / RECORD).is_file() else ""
 
     @property
     def nbytes(self) -> int:

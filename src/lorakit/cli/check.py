@@ -28,6 +28,7 @@ from lorakit.formats import read_adapter
 from lorakit.formats.brought import check_brought
 from lorakit.formats.gguf import cannot_express
 
+FEW = 4  # mismatches that are listed in any case
 MERGED = "lorakit run --merge, lorakit merge"  # what any adapter can do
 
 
@@ -38,6 +39,9 @@ def command(
     mlx_version: MlxVersionOption = None,
     partial: PartialOption = False,
     allow_pickle: PickleOption = False,
+    every: Annotated[
+        bool, option("--all", help="List every mismatch, where it is of another base, too.")
+    ] = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -68,7 +72,12 @@ def command(
         raise SystemExit(1 if errors else 0)
     for before, after in loaded.reading.renamed:
         say(("renamed: ", "bold"), f"{before or '(nothing)'} -> {after or '(nothing)'}")
+    of_another = "" if every else _of_another(loaded, opened, found)
+    if of_another:
+        say(("error: ", "red"), of_another)
     for mismatch in found:
+        if of_another and mismatch.severity == "error":
+            continue
         style = "red" if mismatch.severity == "error" else "yellow"
         say((f"{mismatch.severity}: ", style), str(mismatch))
     for name, reasons in engines.items():
@@ -79,6 +88,21 @@ def command(
         say(("hint: ", "bold"), what_to_do(loaded, wrong))
     say(_verdict(errors, whole=whole, alive=alive, engines=engines))
     raise SystemExit(1 if errors else 0)
+
+
+def _of_another(adapter: Adapter, base: Base, found: Sequence[Mismatch]) -> str:
+    """One sentence where no module fits the base; or nothing, where some do."""
+    errors = [mismatch for mismatch in found if mismatch.severity == "error"]
+    wrong = {mismatch.item for mismatch in errors}
+    modules = {delta.module for delta in adapter.deltas}
+    if len(errors) < FEW or not modules <= wrong:
+        return ""
+    decoder = base.decoder
+    return (
+        f"it is of another base than {base.name} ({decoder.architecture.model_type}, "
+        f"{len(decoder.layers)} layers, hidden size {decoder.hidden}): none of its {len(modules)} "
+        f"modules fits, such as {errors[0]}; --all lists them"
+    )
 
 
 def _taken(mismatch: Mismatch) -> Mismatch:

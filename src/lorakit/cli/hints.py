@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
+
+from lorakit.values import did_you_mean as did_you_mean
 
 # A keyword with its value in a hint, as Python writes it.
 _KEYWORD = re.compile(
@@ -92,11 +93,3 @@ def _said(actions: Sequence[argparse.Action], value: str) -> str:
 def _long(action: argparse.Action) -> str:
     words = action.option_strings
     return next((name for name in words if name.startswith("--")), words[0])
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean a or b?`, or nothing. What begins with the word comes first."""
-    names = list(known)
-    close = [name for name in names if len(word) > 2 and name.startswith(word)][:3]
-    close = close or get_close_matches(word, names)
-    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -38,14 +38,6 @@ _KINDS = {
 }
 
 
-def or_of_the_hub(path: Path) -> str:
-    """The end of a hint, where a path that is not there has the form org/repo."""
-    named = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
-    if not named or path.parent.exists():
-        return ""
-    return f"; a repository of the Hugging Face Hub is written hf:{path.as_posix()}"
-
-
 def as_path(path: str | os.PathLike[str]) -> Path:
     """A path that the system can be asked about. Raises ParameterError."""
     try:

@@ -194,7 +194,9 @@ class _Reader:
         if kind == "str":
             if not self._passes_over:
                 self._strings -= count
-            if self._strings < 0 or count * 8 > self._left:
+            if self._strings >= 0 and count * 8 > self._left:
+                raise self._ends(f"the {count} strings of {key!r:.80}")
+            if self._strings < 0:
                 raise self._broken(
                     f"{key!r:.80} claims {count} strings, "
                     f"of {self._max_strings} that all arrays may hold together"
@@ -270,10 +272,10 @@ class _Reader:
                 raise self._broken(f"{name!r:.80} cannot have the shape {list(shape)} as {label}")
             begin = start + offset
             end = begin + count // block * itemsize
-            if offset % alignment or end > size:
-                raise self._broken(
-                    f"{name!r:.80} claims bytes {begin} to {end} of a file of {size} bytes"
-                )
+            if end > size:
+                raise self._ends(f"{name!r:.80}, which claims bytes {begin} to {end}")
+            if offset % alignment:
+                raise self._broken(f"{name!r:.80} claims bytes from {begin}, between two blocks")
             spans.append((begin, end, name))
             tensors[name] = Tensor(kind=label, shape=shape, raw=self._content[begin:end])
         if unknown:
@@ -299,7 +301,9 @@ class _Reader:
     def _count(self, what: str, limit: int) -> int:
         count = int(self._number("<Q", f"the number of {what}"))
         # the smallest key or tensor takes 13 bytes
-        if count > limit or count * 13 > self._left:
+        if count <= limit and count * 13 > self._left:
+            raise self._ends(f"the {count} {what}")
+        if count > limit:
             raise self._broken(f"it claims {count} {what} ({limit} is the limit)")
         return count
 
@@ -341,13 +345,16 @@ class _Reader:
 
     def _take(self, length: int, what: str) -> memoryview:
         if length > self._left:
-            raise self._broken(f"it ends before {what:.120}")
+            raise self._ends(f"{what:.120}")
         self._at += length
         return self._bytes[self._at - length : self._at]
 
     @property
     def _left(self) -> int:
         return len(self._content) - self._at
+
+    def _ends(self, before: str) -> FormatError:
+        return self._broken(f"the file ends at byte {len(self._content)}, before {before}")
 
     def _broken(self, reason: str) -> FormatError:
         return FormatError(

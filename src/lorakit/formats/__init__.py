@@ -19,8 +19,9 @@ from lorakit.base.folder import Base
 from lorakit.base.grown import rows_of
 from lorakit.check import for_text, misfits
 from lorakit.errors import FormatError, ParameterError, SourceError, UnsupportedError
-from lorakit.files.bounded import as_path, open_regular, or_of_the_hub
+from lorakit.files.bounded import as_path, open_regular
 from lorakit.files.gguf import is_gguf
+from lorakit.files.nearby import or_nearby
 from lorakit.files.pointers import refuse_pointer
 from lorakit.formats import gguf, mlx, ort, peft, web
 from lorakit.formats.express import Express
@@ -240,7 +241,7 @@ def _read(path: Path, decoder: Decoder | None, options: Mapping[str, Any]) -> Ad
     if not path.exists():
         raise SourceError(
             f"there is no adapter at {path}",
-            hint=f"give {PLACES}{or_of_the_hub(path)}",
+            hint=f"give {PLACES}{or_nearby(path)}",
         )
     if "alpha" in options:
         row, place = _bare(path, options["alpha"])

@@ -110,6 +110,7 @@ def config_of(reference: str, **others: Any) -> AdapterConfig:
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"
 MERGED, SAMPLING, CONTEXT = "adapter_merged", "sampling_ignored", "context_limited"
 FALLBACK = "fallback"
+SAME_ADAPTER = "same_adapter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,8 @@ class ModelWarning:
     else SAME_SCALE, READ for what reading the adapter had to decide, TEXT_ALONE for a model that
     also sees, of which the text model runs, MERGED for what merging into a GGUF file made, SAMPLING
     for values of the model's own defaults that are none, CONTEXT where it holds fewer tokens than
-    were asked for, or FALLBACK where a server answers until the model is open."""
+    were asked for, FALLBACK where a server answers until the model is open, or SAME_ADAPTER for one
+    that was given twice."""
 
     code: str
     message: str

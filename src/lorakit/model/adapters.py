@@ -28,7 +28,7 @@ from lorakit.errors import (
 )
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
-from lorakit.values import among, finite, real, shown
+from lorakit.values import among, did_you_mean, finite, real, shown
 
 log = logging.getLogger("lorakit")
 UserScale = float | Literal["default"]
@@ -265,9 +265,10 @@ class AdapterTable:
         self._runtime.require_open()
         loaded = self._loaded.get(name)
         if loaded is None:
-            names = ", ".join(sorted(self._loaded)) or "none"
+            names = sorted(self._loaded)
             raise UnknownAdapterError(
-                f"no adapter named {name!r} is loaded", hint=f"loaded adapters: {names}"
+                f"no adapter named {name!r} is loaded",
+                hint=f"loaded adapters: {', '.join(names) or 'none'}{did_you_mean(name, names)}",
             )
         if handle is not None and handle != loaded.handle:
             raise UnknownAdapterError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from lorakit.model.adapter_config import (
     CONTEXT,
     MERGED,
     READ,
+    SAME_ADAPTER,
     SAME_SCALE,
     TEXT_ALONE,
     AdapterChoice,
@@ -404,7 +406,25 @@ def _apply(model: Model, adapters: Sequence[Read]) -> tuple[ModelWarning, ...]:
             if isinstance(choice, AdapterConfig) and handle is not None:
                 warnings += _remarks(choice, handle.adapter)
     model.apply(scales)
-    return tuple(warnings)
+    return (*warnings, *_doubles(model, scales))
+
+
+def _doubles(model: Model, scales: Mapping[str, float]) -> list[ModelWarning]:
+    """That adapters are the same one, whose scales then add up."""
+    alike: dict[str, list[str]] = {}
+    held = [(name, model.find(name)) for name in scales]
+    loaded = [(name, each.adapter) for name, each in held if each is not None]
+    sizes = Counter(adapter.parameters for _, adapter in loaded)
+    for name, adapter in loaded:
+        if sizes[adapter.parameters] > 1:  # a digest reads all of it
+            alike.setdefault(adapter.digest, []).append(name)
+    texts = [
+        f"{' and '.join(names)} are the same adapter: together it acts at the scale "
+        f"{sum(scales[name] for name in names):g}"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    return _said(texts, code=SAME_ADAPTER)
 
 
 def _load(
