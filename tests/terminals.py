@@ -3,7 +3,6 @@
 import os
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -11,8 +10,8 @@ import time
 
 import pytest
 
-ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>78()][0B]?)|\r")
-PATIENCE = 15  # seconds, where a test has failed
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>78()][0B]?)|[\r\x08]")
+PATIENCE = 100  # seconds, where a test has failed
 PASTE = "\x1b[200~{}\x1b[201~"
 UP, LEFT, BACKSPACE, TAB, CTRL_C, CTRL_D = "\x1b[A", "\x1b[D", "\x7f", "\t", "\x03", "\x04"
 ALT_ENTER = "\x1b\r"
@@ -21,7 +20,7 @@ ALT_ENTER = "\x1b\r"
 class Terminal:
     """The program ends with the block; `raw` is all that it wrote, `shown` that without escapes."""
 
-    def __init__(self, *arguments, columns=80, env=()):
+    def __init__(self, *arguments, columns=80, folder=None, env=()):
         fcntl = pytest.importorskip("fcntl", reason="terminals are POSIX's")
         import pty
         import termios
@@ -31,7 +30,7 @@ class Terminal:
         kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lorakit", *map(str, arguments)],
-            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=folder,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             env=kept | {"TERM": "xterm-256color", "LORAKIT_HISTORY": "off"} | dict(env),
         )  # fmt: skip
@@ -89,10 +88,6 @@ class Terminal:
         while self._read():
             pass
         return self.process.wait(PATIENCE)
-
-    def interrupt(self):
-        """What a terminal does at Ctrl-C while a program reads no keys."""
-        os.killpg(self.process.pid, signal.SIGINT)
 
     def _read(self):
         """Whether there may be more."""

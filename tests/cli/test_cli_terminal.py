@@ -22,7 +22,7 @@ from terminals import (
 BASE = demo.base_path()
 HOME = demo.adapter_path("home")
 THREE = "turn the lights off\nin the kitchen\nplease"
-COLOUR = re.compile(rb"\x1b\[[0-9;]*(3[0-7]|38;[25]|9[0-7])")
+COLOUR = re.compile(rb"\x1b\[(\d+;)*(3[0-7]|9[0-7])(;\d+)*m")
 
 
 def chat(*arguments, **options):
@@ -58,20 +58,15 @@ def test_keys_and_a_paste_of_three_lines_that_is_one_message(tmp_path, columns):
     assert said(file) == ["hello", "hello", "Byex", THREE, "one\ntwo"]
 
 
-def test_ctrl_c_clears_a_line_stops_an_answer_and_asks_before_it_leaves(tmp_path):
+def test_ctrl_c_clears_a_line_and_asks_before_it_leaves(tmp_path):
     file = tmp_path / "talk.json"
-    with chat("--max-tokens", "1900") as terminal:
+    with chat() as terminal:
         terminal.prompt()
         terminal.say("hello")
         terminal.key("half a sentence")
         terminal.sees("sentence")
         terminal.key(CTRL_C)
-        terminal.say("bye")
-        terminal.say("/set ignore_eos on")
-        terminal.key("hello\r")
-        terminal.sees("Hello! What can")
-        terminal.key(CTRL_C)
-        assert "(stopped; /retry answers anew)" in terminal.prompt()
+        terminal.say("who are you")
         terminal.say(f"/save {file}")
         terminal.key(CTRL_C)
         assert "Ctrl-C again leaves" in terminal.prompt()
@@ -80,14 +75,12 @@ def test_ctrl_c_clears_a_line_stops_an_answer_and_asks_before_it_leaves(tmp_path
         assert "Ctrl-C again leaves" in terminal.prompt()
         terminal.key(CTRL_C)
         assert terminal.ends() == 0
-    assert said(file) == ["hello", "bye", "hello"]
-    last = json.loads(file.read_text())["messages"][-1]
-    assert (last["role"], last["content"][:11]) == ("assistant", "Hello! What")
+    assert said(file) == ["hello", "who are you"]
 
 
 def test_tab_completes_commands_adapters_and_files(tmp_path):
     (tmp_path / "some tools.json").write_text(json.dumps([{"name": "ring"}]))
-    with chat() as terminal:
+    with chat(folder=tmp_path) as terminal:
         terminal.prompt()
         terminal.key("/res", TAB)
         terminal.sees("result")
@@ -97,8 +90,8 @@ def test_tab_completes_commands_adapters_and_files(tmp_path):
         terminal.key("/ada", TAB, "s", BACKSPACE, " ho", TAB)
         terminal.sees("home")
         assert "home at 0.5 (rank 8)" in terminal.say("0.5")
-        terminal.key(f"/tools {tmp_path}/so", TAB)
-        terminal.sees("tools.json'")
+        terminal.key("/tools so", TAB)
+        terminal.sees("'some tools.json'")
         assert "tools: ring()" in terminal.say("")
         terminal.key(CTRL_D)
         assert terminal.ends() == 0
@@ -114,7 +107,7 @@ def test_what_was_typed_is_found_again_next_time(tmp_path):
             assert expected in terminal.prompt()
             terminal.key(CTRL_D)
             assert terminal.ends() == 0
-    assert kept.read_text() == '"bye"\n' * 2
+    assert kept.read_text() == '"bye"\n'  # what is found again is not kept twice
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     with chat("--no-history", env=env) as terminal:
@@ -122,7 +115,7 @@ def test_what_was_typed_is_found_again_next_time(tmp_path):
         terminal.say("hello")
         terminal.key(CTRL_D)
         assert terminal.ends() == 0
-    assert kept.read_text() == '"bye"\n' * 2
+    assert kept.read_text() == '"bye"\n'
 
 
 def test_no_colour_where_none_is_wanted():

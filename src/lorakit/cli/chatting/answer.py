@@ -17,9 +17,13 @@ CALL, DIM, BAD = "cyan", "dim", "red"
 
 
 class Answer:
-    """Shows the events of one answer. text: what it has said so far."""
+    """Shows the events of one answer. text: what it has said so far.
 
-    def __init__(self) -> None:
+    context: how many tokens the model holds; 0 where nobody knows.
+    """
+
+    def __init__(self, context: int) -> None:
+        self._context = context
         self.text: str = ""
         self._last: Literal["", "text", "reasoning", "call"] = ""
         self._line = False  # whether one has begun that did not end
@@ -74,7 +78,13 @@ class Answer:
             text = bad.text if len(bad.text) <= SHOWN else f"{bad.text[:SHOWN]}..."
             say((f"no call: {text} ({bad.reason})", BAD))
         if reply.finish_reason == "length":
-            count = reply.usage.completion_tokens
-            say((f"(cut off after {count} tokens; /set max_tokens N allows more)", DIM))
+            self._say_cut(reply)
         elif not (self._last or reply.malformed):
             say(("(the model said nothing)", DIM))
+
+    def _say_cut(self, reply: ChatReply) -> None:
+        if 0 < self._context <= reply.usage.total_tokens:
+            say((f"(cut off: the context of {self._context} tokens is full)", DIM))
+            return
+        count = reply.usage.completion_tokens
+        say((f"(cut off after {count} tokens; /set max_tokens N allows more)", DIM))

@@ -72,7 +72,7 @@ class Chat:
         """Show an answer as it comes. Ctrl-C stops it; what was said until then is kept."""
         self._tell_dropped(turn)
         before = list(self.session.messages)
-        answer = Answer()
+        answer = Answer(self.model.capabilities.context)
         try:
             for event in turn:
                 answer.show(event)
