@@ -184,6 +184,11 @@ def test_a_summary_is_asked_for_in_what_fits():
     assert tokens == 12
     assert found.messages[2] == {"role": "assistant", "content": "  we talked "}
     assert found.dropped == len(messages) - len(found.messages) + 2
+    _, wordy = fitting("summarise", said="on and " * 60)  # more than there is room for
+    assert wordy(messages).summary == ""
+    asked, small = fitting("summarise", context=30, said="x")
+    assert small([*conversation(2, words=40), *turn(3)]).summary == ""
+    assert asked == []  # no turn fits beside the question
     _, silent = fitting("summarise", said="")
     assert ASK not in [m["content"] for m in silent(messages).messages]
 

@@ -67,8 +67,12 @@ class Fitting:
         gone = turns[: len(turns) - len(kept)]
         summary = self._summary_of(head, gone) if gone and spare else ""
         if summary:
-            kept = [_as_turn(summary), *kept]
-            prompt = self.render(_joined(head, kept))
+            with_it = [_as_turn(summary), *kept]
+            longer = self.render(_joined(head, with_it))
+            if len(longer) > room:  # a context so small that it has no room for it
+                summary = ""
+            else:
+                kept, prompt = with_it, longer
         return Fitted(
             messages=_joined(head, kept),
             prompt=prompt,
@@ -93,8 +97,8 @@ class Fitting:
     def _summary_of(self, head: Messages, gone: list[Messages]) -> str:
         turns = [*gone, [{"role": "user", "content": ASK}]]
         room = self.context - self._summary
-        _, prompt = self._newest(head, turns, room, self.render(_joined(head, turns)))
-        return self.summarise(prompt, self._summary)
+        kept, prompt = self._newest(head, turns, room, self.render(_joined(head, turns)))
+        return self.summarise(prompt, self._summary) if len(kept) > 1 else ""
 
 
 def apart(messages: Messages) -> tuple[Messages, list[Messages]]:
