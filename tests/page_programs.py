@@ -6,10 +6,11 @@ block holds command lines after `$`, and below each what it prints. `...` stands
 
 import contextlib
 import io
+import logging
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -38,7 +39,7 @@ class Typed:
 
 def run_page(text: str, page: str, programs: Programs | None = None) -> None:
     """Raises AssertionError where a program prints what is not shown, or a command fails unseen."""
-    names: dict[str, object] = {"__name__": "__main__"}
+    names: dict[str, object] = {"__name__": "page"}
     assert len(BLOCK.findall(text)) == len(OPENED.findall(text)), "a block is not closed"
     for block in BLOCK.finditer(text):
         if block["kind"] == "console":
@@ -80,6 +81,7 @@ def run_typed(typed: Typed, programs: Programs) -> None:
         contextlib.redirect_stderr(output),
         patch("sys.stdin", io.StringIO(said)),
         patch.dict(os.environ, {"COLUMNS": "80"}),
+        _log_as_before(),
     ):
         try:
             run_line(words)
@@ -89,6 +91,16 @@ def run_typed(typed: Typed, programs: Programs) -> None:
             if end.code:
                 print(f"exit {end.code}")
     assert_shown(output.getvalue(), typed.shown, typed.line)
+
+
+@contextlib.contextmanager
+def _log_as_before() -> Iterator[None]:
+    """`--verbose` is for one command."""
+    log = logging.getLogger("lorakit")
+    level, handlers = log.level, [*log.handlers]
+    yield
+    log.setLevel(level)
+    log.handlers = handlers
 
 
 def assert_shown(printed: str, shown: str, of: str = "") -> None:

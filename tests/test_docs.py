@@ -17,13 +17,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [page for page in ALL if BLOCK.search(page.read_text("utf-8"))]
 
 
-def files_of_evaluation() -> None:
-    """The files that the page on evaluation shows."""
-    for name, content in shown_files(ROOT / "docs/evaluate.md").items():
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text(content, "utf-8")
-
-
 def training() -> None:
     """What training needs, which is an extra."""
     for package in ("torch", "transformers"):
@@ -35,12 +28,11 @@ def a_server() -> None:
     pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
 
 
-# What has to be installed. Files are made by the commands of the page itself.
+# What has to be installed. Files are made by the commands of the page, or are shown on it.
 NEEDS: dict[str, Callable[[], None]] = {
     "docs/devices.md": need_llama,
     "docs/export.md": need_llama,
     "docs/llama.md": need_llama,
-    "docs/evaluate.md": files_of_evaluation,
     "docs/remote.md": a_server,
     "docs/train.md": training,
     "docs/howto/gguf.md": need_llama,
@@ -52,6 +44,9 @@ NEEDS: dict[str, Callable[[], None]] = {
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     NEEDS.get(named(page), bool)()
+    for name, content in shown_files(page).items():  # which a reader saves under that name
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(content, "utf-8")
     with contextlib.ExitStack() as running:
 
         def llama_server(words: list[str]) -> None:
