@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import lorakit
+from commands import invoke
 from gguf_files import changed
 from lorakit import demo
 from lorakit.base.gguf import open_base
@@ -149,4 +150,44 @@ def test_mirostat_takes_the_place_of_the_models_filters():
 
 def test_they_are_said_in_words():
     assert in_words(SamplingParams()) == ""
-    assert in_words(SamplingParams(temperature=0.7, top_k=20)) == "temperature 0.7, top_k 20"
+    params = SamplingParams(temperature=0.7, top_k=20)
+    assert in_words(params) == "temperature 0.7, top_k 20"
+    assert in_words(params, {"temperature": 0.1}) == "top_k 20"
+
+
+def test_run_says_them_and_its_options_beat_them(demo_saying):
+    folder = demo_saying({"do_sample": True, "temperature": 9.0, "top_k": 50})
+    words = [
+        "run",
+        folder,
+        "turn the lights off in the kitchen",
+        "--max-tokens",
+        "8",
+        "--seed",
+        "1",
+    ]
+    done = invoke(*words)
+    assert done.error is None
+    assert "note: the model's own sampling: temperature 9, top_k 50" in done.stderr
+    greedy = invoke(*words, "--temperature", "0")
+    assert "own sampling: top_k 50" in greedy.stderr
+    plain = invoke("run", demo.base_path(), *words[2:])
+    assert "own sampling" not in plain.stderr
+    assert greedy.stdout == plain.stdout != done.stdout
+
+
+def test_chat_says_them(demo_saying):
+    done = invoke("chat", demo_saying({"do_sample": True}), typed="/quit\n")
+    assert "the model's own sampling: temperature 1" in done.stdout
+
+
+def test_biases_and_the_least_length_on_the_command_line():
+    words = ["run", demo.base_path(), "hello", "--max-tokens", "4", "--raw", "--json"]
+    with lorakit.open(demo.base_path(), threads=1) as model:
+        wanted = model.complete("hello", max_tokens=4, min_tokens=4, logit_bias={40: 100}).text
+        assert wanted == model.tokenizer.decode([40] * 4)
+    done = invoke(*words, "--logit-bias", "40=100", "--logit-bias", "7=-100", "--min-tokens", "4")
+    assert json.loads(done.stdout)["text"] == wanted
+    for wrong in ("40", "x=1", "40=x", "-3=1"):
+        refused = invoke(*words, f"--logit-bias={wrong}")
+        assert refused.error.code == "parameter_invalid"

@@ -14,8 +14,11 @@ from lorakit.chat.rendering import ControlTokens
 from lorakit.cli.signature import Parameter, option
 from lorakit.errors import ParameterError
 from lorakit.files.bounded import parse_json, read_text
+from lorakit.model.defaults import in_words
+from lorakit.model.model import Model
 from lorakit.model.types import ChatKeywords, RenderKeywords
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams
+from lorakit.values import shown
 
 DEFAULTS = SamplingParams()
 ASKING, CHOOSING = "how the model is asked", "how tokens are chosen"
@@ -67,6 +70,13 @@ class Answering:
     repetition_penalty: Annotated[float | None, _choosing(DEFAULTS.repetition_penalty)] = None
     presence_penalty: Annotated[float | None, _choosing(DEFAULTS.presence_penalty)] = None
     frequency_penalty: Annotated[float | None, _choosing(DEFAULTS.frequency_penalty)] = None
+    logit_bias: Annotated[
+        list[str] | None,
+        _choosing(
+            metavar="ID=BIAS",
+            help="Added to the logit of a token, by its id; -100 rules it out; may be repeated.",
+        ),
+    ] = None
     seed: Annotated[int | None, _choosing()] = None
     stop: Annotated[
         list[str] | None, _choosing(metavar="TEXT", help="Ends the answer; may be repeated.")
@@ -94,6 +104,7 @@ class Answering:
         }
         given |= {
             "mirostat_tau": self.mirostat,
+            "logit_bias": None if self.logit_bias is None else _biases(self.logit_bias),
             "grammar": None if self.grammar is None else read_text(self.grammar),
         }
         return cast(SamplingOptions, {name: v for name, v in given.items() if v is not None})
@@ -102,6 +113,11 @@ class Answering:
     def keywords(self) -> ChatKeywords:
         """All but the system message."""
         return {**self.rendering, **self.sampling}
+
+    def own(self, model: Model) -> str:
+        """What the model's own files choose, where no option does, in words; or ""."""
+        said = in_words(model.defaults, self.sampling)
+        return f"the model's own sampling: {said}" if said else ""
 
     def require_raw(self) -> None:
         """Raise ParameterError for what a prompt without a template would ignore."""
@@ -126,6 +142,20 @@ def with_images(text: str, images: Sequence[Path]) -> str | list[dict[str, Any]]
         return text
     shown = [{"type": "image", "path": str(image.expanduser())} for image in images]
     return [*shown, {"type": "text", "text": text}]
+
+
+def _biases(texts: Sequence[str]) -> dict[int, float]:
+    """Biases by token id. Raises ParameterError."""
+    found = {}
+    for text in texts:
+        token, _, bias = text.partition("=")
+        try:
+            found[int(token)] = float(bias)
+        except ValueError:
+            raise ParameterError(
+                f"--logit-bias is a token's id and a number, such as 15=-100, not {shown(text)}"
+            ) from None
+    return found
 
 
 def _variables(text: str | None) -> Mapping[str, Any] | None:

@@ -108,6 +108,8 @@ def command(
             None if path is None else HistoryFile(path), lambda typed: completions(chat, typed)
         )
         say((f"{model.name}; /help lists the commands, Ctrl-D ends", "dim"))
+        if own := answering.own(model):
+            say((own, "dim"))
         if model.adapters:
             show_adapters(chat)
         _talk(chat, lines)

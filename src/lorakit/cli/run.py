@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.answering import Answering, with_images
-from lorakit.cli.output import print_json, say, say_piece
+from lorakit.cli.output import note, print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
     AlphaOption,
@@ -106,6 +106,8 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     ) as model:
+        if own := answering.own(model):
+            note(own)
         said: str | ChatPrompt = text
         if not raw:
             messages = [{"role": "user", "content": with_images(text, image or ())}]

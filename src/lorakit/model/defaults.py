@@ -7,7 +7,7 @@ which llama.cpp's converter writes the same values without do_sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -60,9 +60,12 @@ def defaults_for(own: SamplingParams, options: Mapping[str, Any]) -> SamplingPar
     return SamplingParams(**{name: v for name, v in kept.items() if name not in FILTERS})
 
 
-def in_words(params: SamplingParams) -> str:
-    """Defaults that are not lorakit's own, such as "temperature 0.7, top_k 20"; or ""."""
-    pairs = [(name, getattr(params, name)) for name in OWN]
+def in_words(params: SamplingParams, given: Container[str] = ()) -> str:
+    """Defaults that are not lorakit's own, such as "temperature 0.7, top_k 20"; or "".
+
+    given: names that the caller says otherwise.
+    """
+    pairs = [(name, getattr(params, name)) for name in OWN if name not in given]
     return ", ".join(f"{name} {value:g}" for name, value in pairs if value != getattr(PLAIN, name))
 
 
