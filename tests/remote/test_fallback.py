@@ -15,6 +15,7 @@ import lorakit
 from lorakit import demo
 from lorakit.model import fallback
 from lorakit.model.fallback import FallbackModel, open_with_fallback
+from lorakit.model.moving import MovingTable
 from lorakit.model.remote import open_remote
 from lorakit.sources import Progress
 
@@ -235,6 +236,15 @@ def test_without_a_server_the_base_is_waited_for(here):
         lorakit.open("nowhere/at/all", fallback=url)
 
 
+def test_a_server_that_says_nothing_is_not_waited_for(api, monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(fallback, "LONGEST_LOOK", 0.1)
+    api.answers["/v1/models"] = lambda body: events(go.wait)
+    with lorakit.open(demo.base_path(), fallback=f"{api.url}/v1") as model:
+        assert (model.runtime_name, codes(model)) == ("onnx", ["deadline_exceeded"])
+    go.set()
+
+
 @pytest.mark.parametrize("url", ["http://elsewhere.test/v1", "host/v1", 5, "https://a:b@c/v1"])
 def test_a_fallback_that_is_no_url_is_refused(url):
     with pytest.raises(lorakit.ParameterError):
@@ -371,6 +381,42 @@ def test_what_is_applied_meanwhile_is_carried_over_and_handles_stay(api):
             loaded.apply()
         home.remove()
         assert (home.scale, scales(model)) == (None, {"home": None})
+
+
+def test_adapters_are_fetched_after_the_move_with_the_progress_that_was_given(api, web):
+    seen, other = [], []
+    place = web.put_folder("/adapters/style", demo.adapter_path("style"))
+    with lorakit.open(demo.base_path(), fallback=f"{api.url}/v1", progress=seen.append) as model:
+        end_of_opening(model)
+        assert model.load_adapter(place).name == "style"
+        assert {step.file for step in seen} >= {"adapter_model.safetensors"}
+        seen.clear()
+        place = web.put_folder("/adapters/home", demo.adapter_path("home"))
+        model.load_adapter(place, progress=other.append, wait=False).result().apply()
+        assert scales(model) == {"home": 1.0, "style": None}
+        assert other
+        assert seen == []
+
+
+class StayingTable(MovingTable):
+    """Broken: gives the server's handles to the other table as they are."""
+
+    def move(self, to):
+        self._now = to
+
+
+@pytest.mark.parametrize("kind", [MovingTable, StayingTable])
+def test_a_handle_means_the_adapter_of_its_name_after_the_move(api, monkeypatch, kind):
+    monkeypatch.setattr(fallback, "MovingTable", kind)
+    with waiting(api, configs("style")) as (model, gate):
+        style = model.find("style")
+        end_of_opening(model, gate)
+        if kind is StayingTable:
+            with pytest.raises(lorakit.UnknownAdapterError):
+                style.apply(0.5)
+        else:
+            style.apply(0.5)
+            assert scales(gate.opened[0]) == {"style": 0.5}
 
 
 def test_handles_are_of_this_model_alone(api, here):

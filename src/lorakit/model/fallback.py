@@ -20,7 +20,7 @@ from lorakit.adapter import Adapter
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
 from lorakit.engines.protocol import Logits
-from lorakit.errors import ClosedError, EngineError, LorakitError, ServerError
+from lorakit.errors import ClosedError, DeadlineError, EngineError, LorakitError, ServerError
 from lorakit.model.adapter_config import (
     FALLBACK,
     AdapterConfig,
@@ -41,6 +41,7 @@ from lorakit.sources import OnProgress, Progress, Source, describe
 from lorakit.values import shown
 
 Make = Callable[[OnProgress | None], Model]
+LONGEST_LOOK = 20.0  # seconds in which the server has to say what it is
 OF_MODEL_IN_USE = ("base", "tokenizer", "_dialogue")
 log = logging.getLogger("lorakit")
 
@@ -118,6 +119,7 @@ class FallbackModel(Model):
 
     def begin(self, make: Make, progress: OnProgress | None) -> None:
         """Open the model in this process, in the background."""
+        self._progress = progress  # of later downloads
         self._opening = Opening(self, make, progress)
 
     def _opened(self, outcome: Model | LorakitError) -> bool:
@@ -290,7 +292,7 @@ class FallbackModel(Model):
 
 def open_with_fallback(
     make: Make,
-    remote: Callable[[], RemoteModel],
+    remote: Callable[..., RemoteModel],
     *,
     reference: str,
     url: str,
@@ -301,11 +303,11 @@ def open_with_fallback(
     server.
 
     choices: the adapters that `make` applies; on the server those that it has by their names.
-    Raises what `remote` raises but ServerError, and then what `make` raises.
+    Raises what `remote` raises but ServerError and DeadlineError, and then what `make` raises.
     """
     try:
-        server = remote()
-    except ServerError as error:
+        server = remote(timeout=LONGEST_LOOK)
+    except (ServerError, DeadlineError) as error:
         message = f"nothing answers before the model is open: {error.message}"
         log.warning("%s", message)
         model = make(progress)

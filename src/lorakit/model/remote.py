@@ -320,6 +320,7 @@ def open_remote(
     max_batch: int | None = None,
     max_queue: int = 256,
     waits: Waits | None = None,
+    timeout: float | None = None,
 ) -> RemoteModel:
     """Open a model on a server that speaks OpenAI's API.
 
@@ -327,8 +328,10 @@ def open_remote(
     server; None is LORAKIT_API_KEY. model: the server's name of it, where it has several.
     tokenizer: the folder of the model's tokenizer, for prompts of token ids. adapter: by the
     server's names. allow_private: allow a machine of a private network. max_batch: connections at
-    once. max_queue: how many requests may wait. waits: how long the server may take.
-    Raises ParameterError, ServerError, CapabilityError and BaseModelError (tokenizer_missing).
+    once. max_queue: how many requests may wait. waits: how long the server may take. timeout: in
+    seconds, to say what it is.
+    Raises ParameterError, ServerError, DeadlineError, CapabilityError and BaseModelError
+    (tokenizer_missing).
     """
     for word, value in (("max_queue", max_queue), ("max_batch", max_batch)):
         if value is not None and not (whole(value) and value >= 1):
@@ -346,6 +349,7 @@ def open_remote(
         max_queue=max_queue,
         waits=waits,
         token_id=None if text is None else TokenIds(text),
+        deadline=deadline_of(timeout),
     )
     opened = RemoteModel(remote, text)
     try:

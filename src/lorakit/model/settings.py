@@ -21,7 +21,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +32,7 @@ from lorakit.files.bounded import as_path, read_text
 from lorakit.model.adapter_config import AdapterChoice, AdapterConfig, as_choices
 from lorakit.remote.server import names_server, server_of
 from lorakit.sources import Local, Source, parse
-from lorakit.values import among, shown
+from lorakit.values import among, did_you_mean, shown
 
 AnyRuntime = Literal["auto", RuntimeName]
 FILE, NAMED = "lorakit.toml", "LORAKIT_SETTINGS"
@@ -258,9 +257,8 @@ def _unknown(prefix: str, table: Mapping[str, Any], known: Sequence[str]) -> Ite
         if _SECRET.search(name):
             yield f"{prefix}{name}: no secrets here; a server's key is LORAKIT_API_KEY's"
             continue
-        close = get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}" if close else f"there are {', '.join(known)}"
-        yield f"{prefix}{name} is not known; {hint}"
+        hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        yield f"{prefix}{name} is not known{hint}"
 
 
 def _installed(runtime: AnyRuntime) -> bool:

@@ -80,10 +80,12 @@ class RemoteRuntime:
         max_queue: int = 256,
         waits: Waits | None = None,
         token_id: TokenId | None = None,
+        deadline: float | None = None,
     ) -> None:
         """token_id: the id of a token, where a server gives log probabilities without ids.
+        deadline: until when it has to say what it is, on the clock of time.monotonic.
 
-        Raises ServerError, and ParameterError for a model that the server does not have.
+        Raises ServerError, DeadlineError, and ParameterError for a model that it does not have.
         """
         self.server, self.max_queue = server, max_queue
         self._waits, self._token_id, self._max_batch = waits or Waits(), token_id, max_batch
@@ -93,7 +95,9 @@ class RemoteRuntime:
         self._jobs: set[_Job] = set()  # changed and copied in one step each
         self._active: AdapterSet = ()
         self._learned = Learned()
-        self.facts: Facts = self._call(lambda link: look(server, model, link.ask, link.broken))
+        self.facts: Facts = self._call(
+            lambda link: look(server, model, link.ask, link.broken), deadline
+        )
         self.adapters = ServerAdapters(server, self.facts, self._call)
         watch(self)
 
@@ -340,10 +344,10 @@ class RemoteRuntime:
     def _connection(self, deadline: float | None = None) -> Connection:
         return Connection(self.server, Waiting(self._waits, deadline))
 
-    def _call(self, work: Callable[[Connection], T]) -> T:
+    def _call(self, work: Callable[[Connection], T], deadline: float | None = None) -> T:
         """Something that is asked at once."""
         try:
-            return work(self._connection())
+            return work(self._connection(deadline))
         except RefusalError as refusal:
             raise refusal.error(self.server) from None
 
