@@ -20,7 +20,6 @@ from lorakit.errors import ContextFullError, ParameterError
 from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.fitting import Fitted, Fitting, WhenFull, require_when_full
-from lorakit.model.session_file import FORMAT as FORMAT
 from lorakit.model.session_file import Saved, read_saved, write_saved
 from lorakit.model.types import (
     ChatKeywords,
