@@ -3,6 +3,9 @@
 At the end of a process engines are closed while Python still runs. In a child that was forked they
 are the parent's (see EngineThread.forked), and locks may be held for ever by threads that are not
 there: who has a lock renews it.
+
+A process that goes on after an engine was closed gives the memory that this freed back to the
+system: glibc keeps it otherwise, as pages between others that are in use.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import atexit
 import ctypes
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -28,6 +32,7 @@ T = TypeVar("T")
 log = logging.getLogger("lorakit")
 _OWNERS: weakref.WeakSet[Owner] = weakref.WeakSet()
 _RENEWED: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
+_ending = False  # the process is, and the system takes all
 
 
 def watch(owner: Owner) -> None:
@@ -45,7 +50,18 @@ def on_fork(owner: T, renew: Callable[[T], object]) -> None:
     _RENEWED[owner] = renew
 
 
+def give_memory_back() -> None:
+    """What is freed and not the system's again: malloc_trim(3), where the C library has it."""
+    if _ending or sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def _close_all() -> None:
+    global _ending
+    _ending = True
     for owner in list(_OWNERS):
         try:
             owner.close()

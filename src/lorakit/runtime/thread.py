@@ -22,7 +22,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Capabilities, Engine, Logits, abandoned
 from lorakit.errors import ClosedError, DeadlineError, EngineError, LorakitError, QueueFullError
-from lorakit.processes import leave_to_parent, watch
+from lorakit.processes import give_memory_back, leave_to_parent, watch
 from lorakit.runtime.computations import Computation, HiddenOf, LoadedState, LogitsOf, SavedState
 from lorakit.runtime.generation import HEARTBEAT, Generation
 from lorakit.runtime.job import Job
@@ -291,6 +291,7 @@ class EngineThread:
                 event[1].set_exception(failure)
         scheduler.fail_all(failure)
         scheduler.engine.close()
+        give_memory_back()
 
 
 def _run(command: Callable[[Scheduler], Any], future: Future[Any], scheduler: Scheduler) -> None:
