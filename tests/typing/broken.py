@@ -13,6 +13,8 @@ model = lorakit.open(demo.base_path(), engine="lama")  # error: "Literal['lama']
 lorakit.open(demo.base_path(), quantise="int8")  # error: Unexpected keyword argument "quantise"
 lorakit.open(demo.base_path(), quantize="int3")  # error: "Literal['int3']"; expected
 lorakit.open(demo.base_path(), device="gpu")  # error: "Literal['gpu']"; expected
+lorakit.open(settings=5).close()  # error: "int"; expected "str | PathLike[str] | None"
+lorakit.open(demo.base_path(), fallback=True)  # error: "bool"; expected "str | None"
 lorakit.open("https://host/v1", api_key=5).close()  # error: "int"; expected "str | None"
 lorakit.open(demo.base_path(), adapter=0.5).close()  # error: "float"; expected
 AdapterConfig("home", mode="static")  # error: "Literal['static']"; expected

@@ -66,6 +66,12 @@ def on_a_server(url: str, engine: RuntimeName = "api") -> None:
             print(error.code)
 
 
+def from_settings() -> str:
+    with lorakit.open(settings="lorakit.toml", fallback="https://host/v1") as model:
+        print([warning.message for warning in model.warnings])
+        return model.runtime_name
+
+
 def first_program() -> None:
     with lorakit.open(demo.base_path()) as model:
         home = model.load_adapter(demo.adapter_path("home"))
