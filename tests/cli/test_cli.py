@@ -51,12 +51,46 @@ def lorakit(*arguments, code=0, **options):
         ("https://host:8080/x:0.5", ("https://host:8080/x", 0.5)),
         ("http://[::1]:8080/x.gguf:2", ("http://[::1]:8080/x.gguf", 2.0)),
         ("home:1e-1", ("home", 0.1)),
+        ("a/b=c:0.5", ("a/b=c", 0.5)),
+        ("https://host/x?a=b", ("https://host/x?a=b", None)),
         (":3", (":3", None)),
     ],
 )
 def test_a_scale_is_what_follows_the_last_colon_if_it_is_a_number(reference, expected):
     path, scale = expected
     assert scaled(reference) == Scaled(path=path, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("lights=home", Scaled(path="home", name="lights")),
+        ("lights=home:0.5", Scaled(path="home", name="lights", scale=0.5)),
+        ("lights=home:=2", Scaled(path="home", name="lights", absolute=2.0)),
+        ("a.b-c=hf:org/repo@v1:0.5", Scaled(path="hf:org/repo@v1", name="a.b-c", scale=0.5)),
+        ("x=https://host/a?b=c", Scaled(path="https://host/a?b=c", name="x")),
+        ("x=C:\\home", Scaled(path="C:\\home", name="x")),
+        ("home:=2", Scaled(path="home", absolute=2.0)),
+        ("=home", Scaled(path="=home")),
+        ("home=", Scaled(path="home=")),
+        ("a b=home", Scaled(path="a b=home")),
+    ],
+)
+def test_a_name_stands_before_a_reference(reference, expected):
+    assert scaled(reference) == expected
+
+
+def test_a_path_with_an_equals_sign_is_one_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert scaled("a=b") == Scaled(path="a=b")
+    assert scaled("a=b:0.5") == Scaled(path="a=b", scale=0.5)
+    assert scaled("./a=b:0.5").name == ""
+
+
+def test_adapters_are_called_as_they_are_named():
+    out, _ = lorakit("run", BASE, "hi", "-a", f"lights={HOME}:0.5", "--max-tokens", "1", "--json")
+    assert json.loads(out)["adapters"] == {"lights": 0.5}
 
 
 def test_adapters_of_one_name_are_told_apart():
@@ -86,7 +120,7 @@ def test_logits_of_numbers_and_of_files(tmp_path):
     lorakit(
         "logits", BASE, "--adapter", f"{HOME}:0", "--adapter", f"{HOME}:0.5", "--adapter",
         f"{HOME}:-0.5", "--ids", str(ids), "-o", str(output), "--engine", "onnx", "--quantize",
-        "none",
+        "none", "--overwrite",
     )  # fmt: skip
     with np.load(output) as file:
         assert sorted(file.files) == ["logits0", "logits7"]

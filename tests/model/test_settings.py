@@ -119,6 +119,7 @@ ADAPTER = {  # each field of AdapterConfig, as TOML
     "partial": "true",
     "allow_pickle": "true",
     "on_error": '"base"',
+    "alias": '"lights"',
     "text": '"base"',
 }
 

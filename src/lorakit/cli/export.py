@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +28,6 @@ from lorakit.model.load import unused_name
 from lorakit.values import byte_count
 
 ALIKE = 0.9  # share of equal answers that needs no word
-NAME = re.compile(r"[\w-][\w.-]*")
 
 
 def command(
@@ -137,23 +135,14 @@ def command(
 
 def _composed(compose: str) -> dict[str, AdapterConfig]:
     found: dict[str, AdapterConfig] = {}
-    for name, config in map(_named, compose.split(",")):
-        if name in found:
+    for config in (config_of(part.strip()) for part in compose.split(",")):
+        if config.name in found:
             raise ParameterError(
-                f"two adapters of --compose are called {name!r}",
+                f"two adapters of --compose are called {config.name!r}",
                 hint="name them: NAME=REF,NAME=REF",
             )
-        found[name] = config
+        found[config.name] = config
     return found
-
-
-def _named(part: str) -> tuple[str, AdapterConfig]:
-    """NAME=REF, or a reference alone, in which an equals sign comes after a slash or a colon."""
-    name, sign, reference = part.strip().partition("=")
-    if sign and NAME.fullmatch(name):
-        return name, config_of(reference)
-    config = config_of(part.strip())
-    return config.name, config
 
 
 def _said(at: ExportProgress) -> str:

@@ -37,7 +37,7 @@ from lorakit.text.tokenizer import TextTokenizer
 _ADAPTER = option(
     "--adapter",
     "-a",
-    metavar="REF[:SCALE]",
+    metavar="[NAME=]REF[:SCALE]",
     help="An adapter; may be repeated. :=SCALE replaces alpha / r.",
 )
 MergedAdapters = Annotated[list[str], _ADAPTER]

@@ -49,7 +49,7 @@ AdapterOption = Annotated[
     option(
         "--adapter",
         "-a",
-        metavar="REF[:SCALE]",
+        metavar="[NAME=]REF[:SCALE]",
         help="An adapter: a path, https://... or hf:org/repo; may be repeated. :SCALE multiplies "
         "its own alpha / r, :=SCALE replaces it.",
     ),

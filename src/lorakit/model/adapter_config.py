@@ -32,6 +32,7 @@ class AdapterConfig:
     alpha, mlx_version, partial, allow_pickle: as in `formats.read_adapter`, for weights without a
     config, MLX adapters whose scale depends on a version, incomplete saves, and pickles.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
+    alias: what the adapter is called; None is the last part of `path`.
     text: "own" uses the tokenizer and the chat template that it brings where all adapters agree on
     them, with a note in `Model.warnings`; "base" leaves the base's.
     Raises ParameterError.
@@ -48,6 +49,7 @@ class AdapterConfig:
     partial: bool = False
     allow_pickle: bool = False
     on_error: OnError = "raise"
+    alias: str | None = None
     text: Text = "own"
 
     def __post_init__(self) -> None:
@@ -64,6 +66,8 @@ class AdapterConfig:
             raise ParameterError(
                 "scale multiplies the adapter's own, absolute_scale replaces it", hint="give one"
             )
+        if self.alias is not None and not (isinstance(self.alias, str) and self.alias):
+            raise ParameterError(f"alias must be None or a name, not {shown(self.alias)}")
         if self.mlx_version is not None and not isinstance(self.mlx_version, str):
             raise ParameterError(
                 f"mlx_version must be None or a text, not {shown(self.mlx_version)}"
@@ -74,7 +78,9 @@ class AdapterConfig:
 
     @property
     def name(self) -> str:
-        """The adapter's name: the last part of its reference."""
+        """The adapter's name: its alias, else the last part of its reference."""
+        if self.alias is not None:
+            return self.alias
         return parse(self.path, self.source).name
 
     @property
@@ -92,19 +98,25 @@ class AdapterConfig:
         """Hides secrets in URLs."""
         values = [repr(describe(self.path)), *(f"{k}={getattr(self, k)!r}" for k in _CHOICES)]
         values.append(f"scale={self.scale!r}")
-        others = {"absolute_scale": self.absolute_scale, **self.reading}
+        others = {"absolute_scale": self.absolute_scale, "alias": self.alias, **self.reading}
         values += [f"{name}={value!r}" for name, value in others.items() if value is not None]
         values += [f"text={self.text!r}"] if self.text != "own" else []
         return f"AdapterConfig({', '.join(values)})"
 
 
 def config_of(reference: str, **others: Any) -> AdapterConfig:
-    """What a reference with a scale behind it says: "home", "home:0.5", "home:=2.0".
+    """What a reference says: "home", "home:0.5", "home:=2.0", "lights=home:0.5".
 
     others: further fields. Raises ParameterError.
     """
     said = scaled(reference)
-    return AdapterConfig(said.path, scale=said.scale, absolute_scale=said.absolute, **others)
+    return AdapterConfig(
+        said.path,
+        scale=said.scale,
+        absolute_scale=said.absolute,
+        alias=said.name or None,
+        **others,
+    )
 
 
 SAME_SCALE, READ, TEXT_ALONE = "same_scale", "adapter_read", "text_alone"

@@ -1,15 +1,19 @@
-"""A reference with a scale behind it: "home:0.5", or "home:=2.0".
+"""A reference with a scale behind it, "home:0.5" or "home:=2.0", and a name before: "lights=home".
 
 A relative scale multiplies the adapter's own, which is alpha / r. An absolute one replaces it:
-every delta then acts at that scale, whatever the file says.
+every delta then acts at that scale, whatever the file says. A name is letters, digits, dots and
+dashes, so that no path with a folder and no URL begins with one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.errors import ParameterError
+
+_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,15 +21,24 @@ class Scaled:
     """A reference and what was said behind it; at most one of the scales is there."""
 
     path: str
+    name: str = ""  # what it is to be called
     scale: float | None = None
     absolute: float | None = None
 
 
 def scaled(reference: str) -> Scaled:
-    """What a reference with a scale says: one is what follows the last colon, if it is a number.
+    """What a reference says: a scale is what follows the last colon, if it is a number.
 
-    A path that is there is one, whatever it ends in. Raises ParameterError for what is no scale.
+    A path that is there is one, whatever it ends in or begins with. Raises ParameterError for what
+    is no scale.
     """
+    name, sign, rest = reference.partition("=")
+    whole = _scaled(reference)
+    named = sign and rest and _NAME.fullmatch(name) and not _there(whole.path)
+    return replace(_scaled(rest), name=name) if named else whole
+
+
+def _scaled(reference: str) -> Scaled:
     path, colon, tail = reference.rpartition(":")
     _, slashes, address = path.partition("://")
     host_only = slashes and "/" not in address  # what follows is a port

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, get_args
@@ -30,11 +30,13 @@ WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """An adapter of a side: its reference, and what its own scale is multiplied by; None is the
-    default of one that is not here yet. absolute: what alpha / r is replaced by before that."""
+    default of one that is not here yet. absolute: what alpha / r is replaced by before that. label:
+    what it is called."""
 
     reference: str
     scale: float | None = None
     absolute: float | None = None
+    label: str = field(default="", compare=False)
 
     @property
     def loaded(self) -> AdapterConfig:
@@ -221,7 +223,7 @@ def _applied(part: str) -> Applied:
     unsaid = scale is None and said.absolute is None
     if unsaid and isinstance(found, Local) and _is_there(found.path):
         scale = default_scale(found.path)
-    return Applied(said.path, scale, said.absolute)
+    return Applied(said.path, scale, said.absolute, said.name)
 
 
 def _named(part: str) -> str:
@@ -235,7 +237,7 @@ def _named(part: str) -> str:
 
 
 def _said(applied: Applied) -> str:
-    name = default_name(applied.reference)
+    name = applied.label or default_name(applied.reference)
     if applied.absolute is not None:
         return f"{name}:={applied.absolute:g}"
     return name if applied.scale in (None, 1.0) else f"{name}:{applied.scale:g}"
