@@ -50,8 +50,7 @@ def run_page(text: str, page: str, programs: Programs | None = None) -> None:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(padding + block["code"], page, "exec"), names)
-        if block["shown"] is not None:
-            assert_shown(printed.getvalue(), block["shown"])
+        assert_shown(printed.getvalue(), block["shown"] or "", block["code"])
 
 
 def typed_in(code: str) -> list[Typed]:
