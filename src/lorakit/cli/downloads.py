@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from lorakit.cli.output import plain
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
 
 
 class Downloads:
-    """Shows what it is told while it is entered, and nothing where no terminal is."""
+    """Shows what it is told while it is entered, and nothing where no terminal is.
+
+    It may be told by a thread that goes on after that: a base that is fetched behind a fallback.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._entered = False
@@ -26,20 +31,22 @@ class Downloads:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._entered = False
-        if self._bars is not None:
-            self._bars.stop()
-        self._bars = None
-        self._tasks.clear()
+        with self._lock:
+            self._entered = False
+            if self._bars is not None:
+                self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
 
     def __call__(self, progress: Progress) -> None:
-        if not self._entered:
-            return
-        shown = self._bars or self._start()
-        key = f"{progress.source}\0{progress.file}"
-        if key not in self._tasks:
-            self._tasks[key] = shown.add_task(plain(progress.file), total=progress.total)
-        shown.update(self._tasks[key], completed=progress.done, total=progress.total)
+        with self._lock:
+            if not self._entered:
+                return
+            shown = self._bars or self._start()
+            key = f"{progress.source}\0{progress.file}"
+            if key not in self._tasks:
+                self._tasks[key] = shown.add_task(plain(progress.file), total=progress.total)
+            shown.update(self._tasks[key], completed=progress.done, total=progress.total)
 
     def _start(self) -> Bars:
         from rich.progress import DownloadColumn, TransferSpeedColumn  # slow; few commands fetch
