@@ -104,11 +104,12 @@ def _log_as_before() -> Iterator[None]:
 
 def assert_shown(printed: str, shown: str, of: str = "") -> None:
     """Equal, but for what `...` stands for, and for what a clock said."""
-    found, wanted = _timeless(printed), _timeless(shown).replace("...\n", "...")
+    found, wanted = _everywhere(printed), _everywhere(shown).replace("...\n", "...")
     pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))
     assert re.fullmatch(pattern, found, re.DOTALL), f"{of}\nprinted:\n{printed}\nshown:\n{shown}"
 
 
-def _timeless(text: str) -> str:
-    """A column of times is as wide as the longest."""
+def _everywhere(text: str) -> str:
+    """A column of times is as wide as the longest; Windows has paths of its own."""
+    text = text.replace(os.sep, "/")
     return re.sub(r" +", " ", CLOCK.sub(" - ms", text)) if CLOCK.search(text) else text
