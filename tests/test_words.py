@@ -19,6 +19,7 @@ from lorakit.algebra.sparse import METHODS
 from lorakit.chat.tools import FORMATS as TOOL_FORMATS
 from lorakit.chat.tools import get_format
 from lorakit.cli import COMMANDS
+from lorakit.cli.completion import SCRIPTS, Shell
 from lorakit.cli.signature import parser_of
 from lorakit.engines.table import ENGINES
 from lorakit.errors import LorakitError
@@ -33,6 +34,7 @@ from lorakit.formats.readback import DTYPES
 from lorakit.graph.web import WebForm
 from lorakit.merge import merge
 from lorakit.model.adapters import UserScale
+from lorakit.model.fitting import WhenFull
 from lorakit.sources import Kind, Source, fetch, parse
 from lorakit.sources.bundle import BUNDLES
 from lorakit.text.tokenizer import TextTokenizer
@@ -49,6 +51,7 @@ TABLES = {
     "methods and PEFT's words": (AnyMethod, [*METHODS, *PEFT_METHODS]),
     "kinds": (Kind, BUNDLES),
     "tool formats": (get_type_hints(get_format)["name"], TOOL_FORMATS),
+    "shells": (Shell, SCRIPTS),
     "splits": (SplitBy, BY),
     "targets of exports": (TargetName, TARGETS),
     "forms of exports": (WebForm, SUFFIXES),
@@ -143,6 +146,7 @@ CALLS = {
     "apply.kv": lambda model, word: model.apply({}, kv=word),
     "aapply.kv": lambda model, word: model._table.activate({}, word).result(),
     "LoadedAdapter.apply.scale": lambda model, word: model.find("home").apply(word),
+    "session.when_full": lambda model, word: model.session(when_full=word),
     "load_adapter.source": lambda model, word: parse(ADDRESSES.get(word, "x"), word),
 }
 LITERALS = {
@@ -151,6 +155,7 @@ LITERALS = {
     "aapply.kv": lorakit.KvPolicy,
     "LoadedAdapter.apply.scale": UserScale,
     "load_adapter.source": Source,
+    "session.when_full": WhenFull,
 }
 
 
@@ -195,6 +200,7 @@ def test_the_command_line_takes_the_same_words():
     """Its options are made of the Literals; none has a list of its own."""
     wanted = {get_args(literal) for literal, _ in TABLES.values()}
     wanted |= {get_args(literal) for literal in (lorakit.Quantization, lorakit.Device, Way)}
+    wanted |= {get_args(literal) for literal in (lorakit.ControlTokens, WhenFull)}
     wanted |= set(map(words, get_type_hints(TrainKeywords).values()))
     for command in COMMANDS:
         module = import_module(f"lorakit.cli.{command}")

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -361,3 +362,8 @@ def test_where_the_history_is(tmp_path, monkeypatch):
     assert history_path().parts[-2:] == ("lorakit", "history")
     with pytest.raises(OSError, match="folder"):
         HistoryFile(tmp_path).read()
+
+
+def test_the_page_names_every_command():
+    page = (Path(__file__).parents[2] / "docs/howto/chat.md").read_text("utf-8")
+    assert [name for name in COMMANDS if f"/{name}`" not in page and f"/{name} " not in page] == []
