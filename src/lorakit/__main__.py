@@ -20,9 +20,13 @@ def main() -> None:
         pressed = True
         signal.default_int_handler(number, frame)
 
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would break off what clears away
+        sys.exit(143)
+
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+            signal.signal(signal.SIGTERM, terminate)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, interrupt)
                 # Python gives the signal back to the system at its very end, which would kill.

@@ -187,6 +187,44 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(command, number, tmp_p
     assert left(tmp_path) == []
 
 
+TWICE = """
+import os, shutil, signal, sys, tempfile, time
+from lorakit.exporting import export
+variant = sys.argv.pop(1)
+def prove(*arguments, **options):
+    with tempfile.TemporaryDirectory(prefix="lorakit-"):
+        if variant == "broken":
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+def rmtree(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0)
+    return removed(*arguments, **options)
+removed, shutil.rmtree = shutil.rmtree, rmtree
+export.prove = prove
+from lorakit.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("variant", ["whole", "broken"])
+def test_being_told_twice_to_end_leaves_nothing_either(variant, tmp_path):
+    """The second comes while the temporary folder of an export's proof is removed."""
+    (tmp_path / "tmp").mkdir()
+    words = (variant, "export", BASE, "--to", "safetensors", "-o", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE, *map(str, words)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert (left(tmp_path / "tmp") == []) == (variant == "whole")
+    assert "out" not in left(tmp_path)
+
+
 def test_standard_input_that_is_not_utf_8_is_told():
     for command, code in ((("run", BASE, "-"), 1), (("chat", BASE), 0)):
         done = subprocess.run(
