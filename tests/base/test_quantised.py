@@ -75,6 +75,21 @@ def test_a_quantised_base_is_refused_by_its_method(tmp_path, said, called):
         Base.open(inner)
 
 
+def test_an_export_of_ones_own_says_what_it_was_made_from(tmp_path):
+    folder = quantised(tmp_path / "x", {"quantization": {"group_size": 64, "bits": 4}})
+    said = {"base_name": "org/tiny", "adapters": "merged", "from": [{"source": "hf:me/home"}]}
+    (folder / "lorakit.json").write_text(json.dumps(said))
+    with pytest.raises(BaseModelError, match="quantised by MLX") as refused:
+        Base.open(folder)
+    assert "mlx-lm, which runs it" in refused.value.hint
+    assert "made from, 'org/tiny' with hf:me/home" in refused.value.hint
+    for damaged in ("[]", "{}", '{"base_name": 1, "adapters": "merged", "from": [1]}', "{"):
+        (folder / "lorakit.json").write_text(damaged)
+        with pytest.raises(BaseModelError) as refused:
+            Base.open(folder)
+        assert "open the original" in refused.value.hint
+
+
 def test_the_original_is_named_by_whoever_says_it(tmp_path):
     config = {"quantization_config": {"quant_method": "bitsandbytes"}}
     by_folder = quantised(tmp_path / "tiny-bnb-4bit", config)

@@ -92,6 +92,15 @@ def test_notes_cannot_move_the_cursor(capsys):
     assert capsys.readouterr().err == "note: a\\x1b[2Jb\n"
 
 
+def test_in_a_file_a_phase_is_one_line(capsys):
+    with LiveLine() as line:
+        for percent in range(3):
+            line.show(f"converting a.gguf {percent}%", "converting a.gguf")
+        line.show("proving 1%", "proving")
+        line.show("left 1:42")
+    assert capsys.readouterr().err == "converting a.gguf\nproving\n"
+
+
 def part_of(terminal):
     """What can be read at once; nothing where the other side was closed."""
     try:

@@ -20,7 +20,13 @@ RECORD = {
     "context": 8192,
     "forms": {"q4": {"file": "onnx/model_q4.onnx", "bytes": 253_000_000}},
 }
-PLAN = SimpleNamespace(target=Onnx(), output=Path("home-q4"), kind="merged")
+PLAN = SimpleNamespace(
+    target=Onnx(),
+    output=Path("home-q4"),
+    kind="merged",
+    base=SimpleNamespace(path=Path("nowhere")),
+    adapters=(),
+)
 SIDE = SideParity(
     name="home",
     positions=640,
@@ -85,6 +91,27 @@ def test_files_with_inputs_of_adapters_are_loaded_by_lorakit_js(kind, said, rela
     assert said in text
     assert "AutoModelForCausalLM" not in text
     assert yaml.safe_load(text.split("---")[1])["base_model_relation"] == relation
+
+
+@pytest.mark.parametrize(
+    ("base", "adapters", "kind", "said"),
+    [
+        ("license: apache-2.0", ["apache-2.0"], "merged", "apache-2.0"),
+        ("license: 'llama3.2'", [], "merged", "llama3.2"),
+        ("license: gemma", ["mit"], "dynamic", "gemma"),  # it is not inside
+        ("license: gemma", ["mit"], "merged", None),
+        ("license: mit", [None], "apart", None),  # what it does not say is not known
+        ("tags: [x]", ["mit"], "merged", None),
+        ("license: other\nlicense_name: mine", ["other"], "merged", None),
+        ("license: [mit, x]", [], "merged", None),
+    ],
+)
+def test_the_licence_is_the_one_that_all_inside_says(tmp_path, base, adapters, kind, said):
+    (tmp_path / "README.md").write_text(f"---\n{base}\n---\nlicense: bsd\n")
+    inside = tuple(SimpleNamespace(license=each) for each in adapters)
+    plan = SimpleNamespace(**{**vars(PLAN), "kind": kind, "adapters": inside})
+    plan.base = SimpleNamespace(path=tmp_path)
+    assert yaml.safe_load(card(plan, RECORD, [FILE]).split("---")[1]).get("license") == said
 
 
 def test_it_says_what_is_known_of_the_adapter_and_asks_as_it_was_trained():

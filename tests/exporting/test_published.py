@@ -30,7 +30,9 @@ def test_the_card_is_as_the_hub_wants_it(hub, out):
     assert {"onnx", "lorakit", "lora"} <= set(front["tags"])
     body = text.decode()
     assert 'const name = "org/repo";' in body
-    assert '"out"' not in body
+    assert 'const name = "./out";' in (out / "README.md").read_text()
+    assert not {'"out"', '"./out"', "a folder"} & {each for each in body.split("\n")}
+    assert "./out" not in body
     assert f"`{BASE}` as ONNX" in body
     assert body.count("All figures are in `parity.json`") == 1
 
@@ -141,6 +143,7 @@ def test_figures_are_added_to_a_card_of_ones_own(hub, out):
 
 SAID = {  # code of a card, and what it is where it was published
     'const name = "out";': 'const name = "org/repo";',
+    'const name = "./out";  // a folder; so': 'const name = "org/repo";',
     "llama-cli -m a-Q8_0.gguf -p ...": "llama-cli -hf org/repo:Q8_0 -p ...",
     "llama-cli -m a-Q8_0.gguf --lora a-lora.gguf": None,
     "lorakit chat tokenizer.json": "lorakit chat hf:org/repo/tokenizer.json",

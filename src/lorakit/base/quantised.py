@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Array, in_order
-from lorakit.errors import BaseModelError
+from lorakit.errors import BaseModelError, LorakitError
+from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.sources.card import CARD, named_base
 
+RECORD, MAX_RECORD = "lorakit.json", 1 << 24
 METHODS = {  # quant_method of a config.json, as transformers writes it
     "bitsandbytes": "bitsandbytes", "bitsandbytes_4bit": "bitsandbytes",
     "bitsandbytes_8bit": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ", "fp8": "float8",
@@ -80,8 +82,24 @@ def _small(tensors: Mapping[str, Array]) -> list[str]:
 def _refused(folder: Path, why: str, config: Mapping[str, Any]) -> BaseModelError:
     return BaseModelError(
         f"{folder}: {why}, which lorakit does not read",
-        hint=f"open the original, in float32, float16 or bfloat16{_original(folder, config)}; "
+        hint=_of_export(folder)
+        or f"open the original, in float32, float16 or bfloat16{_original(folder, config)}; "
         "adapters that were trained over the quantised one run on it",
+    )
+
+
+def _of_export(folder: Path) -> str:
+    """The hint for a folder that lorakit wrote for another runtime; else nothing."""
+    try:
+        said: Any = parse_json(read_bounded(folder / RECORD, MAX_RECORD) or b"")
+        base, kind = said["base_name"], said["adapters"]
+        inside = [str(each["source"]) for each in said["from"]] if kind != "dynamic" else []
+    except (OSError, ValueError, LookupError, TypeError, LorakitError):
+        return ""
+    made = " with ".join([f"{base!r:.200}", *([", ".join(inside)[:400]] if inside else [])])
+    return (
+        f"lorakit exported it for mlx-lm, which runs it; open what it was made from, {made}, or "
+        "export that to onnx or gguf"
     )
 
 

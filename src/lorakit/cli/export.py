@@ -128,7 +128,7 @@ def command(
             overwrite=overwrite,
             allow_private=allow_private,
             downloads=downloads,
-            progress=lambda at: line.show(_said(at)),
+            progress=lambda at: line.show(_said(at), f"{at.phase} {at.file}".rstrip()),
         )
     show(result, json=json)
 

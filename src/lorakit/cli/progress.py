@@ -46,7 +46,7 @@ class LiveLine:
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
-        self._shown = ""
+        self._shown = self._phase = ""
 
     def __enter__(self) -> Self:
         return self
@@ -62,8 +62,12 @@ class LiveLine:
         except (OSError, ValueError):
             return 80
 
-    def show(self, text: str) -> None:
-        """Change the last line; it is cut where the terminal ends. Elsewhere it says nothing."""
+    def show(self, text: str, phase: str = "") -> None:
+        """Change the last line; it is cut where the terminal ends. Elsewhere nothing is said, but
+        a phase as it begins, in a line that stays."""
+        if not self.live and phase not in ("", self._phase):
+            self._phase = phase
+            self.say(phase)
         text = plain(text)[: self.width - 1]
         if self.live and text != self._shown:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

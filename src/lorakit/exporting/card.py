@@ -8,6 +8,8 @@ from typing import Any
 from lorakit.exporting.parity import SideParity
 from lorakit.exporting.plan import ExportPlan
 from lorakit.exporting.result import ExportedFile
+from lorakit.sources.card import CARD as README
+from lorakit.sources.card import named_license
 from lorakit.training.card import declared, front, plain
 
 WAYS = {
@@ -50,7 +52,14 @@ def _front(
     tags = [plan.target.name, "lorakit", *(["lora"] if lora else [])]
     tags += ["function-calling"] if record["tool_format"] else []
     relation = "finetune" if inside else "quantized"
-    yield from front(record["base_name"], relation, plan.target.library, tags)
+    yield from front(record["base_name"], relation, plan.target.library, tags, _license(plan))
+
+
+def _license(plan: ExportPlan) -> str | None:
+    """That of the base, where all that is inside says the same one: no other is known to hold."""
+    inside = () if plan.kind == "dynamic" else plan.adapters
+    found = {named_license(plan.base.path / README), *(each.license for each in inside)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _adapters(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

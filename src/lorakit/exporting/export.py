@@ -40,6 +40,8 @@ from lorakit.model.adapter_config import AdapterChoice, as_choices
 from lorakit.model.growing import resize, with_room
 from lorakit.model.load import ready, unused_name
 from lorakit.sources import OnProgress, fetch
+from lorakit.sources.card import CARD as README
+from lorakit.sources.card import named_license
 from lorakit.training.data import read_examples
 from lorakit.values import among, shown
 
@@ -255,6 +257,7 @@ def _chosen(
             adapter=read.adapter,
             facts={} if read.place is None else read_facts(read.place),
             templates={} if read.place is None else templates_of(read.place),
+            license=None if read.place is None else named_license(read.place / README),
         )
         places += [read.place] if read.place is not None else []
     return list(found.values()), places

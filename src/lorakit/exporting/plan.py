@@ -26,7 +26,8 @@ OnBytes = Callable[[int], None]  # written so far; what it raises ends the expor
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chosen:
     """An adapter of an export. source: its reference, safe to show. facts: what the lorakit.json
-    of its folder says, and templates those that it was trained with; empty where it has none."""
+    of its folder says, and templates those that it was trained with; empty where it has none.
+    license: what its card calls it."""
 
     name: str
     source: str
@@ -34,6 +35,7 @@ class Chosen:
     adapter: Adapter
     facts: Mapping[str, Any]
     templates: Mapping[str, str]
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

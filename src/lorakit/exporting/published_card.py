@@ -116,7 +116,10 @@ def _spoken(line: str, name: str, place: Hub, base: str) -> str:
         return re.sub(r'open\("[^"]*"', f'open("{place if own else f"hf:{base}"}"', line)
     if "load_adapter(" in line:
         return line.replace(f'"{name}"', f'"{place}"')
-    return line if place.inside else line.replace(f'"{name}"', f'"{place.repo}"')
+    if place.inside:
+        return line
+    line = line.partition("  // a folder;")[0]  # which it is not any more
+    return line.replace(f'"./{name}"', f'"{place.repo}"').replace(f'"{name}"', f'"{place.repo}"')
 
 
 def _typed(line: str, name: str, contents: Contents, place: Hub, base: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model card says of the base that a model was made from."""
+"""What a model card says of the base that a model was made from, and of its licence."""
 
 from __future__ import annotations
 
@@ -17,17 +17,31 @@ _BASE = re.compile(
 )
 
 
+_LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*\r?$", re.ASCII | re.MULTILINE)
+
+
 def named_base(card: Path) -> str | None:
     """The repository that the front matter of a card calls its base model, the first of several.
 
     None where it says none, or cannot be read: a hint is all that comes of it.
     """
+    return _said(card, _BASE)
+
+
+def named_license(card: Path) -> str | None:
+    """The identifier that the front matter of a card has for its licence; None where it says none,
+    or "other", which is another one each time."""
+    found = _said(card, _LICENSE)
+    return None if found == "other" else found
+
+
+def _said(card: Path, what: re.Pattern[str]) -> str | None:
     try:
         content = read_bounded(card, MAX_CARD) or b""
     except (OSError, LorakitError):
         return None
     front = _FRONT.match(content.decode("utf-8", "replace"))
-    found = _BASE.search(front[1]) if front else None
+    found = what.search(front[1]) if front else None
     return found[1] if found else None
 
 

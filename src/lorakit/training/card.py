@@ -129,10 +129,14 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "- every setting, the digests of the data and the figures are in `lorakit.json`"
 
 
-def front(base: str, relation: str, library: str, tags: Sequence[str]) -> Iterator[str]:
+def front(
+    base: str, relation: str, library: str, tags: Sequence[str], license: str | None = None
+) -> Iterator[str]:
     """What a hub reads before a card of a model made from a base. Strings as JSON, which YAML
     reads too."""
     yield "---"
+    if license is not None:
+        yield f"license: {json.dumps(license)}"
     yield f"base_model: {json.dumps(base)}"
     yield f"base_model_relation: {relation}"
     yield f"library_name: {library}"

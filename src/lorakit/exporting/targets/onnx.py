@@ -131,7 +131,7 @@ class Onnx(Target):
                     "import { AutoModelForCausalLM, AutoTokenizer } "
                     "from '@huggingface/transformers';",
                     "",
-                    f"const name = {json.dumps(name)};",
+                    f"const name = {json.dumps(f'./{name}')};  // a folder; of the Hub org/repo",
                     "const tokenizer = await AutoTokenizer.from_pretrained(name);",
                     "const model = await AutoModelForCausalLM.from_pretrained(name, "
                     f"{{ dtype: '{dtypes[0]}' }});",
