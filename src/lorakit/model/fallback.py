@@ -158,10 +158,9 @@ class FallbackModel(Model):
 
     def _stay(self, error: LorakitError) -> None:
         self._failed = True
-        where = str(self._remote._remote.server)
-        message = f"{self._reference} did not open; {where} goes on answering: {error}"
-        log.warning("%s", message)
-        failed = ModelWarning(code=error.code, message=message, adapter="")
+        said = f"{self._reference} did not open; {self._remote._remote.server} goes on answering"
+        log.warning("%s [%s]: %s", said, error.code, error.message)
+        failed = ModelWarning(code=error.code, message=f"{said}: {error}", adapter="")
         self.warnings = (*self.warnings, failed)
 
     def _warning(self, message: str, adapter: str) -> ModelWarning:
@@ -210,10 +209,9 @@ class FallbackModel(Model):
         lookahead: int | None = None,
         wait: bool = False,
     ) -> Generation:
-        names = self._names(adapters)
-        return self._of(prompt)._submit(
-            prompt, params, names, timeout, lookahead=lookahead, wait=wait
-        )
+        with self._table.lock:  # so that both are of one side
+            names, model = self._names(adapters), self._of(prompt)
+        return model._submit(prompt, params, names, timeout, lookahead=lookahead, wait=wait)
 
     def _names(self, adapters: Scales | None) -> Scales | None:
         return None if adapters is None else self._table.scales(adapters)
