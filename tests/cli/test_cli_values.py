@@ -390,7 +390,7 @@ def faults(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "file", sorted(set(CLI.glob("*.py")) - {CLI / name for name in PRINTERS}), ids=lambda f: f.stem
+    "file", sorted(set(CLI.rglob("*.py")) - {CLI / name for name in PRINTERS}), ids=lambda f: f.stem
 )
 def test_only_one_place_prints(file):
     assert list(faults(ast.parse(file.read_text("utf-8")))) == []
