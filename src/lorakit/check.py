@@ -539,4 +539,5 @@ def _alike(asked: str, name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].casefold()
+    """The last part, as in an id of the Hub: GGUF files have spaces where that has dashes."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].casefold().replace(" ", "-")

@@ -300,7 +300,7 @@ def test_a_broken_folder_is_refused_by_name(copy, damage, kind, code, said):
 
 
 def test_no_folder_at_all(tmp_path):
-    with pytest.raises(SourceError, match="no base model folder"):
+    with pytest.raises(SourceError, match="no base model at"):
         Base.open(tmp_path / "absent")
 
 

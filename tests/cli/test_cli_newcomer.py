@@ -195,3 +195,17 @@ def test_help_and_versions_where_others_have_them(here):
     assert shown.code == 0
     assert "completion" in shown.stdout
     assert "there is no command 'rn'; did you mean run" in invoke("help", "rn").stderr
+
+
+def test_an_exported_gguf_is_known_by_its_name(here, tmp_path):
+    words = ("export", "demo/base", "--to", "gguf", "--no-proof", "--quantize", "F16")
+    assert invoke(*words, "-o", tmp_path / "plain").code == 0
+    assert (
+        "warning"
+        not in invoke("check", "demo/adapters/home", "-b", tmp_path / "plain/plain-F16.gguf").stdout
+    )
+    assert invoke(*words, "-a", "demo/adapters/shop", "-o", tmp_path / "merged").code == 0
+    assert (
+        "warning: base name"
+        in invoke("check", "demo/adapters/home", "-b", tmp_path / "merged/merged-F16.gguf").stdout
+    )

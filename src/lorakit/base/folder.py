@@ -72,6 +72,7 @@ class Base:
     files: tuple[Path, ...]  # the weight files
     templates: Mapping[str, str] = field(default_factory=dict)  # chat templates that a file carries
     sampling: Mapping[str, Any] = field(default_factory=dict)  # what a GGUF file says of sampling
+    title: str = ""  # what a GGUF file calls the model
     exported: Exported | None = None  # of an exported model, which has no tensors
     left_out: tuple[str, ...] = ()  # tensors of a part that sees, of which this is the text model
     _stored: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict, repr=False)
@@ -107,7 +108,7 @@ class Base:
             )
         if not folder.is_dir():
             raise SourceError(
-                f"there is no base model folder at {folder}",
+                f"there is no base model at {folder}",
                 hint="expected a GGUF file, or a folder with config.json and model.safetensors"
                 f"{or_nearby(folder)}",
             )
@@ -202,10 +203,12 @@ class Base:
 
     @property
     def given_name(self) -> str:
-        """What its config calls it, wherever it lies; or "".
+        """What its config or its file calls it, wherever it lies; or "".
 
-        Not by `_name_or_path`, which a fine-tune has from its base; nor does a merged model's count.
+        Not by `_name_or_path`, which a fine-tune has from its base; a merged model has none.
         """
+        if self.title:
+            return self.title
         name = self._given.get("lorakit_name")
         return name if isinstance(name, str) and not (self.path / RECORD).is_file() else ""
 

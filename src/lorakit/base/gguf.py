@@ -80,6 +80,7 @@ def open_gguf_base(path: Path) -> Base:
         files=tuple(part.absolute() for part in file.parts),
         templates=_templates(file),
         sampling=_sampling(file),
+        title=_text(file, "general.name"),
     )
 
 

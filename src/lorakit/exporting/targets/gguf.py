@@ -181,12 +181,18 @@ def _model(plan: ExportPlan, kind: Kind) -> GgufModel:
         plan.kept[kind] = gguf_model(
             base,
             vocabulary=plan.kept[VOCABULARY],
-            name=plan.output.name,
+            name=_title(plan, merged=bool(merged)),
             templates=plan.companions.templates,
             extra={"lorakit.export": Value("str", json.dumps(said, ensure_ascii=False))},
         )
     found: GgufModel = plan.kept[kind]
     return found
+
+
+def _title(plan: ExportPlan, *, merged: bool) -> str:
+    """What the model is called in the file: the base by its own name, where it says one."""
+    own = "" if merged else plan.base.given_name.rpartition("/")[2]
+    return own or plan.output.name
 
 
 def _beside(plan: ExportPlan) -> Adapter:
