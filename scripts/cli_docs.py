@@ -9,19 +9,28 @@ import os
 import subprocess
 import sys
 
-COMMANDS = (
-    *("", "demo", "run", "chat", "data", "data validate", "data stats", "data split"),
-    *("data expand", "train", "eval", "inspect", "check", "convert", "combine", "resize"),
-    *("extract", "merge", "unmerge", "export", "push", "quantize", "verify", "logits", "doctor"),
-    *("cache", "cache list", "cache prune", "cache clear"),
-)
+from lorakit.cli.table import functions
+
+
+def places(words: str) -> list[str]:
+    """A command, after the word before it, if it has one."""
+    return [words.partition(" ")[0], words] if " " in words else [words]
+
+
+COMMANDS = ("", *dict.fromkeys(part for words, _ in functions() for part in places(words)))
 
 
 def main() -> None:
     print("# Command line\n")
     print("Exit codes: 0 done, 1 an error (or a check that failed), 2 wrong usage, 130 Ctrl-C.")
-    print("Errors are one line, `error [code]: ...`; `--json` prints them as JSON too, and")
-    print("`lorakit --debug COMMAND` shows the trace. Codes: [errors.md](errors.md).")
+    print(
+        "Errors are one line, `error [code]: ...`; `--json` prints them as JSON too, wrong usage as"
+    )
+    print("`parameter_invalid`, and")
+    print(
+        "`lorakit --debug COMMAND` shows the trace. Codes: [errors.md](errors.md). Nothing that is"
+    )
+    print("there is overwritten without `--overwrite`.")
     for command in COMMANDS:
         print(f"\n## lorakit {command}".rstrip() + f"\n\n```\n{help_of(command)}\n```")
 

@@ -301,6 +301,11 @@ def test_doctor_and_cache(shown, out, monkeypatch):
     assert repr(VALUE) in shown("cache", VALUE)
 
 
+def test_completion(shown):
+    assert repr(VALUE) in shown("completion", VALUE)
+    assert VALUE not in shown("completion", "bash")
+
+
 def test_every_command_is_here():
     tested = {word for name in globals() if name.startswith("test_") for word in name.split("_")}
     assert set(COMMANDS) <= tested
