@@ -77,7 +77,9 @@ class Answering:
             help="Added to the logit of a token, by its id; -100 rules it out; may be repeated.",
         ),
     ] = None
-    seed: Annotated[int | None, _choosing()] = None
+    seed: Annotated[
+        int | None, _choosing(help="The same answer each time, where tokens are drawn.")
+    ] = None
     stop: Annotated[
         list[str] | None, _choosing(metavar="TEXT", help="Ends the answer; may be repeated.")
     ] = None

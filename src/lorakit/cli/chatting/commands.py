@@ -12,7 +12,7 @@ from lorakit.chat.messages import prepare_tools
 from lorakit.chat.rendering import DEFAULT
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
-from lorakit.cli.chatting.calls import as_code, signature_of
+from lorakit.cli.chatting.calls import as_code, from_openai, signature_of
 from lorakit.cli.chatting.conversation import Chat
 from lorakit.cli.chatting.settings import choose, settings
 from lorakit.cli.chatting.words import number, words_of
@@ -147,7 +147,7 @@ def _clear(chat: Chat, rest: str) -> None:
 def show_adapters(chat: Chat) -> None:
     """Which are loaded, and their scales."""
     for info in chat.model.adapters:
-        state = "off" if info.scale is None else f"at {info.scale:g}"
+        state = f"at {info.scale:g}" if info.scale else "off"
         rank = f" (rank {info.rank})" if info.rank else ""  # of a server's it is not known
         say((f"  {info.name} {state}{rank}", CALL))
     if not chat.model.adapters:
@@ -214,8 +214,9 @@ def _load(chat: Chat, rest: str) -> None:
     chat.session, chat.file, chat.images = session, saved, []
     say((f"  {len(session.messages)} messages of {saved}", CALL))
     for message in session.messages[-2:]:
-        if isinstance(message.get("content"), str):
-            say((f"  {message['role']}: {message['content']}", DIM))
+        calls = [as_code(from_openai(call)) for call in message.get("tool_calls") or ()]
+        said = message["content"] if isinstance(message.get("content"), str) else ""
+        say((f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM))
 
 
 def _reset(chat: Chat, rest: str) -> None:
