@@ -66,6 +66,7 @@ def test_a_file_that_lies_here_is_for_commands_without_a_base_and_is_said(place,
     assert "home at 1" in invoke("chat", typed="").stdout
     assert json.loads(invoke("run", demo.base_path(), "hello", "--json").stdout)["adapters"] == {}
     assert invoke("run", "hello", typed="x").error.code == "source_not_found"  # it is a base there
+    assert "--settings" in invoke("run", "hello").error.hint
     monkeypatch.setenv("LORAKIT_SETTINGS", "nowhere.toml")
     assert invoke("run", typed="hello").error.code == "source_not_found"
     monkeypatch.delenv("LORAKIT_SETTINGS")

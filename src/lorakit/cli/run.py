@@ -129,7 +129,10 @@ def _said(prompt: str | None) -> str:
         return prompt
     said = "" if prompt is None and sys.stdin.isatty() else sys.stdin.read()
     if not said and prompt is None:
-        raise ParameterError("there is nothing to say: no PROMPT, and no standard input")
+        raise ParameterError(
+            "there is nothing to say: no PROMPT, and no standard input",
+            hint="the first word is the base; with --settings FILE, which names it, the prompt",
+        )
     return said
 
 
