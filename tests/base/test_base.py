@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from folders import DATA
 from lorakit.base.folder import Base
 from lorakit.errors import BaseModelError, FormatError, LorakitError, SourceError
 from lorakit.files.safetensors import open_safetensors, write_safetensors
@@ -302,6 +303,15 @@ def test_a_broken_folder_is_refused_by_name(copy, damage, kind, code, said):
 def test_no_folder_at_all(tmp_path):
     with pytest.raises(SourceError, match="no base model at"):
         Base.open(tmp_path / "absent")
+
+
+def test_an_adapter_is_no_base_and_is_called_one(tmp_path):
+    with pytest.raises(SourceError, match="is an adapter, not a base") as caught:
+        Base.open(DATA / "truth/peft/llama/plain")
+    assert "open the base" in caught.value.hint
+    both = shutil.copytree(DATA / "truth/bases/llama", tmp_path / "both")
+    shutil.copy(DATA / "truth/peft/llama/plain/adapter_config.json", both)
+    assert Base.open(both).decoder.vocabulary == 512  # a base that an adapter was saved beside
 
 
 def test_a_folder_of_gguf_files_names_those_that_can_be_opened(tmp_path):

@@ -113,6 +113,7 @@ class Base:
                 f"{or_nearby(folder)}",
             )
         _require_no_gguf(folder)
+        _require_no_adapter(folder)
         given = read_json(folder / "config.json")
         exported = _exported(folder, given, graph)
         if exported is None:
@@ -304,6 +305,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BaseModelError(f"{path} must hold a JSON object")
     return content
+
+
+def _require_no_adapter(folder: Path) -> None:
+    if (folder / "config.json").exists() or not (folder / "adapter_config.json").is_file():
+        return
+    raise SourceError(
+        f"{folder} is an adapter, not a base model",
+        code="source_unsupported",
+        hint="open the base that it was trained on, and load the adapter into that",
+    )
 
 
 def _require_no_gguf(folder: Path) -> None:
