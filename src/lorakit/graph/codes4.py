@@ -43,15 +43,17 @@ def codes4(
             add_product(wanted, feedback[within, :begin], values[:begin])
         scales[index], zeros[index] = _range(wanted)
         scale, zero = _wide(scales[index]), zeros[index].astype(np.float32)
+        least, most = -zero, TOP - zero
         if feedback is None:
-            codes[within] = _levels(part, scale, zero) + zero
+            codes[within] = _levels(part, scale, least, most, np.empty_like(part)) + zero
             continue
-        for at, factors in enumerate(feedback[within, within]):
-            wanted[at] += np.einsum("i,ij->j", factors[:at], part[:at])
-            levels = _levels(wanted[at], scale, zero)
-            part[at] -= levels * scale
-            wanted[at] = levels
-        codes[within] = wanted + zero
+        taken = np.empty_like(scale)
+        for at, (factors, row) in enumerate(zip(feedback[within, within], wanted, strict=True)):
+            row += np.einsum("i,ij->j", factors[:at], part[:at], out=taken)
+            _levels(row, scale, least, most, row)
+            part[at] -= np.multiply(row, scale, out=taken)
+        wanted += zero
+        codes[within] = wanted
     return codes, scales, zeros
 
 
@@ -78,12 +80,13 @@ def _range(values: Floats) -> tuple[Scales, Codes]:
     span = np.where(high > low, high - low, np.float32(1))
     least = np.full(span.shape, np.inf, np.float32)
     best_scale, best_zero = np.ones(span.shape, np.float16), np.zeros(span.shape, np.uint8)
+    levels, terms = np.empty_like(values), np.empty_like(values)  # the same for all: they stay near
     for part in RANGES:
         step = span * np.float32(part / TOP)
         zero = np.clip(np.rint(low * np.float32(-part) / step), 0, TOP)
-        levels = _levels(values, step, zero)
-        squares = np.square(levels).sum(axis=0)
-        fitted = (levels * values).sum(axis=0) / np.maximum(squares, 1)
+        _levels(values, step, -zero, TOP - zero, levels)
+        squares = np.square(levels, terms).sum(axis=0)
+        fitted = np.multiply(levels, values, terms).sum(axis=0) / np.maximum(squares, 1)
         scale = np.where(squares > 0, fitted, step).astype(np.float16)
         levels *= _wide(scale)
         levels -= values
@@ -95,12 +98,12 @@ def _range(values: Floats) -> tuple[Scales, Codes]:
     return best_scale, best_zero
 
 
-def _levels(values: Floats, scale: Floats, zero: Floats) -> Floats:
-    """Codes less that of zero."""
-    found = values / scale
+def _levels(values: Floats, scale: Floats, least: Floats, most: Floats, found: Floats) -> Floats:
+    """Codes less that of zero, in `found`. least, most: the smallest and the largest."""
+    np.divide(values, scale, found)
     np.rint(found, found)
-    np.maximum(found, -zero, out=found)  # half the time of clip
-    np.minimum(found, TOP - zero, out=found)
+    np.maximum(found, least, out=found)  # half the time of clip
+    np.minimum(found, most, out=found)
     return found
 
 
