@@ -24,6 +24,7 @@ HEAVY = (
     "ray",
     "peft",
     "huggingface_hub",
+    "prompt_toolkit",
 )
 
 

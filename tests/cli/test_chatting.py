@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,7 @@ def test_a_pipe_is_read_line_by_line_the_same_each_time():
     assert shown == chatted(*lines, arguments=("-a", HOME))
     assert shown.count(CALLED) == 2
     assert "> " not in shown
+    assert "prompt_toolkit" not in sys.modules  # an editor is for terminals
 
 
 def test_an_answer_follows_the_options_that_run_has(tmp_path):
@@ -239,8 +241,8 @@ def test_saved_and_gone_on_with(chat, capsys, tmp_path):
     with pytest.raises(ParameterError, match="is there already"):
         run_command(Chat(model=chat.model, session=chat.session), f"/save '{file}'")
     run(chat, capsys, f"/save '{file}' --overwrite")
-    with pytest.raises(LorakitError) as caught:
-        run_command(chat, f"/load {tmp_path}/none.json")
+    with pytest.raises(LorakitError, match=r"did you mean a talk.json") as caught:
+        run_command(chat, f"/load '{tmp_path}/a tlk.json'")
     assert caught.value.code == "source_not_found"
 
 
@@ -284,6 +286,10 @@ def test_commands_that_are_none(chat, capsys):
     shown = run(chat, capsys, "/help")
     assert all(f"  /{name}" in shown for name in COMMANDS)
     assert run(chat, capsys, "/help /retry").count("/") == 1
+    for line, hint in (("/retry now", "/retry"), ("/save", "/save FILE [--overwrite]")):
+        with pytest.raises(ParameterError) as caught:
+            run_command(chat, line)
+        assert caught.value.hint == hint
 
 
 def test_a_full_context_is_said(model, capsys):

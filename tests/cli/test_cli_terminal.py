@@ -41,7 +41,10 @@ def test_keys_and_a_paste_of_three_lines_that_is_one_message(tmp_path, columns):
     with chat(columns=columns) as terminal:
         terminal.prompt()
         assert "Hello!" in terminal.say("hello")
-        terminal.key(UP)
+        refused = terminal.say("/hlp").splitlines()
+        assert "hint: /help lists them; // begins" in " ".join(refused)
+        assert all(len(line) < columns for line in refused if not line.startswith(">"))
+        terminal.key(UP, UP)
         terminal.sees("hello")
         terminal.say("")
         terminal.key("byx", LEFT, "e", LEFT, LEFT, BACKSPACE, "B")

@@ -76,3 +76,13 @@ def test_an_address_without_v1_is_an_api_where_it_is_said(api):
     api.answers["/models"] = lambda body: whole(MODELS)
     api.answers["/chat/completions"] = api.answers["/v1/chat/completions"]
     assert invoke("run", api.url, "hello", "--engine", "api").stdout == "hi!\n"
+
+
+def test_chat_with_a_server_counts_nothing_and_takes_no_other_choice(api):
+    typed = "/set\n/set temperature 0.5\nhello\n/set when_full drop\nagain\n/adapter hme\n"
+    done = invoke("chat", f"{api.url}/v1", typed=typed)
+    assert done.code == 0
+    assert "  when_full  stop" in done.stdout
+    assert api.of("/v1/chat/completions")[-1].body["temperature"] == 0.5
+    assert "capability_missing" in done.stdout
+    assert "did you mean home" in done.stdout

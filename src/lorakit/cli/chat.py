@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 from lorakit.cli.answering import Answering
@@ -9,8 +11,8 @@ from lorakit.cli.chatting.commands import run_command, show_adapters
 from lorakit.cli.chatting.completions import completions
 from lorakit.cli.chatting.conversation import Chat, explained
 from lorakit.cli.chatting.history import HistoryFile, history_path
-from lorakit.cli.chatting.lines import Lines, lines_of, read_message
-from lorakit.cli.output import error_line, say
+from lorakit.cli.chatting.lines import Lines, PlainLines, read_message
+from lorakit.cli.output import say, say_error
 from lorakit.cli.references import (
     AdapterOption,
     AlphaOption,
@@ -104,9 +106,7 @@ def command(
             **keywords,
         )
         chat = Chat(model=model, session=session)
-        lines = lines_of(
-            None if path is None else HistoryFile(path), lambda typed: completions(chat, typed)
-        )
+        lines = _lines(chat, None if path is None else HistoryFile(path))
         say((f"{model.name}; /help lists the commands, Ctrl-D ends", "dim"))
         if own := answering.own(model):
             say((own, "dim"))
@@ -118,6 +118,15 @@ def command(
 def _when_full(model: Model) -> WhenFull:
     """A server counts the tokens of a conversation itself."""
     return "stop" if model.capabilities.engine == "api" else "drop"
+
+
+def _lines(chat: Chat, history: HistoryFile | None) -> Lines:
+    """An editor, where there is a terminal that can move its cursor."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        return PlainLines()
+    from lorakit.cli.chatting.terminal import TerminalLines  # slow; only terminals need it
+
+    return TerminalLines(history, lambda typed: completions(chat, typed))
 
 
 def _talk(chat: Chat, lines: Lines) -> None:
@@ -140,7 +149,7 @@ def _talk(chat: Chat, lines: Lines) -> None:
         try:
             _answer(chat, said)
         except LorakitError as error:
-            say((error_line(explained(error)), "red"))
+            say_error(explained(error))
         except KeyboardInterrupt:  # while something else than an answer took its time
             say(("(stopped)", "dim"))
 

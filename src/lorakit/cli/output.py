@@ -18,7 +18,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from shutil import get_terminal_size
 from subprocess import list2cmdline
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -125,6 +127,19 @@ def error_line(error: LorakitError) -> str:
         items.append(f"and {len(error.items) - SHOWN_ITEMS} more")
     text = f"error [{error.code}]: " + ": ".join(filter(None, [error.message, "; ".join(items)]))
     return plain(text + (f" (hint: {error.hint})" if error.hint else ""))
+
+
+def say_error(error: LorakitError) -> None:
+    """An error among the output; on a terminal folded between words, its hint apart."""
+    line = error_line(error)
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    hint = f" (hint: {plain(error.hint)})" if error.hint else ""
+    width = max(20, get_terminal_size().columns - 1)
+    for text, style in ((line.removesuffix(hint), "red"), (hint[2:-1], "dim")):
+        for part in wrap(text, width, break_long_words=False, break_on_hyphens=False):
+            say((part, style))
 
 
 def print_error(error: LorakitError, *, json: bool) -> None:

@@ -20,7 +20,7 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.hints import did_you_mean
 from lorakit.cli.output import say
 from lorakit.cli.references import read_tools
-from lorakit.errors import ParameterError, UnknownAdapterError
+from lorakit.errors import ParameterError, SourceError, UnknownAdapterError
 from lorakit.model.adapter_config import config_of
 from lorakit.model.adapters import LoadedAdapter
 from lorakit.model.conversation import Session
@@ -44,7 +44,14 @@ def run_command(chat: Chat, line: str) -> None:
     """Run a line such as "/adapter home 0.5". Raises LorakitError."""
     name, _, rest = line[1:].partition(" ")
     _require_command(name)
-    COMMANDS[name].run(chat, rest.strip())
+    command = COMMANDS[name]
+    try:
+        if rest.strip() and not command.form:
+            raise ParameterError(f"/{name} takes nothing, found {rest.strip()!r}")
+        command.run(chat, rest.strip())
+    except ParameterError as error:
+        error.hint = error.hint or f"/{name} {command.form}".rstrip()
+        raise
 
 
 def _require_command(name: str) -> None:
@@ -205,6 +212,9 @@ def _load(chat: Chat, rest: str) -> None:
         load_adapter(chat, word, name[0] if name else None)
         show_adapters(chat)
         return
+    if not saved.is_file():
+        near = [each.name for each in saved.parent.glob(f"*{SUFFIX}")]
+        raise SourceError(f"there is no file {saved}{did_you_mean(saved.name, near)}")
     session = Session.load(chat.model, saved, when_full=chat.session.when_full)
     if session.adapters is not None:
         chat.model.apply(session.adapters)  # raises where one is not loaded

@@ -112,7 +112,8 @@ class Chat:
     def _tell_dropped(self, turn: Turn) -> None:
         if turn.summary:
             say((f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM))
-            say((f"  {turn.summary}", DIM))
+            for line in turn.summary.splitlines():
+                say((f"  {line}", DIM))
         elif turn.dropped:
             say((f"(the context is full: the oldest {turn.dropped} messages are dropped)", DIM))
 

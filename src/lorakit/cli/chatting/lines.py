@@ -5,12 +5,10 @@ A message may have several lines: pasted at a terminal, or between two lines tha
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from lorakit.cli.chatting.history import HistoryFile
 from lorakit.cli.output import read_line, say
 
 PROMPT = "> "
@@ -40,15 +38,6 @@ class PlainLines:
             if sys.stdin.isatty():
                 say()
             raise
-
-
-def lines_of(history: HistoryFile | None, complete: Complete) -> Lines:
-    """An editor, where there is a terminal that can move its cursor."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
-        return PlainLines()
-    from lorakit.cli.chatting.terminal import TerminalLines  # slow; only terminals need it
-
-    return TerminalLines(history, complete)
 
 
 def read_message(lines: Lines, prefilled: str = "") -> str:

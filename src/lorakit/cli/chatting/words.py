@@ -20,7 +20,7 @@ def words_of(text: str, least: int, most: int) -> list[str]:
         raise ParameterError(f"cannot read {text!r}: {error}") from error
     if not least <= len(words) <= most:
         count = f"{least}" if least == most else f"{least} to {most}"
-        raise ParameterError(f"expected {count} words, found {len(words)}", hint="/help")
+        raise ParameterError(f"expected {count} words, found {len(words)}")
     return words
 
 
