@@ -209,3 +209,13 @@ def test_an_exported_gguf_is_known_by_its_name(here, tmp_path):
         "warning: base name"
         in invoke("check", "demo/adapters/home", "-b", tmp_path / "merged/merged-F16.gguf").stdout
     )
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("cache",), ("convert", "-h")])
+def test_help_fits_the_terminal(columns, words, here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = invoke(*words).stdout.splitlines()
+    wide = [line for line in lines if len(line) > columns and not line.startswith("usage: ")]
+    assert not [line for line in wide if " " in line.strip()], wide
+    assert len(lines) > 8

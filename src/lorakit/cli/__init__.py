@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
+from shutil import get_terminal_size
+from textwrap import fill
 
 from lorakit.cli.hints import did_you_mean
 from lorakit.cli.output import print_error, show_log
@@ -99,7 +101,11 @@ def _choose(
     count = next((n for n, word in enumerate(arguments) if word[:1] != "-"), len(arguments))
     if count == len(arguments) or {"-h", "--help"} & set(arguments[:count]):
         width = max(map(len, commands))
-        lines = [f"  {name:<{width}} {says()}" for name, says in commands.items()]
+        columns = max(get_terminal_size().columns - 2, 20)  # as argparse folds
+        lines = [
+            fill(f"  {name:<{width}} {says()}", columns, subsequent_indent=" " * (width + 3))
+            for name, says in commands.items()
+        ]
         parser.epilog = "\n".join(["commands:", *lines])
     chosen = parser.parse_args(arguments[:count])
     if count == len(arguments):

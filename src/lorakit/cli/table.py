@@ -19,7 +19,7 @@ COMMANDS = (
     *("verify", "sweep", "diff", "logits", "doctor", "cache", "completion"),
 )
 HELP = "help"  # a word in the place of a command: what follows it is shown, not run
-LINE = 68  # characters of what a list of commands says about each
+LINE = 64  # characters of what a list of commands says about each
 ABOUT = "LoRA adapters for language models, where the user is."
 USAGE = "[OPTIONS] COMMAND [ARGS]..."
 
