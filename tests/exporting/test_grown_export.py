@@ -55,3 +55,12 @@ def test_a_template_in_a_file_of_the_adapter_comes_along(tmp_path):
     )  # fmt: skip
     assert any("template is that of the adapter" in note for note in made.notes)
     assert (tmp_path / "e/chat_template.jinja").read_text().rstrip() == template
+
+
+def test_what_cannot_be_read_of_it_is_left_out_and_said(tmp_path):
+    place = shutil.copytree(DATA / "truth/peft/gemma3/plain", tmp_path / "a")
+    (place / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x")
+    made = lorakit.export(GEMMA, tmp_path / "e", to="safetensors", adapter=place, prove_it=False)
+    assert any("not UTF-8" in note and "base's" in note for note in made.notes)
+    own = (GEMMA / "chat_template.jinja").read_text()
+    assert (tmp_path / "e/chat_template.jinja").read_text() == own

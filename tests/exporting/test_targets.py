@@ -148,7 +148,7 @@ def test_adapters_that_disagree_on_the_template_leave_the_bases(tmp_path):
     result = lorakit.export(
         BASE, tmp_path / "out", to="safetensors", adapter=adapters, prove_it=False
     )
-    assert "different chat templates" in result.notes[0]
+    assert "different tokenizers or templates" in result.notes[0]
     own = (BASE / "chat_template.jinja").read_text()
     assert (tmp_path / "out/chat_template.jinja").read_text() == own
 

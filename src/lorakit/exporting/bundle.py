@@ -85,12 +85,6 @@ def bundled_template(adapters: Sequence[Chosen]) -> str | None:
     return found.popitem()[1] if len(found) == 1 else None
 
 
-def several_templates(adapters: Sequence[Chosen]) -> bool:
-    """Whether adapters were trained with different templates."""
-    found = (each.templates.get("default") for each in adapters)
-    return len({meant(text) for text in found if text}) > 1
-
-
 def declares(adapters: Sequence[Mapping[str, Any]]) -> bool:
     """Whether prompts are to declare tools, by the facts of the adapters: they do where any was
     trained so, or says nothing."""

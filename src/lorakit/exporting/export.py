@@ -19,8 +19,8 @@ from lorakit.base.gguf import open_base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.engines.onnx.calibration import Calibration
 from lorakit.engines.onnx.options import OnnxOptions
-from lorakit.errors import ParameterError, WriteError
-from lorakit.exporting.bundle import read_facts, several_templates
+from lorakit.errors import LorakitError, ParameterError, WriteError
+from lorakit.exporting.bundle import read_facts
 from lorakit.exporting.card import card
 from lorakit.exporting.checks import make_plan, require_kinds, require_place
 from lorakit.exporting.parity import ProofOptions
@@ -116,7 +116,8 @@ def export(
         before = opened.decoder.vocabulary
         chosen, places = _chosen(opened, adapter, get)
         adapters = [each.adapter for each in chosen]
-        opened = with_room(opened, adapters, downloads, brought_by(places)[0])
+        brought, said = brought_by(places)
+        opened = with_room(opened, adapters, downloads, brought)
         plan = make_plan(
             opened,
             chosen,
@@ -151,7 +152,7 @@ def export(
         files=tuple(files),
         nbytes=total,
         seconds=time.monotonic() - started,
-        notes=(*filter(None, [resize(before, opened)]), *_notes(plan)),
+        notes=tuple(filter(None, [resize(before, opened), said, *_notes(plan)])),
     )
 
 
@@ -204,8 +205,6 @@ def _as_folder(base: Base, report: _Reporter) -> Iterator[Base]:
 def _notes(plan: ExportPlan) -> Iterator[str]:
     if plan.companions.replaced:
         yield "the chat template is that of the adapter, which is not the base's"
-    elif several_templates(plan.adapters):
-        yield "the adapters were trained with different chat templates; the base's is exported"
     for chosen in plan.adapters:
         yield from (f"{chosen.name}: {note}" for note in chosen.adapter.reading.notes)
     if plan.kind == "dynamic" and plan.adapters:
@@ -256,11 +255,19 @@ def _chosen(
             scale=float(read.default_scale if scale is None else scale),
             adapter=read.adapter,
             facts={} if read.place is None else read_facts(read.place),
-            templates={} if read.place is None else templates_of(read.place),
+            templates=_templates(read.place),
             license=None if read.place is None else named_license(read.place / README),
         )
         places += [read.place] if read.place is not None else []
     return list(found.values()), places
+
+
+def _templates(place: Path | None) -> Mapping[str, str]:
+    """Those that an adapter brings; none where they cannot be read, of which `brought_by` tells."""
+    try:
+        return {} if place is None else templates_of(place)
+    except LorakitError:
+        return {}
 
 
 def _write(
