@@ -310,6 +310,8 @@ def test_a_full_context_is_said(model, capsys):
     assert "/set when_full drop drops the oldest turns" in shown
     shown = chatted(*["tell me more, please"] * 12, arguments=("--context", 128))
     assert "messages are dropped)" in shown
+    shown = chatted("long " * 200, arguments=("--context", 128))
+    assert "(hint: shorten the message)" in shown
 
 
 # Words, completion, history.

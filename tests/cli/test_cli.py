@@ -205,7 +205,7 @@ def test_errors_are_one_line_with_code_and_hint(tmp_path):
     assert json.loads(out)["error"]["code"] == "source_not_found"
     _, err = lorakit("--debug", "run", str(tmp_path / "nowhere"), "x", code=1)
     assert "Traceback" in err
-    lorakit("run", code=2)
+    lorakit("run", "--no-such", code=2)
     assert "nothing to say" in lorakit("run", BASE, input="", code=1)[1]
     assert lorakit("run", BASE, input="hello") == lorakit("run", BASE, "hello")
     for options in (["--engine", "llama"], ["--device", "cuda"]):

@@ -149,7 +149,7 @@ def _talk(chat: Chat, lines: Lines) -> None:
         try:
             _answer(chat, said)
         except LorakitError as error:
-            say_error(explained(error))
+            say_error(explained(error, chat))
         except KeyboardInterrupt:  # while something else than an answer took its time
             say(("(stopped)", "dim"))
 

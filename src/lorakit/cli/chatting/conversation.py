@@ -115,7 +115,9 @@ class Chat:
             for line in turn.summary.splitlines():
                 say((f"  {line}", DIM))
         elif turn.dropped:
-            say((f"(the context is full: the oldest {turn.dropped} messages are dropped)", DIM))
+            why = "; there is no summary of them" if self.session.when_full == "summarise" else ""
+            what = f"the oldest {turn.dropped} messages are dropped{why}"
+            say((f"(the context is full: {what})", DIM))
 
     def _tell_pending(self) -> None:
         calls = self.pending()
@@ -124,8 +126,9 @@ class Chat:
             self.told = True
 
 
-def explained(error: LorakitError) -> LorakitError:
+def explained(error: LorakitError, chat: Chat) -> LorakitError:
     """An error of the library, with a way on that a chat has."""
     if isinstance(error, ContextFullError):
-        error.hint = "/reset begins anew; /set when_full drop drops the oldest turns"
+        ways = {"stop": "/reset begins anew; /set when_full drop drops the oldest turns"}
+        error.hint = ways.get(chat.session.when_full, "shorten the message")
     return error
