@@ -1,8 +1,7 @@
-"""lorakit data: validate, stats, split and expand, and the commands of docs/data.md."""
+"""lorakit data: validate, stats, split and expand."""
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 from commands import invoke
 from lorakit import demo
 from lorakit.errors import ParameterError
-from lorakit.training.data import read_examples
 
-PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text("utf-8")
 TOOLS = [{"name": "dim", "parameters": {"properties": {"room": {"type": "string"}}}}]
 ROWS = [
     {"request": f"{verb} the {room}", "call": {"name": "dim", "arguments": {"room": room}}}
@@ -38,29 +35,6 @@ def shown(*arguments):
     done = invoke("data", *arguments, "--json")
     assert done.error is None, done.error
     return done.code, json.loads(done.stdout)
-
-
-def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
-        exec(block, names)
-    for file in (demo.folder() / "training").iterdir():
-        lines = file.read_text().splitlines(keepends=True)
-        Path(file.name).write_text("".join(lines if file.suffix == ".json" else lines[:100]))
-    shutil.copytree(demo.base_path(), "base")
-    lines = [
-        line
-        for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-        for line in block.splitlines()
-    ]
-    assert len(lines) == 7
-    for line in lines:
-        program, *words = shlex.split(line)
-        done = invoke(*words)
-        assert (program, done.code, done.error) == ("lorakit", 0, None), (line, done)
-    assert len(read_examples("more.jsonl").require()) == 2000
-    assert len(read_examples("drawn.jsonl").require()) == 241  # no more there are
 
 
 def test_sound_data(folder):
