@@ -219,3 +219,10 @@ def test_help_fits_the_terminal(columns, words, here, monkeypatch):
     wide = [line for line in lines if len(line) > columns and not line.startswith("usage: ")]
     assert not [line for line in wide if " " in line.strip()], wide
     assert len(lines) > 8
+
+
+def test_what_is_no_base_says_what_it_is(here):
+    assert "is an adapter, not a base model" in str(invoke("run", "demo/adapters/home", "x").error)
+    said = hint("run", "demo/base", "hi", "--engine", "llama")
+    assert "--engine onnx or --engine torch" in said
+    assert "lorakit export BASE --to gguf" in said

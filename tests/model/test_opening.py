@@ -54,7 +54,8 @@ def scales(model):
 def test_adapters_are_loaded_and_active(adapter, expected):
     with opened(adapter=adapter) as model:
         assert scales(model) == expected
-        assert model.warnings == ()
+        twice = adapter == [HOME, HOME]
+        assert [warning.code for warning in model.warnings] == ["same_adapter"] * twice
 
 
 def test_an_adapter_from_memory():
@@ -270,7 +271,7 @@ def test_a_path_that_is_kept_as_it_was_said_is_lost(tmp_path, monkeypatch):
 
 def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match="folder at no/such/base"):
+    with pytest.raises(SourceError, match="no base model at no/such/base"):
         lorakit.open("no/such/base")
 
 

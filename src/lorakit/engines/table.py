@@ -204,9 +204,13 @@ def engine_named(name: str) -> EngineName:
     return found
 
 
+def _said(name: str) -> str:
+    return f'engine="{name}"'
+
+
 _CONVERTED = {
     True: "lorakit merge FILE.gguf -o FOLDER makes a folder of it",
-    False: "llama.cpp's convert_hf_to_gguf.py makes GGUF files",
+    False: "lorakit export BASE --to gguf makes a GGUF file",
 }
 
 
@@ -221,7 +225,8 @@ def choose_engine(name: str | None, base: Base) -> EngineName:
     if base.exported is not None and chosen != "onnx":
         raise CapabilityError(
             f"the {chosen} engine does not run {base.path}, which is an exported model",
-            hint=f"engine: onnx; or open the base that it was made from: {base.exported.base_name}",
+            hint='engine="onnx"; or open the base that it was made from: '
+            f"{base.exported.base_name}",
         )
     if ENGINES[chosen].gguf != base.is_gguf:
         kinds = ("a GGUF file", "a Hugging Face folder")
@@ -229,7 +234,7 @@ def choose_engine(name: str | None, base: Base) -> EngineName:
         others = [other for other, kind in ENGINES.items() if kind.gguf == base.is_gguf]
         raise CapabilityError(
             f"the {chosen} engine runs {runs}; {base.path} is {found}",
-            hint=f"engine: {' or '.join(others)}; {_CONVERTED[base.is_gguf]}",
+            hint=f"{' or '.join(map(_said, others))}; {_CONVERTED[base.is_gguf]}",
         )
     return chosen
 
