@@ -143,7 +143,7 @@ def _print(model: Model, completion: Completion, asked: Prompt | None) -> None:
         {
             "text": completion.text if reply is None else reply.text,
             "tool_calls": [call.to_openai() for call in reply.tool_calls] if reply else [],
-            "finish_reason": completion.finish_reason,
+            "finish_reason": completion.finish_reason if reply is None else reply.finish_reason,
             "adapters": dict(completion.adapters),
             "usage": {
                 "prompt_tokens": completion.prompt_tokens,
