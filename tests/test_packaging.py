@@ -45,7 +45,13 @@ def test_the_version_that_is_compiled_is_named_in_one_place_and_where_users_read
 
 
 # Beside what is recorded with these packages: llama.cpp's own server, in a process of its own.
-PEERS = {"llama_server.py", "test_gguf_pair.py", "test_docs.py"}
+PEERS = {
+    "llama_server.py",
+    "serve_llama.py",
+    "test_gguf_pair.py",
+    "test_docs.py",
+    "test_llama_server.py",
+}
 
 
 def test_no_package_of_llama_cpp_is_imported():
