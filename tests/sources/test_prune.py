@@ -175,6 +175,16 @@ def test_a_file_and_its_seal_are_one_entry(cache):
     assert names(clear()) == ["b.gguf.seal"]
 
 
+def test_a_file_is_listed_by_what_its_seal_says_that_it_is_of(cache):
+    path = cache / "llama/a.gguf"
+    with cached_file(path, lambda place: place.write_bytes(b"x"), "base.gguf + adapter ab"):
+        pass
+    assert names(entries()) == ["base.gguf + adapter ab"]
+    for broken in (b"", b"{}", b'{"name": 3}', b"\xff"):
+        path.with_name("a.gguf.seal").write_bytes(broken)
+        assert names(entries()) == ["a.gguf"]
+
+
 def test_what_killed_processes_left_is_no_entry_and_goes(cache):
     add_graph(cache, "g", 10, days=0)
     places = [cache / "graphs", cache / "graphs/g", cache / "downloads/urls"]

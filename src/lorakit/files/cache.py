@@ -161,7 +161,7 @@ def touch(path: Path) -> None:
 
 
 @contextmanager
-def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+def cached_file(path: Path, make: Callable[[Path], object], of: str = "") -> Iterator[Path]:
     """A file of the cache whose bytes are those that were written, for use inside the block.
 
         with cached_file(cache_root() / "kind" / name, lambda place: write(value, place)) as file:
@@ -169,8 +169,9 @@ def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
 
     make(place) writes the file, whole or not at all, and raises OSError or WriteError where it
     cannot; it is called where the cache has none, one without a seal, or a damaged one (which the
-    log says). Where the cache cannot be written, or is full, the file is made in a temporary folder
-    and vanishes with the block. Raises what `make` raises, and WriteError where no place is left.
+    log says). of: what `lorakit cache list` calls the file. Where the cache cannot be written, or
+    is full, the file is made in a temporary folder and vanishes with the block. Raises what `make`
+    raises, and WriteError where no place is left.
     """
     if is_sealed(path):
         yield path
@@ -186,7 +187,7 @@ def cached_file(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
         _log(f"{path} cannot be kept ({error}): it is made for this once")
     else:
         with suppress(OSError):  # no room for a seal: used now, made again the next time
-            seal(path)
+            seal(path, of)
         yield path
         return
     with _elsewhere(path.name, make) as file:
@@ -201,9 +202,9 @@ def _clear_for_a_file(place: Path) -> None:
         place.unlink()
 
 
-def seal(path: Path) -> None:
-    """Record a file's digest beside it, for `is_sealed`. Raises OSError."""
-    record = {"sha256": digest_of(path)}
+def seal(path: Path, of: str = "") -> None:
+    """Record a file's digest beside it, for `is_sealed`, and what it is of. Raises OSError."""
+    record = {"sha256": digest_of(path), "name": of}
     write_atomic(seal_of(path), json.dumps(record).encode())
 
 

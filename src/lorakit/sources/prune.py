@@ -182,8 +182,8 @@ def _each(folder: Path) -> Iterator[Entry]:
     sealed = {seal_of(path) for path in children}
     for path in children:
         if path not in sealed:
-            name = _manifest(path)[0] or _named(path) or path.name
-            yield _entry(folder.name, name, path, seal_of(path))
+            said = _manifest(path)[0] or _named(path / "manifest.json") or _named(seal_of(path))
+            yield _entry(folder.name, said or path.name, path, seal_of(path))
 
 
 def _together(folder: Path) -> Iterator[Entry]:
@@ -192,7 +192,7 @@ def _together(folder: Path) -> Iterator[Entry]:
     if paths:
         yield Entry(
             kind=folder.name,
-            name=f"{len(paths)} files",
+            name=f"{len(paths)} file{'s' * (len(paths) > 1)}",
             size=sum(map(_size, paths)),
             used=max(map(_mtime, paths)),
             paths=tuple(paths),
@@ -233,10 +233,10 @@ def _manifest(tree: Path) -> tuple[str, list[str]]:
         return "", []
 
 
-def _named(entry: Path) -> str:
-    """What a graph says that it is of: a model's name and the form of its weights."""
+def _named(record: Path) -> str:
+    """What a graph's manifest or a file's seal says that it is of: a model and more."""
     try:
-        name = parse_json(read_bounded(entry / "manifest.json", MAX_RECORD) or b"")["name"]
+        name = parse_json(read_bounded(record, MAX_RECORD) or b"")["name"]
     except (OSError, ValueError, KeyError, TypeError, SourceError):
         return ""
     return name if isinstance(name, str) else ""

@@ -32,6 +32,7 @@ from lorakit.errors import (
 )
 from lorakit.files.gguf import Value, open_gguf, write_gguf_file
 from lorakit.formats import read_adapter
+from lorakit.sources.prune import entries
 
 IDS = list(range(5, 25))
 PLAIN = TRUTH / "gguf" / "llama.plain.f32.gguf"
@@ -317,6 +318,8 @@ def test_a_damaged_cached_adapter_is_written_again(engine, tmp_path, monkeypatch
     adapter = truth_adapter("llama", "plain")
     with native_file(adapter, engine._base) as path:
         written = path.read_bytes()
+    names = [entry.name for entry in entries() if entry.kind == "llama"]
+    assert names == [f"{engine._base.name} + adapter {adapter.digest[:12]}"]
     damaged = [bytearray(written) for _ in range(3)]
     damaged[0][-8] ^= 0x40
     damaged[1][len(written) // 2] ^= 1

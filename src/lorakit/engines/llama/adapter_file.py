@@ -48,7 +48,8 @@ def native_file(adapter: Adapter, base: Base) -> Iterator[Path]:
     shape = f"{VERSION} {decoder.architecture.gguf} {decoder.heads} {decoder.kv_heads}"
     name = hashlib.sha256(f"{shape} {decoder.tied} {adapter.digest}".encode()).hexdigest()
     path = cache_root() / "llama" / f"{name[:40]}.gguf"
-    with cached_file(path, lambda place: _write(adapter, place, base)) as file:
+    of = f"{base.name} + adapter {adapter.digest[:12]}"
+    with cached_file(path, lambda place: _write(adapter, place, base), of) as file:
         yield file
 
 
