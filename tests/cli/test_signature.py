@@ -1,5 +1,6 @@
 """Parameters read off signatures."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import pytest
 from commands import invoke
 from lorakit.cli.hints import in_flags
 from lorakit.cli.signature import argument, call, option, parser_of
+from lorakit.cli.table import functions
 from lorakit.errors import LorakitError
 
 
@@ -81,6 +83,23 @@ def test_help_names_what_is_required_and_the_defaults():
     for part in ("usage: lorakit it [OPTIONS] REF[:WEIGHT] ...", "50% of it.", "[required]",
                  "-o, --output OUT", "[default: 0.5]", "--kind a|b", "Do it."):  # fmt: skip
         assert part in text
+
+
+def without_words(parser):
+    """Options whose help is none, or a default and a range alone."""
+    actions = parser._actions
+    return [a.dest for a in actions if not re.sub(r"\[.*?\]", "", a.help or "").strip()]
+
+
+@pytest.mark.parametrize(("words", "command"), list(functions()))
+def test_every_option_has_words(words, command):
+    assert without_words(parser_of(command, f"lorakit {words}")) == []
+
+
+def test_an_option_without_words_would_be_found():
+    command, _ = parsed("x", "-o", "out")
+    assert "share" in without_words(parser_of(command, "lorakit it"))
+    assert "sources" not in without_words(parser_of(command, "lorakit it"))
 
 
 def test_commands_that_are_not_there():

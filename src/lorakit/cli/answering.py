@@ -54,22 +54,55 @@ class Answering:
             "the results of tools, else the template's own]."
         ),
     ] = None
-    max_tokens: Annotated[int | None, _choosing(DEFAULTS.max_tokens)] = None
-    min_tokens: Annotated[int | None, _choosing(DEFAULTS.min_tokens)] = None
+    max_tokens: Annotated[
+        int | None, _choosing(DEFAULTS.max_tokens, help="Ends the answer after so many tokens.")
+    ] = None
+    min_tokens: Annotated[
+        int | None, _choosing(DEFAULTS.min_tokens, help="Keeps it from ending earlier.")
+    ] = None
     temperature: Annotated[
         float | None, _choosing(DEFAULTS.temperature, help="0 takes the likeliest.")
     ] = None
-    top_k: Annotated[int | None, _choosing(DEFAULTS.top_k)] = None
-    top_p: Annotated[float | None, _choosing(DEFAULTS.top_p)] = None
-    min_p: Annotated[float | None, _choosing(DEFAULTS.min_p)] = None
-    typical_p: Annotated[float | None, _choosing(DEFAULTS.typical_p)] = None
+    top_k: Annotated[
+        int | None, _choosing(DEFAULTS.top_k, help="Draws from the likeliest so many; 0 from all.")
+    ] = None
+    top_p: Annotated[
+        float | None,
+        _choosing(DEFAULTS.top_p, help="Draws from the likeliest that hold this share of all."),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        _choosing(
+            DEFAULTS.min_p, help="Leaves out what has less than this share of the likeliest."
+        ),
+    ] = None
+    typical_p: Annotated[
+        float | None,
+        _choosing(
+            DEFAULTS.typical_p, help="Draws from the most typical that hold this share of all."
+        ),
+    ] = None
     mirostat: Annotated[
         float | None,
         _choosing(metavar="TAU", help="Mirostat 2 in their place: bits of surprise per token."),
     ] = None
-    repetition_penalty: Annotated[float | None, _choosing(DEFAULTS.repetition_penalty)] = None
-    presence_penalty: Annotated[float | None, _choosing(DEFAULTS.presence_penalty)] = None
-    frequency_penalty: Annotated[float | None, _choosing(DEFAULTS.frequency_penalty)] = None
+    repetition_penalty: Annotated[
+        float | None,
+        _choosing(
+            DEFAULTS.repetition_penalty,
+            help="Above 1: tokens of the prompt and the answer become less likely.",
+        ),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        _choosing(
+            DEFAULTS.presence_penalty, help="Taken from the logits of tokens that the answer has."
+        ),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        _choosing(DEFAULTS.frequency_penalty, help="The same for each time that it has them."),
+    ] = None
     logit_bias: Annotated[
         list[str] | None,
         _choosing(

@@ -158,7 +158,9 @@ def command(
         option(metavar="STEPS", group=PACE, help="Steps up to it [default: a tenth, at most 20]."),
     ] = SCHEDULE.warmup,
     decay: Annotated[Decay, option(group=PACE, help="The way down to zero.")] = SCHEDULE.decay,
-    weight_decay: Annotated[float, option(group=PACE)] = SCHEDULE.weight_decay,
+    weight_decay: Annotated[
+        float, option(group=PACE, help="Draws the weights to zero, by AdamW.")
+    ] = SCHEDULE.weight_decay,
     seed: Annotated[
         int, option(least=0, group=PACE, help="The same seed gives the same adapter.")
     ] = 0,
