@@ -157,3 +157,19 @@ def test_without_its_brackets_a_paste_is_three_messages(tmp_path):
             terminal.say(line)
         terminal.say(f"/save {file}")
     assert said(file) == THREE.splitlines()
+
+
+def inspected(columns):
+    with Terminal("inspect", HOME, "-b", BASE, columns=columns) as terminal:
+        assert terminal.ends() == 0
+        return terminal.shown.splitlines()
+
+
+def test_inspect_folds_its_rows_under_themselves_where_the_terminal_is_narrow():
+    usual, narrow = inspected(80), inspected(40)
+    (digest,) = [line.split()[1] for line in usual if line.startswith("digest")]
+    assert digest not in "".join(narrow)
+    assert digest in "".join(line.strip() for line in narrow)
+    assert max(map(len, narrow)) < 40
+    assert max(map(len, usual)) > 80, "the metadata is one line, as ever"
+    assert "adapter_config.json 1.17 KB, adapter_model.safetensors 392 KB" in "".join(usual)

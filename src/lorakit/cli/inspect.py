@@ -11,6 +11,7 @@ from lorakit.cli import heatmap
 from lorakit.cli.inspecting import (
     metadata,
     reading_rows,
+    say_row,
     show_modules,
     show_overlap,
     show_ranks,
@@ -178,13 +179,13 @@ def _of_one(
     def show() -> None:
         rows = summary(report) | {"files": ", ".join(f"{f} {size(n)}" for f, n in files.items())}
         for key, value in (rows | _trained(facts) | reading_rows(adapter.reading)).items():
-            say((f"{key:<12}", "bold"), str(value))
+            say_row(key, str(value))
         if (heat := grid(report.modules, number_of(report))) is not None:
             say()
             heatmap.show(heat, console(), unit_of(report), written_of(report))
         if described := metadata(report):
             say()
-            say(("metadata    ", "bold"), described)
+            say_row("metadata", described)
         if modules:
             say()
             show_modules(report.modules)

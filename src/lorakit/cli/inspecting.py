@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.bars import bar
-from lorakit.cli.output import console, print_table, say, size
+from lorakit.cli.output import console, plain, print_table, say, size
 from lorakit.inspect.overlap import ModuleOverlap, Overlap
 from lorakit.inspect.ranks import RankCurve
 from lorakit.inspect.report import ModuleReport, Report
@@ -17,9 +18,23 @@ if TYPE_CHECKING:
     from lorakit.adapter import Reading
 
 METADATA = 400  # characters of it that are shown
+LABEL = 12  # columns of the names before the rows
+USUAL = 80  # columns; from so many on rows are not folded
 ENERGIES = (0.9, 0.99, 0.999)
 ROWS = 24  # ranks that are shown
 NEAREST = 8  # modules of an overlap that are shown
+
+
+def say_row(name: str, value: str) -> None:
+    """A name and what it says; on a terminal narrower than usual folded under itself."""
+    from rich.text import Text
+
+    width, lines = console().width, [value]
+    if sys.stdout.isatty() and width < USUAL:
+        room = max(width - LABEL - 1, 8)
+        lines = [line.plain.rstrip() for line in Text(plain(value)).wrap(console(), room)]
+    for number, part in enumerate(lines):
+        say((f"{'' if number else name:<{LABEL}}", "bold"), part)
 
 
 def summary(report: Report) -> dict[str, Any]:
