@@ -469,7 +469,7 @@ def test_an_untied_merge_is_unmerged_and_stays_untied(tmp_path):
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         np.testing.assert_allclose(out.tensors[name], base.tensor(name), atol=1e-6)
     with pytest.raises(MismatchError, match="does not come from"):
-        unmerge(base, [(adapter, 1.0)], tmp_path / "not")
+        unmerge(base, [(adapter, 1.0)], tmp_path / "not", force=True)
 
 
 def test_what_a_merge_does_not_keep_cannot_be_unmerged(tmp_path):
@@ -477,9 +477,9 @@ def test_what_a_merge_does_not_keep_cannot_be_unmerged(tmp_path):
     for case in ("dora", "norm_save"):
         adapter = read_adapter(TRUTH / f"peft/gemma3/{case}")
         with pytest.raises(UnsupportedError, match="cannot be undone") as caught:
-            unmerge(base, [(adapter, 1.0)], tmp_path / "out")
+            unmerge(base, [(adapter, 1.0)], tmp_path / "out", force=True)
         assert caught.value.items
-        report = unmerge(base, [(adapter, 0.0)], tmp_path / case)  # was never active
+        report = unmerge(base, [(adapter, 0.0)], tmp_path / case, force=True)  # was never active
         assert not report.changed
 
 

@@ -274,7 +274,7 @@ def test_a_sentencepiece_vocabulary_becomes_one_with_merges(tmp_path):
 REFUSED = {
     "splitting": ({"tokenizer.ggml.pre": Value("str", "jais-2")}, {}, "jais-2"),
     "tokenizer": ({"tokenizer.ggml.model": Value("str", "t5")}, {}, "t5"),
-    "rope": ({"llama.rope.scaling.type": Value("str", "yarn")}, {}, "yarn"),
+    "rope": ({"llama.rope.scaling.type": Value("str", "longrope")}, {}, "longrope"),
     "factors": ({}, {"rope_freqs.weight": floats(np.full(8, 3.0))}, "not Llama 3"),
     "place": ({}, {"blk.0.attn_q.bias": floats(np.ones(64))}, "no place"),
     "type": ({}, {Q: ("I8", (64, 64), bytes(4096))}, "I8"),

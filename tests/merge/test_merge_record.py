@@ -62,13 +62,16 @@ def test_others_are_refused_and_taken_by_force(merged, tmp_path, wrong):
     unmerge(merged, wrong, tmp_path / "out", force=True)
 
 
-def test_without_its_record_nothing_is_checked_and_that_is_said(merged, tmp_path):
-    """The broken variant of the test above: the record is what refuses."""
-    (merged.path / "lorakit.json").unlink()
-    report = unmerge(Base.open(merged.path), [(HOME, 0.6)], tmp_path / "out")
-    assert any("was not checked" in note for note in report.notes)
-    (merged.path / "lorakit.json").write_text("{")
-    assert read_record(merged.path) is None
+def test_without_a_record_nothing_says_that_they_are_in(merged, tmp_path):
+    for content in (None, "{"):
+        (merged.path / "lorakit.json").unlink(missing_ok=True)
+        if content is not None:
+            (merged.path / "lorakit.json").write_text(content)
+        assert read_record(merged.path) is None
+        with pytest.raises(MismatchError, match="nothing says"):
+            unmerge(Base.open(merged.path), [(HOME, 0.7)], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    unmerge(Base.open(merged.path), [(HOME, 0.7)], tmp_path / "out", force=True)
 
 
 def test_all_taken_out_leaves_no_record_and_some_taken_out_that_of_the_rest(merged, tmp_path):

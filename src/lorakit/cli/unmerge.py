@@ -29,7 +29,7 @@ def command(
     output: FolderOption,
     dtype: DtypeOption = None,
     force: Annotated[
-        bool, option("--force", help="Also what MERGED's lorakit.json says is not in it.")
+        bool, option("--force", help="Also what no lorakit.json in MERGED says is in it.")
     ] = False,
     alpha: AlphaOption = None,
     mlx_version: MlxVersionOption = None,

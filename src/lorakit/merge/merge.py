@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def unmerge(
     """Write what `merged` was before the adapters were merged into it at these scales.
 
     Equal to the base to within the rounding of both dtypes. A head that the merge untied stays a
-    tensor of its own. force: also what the folder's lorakit.json says is not in it.
+    tensor of its own. force: also what no lorakit.json of a merge says is in it.
     Raises as `merge` does, MismatchError for adapters or scales that the record does not name, and
     UnsupportedError for what a merge does not keep: replaced parameters, and the norms that DoRA
     divided by.
@@ -142,9 +142,7 @@ def unmerge(
             hint="give the folder that was merged, and the adapters and scales of that merge",
         )
     left = None if record is None else record.without(adapters)
-    report = _write(origin, undo, target, dtype, progress, lambda: left)
-    said = () if record else (f"the folder has no {RECORD}: that these are in it was not checked",)
-    return replace(report, notes=(*report.notes, *said))
+    return _write(origin, undo, target, dtype, progress, lambda: left)
 
 
 def _origin(base: Base, tokenizer: TextTokenizer | None = None) -> Origin:

@@ -73,9 +73,14 @@ def read_record(folder: Path) -> MergeRecord | None:
 
 
 def require_merged(record: MergeRecord | None, adapters: Sequence[tuple[Adapter, float]]) -> None:
-    """MismatchError where a record says that other adapters are in, or these at other scales."""
-    held = {} if record is None else record.adapters
-    faults = [] if record is None else [
+    """MismatchError where no record says that these adapters are in, at these scales."""
+    if record is None:
+        raise MismatchError(
+            f"nothing says that these adapters are in this model: it has no {RECORD} of a merge",
+            hint="--force takes them out nevertheless, as of a merge by another tool",
+        )
+    held = record.adapters
+    faults = [
         f"{digest[:12]} at {scale:g}: " + (f"it is in at {held[digest]:g}" if digest in held else
         "it is not in")
         for digest, scale in _sums(adapters).items()
