@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.files.nearby import or_nearby
+from lorakit.base.folder import Base
+from lorakit.errors import SourceError
+from lorakit.files.nearby import or_nearby, or_within
 
 
 @pytest.fixture
@@ -41,3 +43,19 @@ def test_what_may_be_meant(here, path, said):
 def test_a_path_that_cannot_be_asked_about_has_no_hint(here):
     assert or_nearby(Path("x" * 5000)) == ""
     assert or_nearby(Path("demo") / ("x" * 5000)) in ("", "; beside it: adapters, base")
+
+
+def test_what_a_folder_lacks_may_be_in_one_within(here):
+    assert or_within(Path("demo/config.json")) == ""
+    Path("demo/base/config.json").touch()
+    Path("demo/adapters/home/config.json").touch()
+    assert or_within(Path("demo/config.json")) == f"; in it: {Path('demo/base')}"
+    for number in range(20):
+        Path(f"many/{number}-x/config.json").touch()
+    said = or_within(Path("many/config.json"))
+    assert said.count("-x") == 8
+    assert said.endswith(" and 12 more")
+    assert or_within(Path("nothing/config.json")) == ""
+    with pytest.raises(SourceError) as error:
+        Base.open("demo")
+    assert error.value.hint.endswith(f"; in it: {Path('demo/base')}")

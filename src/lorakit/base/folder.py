@@ -45,7 +45,7 @@ from lorakit.errors import BaseModelError, CapabilityError, SourceError
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
 from lorakit.files.gguf_parts import first_part
-from lorakit.files.nearby import or_nearby
+from lorakit.files.nearby import or_nearby, or_within
 from lorakit.files.pointers import MAX_POINTER, refuse_pointer
 from lorakit.files.safetensors import open_safetensors
 
@@ -296,7 +296,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise SourceError(
             f"{path.parent} has no {path.name}",
-            hint="a Hugging Face model folder holds config.json, model.safetensors, tokenizer.json",
+            hint="a Hugging Face model folder holds config.json, model.safetensors, tokenizer.json"
+            f"{or_within(path)}",
         ) from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error

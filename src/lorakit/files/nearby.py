@@ -1,4 +1,4 @@
-"""What a path that is not there may be meant for: a neighbour, or a repository of the Hub."""
+"""What a path that is not there may be meant for: a neighbour, one within, a repository."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ def or_nearby(path: Path) -> str:
     named = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
     hub = f"; for the Hub: hf:{path.as_posix()}" if named and not path.parent.exists() else ""
     return hub + _neighbours(path)
+
+
+def or_within(path: Path) -> str:
+    """The end of a hint for a file that a folder lacks and folders in it have; or nothing."""
+    try:
+        listed = [each for each, _ in zip(path.parent.iterdir(), range(LOOKED_AT), strict=False)]
+        found = sorted(each for each in listed if (each / path.name).is_file())
+    except OSError:
+        return ""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"; in it: {', '.join(map(str, found[:SHOWN]))}{more}" if found else ""
 
 
 def _neighbours(path: Path) -> str:
