@@ -356,6 +356,10 @@ def test_two_answers_at_once_do_not_lose_a_turn():
         with pytest.raises(ParameterError, match="changed while"):
             list(pieces)
         assert [message["role"] for message in session.messages] == ["user", "assistant"]
-        for wrong in ("done", [], [1]):
+        for wrong in ("done", [], [1], [{"content": "done"}]):
             with pytest.raises(ParameterError):
                 session.answer(wrong)
+        with pytest.raises(ParameterError, match="has the role \"tool\", not 'user'") as error:
+            session.answer([{"role": "tool", "content": "x"}, {"role": "user", "content": "y"}])
+        assert "send()" in error.value.hint
+        assert len(session.messages) == 2

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Unpack
 
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, RenderOptions
+from lorakit.chat.spelled import RESULTS
 from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ContextFullError, ParameterError
 from lorakit.model.adapters import Scales, as_scales
@@ -116,12 +117,20 @@ class Session:
         return self._turn([copy.deepcopy(dict(message)) for message in messages], options)
 
     def answer(self, results: Sequence[Message], **options: Unpack[ChatKeywords]) -> ChatReply:
-        """Send the results of tool calls (messages of the role "tool") and wait for the answer."""
+        """Send the results of tool calls (messages of the role "tool") and wait for the answer.
+
+        `stream_from([*session.messages, *results])` streams it.
+        """
         if isinstance(results, str | Mapping) or not all(isinstance(r, Mapping) for r in results):
             raise ParameterError(
                 f"the results of tool calls are a list of messages, not {shown(results)}",
                 hint='each is {"role": "tool", "tool_call_id": call.id, "name": call.name, '
                 '"content": "..."}',
+            )
+        if others := [result for result in results if result.get("role") not in RESULTS]:
+            raise ParameterError(
+                f'a result of a tool call has the role "tool", not {shown(others[0].get("role"))}',
+                hint="send() and stream() take what the user says",
             )
         if not results:
             raise ParameterError("there is no result to answer", hint="regenerate() answers anew")
