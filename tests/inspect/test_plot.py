@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from laid_out import faults, texts
 
+from laid_out import faults, texts
 from lorakit import demo
 from lorakit.adapter import Adapter, Delta, Replacement
 from lorakit.base.folder import Base
