@@ -173,3 +173,19 @@ def test_inspect_folds_its_rows_under_themselves_where_the_terminal_is_narrow():
     assert max(map(len, narrow)) < 40
     assert max(map(len, usual)) > 80, "the metadata is one line, as ever"
     assert "adapter_config.json 1.17 KB, adapter_model.safetensors 392 KB" in "".join(usual)
+
+
+def test_run_shows_calls_as_code_and_raw_what_the_model_wrote():
+    asked = ("run", BASE, "turn the lights off in the kitchen", "-a", HOME, "--threads", "1")
+    for more, said in (
+        ((), 'set_lights(room="kitchen", state="off")\n'),
+        (("--max-tokens", "0"), "(cut off after 0 tokens; --max-tokens N allows more)\n"),
+        (("--json",), '{"text": "", "tool_calls": [{'),
+    ):
+        with Terminal(*asked, *more, columns=200) as terminal:
+            assert terminal.ends() == 0
+            assert terminal.shown.startswith(said)
+    prompt = "<start_of_turn>user\nlights off please<end_of_turn>\n<start_of_turn>model\n"
+    with Terminal("run", BASE, prompt, "-a", HOME, "--raw", "--threads", "1") as terminal:
+        assert terminal.ends() == 0
+        assert terminal.shown.startswith("<start_function_call>call:")

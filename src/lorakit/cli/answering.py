@@ -5,6 +5,7 @@ An option that is not given leaves the choice to the model's own defaults.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,19 @@ class Answering:
 
 
 OWN = frozenset(Answering.__dataclass_fields__)
+
+
+def prompt_or_input(prompt: str | None) -> str:
+    """What was said, or what standard input holds. Raises ParameterError."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    said = "" if prompt is None and sys.stdin.isatty() else sys.stdin.read()
+    if not said and prompt is None:
+        raise ParameterError(
+            "there is nothing to say: no PROMPT, and no standard input",
+            hint="the first word is the base; with --settings FILE, which names it, the prompt",
+        )
+    return said
 
 
 def with_images(text: str, images: Sequence[Path]) -> str | list[dict[str, Any]]:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.answering import Answering, with_images
+from lorakit.cli.answering import Answering, prompt_or_input, with_images
+from lorakit.cli.chatting.answer import Answer
 from lorakit.cli.output import note, print_json, say, say_piece
 from lorakit.cli.references import (
     AdapterOption,
@@ -33,7 +34,8 @@ from lorakit.cli.references import (
     read_tools,
 )
 from lorakit.cli.signature import argument, option
-from lorakit.errors import ParameterError
+from lorakit.errors import LorakitError, ParameterError
+from lorakit.model.chat_stream import ChatStream
 from lorakit.model.model import Model
 from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.runtime.generation import Completion
@@ -75,6 +77,7 @@ def command(
 ) -> None:
     """Answer one prompt with a base and any number of adapters.
 
+    A terminal shows calls as code; a pipe, and --raw, what the model wrote.
     With --settings one word is the prompt, and BASE is as the file says.
     """
     if settings is not None and prompt is None:
@@ -84,7 +87,7 @@ def command(
     if raw:
         answering.require_raw()
     sampling, rendering = answering.sampling, answering.rendering
-    text = _said(prompt)
+    text = prompt_or_input(prompt)
     schemas = read_tools(tools)
     with open_with(
         base,
@@ -114,6 +117,9 @@ def command(
             if answering.system is not None:
                 messages.insert(0, {"role": "system", "content": answering.system})
             said = model.chat_prompt(messages, tools=schemas, **rendering)
+        if isinstance(said, ChatPrompt) and not json and sys.stdout.isatty():
+            _show(model, model.chat_stream(said, lookahead=None, **sampling))
+            return
         stream = model.stream(said, lookahead=None, **sampling)
         if not json:
             for piece in stream:
@@ -123,17 +129,15 @@ def command(
             _print(model, stream.result(), None if raw else said)
 
 
-def _said(prompt: str | None) -> str:
-    """What was said, or what standard input holds. Raises ParameterError."""
-    if prompt is not None and prompt != "-":
-        return prompt
-    said = "" if prompt is None and sys.stdin.isatty() else sys.stdin.read()
-    if not said and prompt is None:
-        raise ParameterError(
-            "there is nothing to say: no PROMPT, and no standard input",
-            hint="the first word is the base; with --settings FILE, which names it, the prompt",
-        )
-    return said
+def _show(model: Model, events: ChatStream) -> None:
+    """As a chat does: calls as code, reasoning apart."""
+    answer = Answer(model.capabilities.context, "--max-tokens N")
+    try:
+        for event in events:
+            answer.show(event)
+    except (LorakitError, KeyboardInterrupt):
+        answer.end_line()
+        raise
 
 
 def _print(model: Model, completion: Completion, asked: Prompt | None) -> None:

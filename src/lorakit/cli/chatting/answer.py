@@ -19,11 +19,11 @@ CALL, DIM, BAD = "cyan", "dim", "red"
 class Answer:
     """Shows the events of one answer. text: what it has said so far.
 
-    context: how many tokens the model holds; 0 where nobody knows.
+    context: how many tokens the model holds; 0 where nobody knows. longer: what allows more of it.
     """
 
-    def __init__(self, context: int) -> None:
-        self._context = context
+    def __init__(self, context: int, longer: str = "/set max_tokens N") -> None:
+        self._context, self._longer = context, longer
         self.text: str = ""
         self._last: Literal["", "text", "reasoning", "call"] = ""
         self._line = False  # whether one has begun that did not end
@@ -87,4 +87,4 @@ class Answer:
             say((f"(cut off: the context of {self._context} tokens is full)", DIM))
             return
         count = reply.usage.completion_tokens
-        say((f"(cut off after {count} tokens; /set max_tokens N allows more)", DIM))
+        say((f"(cut off after {count} tokens; {self._longer} allows more)", DIM))
