@@ -128,8 +128,9 @@ def test_tools():
     ],
 )
 def test_broken_tools_are_refused(tools):
-    with pytest.raises(ParameterError, match="tools"):
+    with pytest.raises(ParameterError, match="tools") as error:
         prepare_tools(tools)
+    assert '{"type": "function", "function": {"name": ' in error.value.hint
 
 
 def test_keys_without_a_value_are_as_if_not_there():

@@ -7,6 +7,7 @@ import pytest
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, detect_format, get_format, validate_call
+from lorakit.cli.chatting.calls import as_code
 from lorakit.errors import ParameterError
 from lorakit.text.tokenizer import Tokenizer
 
@@ -108,3 +109,21 @@ def test_a_reply_becomes_the_next_message():
         "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
     }
     assert get_format("hermes").parse("").to_message() == {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "f()"),
+        ({"state": "off", "n": 2}, 'f(state="off", n=2)'),
+        (
+            {"on": True, "x": None, "l": ["é", {"k": 1.5}]},
+            'f(on=True, x=None, l=["é", {"k": 1.5}])',
+        ),
+        ({"class": 1, "a b": 2}, 'f(**{"class": 1, "a b": 2})'),
+    ],
+)
+def test_a_call_prints_as_code(arguments, said):
+    call = ToolCall(name="f", arguments=arguments)
+    assert str(call) == said == as_code(call)
+    assert str(call) != repr(call)  # what it would print by itself

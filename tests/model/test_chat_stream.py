@@ -129,6 +129,38 @@ def test_a_batch_is_of_prompts_and_conversations(model, home):
     assert other[0].message == found[0].message
 
 
+@pytest.mark.parametrize("given", [Request(messages=HELLO), 7, None])
+def test_a_batch_that_is_no_list_is_said(model, given):
+    with pytest.raises(ParameterError, match=r"a list of lorakit\.Request") as error:
+        model.batch(given)
+    assert "a list" in error.value.hint
+    with pytest.raises(ParameterError, match=r"a list of lorakit\.Request"):
+        asyncio.run(model.abatch(given))
+
+
+def test_what_is_printed_of_a_reply_is_what_there_is_to_see(model, home):
+    reply = model.chat(LIGHTS, adapters=[home], max_tokens=40)
+    assert (reply.text, str(reply)) == ("", 'set_lights(state="off")')
+    assert "finish_reason='tool_calls', usage=Usage(prompt_tokens=" in repr(reply)
+    cut = model.chat(LIGHTS, adapters=[home], max_tokens=4)
+    (bad,) = cut.malformed
+    assert cut.text == ""
+    assert str(cut) == f"{bad.text}\n(no call: {bad.reason})"
+    told = model.chat(HELLO, adapters={}, max_tokens=8)
+    assert str(told) == told.text != ""
+
+
+def test_a_function_as_a_tool_is_told_what_a_tool_is(model):
+    def set_lights(state: str) -> str:
+        return state
+
+    with pytest.raises(ParameterError, match="tools cannot be rendered") as error:
+        model.chat(LIGHTS, tools=[set_lights])
+    assert error.value.items == ("tools[0]: expected JSON values, found function set_lights",)
+    for word in ("type", "function", "name", "description", "parameters"):
+        assert f'"{word}": ' in error.value.hint
+
+
 WRONG = {
     "neither": {},
     "both": {"prompt": "x", "messages": HELLO},

@@ -7,6 +7,7 @@ nothing of tokens or templates: the prompt itself is rendered by the model's own
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ Call = tuple[str, dict[str, Any]]  # its name and arguments
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A model's request to call a function. `arguments` holds JSON values."""
+    """A model's request to call a function. `arguments` holds JSON values. `str()` of it is it as
+    code: set_lights(state="off")."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +30,14 @@ class ToolCall:
         arguments = json.dumps(self.arguments, ensure_ascii=False)
         function = {"name": self.name, "arguments": arguments}
         return {"id": self.id, "type": "function", "function": function}
+
+    def __str__(self) -> str:
+        names = self.arguments
+        if all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
+            inner = ", ".join(f"{name}={_code(value)}" for name, value in names.items())
+        else:
+            inner = f"**{_code(names)}"
+        return f"{self.name}({inner})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +75,12 @@ class ParsedReply:
         elif message["content"] is None:
             message["content"] = ""
         return message
+
+    def __str__(self) -> str:
+        """What is to be seen: the text; else the calls, one a line; else what is malformed."""
+        calls = [str(call) for call in self.tool_calls]
+        faults = [f"{bad.text}\n(no call: {bad.reason})" for bad in self.malformed]
+        return self.text or "\n".join(calls or faults)
 
 
 class BadCallError(Exception):
@@ -175,6 +191,15 @@ def check_call(name: str, arguments: Mapping[str, Any], end: int) -> None:
 
 def _is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _code(value: Any) -> str:
+    """A JSON value in Python, texts in double quotes."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_code(key)}: {_code(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_code, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:

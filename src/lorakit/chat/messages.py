@@ -19,6 +19,10 @@ Message = Mapping[str, Any]
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000
 MAX_CHARACTERS = 16 << 20
+A_TOOL = (
+    'a tool is {"type": "function", "function": {"name": "...", "description": "...", '
+    '"parameters": {...}}}, with a JSON schema as its parameters'
+)
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first that is there counts
 
 
@@ -51,13 +55,14 @@ def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
     if not tools:
         return None
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise ParameterError(f"tools must be a list of tools, found {type(tools).__name__}")
+        found = type(tools).__name__
+        raise ParameterError(f"tools must be a list of tools, found {found}", hint=A_TOOL)
     faults: list[str] = []
     plain = _Copier(faults).copy(list(tools), "tools")
     if not faults:
         prepared = [_tool(f"tools[{i}]", tool, faults) for i, tool in enumerate(plain)]
     if faults:
-        raise ParameterError("the tools cannot be rendered", items=faults)
+        raise ParameterError("the tools cannot be rendered", items=faults, hint=A_TOOL)
     return prepared
 
 
@@ -100,7 +105,7 @@ class _Copier:
             }
         if isinstance(value, list | tuple):
             return [self.copy(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
-        self.faults.append(f"{where}: expected JSON values, found {type(value).__name__}")
+        self.faults.append(f"{where}: expected JSON values, found {_kind(value)}")
         return None
 
     def _key(self, key: object, where: str) -> str:
@@ -108,6 +113,12 @@ class _Copier:
             self.faults.append(f"{where}: keys must be strings, found {key!r}")
             return ""
         return str.__str__(key)
+
+
+def _kind(value: object) -> str:
+    """A value's type; of a function the name too, as people give one for a tool."""
+    name = getattr(value, "__name__", "") if callable(value) else ""
+    return f"{type(value).__name__} {name}".rstrip()
 
 
 def _message(where: str, message: Any, faults: list[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from lorakit.model.types import (
     RenderKeywords,
     Request,
     Tools,
+    check_batch,
     check_request,
     split_keywords,
 )
@@ -183,6 +184,7 @@ class Generating:
         QueueFullError. If one fails, the others are cancelled and its error is raised, such as
         `complete` raises.
         """
+        check_batch(requests)
         started: list[tuple[Request[R_co], Prompt, Generation]] = []
         try:
             for request in requests:
@@ -198,6 +200,7 @@ class Generating:
         self, requests: Iterable[Request[R_co]], *, timeout: float | None = None
     ) -> list[R_co]:
         """`batch` for coroutines."""
+        check_batch(requests)
         room = asyncio.Semaphore(min(self.capabilities.max_batch, self._runtime.max_queue))
 
         requests = list(requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -76,7 +76,10 @@ class ChatPrompt(list[int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """A parsed answer in a conversation. `str()` of it is its text.
+    """A parsed answer in a conversation.
+
+    `str()` of it is what is to be seen: its text, else its calls as code, else what began like a
+    call and is none, with the reason. `text` is the text alone.
 
     others: the further answers, where several were asked for.
     """
@@ -117,7 +120,8 @@ class ChatReply:
 
     @property
     def finish_reason(self) -> ReplyReason:
-        """Why it ended: "tool_calls" where it stopped with calls, else as its completion says."""
+        """Why it ended, in OpenAI's words: "tool_calls" where it stopped with calls, else that of
+        its completion, which is the engine's and says "stop" there."""
         reason = self.completion.finish_reason
         return "tool_calls" if reason == "stop" and self.tool_calls else reason
 
@@ -132,7 +136,11 @@ class ChatReply:
         return self.completion.usage
 
     def __str__(self) -> str:
-        return self.text
+        return str(self.parsed)
+
+    def __repr__(self) -> str:
+        ended = f"finish_reason={self.finish_reason!r}, usage={self.usage!r}"
+        return f"ChatReply(parsed={self.parsed!r}, {ended})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +230,13 @@ def check_request(request: object) -> None:
         raise ParameterError(
             f"a batch is of lorakit.Request, not {shown(request)}",
             hint='lorakit.Request(prompt="...", adapters={"name": 1.0})',
+        )
+
+
+def check_batch(requests: object) -> None:
+    """Raise ParameterError for what holds no requests, such as a single one."""
+    if not isinstance(requests, Iterable):
+        raise ParameterError(
+            f"a batch is a list of lorakit.Request, not {shown(requests)}",
+            hint="a single request goes into a list, too",
         )

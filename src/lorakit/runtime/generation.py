@@ -45,7 +45,8 @@ class Completion:
     """A finished generation. `str()` of it is its text.
 
     tokens: every sampled token, the one that stopped it included, with log probabilities where
-    they were asked for. cached_tokens: how many prompt tokens came from the prefix cache.
+    they were asked for. finish_reason: the engine's, "stop" for a call too: "tool_calls", a word of
+    OpenAI's, is ChatReply's. cached_tokens: how many prompt tokens came from the prefix cache.
     adapters: (name, scale) active at the end. Times are seconds from submission.
     completion_tokens: how many tokens it has, also where only their number is known. others: the
     further answers, where several were asked for.
