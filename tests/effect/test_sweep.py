@@ -42,6 +42,16 @@ def test_each_answer_is_that_of_a_run_alone(model, prompts, found):
             assert answer.text == alone.text
 
 
+def test_messages_are_prompts_too(model, prompts, found):
+    talks = [[{"role": "user", "content": text}] for text in ASKED]
+    options = {"adapters": {"home": 0.8}, "max_tokens": 12}
+    assert sweep(model, talks, scales=STEPS, **options) == found
+    assert diff(model, talks[0], **options) == diff(model, prompts[0], **options)
+    for wrong in ("hello", talks[0], [7]):
+        with pytest.raises(ParameterError, match="prompt"):
+            sweep(model, wrong, **options)
+
+
 def test_kl_is_that_of_a_diff(model, prompts, found):
     assert [p.scale for p in found.points] == [0, 0.5, 1, 2]
     assert found.points[0].kl_base == found.points[2].kl_full == 0

@@ -1,10 +1,18 @@
-"""Which adapters are meant where a user names some or none."""
+"""What is meant where a user names adapters or none, and messages or a prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
+from lorakit.chat.messages import Message
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.model import Model
+from lorakit.model.prompts import is_conversation
+from lorakit.model.types import Prompt
+
+Asked = Prompt | Sequence[Message]  # messages are answered as `chat` answers them
 
 
 def acting(model: Model, adapters: Scales | None) -> dict[str, float]:
@@ -19,3 +27,8 @@ def acting(model: Model, adapters: Scales | None) -> dict[str, float]:
             hint='adapters={"name": 1.0}',
         )
     return chosen
+
+
+def prompt_of(model: Model, asked: Asked) -> Prompt:
+    """A prompt as it is, or that of messages. Raises what `Model.chat_prompt` raises."""
+    return model.chat_prompt(asked) if is_conversation(asked) else cast(Prompt, asked)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.effect.acting import acting
+from lorakit.effect.acting import Asked, acting, prompt_of
 from lorakit.effect.likelihood import F64, answer_rows, divergence, require_logits
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
-from lorakit.model.types import Prompt, Request
+from lorakit.model.types import Request
 from lorakit.runtime.sampling import SamplingParams
 
 MAX_TOKENS = 64
@@ -71,13 +71,13 @@ class Diff:
 
 def diff(
     model: Model,
-    prompt: Prompt,
+    prompt: Asked,
     *,
     adapters: Scales | None = None,
     answer: str | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> Diff:
-    """Compare the base with adapters on an answer to a prompt (text, ids or `chat_prompt`).
+    """Compare the base with adapters on an answer to a prompt (text, ids, messages, `chat_prompt`).
 
     adapters: as everywhere; None is the active set. answer: None takes what the adapters say,
     greedily, with the token that ended it. Two answers run together, then two passes over one.
@@ -86,6 +86,7 @@ def diff(
     """
     require_logits(model)
     chosen = acting(model, adapters)
+    prompt = prompt_of(model, prompt)
     greedy = SamplingParams(max_tokens=max_tokens, temperature=0.0)
     base, adapted = model.batch(
         Request(prompt=prompt, adapters=each, sampling=greedy) for each in ({}, chosen)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
-from lorakit.effect.acting import acting
+from lorakit.effect.acting import Asked, acting, prompt_of
 from lorakit.effect.diff import token_text
 from lorakit.effect.likelihood import answer_rows, divergence, require_logits
 from lorakit.errors import ParameterError
@@ -109,14 +109,14 @@ class ExampleSweep:
 
 def sweep(
     model: Model,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Asked],
     *,
     adapters: Scales | None = None,
     scales: Sequence[float] = SCALES,
     max_tokens: int = MAX_TOKENS,
     progress: OnDone | None = None,
 ) -> Sweep:
-    """Answer prompts (texts, ids or `chat_prompt`s) at each scale, greedily, and compare.
+    """Answer prompts (texts, ids, messages or `chat_prompt`s) at each scale, greedily, and compare.
 
     adapters: as everywhere; None is the active set. All answers run in one batch of mixed rows, as
     far as the engine's `max_batch` goes; then each scale reads the answer of scale 1 once.
@@ -126,8 +126,11 @@ def sweep(
     require_logits(model)
     chosen = acting(model, adapters)
     asked = _scales(scales)
+    if isinstance(prompts, str):
+        raise ParameterError("prompts are several, found one text", hint="give a list of prompts")
     if not prompts:
         raise ParameterError("there is no prompt to answer")
+    read = [prompt_of(model, prompt) for prompt in prompts]
     run = list(dict.fromkeys([*asked, BASE, FULL]))
     count, passes = 0, 2 * len(run) * len(prompts)
 
@@ -138,7 +141,7 @@ def sweep(
             progress(count, passes)
 
     told: dict[tuple[float, int], Completion] = {}
-    with closing(_answered(model, prompts, chosen, run, max_tokens)) as found:
+    with closing(_answered(model, read, chosen, run, max_tokens)) as found:
         for key, completion in found:
             told[key] = completion
             done()
@@ -146,7 +149,7 @@ def sweep(
         _compared(
             model, prompt, {s: _at(chosen, s) for s in run}, {s: told[s, n] for s in run}, done
         )
-        for n, prompt in enumerate(prompts)
+        for n, prompt in enumerate(read)
     ]
     points = tuple(ScalePoint(scale=s, answers=tuple(row[s] for row in rows)) for s in asked)
     return Sweep(adapters=chosen, points=points)
