@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from lorakit.cli.chatting.answer import Answer
 from lorakit.cli.chatting.calls import as_code, signature_of
 from lorakit.cli.chatting.commands import COMMANDS, run_command
 from lorakit.cli.chatting.completions import completions
-from lorakit.cli.chatting.conversation import Chat
+from lorakit.cli.chatting.conversation import Chat, explained
 from lorakit.cli.chatting.history import ENTRIES, MAX_ENTRY, HistoryFile, history_path
-from lorakit.cli.chatting.settings import NAMES
+from lorakit.cli.chatting.settings import NAMES, require_counted
 from lorakit.cli.chatting.words import last_word, words_of
-from lorakit.errors import ContextFullError, LorakitError, ParameterError
+from lorakit.errors import CapabilityError, ContextFullError, LorakitError, ParameterError
 from lorakit.model.types import ChatReply, ReplyEnd
 from lorakit.runtime.generation import Completion
 
@@ -213,8 +214,10 @@ def test_retry_and_edit(chat, capsys):
     run_command(chat, "/edit")
     assert chat.prefilled == f"/edit {LIGHTS}"
     empty = Chat(model=chat.model, session=chat.model.session())
-    with pytest.raises(ParameterError, match="nothing was said yet"):
-        run_command(empty, "/retry")
+    for line in ("/retry", "/edit", "/edit more"):
+        with pytest.raises(ParameterError, match="nothing was said yet") as caught:
+            run_command(empty, line)
+        assert caught.value.hint == "say something first"
 
 
 def test_the_system_message(chat, capsys):
@@ -255,7 +258,16 @@ def test_adapters_are_listed_switched_and_guessed(chat, capsys):
         run_command(chat, "/adapter hom")
     assert "style at 0.5" in run(chat, capsys, f"/adapter {demo.adapter_path('style')}:0.5")
     chat.model.find("style").unload()
-    assert "again at 0.25" in run(chat, capsys, f"/load {HOME}:0.25 again")
+    with pytest.raises(LorakitError, match="already loaded") as caught:
+        run_command(chat, f"/load {HOME}")
+    assert caught.value.hint.startswith(f"/load {HOME} NAME ")
+    shown = run(chat, capsys, f"/load {HOME}:0.25 again")
+    assert "again at 0.25" in shown
+    double = "home and again are the same adapter: together it acts at the scale 1.25"
+    assert double in shown
+    assert "same adapter" not in run(chat, capsys, "/adapter again 0")
+    assert "same adapter" not in run(chat, capsys, "/adapter home 0", "/adapter again 1")
+    assert "the scale 2" in run(chat, capsys, "/adapter home")
     chat.model.find("again").unload()
 
 
@@ -263,9 +275,8 @@ def test_settings(chat, capsys):
     shown = run(chat, capsys, "/set")
     assert all(f"  {name}  " in shown for name in NAMES)
     assert "temperature  0.7  (the model's own: 0)" in run(chat, capsys, "/set temperature 0.7")
-    run(chat, capsys, "/set stop END", "/set seed 3", "/set thinking off", "/set when_full stop")
+    run(chat, capsys, "/set stop END", "/set seed 3", "/set when_full stop")
     assert (chat.sampling.stop, chat.sampling.seed) == (("END",), 3)
-    assert chat.session.rendering.enable_thinking is False
     assert chat.session.when_full == "stop"
     run(chat, capsys, "/set temperature default", "/set seed none")
     assert (chat.sampling.temperature, chat.sampling.seed) == (0.0, None)
@@ -275,9 +286,65 @@ def test_settings(chat, capsys):
         ("/set max_tokens", "expected a value"),
         ("/set when_full shift", "'summarise'"),
         ("/set thinking 3", "on, off, default"),
+        ("/set default", "no setting default"),
     ]:
         with pytest.raises(ParameterError, match=said):
             run_command(chat, line)
+
+
+def test_a_setting_that_the_model_cannot_have_is_refused_at_once(chat, monkeypatch):
+    with pytest.raises(ParameterError, match="does not read") as caught:
+        run_command(chat, "/set thinking off")
+    assert caught.value.hint == "/set thinking default"
+    assert chat.session.rendering.enable_thinking is None
+    run_command(chat, "/set thinking default")
+    shown = chatted("hello", arguments=("--no-thinking",))  # chosen before there was a chat
+    assert "(hint: /set thinking default)" in shown
+    monkeypatch.setattr(chat.model, "chat_prompt", lambda said, **options: [])
+    run_command(chat, "/set thinking off")
+    assert chat.session.rendering.enable_thinking is False
+
+
+def test_a_server_shortens_no_conversation(chat, monkeypatch):
+    for when_full in ("drop", "summarise", "stop"):
+        require_counted(chat.model, when_full, "")
+    server = replace(chat.model.capabilities, engine="api")
+    monkeypatch.setattr(chat.model, "capabilities", server)
+    with pytest.raises(ParameterError, match="a server counts its tokens") as caught:
+        run_command(chat, "/set when_full drop")
+    assert caught.value.hint == "/set when_full stop"
+    assert chat.session.when_full == "stop"
+    run_command(chat, "/set when_full stop")
+
+
+def test_hints_are_in_a_chats_words(chat):
+    for hint, said in [
+        ('when_full="stop"', "/set when_full stop"),
+        ("open it with mmproj=, the second file", "begin the chat with --mmproj, the second file"),
+    ]:
+        assert explained(ParameterError("no", hint=hint), chat).hint == said
+
+
+def test_a_picture_that_the_model_cannot_see(chat, tmp_path):
+    there = tmp_path / "x.png"
+    there.write_bytes(b"no picture")
+    for path in (there, tmp_path / "none.png"):
+        with pytest.raises(CapabilityError, match="sees no images") as caught:
+            run_command(chat, f"/image {path}")
+        assert "--mmproj" in explained(caught.value, chat).hint
+        assert caught.value.items == ()
+    assert chat.images == []
+
+
+def test_a_picture_that_is_none(chat, tmp_path, monkeypatch):
+    def prompt(said):
+        raise ParameterError("no", items=["messages[0].content[0]: there is no file x.png"])
+
+    monkeypatch.setattr(chat.model, "chat_prompt", prompt)
+    with pytest.raises(ParameterError) as caught:
+        run_command(chat, "/image x.png")
+    assert caught.value.message == "the picture x.png is not shown: there is no file x.png"
+    assert caught.value.items == ()
 
 
 def test_commands_that_are_none(chat, capsys):
@@ -286,6 +353,16 @@ def test_commands_that_are_none(chat, capsys):
     shown = run(chat, capsys, "/help")
     assert all(f"  /{name}" in shown for name in COMMANDS)
     assert run(chat, capsys, "/help /retry").count("/") == 1
+    shown = run(chat, capsys, "/help set")
+    assert all(name in shown for name in NAMES)
+    with pytest.raises(ParameterError, match="no command /foo") as caught:
+        run_command(chat, "/help foo")
+    assert (caught.value.message, caught.value.hint) == (
+        "there is no command /foo", "/help lists them",
+    )  # fmt: skip
+    with pytest.raises(ParameterError, match=r"not my talk\.jsonl") as caught:
+        run_command(chat, "/save 'my talk.jsonl'")
+    assert caught.value.hint == "/save 'my talk.json'"
     for line, hint in (("/retry now", "/retry"), ("/save", "/save FILE [--overwrite]")):
         with pytest.raises(ParameterError) as caught:
             run_command(chat, line)

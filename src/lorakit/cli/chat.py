@@ -12,6 +12,7 @@ from lorakit.cli.chatting.completions import completions
 from lorakit.cli.chatting.conversation import Chat, explained
 from lorakit.cli.chatting.history import HistoryFile, history_path
 from lorakit.cli.chatting.lines import Lines, PlainLines, read_message
+from lorakit.cli.chatting.settings import require_counted
 from lorakit.cli.output import say, say_error
 from lorakit.cli.references import (
     AdapterOption,
@@ -59,7 +60,11 @@ def command(
     ] = None,
     history: Annotated[
         bool,
-        option("--history/--no-history", help="Keep what is typed, for Up and Ctrl-R next time."),
+        option(
+            "--history/--no-history",
+            help="Keep what is typed, for Up and Ctrl-R next time; LORAKIT_HISTORY says where "
+            "[default: --history].",
+        ),
     ] = True,
     engine: RuntimeOption = None,
     served: ModelOption = None,
@@ -99,10 +104,12 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     ) as model:
+        chosen = when_full or _when_full(model)
+        require_counted(model, chosen, "--when-full stop")
         session = model.session(
             system=answering.system,
             tools=schemas,
-            when_full=when_full or _when_full(model),
+            when_full=chosen,
             **keywords,
         )
         chat = Chat(model=model, session=session)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Literal
+from typing import Any, Literal
 
 from lorakit.chat.messages import prepare_tools
 from lorakit.chat.rendering import DEFAULT
@@ -14,20 +14,29 @@ from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
 from lorakit.cli.chatting.calls import as_code, from_openai, signature_of
 from lorakit.cli.chatting.conversation import Chat
-from lorakit.cli.chatting.settings import choose, settings
-from lorakit.cli.chatting.words import number, words_of
+from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
+from lorakit.cli.chatting.words import number, quoted, words_of
 from lorakit.cli.downloads import downloads
 from lorakit.cli.hints import did_you_mean
 from lorakit.cli.output import say
 from lorakit.cli.references import read_tools
-from lorakit.errors import ParameterError, SourceError, UnknownAdapterError
+from lorakit.errors import (
+    CapabilityError,
+    LorakitError,
+    NameTakenError,
+    ParameterError,
+    SourceError,
+    UnknownAdapterError,
+)
 from lorakit.model.adapter_config import config_of
 from lorakit.model.adapters import LoadedAdapter
 from lorakit.model.conversation import Session
+from lorakit.values import close_to
 
 Takes = Literal["", "adapter", "path", "adapter path", "setting", "command"]
 SUFFIX = ".json"
 OFF = "off"
+TO_SAY = "/help lists them; // begins a message with a slash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +63,11 @@ def run_command(chat: Chat, line: str) -> None:
         raise
 
 
-def _require_command(name: str) -> None:
+def _require_command(name: str, hint: str = TO_SAY) -> None:
     if name not in COMMANDS:
-        close = did_you_mean(f"/{name}", (f"/{each}" for each in COMMANDS))
-        raise ParameterError(
-            f"there is no command /{name}{close}",
-            hint="/help lists them; // begins a message with a slash",
-        )
+        near = close_to(name, COMMANDS)
+        close = f"; did you mean {' or '.join(f'/{each}' for each in near)}?" if near else ""
+        raise ParameterError(f"there is no command /{name}{close}", hint=hint)
 
 
 # What the model is asked with.
@@ -94,15 +101,42 @@ def _image(chat: Chat, rest: str) -> None:
         chat.images = []
     else:
         picture = {"role": "user", "content": with_images("", [Path(word)])}
-        chat.model.chat_prompt([picture])  # says now what is wrong with it
+        _require_shown(chat, word, picture)
         chat.images = [*chat.images, Path(word)]
     names = ", ".join(image.name for image in chat.images)
     say((f"  with what you say next: {names or 'no picture'}", CALL))
 
 
+def _require_shown(chat: Chat, word: str, picture: dict[str, Any]) -> None:
+    """Say now what is wrong with it: first with the model, then with the file."""
+    try:
+        chat.model.chat_prompt([picture])
+    except CapabilityError as error:
+        error.items = ()  # where the picture stands in a message that was not said
+        raise
+    except ParameterError as error:
+        _require_sight(chat)
+        reasons = [item.partition(": ")[2] or item for item in error.items]
+        said = "; ".join(reasons) or error.message
+        raise ParameterError(f"the picture {word} is not shown: {said}", hint=error.hint) from error
+
+
+def _require_sight(chat: Chat) -> None:
+    """Raise CapabilityError where the model sees no pictures at all."""
+    none = {"role": "user", "content": [{"type": "image", "bytes": b"none"}]}
+    try:
+        chat.model.chat_prompt([none])
+    except CapabilityError as error:
+        error.items = ()
+        raise
+    except LorakitError:  # it can tell that this is none
+        return
+
+
 def _set(chat: Chat, rest: str) -> None:
     if rest:
         name, _, value = rest.partition(" ")
+        require_setting(name)
         if not value.strip():
             raise ParameterError(f"expected a value for {name}", hint=f"/set {name} default")
         choose(chat, name, value.strip())
@@ -135,15 +169,32 @@ def _adapter(chat: Chat, rest: str) -> None:
     elif scales:
         loaded.apply(number(scales[0]))
     show_adapters(chat)
+    _tell_double(chat, loaded)
 
 
 def load_adapter(chat: Chat, reference: str, name: str | None) -> LoadedAdapter:
     """Load an adapter, and switch it on."""
     config = config_of(reference)
     with downloads:
-        loaded = chat.model.load_adapter(config, name)
+        try:
+            loaded = chat.model.load_adapter(config, name)
+        except NameTakenError as error:
+            error.hint = f"/load {quoted(reference)} NAME loads it under another name"
+            raise
     loaded.apply("default" if config.scale is None else config.scale)
     return loaded
+
+
+def _tell_double(chat: Chat, loaded: LoadedAdapter) -> None:
+    """That an adapter acts under another name, too: the scales add up."""
+    acting = {info.name: info for info in chat.model.adapters if info.scale}
+    if loaded.name not in acting or not (digest := acting[loaded.name].digest):
+        return
+    alike = [info for info in acting.values() if info.digest == digest]
+    if len(alike) > 1:
+        names, total = " and ".join(i.name for i in alike), sum(i.scale or 0.0 for i in alike)
+        what = f"{names} are the same adapter: together it acts at the scale {total:g}"
+        say((f"  {what}", DIM))
 
 
 def _clear(chat: Chat, rest: str) -> None:
@@ -192,6 +243,11 @@ def _result(chat: Chat, rest: str) -> None:
 def _save(chat: Chat, rest: str) -> None:
     word, *others = words_of(rest, 1, 2)
     path = Path(word).expanduser()
+    if path.suffix not in ("", SUFFIX):
+        better = quoted(str(Path(word).with_suffix(SUFFIX)))
+        raise ParameterError(
+            f"a conversation is kept in a {SUFFIX} file, not {path.name}", hint=f"/save {better}"
+        )
     path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     if others not in ([], ["--overwrite"]):
         raise ParameterError(f"expected a file, found {rest!r}", hint="/save FILE [--overwrite]")
@@ -209,8 +265,9 @@ def _load(chat: Chat, rest: str) -> None:
     path = Path(word).expanduser()
     saved = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     if name or not (path == saved or saved.is_file()):
-        load_adapter(chat, word, name[0] if name else None)
+        loaded = load_adapter(chat, word, name[0] if name else None)
         show_adapters(chat)
+        _tell_double(chat, loaded)
         return
     if not saved.is_file():
         near = [each.name for each in saved.parent.glob(f"*{SUFFIX}")]
@@ -239,12 +296,14 @@ def _reset(chat: Chat, rest: str) -> None:
 def _help(chat: Chat, rest: str) -> None:
     name = rest.removeprefix("/")
     if name:
-        _require_command(name)
+        _require_command(name, "/help lists them")
     for each, command in COMMANDS.items():
         if name in ("", each):
             _explain(f"/{each} {command.form}".rstrip(), command.about)
     for keys, about in () if name else KEYS:
         _explain(keys, about)
+    if name == "set":
+        _explain("NAME is one of", ", ".join(NAMES))
 
 
 def _explain(what: str, about: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,13 @@ from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
 from lorakit.runtime.sampling import SamplingParams
 
+DROPS = "; /set when_full drop drops the oldest turns"
+# Python's words in the library's hints, and what is typed in a chat.
+IN_CHAT = (
+    (r'when_full="(\w+)"', r"/set when_full \1"),
+    (r"open it with mmproj=", "begin the chat with --mmproj"),
+    (r"with mmproj=", "with --mmproj"),
+)
 PENDING = "  /result TEXT says what {} gave back; the model goes on"
 
 
@@ -99,7 +107,7 @@ class Chat:
         for index in range(len(self.session.messages) - 1, -1, -1):
             if self.session.messages[index].get("role") == "user":
                 return index
-        raise ParameterError("nothing was said yet")
+        raise ParameterError("nothing was said yet", hint="say something first")
 
     def _stopped(self, asked: Sequence[Message], said: str) -> None:
         if not said:
@@ -129,6 +137,11 @@ class Chat:
 def explained(error: LorakitError, chat: Chat) -> LorakitError:
     """An error of the library, with a way on that a chat has."""
     if isinstance(error, ContextFullError):
-        ways = {"stop": "/reset begins anew; /set when_full drop drops the oldest turns"}
+        more = "" if chat.model.capabilities.engine == "api" else DROPS
+        ways = {"stop": f"/reset begins anew{more}"}
         error.hint = ways.get(chat.session.when_full, "shorten the message")
+    elif error.items == ("enable_thinking",):  # no variable of the template
+        error.hint = "/set thinking default"
+    for pattern, said in IN_CHAT:
+        error.hint = re.sub(pattern, said, error.hint)
     return error

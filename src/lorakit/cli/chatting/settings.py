@@ -9,8 +9,10 @@ from typing import Any, cast, get_args
 from lorakit.chat.rendering import RenderOptions
 from lorakit.cli.chatting.conversation import Chat
 from lorakit.cli.hints import did_you_mean
-from lorakit.errors import ParameterError
+from lorakit.errors import LorakitError, ParameterError
 from lorakit.model.fitting import WhenFull, require_when_full
+from lorakit.model.model import Model
+from lorakit.model.types import keywords_of
 from lorakit.runtime.sampling import SamplingParams
 
 LEFT_OUT = ("logprobs", "logit_bias", "stop_tokens", "grammar")  # no line of a chat can say them
@@ -33,26 +35,44 @@ def settings(chat: Chat) -> Iterator[tuple[str, str, str]]:
 
 
 def choose(chat: Chat, name: str, text: str) -> None:
-    """Change one. Raises ParameterError for a name or a value that is none."""
-    if name not in NAMES:
-        raise ParameterError(
-            f"there is no setting {name}{did_you_mean(name, NAMES)}", hint="/set lists them"
-        )
+    """Change one. Raises ParameterError for a name or a value that is none, and LorakitError for
+    a value that this model cannot have."""
+    require_setting(name)
     if name == WHEN_FULL:
         require_when_full(text)
+        require_counted(chat.model, cast(WhenFull, text), f"/set {WHEN_FULL} stop")
         chat.session.when_full = cast(WhenFull, text)
     elif name == THINKING:
         if text not in SIDES:
             raise ParameterError(f"thinking is one of {', '.join(SIDES)}, not {text!r}")
         options = chat.session.rendering
-        chat.session.rendering = RenderOptions(
+        chosen = RenderOptions(
             chat_template_kwargs=options.chat_template_kwargs,
             control_tokens=options.control_tokens,
             enable_thinking=SIDES[text],
         )
+        if SIDES[text] is not None:
+            _require_read(chat, chosen)
+        chat.session.rendering = chosen
     else:
         value = getattr(chat.model.defaults, name) if text == DEFAULT else _value(name, text)
         chat.session.sampling = replace(chat.sampling, **{name: value})
+
+
+def require_setting(name: str) -> None:
+    """Raise ParameterError for the name of none."""
+    if name not in NAMES:
+        raise ParameterError(
+            f"there is no setting {name}{did_you_mean(name, NAMES)}", hint="/set lists them"
+        )
+
+
+def require_counted(model: Model, when_full: WhenFull, hint: str) -> None:
+    """A conversation is shortened only where its tokens are counted: a server counts its own."""
+    if when_full != "stop" and model.capabilities.engine == "api":
+        raise ParameterError(
+            "a conversation is not shortened where a server counts its tokens", hint=hint
+        )
 
 
 def values_of(name: str) -> tuple[str, ...]:
@@ -60,6 +80,16 @@ def values_of(name: str) -> tuple[str, ...]:
     if name == WHEN_FULL:
         return get_args(WhenFull)
     return tuple(SIDES) if name == THINKING else (DEFAULT,)
+
+
+def _require_read(chat: Chat, chosen: RenderOptions) -> None:
+    """Raise what the next message would: a template may not read the variable."""
+    said = [{"role": "user", "content": "hello"}]
+    try:
+        chat.model.chat_prompt(said, tools=chat.session.tools, **keywords_of(chosen))
+    except LorakitError as error:
+        error.hint = f"/set {THINKING} {DEFAULT}"
+        raise
 
 
 def _value(name: str, text: str) -> Any:
