@@ -361,5 +361,5 @@ def test_two_answers_at_once_do_not_lose_a_turn():
                 session.answer(wrong)
         with pytest.raises(ParameterError, match="has the role \"tool\", not 'user'") as error:
             session.answer([{"role": "tool", "content": "x"}, {"role": "user", "content": "y"}])
-        assert "send()" in error.value.hint
+        assert "send or stream" in error.value.hint
         assert len(session.messages) == 2

@@ -130,7 +130,7 @@ class Session:
         if others := [result for result in results if result.get("role") not in RESULTS]:
             raise ParameterError(
                 f'a result of a tool call has the role "tool", not {shown(others[0].get("role"))}',
-                hint="send() and stream() take what the user says",
+                hint="what the user says goes through send or stream",
             )
         if not results:
             raise ParameterError("there is no result to answer", hint="regenerate() answers anew")
