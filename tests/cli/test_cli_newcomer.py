@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,14 @@ def test_what_is_no_base_says_what_it_is(here):
     said = hint("run", "demo/base", "hi", "--engine", "llama")
     assert "--engine onnx or --engine torch" in said
     assert "lorakit export BASE --to gguf" in said
+
+
+def test_the_host_of_a_server_says_how_its_api_is_named(here):
+    from http.server import HTTPServer, SimpleHTTPRequestHandler
+
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:  # no model in it
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        assert f"a server's API: http://{host}/v1 (or" in hint("run", f"http://{host}/", "hi")
+        assert "API" not in hint("run", f"http://{host}/model", "hi")
+        server.shutdown()

@@ -15,6 +15,7 @@ from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.reading import READING, Reading
 from lorakit.cli.references import (
+    OPENING,
     AdapterOption,
     BaseArgument,
     ContextOption,
@@ -170,7 +171,7 @@ def command(
 
 @contextmanager
 def _waiting() -> Iterator[None]:
-    with downloads, patience("opening the model; its graph is built the first time ..."):
+    with downloads, patience(OPENING):
         yield
 
 

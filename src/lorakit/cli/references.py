@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
@@ -17,7 +19,7 @@ from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
 from lorakit.engines.table import EngineName, RuntimeName
 from lorakit.engines.torch.options import Device
-from lorakit.errors import BaseModelError, FormatError, UnsupportedError
+from lorakit.errors import BaseModelError, FormatError, SourceError, UnsupportedError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
@@ -26,6 +28,7 @@ from lorakit.sources.scaled import scaled as scaled
 if TYPE_CHECKING:
     from lorakit.model.model import Model
 
+OPENING = "opening the model; its graph is built the first time ..."
 BaseArgument = Annotated[
     str,
     argument(
@@ -169,7 +172,7 @@ def open_with(
     mode = "merge" if merge else "dynamic"
     configs = [config_of(reference, mode=mode, **reading) for reference in adapters or ()]
     place, key = (settings, None) if base or settings else found_settings()
-    with downloads, patience("opening the model; its graph is built the first time ..."):
+    with _server_meant(base), downloads, patience(OPENING):
         model = open_model(
             base,
             adapter=configs if adapters else None,
@@ -200,6 +203,19 @@ def open_with(
         if info.default_scale != 1:
             note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
     return model
+
+
+@contextmanager
+def _server_meant(base: str | None) -> Iterator[None]:
+    """Where a host alone was named and no model is there: how its API is named."""
+    try:
+        yield
+    except SourceError as error:
+        parts = urlsplit(base or "")
+        if parts.scheme in ("http", "https") and parts.path in ("", "/"):
+            api = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/v1"
+            error.hint = f"for a server's API: {api} (or --engine api); {error.hint}"
+        raise
 
 
 def found_settings() -> tuple[Path | None, str | None]:
