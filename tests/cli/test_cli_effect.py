@@ -48,8 +48,8 @@ def data(tmp_path):
     return path
 
 
-def lorakit(*arguments, code=0):
-    done = invoke(*arguments)
+def lorakit(*arguments, code=0, typed=""):
+    done = invoke(*arguments, typed=typed)
     assert done.code == code, done
     return done.stdout
 
@@ -62,6 +62,8 @@ def test_a_diff_is_legible_without_colour(width):
     said = lorakit("diff", BASE, "-a", HOME, LIGHTS)
     assert "\x1b" not in said
     assert said.startswith(f"“{LIGHTS}”\nbase  Sorry, I have no tool for that.\nhome  <start_fun")
+    assert "<end_of_turn>" not in said.partition("token ")[0], "as the base's answer is shown"
+    assert lorakit("diff", BASE, "-a", HOME, "-", typed=LIGHTS) == said
     rows = TABLE.findall(said)
     assert len(rows) == 24
     assert all(cell_len(row) <= width for row in rows)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Annotated
 
+from lorakit.cli.answering import prompt_or_input
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, plain, print_json, say
 from lorakit.cli.pictures import OverwriteOption, PictureOption, require_picture
@@ -38,7 +39,10 @@ SHADE = 0.02  # share of the largest KL from which on a token is coloured
 
 def command(
     base: BaseArgument,
-    prompts: Annotated[list[str], argument(metavar="PROMPT", help="What is asked, one or more.")],
+    prompts: Annotated[
+        list[str],
+        argument(metavar="PROMPT", help="What is asked, one or more; - reads standard input."),
+    ],
     adapter: AdapterOption = None,
     answer: Annotated[
         str | None,
@@ -70,6 +74,7 @@ def command(
         raise ParameterError("--output draws the answer to one prompt", hint="give one prompt")
     if output is not None:
         require_picture(output, overwrite=overwrite)
+    prompts = [prompt_or_input(each) for each in prompts]
     schemas = read_tools(tools)
     with open_with(
         base,
@@ -116,7 +121,8 @@ def show(prompt: str, found: Diff) -> None:
         say((_cut(who, label - 1).ljust(label), "cyan"), found.adapted_answer or "(nothing)")
         say(("compared on  ", "cyan"), *_shaded(found.tokens))
     else:
-        say((_cut(who, label - 1).ljust(label), "cyan"), *_shaded(found.tokens))
+        shaded = _shaded(_without_end(found)) or [("(nothing)", "")]
+        say((_cut(who, label - 1).ljust(label), "cyan"), *shaded)
     say()
     _table(found.tokens, who, console().width)
     first = found.first_change
@@ -124,9 +130,15 @@ def show(prompt: str, found: Diff) -> None:
     say(f"KL({who} || base): {found.kl:.3g} nats per token{apart}")
 
 
+def _without_end(found: Diff) -> Sequence[DiffToken]:
+    """The tokens of its text: the one that ended it is in the table alone, as of the base."""
+    *said, _ = found.tokens
+    return said if "".join(each.text for each in said) == found.answer else found.tokens
+
+
 def _shaded(tokens: Sequence[DiffToken]) -> list[Styled]:
     """The answer itself, each token the redder the more it was changed."""
-    most = max(each.kl for each in tokens)
+    most = max((each.kl for each in tokens), default=0.0)
     return [(each.text, _style(each.kl / most if most else 0.0)) for each in tokens]
 
 

@@ -146,7 +146,7 @@ def _name(module: ModuleReport) -> str:
 def show_ranks(curve: RankCurve) -> None:
     """The residual at each rank as bars, and which rank keeps how much."""
     room = max(console().width - 4 - 8 - 8 - 9, 5)
-    say((f"{'rank':>4} {'residual':>{room + 8}} {'kept':>7} {'size':>8}", "bold"))
+    say((f"{'rank':>4} {'residual':>{room + 7}} {'kept':>7} {'size':>8}", "bold"))
     every = -(-len(curve.points) // ROWS)
     for point in curve.points[every - 1 :: every]:
         say(

@@ -77,8 +77,8 @@ def command(
 ) -> None:
     """Answer one prompt with a base and any number of adapters.
 
-    A terminal shows calls as code; a pipe, and --raw, what the model wrote.
-    With --settings one word is the prompt, and BASE is as the file says.
+    With --settings one word is the prompt, and BASE is as the file says. A terminal shows calls as
+    code; a pipe, and --raw, what the model wrote.
     """
     if settings is not None and prompt is None:
         base, prompt = None, base
