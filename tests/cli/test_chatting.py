@@ -23,6 +23,7 @@ from lorakit.cli.chatting.history import ENTRIES, MAX_ENTRY, HistoryFile, histor
 from lorakit.cli.chatting.settings import NAMES, require_counted
 from lorakit.cli.chatting.words import last_word, words_of
 from lorakit.errors import CapabilityError, ContextFullError, LorakitError, ParameterError
+from lorakit.model.session_file import digest_of
 from lorakit.model.types import ChatReply, ReplyEnd
 from lorakit.runtime.generation import Completion
 
@@ -247,6 +248,44 @@ def test_saved_and_gone_on_with(chat, capsys, tmp_path):
     with pytest.raises(LorakitError, match=r"did you mean a talk.json") as caught:
         run_command(chat, f"/load '{tmp_path}/a tlk.json'")
     assert caught.value.code == "source_not_found"
+
+
+def test_a_saved_conversation_says_where_its_adapters_came_from(chat, capsys, tmp_path):
+    file, style = tmp_path / "talk.json", demo.adapter_path("style")
+    run(chat, capsys, f"/load {style}:0.5", "/adapter home 0", f"/save {file}")
+    assert json.loads(file.read_text())["adapters"] == {"style": 0.5}
+    chat.model.find("style").unload()
+    for changed, source in ((lambda text: text, str(style)), (_of_version_3, "REF")):
+        file.write_text(changed(file.read_text()))
+        with pytest.raises(LorakitError, match="adapters that are not loaded") as caught:
+            run_command(chat, f"/load {file}")
+        assert caught.value.items == (f"style, from {style}" if source != "REF" else "style",)
+        step, then = caught.value.hint.split(", then ")
+        assert (step, then) == (f"/load {source} style", f"/load {file}")
+    assert "0 messages of" in run(chat, capsys, f"/load {style} style", then)
+    assert chat.model.find("style").scale == 0.5
+    chat.model.find("style").unload()
+
+
+def _of_version_3(text):
+    content = json.loads(text) | {"version": 3}
+    del content["sources"]
+    return json.dumps(content | {"sha256": digest_of(content)})
+
+
+def test_an_adapter_that_did_nothing_is_not_needed(chat, capsys, tmp_path):
+    file = tmp_path / "talk.json"
+    chat.model.load_adapter(demo.adapter_path("style"), "other").apply(0.0)
+    run(chat, capsys, f"/save {file}")
+    (tmp_path / "old.json").write_text(
+        json.dumps({"format": "lorakit-session", "version": 1, "messages": [], "tools": None,
+                    "adapters": {"home": 1.0, "other": 0.0}})
+    )  # fmt: skip
+    chat.model.find("other").unload()
+    run(chat, capsys, "/clear", f"/load {file}")
+    assert chat.model.find("home").scale == 1.0
+    run(chat, capsys, "/clear", f"/load {tmp_path}/old.json")
+    assert chat.model.find("home").scale == 1.0
 
 
 def test_adapters_are_listed_switched_and_guessed(chat, capsys):

@@ -13,7 +13,7 @@ from folders import make_sparse
 from lorakit import RenderOptions, demo
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.model.conversation import Session
-from lorakit.model.session_file import digest_of
+from lorakit.model.session_file import digest_of, read_saved
 from lorakit.runtime.sampling import SamplingParams
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}
@@ -132,6 +132,16 @@ def test_everything_is_saved(tmp_path):
     assert Session.load(None, tmp_path / "s.json", sampling=other).sampling is other
 
 
+def test_a_file_of_the_third_version_is_read(tmp_path):
+    content = json.loads(written(tmp_path / "s.json", version=3).read_text())
+    del content["sources"]
+    content["sha256"] = digest_of(content)
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    assert Session.load(None, tmp_path / "s.json").adapters == {"a": 1.0}
+    assert read_saved(tmp_path / "s.json").sources == {}
+    assert read_saved(written(tmp_path / "s.json")).sources == {"a": "org/a"}
+
+
 def test_an_empty_one_is_saved(tmp_path):
     Session(None, tools=[], adapters={}).save(tmp_path / "s.json")
     assert Session.load(None, tmp_path / "s.json").messages == []
@@ -156,7 +166,7 @@ def test_a_file_of_the_second_version_is_read(tmp_path):
 
 
 FIELDS = {
-    "version": [0, 4, "2", True, None, 2.0, [2]],
+    "version": [0, 5, "2", True, None, 2.0, [2]],
     "format": [None, "other", 5],
     "messages": [5, None, "hi", {}, [5], [[]], [{}], [{"role": 5, "content": "x"}],
                  [{"role": "user"}], [{"role": "", "content": "x"}],
@@ -174,15 +184,17 @@ FIELDS = {
                  {"logit_bias": {"9" * 5000: 1}}],
     "rendering": [5, [], {"other": 1}, {"enable_thinking": 1}, {"control_tokens": "all"},
                   {"chat_template_kwargs": {"messages": []}}, {"chat_template_kwargs": 5}],
+    "sources": [5, [], {"a": 1}, {"a": None}],
     "other": [1],
 }  # fmt: skip
 BAD = [(name, value) for name, values in FIELDS.items() for value in values]
 
 
 def written(path, **changes):
-    content = {"format": "lorakit-session", "version": 3, "messages": TALK, "tools": TOOLS,
+    content = {"format": "lorakit-session", "version": 4, "messages": TALK, "tools": TOOLS,
                "adapters": {"a": 1.0}, "sampling": {"max_tokens": 5},
-               "rendering": {"enable_thinking": False}, **changes}  # fmt: skip
+               "rendering": {"enable_thinking": False}, "sources": {"a": "org/a"},
+               **changes}  # fmt: skip
     path.write_text(json.dumps({"sha256": digest_of(content), **content}))
     return path
 
@@ -199,7 +211,7 @@ def test_every_field_is_checked(tmp_path, name, value):
 
 
 FIELD_NAMES = ["format", "version", "messages", "tools", "adapters", "sampling", "rendering",
-               "sha256"]  # fmt: skip
+               "sources", "sha256"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIELD_NAMES)

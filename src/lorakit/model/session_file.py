@@ -3,12 +3,14 @@
 A saved conversation is a JSON object. All fields are checked, on writing and on reading, by the
 rules for a model's input: what can be saved can be loaded.
 
-    format "lorakit-session"    version 3    messages    tools or null
+    format "lorakit-session"    version 4    messages    tools or null
     adapters  {name: scale} or null          sampling  {parameter: value} or null
     rendering {option: value} of RenderOptions, or null
+    sources   {name: reference} of the adapters, safe to show, or null
     sha256    of the other fields, as JSON with sorted keys and nothing between
 
-Version 2 had no rendering, version 1 neither that nor sampling nor sha256. Both are read.
+Version 3 had no sources, version 2 no rendering either, version 1 neither sampling nor sha256. All
+are read.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
@@ -32,24 +34,26 @@ from lorakit.model.types import RenderKeywords, Tools, keywords_of
 from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.values import shown
 
-FORMAT, VERSION = "lorakit-session", 3
+FORMAT, VERSION = "lorakit-session", 4
 FIELDS = {
     1: ("messages", "tools", "adapters"),
     2: ("messages", "tools", "adapters", "sampling", "sha256"),
     3: ("messages", "tools", "adapters", "sampling", "rendering", "sha256"),
+    4: ("messages", "tools", "adapters", "sampling", "rendering", "sources", "sha256"),
 }
 MAX_FILE = 64 << 20  # bytes of a saved conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What is saved of a conversation."""
+    """What is saved of a conversation. sources: where its adapters came from, where it is known."""
 
     messages: Sequence[Mapping[str, Any]]
     tools: Tools | None
     adapters: Mapping[str, float] | None
     sampling: SamplingParams | None
     rendering: RenderOptions
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_saved(path: str | os.PathLike[str], saved: Saved) -> None:
@@ -87,6 +91,7 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
         adapters=content["adapters"],
         sampling=found["sampling"],
         rendering=found["rendering"] or DEFAULT,
+        sources=found["sources"] or {},
     )
 
 
@@ -107,6 +112,7 @@ def _content(saved: Saved) -> dict[str, Any]:
         "adapters": saved.adapters,
         "sampling": None if saved.sampling is None else _plain(asdict(saved.sampling)),
         "rendering": None if rendering == DEFAULT else {**keywords_of(rendering)},
+        "sources": dict(saved.sources) or None,
     }
     return {**content, "sha256": digest_of(content)}
 
@@ -148,7 +154,7 @@ def _check(content: Any) -> dict[str, Any]:
     if "sha256" in names and content["sha256"] != digest_of(content):
         raise FormatError(
             "it is damaged, or was changed by hand",
-            hint="version 1, without sampling, rendering and sha256, may be written by hand",
+            hint="version 1 may be written by hand: it has no sha256 (and no sampling, rendering, sources)",
         )
     found: dict[str, Any] = {}
     for name, check in _CHECKS.items():
@@ -210,12 +216,19 @@ def _rendering(value: object) -> RenderOptions:
     return RenderOptions(**value)
 
 
+def _sources(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ParameterError(f"expected names with references, found {shown(value)}")
+    return value
+
+
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "messages": _messages,
     "tools": _tools,
     "adapters": _adapters,
     "sampling": _sampling,
     "rendering": _rendering,
+    "sources": _sources,
 }
 
 

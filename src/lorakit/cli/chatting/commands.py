@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
@@ -31,6 +31,7 @@ from lorakit.errors import (
 from lorakit.model.adapter_config import config_of
 from lorakit.model.adapters import LoadedAdapter
 from lorakit.model.conversation import Session
+from lorakit.model.session_file import Saved, read_saved, write_saved
 from lorakit.values import close_to
 
 Takes = Literal["", "adapter", "path", "adapter path", "setting", "command"]
@@ -253,11 +254,18 @@ def _save(chat: Chat, rest: str) -> None:
         raise ParameterError(f"expected a file, found {rest!r}", hint="/save FILE [--overwrite]")
     if path.exists() and not others and path != chat.file:
         raise ParameterError(f"{path} is there already", hint=f"/save {word} --overwrite")
-    copy = chat.session.fork()
-    copy.adapters = {i.name: i.scale for i in chat.model.adapters if i.scale is not None}
-    copy.save(path)
+    session, acting = chat.session, [info for info in chat.model.adapters if info.scale]
+    saved = Saved(
+        messages=session.messages,
+        tools=session.tools,
+        adapters={info.name: info.scale or 0.0 for info in acting},
+        sampling=session.sampling,
+        rendering=session.rendering,
+        sources={info.name: info.source for info in acting if info.source},
+    )
+    write_saved(path, saved)
     chat.file = path
-    say((f"  saved {len(copy.messages)} messages to {path}", CALL))
+    say((f"  saved {len(session.messages)} messages to {path}", CALL))
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -274,7 +282,9 @@ def _load(chat: Chat, rest: str) -> None:
         raise SourceError(f"there is no file {saved}{did_you_mean(saved.name, near)}")
     session = Session.load(chat.model, saved, when_full=chat.session.when_full)
     if session.adapters is not None:
-        chat.model.apply(session.adapters)  # raises where one is not loaded
+        acting = {name: scale for name, scale in session.adapters.items() if scale}
+        _require_loaded(chat, acting, saved)
+        chat.model.apply(acting)
         session.adapters = None
     if session.rendering == DEFAULT:
         session.rendering = chat.session.rendering
@@ -284,6 +294,21 @@ def _load(chat: Chat, rest: str) -> None:
         calls = [as_code(from_openai(call)) for call in message.get("tool_calls") or ()]
         said = message["content"] if isinstance(message.get("content"), str) else ""
         say((f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM))
+
+
+def _require_loaded(chat: Chat, names: Iterable[str], saved: Path) -> None:
+    """Raise UnknownAdapterError, saying where a conversation's adapters came from."""
+    loaded = {info.name for info in chat.model.adapters}
+    missing = [name for name in names if name not in loaded]
+    if not missing:
+        return
+    sources = read_saved(saved).sources
+    steps = [f"/load {quoted(sources.get(name, 'REF'))} {quoted(name)}" for name in missing]
+    raise UnknownAdapterError(
+        "the conversation needs adapters that are not loaded",
+        items=[f"{n}, from {sources[n]}" if n in sources else n for n in missing],
+        hint=f"{', '.join(steps)}, then /load {quoted(str(saved))}",
+    )
 
 
 def _reset(chat: Chat, rest: str) -> None:
