@@ -185,7 +185,12 @@ def test_what_was_never_merged_is_not_unmerged(here, tmp_path):
     assert invoke("merge", "demo/base", "-a", "demo/adapters/home:0.7", "-o", merged).code == 0
     refused = invoke("unmerge", merged, "-a", "demo/adapters/shop:1", "-o", tmp_path / "r")
     assert refused.code == 1
+    assert refused.error.items == ("demo/adapters/shop is not in it",)
     assert not (tmp_path / "r").exists()
+    home = "demo/adapters/home"
+    other = invoke("unmerge", merged, "-a", home, "-o", tmp_path / "r").error
+    assert other.items == (f"{home} was merged at 0.7, not at 1",)
+    assert f"names: {home} at 0.7;" in other.hint
 
 
 def test_help_and_versions_where_others_have_them(here):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
+from lorakit.adapter import Adapter
 from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, show
 from lorakit.cli.output import size
 from lorakit.cli.outputs import OverwriteOption, require_free, written
@@ -20,6 +23,7 @@ from lorakit.cli.references import (
     scaled,
 )
 from lorakit.cli.signature import argument, option
+from lorakit.errors import MismatchError
 from lorakit.merge import unmerge
 
 
@@ -52,6 +56,25 @@ def command(
         partial=partial,
         allow_pickle=allow_pickle,
     )
-    with Percent(of=size) as progress, written(output, "model", overwrite=overwrite) as place:
+    with (
+        _by_name(adapter, adapters),
+        Percent(of=size) as progress,
+        written(output, "model", overwrite=overwrite) as place,
+    ):
         report = unmerge(opened, adapters, place, dtype=dtype, force=force, progress=progress)
     show(replace(report, target=output), json=json)
+
+
+@contextmanager
+def _by_name(
+    references: Sequence[str], adapters: Sequence[tuple[Adapter, float]]
+) -> Iterator[None]:
+    """Adapters as they were named, where a record, which knows their digests alone, is at odds."""
+    try:
+        yield
+    except MismatchError as error:
+        for reference, (adapter, _) in zip(references, adapters, strict=True):
+            name, digest = scaled(reference).path, adapter.digest[:12]
+            error.items = tuple(each.replace(digest, name) for each in error.items)
+            error.hint = error.hint and error.hint.replace(digest, name)
+        raise

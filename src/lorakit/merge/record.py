@@ -81,8 +81,8 @@ def require_merged(record: MergeRecord | None, adapters: Sequence[tuple[Adapter,
         )
     held = record.adapters
     faults = [
-        f"{digest[:12]} at {scale:g}: " + (f"it is in at {held[digest]:g}" if digest in held else
-        "it is not in")
+        f"{digest[:12]} was merged at {held[digest]:g}, not at {scale:g}" if digest in held else
+        f"{digest[:12]} is not in it"
         for digest, scale in _sums(adapters).items()
         if not _same(scale, held.get(digest, 0.0))
     ]  # fmt: skip
