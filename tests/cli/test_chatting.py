@@ -124,6 +124,43 @@ def test_what_was_withdrawn_is_not_what_the_answer_says():
     assert answer.text == "yes"
 
 
+class Stopped:
+    """A turn that Ctrl-C stops after some events."""
+
+    dropped, summary, messages = 0, "", ({"role": "user", "content": LIGHTS},)
+
+    def __init__(self, *events):
+        self.events = events
+
+    def __iter__(self):
+        yield from self.events
+        raise KeyboardInterrupt
+
+    def cancel(self):
+        pass
+
+
+def test_what_was_shown_before_ctrl_c_is_kept(chat, capsys):
+    call = ToolCall(name="f", id="1")
+    for events, kept in [
+        ([TextDelta("so "), CallEnd(0, call)], {"content": "so", "tool_calls": [call.to_openai()]}),
+        ([CallEnd(0, call)], {"content": None, "tool_calls": [call.to_openai()]}),
+        ([ReasoningDelta("hm")], {"content": "", "reasoning_content": "hm"}),
+        ([TextDelta("hm"), Withdrawn(), ReasoningDelta("hm")],
+         {"content": "", "reasoning_content": "hm"}),
+        ([TextDelta("yes")], {"content": "yes"}),
+    ]:  # fmt: skip
+        chat.session.messages.clear()
+        chat.show(Stopped(*events))
+        assert chat.session.messages == [*Stopped.messages, {"role": "assistant", **kept}]
+        assert "(stopped; /retry answers anew)" in capsys.readouterr().out
+    chat.session.messages.clear()
+    for nothing in ([], [TextDelta("\n")], [CallEnd(0, call), Withdrawn()]):
+        chat.show(Stopped(*nothing))
+        assert chat.session.messages == []
+        assert "before it said anything" in capsys.readouterr().out
+
+
 # Lines on standard input.
 
 

@@ -154,7 +154,7 @@ def _check(content: Any) -> dict[str, Any]:
     if "sha256" in names and content["sha256"] != digest_of(content):
         raise FormatError(
             "it is damaged, or was changed by hand",
-            hint="version 1 may be written by hand: it has no sha256 (and no sampling, rendering, sources)",
+            hint="version 1 may be written by hand: it has no sha256, sampling or rendering",
         )
     found: dict[str, Any] = {}
     for name, check in _CHECKS.items():

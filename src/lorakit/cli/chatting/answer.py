@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
 from lorakit.cli.chatting.calls import as_code
 from lorakit.cli.output import say, say_piece
@@ -17,7 +18,7 @@ CALL, DIM, BAD = "cyan", "dim", "red"
 
 
 class Answer:
-    """Shows the events of one answer. text: what it has said so far.
+    """Shows the events of one answer. said: what it has said so far.
 
     context: how many tokens the model holds; 0 where nobody knows. longer: what allows more of it.
     """
@@ -25,9 +26,20 @@ class Answer:
     def __init__(self, context: int, longer: str = "/set max_tokens N") -> None:
         self._context, self._longer = context, longer
         self.text: str = ""
+        self._reasoning = ""
+        self._calls: list[ToolCall] = []
         self._last: Literal["", "text", "reasoning", "call"] = ""
         self._line = False  # whether one has begun that did not end
         self._known = False  # whether the reasoning that comes was shown, as text
+
+    @property
+    def said(self) -> ParsedReply:
+        """The answer so far, whether or not it has ended."""
+        return ParsedReply(
+            text=self.text.strip(),
+            reasoning=self._reasoning.strip(),
+            tool_calls=tuple(self._calls),
+        )
 
     def show(self, event: Event) -> None:
         if isinstance(event, TextDelta):
@@ -37,6 +49,7 @@ class Answer:
         elif isinstance(event, CallEnd):
             self.end_line()
             say((as_code(event.call), CALL))
+            self._calls.append(event.call)
             self._last = "call"
         elif isinstance(event, ReplyEnd):
             self._end(event.reply)
@@ -44,6 +57,7 @@ class Answer:
             self.end_line()
             say(("(all of this was thinking)", DIM))
             self.text, self._last, self._known = "", "reasoning", True
+            self._reasoning, self._calls = "", []
 
     def end_line(self) -> None:
         """Go on at the beginning of a line."""
@@ -60,6 +74,7 @@ class Answer:
         self._last = "text"
 
     def _reason(self, piece: str) -> None:
+        self._reasoning += piece
         if self._known:
             return
         if self._last != "reasoning":

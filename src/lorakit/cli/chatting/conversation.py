@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorakit.chat.calls import ToolCall
+from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import DIM, Answer
@@ -88,7 +88,7 @@ class Chat:
             turn.cancel()
             answer.end_line()
             if self.session.messages == before:  # else it had ended
-                self._stopped(turn.messages, answer.text.strip())
+                self._stopped(turn.messages, answer.said)
         except LorakitError:
             answer.end_line()
             raise
@@ -109,12 +109,11 @@ class Chat:
                 return index
         raise ParameterError("nothing was said yet", hint="say something first")
 
-    def _stopped(self, asked: Sequence[Message], said: str) -> None:
-        if not said:
+    def _stopped(self, asked: Sequence[Message], said: ParsedReply) -> None:
+        if said == ParsedReply():
             say(("(stopped before it said anything; your message is taken back)", DIM))
             return
-        answer = {"role": "assistant", "content": said}
-        self.session.messages[:] = [*map(dict, asked), answer]
+        self.session.messages[:] = [*map(dict, asked), said.to_message()]
         say(("(stopped; /retry answers anew)", DIM))
 
     def _tell_dropped(self, turn: Turn) -> None:
