@@ -3,6 +3,9 @@
 import json
 import re
 import stat
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -189,3 +192,14 @@ def test_run_shows_calls_as_code_and_raw_what_the_model_wrote():
     with Terminal("run", BASE, prompt, "-a", HOME, "--raw", "--threads", "1") as terminal:
         assert terminal.ends() == 0
         assert terminal.shown.startswith("<start_function_call>call:")
+
+
+def test_of_a_download_a_line_stays(tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=HOME)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/"
+        with Terminal("inspect", place, env={"LORAKIT_CACHE": str(tmp_path)}) as terminal:
+            assert terminal.ends() == 0
+        server.shutdown()
+    assert "\nfetched 2 files, 393 KB\nformat  " in terminal.shown

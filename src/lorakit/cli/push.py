@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.downloads import downloads
+from lorakit.cli.downloads import Downloads
 from lorakit.cli.output import note, patience, print_json, say, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import argument, option
@@ -47,7 +47,8 @@ def command(
     The token is that of HF_TOKEN or `hf auth login`. What breaks off changes nothing and goes on
     when it is pushed again.
     """
-    with downloads, patience("reading the files and asking the Hub ..."):
+    sending = Downloads(tells=False)  # what was sent is said below
+    with sending, patience("reading the files and asking the Hub ..."):
         result = push(
             folder,
             to,
@@ -58,7 +59,7 @@ def command(
             force=force,
             dry_run=dry_run,
             planned=None if json else _plan,
-            progress=downloads,
+            progress=sending,
         )
     if json:
         print_json({**result.to_dict(), "dry_run": dry_run})
