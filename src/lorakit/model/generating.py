@@ -25,6 +25,7 @@ from lorakit.model.choices import several, together
 from lorakit.model.conversation import Session
 from lorakit.model.defaults import PLAIN, defaults_for
 from lorakit.model.fitting import WhenFull
+from lorakit.model.keywords import require_sampling
 from lorakit.model.prompts import as_ids, deadline_of, is_conversation
 from lorakit.model.types import (
     ChatKeywords,
@@ -381,6 +382,7 @@ class Generating:
         return ChatPrompt(ids, images, reasons=reasons)
 
     def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
+        require_sampling(options)
         own = defaults_for(self.defaults, options) if sampling is None else sampling
         return sampling_params(own, options)
 

@@ -51,6 +51,7 @@ from lorakit.model.adapter_config import (
 )
 from lorakit.model.fallback import open_with_fallback
 from lorakit.model.growing import resize, with_room
+from lorakit.model.keywords import require_options
 from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
 from lorakit.model.model import Model
 from lorakit.model.own_text import OwnText, own_text
@@ -126,6 +127,7 @@ def open(
     Raises SourceError, FormatError, BaseModelError, ParameterError, EngineError and, for an
     adapter, what `Model.load_adapter` raises; everything opened so far is then closed.
     """
+    require_options(open, options)
     said = wanted(base, engine, adapter, fallback, settings)
     server = partial(
         open_remote,

@@ -12,6 +12,7 @@ from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
+from lorakit.model.keywords import require_sampling
 from lorakit.runtime.generation import Completion, FinishReason, Usage
 from lorakit.runtime.sampling import Choice, SamplingOptions, SamplingParams, sampling_params
 from lorakit.text.image_ids import Vectors
@@ -206,6 +207,7 @@ class Request(Generic[R_co]):
                 hint='Request(prompt="...") or Request(messages=[{"role": "user", ...}])',
             )
         options, rest = split_keywords(cast(ChatKeywords, keywords))
+        require_sampling(rest)
         sampling_params(sampling, rest)  # raises what is wrong with them
         if messages is None and (tools is not None or options != DEFAULT):
             given = sorted(set(keywords) - set(rest)) + ["tools"] * (tools is not None)

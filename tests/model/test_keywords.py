@@ -1,0 +1,95 @@
+"""Keywords that a call does not have: what is meant is said, before anything slow."""
+
+from dataclasses import fields
+from inspect import signature
+
+import pytest
+
+import lorakit
+from lorakit import demo
+from lorakit.engines.table import ENGINES
+from lorakit.errors import ParameterError
+from lorakit.model.keywords import (
+    CALL,
+    CALL_ELSEWHERE,
+    OPEN_ELSEWHERE,
+    SAMPLING,
+    likely,
+    require_options,
+    require_sampling,
+)
+from lorakit.model.open import EngineKeywords
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def model():
+    with lorakit.open(demo.base_path(), threads=1, context=64) as model:
+        yield model
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"n_ctx": 512}, "for n_ctx, did you mean context?"),
+        ({"adapters": ["home"]}, "for adapters, did you mean adapter?"),
+        ({"contxt": 512}, "for contxt, did you mean context?"),
+        ({"adaptr": "home"}, "for adaptr, did you mean adapter?"),
+        ({"enigne": "onnx"}, "for enigne, did you mean engine?"),
+        ({"nonsense": 1}, "options: adapter, "),
+    ],
+)
+@pytest.mark.parametrize("base", ["no/such/base", "http://127.0.0.1:1/v1"])
+def test_open_says_what_is_meant(base, options, meant):
+    with pytest.raises(ParameterError, match=f"unknown options: {next(iter(options))}") as error:
+        lorakit.open(base, **options)
+    assert error.value.hint.startswith(meant)
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"temprature": 1}, "for temprature, did you mean temperature?"),
+        ({"stream": True}, "for stream, did you mean model.stream(...)"),
+        ({"adapter": "home"}, "for adapter, did you mean adapters?"),
+        (
+            {"max_new_tokens": 1, "stpo": "x"},
+            "for max_new_tokens, did you mean max_tokens? for stpo,",
+        ),
+        ({"timeuot": 1}, "for timeuot, did you mean timeout?"),
+        ({"zzz": 1, "temprature": 1}, "known: frequency_penalty, "),
+    ],
+)
+def test_a_call_says_what_is_meant(model, options, meant):
+    for call in (
+        lambda: model.chat(HELLO, **options),
+        lambda: model.complete("hello", **options),
+        lambda: model.stream("hello", **options),
+        lambda: model.stream(HELLO, **options),
+        lambda: model.session(**options),
+        lambda: lorakit.Request(messages=HELLO, **options),
+    ):
+        with pytest.raises(ParameterError, match="unknown sampling parameters: ") as error:
+            call()
+        assert error.value.hint.startswith(meant)
+
+
+def test_every_word_that_is_meant_is_one_here():
+    own = {item.name for kind in ENGINES.values() for item in fields(kind.options)}
+    opening = {*signature(lorakit.open).parameters, *EngineKeywords.__annotations__, *own}
+    for here, elsewhere in ((opening, OPEN_ELSEWHERE), (CALL, CALL_ELSEWHERE)):
+        assert not here & elsewhere.keys()
+        plain = {word for word in elsewhere.values() if word.isidentifier()}
+        assert plain <= here
+    chat = {*signature(lorakit.Model.chat).parameters, *lorakit.ChatKeywords.__annotations__}
+    assert chat - {"self", "messages", "options"} <= CALL
+
+
+def test_what_there_is_passes():
+    require_options(lorakit.open, dict.fromkeys(EngineKeywords.__annotations__))
+    require_sampling(dict.fromkeys(SAMPLING))
+
+
+def test_nothing_is_meant_by_what_is_like_nothing():
+    assert likely(["zzz"], CALL, CALL_ELSEWHERE) == ""
