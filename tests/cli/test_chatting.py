@@ -127,7 +127,8 @@ def test_what_was_withdrawn_is_not_what_the_answer_says():
 class Stopped:
     """A turn that Ctrl-C stops after some events."""
 
-    dropped, summary, messages = 0, "", ({"role": "user", "content": LIGHTS},)
+    dropped, summary, unsummarised = 0, "", ""
+    messages = ({"role": "user", "content": LIGHTS},)
 
     def __init__(self, *events):
         self.events = events
@@ -465,6 +466,15 @@ def test_a_full_context_is_said(model, capsys):
     assert "messages are dropped)" in shown
     shown = chatted("long " * 200, arguments=("--context", 128))
     assert "(hint: shorten the message)" in shown
+
+
+def test_why_there_is_no_summary_is_said(model, capsys, monkeypatch):
+    with lorakit.open(BASE, threads=1, context=400) as small:
+        chat = Chat(model=small, session=small.session(when_full="summarise"))
+        monkeypatch.setattr(chat.session, "_summary", lambda prompt, tokens: "")
+        shown = run(chat, capsys, "/set max_tokens 40", *["tell me more, please"] * 12)
+    assert "messages are dropped; no summary: the model said nothing)" in shown
+    assert "are summarised" not in shown
 
 
 # Words, completion, history.

@@ -185,12 +185,19 @@ def test_a_summary_is_asked_for_in_what_fits():
     assert found.messages[2] == {"role": "assistant", "content": "  we talked "}
     assert found.dropped == len(messages) - len(found.messages) + 2
     _, wordy = fitting("summarise", said="on and " * 60)  # more than there is room for
-    assert wordy(messages).summary == ""
+    assert (wordy(messages).summary, wordy(messages).unsummarised) == (
+        "", "the context has no room for it",
+    )  # fmt: skip
     asked, small = fitting("summarise", context=30, said="x")
-    assert small([*conversation(2, words=40), *turn(3)]).summary == ""
+    unread = small([*conversation(2, words=40), *turn(3)])
+    assert (unread.summary, unread.unsummarised) == (
+        "", "the model cannot read one of them whole beside the question",
+    )  # fmt: skip
     assert asked == []  # no turn fits beside the question
     _, silent = fitting("summarise", said="")
     assert ASK not in [m["content"] for m in silent(messages).messages]
+    assert silent(messages).unsummarised == "the model said nothing"
+    assert found.unsummarised == fitting("drop")[1](messages).unsummarised == ""
 
 
 def test_a_prompt_that_nobody_here_counts():

@@ -219,6 +219,8 @@ class Session:
             raise
         if fitted.dropped:
             what = "summarised" if fitted.summary else "dropped"
+            if fitted.unsummarised:
+                what += f"; there is no summary: {fitted.unsummarised}"
             log.info("the context is full: the oldest %d messages are %s", fitted.dropped, what)
         return Turn(self, fitted, stream, self._model)
 
@@ -255,7 +257,8 @@ class Turn(ChatStream):
     """One answer in progress, which the conversation keeps once it has ended: a ChatStream.
 
     messages: what it answers. dropped: how many of the conversation's oldest messages went, as the
-    context was full; summary: what the model said of those, "" if it was not asked.
+    context was full; summary: what the model said of those, "" if it was not asked; unsummarised:
+    why there is no summary, where one was to be.
     """
 
     def __init__(self, session: Session, fitted: Fitted, stream: Stream, model: Talker) -> None:
@@ -266,6 +269,7 @@ class Turn(ChatStream):
         self.messages = tuple(fitted.messages)
         self.dropped = fitted.dropped
         self.summary = fitted.summary
+        self.unsummarised = fitted.unsummarised
 
     def cancel(self) -> None:
         """Stop the answer; the conversation stays as it was before this turn."""

@@ -29,12 +29,14 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """Messages that fit, and their prompt. dropped: how many messages went; summary: of those."""
+    """Messages that fit, and their prompt. dropped: how many messages went; summary: of those;
+    unsummarised: why there is none, where one was to be."""
 
     messages: Messages
     prompt: ChatPrompt
     dropped: int = 0
     summary: str = ""
+    unsummarised: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +67,12 @@ class Fitting:
         spare = self._summary if self.when_full == "summarise" else 0
         kept, prompt = self._newest(head, turns, int(room * KEPT) - spare, prompt)
         gone = turns[: len(turns) - len(kept)]
-        summary = self._summary_of(head, gone) if gone and spare else ""
+        summary, why = self._summary_of(head, gone) if gone and spare else ("", "")
         if summary:
             with_it = [_as_turn(summary), *kept]
             longer = self.render(_joined(head, with_it))
             if len(longer) > room:  # a context so small that it has no room for it
-                summary = ""
+                summary, why = "", "the context has no room for it"
             else:
                 kept, prompt = with_it, longer
         return Fitted(
@@ -78,6 +80,7 @@ class Fitting:
             prompt=prompt,
             dropped=sum(map(len, gone)),
             summary=summary,
+            unsummarised=why,
         )
 
     @property
@@ -94,11 +97,15 @@ class Fitting:
             prompt = self.render(_joined(head, turns))
         return turns, prompt
 
-    def _summary_of(self, head: Messages, gone: list[Messages]) -> str:
+    def _summary_of(self, head: Messages, gone: list[Messages]) -> tuple[str, str]:
+        """A summary, or else why there is none."""
         turns = [*gone, [{"role": "user", "content": ASK}]]
         room = self.context - self._summary
         kept, prompt = self._newest(head, turns, room, self.render(_joined(head, turns)))
-        return self.summarise(prompt, self._summary) if len(kept) > 1 else ""
+        if len(kept) < 2:
+            return "", "the model cannot read one of them whole beside the question"
+        summary = self.summarise(prompt, self._summary)
+        return summary, "" if summary else "the model said nothing"
 
 
 def apart(messages: Messages) -> tuple[Messages, list[Messages]]:

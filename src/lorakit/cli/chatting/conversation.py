@@ -122,7 +122,7 @@ class Chat:
             for line in turn.summary.splitlines():
                 say((f"  {line}", DIM))
         elif turn.dropped:
-            why = "; there is no summary of them" if self.session.when_full == "summarise" else ""
+            why = f"; no summary: {turn.unsummarised}" if turn.unsummarised else ""
             what = f"the oldest {turn.dropped} messages are dropped{why}"
             say((f"(the context is full: {what})", DIM))
 
