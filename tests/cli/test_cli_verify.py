@@ -21,6 +21,7 @@ from lorakit.verify.other import parse_other
 TRUTH = DATA / "truth"
 BASE = str(TRUTH / "bases/llama")
 PLAIN = str(TRUTH / "peft/llama/plain")
+OTHER = str(TRUTH / "peft/llama/plain_b")
 GGUF = str(TRUTH / "gguf/llama.plain.f32.gguf")
 
 
@@ -60,7 +61,7 @@ def test_another_format_agrees_and_another_adapter_does_not():
 
 
 def test_several_adapters_on_both_sides_in_another_order():
-    other = str(TRUTH / "peft/llama/plain_b")
+    other = OTHER
     pair = ("-a", f"{PLAIN}:0.7", "-a", f"{other}:0.3")
     assert verify(*pair, "--against", f"{other}:0.3", "--against", f"{PLAIN}:0.7")["agrees"]
 
@@ -129,6 +130,25 @@ def test_a_calibration_text_goes_to_the_side_that_needs_one(tmp_path):
 def test_against_another_model():
     assert verify("--against", f"model:{BASE}", "-p", "hello")["agrees"]
     assert verify("-a", PLAIN, "--against", BASE, "-p", "hello", code=1)["one"].endswith("(onnx)")
+
+
+def test_what_is_not_there_is_said_before_anything_opens():
+    error = refused(SourceError, "-a", PLAIN, "--against", "pefft")
+    assert error.message == "there is no model and no adapter at pefft"
+    assert error.hint.endswith("; did you mean peft?")
+    assert (
+        f"did you mean {PLAIN} or {OTHER}?"
+        in refused(SourceError, "--against", f"{PLAIN}x:0.5").hint
+    )
+
+
+def test_a_merge_that_holds_the_adapter_already_is_noted(tmp_path):
+    merged = tmp_path / "m"
+    lorakit("merge", BASE, "-a", PLAIN, "-o", merged)
+    again = f"{merged} is a merge that holds {PLAIN} already"
+    for adapter, noted in ((PLAIN, True), (f"{PLAIN}:0.5", True), (OTHER, False)):
+        done = invoke("verify", BASE, "-a", adapter, "--against", f"on:{merged}", "--threads", "1")
+        assert (again in done.stderr) == noted, done
 
 
 def test_prompts_from_files(tmp_path):

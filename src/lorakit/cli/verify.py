@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.output import print_json, print_table, say
+from lorakit.cli.hints import did_you_mean
+from lorakit.cli.output import note, print_json, print_table, say
 from lorakit.cli.reading import READING, Reading
 from lorakit.cli.references import (
     AdapterOption,
@@ -18,13 +19,20 @@ from lorakit.cli.references import (
     QuantizeOption,
     ThreadsOption,
     ToleranceOption,
+    open_base,
     open_with,
+    read_reference,
+    scaled,
 )
 from lorakit.cli.signature import option
+from lorakit.errors import SourceError
+from lorakit.files.nearby import or_nearby
+from lorakit.merge.record import read_record
+from lorakit.sources import Local, parse
 from lorakit.verify import AnswerReport, ParityReport, PromptParity
 from lorakit.verify.answers import NEW, REPEATS
 from lorakit.verify.forms import MOST
-from lorakit.verify.other import Opening, verify_against
+from lorakit.verify.other import OPENED, Opening, parse_other, verify_against
 from lorakit.verify.prompts import PromptChoice
 
 DIFFERENCES = {
@@ -46,6 +54,7 @@ COSTS = {
     "of other": "other_perplexity",
     "effect": "effect",
 }
+WORDS = ("base", "peft", *(f"{word}:" for word in OPENED))
 SAID = {"cold": "cold", "hit": "on a prefix hit", "batch": "in batches"}
 
 AgainstOption = Annotated[
@@ -128,6 +137,9 @@ def command(
         calibration,
         reading.given,
     )
+    _require_there(against)
+    for text in _held_already(opening, against):
+        note(text)
     report = verify_against(
         opening,
         against,
@@ -142,6 +154,40 @@ def command(
     else:
         show(report)
     raise SystemExit(0 if report.agrees else 1)
+
+
+def _require_there(against: Sequence[str]) -> None:
+    """What is no word is a model or an adapter, and has to be there before anything is opened."""
+    if parse_other(against).kind != "adapters":
+        return
+    for each in against:
+        path = scaled(each).path
+        place = parse(path)
+        if isinstance(place, Local) and not place.path.exists():
+            raise SourceError(
+                f"there is no model and no adapter at {path}",
+                hint="--against takes a path, or base, peft, engine:NAME, quantize:HOW, "
+                f"model:BASE, on:BASE{did_you_mean(path, WORDS) or or_nearby(place.path)}",
+            )
+
+
+def _held_already(opening: Opening, against: Sequence[str]) -> Iterator[str]:
+    """Which adapters a merge that is named by on:, which adds them to it, has in it already."""
+    other = parse_other(against)
+    place = parse(other.value) if other.kind == "on" and opening.adapters else None
+    record = read_record(place.path) if isinstance(place, Local) else None
+    if record is None:
+        return
+    base = open_base(opening.base, allow_private=opening.allow_private)
+    for path in (scaled(each).path for each in opening.adapters):
+        adapter = read_reference(
+            path, base.decoder, allow_private=opening.allow_private, **opening.reading
+        )
+        if adapter.digest in record.adapters:
+            yield (
+                f"{other.value} is a merge that holds {path} already, and on: adds it once more; "
+                f"--against {other.value} is the merge as it is"
+            )
 
 
 def show(report: ParityReport) -> None:
