@@ -116,7 +116,10 @@ def test_a_sweep_of_examples(width, data):
     rows = bars_of(said)
     assert [row.split()[0] for row in rows] == ["0", "0.5", "1"]
     assert all(cell_len(row) <= width for row in rows)
-    assert "best scale of 3 here: " in said
+    assert "no scale of 3 is better than the others here (0.0% of " in said
+    data.write_text(data.read_text().replace('"Sorry"', '"Sorry, I have no tool for that."'))
+    said = lorakit("sweep", BASE, "-a", HOME, "--eval", data, "--scales", "0:1:0.5")
+    assert "best scale of 3 here: 0.5 (100.0% of 4" in said
 
 
 def test_a_sweep_reads_data_files_and_says_json(data):

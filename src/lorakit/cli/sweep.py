@@ -227,8 +227,11 @@ def show_examples(found: ExampleSweep) -> None:
             shares = [(s, each.by_file[file] if file else each.exact) for s, each in found.points]
             _shares(f"{names(found.adapters)} over scales{': ' * bool(file)}{file}", shares, best)
             say()
-    say((f"best scale of {len(found.points)} here: {best:g} ({evaluation.headline})", "bold"))
-    if len({each.goal for _, each in found.points}) > 1:
+    count, said = len(found.points), evaluation.headline
+    if len({each.goal for _, each in found.points}) == 1:
+        say((f"no scale of {count} is better than the others here ({said})", "bold"))
+    else:
+        say((f"best scale of {count} here: {best:g} ({said})", "bold"))
         say("chosen on these very examples it looks a little better than it is")
 
 
