@@ -64,6 +64,25 @@ def test_keys_and_a_paste_of_three_lines_that_is_one_message(tmp_path, columns):
     assert said(file) == ["hello", "hello", "Byex", THREE, "one\ntwo"]
 
 
+def test_what_a_chat_says_is_folded_between_words():
+    shown = {}
+    for columns in (40, 300):
+        with chat(columns=columns) as terminal:
+            said = [terminal.prompt(), *map(terminal.say, ("/help", "/help set", "/set"))]
+            said.append(terminal.say("turn the lights off in the kitchen"))
+            shown[columns] = [
+                line
+                for part in said
+                for line in part.splitlines()
+                if not line.startswith((">", "set_lights"))  # what is typed, and an answer
+            ]
+    assert max(map(len, shown[40])) < 40
+    assert max(map(len, shown[300])) > 100
+    narrow, wide = (" ".join(" ".join(lines).split()) for lines in shown.values())
+    assert narrow == wide
+    assert "/result TEXT says what set_lights gave back" in narrow
+
+
 def test_ctrl_c_clears_a_line_and_asks_before_it_leaves(tmp_path):
     file = tmp_path / "talk.json"
     with chat() as terminal:

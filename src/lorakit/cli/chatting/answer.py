@@ -10,6 +10,7 @@ from typing import Literal
 from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
 from lorakit.cli.chatting.calls import as_code
+from lorakit.cli.chatting.folded import tell
 from lorakit.cli.output import say, say_piece
 from lorakit.model.types import ChatReply, Event, ReplyEnd
 
@@ -55,7 +56,7 @@ class Answer:
             self._end(event.reply)
         else:  # Withdrawn: it had not said that it was reasoning
             self.end_line()
-            say(("(all of this was thinking)", DIM))
+            tell("(all of this was thinking)", DIM)
             self.text, self._last, self._known = "", "reasoning", True
             self._reasoning, self._calls = "", []
 
@@ -91,15 +92,15 @@ class Answer:
         self.end_line()
         for bad in reply.malformed:
             text = bad.text if len(bad.text) <= SHOWN else f"{bad.text[:SHOWN]}..."
-            say((f"no call: {text} ({bad.reason})", BAD))
+            tell(f"no call: {text} ({bad.reason})", BAD)
         if reply.finish_reason == "length":
             self._say_cut(reply)
         elif not (self._last or reply.malformed):
-            say(("(the model said nothing)", DIM))
+            tell("(the model said nothing)", DIM)
 
     def _say_cut(self, reply: ChatReply) -> None:
         if 0 < self._context <= reply.usage.total_tokens:
-            say((f"(cut off: the context of {self._context} tokens is full)", DIM))
+            tell(f"(cut off: the context of {self._context} tokens is full)", DIM)
             return
         count = reply.usage.completion_tokens
-        say((f"(cut off after {count} tokens; {self._longer} allows more)", DIM))
+        tell(f"(cut off after {count} tokens; {self._longer} allows more)", DIM)

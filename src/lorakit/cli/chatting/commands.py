@@ -14,6 +14,7 @@ from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
 from lorakit.cli.chatting.calls import as_code, from_openai, signature_of
 from lorakit.cli.chatting.conversation import Chat
+from lorakit.cli.chatting.folded import tell
 from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
 from lorakit.cli.chatting.words import number, quoted, words_of
 from lorakit.cli.downloads import downloads
@@ -81,7 +82,7 @@ def _system(chat: Chat, rest: str) -> None:
         said = [] if rest == OFF else [{"role": "system", "content": rest}]
         messages[: int(has)] = said
     now = messages[0]["content"] if messages and messages[0].get("role") == "system" else "none"
-    say((f"  system: {now}", CALL))
+    tell(f"  system: {now}", CALL)
 
 
 def _tools(chat: Chat, rest: str) -> None:
@@ -91,9 +92,9 @@ def _tools(chat: Chat, rest: str) -> None:
         chat.session.tools = prepare_tools(tools)
     names = [signature_of(tool) for tool in chat.session.tools or ()]
     if not names:
-        say(("  tools: none declared; an adapter may have learnt its own", CALL))
+        tell("  tools: none declared; an adapter may have learnt its own", CALL)
     for name in names:
-        say((f"  tools: {name}", CALL))
+        tell(f"  tools: {name}", CALL)
 
 
 def _image(chat: Chat, rest: str) -> None:
@@ -105,7 +106,7 @@ def _image(chat: Chat, rest: str) -> None:
         _require_shown(chat, word, picture)
         chat.images = [*chat.images, Path(word)]
     names = ", ".join(image.name for image in chat.images)
-    say((f"  with what you say next: {names or 'no picture'}", CALL))
+    tell(f"  with what you say next: {names or 'no picture'}", CALL)
 
 
 def _require_shown(chat: Chat, word: str, picture: dict[str, Any]) -> None:
@@ -144,7 +145,7 @@ def _set(chat: Chat, rest: str) -> None:
     chosen = rest.partition(" ")[0]
     for name, value, own in settings(chat):
         if chosen in ("", name):
-            say((f"  {name}  {value}{f'  ({own})' if own else ''}", CALL))
+            tell(f"  {name}  {value}{f'  ({own})' if own else ''}", CALL)
 
 
 # Adapters.
@@ -195,7 +196,7 @@ def _tell_double(chat: Chat, loaded: LoadedAdapter) -> None:
     if len(alike) > 1:
         names, total = " and ".join(i.name for i in alike), sum(i.scale or 0.0 for i in alike)
         what = f"{names} are the same adapter: together it acts at the scale {total:g}"
-        say((f"  {what}", DIM))
+        tell(f"  {what}", DIM)
 
 
 def _clear(chat: Chat, rest: str) -> None:
@@ -208,9 +209,9 @@ def show_adapters(chat: Chat) -> None:
     for info in chat.model.adapters:
         state = f"at {info.scale:g}" if info.scale else "off"
         rank = f" (rank {info.rank})" if info.rank else ""  # of a server's it is not known
-        say((f"  {info.name} {state}{rank}", CALL))
+        tell(f"  {info.name} {state}{rank}", CALL)
     if not chat.model.adapters:
-        say(("  no adapter is loaded; /adapter REF loads one", CALL))
+        tell("  no adapter is loaded; /adapter REF loads one", CALL)
 
 
 # The conversation.
@@ -236,9 +237,9 @@ def _result(chat: Chat, rest: str) -> None:
         return
     calls = chat.pending()
     for call in calls:
-        say((f"  {as_code(call)} waits for its result", CALL))
+        tell(f"  {as_code(call)} waits for its result", CALL)
     if not calls:
-        say(("  no call waits for a result", CALL))
+        tell("  no call waits for a result", CALL)
 
 
 def _save(chat: Chat, rest: str) -> None:
@@ -265,7 +266,7 @@ def _save(chat: Chat, rest: str) -> None:
     )
     write_saved(path, saved)
     chat.file = path
-    say((f"  saved {len(session.messages)} messages to {path}", CALL))
+    tell(f"  saved {len(session.messages)} messages to {path}", CALL)
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -289,11 +290,11 @@ def _load(chat: Chat, rest: str) -> None:
     if session.rendering == DEFAULT:
         session.rendering = chat.session.rendering
     chat.session, chat.file, chat.images = session, saved, []
-    say((f"  {len(session.messages)} messages of {saved}", CALL))
+    tell(f"  {len(session.messages)} messages of {saved}", CALL)
     for message in session.messages[-2:]:
         calls = [as_code(from_openai(call)) for call in message.get("tool_calls") or ()]
         said = message["content"] if isinstance(message.get("content"), str) else ""
-        say((f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM))
+        tell(f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM)
 
 
 def _require_loaded(chat: Chat, names: Iterable[str], saved: Path) -> None:
@@ -315,7 +316,7 @@ def _reset(chat: Chat, rest: str) -> None:
     kept = [m for m in chat.session.messages[:1] if m.get("role") == "system"]
     chat.session.messages[:] = kept
     chat.images, chat.file = [], None
-    say(("  forgotten" + (", but the system message" if kept else ""), CALL))
+    tell("  forgotten" + (", but the system message" if kept else ""), CALL)
 
 
 def _help(chat: Chat, rest: str) -> None:
@@ -333,9 +334,9 @@ def _help(chat: Chat, rest: str) -> None:
 
 def _explain(what: str, about: str) -> None:
     """On one line, where the terminal is wide enough."""
-    if 2 + COLUMN + 2 + len(about) > get_terminal_size().columns or len(what) > COLUMN:
-        say((f"  {what}", "bold"))
-        say((f"      {about}", DIM))
+    if 2 + COLUMN + 2 + len(about) >= get_terminal_size().columns or len(what) > COLUMN:
+        tell(f"  {what}", "bold")
+        tell(f"      {about}", DIM)
     else:
         say((f"  {what:<{COLUMN}}", "bold"), (f"  {about}", DIM))
 

@@ -12,7 +12,7 @@ from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import DIM, Answer
 from lorakit.cli.chatting.calls import as_code, from_openai
-from lorakit.cli.output import say
+from lorakit.cli.chatting.folded import tell
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
@@ -72,7 +72,7 @@ class Chat:
         messages = [*self.session.messages, message]
         if others:
             self.session.messages[:] = messages
-            say((f"  kept; {as_code(others[0])} is next", DIM))
+            tell(f"  kept; {as_code(others[0])} is next", DIM)
         else:
             self.show(self.session.stream_from(messages))
 
@@ -111,25 +111,25 @@ class Chat:
 
     def _stopped(self, asked: Sequence[Message], said: ParsedReply) -> None:
         if said == ParsedReply():
-            say(("(stopped before it said anything; your message is taken back)", DIM))
+            tell("(stopped before it said anything; your message is taken back)", DIM)
             return
         self.session.messages[:] = [*map(dict, asked), said.to_message()]
-        say(("(stopped; /retry answers anew)", DIM))
+        tell("(stopped; /retry answers anew)", DIM)
 
     def _tell_dropped(self, turn: Turn) -> None:
         if turn.summary:
-            say((f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM))
+            tell(f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM)
             for line in turn.summary.splitlines():
-                say((f"  {line}", DIM))
+                tell(f"  {line}", DIM)
         elif turn.dropped:
             why = f"; no summary: {turn.unsummarised}" if turn.unsummarised else ""
             what = f"the oldest {turn.dropped} messages are dropped{why}"
-            say((f"(the context is full: {what})", DIM))
+            tell(f"(the context is full: {what})", DIM)
 
     def _tell_pending(self) -> None:
         calls = self.pending()
         if calls and not self.told:
-            say((PENDING.format(calls[0].name), DIM))
+            tell(PENDING.format(calls[0].name), DIM)
             self.told = True
 
 
