@@ -222,3 +222,28 @@ def test_of_a_download_a_line_stays(tmp_path):
             assert terminal.ends() == 0
         server.shutdown()
     assert "\nfetched 2 files, 393 KB\nformat  " in terminal.shown
+
+
+def rows_of(columns, *words):
+    with Terminal(*words, columns=columns) as terminal:
+        assert terminal.ends() == 0
+        return terminal.shown.splitlines()
+
+
+def test_a_table_that_is_too_wide_has_its_names_above_its_rows():
+    words = ("inspect", HOME, "--modules")
+    usual, narrow = rows_of(80, *words), rows_of(45, *words)
+    (wide,) = (line for line in usual if line.startswith("model.layers.0.mlp.up_proj"))
+    name, figures = wide.split(maxsplit=1)
+    at = narrow.index(name)
+    assert narrow[at + 1].split() == figures.split()
+    assert max(map(len, narrow[at:])) <= 45 < max(map(len, usual[-5:]))
+
+
+def test_the_ranks_fit_and_a_first_sentence_folds():
+    for columns in (80, 40):
+        table = rows_of(columns, "inspect", HOME, "--ranks")
+        assert max(len(line) for line in table if "squares" not in line) <= columns
+    told = rows_of(60, "demo", "--examples", "1")
+    assert told[:2] == [line for line in told[:2] if 0 < len(line) < 60]
+    assert " ".join(told[:2]).endswith("All below runs live.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from lorakit import demo
 from lorakit.cli.bars import bar
-from lorakit.cli.output import command_line, console, print_json, say, size
+from lorakit.cli.output import command_line, console, print_json, say, say_folded, size
 from lorakit.cli.outputs import OverwriteOption, written
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.references import JsonOption
@@ -20,6 +20,7 @@ from lorakit.errors import ParameterError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 
+NARROW = 65  # columns below which an answer stands below who gives it
 BAR = 24  # characters of a full bar
 PORT = 8760
 EXAMPLES = 40  # of each kind at each scale
@@ -140,7 +141,7 @@ def _run(model: Model, count: int) -> dict[str, Any]:
 
 def _tell(model: Model, opened: float, count: int) -> None:
     bytes_loaded = sum(info.nbytes for info in model.adapters)
-    say(
+    say_folded(
         f"A {size(model.base.nbytes)} base that calls tools, and {len(model.adapters)} adapters "
         f"({size(bytes_loaded)}), opened in {opened:.1f} s. All below runs live."
     )
@@ -155,7 +156,11 @@ def _tell(model: Model, opened: float, count: int) -> None:
 
 
 def _title(text: str, rest: str = "") -> None:
-    say((text, "bold"), rest)
+    if len(text + rest) > console().width:
+        say((text, "bold"))
+        say(" ", rest)
+    else:
+        say((text, "bold"), rest)
 
 
 def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
@@ -163,7 +168,11 @@ def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
     for request, answers in table.items():
         say(f"  “{request}”")
         for setting, answer in answers.items():
-            say((f"    {setting:<14}", "cyan"), shown(answer))
+            if console().width < NARROW:
+                say((f"    {setting}", "cyan"))
+                say("      ", shown(answer))
+            else:
+                say((f"    {setting:<14}", "cyan"), shown(answer))
     say()
 
 

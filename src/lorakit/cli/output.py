@@ -136,10 +136,18 @@ def say_error(error: LorakitError) -> None:
         say(line)
         return
     hint = f" (hint: {plain(error.hint)})" if error.hint else ""
-    width = max(20, get_terminal_size().columns - 1)
-    for text, style in ((line.removesuffix(hint), "red"), (hint[2:-1], "dim")):
-        for part in wrap(text, width, break_long_words=False, break_on_hyphens=False):
-            say((part, style))
+    say_folded(line.removesuffix(hint), "red")
+    say_folded(hint[2:-1], "dim")
+
+
+def say_folded(text: str, style: str = "") -> None:
+    """A sentence; on a terminal folded between words, elsewhere one line."""
+    lines = [text]
+    if sys.stdout.isatty():
+        width = max(20, get_terminal_size().columns - 1)
+        lines = wrap(plain(text), width, break_long_words=False, break_on_hyphens=False)
+    for line in lines:
+        say((line, style) if style else line)
 
 
 def print_error(error: LorakitError, *, json: bool) -> None:
@@ -184,12 +192,14 @@ def print_table(
 ) -> None:
     """Columns two spaces apart, numbers to the right, the titles in `left` to the left.
 
-    A cell is never cut or folded, also where the terminal is narrow or a pipe has no width.
+    A cell is never cut or folded, also where the terminal is narrow or a pipe has no width: rows
+    that are too long for a terminal have their first cell above the others.
     """
     from rich.cells import cell_len
 
     lines = [[plain(cell) for cell in row] for row in (titles, *rows, *([total] if total else ()))]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    above = sys.stdout.isatty() and sum(widths) + 2 * len(widths) - 2 > console().width
     for number, cells in enumerate(lines):
         padded = [
             cell + gap if title in left else gap + cell
@@ -197,7 +207,10 @@ def print_table(
             for gap in [" " * (width - cell_len(cell))]
         ]
         bold = number == 0 or (total is not None and number == len(lines) - 1)
-        say(("  ".join(padded).rstrip(), "bold" if bold else ""))
+        if above and cells[0]:
+            say((cells[0], "bold" if bold else ""))
+        shown = ["", *padded[1:]] if above else padded
+        say(("  ".join(shown).rstrip(), "bold" if bold else ""))
 
 
 def command_line(*words: str) -> str:
