@@ -48,6 +48,7 @@ STORY = [
     r"fetched .*: nothing new in .*",
     r".*: rank 8.*",
     r"loaded 'again' .*",
+    r"it and again are the same adapter: together it acts at the scale -0\.5",
     r"applied 'it' at 0\.5, applied 'again' at -1, in .*",
     r"rescaled 'it' from 0\.5 to 2, removed 'again', in .*",
     r"removed 'it', in .*",

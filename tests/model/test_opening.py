@@ -1,5 +1,6 @@
 """`open` with adapters: from anywhere, at a scale, and what happens when one fails."""
 
+import asyncio
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from lorakit.errors import (
     SourceError,
 )
 from lorakit.model import open as opening
+from lorakit.model.adapter_config import require_aliases
 from lorakit.model.load import unused_name
 from lorakit.sources.prune import entries
 
@@ -56,6 +58,43 @@ def test_adapters_are_loaded_and_active(adapter, expected):
         assert scales(model) == expected
         twice = adapter == [HOME, HOME]
         assert [warning.code for warning in model.warnings] == ["same_adapter"] * twice
+
+
+def test_an_adapter_active_under_two_names_is_told(caplog):
+    same = "home and two are the same adapter: together it acts at the scale 1.5"
+    with opened(adapter=[HOME, HOME]) as model:  # told in its warnings, and not again
+        assert len(model.warnings) == 1
+        assert [r for r in caplog.records if r.levelname == "WARNING"] == []
+    with opened(adapter=HOME) as model:
+        two = model.load_adapter(HOME, "two")
+        model.load_adapter(STYLE, "style").apply()
+        for act in (
+            lambda: two.apply(0.5),
+            lambda: model.apply({"home": 1.0, "two": 0.5}),
+            lambda: asyncio.run(two.aapply(0.5)),
+        ):
+            model.apply({"home": 1.0, "two": 0.0})
+            caplog.clear()
+            act()
+            assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [same]
+        caplog.clear()
+        two.apply(0.25)  # known already
+        two.remove()
+        model.apply({"home": 1.0, "style": 1.0, "two": 0.0})
+        assert [r for r in caplog.records if r.levelname == "WARNING"] == []
+        assert model.warnings == ()
+
+
+@pytest.mark.parametrize("same", [HOME, STYLE])
+def test_an_alias_of_two_adapters_is_refused(same):
+    two = [AdapterConfig(HOME, alias="pirate"), AdapterConfig(same, alias="pirate")]
+    with pytest.raises(ParameterError, match="two adapters are called 'pirate'"):
+        lorakit.open("no/such/base", adapter=two)
+
+
+def test_the_name_of_a_folder_is_no_alias():
+    """The broken variant: two of one folder, the second of which is then home-2."""
+    require_aliases([AdapterConfig(HOME), AdapterConfig(HOME), AdapterConfig(STYLE, alias="a")])
 
 
 def test_an_adapter_from_memory():

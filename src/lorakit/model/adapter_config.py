@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
@@ -160,3 +161,12 @@ def as_choices(
         choice if isinstance(choice, Adapter | AdapterConfig) else AdapterConfig(choice)
         for choice in several
     ]
+
+
+def require_aliases(choices: Iterable[Adapter | AdapterConfig]) -> None:
+    """Raise ParameterError for an alias that stands for two adapters."""
+    counts = Counter(choice.alias for choice in choices if isinstance(choice, AdapterConfig))
+    if twice := [shown(alias) for alias, count in counts.items() if alias and count > 1]:
+        raise ParameterError(
+            f"two adapters are called {', '.join(twice)}", hint="give each a name of its own"
+        )

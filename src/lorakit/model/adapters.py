@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -145,15 +146,18 @@ class AdapterTable:
             done.add_done_callback(partial(_log_changes, [f"unloaded {shown(name)}"], begin))
             return done
 
-    def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
-        """Make exactly these adapters active, in this order."""
+    def activate(self, scales: Scales, policy: KvPolicy, *, warn: bool = True) -> Future[None]:
+        """Make exactly these adapters active, in this order. warn: of `doubles`."""
         if not among(policy, get_args(KvPolicy)):
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = self.scales(scales)
             changes, begin = _changes(self._active, scales), time.monotonic()
             done = self._runtime.activate(self.resolve(scales), policy)  # may refuse them
+            more = not _acting(scales) <= _acting(self._active)
             self._active = scales
+            for text in self.doubles(scales) if warn and more else ():
+                log.warning("%s", text)
             if changes and log.isEnabledFor(logging.INFO):
                 done.add_done_callback(partial(_log_changes, changes, begin))
             return done
@@ -177,6 +181,23 @@ class AdapterTable:
                 (self._find(name).handle, scale) for name, scale in self.scales(scales).items()
             ]
             return tuple((handle, scale) for handle, scale in found if scale != 0.0)
+
+    def doubles(self, scales: Mapping[str, float]) -> list[str]:
+        """That adapters are the same one, whose scales then add up, in words."""
+        with self.lock:
+            held = {name: self._find(name).adapter for name, scale in scales.items() if scale}
+        loaded = {name: adapter for name, adapter in held.items() if adapter is not None}
+        sizes = Counter(adapter.parameters for adapter in loaded.values())
+        alike: dict[str, list[str]] = {}
+        for name, adapter in loaded.items():
+            if sizes[adapter.parameters] > 1:  # a digest reads all of it
+                alike.setdefault(adapter.digest, []).append(name)
+        return [
+            f"{' and '.join(names)} are the same adapter: together it acts at the scale "
+            f"{sum(scales[name] for name in names):g}"
+            for names in alike.values()
+            if len(names) > 1
+        ]
 
     def scales(self, given: Scales) -> dict[str, float]:
         """Names with scales, those of names alone being their defaults. Raises ParameterError."""
@@ -297,7 +318,9 @@ class LoadedAdapter:
         scale multiplies the adapter's own effective scale; any finite number, 0 is off. "default"
         is what the adapter's lorakit.json says, as in `info.default_scale`, else 1. It acts
         from the next token on, also in running generations; `kv` chooses whether these keep the KV
-        of earlier tokens or recompute it. Raises ParameterError, UnknownAdapterError, ClosedError.
+        of earlier tokens or recompute it. Where the same adapter is active under another name, too,
+        the scales add up, which is logged as a warning.
+        Raises ParameterError, UnknownAdapterError, ClosedError.
         """
         self._table.rescale(self.name, self._handle, _number(scale), kv).result()
 
@@ -356,6 +379,10 @@ def _changes(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]
         if before.get(name) != scale
     ]
     return said + [f"removed {shown(name)}" for name in before if name not in now]
+
+
+def _acting(scales: Mapping[str, float]) -> set[str]:
+    return {name for name, scale in scales.items() if scale}
 
 
 def _log_changes(changes: Sequence[str], begin: float, done: Future[None]) -> None:

@@ -193,7 +193,8 @@ class Model(Generating):
 
         Scales multiply the adapters' own effective scales; 0 is off. Running generations that
         follow the active set change with their next token; `kv` chooses whether the KV of their
-        earlier tokens is kept or recomputed.
+        earlier tokens is kept or recomputed. That two of them are the same adapter, whose scales
+        then add up, is logged as a warning; `warnings` holds only what `open` found.
         Raises ParameterError, UnknownAdapterError, ClosedError; nothing is changed then.
         """
         self._table.activate(adapters, kv).result()

@@ -86,9 +86,9 @@ class MovingTable(AdapterTable):
         with self.lock:
             return self._now.unload(name, self._there(name, handle))
 
-    def activate(self, scales: Scales, policy: KvPolicy) -> Future[None]:
+    def activate(self, scales: Scales, policy: KvPolicy, *, warn: bool = True) -> Future[None]:
         with self.lock:
-            return self._now.activate(self._named(scales), policy)
+            return self._now.activate(self._named(scales), policy, warn=warn)
 
     def rescale(
         self, name: str, handle: int, scale: UserScale | None, policy: KvPolicy

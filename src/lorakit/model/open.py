@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,6 +47,7 @@ from lorakit.model.adapter_config import (
     AdapterConfig,
     AdapterRef,
     ModelWarning,
+    require_aliases,
 )
 from lorakit.model.fallback import open_with_fallback
 from lorakit.model.growing import resize, with_room
@@ -129,6 +129,7 @@ def open(
     """
     require_options(open, options)
     said = wanted(base, engine, adapter, fallback, settings)
+    require_aliases(said.adapters)
     server = partial(
         open_remote,
         api_key=api_key,
@@ -407,26 +408,8 @@ def _apply(model: Model, adapters: Sequence[Read]) -> tuple[ModelWarning, ...]:
             handle = model.find(name)
             if isinstance(choice, AdapterConfig) and handle is not None:
                 warnings += _remarks(choice, handle.adapter)
-    model.apply(scales)
-    return (*warnings, *_doubles(model, scales))
-
-
-def _doubles(model: Model, scales: Mapping[str, float]) -> list[ModelWarning]:
-    """That adapters are the same one, whose scales then add up."""
-    alike: dict[str, list[str]] = {}
-    held = [(name, model.find(name)) for name in scales]
-    loaded = [(name, each.adapter) for name, each in held if each is not None]
-    sizes = Counter(adapter.parameters for _, adapter in loaded)
-    for name, adapter in loaded:
-        if sizes[adapter.parameters] > 1:  # a digest reads all of it
-            alike.setdefault(adapter.digest, []).append(name)
-    texts = [
-        f"{' and '.join(names)} are the same adapter: together it acts at the scale "
-        f"{sum(scales[name] for name in names):g}"
-        for names in alike.values()
-        if len(names) > 1
-    ]
-    return _said(texts, code=SAME_ADAPTER)
+    model._table.activate(scales, "keep", warn=False).result()
+    return (*warnings, *_said(model._table.doubles(scales), code=SAME_ADAPTER))
 
 
 def _load(
