@@ -55,6 +55,11 @@ def test_events_joined_are_what_chat_answers(model):
             assert model.stream(messages, **asked).reply.message == reply.message
 
 
+def test_the_text_of_a_stream_of_text_is_itself(model):
+    told = model.complete("hello", adapters={}, max_tokens=6)
+    assert "".join(model.stream("hello", adapters={}, max_tokens=6).text) == told.text != ""
+
+
 def test_text_comes_piece_by_piece(model):
     stream = model.stream(HELLO, adapters={}, max_tokens=12, ignore_eos=True)
     first = next(iter(stream))

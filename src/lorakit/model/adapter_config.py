@@ -33,7 +33,8 @@ class AdapterConfig:
     alpha, mlx_version, partial, allow_pickle: as in `formats.read_adapter`, for weights without a
     config, MLX adapters whose scale depends on a version, incomplete saves, and pickles.
     on_error: "raise", or "base": continue without this adapter, with a note in `Model.warnings`.
-    alias: what the adapter is called; None is the last part of `path`.
+    alias: what the adapter is called; None is the last part of `path`. Two of one alias are refused
+    when a model is opened.
     text: "own" uses the tokenizer and the chat template that it brings where all adapters agree on
     them, with a note in `Model.warnings`; "base" leaves the base's.
     Raises ParameterError.

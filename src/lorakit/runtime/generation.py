@@ -310,6 +310,11 @@ class Stream:
             raise StopAsyncIteration
         return piece
 
+    @property
+    def text(self) -> Stream:
+        """Itself: its pieces are text, as those of the `text` of a ChatStream."""
+        return self
+
     def cancel(self) -> None:
         """Stop within one token; iteration then ends and `result` raises CancelledError."""
         self._generation.cancel()
