@@ -387,7 +387,7 @@ def test_a_server_shortens_no_conversation(chat, monkeypatch):
         require_counted(chat.model, when_full, "")
     server = replace(chat.model.capabilities, engine="api")
     monkeypatch.setattr(chat.model, "capabilities", server)
-    with pytest.raises(ParameterError, match="a server counts its tokens") as caught:
+    with pytest.raises(CapabilityError, match="a server counts its tokens") as caught:
         run_command(chat, "/set when_full drop")
     assert caught.value.hint == "/set when_full stop"
     assert chat.session.when_full == "stop"

@@ -85,4 +85,16 @@ def test_chat_with_a_server_counts_nothing_and_takes_no_other_choice(api):
     assert "  when_full  stop" in done.stdout
     assert api.of("/v1/chat/completions")[-1].body["temperature"] == 0.5
     assert "capability_missing" in done.stdout
+    assert "(hint: /set when_full stop)\nhi!\n" in done.stdout  # refused at once, and not taken
     assert "did you mean home" in done.stdout
+    refused = invoke("chat", f"{api.url}/v1", "--when-full", "drop", typed="")
+    assert refused.error.hint == "--when-full stop"
+
+
+def test_adapters_of_a_server_are_found_again(api, tmp_path):
+    file = tmp_path / "talk.json"
+    typed = f"/adapter home 0.5\n/save {file}\n/clear\n/load {file}\n/adapters\n"
+    shown = invoke("chat", f"{api.url}/v1", typed=typed).stdout
+    assert shown.splitlines()[-2:] == ["  home at 0.5", "  style off"]
+    saved = json.loads(file.read_text())
+    assert saved["adapters"] == {"home": 0.5}

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 from lorakit.chat.rendering import RenderOptions
 from lorakit.cli.chatting.conversation import Chat
 from lorakit.cli.hints import did_you_mean
-from lorakit.errors import LorakitError, ParameterError
+from lorakit.errors import CapabilityError, LorakitError, ParameterError
 from lorakit.model.fitting import WhenFull, require_when_full
 from lorakit.model.model import Model
 from lorakit.model.types import keywords_of
@@ -70,7 +70,7 @@ def require_setting(name: str) -> None:
 def require_counted(model: Model, when_full: WhenFull, hint: str) -> None:
     """A conversation is shortened only where its tokens are counted: a server counts its own."""
     if when_full != "stop" and model.capabilities.engine == "api":
-        raise ParameterError(
+        raise CapabilityError(
             "a conversation is not shortened where a server counts its tokens", hint=hint
         )
 
