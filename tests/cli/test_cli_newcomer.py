@@ -243,3 +243,11 @@ def test_the_host_of_a_server_says_how_its_api_is_named(here):
         assert f"a server's API: http://{host}/v1 (or" in hint("run", f"http://{host}/", "hi")
         assert "API" not in hint("run", f"http://{host}/model", "hi")
         server.shutdown()
+
+
+def test_the_exported_demo_has_what_its_adapters_are_evaluated_with(here):
+    for name, share in (("home", 0.945), ("shop", 0.955)):
+        data = ("--data", f"demo/evaluation/{name}.jsonl", "--min", share)
+        words = ("eval", "demo/base", *data, "--threads", "1", "--batch", "100")
+        assert invoke(*words, "-a", f"demo/adapters/{name}").code == 0
+    assert invoke(*words, "-a", "demo/adapters/home").code == 1

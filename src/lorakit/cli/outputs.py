@@ -38,7 +38,7 @@ KINDS = {
     "demo": _Folder(
         mark="evaluation.jsonl",
         suffixes=_TEXTS,
-        folders=frozenset({"base", "adapters", "training"}),
+        folders=frozenset({"base", "adapters", "evaluation", "training"}),
     ),
     "site": _Folder(
         mark="site.json",

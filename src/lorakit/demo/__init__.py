@@ -77,11 +77,14 @@ def export(destination: Path) -> list[Path]:
     Raises ParameterError where the folder exists and is not empty, WriteError where it cannot be
     written; then nothing is left behind.
     """
+    from lorakit.demo import evaluation  # needs the formats of calls, and this itself
+
     try:
         with new_folder(destination) as temporary:
             for name in ("base", "adapters", "training"):
                 shutil.copytree(folder() / name, temporary / name)
             shutil.copy(folder() / "evaluation.jsonl", temporary)
+            evaluation.write(temporary / "evaluation")
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
     except shutil.Error as error:  # all files that failed, with their paths
