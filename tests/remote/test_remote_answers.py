@@ -434,6 +434,9 @@ def test_other_servers_have_what_they_list():
     assert sent(models, ask, "/v1/completions", model="base")["model"] == "org/tuned"
     with pytest.raises(lorakit.UnknownAdapterError):
         sent(models, lambda model: model.load_adapter("/a/path"), model="base")
+    with pytest.raises(lorakit.UnknownAdapterError) as caught:
+        sent(models, lambda model: model.load_adapter("org/tund"), model="base")
+    assert caught.value.hint.endswith("; did you mean org/tuned?")
     with pytest.raises(lorakit.ParameterError, match="has no model 'bas'"):
         sent(models, model="bas")
 

@@ -14,6 +14,7 @@ from lorakit.remote.facts import Facts, llama_adapters, look
 from lorakit.remote.kinds import Chosen, OnServer
 from lorakit.remote.refusals import RefusalError
 from lorakit.remote.server import Server
+from lorakit.values import did_you_mean
 
 log = logging.getLogger("lorakit")
 Call = Callable[[Callable[[Connection], Any]], Any]  # RemoteRuntime's: on a connection of its own
@@ -40,10 +41,11 @@ class ServerAdapters:
         loads = self._facts.kind.loads
         if not loads or "/" not in reference:
             way = ", or give its path on the server" if loads else ""
+            names = sorted(adapter.name for adapter in known)
             raise UnknownAdapterError(
                 f"{self._server} has no adapter named {reference!r}",
-                items=sorted(adapter.name for adapter in known),
-                hint=f"start the server with it{way}",
+                items=names,
+                hint=f"start the server with it{way}{did_you_mean(reference, names)}",
             )
         self._post("load_lora_adapter", {"lora_name": name, "lora_path": reference})
         return OnServer(name=name, path=reference, ours=True)
