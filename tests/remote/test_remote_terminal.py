@@ -1,4 +1,4 @@
-"""`lorakit chat` at a terminal, with a server that stops in mid-answer until Ctrl-C is pressed."""
+"""`lorakit chat` and `run` at a terminal, with a server that stops in mid-answer until Ctrl-C."""
 
 import threading
 
@@ -43,3 +43,13 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_conversation():
         ("assistant", "It was a dark"),
         ("user", "really"),
     ]
+
+
+def test_run_shows_an_answer_with_its_reasoning_apart():
+    said = events(delta(reasoning_content="Easy."), delta(content="hi"), delta("stop"))
+    with (
+        api_serving(v1__chat__completions=lambda body: said) as api,
+        Terminal("run", f"{api.url}/v1", "hello") as terminal,
+    ):
+        assert terminal.ends() == 0
+        assert terminal.shown == "thinking: Easy.\n\nhi\n"

@@ -48,9 +48,9 @@ class Answer:
         elif isinstance(event, ReasoningDelta):
             self._reason(event.text)
         elif isinstance(event, CallEnd):
+            self._calls.append(event.call)
             self.end_line()
             say((as_code(event.call), CALL))
-            self._calls.append(event.call)
             self._last = "call"
         elif isinstance(event, ReplyEnd):
             self._end(event.reply)
@@ -67,11 +67,11 @@ class Answer:
         self._line = False
 
     def _say(self, piece: str) -> None:
+        self.text += piece  # before it is seen: Ctrl-C may come at once
         if self._last == "reasoning":
             self.end_line()
             say()
         self._piece(piece)
-        self.text += piece
         self._last = "text"
 
     def _reason(self, piece: str) -> None:
