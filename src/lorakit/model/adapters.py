@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -186,12 +185,10 @@ class AdapterTable:
         """That adapters are the same one, whose scales then add up, in words."""
         with self.lock:
             held = {name: self._find(name).adapter for name, scale in scales.items() if scale}
-        loaded = {name: adapter for name, adapter in held.items() if adapter is not None}
-        sizes = Counter(adapter.parameters for adapter in loaded.values())
         alike: dict[str, list[str]] = {}
-        for name, adapter in loaded.items():
-            if sizes[adapter.parameters] > 1:  # a digest reads all of it
-                alike.setdefault(adapter.digest, []).append(name)
+        for name, adapter in held.items():
+            if adapter is not None:
+                alike.setdefault(adapter.digest, []).append(name)  # known since it was loaded
         return [
             f"{' and '.join(names)} are the same adapter: together it acts at the scale "
             f"{sum(scales[name] for name in names):g}"
