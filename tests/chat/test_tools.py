@@ -7,7 +7,6 @@ import pytest
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, detect_format, get_format, validate_call
-from lorakit.cli.chatting.calls import as_code
 from lorakit.errors import ParameterError
 from lorakit.text.tokenizer import Tokenizer
 
@@ -125,5 +124,5 @@ def test_a_reply_becomes_the_next_message():
 )
 def test_a_call_prints_as_code(arguments, said):
     call = ToolCall(name="f", arguments=arguments)
-    assert str(call) == said == as_code(call)
+    assert str(call) == said
     assert str(call) != repr(call)  # what it would print by itself

@@ -9,7 +9,6 @@ from typing import Literal
 
 from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
-from lorakit.cli.chatting.calls import as_code
 from lorakit.cli.chatting.folded import tell
 from lorakit.cli.output import say, say_piece
 from lorakit.model.types import ChatReply, Event, ReplyEnd
@@ -50,7 +49,7 @@ class Answer:
         elif isinstance(event, CallEnd):
             self._calls.append(event.call)
             self.end_line()
-            say((as_code(event.call), CALL))
+            say((str(event.call), CALL))
             self._last = "call"
         elif isinstance(event, ReplyEnd):
             self._end(event.reply)

@@ -12,7 +12,7 @@ from lorakit.chat.messages import prepare_tools
 from lorakit.chat.rendering import DEFAULT
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
-from lorakit.cli.chatting.calls import as_code, from_openai, signature_of
+from lorakit.cli.chatting.calls import from_openai, signature_of
 from lorakit.cli.chatting.conversation import Chat
 from lorakit.cli.chatting.folded import tell
 from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
@@ -171,7 +171,6 @@ def _adapter(chat: Chat, rest: str) -> None:
     elif scales:
         loaded.apply(number(scales[0]))
     show_adapters(chat)
-    _tell_double(chat, loaded)
 
 
 def load_adapter(chat: Chat, reference: str, name: str | None) -> LoadedAdapter:
@@ -185,18 +184,6 @@ def load_adapter(chat: Chat, reference: str, name: str | None) -> LoadedAdapter:
             raise
     loaded.apply("default" if config.scale is None else config.scale)
     return loaded
-
-
-def _tell_double(chat: Chat, loaded: LoadedAdapter) -> None:
-    """That an adapter acts under another name, too: the scales add up."""
-    acting = {info.name: info for info in chat.model.adapters if info.scale}
-    if loaded.name not in acting or not (digest := acting[loaded.name].digest):
-        return
-    alike = [info for info in acting.values() if info.digest == digest]
-    if len(alike) > 1:
-        names, total = " and ".join(i.name for i in alike), sum(i.scale or 0.0 for i in alike)
-        what = f"{names} are the same adapter: together it acts at the scale {total:g}"
-        tell(f"  {what}", DIM)
 
 
 def _clear(chat: Chat, rest: str) -> None:
@@ -237,7 +224,7 @@ def _result(chat: Chat, rest: str) -> None:
         return
     calls = chat.pending()
     for call in calls:
-        tell(f"  {as_code(call)} waits for its result", CALL)
+        tell(f"  {call} waits for its result", CALL)
     if not calls:
         tell("  no call waits for a result", CALL)
 
@@ -274,9 +261,8 @@ def _load(chat: Chat, rest: str) -> None:
     path = Path(word).expanduser()
     saved = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     if name or not (path == saved or saved.is_file()):
-        loaded = load_adapter(chat, word, name[0] if name else None)
+        load_adapter(chat, word, name[0] if name else None)
         show_adapters(chat)
-        _tell_double(chat, loaded)
         return
     if not saved.is_file():
         near = [each.name for each in saved.parent.glob(f"*{SUFFIX}")]
@@ -292,7 +278,7 @@ def _load(chat: Chat, rest: str) -> None:
     chat.session, chat.file, chat.images = session, saved, []
     tell(f"  {len(session.messages)} messages of {saved}", CALL)
     for message in session.messages[-2:]:
-        calls = [as_code(from_openai(call)) for call in message.get("tool_calls") or ()]
+        calls = [str(from_openai(call)) for call in message.get("tool_calls") or ()]
         said = message["content"] if isinstance(message.get("content"), str) else ""
         tell(f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM)
 

@@ -11,7 +11,7 @@ from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import DIM, Answer
-from lorakit.cli.chatting.calls import as_code, from_openai
+from lorakit.cli.chatting.calls import from_openai
 from lorakit.cli.chatting.folded import tell
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
 from lorakit.model.conversation import Session, Turn
@@ -72,7 +72,7 @@ class Chat:
         messages = [*self.session.messages, message]
         if others:
             self.session.messages[:] = messages
-            tell(f"  kept; {as_code(others[0])} is next", DIM)
+            tell(f"  kept; {others[0]} is next", DIM)
         else:
             self.show(self.session.stream_from(messages))
 
