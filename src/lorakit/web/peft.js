@@ -236,7 +236,7 @@ function rows({ tokenIndices }, parts) {
   for (const [module, { shape }] of parts.of('rows')) {
     const idsOf = (fits) => [...tokenIndices].filter(([name]) => fits(name)).map(([, ids]) => ids);
     let named = idsOf((name) => module === name || module.endsWith(`.${name}`));
-    if (!named.length && module.endsWith('lm_head')) named = idsOf((name) => TABLE.test(name)); // tied when it was trained
+    if (!named.length && VOCABULARY.test(module)) named = idsOf((name) => TABLE.test(name)); // a list names none; a head that was tied
     const fits = named.length === 1 && named[0].length === shape[0] && new Set(named[0]).size === shape[0];
     if (!fits) parts.faults.push(`${module}: ${shape[0]} replaced rows, but trainable_token_indices does not name each once`);
     else found.push(`${module}: trained rows of tokens`);

@@ -31,7 +31,7 @@ export function missing(config, resolver, { adapted, replaced, rows }, modules, 
     lines.push(`modules_to_save names ${name}, of which the file has no tensors`);
   }
   for (const [name, ids] of config.tokenIndices)
-    if (ids.length && !has(name) && !partner(name))
+    if (ids.length && !has(name) && !partner(name) && !(name === 'embed_tokens' && has('wte')))
       lines.push(`trainable_token_indices names ${ids.length} tokens of ${name}, of which the file has no rows`);
   if (!modules || !resolver.readable) return lines;
   const held = new Set([...adapted, ...rows.keys()].map((name) => renamed.get(name) ?? name));
