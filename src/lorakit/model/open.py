@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from lorakit.adapter import Adapter
-from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.onnx.options import Quantization
@@ -27,45 +26,35 @@ from lorakit.engines.torch.options import Device
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.files.bounded import as_path
 from lorakit.files.cache import cache_limit, sweep_cache
-from lorakit.formats.brought import Files
-from lorakit.merge.brought import brought_by
-from lorakit.merge.cached import (
-    MergedAdapter,
-    merge_notes,
-    merged_base,
-    require_fit_merged,
-    require_mergeable,
-)
 from lorakit.model.adapter_config import (
-    CONTEXT,
-    MERGED,
-    READ,
     SAME_ADAPTER,
-    SAME_SCALE,
-    TEXT_ALONE,
     AdapterChoice,
     AdapterConfig,
-    AdapterRef,
     ModelWarning,
     require_aliases,
+)
+from lorakit.model.adopted import (
+    Choice,
+    Get,
+    Read,
+    merged_into,
+    places_of,
+    read_all,
+    text_of,
 )
 from lorakit.model.fallback import open_with_fallback
 from lorakit.model.growing import resize, with_room
 from lorakit.model.keywords import require_options
-from lorakit.model.load import Ready, is_held, read_one, settled, twice_scaled, unused_name
+from lorakit.model.load import Ready, unused_name
 from lorakit.model.model import Model
-from lorakit.model.own_text import OwnText, own_text
+from lorakit.model.remarks import left_out, remarks, shorter, survived, warned, without_rows
 from lorakit.model.remote import open_remote
 from lorakit.model.settings import Wanted, wanted, within
 from lorakit.runtime.thread import EngineThread
-from lorakit.sources import OnProgress, Source, describe, fetch
+from lorakit.sources import OnProgress, describe, fetch
 from lorakit.sources.prune import keep_limit
-from lorakit.text.tokenizer import TextTokenizer
 from lorakit.values import shown, whole
 
-Choice = Adapter | AdapterConfig
-Read = tuple[Choice, Ready | None]  # None: an export holds it
-Get = Callable[..., Path]  # `fetch` with this model's options
 log = logging.getLogger("lorakit")
 MAX_QUEUE = 256
 
@@ -196,12 +185,12 @@ def _open_here(
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
     rows = opened.decoder.vocabulary
-    adapters, failed = _read(wanted, opened, get)
-    text, brought = _text(opened, _places(adapters))
-    opened, adapters, merged, warnings = _merge(opened, adapters, progress, brought)
+    adapters, failed = read_all(wanted, opened, get)
+    text, brought = text_of(opened, places_of(adapters))
+    opened, adapters, merged, warnings = merged_into(opened, adapters, progress, brought)
     dynamic = [ready.adapter for _, ready in adapters if ready is not None]
     opened = with_room(opened, dynamic, progress, brought)
-    warnings = [*failed, *warnings, *_said([resize(rows, opened), *text.notes], warnings)]
+    warnings = [*failed, *warnings, *warned([resize(rows, opened), *text.notes], warnings)]
     kind = ENGINES[name]
     kind.require(opened)  # before the slow parts
     kind.preflight(opened, chosen)
@@ -209,7 +198,7 @@ def _open_here(
     thread = EngineThread(make, max_queue=max_queue)
     try:  # while the engine opens on its thread
         words = text.tokenizer or kind.tokenizer(opened)
-        warnings += _said([_without_rows(text.tokenizer, opened)])
+        warnings += warned([without_rows(text.tokenizer, opened)])
         result = Model(
             opened,
             words,
@@ -226,8 +215,8 @@ def _open_here(
         result.merged = merged
         _hold(result)
         result.warnings += (
-            *_shorter(result, chosen.context),
-            *_left_out(opened),
+            *shorter(result, chosen.context),
+            *left_out(opened),
             *warnings,
             *_apply(result, adapters),
         )
@@ -266,123 +255,6 @@ def _options(
     return make_options(engine, {"mmproj": whole}, chosen)
 
 
-def _read(wanted: Wanted, base: Base, get: Get) -> tuple[list[Read], list[ModelWarning]]:
-    """The adapters, each fetched and read once, and warnings for those that failed and may."""
-    found: list[Read] = []
-    warnings: list[ModelWarning] = []
-    held: set[str] = set()
-    for choice in wanted.adapters:
-        try:
-            name = _held(choice, base, held)
-            if name:
-                held.add(name)
-                found.append((choice, None))
-            else:
-                source = "auto" if isinstance(choice, Adapter) else choice.source
-                there = partial(_get_from, wanted.folder, get, source)
-                found.append((choice, read_one(choice, base, there)))
-        except LorakitError as error:
-            if isinstance(choice, Adapter):
-                raise
-            warnings.append(_survived(choice, error))
-    return found, warnings
-
-
-def _get_from(folder: Path | None, get: Get, source: Source, reference: AdapterRef) -> Path:
-    """An adapter, whose path may be relative to the folder of a settings file."""
-    assert not isinstance(reference, Adapter)
-    place = reference if folder is None else within(folder, reference, source)
-    return get(place, source=source)
-
-
-def _held(choice: Choice, base: Base, taken: Collection[str]) -> str:
-    """The name of the adapter in an export that this one is; ""."""
-    if isinstance(choice, Adapter) or choice.path in taken or not is_held(choice, base.held):
-        return ""
-    return str(choice.path)
-
-
-def _text(base: Base, places: Sequence[Path]) -> tuple[OwnText, Files]:
-    """What is used of the adapters' tokenizers and templates, and the files of a base with it."""
-    text = own_text(base, places)
-    if text.tokenizer is None and text.templates is None:
-        return text, ()
-    return text, brought_by(places)[0]
-
-
-def _said(
-    texts: Iterable[str], known: Sequence[ModelWarning] = (), code: str = READ
-) -> list[ModelWarning]:
-    """Warnings about the base, of which the log tells, too, that are not known already."""
-    before = {warning.message for warning in known}
-    said = [text for text in texts if text and text not in before]
-    for text in said:
-        log.info("%s", text)
-    return [ModelWarning(code=code, message=text, adapter="") for text in said]
-
-
-def _without_rows(tokenizer: TextTokenizer | None, base: Base) -> str:
-    """That an adapter's tokenizer knows tokens for which the base has no rows."""
-    more = 0 if tokenizer is None else tokenizer.vocabulary - base.decoder.vocabulary
-    if more <= 0:
-        return ""
-    return f"tokens of the adapter's tokenizer that have no row in the base, for no prompt: {more}"
-
-
-def _places(found: Sequence[Read]) -> list[Path]:
-    """Of the adapters whose tokenizer and template may be used."""
-    return [
-        ready.place
-        for choice, ready in found
-        if ready is not None
-        and ready.place is not None
-        and isinstance(choice, AdapterConfig)
-        and choice.text == "own"
-    ]
-
-
-def _merge(
-    base: Base, adapters: Sequence[Read], progress: OnProgress | None, brought: Files
-) -> tuple[Base, list[Read], tuple[MergedAdapter, ...], list[ModelWarning]]:
-    """The base with adapters of mode "merge" merged into it, and the other adapters."""
-    wanted: list[tuple[AdapterConfig, Ready]] = []
-    rest: list[Read] = []
-    for choice, ready in adapters:
-        if isinstance(choice, AdapterConfig) and choice.mode == "merge" and ready is not None:
-            wanted.append((choice, settled(ready, base)))
-        else:
-            rest.append((choice, ready))
-    if wanted:
-        require_mergeable(base)
-        if base.is_gguf:
-            brought, _ = brought_by(_places(wanted))
-    found: list[tuple[AdapterConfig, Adapter, MergedAdapter]] = []
-    warnings: list[ModelWarning] = []
-    for config, ready in wanted:
-        try:
-            require_fit_merged(ready.adapter, base)
-        except LorakitError as error:
-            warnings.append(_survived(config, error))
-        else:
-            found.append((config, ready.adapter, _merged(config, ready)))
-            warnings += _remarks(config, ready.adapter)
-    try:
-        pairs = [(adapter, said) for _, adapter, said in found]
-        merged = merged_base(base, pairs, progress, brought) if found else base
-        warnings += _said(merge_notes(base, pairs, brought), code=MERGED)
-    except LorakitError as error:  # all of them failed together
-        warnings += [_survived(config, error) for config, _, _ in found]
-        return base, rest, (), warnings
-    return merged, rest, tuple(said for _, said in pairs), warnings
-
-
-def _merged(config: AdapterConfig, found: Ready) -> MergedAdapter:
-    scale = found.default_scale if config.scale is None else config.scale
-    return MergedAdapter(
-        name=config.name, source=found.source, scale=float(scale), digest=found.adapter.digest
-    )
-
-
 def _hold(model: Model) -> None:
     """Load the adapters that an export has in it."""
     if model.base.exported is not None and model.base.held:
@@ -402,14 +274,14 @@ def _apply(model: Model, adapters: Sequence[Read]) -> tuple[ModelWarning, ...]:
         except LorakitError as error:
             if isinstance(choice, Adapter):
                 raise
-            warnings.append(_survived(choice, error))
+            warnings.append(survived(choice, error))
         else:
             scales[name] = scale
             handle = model.find(name)
             if isinstance(choice, AdapterConfig) and handle is not None:
-                warnings += _remarks(choice, handle.adapter)
+                warnings += remarks(choice, handle.adapter)
     model._table.activate(scales, "keep", warn=False).result()
-    return (*warnings, *_said(model._table.doubles(scales), code=SAME_ADAPTER))
+    return (*warnings, *warned(model._table.doubles(scales), code=SAME_ADAPTER))
 
 
 def _load(
@@ -423,48 +295,3 @@ def _load(
     name = unused_name(wanted, {*taken, *model.base.held})
     model._take(name, ready)
     return name, ready.default_scale if scale is None else scale
-
-
-def _remarks(choice: AdapterConfig, adapter: Adapter) -> list[ModelWarning]:
-    """What reading it had to decide, and a scale that is probably meant otherwise."""
-    reference = describe(choice.path, choice.source)
-    said = [(READ, note) for note in adapter.reading.notes]
-    if twice := twice_scaled(adapter, choice.scale, choice.name):
-        said.append((SAME_SCALE, twice))
-    for _, message in said:
-        log.warning("%s: %s", reference, message)
-    return [ModelWarning(code=code, message=text, adapter=reference) for code, text in said]
-
-
-def _shorter(model: Model, asked: int | None) -> list[ModelWarning]:
-    """That a model holds less than was asked for."""
-    limit = model.capabilities.longest
-    if asked is None or not limit or asked <= limit:
-        return []
-    message = (
-        f"context: {model.name} was made for {limit} tokens, and holds {limit} of the {asked} that "
-        "were asked for"
-    )
-    log.warning("%s", message)
-    return [ModelWarning(code=CONTEXT, message=message, adapter="")]
-
-
-def _left_out(base: Base) -> tuple[ModelWarning, ...]:
-    """That a model which also sees runs as its text model alone."""
-    if not base.left_out:
-        return ()
-    message = (
-        f"{base.name} is a model that also sees; its text model runs, without "
-        f"{len(base.left_out)} tensors such as {base.left_out[0]}"
-    )
-    log.warning("%s", message)
-    return (ModelWarning(code=TEXT_ALONE, message=message, adapter=""),)
-
-
-def _survived(choice: AdapterConfig, error: LorakitError) -> ModelWarning:
-    """A warning for a failed adapter. Raises the error unless on_error allows it to fail."""
-    if choice.on_error == "raise":
-        raise error
-    reference = describe(choice.path, choice.source)
-    log.warning("going on without the adapter %s [%s]: %s", reference, error.code, error.message)
-    return ModelWarning(code=error.code, message=str(error), adapter=reference)
