@@ -13,6 +13,7 @@ from commands import invoke
 from folders import DATA
 from lorakit import demo
 from lorakit.errors import ParameterError, WriteError
+from lorakit.files import holding
 from lorakit.files.cache import LIMIT, Memo, cache_limit, cache_root, set_cache_limit
 from lorakit.files.holding import hold, is_held
 from lorakit.sources import fetch, prune
@@ -101,6 +102,22 @@ def test_without_the_locks_it_would_have_gone(cache, monkeypatch):
     assert keep_limit() == []
     monkeypatch.setattr(prune, "is_held", lambda path: False)
     assert names(keep_limit()) == ["used"]
+
+
+@locks
+@pytest.mark.parametrize("tries", [holding.TRIES, 1])
+def test_who_looks_does_not_keep_another_from_holding(cache, monkeypatch, tries):
+    """`is_held` of another process has the lock for a moment: with one try nothing is held."""
+    import fcntl  # Windows has none
+
+    add_graph(cache, "used", 1000, days=9)
+    used = cache / "graphs/used"
+    looking = os.open(used, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    monkeypatch.setattr(holding, "sleep", lambda seconds: os.close(looking))
+    monkeypatch.setattr(holding, "TRIES", tries)
+    hold(used)
+    assert is_held(used) is (tries > 1)
 
 
 @locks

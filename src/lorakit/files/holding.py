@@ -10,12 +10,14 @@ import os
 import sys
 import weakref
 from pathlib import Path
+from time import sleep
 
 if sys.platform == "win32":
     fcntl = None
 else:
     import fcntl
 
+TRIES, PAUSE = 100, 0.01  # seconds; who asks `is_held` has the lock for a moment
 _kept: dict[tuple[int, int], int] = {}  # handles by device and inode, for as long as we live
 
 
@@ -24,7 +26,7 @@ def hold(entry: Path, owner: object | None = None) -> None:
 
     Where nothing can be locked, nothing happens.
     """
-    if (handle := _locked(entry, shared=True)) is None:
+    if (handle := _shared(entry)) is None:
         return
     if owner is not None:
         weakref.finalize(owner, os.close, handle).atexit = False
@@ -48,9 +50,18 @@ def is_held(entry: Path) -> bool:
     return False
 
 
+def _shared(entry: Path) -> int | None:
+    for _ in range(TRIES):
+        try:
+            return _locked(entry, shared=True)
+        except BlockingIOError:
+            sleep(PAUSE)
+    return None
+
+
 def _locked(entry: Path, *, shared: bool) -> int | None:
-    """A handle with a lock; None where nothing can be locked. An exclusive one that another keeps
-    from being had is a BlockingIOError."""
+    """A handle with a lock; None where nothing can be locked. Raises BlockingIOError for one that
+    another process has."""
     if fcntl is None:
         return None
     try:
@@ -61,7 +72,7 @@ def _locked(entry: Path, *, shared: bool) -> int | None:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        if isinstance(error, BlockingIOError) and not shared:
+        if isinstance(error, BlockingIOError):
             raise
         return None
     return handle
