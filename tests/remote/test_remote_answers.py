@@ -533,6 +533,9 @@ def test_tokens_without_ids_are_found_by_their_bytes_in_a_tokenizer():
         {"content": [{"token": "a", "id": 1, "logprob": 1.0}]},
         {"content": [{"token": "a", "id": 1, "logprob": None}]},
         {"content": [{"token": "a", "logprob": -1.0}]},
+        {"content": [{"token": "a", "id": -1, "logprob": -1.0}]},
+        {"content": [{"token": "a", "id": 1 << 40, "logprob": -1.0}]},
+        {"content": [{"token": "a", "bytes": 10**11, "logprob": -1.0}]},  # no room for them
         {"tokens": ["a"], "token_logprobs": []},
     ],
 )

@@ -256,10 +256,16 @@ class _Token:
         """From its text, and what else is said of it: its id, or the bytes that it adds."""
         said = said or {}
         if whole(said.get("id")):
-            return cls(b"", int(said["id"]))
+            if not 0 <= (number := int(said["id"])) < 1 << 31:
+                raise ValueError(f"{number} is no token's id")
+            return cls(b"", number)
         if text.startswith(_AS_IDS) and (digits := text.removeprefix(_AS_IDS)).isdecimal():
             return cls(b"", int(digits[:18]))
-        return cls(bytes(said["bytes"]) if said.get("bytes") else text.encode())
+        if not (content := said.get("bytes")):
+            return cls(text.encode())
+        if not isinstance(content, list):  # of a number it would be as many zeros
+            raise ValueError(f"bytes are a list, not {shown(content)}")
+        return cls(bytes(content))
 
 
 _Valued = tuple[_Token, Any]  # with its log probability
