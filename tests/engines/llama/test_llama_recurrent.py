@@ -150,6 +150,21 @@ def test_a_state_taken_for_a_shorter_one_would_show(case, monkeypatch):
             answer(model, IDS[:6])
 
 
+def test_nothing_less_than_a_whole_state_is_held_or_kept(case):
+    engine = open_file(case[1], context=256, max_batch=4)
+    sequence = engine.open_sequence()
+    engine.forward([row(sequence, [5, 6, 7])])
+    (context,) = engine._pool
+    (slot,), memory = context.lengths, context._memory
+    assert [memory.whole(slot, length) for length in (4, 3, 2, 1)] == [3, 3, 0, 0]
+    with pytest.raises(EngineError, match="cannot be cut back"):
+        memory.cut(slot, 2)
+    assert memory.whole(slot, 3) == 3
+    memory.cut(slot, 0)
+    assert memory.whole(slot, 3) == 0
+    engine.close()
+
+
 def test_a_batch_answers_as_each_alone(case, model):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 500, 20 + 9 * n).tolist() for n in range(9)]
