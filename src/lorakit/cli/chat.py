@@ -15,28 +15,15 @@ from lorakit.cli.chatting.history import HistoryFile, history_path
 from lorakit.cli.chatting.lines import Lines, PlainLines, read_message
 from lorakit.cli.chatting.settings import require_counted
 from lorakit.cli.output import say_error
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
-    AlphaOption,
     CalibrationOption,
-    ContextOption,
-    DeviceOption,
-    GpuLayersOption,
-    MlxVersionOption,
-    MmprojOption,
-    ModelOption,
-    PartialOption,
-    PickleOption,
-    PrivateOption,
-    QuantizeOption,
     RunArgument,
-    RuntimeOption,
-    SettingsOption,
-    ThreadsOption,
     ToolsOption,
-    open_with,
     read_tools,
 )
+from lorakit.cli.running import RunningAnywhere, open_with
 from lorakit.cli.signature import option
 from lorakit.errors import LorakitError
 from lorakit.model.fitting import WhenFull
@@ -67,44 +54,15 @@ def command(
             "[default: --history].",
         ),
     ] = True,
-    engine: RuntimeOption = None,
-    served: ModelOption = None,
-    settings: SettingsOption = None,
-    quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    context: ContextOption = None,
-    gpu_layers: GpuLayersOption = None,
-    mmproj: MmprojOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
-    allow_private: PrivateOption = False,
+    *,
+    running: RunningAnywhere,
+    reading: Reading,
 ) -> None:
     """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
     keywords, schemas = answering.keywords, read_tools(tools)
     path = history_path() if history else None
-    with open_with(
-        base,
-        adapter,
-        engine=engine,
-        served=served,
-        settings=settings,
-        quantize=quantize,
-        calibration=calibration,
-        threads=threads,
-        device=device,
-        context=context,
-        gpu_layers=gpu_layers,
-        mmproj=mmproj,
-        allow_private=allow_private,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=partial,
-        allow_pickle=allow_pickle,
-    ) as model:
+    with open_with(base, adapter, running, reading, calibration=calibration) as model:
         chosen = when_full or _when_full(model)
         require_counted(model, chosen, "--when-full stop")
         session = model.session(

@@ -11,13 +11,10 @@ from lorakit.base.folder import Base
 from lorakit.base.grown import grown, resized_decoder
 from lorakit.check import Mismatch, check, for_text, is_dead, what_to_do
 from lorakit.cli.output import print_json, say
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterArgument,
-    AlphaOption,
     JsonOption,
-    MlxVersionOption,
-    PartialOption,
-    PickleOption,
     PrivateOption,
     fetched,
     open_base,
@@ -35,10 +32,8 @@ MERGED = "lorakit run --merge, lorakit merge"  # what any adapter can do
 def command(
     adapter: AdapterArgument,
     base: Annotated[str, option("--base", "-b", help="The base model folder.")],
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
+    *,
+    reading: Reading,
     every: Annotated[
         bool, option("--all", help="List every mismatch, where it is of another base, too.")
     ] = False,
@@ -48,18 +43,11 @@ def command(
     """Say whether an adapter is whole, alive and of this base; exits 1 if there is an error."""
     opened = open_base(base, allow_private=allow_private)
     path = fetched(adapter, allow_private=allow_private)
-    loaded = read_adapter(
-        path,
-        opened.decoder,
-        allow_pickle=allow_pickle,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=True,
-    )
+    loaded = read_adapter(path, opened.decoder, **replace(reading, partial=True).given)
     larger = grown(opened, [(loaded, 1.0)])
     rows = resized_decoder(opened, [(loaded, 1.0)]).vocabulary
     found = [*check(loaded, opened), *check_brought(path.expanduser(), opened, rows)]
-    if partial:
+    if reading.partial:
         found = [_taken(mismatch) for mismatch in found]
     errors = sum(mismatch.severity == "error" for mismatch in found)
     engines = {} if errors else _engines(for_text(loaded), larger, rows)

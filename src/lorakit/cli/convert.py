@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from lorakit.cli.output import print_json, say
 from lorakit.cli.outputs import OverwriteOption, written
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterArgument,
-    AlphaOption,
     EngineOption,
     JsonOption,
-    MlxVersionOption,
     NameOption,
-    PartialOption,
-    PickleOption,
     PrivateOption,
     ToleranceOption,
     fetched,
     open_base,
-    open_with,
 )
 from lorakit.cli.residuals import UniformOption
+from lorakit.cli.running import open_shown
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
 from lorakit.formats import FormatName
@@ -72,15 +69,13 @@ def command(
     ] = None,
     uniform: UniformOption = False,
     name: NameOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
     verify: Annotated[
         bool, option("--verify", help="Read it back and compare logits; needs --base.")
     ] = False,
     tolerance: ToleranceOption = None,
     engine: EngineOption = None,
+    *,
+    reading: Reading,
     overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -89,8 +84,7 @@ def command(
     to = _format(output, to)
     if verify and base is None:
         raise ParameterError("--verify compares logits", hint="name the base with --base")
-    told = (allow_pickle, partial, init, name, alpha, mlx_version)
-    if verify and any(option not in (None, False) for option in told):
+    if verify and (reading.given or init is not None or name is not None):
         raise ParameterError(
             "--verify reads the adapter again, without --allow-pickle, --init and their like",
             hint="convert it first, then run lorakit verify on what was written",
@@ -104,19 +98,16 @@ def command(
             base=open_base(base, allow_private=allow_private) if base is not None else None,
             dtype=dtype,
             lossy=lossy,
-            allow_pickle=allow_pickle,
             init=init,
-            alpha=alpha,
-            mlx_version=mlx_version,
             name=name,
-            partial=partial,
             uniform=uniform,
+            **reading.given,
         )
     modules = len(report.adapter.modules)
     parity = None
     if verify:
-        with open_with(
-            str(base), None, engine=engine, quantize="none", allow_private=allow_private
+        with open_shown(
+            str(base), None, reading={}, engine=engine, allow_private=allow_private
         ) as model:
             parity = _compare(model, adapter, output, tolerance)
     failed = parity is not None and not parity.agrees

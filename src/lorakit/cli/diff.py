@@ -9,24 +9,18 @@ from typing import Annotated
 from lorakit.cli.answering import prompt_or_input
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, plain, print_json, say
-from lorakit.cli.pictures import OverwriteOption, PictureOption, require_picture
+from lorakit.cli.outputs import OverwriteOption
+from lorakit.cli.pictures import PictureOption, require_picture
 from lorakit.cli.progress import counted_bar
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
-    ContextOption,
-    DeviceOption,
-    EngineOption,
-    GpuLayersOption,
     JsonOption,
-    PickleOption,
-    PrivateOption,
-    QuantizeOption,
-    ThreadsOption,
     ToolsOption,
-    open_with,
     read_tools,
 )
+from lorakit.cli.running import Running, open_with
 from lorakit.cli.signature import argument, option
 from lorakit.drawing.theme import mixed, on
 from lorakit.effect.diff import MAX_TOKENS, Diff, DiffToken, diff
@@ -55,14 +49,9 @@ def command(
     max_tokens: Annotated[int, option(least=1, help="Tokens of the answer.")] = MAX_TOKENS,
     output: PictureOption = None,
     overwrite: OverwriteOption = False,
-    engine: EngineOption = None,
-    quantize: QuantizeOption = "none",
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    context: ContextOption = None,
-    gpu_layers: GpuLayersOption = None,
-    allow_pickle: PickleOption = False,
-    allow_private: PrivateOption = False,
+    *,
+    running: Running,
+    reading: Reading,
     json: JsonOption = False,
 ) -> None:
     """Show what adapters change in an answer: probabilities and KL of every token."""
@@ -76,18 +65,7 @@ def command(
         require_picture(output, overwrite=overwrite)
     prompts = [prompt_or_input(each) for each in prompts]
     schemas = read_tools(tools)
-    with open_with(
-        base,
-        adapter,
-        engine=engine,
-        quantize=quantize,
-        threads=threads,
-        device=device,
-        context=context,
-        gpu_layers=gpu_layers,
-        allow_private=allow_private,
-        allow_pickle=allow_pickle,
-    ) as model:
+    with open_with(base, adapter, running, reading) as model:
         found = []
         with counted_bar("comparing") if len(prompts) > 1 else nullcontext() as progress:
             for number, prompt in enumerate(prompts):

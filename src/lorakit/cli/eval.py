@@ -13,20 +13,13 @@ from lorakit.cli.downloads import downloads
 from lorakit.cli.output import patience, print_json, print_table, say
 from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import counted_bar
-from lorakit.cli.reading import READING, Reading
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
-    OPENING,
     AdapterOption,
     BaseArgument,
-    ContextOption,
-    DeviceOption,
-    EngineOption,
-    GpuLayersOption,
     JsonOption,
-    PrivateOption,
-    QuantizeOption,
-    ThreadsOption,
 )
+from lorakit.cli.running import OPENING, Running
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
@@ -115,15 +108,10 @@ def command(
     html: Annotated[
         Path | None, option(metavar="FILE", help="Write a page with all of it, in one file.")
     ] = None,
-    engine: EngineOption = None,
-    quantize: QuantizeOption = "none",
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    context: ContextOption = None,
-    gpu_layers: GpuLayersOption = None,
-    reading: Reading = READING,
+    *,
+    running: Running,
+    reading: Reading,
     overwrite: OverwriteOption = False,
-    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say how many answers of a model are right, and how sure that is."""
@@ -135,7 +123,7 @@ def command(
         scored=f"regex {regex}" if regex is not None else f"scorer {scorer}" if scorer else "text",
         alone=ALONE,
     )
-    first = first_contestant(base, adapter or (), engine=engine, quantize=quantize)
+    first = first_contestant(base, adapter or (), engine=running.engine, quantize=running.quantize)
     steps = parse_scales(scales) if scales else []
     sides = [first, *contestants(first, compare_with or ()), *sweep(first, steps)]
     examples = _spread(_read(data, tools), limit)
@@ -145,11 +133,11 @@ def command(
         require_free(html, "file", overwrite=overwrite, inputs=data)
         _require_place(html)
     opening = Opening(
-        threads=threads,
-        context=context,
-        device=device,
-        gpu_layers=gpu_layers,
-        allow_private=allow_private,
+        threads=running.threads,
+        context=running.context,
+        device=running.device,
+        gpu_layers=running.gpu_layers,
+        allow_private=running.allow_private,
         waiting=_waiting,
         progress=downloads,
         reading=reading.given,

@@ -9,7 +9,7 @@ from typing import Annotated
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import print_json, say, size
 from lorakit.cli.progress import LiveLine
-from lorakit.cli.reading import READING, Reading
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -94,7 +94,8 @@ def command(
         float | None, option(help="Fail where a smaller share of answers is the same.")
     ] = None,
     no_proof: Annotated[bool, option("--no-proof", help="Leave the comparison out.")] = False,
-    reading: Reading = READING,
+    *,
+    reading: Reading,
     overwrite: Annotated[bool, option("--overwrite", help="Replace an export.")] = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,

@@ -19,7 +19,8 @@ from lorakit.cli.inspecting import (
     summary,
 )
 from lorakit.cli.output import console, patience, print_json, say, size
-from lorakit.cli.pictures import OverwriteOption, require_picture
+from lorakit.cli.outputs import OverwriteOption
+from lorakit.cli.pictures import require_picture
 from lorakit.cli.references import (
     AdapterArgument,
     AlphaOption,

@@ -10,22 +10,14 @@ import numpy.typing as npt
 
 from lorakit.cli.output import print_json, say
 from lorakit.cli.outputs import OverwriteOption, require_free
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
-    AlphaOption,
     BaseArgument,
     CalibrationOption,
-    DeviceOption,
-    EngineOption,
     JsonOption,
-    MlxVersionOption,
-    PartialOption,
-    PickleOption,
-    PrivateOption,
-    QuantizeOption,
-    ThreadsOption,
-    open_with,
 )
+from lorakit.cli.running import Running, open_with
 from lorakit.cli.signature import option
 from lorakit.errors import ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
@@ -37,17 +29,11 @@ def command(
     ids: Annotated[str, option(help="Token ids: 1,2,3 or a .npz file with ids0, ids1, ...")],
     output: Annotated[Path, option("-o", "--output", help="The .npz file to write.")],
     adapter: AdapterOption = None,
-    engine: EngineOption = None,
-    quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
+    *,
+    running: Running,
+    reading: Reading,
     overwrite: OverwriteOption = False,
-    allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
@@ -55,20 +41,7 @@ def command(
     sequences = read_ids(ids)
     if not output.parent.is_dir():
         raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
-    with open_with(
-        base,
-        adapter,
-        engine=engine,
-        quantize=quantize,
-        calibration=calibration,
-        threads=threads,
-        device=device,
-        allow_private=allow_private,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=partial,
-        allow_pickle=allow_pickle,
-    ) as model:
+    with open_with(base, adapter, running, reading, calibration=calibration) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())
             for name, sequence in sequences.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from lorakit.adapter import Adapter, at_scale
 from lorakit.base.folder import Base
@@ -13,13 +13,10 @@ from lorakit.check import for_text
 from lorakit.cli.output import note, print_json, say, size
 from lorakit.cli.outputs import OverwriteOption, require_free, written
 from lorakit.cli.progress import Percent
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
-    AlphaOption,
     BaseArgument,
     JsonOption,
-    MlxVersionOption,
-    PartialOption,
-    PickleOption,
     PrivateOption,
     fetched,
     open_base,
@@ -53,10 +50,8 @@ def command(
     output: FolderOption,
     adapter: Annotated[list[str] | None, _ADAPTER] = None,
     dtype: DtypeOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
+    *,
+    reading: Reading,
     overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -68,15 +63,7 @@ def command(
     inputs = [base, *(scaled(each).path for each in adapter or [])]
     require_free(output, "model", overwrite=overwrite, inputs=inputs)
     opened = open_base(base, allow_private=allow_private)
-    adapters = read(
-        adapter or [],
-        opened,
-        allow_private=allow_private,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=partial,
-        allow_pickle=allow_pickle,
-    )
+    adapters = read(adapter or [], opened, reading, allow_private=allow_private)
     if not adapters and dtype is None and not opened.is_gguf:
         raise ParameterError("there is nothing to merge", hint="name an adapter: -a REF[:SCALE]")
     own = _own_tokenizer(opened)
@@ -113,14 +100,14 @@ def _own_tokenizer(base: Base) -> TextTokenizer | None:
 
 
 def read(
-    references: Sequence[str], base: Base, *, allow_private: bool, **reading: Any
+    references: Sequence[str], base: Base, reading: Reading, *, allow_private: bool
 ) -> list[tuple[Adapter, float]]:
-    """Adapters with their scales. reading: options of `formats.read_adapter`."""
+    """Adapters with their scales."""
     found = []
     for said in map(scaled, references):
         path = said.path
         place = fetched(path, allow_private=allow_private)
-        adapter = read_adapter(place, base.decoder, **reading)
+        adapter = read_adapter(place, base.decoder, **reading.given)
         adapter = adapter if base.left_out else for_text(adapter)
         scale = default_scale(place) if said.scale is None else said.scale
         if said.absolute is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.outputs import OverwriteOption as OverwriteOption
 from lorakit.cli.outputs import require_free
 from lorakit.cli.signature import option
 from lorakit.drawing.png import require_matplotlib

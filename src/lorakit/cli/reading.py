@@ -23,6 +23,3 @@ class Reading:
         """Those that are not the defaults, by the names of AdapterConfig's fields."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {n: value for n, value in values.items() if value is not None and value is not False}
-
-
-READING = Reading()

@@ -1,34 +1,25 @@
-"""What several commands share: references, read and opened with a bar for what is fetched."""
+"""What several commands share: options, and references, read with a bar for what is fetched."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import Decoder
 from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base as open_local_base
 from lorakit.cli.downloads import downloads
-from lorakit.cli.output import note, patience
+from lorakit.cli.output import note
 from lorakit.cli.signature import argument, option
 from lorakit.engines.onnx.options import Quantization
-from lorakit.engines.table import EngineName, RuntimeName
-from lorakit.engines.torch.options import Device
-from lorakit.errors import BaseModelError, FormatError, SourceError, UnsupportedError
+from lorakit.engines.table import EngineName
+from lorakit.errors import BaseModelError, FormatError, UnsupportedError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.formats import read_adapter
 from lorakit.sources import Kind, fetch
 from lorakit.sources.scaled import scaled as scaled
 
-if TYPE_CHECKING:
-    from lorakit.model.model import Model
-
-OPENING = "opening the model; its graph is built the first time ..."
 BaseArgument = Annotated[
     str,
     argument(
@@ -61,47 +52,12 @@ EngineOption = Annotated[
     EngineName | None,
     option(help="What runs the model [default: llama for a GGUF file, else onnx]."),
 ]
-RuntimeOption = Annotated[
-    RuntimeName | None,
-    option(
-        "--engine",
-        help="What runs the model [default: llama for a GGUF file, api for https://.../v1, "
-        "else onnx].",
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    option("--model", metavar="NAME", help="The server's name of the model, if it has several."),
-]
-SettingsOption = Annotated[
-    Path | None,
-    option(
-        "--settings",
-        metavar="FILE",
-        help="A lorakit.toml: the model, its adapters and a fallback [default, where no BASE is "
-        "given: LORAKIT_SETTINGS, else lorakit.toml in the working directory].",
-    ),
-]
 QuantizeOption = Annotated[Quantization, option(help="How the base's weights are held.")]
 CalibrationOption = Annotated[
     Path | None,
     option(metavar="FILE", help="A text like what the model will read, for int8 and int4."),
 ]
 ThreadsOption = Annotated[int | None, option(help="Compute threads [default: all cores].")]
-DeviceOption = Annotated[
-    Device | None, option(help="Where the torch engine computes [default: cpu].")
-]
-ContextOption = Annotated[
-    int | None, option(least=1, help="Tokens of context [default: the model's, at most 8192].")
-]
-GpuLayersOption = Annotated[
-    int | None,
-    option(least=-1, help="Layers that a GPU holds, of a GGUF file; -1 = all [default: 0]."),
-]
-MmprojOption = Annotated[
-    str | None,
-    option(metavar="FILE.gguf", help="The projector of a GGUF vision model, so that it sees."),
-]
 ToolsOption = Annotated[
     Path | None, option(help="A JSON file with the tools that the model may call.")
 ]
@@ -127,10 +83,6 @@ NameOption = Annotated[
     str | None,
     option("--name", help="Which adapter, where a PEFT file holds several."),
 ]
-MergeOption = Annotated[
-    bool,
-    option("--merge", help="Merge the adapters into the weights: any kind, at fixed scales."),
-]
 PrivateOption = Annotated[
     bool,
     option("--allow-private", help="Let URLs be of machines of a private network."),
@@ -140,99 +92,6 @@ ToleranceOption = Annotated[
     option(help="The largest difference that passes [default: what rounding explains]."),
 ]
 JsonOption = Annotated[bool, option("--json", help="Print JSON.")]
-
-
-def open_with(
-    base: str | None,
-    adapters: Sequence[str] | None,
-    *,
-    engine: RuntimeName | None,
-    quantize: Quantization,
-    calibration: Path | None = None,
-    threads: int | None = None,
-    device: Device | None = None,
-    context: int | None = None,
-    gpu_layers: int | None = None,
-    mmproj: str | None = None,
-    allow_private: bool = False,
-    merge: bool = False,
-    served: str | None = None,
-    settings: Path | None = None,
-    **reading: Any,
-) -> Model:
-    """Open a model, load the adapters and make them active at their scales.
-
-    served: the name of the model, where the base is the URL of a server. settings: a file of
-    settings; the base may then be left out, as it may where there is a lorakit.toml.
-    """
-    from lorakit.engines.llama.options import LlamaOptions
-    from lorakit.model.adapter_config import TEXT_ALONE, config_of  # slow: most open no model
-    from lorakit.model.open import open as open_model
-
-    mode = "merge" if merge else "dynamic"
-    configs = [config_of(reference, mode=mode, **reading) for reference in adapters or ()]
-    place, key = (settings, None) if base or settings else found_settings()
-    with _server_meant(base), downloads, patience(OPENING):
-        model = open_model(
-            base,
-            adapter=configs if adapters else None,
-            engine=engine,
-            quantize=quantize,
-            calibration=calibration,
-            threads=threads,
-            device=device,
-            context=context,
-            llama=None if gpu_layers is None else LlamaOptions(gpu_layers=gpu_layers),
-            mmproj=mmproj,
-            progress=downloads,
-            allow_private=allow_private,
-            model=served,
-            api_key=key,
-            settings=place,
-        )
-    for warning in model.warnings:
-        if not warning.adapter and warning.code != TEXT_ALONE:  # the others were logged
-            note(warning.message)
-    if model.runtime_name == "api":
-        return model
-    if model.base.exported is not None and (form := model.base.exported.note()):
-        note(form)
-    loaded = [] if merge else configs
-    unsaid = [n for n, c in enumerate(loaded) if c.scale is None and c.absolute_scale is None]
-    for info in [model.adapters[n] for n in unsaid]:
-        if info.default_scale != 1:
-            note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
-    return model
-
-
-@contextmanager
-def _server_meant(base: str | None) -> Iterator[None]:
-    """Where a host alone was named and no model is there: how its API is named."""
-    try:
-        yield
-    except SourceError as error:
-        parts = urlsplit(base or "")
-        if parts.scheme in ("http", "https") and parts.path in ("", "/"):
-            api = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/v1"
-            error.hint = f"for a server's API: {api} (or --engine api); {error.hint}"
-        raise
-
-
-def found_settings() -> tuple[Path | None, str | None]:
-    """The settings where neither a base nor a file is given, and the key for their servers.
-
-    A file that only lies in the working directory may be anybody's: no key goes where it says.
-    """
-    from lorakit.model.settings import NAMED, find_settings, read_settings  # slow
-
-    place = find_settings(here=True)
-    if place is None or os.environ.get(NAMED):
-        return place, None
-    said = read_settings(place)
-    note(f"settings from {said.place}")
-    if os.environ.get("LORAKIT_API_KEY") and (said.fallback or "api" in said.models):
-        note(f"LORAKIT_API_KEY is not sent to a server that it names; --settings {place} does that")
-    return place, ""
 
 
 def read_reference(

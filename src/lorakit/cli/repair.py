@@ -6,14 +6,11 @@ from typing import Annotated
 
 from lorakit.cli.output import print_json, say
 from lorakit.cli.outputs import OverwriteOption, written
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterArgument,
-    AlphaOption,
     JsonOption,
-    MlxVersionOption,
     NameOption,
-    PartialOption,
-    PickleOption,
     PrivateOption,
     fetched,
     open_base,
@@ -31,10 +28,8 @@ def command(
         option("--base", "-b", help="The base model: names become those of its modules."),
     ] = None,
     name: NameOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
+    *,
+    reading: Reading,
     overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -45,11 +40,8 @@ def command(
             fetched(adapter, allow_private=allow_private),
             place,
             base=open_base(base, allow_private=allow_private) if base is not None else None,
-            allow_pickle=allow_pickle,
-            alpha=alpha,
-            mlx_version=mlx_version,
             name=name,
-            partial=partial,
+            **reading.given,
         )
     renamed = report.adapter.reading.renamed
     if json:

@@ -9,30 +9,16 @@ from typing import Annotated
 from lorakit.cli.answering import Answering, prompt_or_input, with_images
 from lorakit.cli.chatting.answer import Answer
 from lorakit.cli.output import note, print_json, say, say_piece
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
-    AlphaOption,
     CalibrationOption,
-    ContextOption,
-    DeviceOption,
-    GpuLayersOption,
     JsonOption,
-    MergeOption,
-    MlxVersionOption,
-    MmprojOption,
-    ModelOption,
-    PartialOption,
-    PickleOption,
-    PrivateOption,
-    QuantizeOption,
     RunArgument,
-    RuntimeOption,
-    SettingsOption,
-    ThreadsOption,
     ToolsOption,
-    open_with,
     read_tools,
 )
+from lorakit.cli.running import RunningAnywhere, open_with
 from lorakit.cli.signature import argument, option
 from lorakit.errors import LorakitError, ParameterError
 from lorakit.model.chat_stream import ChatStream
@@ -49,7 +35,10 @@ def command(
         argument(help="What to say; - reads standard input, and so does none in a pipe."),
     ] = None,
     adapter: AdapterOption = None,
-    merge: MergeOption = False,
+    merge: Annotated[
+        bool,
+        option("--merge", help="Merge the adapters into the weights: any kind, at fixed scales."),
+    ] = False,
     raw: Annotated[
         bool, option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
@@ -58,21 +47,10 @@ def command(
         list[Path] | None,
         option(metavar="FILE", help="A picture to ask about; may be repeated; needs --mmproj."),
     ] = None,
-    mmproj: MmprojOption = None,
-    engine: RuntimeOption = None,
-    served: ModelOption = None,
-    settings: SettingsOption = None,
-    quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    context: ContextOption = None,
-    gpu_layers: GpuLayersOption = None,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
-    allow_private: PrivateOption = False,
+    *,
+    running: RunningAnywhere,
+    reading: Reading,
     json: JsonOption = False,
 ) -> None:
     """Answer one prompt with a base and any number of adapters.
@@ -80,7 +58,7 @@ def command(
     With --settings one word is the prompt, and BASE is as the file says. A terminal shows calls as
     code; a pipe, and --raw, what the model wrote.
     """
-    if settings is not None and prompt is None:
+    if running.settings is not None and prompt is None:
         base, prompt = None, base
     if raw and (image or tools):
         raise ParameterError("--raw uses no chat template, which --image and --tools need")
@@ -89,26 +67,7 @@ def command(
     sampling, rendering = answering.sampling, answering.rendering
     text = prompt_or_input(prompt)
     schemas = read_tools(tools)
-    with open_with(
-        base,
-        adapter,
-        engine=engine,
-        served=served,
-        settings=settings,
-        quantize=quantize,
-        calibration=calibration,
-        threads=threads,
-        device=device,
-        context=context,
-        gpu_layers=gpu_layers,
-        mmproj=mmproj,
-        allow_private=allow_private,
-        merge=merge,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=partial,
-        allow_pickle=allow_pickle,
-    ) as model:
+    with open_with(base, adapter, running, reading, calibration=calibration, merge=merge) as model:
         if own := answering.own(model):
             note(own)
         said: str | ChatPrompt = text

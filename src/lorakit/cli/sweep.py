@@ -10,23 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, print_json, say
-from lorakit.cli.pictures import OverwriteOption, PictureOption, require_picture
+from lorakit.cli.outputs import OverwriteOption
+from lorakit.cli.pictures import PictureOption, require_picture
 from lorakit.cli.progress import counted_bar
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
-    ContextOption,
-    DeviceOption,
-    EngineOption,
-    GpuLayersOption,
     JsonOption,
-    PickleOption,
-    PrivateOption,
-    QuantizeOption,
-    ThreadsOption,
-    open_with,
     read_tools,
 )
+from lorakit.cli.running import Running, open_with
 from lorakit.cli.signature import option
 from lorakit.effect.pictures import names, plot_examples, plot_sweep, visible
 from lorakit.effect.sweep import (
@@ -87,14 +81,9 @@ def command(
     ] = MAX_TOKENS,
     output: PictureOption = None,
     overwrite: OverwriteOption = False,
-    engine: EngineOption = None,
-    quantize: QuantizeOption = "none",
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    context: ContextOption = None,
-    gpu_layers: GpuLayersOption = None,
-    allow_pickle: PickleOption = False,
-    allow_private: PrivateOption = False,
+    *,
+    running: Running,
+    reading: Reading,
     json: JsonOption = False,
 ) -> None:
     """Run prompts or examples at many scales of the adapters at once, and chart the outcome."""
@@ -111,18 +100,7 @@ def command(
     said = _read(prompts) if prompts is not None else []
     examples = [each for path in data or () for each in read_examples(path, tools=tools).require()]
     with (
-        open_with(
-            base,
-            adapter,
-            engine=engine,
-            quantize=quantize,
-            threads=threads,
-            device=device,
-            context=context,
-            gpu_layers=gpu_layers,
-            allow_private=allow_private,
-            allow_pickle=allow_pickle,
-        ) as model,
+        open_with(base, adapter, running, reading) as model,
         ExitStack() as stack,
     ):
         progress = _bar(stack)

@@ -12,12 +12,9 @@ from lorakit.cli.merge import DtypeOption, FolderOption, MergedAdapters, read, s
 from lorakit.cli.output import size
 from lorakit.cli.outputs import OverwriteOption, require_free, written
 from lorakit.cli.progress import Percent
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
-    AlphaOption,
     JsonOption,
-    MlxVersionOption,
-    PartialOption,
-    PickleOption,
     PrivateOption,
     open_base,
     scaled,
@@ -35,10 +32,8 @@ def command(
     force: Annotated[
         bool, option("--force", help="Also what no lorakit.json in MERGED says is in it.")
     ] = False,
-    alpha: AlphaOption = None,
-    mlx_version: MlxVersionOption = None,
-    partial: PartialOption = False,
-    allow_pickle: PickleOption = False,
+    *,
+    reading: Reading,
     overwrite: OverwriteOption = False,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
@@ -47,15 +42,7 @@ def command(
     inputs = [merged, *(scaled(each).path for each in adapter)]
     require_free(output, "model", overwrite=overwrite, inputs=inputs)
     opened = open_base(merged, allow_private=allow_private)
-    adapters = read(
-        adapter,
-        opened,
-        allow_private=allow_private,
-        alpha=alpha,
-        mlx_version=mlx_version,
-        partial=partial,
-        allow_pickle=allow_pickle,
-    )
+    adapters = read(adapter, opened, reading, allow_private=allow_private)
     with (
         _by_name(adapter, adapters),
         Percent(of=size) as progress,

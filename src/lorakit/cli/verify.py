@@ -8,7 +8,7 @@ from typing import Annotated
 
 from lorakit.cli.hints import did_you_mean
 from lorakit.cli.output import note, print_json, print_table, say
-from lorakit.cli.reading import READING, Reading
+from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
     BaseArgument,
@@ -20,10 +20,10 @@ from lorakit.cli.references import (
     ThreadsOption,
     ToleranceOption,
     open_base,
-    open_with,
     read_reference,
     scaled,
 )
+from lorakit.cli.running import open_shown
 from lorakit.cli.signature import option
 from lorakit.errors import SourceError
 from lorakit.files.nearby import or_nearby
@@ -118,7 +118,8 @@ def command(
     quantize: QuantizeOption = "none",
     calibration: CalibrationOption = None,
     threads: ThreadsOption = None,
-    reading: Reading = READING,
+    *,
+    reading: Reading,
     allow_private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -133,7 +134,7 @@ def command(
         quantize,
         threads,
         allow_private,
-        open_with,
+        open_shown,
         calibration,
         reading.given,
     )

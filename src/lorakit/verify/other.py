@@ -62,7 +62,7 @@ class Opener(Protocol):
         calibration: Path | None,
         threads: int | None,
         allow_private: bool,
-        **reading: Any,
+        reading: Mapping[str, Any],
     ) -> Model: ...
 
 
@@ -75,7 +75,7 @@ def open_references(
     calibration: Path | None,
     threads: int | None,
     allow_private: bool,
-    **reading: Any,
+    reading: Mapping[str, Any],
 ) -> Model:
     """The Opener that shows nothing."""
     return open_model(
@@ -117,7 +117,7 @@ class Opening:
             calibration=self.calibration if self.quantize in CALIBRATED else None,
             threads=self.threads,
             allow_private=self.allow_private,
-            **self.reading,
+            reading=self.reading,
         )
 
     @property
