@@ -1,6 +1,7 @@
 """What servers send for a conversation, in the forms of several servers, and what they are sent."""
 
 import json
+import threading
 
 import pytest
 from api_server import api_serving, delta, events, text, usage, whole
@@ -241,6 +242,22 @@ def test_what_a_model_does_not_take_is_said_another_way_once_it_refused():
         assert len(api.of("/v1/completions")) == 4  # learned
         with pytest.raises(lorakit.ParameterError, match="no presence_penalty"):
             model.complete("x", presence_penalty=0.5)  # is not left out in silence
+
+
+def test_what_one_request_learns_does_not_fail_those_beside_it():
+    """All are sent before the first is refused."""
+    all_sent = threading.Barrier(3)
+
+    def answer(body):
+        if "max_tokens" in body:
+            all_sent.wait(60)
+            fields = {"code": "unsupported_parameter", "param": "max_tokens", "message": "no"}
+            return whole({"error": fields}, 400)
+        return events(text("ok", "stop"))
+
+    with api_serving(v1__completions=answer) as api, open_remote(f"{api.url}/v1") as model:
+        streams = [model.stream("x", max_tokens=7) for _ in range(3)]
+        assert [stream.result().text for stream in streams] == ["ok"] * 3
 
 
 def test_other_refusals_are_not_tried_again():

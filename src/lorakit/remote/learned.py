@@ -28,14 +28,17 @@ class Learned:
         renamed = self._refused & RENAMED.keys()
         return {RENAMED[name] if name in renamed else name: kept[name] for name in kept}
 
-    def takes(self, refusal: RefusalError, body: Mapping[str, Any]) -> bool:
-        """Whether a refusal taught something: then the request is worth saying again."""
+    def takes(self, refusal: RefusalError, sent: Mapping[str, Any]) -> bool:
+        """Whether what was sent is worth saying again, without what was refused of it.
+
+        Another request may have learned the same meanwhile: what counts is what this one had said.
+        """
         name = refusal.fields.get("param")
         if refusal.status != 400 or refusal.fields.get("code") != "unsupported_parameter":
             return False
-        if not isinstance(name, str) or name in self._refused:
+        if not isinstance(name, str) or name not in sent:
             return False
-        if name not in RENAMED and (name not in NEUTRAL or body.get(name) != NEUTRAL[name]):
+        if name not in RENAMED and (name not in NEUTRAL or sent[name] != NEUTRAL[name]):
             return False
         self._refused.add(name)
         return True

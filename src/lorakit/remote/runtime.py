@@ -211,13 +211,14 @@ class RemoteRuntime:
 
     def _answer(self, job: _Job) -> Completion:
         while True:
+            body = self._learned.said(job.body)
             try:
-                return self._ask_once(job)
+                return self._ask_once(job, body)
             except RefusalError as refusal:
-                if not self._learned.takes(refusal, job.body):
+                if not self._learned.takes(refusal, body):
                     raise self._refused(refusal, job) from None
 
-    def _ask_once(self, job: _Job) -> Completion:
+    def _ask_once(self, job: _Job, body: Mapping[str, Any]) -> Completion:
         params, generation = job.question.params, job.generation
         link = job.connection = self._connection(job.question.deadline)
         if generation.cancelled or self.closed:  # before there was a connection to end
@@ -228,7 +229,7 @@ class RemoteRuntime:
         first = 0.0
         url = f"{self.server.base}{job.question.path}"
         self.adapters.require_same(job.chosen, link)
-        with closing(link.stream(url, self._learned.said(job.body), limit)) as stream:
+        with closing(link.stream(url, body, limit)) as stream:
             for event in stream:
                 if deltas := answer.take(event):
                     first = first or time.monotonic()
