@@ -10,11 +10,10 @@ from lorakit.cli.answering import Answering
 from lorakit.cli.chatting.commands import run_command, show_adapters
 from lorakit.cli.chatting.completions import completions
 from lorakit.cli.chatting.conversation import Chat, explained
-from lorakit.cli.chatting.folded import tell
 from lorakit.cli.chatting.history import HistoryFile, history_path
 from lorakit.cli.chatting.lines import Lines, PlainLines, read_message
 from lorakit.cli.chatting.settings import require_counted
-from lorakit.cli.output import say_error
+from lorakit.cli.output import say_error, say_folded
 from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
@@ -73,9 +72,9 @@ def command(
         )
         chat = Chat(model=model, session=session)
         lines = _lines(chat, None if path is None else HistoryFile(path))
-        tell(f"{model.name}; /help lists the commands, Ctrl-D ends", "dim")
+        say_folded(f"{model.name}; /help lists the commands, Ctrl-D ends", "dim")
         if own := answering.own(model):
-            tell(own, "dim")
+            say_folded(own, "dim")
         if model.adapters:
             show_adapters(chat)
         _talk(chat, lines)
@@ -107,7 +106,7 @@ def _talk(chat: Chat, lines: Lines) -> None:
             if asked:
                 return
             asked = True
-            tell("(Ctrl-C again leaves, and so does Ctrl-D)", "dim")
+            say_folded("(Ctrl-C again leaves, and so does Ctrl-D)", "dim")
             continue
         asked, chat.prefilled = False, ""
         if said in END:
@@ -117,7 +116,7 @@ def _talk(chat: Chat, lines: Lines) -> None:
         except LorakitError as error:
             say_error(explained(error, chat))
         except KeyboardInterrupt:  # while something else than an answer took its time
-            tell("(stopped)", "dim")
+            say_folded("(stopped)", "dim")
 
 
 def _answer(chat: Chat, said: str) -> None:

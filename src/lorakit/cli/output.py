@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN_ITEMS = 3
+LEAST = 20  # columns that a line is folded to
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")  # not tabs and lines
 Styled = tuple[str, str]  # a text and rich's name of its style
 
@@ -141,11 +142,14 @@ def say_error(error: LorakitError) -> None:
 
 
 def say_folded(text: str, style: str = "") -> None:
-    """A sentence; on a terminal folded between words, elsewhere one line."""
+    """A sentence; on a terminal folded between words, from where its first word stands."""
     lines = [text]
     if sys.stdout.isatty():
-        width = max(20, get_terminal_size().columns - 1)
-        lines = wrap(plain(text), width, break_long_words=False, break_on_hyphens=False)
+        text, width = plain(text), max(LEAST, get_terminal_size().columns - 1)
+        margin = " " * (len(text) - len(text.lstrip()))
+        lines = wrap(
+            text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+        )
     for line in lines:
         say((line, style) if style else line)
 

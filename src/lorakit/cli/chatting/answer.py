@@ -9,8 +9,7 @@ from typing import Literal
 
 from lorakit.chat.calls import ParsedReply, ToolCall
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
-from lorakit.cli.chatting.folded import tell
-from lorakit.cli.output import say, say_piece
+from lorakit.cli.output import say, say_folded, say_piece
 from lorakit.model.types import ChatReply, Event, ReplyEnd
 
 SHOWN = 400  # characters of what could not be read as a call
@@ -55,7 +54,7 @@ class Answer:
             self._end(event.reply)
         else:  # Withdrawn: it had not said that it was reasoning
             self.end_line()
-            tell("(all of this was thinking)", DIM)
+            say_folded("(all of this was thinking)", DIM)
             self.text, self._last, self._known = "", "reasoning", True
             self._reasoning, self._calls = "", []
 
@@ -91,15 +90,15 @@ class Answer:
         self.end_line()
         for bad in reply.malformed:
             text = bad.text if len(bad.text) <= SHOWN else f"{bad.text[:SHOWN]}..."
-            tell(f"no call: {text} ({bad.reason})", BAD)
+            say_folded(f"no call: {text} ({bad.reason})", BAD)
         if reply.finish_reason == "length":
             self._say_cut(reply)
         elif not (self._last or reply.malformed):
-            tell("(the model said nothing)", DIM)
+            say_folded("(the model said nothing)", DIM)
 
     def _say_cut(self, reply: ChatReply) -> None:
         if 0 < self._context <= reply.usage.total_tokens:
-            tell(f"(cut off: the context of {self._context} tokens is full)", DIM)
+            say_folded(f"(cut off: the context of {self._context} tokens is full)", DIM)
             return
         count = reply.usage.completion_tokens
-        tell(f"(cut off after {count} tokens; {self._longer} allows more)", DIM)
+        say_folded(f"(cut off after {count} tokens; {self._longer} allows more)", DIM)

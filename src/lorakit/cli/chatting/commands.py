@@ -14,12 +14,11 @@ from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
 from lorakit.cli.chatting.calls import from_openai, signature_of
 from lorakit.cli.chatting.conversation import Chat
-from lorakit.cli.chatting.folded import tell
 from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
 from lorakit.cli.chatting.words import number, quoted, words_of
 from lorakit.cli.downloads import downloads
 from lorakit.cli.hints import did_you_mean
-from lorakit.cli.output import say
+from lorakit.cli.output import say, say_folded
 from lorakit.cli.references import read_tools
 from lorakit.errors import (
     CapabilityError,
@@ -82,7 +81,7 @@ def _system(chat: Chat, rest: str) -> None:
         said = [] if rest == OFF else [{"role": "system", "content": rest}]
         messages[: int(has)] = said
     now = messages[0]["content"] if messages and messages[0].get("role") == "system" else "none"
-    tell(f"  system: {now}", CALL)
+    say_folded(f"  system: {now}", CALL)
 
 
 def _tools(chat: Chat, rest: str) -> None:
@@ -92,9 +91,9 @@ def _tools(chat: Chat, rest: str) -> None:
         chat.session.tools = prepare_tools(tools)
     names = [signature_of(tool) for tool in chat.session.tools or ()]
     if not names:
-        tell("  tools: none declared; an adapter may have learnt its own", CALL)
+        say_folded("  tools: none declared; an adapter may have learnt its own", CALL)
     for name in names:
-        tell(f"  tools: {name}", CALL)
+        say_folded(f"  tools: {name}", CALL)
 
 
 def _image(chat: Chat, rest: str) -> None:
@@ -106,7 +105,7 @@ def _image(chat: Chat, rest: str) -> None:
         _require_shown(chat, word, picture)
         chat.images = [*chat.images, Path(word)]
     names = ", ".join(image.name for image in chat.images)
-    tell(f"  with what you say next: {names or 'no picture'}", CALL)
+    say_folded(f"  with what you say next: {names or 'no picture'}", CALL)
 
 
 def _require_shown(chat: Chat, word: str, picture: dict[str, Any]) -> None:
@@ -145,7 +144,7 @@ def _set(chat: Chat, rest: str) -> None:
     chosen = rest.partition(" ")[0]
     for name, value, own in settings(chat):
         if chosen in ("", name):
-            tell(f"  {name}  {value}{f'  ({own})' if own else ''}", CALL)
+            say_folded(f"  {name}  {value}{f'  ({own})' if own else ''}", CALL)
 
 
 # Adapters.
@@ -196,9 +195,9 @@ def show_adapters(chat: Chat) -> None:
     for info in chat.model.adapters:
         state = f"at {info.scale:g}" if info.scale else "off"
         rank = f" (rank {info.rank})" if info.rank else ""  # of a server's it is not known
-        tell(f"  {info.name} {state}{rank}", CALL)
+        say_folded(f"  {info.name} {state}{rank}", CALL)
     if not chat.model.adapters:
-        tell("  no adapter is loaded; /adapter REF loads one", CALL)
+        say_folded("  no adapter is loaded; /adapter REF loads one", CALL)
 
 
 # The conversation.
@@ -224,9 +223,9 @@ def _result(chat: Chat, rest: str) -> None:
         return
     calls = chat.pending()
     for call in calls:
-        tell(f"  {call} waits for its result", CALL)
+        say_folded(f"  {call} waits for its result", CALL)
     if not calls:
-        tell("  no call waits for a result", CALL)
+        say_folded("  no call waits for a result", CALL)
 
 
 def _save(chat: Chat, rest: str) -> None:
@@ -253,7 +252,7 @@ def _save(chat: Chat, rest: str) -> None:
     )
     write_saved(path, saved)
     chat.file = path
-    tell(f"  saved {len(session.messages)} messages to {path}", CALL)
+    say_folded(f"  saved {len(session.messages)} messages to {path}", CALL)
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -276,11 +275,11 @@ def _load(chat: Chat, rest: str) -> None:
     if session.rendering == DEFAULT:
         session.rendering = chat.session.rendering
     chat.session, chat.file, chat.images = session, saved, []
-    tell(f"  {len(session.messages)} messages of {saved}", CALL)
+    say_folded(f"  {len(session.messages)} messages of {saved}", CALL)
     for message in session.messages[-2:]:
         calls = [str(from_openai(call)) for call in message.get("tool_calls") or ()]
         said = message["content"] if isinstance(message.get("content"), str) else ""
-        tell(f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM)
+        say_folded(f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM)
 
 
 def _require_loaded(chat: Chat, names: Iterable[str], saved: Path) -> None:
@@ -302,7 +301,7 @@ def _reset(chat: Chat, rest: str) -> None:
     kept = [m for m in chat.session.messages[:1] if m.get("role") == "system"]
     chat.session.messages[:] = kept
     chat.images, chat.file = [], None
-    tell("  forgotten" + (", but the system message" if kept else ""), CALL)
+    say_folded("  forgotten" + (", but the system message" if kept else ""), CALL)
 
 
 def _help(chat: Chat, rest: str) -> None:
@@ -321,8 +320,8 @@ def _help(chat: Chat, rest: str) -> None:
 def _explain(what: str, about: str) -> None:
     """On one line, where the terminal is wide enough."""
     if 2 + COLUMN + 2 + len(about) >= get_terminal_size().columns or len(what) > COLUMN:
-        tell(f"  {what}", "bold")
-        tell(f"      {about}", DIM)
+        say_folded(f"  {what}", "bold")
+        say_folded(f"      {about}", DIM)
     else:
         say((f"  {what:<{COLUMN}}", "bold"), (f"  {about}", DIM))
 

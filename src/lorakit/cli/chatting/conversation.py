@@ -12,7 +12,7 @@ from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import DIM, Answer
 from lorakit.cli.chatting.calls import from_openai
-from lorakit.cli.chatting.folded import tell
+from lorakit.cli.output import say_folded
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
@@ -72,7 +72,7 @@ class Chat:
         messages = [*self.session.messages, message]
         if others:
             self.session.messages[:] = messages
-            tell(f"  kept; {others[0]} is next", DIM)
+            say_folded(f"  kept; {others[0]} is next", DIM)
         else:
             self.show(self.session.stream_from(messages))
 
@@ -111,25 +111,27 @@ class Chat:
 
     def _stopped(self, asked: Sequence[Message], said: ParsedReply) -> None:
         if said == ParsedReply():
-            tell("(stopped before it said anything; your message is taken back)", DIM)
+            say_folded("(stopped before it said anything; your message is taken back)", DIM)
             return
         self.session.messages[:] = [*map(dict, asked), said.to_message()]
-        tell("(stopped; /retry answers anew)", DIM)
+        say_folded("(stopped; /retry answers anew)", DIM)
 
     def _tell_dropped(self, turn: Turn) -> None:
         if turn.summary:
-            tell(f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM)
+            say_folded(
+                f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM
+            )
             for line in turn.summary.splitlines():
-                tell(f"  {line}", DIM)
+                say_folded(f"  {line}", DIM)
         elif turn.dropped:
             why = f"; no summary: {turn.unsummarised}" if turn.unsummarised else ""
             what = f"the oldest {turn.dropped} messages are dropped{why}"
-            tell(f"(the context is full: {what})", DIM)
+            say_folded(f"(the context is full: {what})", DIM)
 
     def _tell_pending(self) -> None:
         calls = self.pending()
         if calls and not self.told:
-            tell(PENDING.format(calls[0].name), DIM)
+            say_folded(PENDING.format(calls[0].name), DIM)
             self.told = True
 
 
