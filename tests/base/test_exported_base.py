@@ -268,6 +268,12 @@ def test_somebody_elses_onnx_files_are_told_apart(copy):
     with pytest.raises(SourceError) as found:
         Base.open(copy)
     assert "hf:" not in found.value.hint
+    (copy / "config.json").unlink()  # nothing but the graphs
+    (copy / "README.md").write_text(card)
+    for place in (copy, copy / "onnx/model.onnx"):
+        with pytest.raises(SourceError, match="lorakit did not write") as found:
+            lorakit.open(place)
+        assert found.value.hint.endswith("hf:google/gemma-3-270m-it")
 
 
 def test_weights_win_over_graphs_beside_them(copy):

@@ -182,6 +182,13 @@ def holds_graphs(folder: Path) -> bool:
     return any(next(place.glob(f"*{SUFFIX}"), None) for place in (folder / FOLDER, folder))
 
 
+def require_more_than_graphs(folder: Path) -> None:
+    """Raise SourceError for a folder of ONNX files alone, which no config.json is beside."""
+    described = any((folder / name).exists() for name in ("config.json", RECORD))
+    if not described and holds_graphs(folder):
+        raise foreign(folder)
+
+
 def foreign(folder: Path) -> SourceError:
     """What to say of ONNX files that lorakit did not write."""
     return SourceError(

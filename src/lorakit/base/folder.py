@@ -38,6 +38,7 @@ from lorakit.base.exported import (
     holds_graphs,
     is_graph,
     read_exported,
+    require_more_than_graphs,
 )
 from lorakit.base.quantised import require_floats, require_unquantised
 from lorakit.base.unmerged import require_plain
@@ -114,6 +115,7 @@ class Base:
             )
         _require_no_gguf(folder)
         _require_no_adapter(folder)
+        require_more_than_graphs(folder)
         given = read_json(folder / "config.json")
         exported = _exported(folder, given, graph)
         if exported is None:
