@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from api_server import EVENTS, JSON, MODELS, api_serving, delta, events, text, usage, whole
@@ -14,6 +15,7 @@ from api_server import EVENTS, JSON, MODELS, api_serving, delta, events, text, u
 import lorakit
 from lorakit.errors import LorakitError
 from lorakit.model.remote import open_remote
+from lorakit.remote import turns
 from lorakit.remote.waiting import Waits
 
 QUICK = Waits(first=0.3, next=0.3)
@@ -272,6 +274,25 @@ def test_a_busy_server_is_asked_again_by_a_batch_and_not_by_one_request(api, mod
         model.complete("c")
     with pytest.raises(lorakit.DeadlineError):
         model.batch(requests, timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rest"), [(7.0, 7.0), (None, turns.BACKOFF), (1e6, turns.LONGEST)]
+)
+def test_a_busy_server_rests_for_as_long_as_it_asks(monkeypatch, asked, rest):
+    now = [0.0]
+
+    def passes(room, deadline, most):
+        now[0] += most
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(turns, "wait", passes)
+    queue = turns.Turns(1, 1)
+    queue.wait_for_room(None, threading.Event())
+    assert now == [0.0]
+    queue.busy(asked)
+    queue.wait_for_room(None, threading.Event())
+    assert now == [rest]
 
 
 def test_requests_beyond_the_queue_are_refused_and_those_in_it_have_deadlines(api):
