@@ -81,14 +81,13 @@ class Outcome:
     @property
     def wanted(self) -> str:
         """The right answer, for reading."""
-        calls = [spelled(call) for call in self.expected]
-        return "; ".join(calls) or expected_text(self.example) or NO_CALL
+        return "; ".join(map(str, self.expected)) or expected_text(self.example) or NO_CALL
 
     @property
     def answered(self) -> str:
         """The answer, for reading: its calls where it has nothing else."""
         clean = bool(self.calls) and not self.invalid
-        return "; ".join(map(spelled, self.calls)) if clean else self.text or NO_CALL
+        return "; ".join(map(str, self.calls)) if clean else self.text or NO_CALL
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -138,12 +137,6 @@ def content_of(message: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""
-
-
-def spelled(call: ToolCall) -> str:
-    """A call for reading: set_timer(minutes=5)."""
-    said = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
-    return f"{call.name}({said})"
 
 
 def _plain(call: ToolCall) -> dict[str, Any]:
