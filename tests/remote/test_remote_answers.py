@@ -269,6 +269,23 @@ def test_other_refusals_are_not_tried_again():
         assert len(api.of("/v1/completions")) == 1
 
 
+def test_no_adapter_of_a_server_takes_the_name_of_another():
+    """One that is forgotten would not be named in a request, and act as the server was started."""
+    paths = ("a-1.gguf", "b/a.gguf", "c/a.gguf", "d/a.gguf")
+    listed = [{"id": n, "path": path} for n, path in zip((0, 2, 1, 3), paths, strict=True)]
+    api = api_serving(
+        models=LLAMA,
+        v1__completions=lambda body: events(text("ok", "stop")),
+        **{"lora-adapters": lambda body: whole(listed)},
+    )
+    with api as server, open_remote(f"{server.url}/v1") as model:
+        assert [info.name for info in model.adapters] == ["a-1", "a", "a-1-1", "a-3"]
+        model.complete("x", adapters={"a-1-1": 0.5})
+        assert {one["id"]: one["scale"] for one in server.asked[-1].body["lora"]} == {
+            0: 0.0, 1: 0.5, 2: 0.0, 3: 0.0,
+        }  # fmt: skip
+
+
 LACKING = [
     (None, {"top_k": 3, "grammar": "root ::= x"}, ["top_k=3", "grammar"]),
     (None, {"ignore_eos": True}, ["ignore_eos"]),

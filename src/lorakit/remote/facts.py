@@ -69,8 +69,9 @@ def llama_adapters(server: Server, ask: Ask, broken: Broken) -> tuple[OnServer, 
         path, number = one.get("path"), one.get("id")
         if not isinstance(path, str) or not whole(number):
             raise broken(f"it lists an adapter without path or id: {shown(one)}")
-        stem = PurePosixPath(path.replace("\\", "/")).stem or "adapter"
-        name = stem if stem not in found else f"{stem}-{number}"
+        name = PurePosixPath(path.replace("\\", "/")).stem or "adapter"
+        while name in found:
+            name = f"{name}-{number}"
         found[name] = OnServer(name=name, id=int(number), path=path)  # type: ignore[arg-type]  # looked at
     return tuple(found.values())
 
