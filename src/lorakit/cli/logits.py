@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorakit.cli.output import print_json, say
-from lorakit.cli.outputs import OverwriteOption, require_free
+from lorakit.cli.outputs import OverwriteOption, require_folder, require_free
 from lorakit.cli.reading import Reading
 from lorakit.cli.references import (
     AdapterOption,
@@ -19,7 +19,7 @@ from lorakit.cli.references import (
 )
 from lorakit.cli.running import Running, open_with
 from lorakit.cli.signature import option
-from lorakit.errors import ParameterError, WriteError
+from lorakit.errors import WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.verify.prompts import read_ids
 
@@ -39,8 +39,7 @@ def command(
     """Write the float32 logits of every position: logits0.. [tokens, vocabulary] for ids0..."""
     require_free(output, "file", overwrite=overwrite, inputs=[ids])
     sequences = read_ids(ids)
-    if not output.parent.is_dir():
-        raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
+    require_folder(output)
     with open_with(base, adapter, running, reading, calibration=calibration) as model:
         arrays = {
             name.replace("ids", "logits", 1): model.logits(sequence.tolist())

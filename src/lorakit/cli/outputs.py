@@ -86,6 +86,12 @@ def require_free(
         raise WriteError(f"cannot write {output}: {error.strerror or error}") from error
 
 
+def require_folder(output: Path) -> None:
+    """Raise ParameterError where there is no folder to write a file into."""
+    if not output.parent.is_dir():
+        raise ParameterError(f"there is no folder {output.parent} to write {output.name} into")
+
+
 def _taken(path: Path) -> bool:
     """Whether something is there; an empty folder is nothing."""
     if path.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lorakit.cli.outputs import require_free
+from lorakit.cli.outputs import require_folder, require_free
 from lorakit.cli.signature import option
 from lorakit.drawing.png import require_matplotlib
 from lorakit.errors import ParameterError
@@ -26,5 +26,4 @@ def require_picture(path: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() == ".png":
         require_matplotlib()
     require_free(path, "file", overwrite=overwrite)
-    if not path.parent.is_dir():
-        raise ParameterError(f"there is no folder {path.parent} to write {path.name} into")
+    require_folder(path)
