@@ -45,6 +45,14 @@ def test_a_path_that_cannot_be_asked_about_has_no_hint(here):
     assert or_nearby(Path("demo") / ("x" * 5000)) in ("", "; beside it: adapters, base")
 
 
+def test_what_is_there_and_no_model_is_not_what_was_meant(here):
+    Path("demo/adapters/note").touch()
+    assert or_nearby(Path("demo/adapters/note")) == ""
+    assert or_nearby(Path("demo/adapters/not")).endswith(
+        f"did you mean {Path('demo/adapters/note')}?"
+    )
+
+
 def test_what_a_folder_lacks_may_be_in_one_within(here):
     assert or_within(Path("demo/config.json")) == ""
     Path("demo/base/config.json").touch()

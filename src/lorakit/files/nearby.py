@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lorakit.values import close_to
@@ -30,6 +31,8 @@ def or_within(path: Path) -> str:
 
 def _neighbours(path: Path) -> str:
     """What is called nearly so where the path stops being one; else what is there."""
+    if os.path.lexists(path):  # it is something else than was looked for
+        return ""
     try:
         place = next((folder for folder in path.parents if folder.is_dir()), None)
         if place is None:
