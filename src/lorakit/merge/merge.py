@@ -129,7 +129,7 @@ def unmerge(
     _require(adapters, target, dtype)
     record = read_record(merged.path)
     if not force:
-        require_merged(record, adapters)
+        require_merged(merged.path, record, adapters)
     for adapter, _ in adapters:
         require_fit(_text_of(adapter, merged), merged.decoder)
     _require_invertible(adapters)

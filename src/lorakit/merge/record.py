@@ -72,11 +72,16 @@ def read_record(folder: Path) -> MergeRecord | None:
         return None
 
 
-def require_merged(record: MergeRecord | None, adapters: Sequence[tuple[Adapter, float]]) -> None:
+def require_merged(
+    folder: Path, record: MergeRecord | None, adapters: Sequence[tuple[Adapter, float]]
+) -> None:
     """MismatchError where no record says that these adapters are in, at these scales."""
     if record is None:
+        why = f"it has no {RECORD} of a merge"
+        if (folder / RECORD).exists():
+            why = f"its {RECORD} is damaged, or no merge's"
         raise MismatchError(
-            f"nothing says that these adapters are in this model: it has no {RECORD} of a merge",
+            f"nothing says that these adapters are in this model: {why}",
             hint="--force takes them out nevertheless, as of a merge by another tool",
         )
     held = record.adapters
