@@ -57,8 +57,10 @@ def residuals(found):
 )
 def test_each_rank_is_as_the_formed_matrices_say(seed, ranks, experts):
     made = adapter(seed, ranks, experts)
-    points = rank_curve(made).points
+    curve = rank_curve(made)
+    points = curve.points
     assert [p.rank for p in points] == list(range(1, made.max_rank + 1))
+    assert points[-1].nbytes == curve.nbytes  # of all experts
     np.testing.assert_allclose([p.residual for p in points], list(residuals(made)), atol=1e-7)
     assert all(p.energy == pytest.approx(1 - p.residual**2, abs=1e-12) for p in points)
 
