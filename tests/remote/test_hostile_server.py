@@ -111,6 +111,10 @@ def test_a_deadline_ends_a_wait_that_would_be_longer(api):
         assert model.complete("hello").text == "ab"
 
 
+def said_call(index):
+    return {"index": index, "function": {"name": "f", "arguments": "{}"}}
+
+
 LIES = {
     "no JSON": (lambda body: events(b"data: {oops}\n\n"), "no JSON"),
     "NaN is none, but a list is": (lambda body: events([1]), "an event is an object"),
@@ -129,6 +133,10 @@ LIES = {
     ),
     "half a header": (lambda body: iter([b"HTTP/1.1 200 OK\r\nContent-"]), "headers are broken"),
     "no HTTP": (lambda body: iter([b"SSH-2.0-hello\r\n"]), "HTTP"),
+    "a call that had ended": (
+        lambda body: events(*(delta(tool_calls=[said_call(n)]) for n in (0, 1, 0))),
+        "goes on with call 0",
+    ),
     "twice a key": (lambda body: events(b'data: {"choices": [], "choices": []}\n\n'), "twice"),
 }
 
