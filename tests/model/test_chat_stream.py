@@ -60,6 +60,14 @@ def test_the_text_of_a_stream_of_text_is_itself(model):
     assert "".join(model.stream("hello", adapters={}, max_tokens=6).text) == told.text != ""
 
 
+def test_what_streams_a_rendered_conversation_says_what_streams_messages(model):
+    with pytest.raises(ParameterError, match="found messages") as caught:
+        model.chat_stream(HELLO)
+    assert "stream(messages)" in caught.value.hint
+    rendered = model.chat_stream(model.chat_prompt(HELLO), adapters={}, **SHORT)
+    assert rendered.reply.text == model.stream(HELLO, adapters={}, **SHORT).reply.text != ""
+
+
 def test_text_comes_piece_by_piece(model):
     stream = model.stream(HELLO, adapters={}, max_tokens=12, ignore_eos=True)
     first = next(iter(stream))

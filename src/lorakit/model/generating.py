@@ -26,7 +26,7 @@ from lorakit.model.conversation import Session
 from lorakit.model.defaults import PLAIN, defaults_for
 from lorakit.model.fitting import WhenFull
 from lorakit.model.keywords import require_sampling
-from lorakit.model.prompts import as_ids, deadline_of, is_conversation
+from lorakit.model.prompts import as_ids, deadline_of, is_conversation, refuse_conversation
 from lorakit.model.types import (
     ChatKeywords,
     ChatPrompt,
@@ -329,6 +329,7 @@ class Generating:
         **options: Unpack[SamplingOptions],
     ) -> ChatStream:
         """`stream` for what `chat_prompt` made."""
+        refuse_conversation(prompt)
         stream = self.stream(
             prompt,
             adapters=adapters,
