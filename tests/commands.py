@@ -19,6 +19,12 @@ class Done:
     error: LorakitError | None = None
 
 
+def in_colour(monkeypatch):
+    """Colours as on a terminal: the same for every test, as rich keeps a style's first codes."""
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+
+
 def invoke(*arguments, typed=""):
     """Run `lorakit ARGUMENTS`, with something typed on its standard input."""
     out, err = io.StringIO(), io.StringIO()

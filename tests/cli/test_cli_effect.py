@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.cells import cell_len
 
-from commands import invoke
+from commands import in_colour, invoke
 from laid_out import texts
 from lorakit import demo
 from lorakit.cli import output
@@ -76,8 +76,7 @@ def test_a_diff_is_legible_without_colour(width):
 
 
 def test_colour_follows_the_terminal_and_no_color(monkeypatch, width):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLORTERM", "truecolor")
+    in_colour(monkeypatch)
     output.console.cache_clear()
     coloured = lorakit("diff", BASE, "-a", HOME, LIGHTS, "--max-tokens", "3")
     assert "\x1b[38;2" in coloured

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from commands import invoke
+from commands import in_colour, invoke
 from folders import DATA
 from lorakit import demo, read_adapter
 from lorakit.adapter import Replacement
@@ -43,7 +43,7 @@ def shown(request, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     if request.param == "terminal":
-        monkeypatch.setenv("FORCE_COLOR", "1")
+        in_colour(monkeypatch)
     output.console.cache_clear()
 
     def run(*arguments, typed=""):
@@ -335,7 +335,7 @@ def test_an_answer_is_as_the_model_wrote_it(terminal, expected, monkeypatch):
 
 def drawn(make, capsys, monkeypatch, label):
     """What a bar with a label writes to a terminal."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    in_colour(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     with make() as bar:
         bar.add_task(label, total=3)
