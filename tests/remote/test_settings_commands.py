@@ -102,6 +102,36 @@ def test_a_fallback_answers_a_command(api, place):
     assert invoke("run", "--settings", place, "hello", "-a", "home").stdout == "hi!\n"
 
 
+def test_a_fallback_is_an_option_too(api, place, monkeypatch, tmp_path):
+    monkeypatch.setenv("LORAKIT_API_KEY", KEY)
+    url = f"{api.url}/v1"
+    done = invoke("run", tmp_path / "nowhere", "hello", "--fallback", url)
+    assert (done.code, done.stdout) == (0, "hi!\n")
+    assert f"note: {url} answers until {tmp_path / 'nowhere'} is open" in done.stderr
+    assert all(SENT in one.head for one in api.asked)
+    talk = invoke("chat", demo.base_path(), "--fallback", url, typed="hello\n")
+    assert (talk.code, "answers until" in talk.stderr) == (0, True)
+    assert "hi!" in talk.stdout or "Hello!" in talk.stdout  # whichever it was by then
+    refused = invoke("run", url, "hello", "--fallback", url)
+    assert refused.error.message == "fallback: for a model in this process"
+    assert "--fallback" in invoke("run", "--help").stdout
+
+
+def test_a_fallback_that_is_given_beats_the_files_and_alone_gets_the_key(api, place, monkeypatch):
+    monkeypatch.setenv("LORAKIT_API_KEY", KEY)
+    url = f"{api.url}/v1"
+    with api_serving(models=LLAMA) as other:
+        place.write_text(f"models.onnx = 'nowhere'\nfallback = '{other.url}/v1'\n")
+        done = invoke("run", "--fallback", url, typed="hello")
+        assert (done.code, done.stdout) == (0, "hi!\n")
+        assert "is not sent" not in done.stderr
+        assert all(SENT in one.head for one in api.asked)
+        place.write_text(f"models.api = '{other.url}/v1'\n")
+        done = invoke("run", "--fallback", url, typed="hello")  # else it would get a key
+        assert done.error.code == "parameter_invalid"
+        assert not other.asked
+
+
 def test_doctor_shows_what_is_read(place, monkeypatch):
     shown = lambda: json.loads(invoke("doctor", "--json").stdout)["settings"]  # noqa: E731
     assert shown() == {"file": "none"}

@@ -75,6 +75,14 @@ class RunningAnywhere(_Running):
         str | None,
         option(metavar="NAME", help="The server's name of the model, if it has several."),
     ] = None
+    fallback: Annotated[
+        str | None,
+        option(
+            metavar="URL",
+            help="A server, https://.../v1, that answers until BASE is fetched and open; it goes "
+            "on where that fails.",
+        ),
+    ] = None
     settings: Annotated[
         Path | None,
         option(
@@ -104,7 +112,7 @@ def open_with(
     """
     given = running.keywords
     if not (base or given.get("settings")):
-        given["settings"], given["api_key"] = found_settings()
+        given["settings"], given["api_key"] = found_settings(given.get("fallback"))
     return open_shown(
         base, adapters, reading=reading.given, merge=merge, calibration=calibration, **given
     )
@@ -156,10 +164,11 @@ def _server_meant(base: str | None) -> Iterator[None]:
         raise
 
 
-def found_settings() -> tuple[Path | None, str | None]:
+def found_settings(fallback: str | None = None) -> tuple[Path | None, str | None]:
     """The settings where neither a base nor a file is given, and the key for their servers.
 
     A file that only lies in the working directory may be anybody's: no key goes where it says.
+    fallback: a server that the user named, and the only one that is then asked.
     """
     from lorakit.model.settings import NAMED, find_settings, read_settings  # slow
 
@@ -168,6 +177,8 @@ def found_settings() -> tuple[Path | None, str | None]:
         return place, None
     said = read_settings(place)
     note(f"settings from {said.place}")
+    if fallback is not None:
+        return place, None
     if os.environ.get("LORAKIT_API_KEY") and (said.fallback or "api" in said.models):
         note(f"LORAKIT_API_KEY is not sent to a server that it names; --settings {place} does that")
     return place, ""
