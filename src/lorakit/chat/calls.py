@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lorakit.errors import ParameterError
+from lorakit.files.bounded import parse_json
+
 MAX_DEPTH = 64  # levels of a call's arguments
+A_CALL = (
+    'a call is {"id": "...", "type": "function", "function": {"name": "...", "arguments": {...}}}, '
+    "its arguments an object or one as JSON text"
+)
 Call = tuple[str, dict[str, Any]]  # its name and arguments
 
 
@@ -200,6 +207,32 @@ def _code(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_code, value))}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def call_of(call: object, where: str = "call") -> ToolCall:
+    """A call of a message: in OpenAI's wrapper or bare, its arguments an object or JSON text.
+
+    None and an empty text are no arguments. Raises ParameterError, which names `where`.
+    """
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ParameterError(f"{where}: expected a function with a name", hint=A_CALL)
+    arguments, place = function.get("arguments"), f"{where}.arguments"
+    if isinstance(arguments, str):
+        try:
+            text = arguments.encode(errors="surrogatepass")
+            arguments = parse_json(text) if arguments.strip() else None
+        except ValueError as error:
+            raise ParameterError(f"{place}: not valid JSON: {error}", hint=A_CALL) from error
+    if not isinstance(arguments, Mapping | None):
+        found = f"{arguments!r:.80}"
+        raise ParameterError(f"{place}: expected an object, found {found}", hint=A_CALL)
+    identity = call.get("id") if isinstance(call, Mapping) else None
+    return ToolCall(
+        name=function["name"],
+        arguments=arguments or {},
+        id="" if identity is None else str(identity),
+    )
 
 
 def function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,10 +9,10 @@ read. Which roles may follow which is the template's to say. All faults are repo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorakit.chat.calls import call_of
 from lorakit.errors import ParameterError
 
 Message = Mapping[str, Any]
@@ -164,20 +164,12 @@ def _check_parts(where: str, parts: list[Any], faults: list[str]) -> None:
 
 def _tool_call(where: str, call: Any, faults: list[str]) -> Any:
     """A call with its arguments as an object; OpenAI has them as a JSON string."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        faults.append(f"{where}: expected a function with a name")
-        return call
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError) as error:
-            faults.append(f"{where}.arguments: not valid JSON: {error}")
-            return call
-    if arguments is not None and not isinstance(arguments, dict):
-        faults.append(f"{where}.arguments: expected an object, found {arguments!r:.80}")
-    function["arguments"] = {} if arguments is None else arguments
+    try:
+        arguments = dict(call_of(call, where).arguments)
+    except ParameterError as error:
+        faults.append(error.message)
+    else:
+        call.get("function", call)["arguments"] = arguments
     return call
 
 

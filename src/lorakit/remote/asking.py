@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lorakit.chat.calls import call_of
 from lorakit.chat.images import TYPES, read_images
 from lorakit.chat.messages import REASONING, Message, prepare_messages, prepare_tools
 from lorakit.chat.rendering import DEFAULT, RenderOptions
@@ -81,15 +81,11 @@ def _as_openai(message: Mapping[str, Any], reasoning: bool) -> dict[str, Any]:
         plain[REASONING[0]] = thoughts
     plain.setdefault("content", None)
     if calls := message.get("tool_calls"):
-        plain["tool_calls"] = [_call(call, index) for index, call in enumerate(calls)]
+        read = [call_of(call) for call in calls]
+        plain["tool_calls"] = [
+            replace(call, id=call.id or f"call_{i}").to_openai() for i, call in enumerate(read)
+        ]
     return plain
-
-
-def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
-    said = {"name": function["name"], "arguments": arguments}
-    return {"id": call.get("id") or f"call_{index}", "type": "function", "function": said}
 
 
 def _with_data_urls(messages: Sequence[Message]) -> Sequence[Message]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.base.folder import Base
+from lorakit.chat.calls import ToolCall, call_of
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.images import has_images
 from lorakit.chat.messages import prepare_messages
@@ -184,7 +185,7 @@ class Renderer:
 
     def _check_calls(self, message: Mapping[str, Any], answer: Sequence[int]) -> None:
         """Refuse a rendering that the base's own parser would not read as these calls."""
-        expected = [_call(call) for call in message.get("tool_calls") or ()]
+        expected = [_pair(call_of(call)) for call in message.get("tool_calls") or ()]
         if not expected:
             return
         if self._dialogue.tool_format is None:
@@ -193,9 +194,7 @@ class Renderer:
                 hint="train a base that calls tools, or write the calls as plain text",
             )
         text = self._tokenizer.decode(answer[:-1], continuing=True)
-        found = [
-            (call.name, dict(call.arguments)) for call in self._dialogue.parse(text).tool_calls
-        ]
+        found = [_pair(call) for call in self._dialogue.parse(text).tool_calls]
         if found != expected:
             raise FormatError(
                 "the base's chat template writes a call that does not read back as it was",
@@ -252,13 +251,12 @@ def _results(messages: Messages, end: int) -> Iterator[Messages]:
     calls = messages[end].get("tool_calls") or ()
     if calls:
         yield [
-            {"role": "tool", "tool_call_id": call.get("id") or "", "name": _call(call)[0]}
+            {"role": "tool", "tool_call_id": call.get("id") or "", "name": call_of(call).name}
             | {"content": "ok"}
             for call in calls
         ]
     yield []
 
 
-def _call(call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    function = call.get("function", call)
-    return function["name"], function["arguments"]
+def _pair(call: ToolCall) -> tuple[str, dict[str, Any]]:
+    return call.name, dict(call.arguments)

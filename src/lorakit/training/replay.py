@@ -19,6 +19,7 @@ from lorakit.errors import FormatError
 from lorakit.files.bounded import parse_json, read_text
 from lorakit.training.data import Example
 from lorakit.training.data.everyday import everyday_tools, requests_apart_from
+from lorakit.training.data.shapes import call_message
 from lorakit.training.render import Rendered
 
 ANSWER_TOKENS = 64  # of a replayed answer
@@ -62,8 +63,7 @@ class Answered:
             return None
         if self.calls:
             message["tool_calls"] = [
-                {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
-                for c in self.reply.tool_calls
+                call_message(call.name, dict(call.arguments)) for call in self.reply.tool_calls
             ]
         return Example(
             task="calls" if self.calls else "chat",

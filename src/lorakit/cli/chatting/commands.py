@@ -8,11 +8,12 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, Literal
 
+from lorakit.chat.calls import call_of
 from lorakit.chat.messages import prepare_tools
 from lorakit.chat.rendering import DEFAULT
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
-from lorakit.cli.chatting.calls import from_openai, signature_of
+from lorakit.cli.chatting.calls import signature_of
 from lorakit.cli.chatting.conversation import Chat
 from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
 from lorakit.cli.chatting.words import number, quoted, words_of
@@ -277,7 +278,7 @@ def _load(chat: Chat, rest: str) -> None:
     chat.session, chat.file, chat.images = session, saved, []
     say_folded(f"  {len(session.messages)} messages of {saved}", CALL)
     for message in session.messages[-2:]:
-        calls = [str(from_openai(call)) for call in message.get("tool_calls") or ()]
+        calls = [str(call_of(call)) for call in message.get("tool_calls") or ()]
         said = message["content"] if isinstance(message.get("content"), str) else ""
         say_folded(f"  {message['role']}: {' '.join(filter(None, [said, *calls]))}", DIM)
 

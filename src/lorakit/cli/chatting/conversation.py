@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorakit.chat.calls import ParsedReply, ToolCall
+from lorakit.chat.calls import ParsedReply, ToolCall, call_of
 from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import DIM, Answer
-from lorakit.cli.chatting.calls import from_openai
 from lorakit.cli.output import say_folded
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
 from lorakit.model.conversation import Session, Turn
@@ -99,7 +98,7 @@ class Chat:
         for results, message in enumerate(reversed(self.session.messages)):
             if message.get("role") != "tool":
                 calls = message.get("tool_calls") or []
-                return [from_openai(call) for call in calls[results:]]
+                return [call_of(call) for call in calls[results:]]
         return []
 
     def last_user(self) -> int:

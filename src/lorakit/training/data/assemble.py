@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lorakit.chat.calls import ToolCall, function_of
+from lorakit.chat.calls import call_of, function_of
 from lorakit.chat.messages import prepare_messages, prepare_tools
 from lorakit.chat.tools import validate_call
 from lorakit.errors import ParameterError
 from lorakit.training.data.example import Example
 from lorakit.training.data.phrasing import content_text, leaves, masked, phrasing_of
-from lorakit.training.data.shapes import BadRowError, Parts, parsed
+from lorakit.training.data.shapes import BadRowError, Parts, call_message, parsed
 
 Tools = tuple[Mapping[str, Any], ...]
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function")
@@ -90,7 +90,6 @@ def _text(parts: Parts, place: str) -> Example:
 
 
 def _messages(rows: list[Any]) -> tuple[Mapping[str, Any], ...]:
-    _check_arguments(rows)
     try:
         messages = prepare_messages(rows)
     except ParameterError as error:
@@ -101,17 +100,6 @@ def _messages(rows: list[Any]) -> tuple[Mapping[str, Any], ...]:
             message["tool_calls"] = [_plain_call(call) for call in message["tool_calls"]]
     _check_turns(messages)
     return tuple(messages)
-
-
-def _check_arguments(rows: list[Any]) -> None:
-    """Refuse arguments written as JSON text that name a key twice: one value would be lost."""
-    for i, message in enumerate(rows):
-        calls = message.get("tool_calls") if isinstance(message, dict) else None
-        for j, call in enumerate(calls if isinstance(calls, list) else ()):
-            function = call.get("function", call) if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                where = f"messages[{i}].tool_calls[{j}].arguments"
-                parsed(function.get("arguments"), where, "message_invalid")
 
 
 def _check_message(message: dict[str, Any], where: str) -> None:
@@ -138,11 +126,8 @@ def _check_message(message: dict[str, Any], where: str) -> None:
 
 
 def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
-    plain = {
-        "type": "function",
-        "function": {"name": function["name"], "arguments": function["arguments"]},
-    }
+    read = call_of(call)
+    plain = call_message(read.name, dict(read.arguments))
     return plain if "id" not in call else {"id": call["id"], **plain}
 
 
@@ -171,8 +156,7 @@ def _call_faults(messages: Sequence[Mapping[str, Any]], tools: Tools) -> Iterato
             for path, value in leaves([function]):
                 if isinstance(value, float) and not math.isfinite(value):
                     yield f"{'.'.join(map(str, (function['name'], *path[1:])))}: not finite"
-            made = ToolCall(name=function["name"], arguments=function["arguments"])
-            yield from validate_call(made, tools)
+            yield from validate_call(call_of(call), tools)
 
 
 def _called(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -79,14 +79,14 @@ def call_message(name: Any, arguments: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def parsed(value: Any, what: str, code: str = "json_invalid") -> Any:
+def parsed(value: Any, what: str) -> Any:
     """JSON where it was written as text, as data sets do for Arrow's sake. Raises BadRowError."""
     if not isinstance(value, str):
         return value
     try:
         return parse_json(value.encode()) if value.strip() else None
     except ValueError as error:
-        raise BadRowError(f"{what}: not valid JSON: {error}", code) from None
+        raise BadRowError(f"{what}: not valid JSON: {error}", "json_invalid") from None
 
 
 def _messages(record: Record) -> Parts:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.chat.calls import ToolCall
+from lorakit.chat.calls import ToolCall, call_of
 from lorakit.training.data import Example
 from lorakit.training.evaluate.matching import Pair
 
@@ -120,9 +120,9 @@ def asked(example: Example) -> str:
 def expected_calls(example: Example) -> tuple[ToolCall, ...]:
     """The calls of the turn that an example ends with."""
     calls = example.messages[-1].get("tool_calls") if example.messages else None
-    functions: Sequence[Mapping[str, Any]] = [call.get("function", call) for call in calls or ()]
     return tuple(
-        ToolCall(name=each["name"], arguments=each.get("arguments") or {}) for each in functions
+        call_of(each, f"{example.place}: the last turn's tool_calls[{i}]")
+        for i, each in enumerate(calls or ())
     )
 
 
