@@ -21,7 +21,7 @@ from lorakit.cli.chatting.completions import completions
 from lorakit.cli.chatting.conversation import Chat, explained
 from lorakit.cli.chatting.history import ENTRIES, MAX_ENTRY, HistoryFile, history_path
 from lorakit.cli.chatting.settings import NAMES, require_counted
-from lorakit.cli.chatting.words import last_word, words_of
+from lorakit.cli.chatting.words import last_word, quoted, words_of
 from lorakit.errors import CapabilityError, ContextFullError, LorakitError, ParameterError
 from lorakit.model.session_file import digest_of
 from lorakit.model.types import ChatReply, ReplyEnd
@@ -367,6 +367,8 @@ def test_settings(chat, capsys):
         ("/set when_full shift", "'summarise'"),
         ("/set thinking 3", "on, off, default"),
         ("/set default", "no setting default"),
+        ("/set stop a\\", "half an escape"),
+        ("/set stop \\x4", "half an escape"),
     ]:
         with pytest.raises(ParameterError, match=said):
             run_command(chat, line)
@@ -490,6 +492,9 @@ def test_words():
             words_of(text, 1, 2)
     assert last_word("home 'a b") == ("'a b", "a b")
     assert last_word("home ") == ("", "")
+    for name in ("home", "my home", "it's", 'a"b', "a\\b", "a\nb", "$(x)", "`x`;"):
+        assert words_of(quoted(name), 1, 1) == [name]
+        assert last_word(quoted(name))[1] == name
 
 
 def test_completion(chat, tmp_path, monkeypatch):

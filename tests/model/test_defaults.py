@@ -191,3 +191,5 @@ def test_biases_and_the_least_length_on_the_command_line():
     for wrong in ("40", "x=1", "40=x", "-3=1"):
         refused = invoke(*words, f"--logit-bias={wrong}")
         assert refused.error.code == "parameter_invalid"
+    twice = invoke(*words, "--logit-bias", "7=1", "--logit-bias", "7=2")
+    assert "token 7 twice" in twice.error.message

@@ -83,6 +83,14 @@ def test_a_call_is_one_in_whichever_pieces_it_comes(form):
     assert reply.message["tool_calls"][0]["function"]["name"] == "set_lights"
 
 
+def test_events_in_every_form_that_the_format_allows():
+    """A mark of UTF-8 before the first, both ends of lines, comments, data in two lines."""
+    begun = b'\xef\xbb\xbfdata: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+    folded = b': x\r\nevent: x\r\ndata:{"choices":\r\ndata: [{"delta": {"content": "b"}}]}\r\n\r\n'
+    reply, _ = answered(begun, folded, delta("stop", content="c"))
+    assert reply.text == "abc"
+
+
 def test_text_reasoning_and_two_calls_are_kept_apart():
     reply, seen = answered(
         delta(reasoning_content="hm"),

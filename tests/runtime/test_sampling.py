@@ -150,6 +150,7 @@ def test_minus_infinity_rules_a_token_out():
         ("min_p", 2),
         ("top_k", -1),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-300),  # none in float32
         ("presence_penalty", float("inf")),
         ("seed", -4),
         ("logprobs", -1),
@@ -276,6 +277,26 @@ def test_a_bias_rules_out_and_makes_sure(temperature):
     often = tokens()[0]
     assert often not in tokens(logit_bias={often: -100})
     assert set(tokens(logit_bias={np.int64(9): np.float32(100)})) == {9}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1e3, 1e38])
+def test_a_bias_of_minus_100_is_never_however_likely_the_token(temperature):
+    """Added alone it leaves this one the best, and at a high temperature any one likely."""
+    values = np.float32([500, 0, 1])
+
+    def tokens(bias):
+        params = SamplingParams(temperature=temperature, seed=1, logit_bias={0: bias})
+        sampler = Sampler(params, [])
+        return {sampler.choose(values).token for _ in range(50)}
+
+    assert 0 in tokens(-99.9)
+    assert tokens(-100) <= {1, 2}
+
+
+def test_where_biases_rule_everything_out_it_is_said():
+    sampler = Sampler(SamplingParams(logit_bias=dict.fromkeys(range(3), -100)), [])
+    with pytest.raises(EngineError, match="logit_bias and min_tokens may leave no token"):
+        sampler.choose(np.float32([1, 2, 3]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])

@@ -9,6 +9,7 @@ itself, which as text is not there; but one that rewrites the character is refus
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -31,6 +32,7 @@ class Spelled:
         """marks: asked only where it counts. mode: as in RenderOptions."""
         self._get_marks = marks
         self._mode = mode
+        self._acts = False
         self._inserted = ""
 
     def render(self, messages: Sequence[Message], render: Render) -> str:
@@ -41,6 +43,7 @@ class Spelled:
         plain = render(messages)
         if self._mode == "template" or not (self._mode == "text" or any(map(_is_result, messages))):
             return plain
+        self._acts = True
         prepared = prepare_messages(messages)
         one, other = _unused(plain, prepared)
         marked = self._with(one, prepared)
@@ -66,9 +69,16 @@ class Spelled:
         self, text: str, encode: Callable[[str], list[int]], apart: Callable[[], EncodeApart]
     ) -> list[int]:
         """Token ids of what `render` gave, or of a part of it. apart: asked where it counts."""
-        if not self._inserted or self._inserted not in text:
+        if not self._acts:
             return encode(text)
-        pieces = text.split(self._inserted)
+        plain, ranges = self._content_of(text)
+        ids = [] if ranges else encode(plain)
+        made = bool(ranges) or self._get_marks().are_more_in(ids, plain)
+        return apart()(plain, ranges) if made else ids
+
+    def _content_of(self, text: str) -> tuple[str, list[Range]]:
+        """A text as it is meant, and where control tokens in it are content."""
+        pieces = text.split(self._inserted) if self._inserted else [text]
         plain = "".join(pieces)
         ranges: list[Range] = []
         place = 0
@@ -76,7 +86,7 @@ class Spelled:
             place += len(piece)
             if found := self._get_marks().at(plain, place - 1):
                 ranges.append(found)
-        return apart()(plain, ranges) if ranges else encode(plain)
+        return plain, ranges
 
     def _with(self, character: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages with a character after the first one of each control token in content."""
@@ -135,7 +145,7 @@ def _is_result(message: object) -> bool:
 
 def _unused(prompt: str, messages: Sequence[Message]) -> tuple[str, str]:
     """Two characters that stand neither in a prompt nor in its messages."""
-    used = {*prompt, *repr(messages)}
+    used = {*prompt, *json.dumps(messages, ensure_ascii=False, default=str)}
     free = [chr(code) for code in PRIVATE if chr(code) not in used]
     if len(free) < 2:
         raise ParameterError(

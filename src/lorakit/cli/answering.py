@@ -199,11 +199,14 @@ def _biases(texts: Sequence[str]) -> dict[int, float]:
     for text in texts:
         token, _, bias = text.partition("=")
         try:
-            found[int(token)] = float(bias)
+            number, value = int(token), float(bias)
         except ValueError:
             raise ParameterError(
                 f"--logit-bias is a token's id and a number, such as 15=-100, not {shown(text)}"
             ) from None
+        if number in found:
+            raise ParameterError(f"--logit-bias says token {number} twice", hint="say it once")
+        found[number] = value
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from lorakit.sources.wire import ProtocolError
 
 MAX_LINE = 1 << 20  # bytes
+MARK = b"\xef\xbb\xbf"  # of UTF-8, which may stand before the first line
 
 
 def events(read: Callable[[], bytes], limit: int) -> Iterator[bytes]:
@@ -20,7 +21,8 @@ def events(read: Callable[[], bytes], limit: int) -> Iterator[bytes]:
     """
     data: list[bytes] = []
     size = 0
-    for line in _lines(read, limit):
+    for number, line in enumerate(_lines(read, limit)):
+        line = line if number else line.removeprefix(MARK)
         if not line and data:
             yield b"\n".join(data)
             data, size = [], 0

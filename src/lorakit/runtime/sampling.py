@@ -30,7 +30,9 @@ from lorakit.values import finite, shown, whole
 
 MAX_BIASES = 10_000  # a request's size is bounded
 MAX_BIAS = 1_000_000  # a float32 of this size still tells logits apart
+RULED_OUT = -100.0  # a bias that means never, whatever the logits and the temperature
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
+FARTHEST = 1e38  # below the best logit, whatever the temperature: what is ruled out is farther
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,11 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ),
     ("mirostat_eta", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
     ("grammar", "None or a text", lambda x: x is None or (isinstance(x, str) and bool(x))),
-    ("repetition_penalty", "a finite number above 0", lambda x: finite(x) and x > 0),
+    (
+        "repetition_penalty",
+        "a finite number above 0",
+        lambda x: finite(x) and float(np.float32(x)) > 0,
+    ),
     ("presence_penalty", "a finite number", finite),
     ("frequency_penalty", "a finite number", finite),
     (
@@ -234,7 +240,9 @@ class Sampler:
         self._chosen = 0
         self._ends = np.fromiter(ends, np.int64, len(ends)) if params.min_tokens else None
         self._biased = np.fromiter(params.logit_bias, np.int64, len(params.logit_bias))
-        self._biases = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        biases = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self._biases = np.where(biases <= RULED_OUT, np.float32(-np.inf), biases)
+        self._excludes = self._ends is not None or bool(np.isneginf(self._biases).any())
         self._adjusts = bool(params.logit_bias) or (
             params.repetition_penalty, params.presence_penalty, params.frequency_penalty
         ) != (1.0, 0.0, 0.0)  # fmt: skip
@@ -258,7 +266,8 @@ class Sampler:
     def _pick(self, logits: Logits) -> int:
         token = int(logits.argmax())  # the first NaN, if there is one
         if not math.isfinite(logits[token]):
-            raise EngineError("the logits are not finite")
+            why = "; logit_bias and min_tokens may leave no token" if self._excludes else ""
+            raise EngineError(f"the logits are not finite{why}")
         if np.float32(self._params.temperature) > 0:
             token = self._draw(logits, logits[token])
         return token
@@ -328,7 +337,7 @@ class Sampler:
         reach = NEGLIGIBLE
         if params.min_p > 0 and params.top_p == 1.0:  # else top-p needs the whole mass first
             reach = min(reach, -math.log(params.min_p))
-        floor = best - np.float32(params.temperature * reach)
+        floor = best - np.float32(min(params.temperature * reach, FARTHEST))
         if params.top_k > 0:
             floor = max(floor, at_most_kth_largest(logits, params.top_k))
         tokens = np.flatnonzero(logits >= floor)

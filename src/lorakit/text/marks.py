@@ -42,6 +42,13 @@ class Marks:
         first = max(0, len(text) - self._longest)
         return [at for at in range(first, len(text)) if text[at:] in self._beginnings]
 
+    def are_more_in(self, ids: Sequence[int], text: str) -> bool:
+        """Whether a text's ids hold more marks than are spelled in it: a normalizer makes them of
+        other characters, such as those of full width."""
+        known = set(self.tokens.values())
+        spelled = sum(bool(mark) for *_, mark in self.apart(text, ()))
+        return sum(index in known for index in ids) > spelled
+
     def apart(self, text: str, ranges: Sequence[Range]) -> Iterator[tuple[int, int, str]]:
         """A text cut at its marks: from where to where there is text, and the mark behind it.
 

@@ -95,7 +95,7 @@ def _require_read(chat: Chat, chosen: RenderOptions) -> None:
 def _value(name: str, text: str) -> Any:
     """A word as the parameter's value; what is wrong with it, the parameters say."""
     if name == "stop":
-        return (text.encode().decode("unicode_escape"),) if text.isascii() else (text,)
+        return (_unescaped(text),)
     known: dict[str, Any] = {"none": None, "true": True, "false": False, "on": True, "off": False}
     if text.lower() in known:
         return known[text.lower()]
@@ -105,6 +105,15 @@ def _value(name: str, text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _unescaped(text: str) -> str:
+    """A stop string as it is meant: \\n is a line's end. Raises ParameterError."""
+    try:
+        return text.encode().decode("unicode_escape") if text.isascii() else text
+    except ValueError as error:
+        hint = r"\\ is a backslash"
+        raise ParameterError(f"{text!r} ends in half an escape", hint=hint) from error
 
 
 def _said(value: Any) -> str:

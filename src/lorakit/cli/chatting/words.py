@@ -38,7 +38,8 @@ def last_word(text: str) -> tuple[str, str]:
 
 def quoted(word: str) -> str:
     """A word as it is typed."""
-    return shlex.quote(word) if re.search(r"[\s'\"]", word) else word
+    escape = "" if os.name == "nt" else r"\\"  # see _apart
+    return shlex.quote(word) if re.search(rf"[\s'\"{escape}]", word) else word
 
 
 def number(text: str) -> float:
