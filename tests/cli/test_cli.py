@@ -236,8 +236,6 @@ def test_demo_tells_its_story_and_exports(tmp_path):
     assert (target / "adapters/home/adapter_model.safetensors").is_file()
     answer, _ = lorakit("run", str(target / "base"), "-a", str(target / "adapters/home"), "hello")
     assert answer.strip()
-    _, err = lorakit("demo", "--export", str(target), code=1)
-    assert "parameter_invalid" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

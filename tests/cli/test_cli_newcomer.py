@@ -251,3 +251,37 @@ def test_the_exported_demo_has_what_its_adapters_are_evaluated_with(here):
         words = ("eval", "demo/base", *data, "--threads", "1", "--batch", "100")
         assert invoke(*words, "-a", f"demo/adapters/{name}").code == 0
     assert invoke(*words, "-a", "demo/adapters/home").code == 1
+
+
+def test_the_demo_may_be_there_already_where_nothing_differs(tmp_path, monkeypatch):
+    """Every page begins with it."""
+    monkeypatch.chdir(tmp_path)
+
+    def refused():
+        done = invoke("demo", "--export", "demo")
+        assert (done.code, done.error.code) == (1, "parameter_invalid")
+        return done.error.message.removeprefix("demo exists and is not this demo: ")
+
+    assert invoke("demo", "--export", "demo").code == 0
+    again = invoke("demo", "--export", "demo")
+    assert (again.code, again.stdout.splitlines()[0]) == (0, "demo is here already")
+    for name in ("adapters/home/adapter_config.json", "evaluation/tools.json"):
+        file = Path("demo", name)
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b" ")
+        assert refused() == f"{Path(name)} differs"
+        file.write_bytes(content + b" ")
+        assert refused() == f"{Path(name)} differs"
+        file.unlink()
+        assert refused() == f"{Path(name)} is not there"
+        file.mkdir()
+        assert refused() == f"{Path(name)} is no file that can be read"
+        file.rmdir()
+        file.write_bytes(content)
+    assert invoke("demo", "--export", "demo").code == 0
+    more = Path("demo/adapters/home/adapter_model.bin")
+    more.write_bytes(b"mine")
+    assert refused() == f"{more.relative_to('demo')} is not of the demo"
+    assert more.read_bytes() == b"mine"
+    Path("file").write_text("mine")
+    assert invoke("demo", "--export", "file").error.message == "file exists"

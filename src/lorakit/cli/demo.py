@@ -29,7 +29,10 @@ EXAMPLES = 40  # of each kind at each scale
 def command(
     export: Annotated[
         Path | None,
-        option(metavar="DIR", help="Write the base, adapters and data as folders, and stop."),
+        option(
+            metavar="DIR",
+            help="Write the base, adapters and data as folders, unless they are there, and stop.",
+        ),
     ] = None,
     train: Annotated[
         bool, option("--train", help="Train an adapter, in front of you: a car's five tools.")
@@ -78,12 +81,7 @@ def command(
     }
     require_used(used | {"--json": (json, told or train)}, "this demo")
     if export is not None:
-        with written(export, "demo", overwrite=overwrite) as place:
-            files = [path.relative_to(place) for path in demo.export(place)]
-        for path in files:
-            say((str(export / path), "dim"))
-        words = [str(export / "base"), "-a", str(export / "adapters/home"), "turn the lights off"]
-        say("try: ", command_line("lorakit", "run", *words))
+        _export(export, overwrite=overwrite)
         return
     if browser:
         from lorakit.cli import demo_browser  # exporting is slow to import
@@ -108,6 +106,25 @@ def command(
             print_json({"open_seconds": opened, **_run(model, examples or EXAMPLES)})
         else:
             _tell(model, opened, examples or EXAMPLES)
+
+
+def _export(folder: Path, *, overwrite: bool) -> None:
+    """Write the demo, or say that it is there already: pages begin with that, each of them."""
+    try:
+        with written(folder, "demo", overwrite=overwrite) as place:
+            files = [path.relative_to(place) for path in demo.export(place)]
+    except ParameterError as error:
+        if overwrite or not folder.is_dir():
+            raise
+        if different := demo.difference(folder):
+            error.message = f"{folder} exists and is not this demo: {different}"
+            raise
+        say(f"{folder} is here already")
+    else:
+        for path in files:
+            say((str(folder / path), "dim"))
+    words = [str(folder / "base"), "-a", str(folder / "adapters/home"), "turn the lights off"]
+    say("try: ", command_line("lorakit", "run", *words))
 
 
 def _refuse_contradictions(

@@ -12,10 +12,12 @@ import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from lorakit.errors import ParameterError, WriteError
+from lorakit.errors import ParameterError, SourceError, WriteError
 from lorakit.files.atomic import new_folder
+from lorakit.files.bounded import read_bounded
 
 ADAPTERS = ("home", "shop", "style")
 TRAINING = ("train", "forty", "eval")
@@ -92,3 +94,22 @@ def export(destination: Path) -> list[Path]:
     except OSError as error:
         raise WriteError(f"cannot write {destination}: {error.strerror or error}") from error
     return sorted(path for path in destination.rglob("*") if path.is_file())
+
+
+def difference(folder: Path) -> str:
+    """The first file in which a folder differs from what `export` writes, and how; or nothing."""
+    with TemporaryDirectory(prefix="lorakit-") as place:
+        made = Path(place) / "demo"
+        own = [path.relative_to(made) for path in export(made)]
+        for name in own:
+            expected = (made / name).read_bytes()
+            try:
+                if read_bounded(folder / name, len(expected)) != expected:
+                    return f"{name} differs"
+            except FileNotFoundError:
+                return f"{name} is not there"
+            except (OSError, SourceError):
+                return f"{name} is no file that can be read"
+        here = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        other = next((name for name in here if name not in own), None)
+    return "" if other is None else f"{other} is not of the demo"
