@@ -9,7 +9,8 @@ import pytest
 import lorakit
 from laid_out import faults, texts
 from lorakit import demo
-from lorakit.effect import diff, plot_diff, sweep
+from lorakit.effect import Diff, diff, plot_diff, sweep
+from lorakit.effect.diff import token_text
 from lorakit.effect.likelihood import divergence, log_softmax
 from lorakit.effect.pictures import percent, visible
 from lorakit.errors import CapabilityError, ParameterError, UnknownAdapterError
@@ -73,6 +74,22 @@ def test_an_answer_of_the_users_is_read_as_it_is(model, prompt):
     for wrong in ("",):
         with pytest.raises(ParameterError, match="no tokens"):
             diff(model, prompt, adapters={"home": 1.0}, answer=wrong)
+
+
+def test_two_parts_of_characters_are_two_favourites(model, prompt):
+    """Alone both are U+FFFD: by their texts nothing would have changed."""
+    token = diff(model, prompt, adapters={"home": 1.0}, max_tokens=1).tokens[0]
+    ids = [model.tokenizer.encode(c, special=False)[0] for c in "日é"]
+    assert ids[0] != ids[1]
+    assert {token_text(model, each) for each in ids} == {"\ufffd"}
+    parts = replace(
+        token, text="\ufffd", token=ids[0], base_best=("\ufffd", 0.9), base_best_token=ids[1],
+        adapted_best=("\ufffd", 0.9), adapted_best_token=ids[0],
+    )  # fmt: skip
+    found = Diff(adapters={}, answer="", base_answer="", adapted_answer="", tokens=(parts,))
+    assert found.first_change == 0
+    shown = [each for each in texts(plot_diff(found).svg()) if each == "\ufffd"]
+    assert len(shown) == 2  # the token, and the base's favourite
 
 
 def test_without_a_change_there_is_none(model, prompt):

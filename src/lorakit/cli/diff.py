@@ -148,7 +148,7 @@ def _table(tokens: Sequence[DiffToken], who: str, width: int) -> None:
             *shares,
             f" {each.kl:>5.2f}  ",
             *bar(share, room, "magenta"),
-            (favourite * (wide and token_ != each.text), "dim"),
+            (favourite * (wide and each.base_best_token != each.token), "dim"),
         )
 
 

@@ -29,7 +29,8 @@ MAX_TOKENS = 64
 class DiffToken:
     """One token of the answer. base, adapted: its probability; kl: in nats.
 
-    base_best, adapted_best: the text of the likeliest token there, with its probability.
+    base_best, adapted_best: the text of the likeliest token there, with its probability;
+    base_best_token, adapted_best_token: its id, as two parts of characters have the same text.
     """
 
     token: int
@@ -39,6 +40,8 @@ class DiffToken:
     kl: float
     base_best: tuple[str, float]
     adapted_best: tuple[str, float]
+    base_best_token: int
+    adapted_best_token: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Diff:
     def first_change(self) -> int | None:
         """The place of the first token of which base and adapters have another favourite."""
         places = enumerate(self.tokens)
-        changed = (n for n, each in places if each.base_best[0] != each.adapted_best[0])
+        changed = (n for n, each in places if each.base_best_token != each.adapted_best_token)
         return next(changed, None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +121,8 @@ def _tokens(model: Model, ids: Sequence[int], base: F64, adapted: F64) -> list[D
             kl=float(apart[place]),
             base_best=_best(model, base[place]),
             adapted_best=_best(model, adapted[place]),
+            base_best_token=int(np.argmax(base[place])),
+            adapted_best_token=int(np.argmax(adapted[place])),
         )
         for place, token in enumerate(ids)
     ]

@@ -121,7 +121,7 @@ def _token(each: DiffToken, y: float, most: float) -> list[Shape]:
         *_bar(KL, y, _KL_TRACK, share, "s4", f"{each.kl:.2f}"),
     ]  # fmt: skip
     text, chance = each.base_best
-    if text != each.text:
+    if each.base_best_token != each.token:
         room = WIDTH - MARGIN - INSTEAD - 44
         token = shortened(visible(text), 12, room, mono=True)
         shapes.append(Words(INSTEAD, base_line, token, "text", 12, mono=True))
