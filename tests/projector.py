@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import write_gguf_file
 
 SIDE, PATCH, WIDTH, INNER, LAYERS = 32, 8, 16, 32, 2
 POSITIONS = 4  # 4 x 4 patches, pooled 2 x 2

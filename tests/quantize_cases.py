@@ -11,8 +11,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
 from lorakit.files.gguf_types import BLOCKS
+from lorakit.files.gguf_write import write_gguf_file
 
 RECORDED = Path(__file__).parent / "data" / "recorded" / "quantized.json"
 ROW, ROWS = 256, 64

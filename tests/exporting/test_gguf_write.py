@@ -11,7 +11,8 @@ from llama_library import need_llama
 from lorakit.adapter import Adapter, Delta
 from lorakit.base.folder import Base
 from lorakit.exporting.gguf import architecture, write_gguf
-from lorakit.files.gguf import Value, open_gguf, packed
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import packed
 from lorakit.formats import read_adapter
 from lorakit.formats.gguf.names import permuted
 from lorakit.formats.gguf.places import places

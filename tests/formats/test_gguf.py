@@ -14,7 +14,8 @@ from folders import make_sparse
 from lorakit.adapter import Adapter, Delta, Magnitude, Replacement, Site
 from lorakit.base.folder import Base
 from lorakit.errors import FormatError, LorakitError, ParameterError, UnsupportedError
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats import read_adapter, sniff
 from lorakit.formats.gguf import read_gguf, write_gguf
 from lorakit.formats.peft import read_peft

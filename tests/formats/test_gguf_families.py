@@ -14,7 +14,8 @@ from lorakit.adapter import Adapter, Delta, Site
 from lorakit.architectures import ARCHITECTURES, describe
 from lorakit.engines.llama.native import llama
 from lorakit.errors import FormatError, UnsupportedError
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.files.safetensors import open_safetensors
 from lorakit.formats.gguf import cannot_express, read_gguf, write_gguf
 from lorakit.formats.gguf.names import module_of, tensor_of

@@ -19,7 +19,8 @@ from lorakit.adapter import Adapter, Delta
 from lorakit.architectures import HEAD
 from lorakit.base.folder import Base
 from lorakit.base.gguf import FIELDS
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats import read_adapter
 from lorakit.formats.gguf.names import tensor_of
 

@@ -1,4 +1,4 @@
-"""GGUF files: read as typed values and mapped tensors, written the same way every time.
+"""GGUF files, read as typed values and mapped tensors.
 
 Only the container: it knows nothing of adapters or models. Read in the format's own description
 (ggml-org/ggml, docs/gguf.md): little-endian versions 2 and 3.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError, UnsupportedError
 from lorakit.files.bounded import MAX_READ, load, open_regular
 from lorakit.files.dequantize import READABLE, dequantize
-from lorakit.files.gguf_types import PLAIN, TENSOR_TYPES, TYPE_NUMBERS, stored_size
+from lorakit.files.gguf_types import ARRAY, LENGTH, PLAIN, STORED, TENSOR_TYPES, VALUE_TYPES, padded
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -34,27 +34,7 @@ MAX_NAME = 1024  # bytes of a key or a tensor's name; llama.cpp takes 63 for the
 MAX_STRINGS = 1_000_000  # items of string arrays in one file; the largest vocabularies have 300,000
 MAX_TEXT = 16 << 20  # bytes of all strings in one file; Gemma 3 has 11 MB, merges and all
 
-# Value types by number: a name, and how a fixed-size one is stored.
-_KINDS = {
-    0: ("u8", "<u1"),
-    1: ("i8", "<i1"),
-    2: ("u16", "<u2"),
-    3: ("i16", "<i2"),
-    4: ("u32", "<u4"),
-    5: ("i32", "<i4"),
-    6: ("f32", "<f4"),
-    7: ("bool", "u1"),
-    8: ("str", ""),
-    10: ("u64", "<u8"),
-    11: ("i64", "<i8"),
-    12: ("f64", "<f8"),
-}
-_ARRAY = 9
-_LENGTH = struct.Struct("<Q")
-_NUMBERS = {name: number for number, (name, _) in _KINDS.items()}
-_STORED = {name: np.dtype(stored) for name, stored in _KINDS.values() if stored}
 _ADAPTERS = ("F32", "F16", "BF16", "Q8_0")  # what llama.cpp's converter writes of an adapter
-_WRITTEN = {dtype: name for name, dtype in PLAIN.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +166,7 @@ class _Reader:
 
     def _value(self, key: str) -> Value:
         number = self._number("<I", f"the type of {key!r:.80}")
-        if number != _ARRAY:
+        if number != ARRAY:
             kind = self._kind(number, key)
             return Value(kind, self._scalar(kind, key))
         kind = self._kind(self._number("<I", f"the item type of {key!r:.80}"), key)
@@ -205,7 +185,7 @@ class _Reader:
                 self._pass_over(count, key)
                 return Value(kind, (), array=True)
             return Value(kind, self._string_items(key, count), array=True)
-        stored = _STORED[kind]
+        stored = STORED[kind]
         raw = self._take(count * stored.itemsize, f"the {count} items of {key!r:.80}")
         items = np.frombuffer(raw, stored) if count else np.empty(0, stored)
         return Value(kind, items, array=True)
@@ -223,16 +203,16 @@ class _Reader:
         self._at = at
 
     def _kind(self, number: int, key: str) -> str:
-        if number == _ARRAY:
+        if number == ARRAY:
             raise self._broken(f"{key!r:.80} is an array of arrays, which llama.cpp refuses too")
-        if number not in _KINDS:
+        if number not in VALUE_TYPES:
             raise self._broken(f"{key!r:.80} has the unknown type {number}")
-        return _KINDS[number][0]
+        return VALUE_TYPES[number][0]
 
     def _scalar(self, kind: str, key: str) -> Any:
         if kind == "str":
             return self._string(key)
-        stored = _STORED[kind]
+        stored = STORED[kind]
         raw = self._take(stored.itemsize, f"the value of {key!r:.80}")
         value = np.frombuffer(raw, stored)[0].item()
         if kind == "bool" and value > 1:
@@ -322,7 +302,7 @@ class _Reader:
 
     def _string_items(self, key: str, count: int) -> tuple[str, ...]:
         """The strings of an array, in a tight loop of its own: vocabularies are long."""
-        content, at, unpack = self._bytes, self._at, _LENGTH.unpack_from
+        content, at, unpack = self._bytes, self._at, LENGTH.unpack_from
         end = min(len(self._content), at + 8 * count + self._text)
         items = []
         try:
@@ -361,72 +341,3 @@ class _Reader:
             f"{self._path} is not a valid GGUF file: {reason}",
             hint="the file may be truncated: download or copy it again",
         )
-
-
-def write_gguf_file(
-    file: BinaryIO, values: Mapping[str, Value], tensors: Mapping[str, Array]
-) -> None:
-    """Write values in their order and tensors by name: equal arguments give equal bytes.
-
-    Tensors are float32, float16 or bfloat16. Raises FormatError for another dtype, no values in a
-    tensor, or too many dimensions.
-    """
-    order = sorted(tensors)
-    infos = []
-    for name in order:
-        array = tensors[name]
-        if array.dtype not in _WRITTEN or not array.size or not 1 <= array.ndim <= MAX_DIMENSIONS:
-            raise FormatError(f"{name}: GGUF cannot hold {array.dtype} of {list(array.shape)}")
-        infos.append((name, _WRITTEN[array.dtype], array.shape))
-    file.write(gguf_head({key: packed(value) for key, value in values.items()}, infos))
-    for name in order:
-        array = tensors[name]
-        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        file.write(bytes(-array.nbytes % ALIGNMENT))
-
-
-def gguf_head(
-    values: Mapping[str, bytes | memoryview],
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
-    alignment: int = ALIGNMENT,
-) -> bytes:
-    """What precedes the tensors: packed values by key, then each tensor's name, type and shape.
-
-    The tensors follow in this order, each filled up to a multiple of the alignment.
-    """
-    head: list[bytes | memoryview] = [MAGIC]
-    head.append(struct.pack("<IQQ", VERSION, len(tensors), len(values)))
-    for key, value in values.items():
-        head += [_text(key), value]
-    offset = 0
-    for name, kind, shape in tensors:
-        head += [_text(name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]
-        head.append(struct.pack("<IQ", TYPE_NUMBERS[kind], offset))
-        offset = padded(offset + stored_size(kind, math.prod(shape)), alignment)
-    content = b"".join(head)
-    return content + bytes(-len(content) % alignment)
-
-
-def packed(value: Value) -> bytes:
-    """A value's type and content, as a file stores them."""
-    number = struct.pack("<I", _NUMBERS[value.kind])
-    items = value.data if value.array else [value.data]
-    if value.kind == "str":
-        raws = [item.encode() for item in items]  # hundreds of thousands
-        body = b"".join(
-            chain.from_iterable(zip(map(_LENGTH.pack, map(len, raws)), raws, strict=True))
-        )
-    else:
-        body = np.asarray(items, _STORED[value.kind]).tobytes()
-    if not value.array:
-        return number + body
-    return struct.pack("<I", _ARRAY) + number + struct.pack("<Q", len(items)) + body
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return _LENGTH.pack(len(raw)) + raw
-
-
-def padded(offset: int, alignment: int) -> int:
-    return -(-offset // alignment) * alignment

@@ -1,14 +1,36 @@
-"""The types of the tensors in GGUF files: their numbers and the size of their blocks.
+"""The types of the values and the tensors in GGUF files: their numbers and sizes.
 
 Read in ggml-org/ggml (docs/gguf.md, ggml.h, ggml-common.h). What a block means is not known here.
 """
 
 from __future__ import annotations
 
+import struct
+
 import ml_dtypes
 import numpy as np
 
-# By number: a name, values in a block, bytes of a block.
+# Value types by number: a name, and how a fixed-size one is stored.
+VALUE_TYPES = {
+    0: ("u8", "<u1"),
+    1: ("i8", "<i1"),
+    2: ("u16", "<u2"),
+    3: ("i16", "<i2"),
+    4: ("u32", "<u4"),
+    5: ("i32", "<i4"),
+    6: ("f32", "<f4"),
+    7: ("bool", "u1"),
+    8: ("str", ""),
+    10: ("u64", "<u8"),
+    11: ("i64", "<i8"),
+    12: ("f64", "<f8"),
+}
+ARRAY = 9  # the number of an array, whose items are of one of them
+LENGTH = struct.Struct("<Q")  # of a string, before its bytes
+VALUE_NUMBERS = {name: number for number, (name, _) in VALUE_TYPES.items()}
+STORED = {name: np.dtype(stored) for name, stored in VALUE_TYPES.values() if stored}
+
+# Tensor types by number: a name, values in a block, bytes of a block.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -58,3 +80,8 @@ def stored_size(kind: str, count: int) -> int:
     """Bytes of so many values in whole blocks of a tensor type."""
     values, size = BLOCKS[kind]
     return count // values * size
+
+
+def padded(offset: int, alignment: int) -> int:
+    """Where the next multiple of an alignment begins."""
+    return -(-offset // alignment) * alignment

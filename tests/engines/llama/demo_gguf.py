@@ -8,7 +8,8 @@ import numpy as np
 from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.base.gguf import FIELDS
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats.gguf.names import tensor_of
 
 NORMS = {

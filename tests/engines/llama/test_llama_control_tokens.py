@@ -14,7 +14,8 @@ from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.rendering import RenderOptions
 from lorakit.engines.llama.tokenizer import LlamaTokenizer
 from lorakit.exporting.gguf.vocabulary import gguf_vocabulary
-from lorakit.files.gguf import Value, gguf_head, packed
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.text.marks import Marks
 from lorakit.text.tokenizer import Tokenizer
 

@@ -12,7 +12,8 @@ from llama_cases import TRUTH, base_file
 import lorakit
 from lorakit.adapter import Adapter, Delta
 from lorakit.errors import LorakitError
-from lorakit.files.gguf import open_gguf, write_gguf_file
+from lorakit.files.gguf import open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 
 PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 ROW = re.compile(r"^\| ([a-z ]+) \| `(\w+)` \|", re.MULTILINE)

@@ -28,7 +28,8 @@ from lorakit.errors import (
     MismatchError,
     UnsupportedError,
 )
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats import read_adapter
 from lorakit.formats.convert import convert
 from lorakit.merge import merge

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from llama_cases import base_file
 
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "hostile"))
 from cases import CASES

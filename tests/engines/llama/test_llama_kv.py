@@ -7,7 +7,8 @@ from llama_cases import TRUTH, logits_of, open_engine, open_file, row
 
 from lorakit.engines.llama import context, memory
 from lorakit.errors import EngineError, ParameterError
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 
 PROMPT = [4 + (7 * at) % 490 for at in range(200)]
 

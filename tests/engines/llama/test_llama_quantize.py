@@ -28,7 +28,8 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.files import gguf_stream
-from lorakit.files.gguf import Value, gguf_head, open_gguf, packed, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import gguf_head, packed, write_gguf_file
 from projector import write_projector
 from quantize_cases import (
     MODELS,

@@ -9,7 +9,8 @@ import lorakit
 from lorakit.base.gguf import open_gguf_base
 from lorakit.engines.llama.recurrent import StateMemory
 from lorakit.errors import CancelledError, CapabilityError, EngineError
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 
 pytest.importorskip("torch", reason="compared with transformers")
 pytest.importorskip("transformers", reason="compared with transformers")

@@ -30,7 +30,8 @@ from lorakit.errors import (
     ParameterError,
     SourceError,
 )
-from lorakit.files.gguf import Value, open_gguf, write_gguf_file
+from lorakit.files.gguf import Value, open_gguf
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats import read_adapter
 from lorakit.sources.prune import entries
 

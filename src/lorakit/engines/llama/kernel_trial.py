@@ -18,8 +18,9 @@ from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.threads import default_threads
 from lorakit.errors import LorakitError
-from lorakit.files.gguf import ALIGNMENT, Value, gguf_head, packed
+from lorakit.files.gguf import ALIGNMENT, Value
 from lorakit.files.gguf_types import stored_size
+from lorakit.files.gguf_write import gguf_head, packed
 
 HIDDEN, INNER, VOCABULARY, TOKENS = 64, 128, 64, 40
 _Q8_0 = 8  # ggml_type

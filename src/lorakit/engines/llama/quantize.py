@@ -34,17 +34,11 @@ from lorakit.errors import (
     WriteError,
 )
 from lorakit.files.atomic import write_atomic
-from lorakit.files.gguf import (
-    ALIGNMENT,
-    GgufFile,
-    Tensor,
-    gguf_head,
-    is_gguf,
-    packed,
-)
+from lorakit.files.gguf import ALIGNMENT, GgufFile, Tensor, is_gguf
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.files.gguf_stream import Output, write_tensors
 from lorakit.files.gguf_types import PLAIN
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.files.rounding import Rounding
 
 Progress = Callable[[int, int, str], object]  # which tensor, of how many, its name

@@ -11,8 +11,10 @@ from lorakit.base.gguf import TEMPLATE
 from lorakit.computed import computed_once
 from lorakit.engines.llama.quantize_types import in_order
 from lorakit.exporting.gguf.architecture import factors, keys, notes, require_expressible
+from lorakit.exporting.gguf.sampling import sampling_keys
 from lorakit.exporting.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
-from lorakit.files.gguf import Value, packed
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import packed
 from lorakit.merge.gguf.tensors import Source, sources
 
 _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
@@ -59,6 +61,7 @@ def gguf_model(
     made = sources(base) | {
         tensor: Source.of(values) for tensor, values in factors(decoder, base.config).items()
     }
+    sampling, unsaid = sampling_keys(base)
     said = {
         "general.architecture": decoder.architecture.gguf,
         "general.type": "model",
@@ -67,13 +70,14 @@ def gguf_model(
     return GgufModel(
         keys={
             **{key: Value("str", text) for key, text in said.items()},
+            **sampling,
             **keys(decoder, base.config),
             **vocabulary.keys,
             **_templates(templates),
             **(extra or {}),
         },
         tensors={tensor: made[tensor] for tensor in in_order(made)},
-        notes=(*notes(decoder), *vocabulary.notes),
+        notes=(*notes(decoder), *vocabulary.notes, *unsaid),
     )
 
 

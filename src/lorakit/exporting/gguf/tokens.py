@@ -16,8 +16,9 @@ from lorakit.base.folder import Base
 from lorakit.engines.llama.tokenised import Tokenised, tokenised
 from lorakit.errors import UnsupportedError
 from lorakit.exporting.gguf.spaces import SPACE, spaces
-from lorakit.files.gguf import Value, gguf_head, packed
+from lorakit.files.gguf import Value
 from lorakit.files.gguf_parts import open_gguf_model
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.merge.gguf.corpus import corpus, sample
 from lorakit.merge.gguf.splitting import splitting
 from lorakit.text.tokenizer import Tokenizer, steps

@@ -20,9 +20,11 @@ from lorakit.engines.threads import default_threads
 from lorakit.errors import ParameterError
 from lorakit.exporting.gguf.model import GgufModel
 from lorakit.files.atomic import write_atomic
-from lorakit.files.gguf import ALIGNMENT, Value, gguf_head, packed, padded
+from lorakit.files.gguf import ALIGNMENT, Value
 from lorakit.files.gguf_parts import COUNT, MAX_PARTS, NO, TENSORS, part_name
 from lorakit.files.gguf_stream import Output, write_tensors
+from lorakit.files.gguf_types import padded
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.files.rounding import ROUNDINGS, Rounding
 from lorakit.values import shown, whole
 

@@ -15,7 +15,8 @@ from lorakit.architectures import Decoder
 from lorakit.check import LOST, lost
 from lorakit.errors import FormatError, ParameterError, WriteError
 from lorakit.files.atomic import write_atomic
-from lorakit.files.gguf import Value, write_gguf_file
+from lorakit.files.gguf import Value
+from lorakit.files.gguf_write import write_gguf_file
 from lorakit.formats.express import require_expressible
 from lorakit.formats.gguf.express import alpha_of, cannot_express
 from lorakit.formats.gguf.names import ROTATED, head_keys, heads_of, permuted, tensor_of

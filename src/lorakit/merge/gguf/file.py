@@ -24,10 +24,11 @@ from lorakit.check import require_fit
 from lorakit.errors import AdapterError, FormatError, UnsupportedError, WriteError
 from lorakit.files.atomic import write_atomic
 from lorakit.files.dequantize import READABLE
-from lorakit.files.gguf import ALIGNMENT, GgufFile, Tensor, Value, gguf_head, packed, padded
+from lorakit.files.gguf import ALIGNMENT, GgufFile, Tensor, Value
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.files.gguf_stream import Output, write_tensors
-from lorakit.files.gguf_types import PLAIN
+from lorakit.files.gguf_types import PLAIN, padded
+from lorakit.files.gguf_write import gguf_head, packed
 from lorakit.files.room import require_room
 from lorakit.files.rounding import ROUNDINGS
 from lorakit.formats.brought import Files
