@@ -16,7 +16,7 @@ from lorakit.inspect.grid import grid
 from lorakit.inspect.report import inspect
 from lorakit.verify import FORMS
 from lorakit.verify.answers import NEW, REPEATS
-from lorakit.verify.other import parse_other
+from lorakit.verify.opening import parse_other
 
 TRUTH = DATA / "truth"
 BASE = str(TRUTH / "bases/llama")

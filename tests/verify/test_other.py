@@ -14,7 +14,8 @@ from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
 from lorakit.merge import merge
 from lorakit.verify import CostLimits, Opening, PromptChoice, verify_against
-from lorakit.verify.other import parse_other, weights_dtypes
+from lorakit.verify.opening import parse_other
+from lorakit.verify.other import weights_dtypes
 
 TRUTH = DATA / "truth"
 BASE = str(TRUTH / "bases/llama")

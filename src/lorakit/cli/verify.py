@@ -32,7 +32,8 @@ from lorakit.sources import Local, parse
 from lorakit.verify import AnswerReport, ParityReport, PromptParity
 from lorakit.verify.answers import NEW, REPEATS
 from lorakit.verify.forms import MOST
-from lorakit.verify.other import OPENED, Opening, parse_other, verify_against
+from lorakit.verify.opening import OPENED, Opening, parse_other
+from lorakit.verify.other import verify_against
 from lorakit.verify.prompts import PromptChoice
 
 DIFFERENCES = {

@@ -3,8 +3,8 @@
 parity.py compares, verdict.py tells rounding from an error, forms.py what a form of the weights
 may cost, answers.py asks for greedy answers, prompts.py chooses what to compare on, sides.py makes
 the things compared: an open model with adapters, PEFT itself, recorded logits.
-other.py does what `lorakit verify` does, from the words of its command line. It and answers.py are
-loaded when they are first asked for, as they open and run models.
+opening.py reads what `lorakit verify` is told of its two sides, and other.py compares them. These
+and answers.py are loaded when they are first asked for, as they open and run models.
 """
 
 from importlib import import_module
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from lorakit.verify.answers import Again as Again
     from lorakit.verify.answers import AnswerReport as AnswerReport
     from lorakit.verify.answers import compare_answers as compare_answers
-    from lorakit.verify.other import Opening as Opening
+    from lorakit.verify.opening import Opening as Opening
     from lorakit.verify.other import verify_against as verify_against
 else:
     _LATE = {
         "Again": "answers",
         "AnswerReport": "answers",
         "compare_answers": "answers",
-        "Opening": "other",
+        "Opening": "opening",
         "verify_against": "other",
     }
 
