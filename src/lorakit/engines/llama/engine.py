@@ -23,7 +23,7 @@ from lorakit.engines.llama.acting import require_acting
 from lorakit.engines.llama.adapter_file import native_file, require_rows
 from lorakit.engines.llama.child_process import library_digest
 from lorakit.engines.llama.context import Context, Piece, Set, flash_attention, kv_type
-from lorakit.engines.llama.context_pool import ContextPool, Seat
+from lorakit.engines.llama.context_pool import ContextPool
 from lorakit.engines.llama.memory import most_slots
 from lorakit.engines.llama.model import Factors, load_model, repacks, rope_factors
 from lorakit.engines.llama.native import Abort, captured_log, llama
@@ -31,6 +31,7 @@ from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.preflight import preflight_projector
 from lorakit.engines.llama.recurrent import is_recurrent
+from lorakit.engines.llama.row_pieces import pieces, require_whole_images
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
@@ -49,7 +50,7 @@ from lorakit.errors import (
     EngineError,
     ParameterError,
 )
-from lorakit.text.image_ids import Image, Run, runs
+from lorakit.text.image_ids import Image
 
 KNOWN_SETS = 1024  # checked adapter sets to remember
 TRIAL = (1, 2, 3, 4)  # tokens that show whether a delta acts; one alone attends to itself
@@ -285,34 +286,13 @@ class LlamaEngine:
         """Decode rows that share a set of adapters: at once, if one context can hold them all."""
         by_sequence = {row.sequence: (row, result) for row, result in work}
         tokens = {row.sequence: len(row.tokens) for row, _ in work}
+        causal = self._vision is None or self._vision.causal
         for context, sequences in self._pool.place(chosen, tokens, step):
-            parts = [part for name in sequences for part in self._parts(*by_sequence[name])]
+            parts: list[tuple[Piece, Logits]] = []
+            for name in sequences:
+                seat = self._pool[name]
+                parts += pieces(*by_sequence[name], seat.slot, seat.length, causal=causal)
             context.decode([piece for piece, _ in parts], [result for _, result in parts])
-
-    def _parts(self, row: Row, result: Logits) -> list[tuple[Piece, Logits]]:
-        """A row split into text and images, each with its share of the row's logits."""
-        found = self._pool[row.sequence]
-        if not row.images:
-            return [(Piece(found.slot, found.length, row.tokens, len(result)), result)]
-        total, kept = len(row.tokens), len(result)
-        parts = []
-        for run in runs(row.tokens):
-            keep = min(max(run.end - (total - kept), 0), run.end - run.start)
-            last = run.end - (total - kept)
-            share = result[max(last - keep, 0) : max(last, 0)]
-            parts.append((self._piece(row, run, found, keep), share))
-        return parts
-
-    def _piece(self, row: Row, run: Run, found: Seat, keep: int) -> Piece:
-        image = run.digest is not None
-        return Piece(
-            found.slot,
-            found.length + run.start,
-            row.tokens[run.start : run.end],
-            keep,
-            vectors=row.images[run.digest] if run.digest is not None else None,
-            causal=not image or self._vision is None or self._vision.causal,
-        )
 
     def _results(self, rows: Sequence[Row]) -> list[Logits]:
         """Buffers for the rows' logits; the engine's own for rows of at most one position."""
@@ -363,28 +343,7 @@ class LlamaEngine:
         check_rows(rows, self._capabilities, self._pool.length, self._adapters)
         for row in rows:
             if int(row.tokens[0] if len(row.tokens) == 1 else row.tokens.min()) < 0:
-                self._check_images(row)
-
-    def _check_images(self, row: Row) -> None:
-        """Negative ids must form whole images, and the row must hold their vectors."""
-        if self._vision is None:
-            raise ParameterError("a row has negative token ids, but no projector is loaded")
-        for run in runs(row.tokens):
-            if run.digest is None:
-                continue
-            vectors = row.images.get(run.digest)
-            count = run.end - run.start
-            if vectors is None or run.position or vectors.shape != (count, self._vision.width):
-                raise ParameterError(
-                    "negative token ids must form whole images of this model, with vectors",
-                    items=[f"token {run.start}: {count} positions from {run.position} on"],
-                )
-            if not self._vision.causal and count > self._options.micro_batch:
-                raise EngineError(
-                    f"an image of {count} tokens does not fit a micro batch of "
-                    f"{self._options.micro_batch}",
-                    hint=f"open the model with micro_batch={count} or more",
-                )
+                require_whole_images(row, self._vision, self._options.micro_batch)
 
     def _require_open(self) -> None:
         if self._model is None:
