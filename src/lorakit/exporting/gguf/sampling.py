@@ -1,4 +1,4 @@
-"""A model's own sampling defaults as keys of a GGUF file, from which llama.cpp's programs take them.
+"""A model's own sampling defaults as keys of a GGUF file, where llama.cpp's programs find them.
 
 Keys and types as in gguf-py (constants.py, gguf_writer.py). What the model does not say stays
 llama.cpp's own default, as in files of its converter; unlike there a model that does not sample is
