@@ -78,6 +78,20 @@ def test_a_failed_turn_changes_nothing(model):
     assert session.messages == before
 
 
+def test_messages_in_place_of_what_the_user_says_are_refused(model):
+    session = model.session()
+    session.send("hello", **SHORT)
+    result = {"role": "tool", "tool_call_id": "call_0", "name": "f", "content": "done"}
+    before = list(session.messages)
+    for call in (session.send, session.stream, session.edit_last):
+        for said in (result, [result]):
+            with pytest.raises(ParameterError, match="found messages") as error:
+                call(said)
+            assert "stream_from([*session.messages, *results])" in error.value.hint
+    assert session.messages == before
+    assert session.send([{"type": "text", "text": "hello"}], **SHORT).text
+
+
 def test_saved_and_loaded(model, tmp_path):
     session = model.session(adapters={"home": 0.5})
     session.send("one", **SHORT)

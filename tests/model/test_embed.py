@@ -72,3 +72,10 @@ def test_refusals(model):
         model.embed([])
     with pytest.raises(ContextFullError):
         model.embed([5] * 300)
+
+
+def test_several_texts_are_several_calls(model):
+    with pytest.raises(ParameterError, match="found a list of texts") as error:
+        model.embed(["one", "two"])
+    assert error.value.hint.startswith("one call for each")
+    assert model.embed([1, 2]).shape == model.embed("one").shape

@@ -314,6 +314,20 @@ def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
         lorakit.open("no/such/base")
 
 
+@pytest.mark.parametrize("named", ["localhost:1", "http://localhost:1", "localhost:1/v1"])
+def test_the_host_of_a_server_says_how_its_api_is_named(named):
+    with pytest.raises(SourceError) as error:
+        lorakit.open(named)
+    assert error.value.hint.startswith("for a server's API: http://localhost:1/v1 (or engine=")
+
+
+@pytest.mark.parametrize("named", ["no/such:1/base", "no_such_base", "http://localhost:1/base"])
+def test_what_may_be_no_host_says_nothing_of_servers(named):
+    with pytest.raises(SourceError) as error:
+        lorakit.open(named)
+    assert "API" not in error.value.hint
+
+
 def test_a_projector_of_a_relative_path_stays_where_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"llama": LlamaOptions(mmproj="mmproj.gguf")}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 from lorakit.cli.downloads import downloads
 from lorakit.cli.output import note, patience
@@ -17,7 +15,6 @@ from lorakit.cli.references import EngineOption, PrivateOption, QuantizeOption, 
 from lorakit.cli.signature import option
 from lorakit.engines.table import RuntimeName
 from lorakit.engines.torch.options import Device
-from lorakit.errors import SourceError
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model
@@ -132,7 +129,7 @@ def open_shown(
 
     mode = "merge" if merge else "dynamic"
     configs = [config_of(reference, mode=mode, **reading) for reference in adapters or ()]
-    with _server_meant(base), downloads, patience(OPENING):
+    with downloads, patience(OPENING):
         model = open_model(
             base, adapter=configs if adapters else None, progress=downloads, **options
         )
@@ -149,19 +146,6 @@ def open_shown(
         if info.default_scale != 1:
             note(f"{info.name} at its default scale, {info.default_scale:g}; {info.name}:1 is full")
     return model
-
-
-@contextmanager
-def _server_meant(base: str | None) -> Iterator[None]:
-    """Where a host alone was named and no model is there: how its API is named."""
-    try:
-        yield
-    except SourceError as error:
-        parts = urlsplit(base or "")
-        if parts.scheme in ("http", "https") and parts.path in ("", "/"):
-            api = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/v1"
-            error.hint = f"for a server's API: {api} (or --engine api); {error.hint}"
-        raise
 
 
 def found_settings(fallback: str | None = None) -> tuple[Path | None, str | None]:

@@ -109,6 +109,7 @@ class Session:
 
     def stream(self, content: Any, **options: Unpack[ChatKeywords]) -> Turn:
         """Send a message and stream the answer; both are kept once it has ended."""
+        _refuse_messages(content)
         return self._turn([*self.messages, {"role": "user", "content": content}], options)
 
     def stream_from(self, messages: Sequence[Message], **options: Unpack[ChatKeywords]) -> Turn:
@@ -143,6 +144,7 @@ class Session:
 
     def edit_last(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Replace the last user message, drop what follows, and wait for a new answer."""
+        _refuse_messages(content)
         start = self._last_user()
         changed = {**self.messages[start], "content": content}
         return _wait(self._turn([*self.messages[:start], changed], options))
@@ -286,6 +288,17 @@ class Turn(ChatStream):
         reply = super()._finish(completion)
         self._session.messages[:] = [*self.messages, reply.message]
         return reply
+
+
+def _refuse_messages(content: object) -> None:
+    """Raise ParameterError for messages where what one of the user says is expected."""
+    parts = content if isinstance(content, list | tuple) else [content]
+    if any(isinstance(part, Mapping) and "role" in part for part in parts):
+        raise ParameterError(
+            "expected what the user says, a text or a list of parts, found messages",
+            hint="answer(results) sends the results of calls; stream_from([*session.messages, "
+            "*results]) streams the answer to them",
+        )
 
 
 def _wait(turn: Turn) -> ChatReply:

@@ -20,18 +20,28 @@ CALL = SAMPLING | {
     "adapters", "chat_template_kwargs", "control_tokens", "enable_thinking", "lookahead", "n",
     "sampling", "timeout", "tools",
 }  # fmt: skip
+GRAMMAR = "grammar=..., of a GGUF file: it says what an answer may be, JSON too"
 CALL_ELSEWHERE = {
     "adapter": "adapters",
     "do_sample": "temperature",
+    "format": GRAMMAR,
+    "json_mode": GRAMMAR,
     "lora_request": "adapters",
     "max_completion_tokens": "max_tokens",
     "max_length": "max_tokens",
     "max_new_tokens": "max_tokens",
+    "num_ctx": "lorakit.open(base, context=...)",
+    "num_predict": "max_tokens",
     "num_return_sequences": "n",
+    "options": "its entries as keywords: temperature=0, seed=1",
     "repeat_penalty": "repetition_penalty",
+    "response_format": GRAMMAR,
+    "schema": GRAMMAR,
     "stop_sequences": "stop",
     "stop_token_ids": "stop_tokens",
     "stream": "model.stream(...), which answers piece by piece",
+    "system": 'a first message {"role": "system", "content": "..."}, or model.session(system=...)',
+    "think": "enable_thinking",
     "top_logprobs": "logprobs",
 }
 OPEN_ELSEWHERE = {
@@ -49,6 +59,7 @@ OPEN_ELSEWHERE = {
     "n_gpu_layers": "llama=LlamaOptions(gpu_layers=...)",
     "n_seq_max": "max_batch",
     "n_threads": "threads",
+    "num_ctx": "context",
     "num_threads": "threads",
     "runtime": "engine",
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -23,7 +25,7 @@ from lorakit.engines.table import (
     open_engine,
 )
 from lorakit.engines.torch.options import Device
-from lorakit.errors import LorakitError, ParameterError
+from lorakit.errors import LorakitError, ParameterError, SourceError
 from lorakit.files.bounded import as_path
 from lorakit.files.cache import cache_limit, sweep_cache
 from lorakit.model.adapter_config import (
@@ -57,6 +59,7 @@ from lorakit.values import shown, whole
 
 log = logging.getLogger("lorakit")
 MAX_QUEUE = 256
+_HOST = re.compile(r"(?P<scheme>https?://)?(?:[^/]*@)?(?P<host>[^/@]+?(?P<port>:\d+)?)(?:/v1)?/?")
 
 
 class EngineKeywords(TypedDict, total=False):
@@ -180,7 +183,8 @@ def _open_here(
     limit = cache_limit()  # what is wrong with it is said before anything slow
     sweep_cache()
     get: Get = partial(fetch, offline=offline, progress=progress, allow_private=allow_private)
-    opened = open_base(get(wanted.base, kind="base"))
+    with _server_meant(wanted.base):
+        opened = open_base(get(wanted.base, kind="base"))
     name = choose_engine(wanted.engine, opened)
     chosen = _options(name, options, mmproj, get)
     opened = opened.in_form(getattr(chosen, "quantize", "none"))
@@ -226,6 +230,19 @@ def _open_here(
         result.close()
         raise
     return result
+
+
+@contextmanager
+def _server_meant(base: str | os.PathLike[str]) -> Iterator[None]:
+    """Where a host alone was named and no model is there: how its API is named."""
+    try:
+        yield
+    except SourceError as error:
+        found = _HOST.fullmatch(os.fspath(base))
+        if found and (found["scheme"] or found["port"]):
+            api = f"{found['scheme'] or 'http://'}{found['host']}/v1"
+            error.hint = f'for a server\'s API: {api} (or engine="api"); {error.hint}'
+        raise
 
 
 def _require_none(given: Mapping[str, object], whose: str) -> None:

@@ -48,6 +48,11 @@ def as_ids(prompt: Iterable[int]) -> list[int]:
         refuse_conversation(ids)
         if any(isinstance(token, bool | np.bool_) for token in ids):
             raise ParameterError("a prompt is text or token ids, found a boolean among them")
+        if any(isinstance(each, str) for each in ids):
+            raise ParameterError(
+                "a prompt is text or token ids, found a list of texts",
+                hint="one call for each; batch() answers several at once",
+            )
         return [operator.index(token) for token in ids]
     except TypeError as error:
         raise ParameterError(f"a prompt is text or token ids: {error}") from error

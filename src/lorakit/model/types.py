@@ -231,7 +231,7 @@ def check_request(request: object) -> None:
     if not isinstance(request, Request):
         raise ParameterError(
             f"a batch is of lorakit.Request, not {shown(request)}",
-            hint='lorakit.Request(prompt="...", adapters={"name": 1.0})',
+            hint='lorakit.Request(messages=[...], adapters={"name": 1.0}), or with prompt="..."',
         )
 
 
