@@ -25,8 +25,6 @@ from lorakit.architectures import (
     describe,
     in_files,
     is_other,
-    spelling_of,
-    spellings,
     text_config,
     with_text,
 )
@@ -40,6 +38,7 @@ from lorakit.base.exported import (
     read_exported,
     require_more_than_graphs,
 )
+from lorakit.base.module_tensors import expected_in, places_of, require_whole, spelling_in
 from lorakit.base.quantised import require_floats, require_unquantised
 from lorakit.base.unmerged import require_plain
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
@@ -55,7 +54,6 @@ MAX_SHARDS = 4096
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _MAKE_ONE = ", or make one: lorakit merge FILE.gguf -o FOLDER"
-FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,9 +145,9 @@ class Base:
             tensors |= found
         require_plain(folder, tensors)
         require_floats(folder, given, tensors)
-        spelling = _spelling(decoder, given, tensors)
-        stored = _stored(decoder, tensors, spelling)
-        _check(folder, _expected(decoder, stored, spelling), tensors)
+        spelling = spelling_in(decoder, given, tensors)
+        stored = places_of(decoder, tensors, spelling)
+        require_whole(folder, expected_in(decoder, stored, spelling), tensors)
         return cls(
             path=folder.absolute(),  # messages above show it as it was given
             config=config,
@@ -378,73 +376,11 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def _spelling(decoder: Decoder, given: Mapping[str, Any], tensors: Mapping[str, Array]) -> Spelling:
-    """How the files begin the names of tensors.
-
-    Those of a bare model, without a head, leave a step out; those of one that also sees add one.
-    """
-    root, table = decoder.architecture.layout.root, f"{decoder.embedding}.weight"
-    if table not in tensors and table.removeprefix(root) in tensors:
-        return ((root, ""),)
-    head = None if decoder.tied else f"{HEAD}.weight"
-    return spelling_of(given, table, head, tensors.keys())
-
-
 def placed(
     decoder: Decoder, tensors: Mapping[str, Array], base: Base
 ) -> Mapping[str, tuple[Stored, ...]]:
     """For `Base`: where modules are in other tensors than a base's, which are named alike."""
-    return _stored(decoder, tensors, base._spelling)
-
-
-def _stored(
-    decoder: Decoder, tensors: Mapping[str, Array], spelling: Spelling
-) -> dict[str, tuple[Stored, ...]]:
-    """Of each module, the spelling that the files hold; where none is whole, the nearest."""
-    table = {}
-    for module, ways in spellings(decoder).items():
-        named = ways if not spelling else [
-            tuple(replace(part, name=in_files(part.name, spelling)) for part in way)
-            for way in ways
-        ]  # fmt: skip
-        table[module] = named[0] if len(named) == 1 else max(
-            named, key=lambda way: sum(part.name in tensors for part in way) / len(way)
-        )  # fmt: skip
-    return table
-
-
-def _expected(
-    decoder: Decoder, stored: Mapping[str, tuple[Stored, ...]], spelling: Spelling
-) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the files must hold, in their own spelling."""
-    table = decoder.parameters()
-    singles: dict[str, tuple[int, ...]] = {}
-    for module, shape in decoder.modules().items():
-        if shape.experts is not None and stored[module][0].expert is not None:
-            size = (shape.out_features, shape.in_features)
-            singles |= {part.name: size for part in stored[module]}
-            table.pop(decoder.fused(module) or "", None)
-    return {in_files(name, spelling): shape for name, shape in table.items()} | singles
-
-
-def _check(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Array]
-) -> None:
-    faults = []
-    for name, shape in expected.items():
-        if name not in tensors:
-            faults.append(f"{name}: missing, expected {list(shape)}")
-        elif tensors[name].shape != shape:
-            faults.append(f"{name}: expected {list(shape)}, found {list(tensors[name].shape)}")
-        elif tensors[name].dtype.name not in FLOATS:
-            faults.append(f"{name}: expected floating point, found {tensors[name].dtype.name}")
-    if faults:
-        shown = faults[:20] + ([f"and {len(faults) - 20} more"] if len(faults) > 20 else [])
-        raise BaseModelError(
-            f"the weights in {folder} do not match its config.json",
-            items=shown,
-            hint="the folder may be incomplete or hold the config of another model",
-        )
+    return places_of(decoder, tensors, base._spelling)
 
 
 def _fingerprint(base: Base) -> str:
