@@ -67,7 +67,7 @@ def test_in_a_child_the_model_is_closed_and_says_so(thread):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_without_the_hook_a_child_would_wait(thread, monkeypatch):
     """The test above sees the fault: a child that is not told waits for a thread that it lacks."""
-    monkeypatch.setattr(processes, "_OWNERS", set())
+    monkeypatch.setattr(processes, "_OWNERS", {})
     assert "TimeoutError" in in_child(lambda: submit(thread).result(0.5))[0]
 
 
@@ -84,6 +84,35 @@ thread.wait_open()
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "closed")], check=True, timeout=60)
     assert (tmp_path / "closed").exists()
+
+
+OPENING = """
+import sys, time
+from lorakit import processes
+from lorakit.runtime.thread import EngineThread
+def opening():  # as a session of ONNX Runtime is made, which nothing can interrupt
+    while not processes._ending:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    print("opened", flush=True)
+    raise SystemExit
+{change}
+EngineThread(opening, max_queue=4).close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("", "opened\n"), ("processes.AT_END = 0.0", "")],
+    ids=["waits", "does not"],
+)
+def test_an_engine_that_is_being_opened_when_the_process_ends_is_waited_for(change, said):
+    """Else its thread would come back from native code after Python's end: exit code 134."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING.format(change=change)], capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == (said, 0), done.stderr
 
 
 def test_a_closed_thread_refuses_in_its_own_process(thread):

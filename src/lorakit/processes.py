@@ -1,8 +1,9 @@
 """What the end of a process, and a fork of it, mean for what holds threads and locks.
 
-At the end of a process engines are closed while Python still runs. In a child that was forked they
-are the parent's (see EngineThread.forked), and locks may be held for ever by threads that are not
-there: who has a lock renews it.
+At the end of a process engines are closed while Python still runs. A thread that opens one is waited
+for: from native code it would come back into a Python that is gone, which aborts the process. In a
+child that was forked engines are the parent's (see EngineThread.forked), and locks may be held for
+ever by threads that are not there: who has a lock renews it.
 
 A process that goes on after an engine was closed gives the memory that this freed back to the
 system: glibc keeps it otherwise, as pages between others that are in use.
@@ -15,6 +16,8 @@ import ctypes
 import logging
 import os
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -30,14 +33,15 @@ class Owner(Protocol):
 
 T = TypeVar("T")
 log = logging.getLogger("lorakit")
-_OWNERS: weakref.WeakSet[Owner] = weakref.WeakSet()
+AT_END = 10.0  # seconds that threads have to come back at the end of the process
+_OWNERS: weakref.WeakKeyDictionary[Owner, threading.Thread | None] = weakref.WeakKeyDictionary()
 _RENEWED: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 _ending = False  # the process is, and the system takes all
 
 
-def watch(owner: Owner) -> None:
-    """Close it when the process ends, and tell it of a fork."""
-    _OWNERS.add(owner)
+def watch(owner: Owner, thread: threading.Thread | None = None) -> None:
+    """Close it when the process ends, and tell it of a fork. thread: what has to end before."""
+    _OWNERS[owner] = thread
 
 
 def leave_to_parent(owned: object) -> None:
@@ -67,6 +71,9 @@ def _close_all() -> None:
             owner.close()
         except Exception:
             log.exception("an engine could not be closed")
+    until = time.monotonic() + AT_END
+    for thread in [thread for thread in list(_OWNERS.values()) if thread is not None]:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _forked() -> None:

@@ -55,7 +55,7 @@ class Opening:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lorakit-open", daemon=True)
         self._thread.start()
-        watch(self)
+        watch(self, self._thread)
 
     def stop(self) -> None:
         """End what is being fetched; takes no lock and does not wait."""

@@ -56,7 +56,7 @@ class EngineThread:
             target=self._main, args=(open_engine,), name="lorakit-engine", daemon=True
         )
         self._thread.start()
-        watch(self)
+        watch(self, self._thread)
 
     def wait_open(self) -> Capabilities:
         """Wait until the engine is open. Raises what opening it raised."""
