@@ -49,6 +49,7 @@ PEERS = {
     "llama_server.py",
     "serve_llama.py",
     "test_gguf_pair.py",
+    "test_gguf_sampling.py",
     "test_docs.py",
     "test_llama_server.py",
 }

@@ -145,10 +145,10 @@ def test_slow_commands_refuse_before_they_begin(row, merged, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders_of_something_else_are_not_replaced(kind, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
+    (out / KINDS[kind].mark).parent.mkdir(parents=True)
     (out / KINDS[kind].mark).write_text("{}")
     with written(out, kind, overwrite=True) as place:
-        place.mkdir()
+        (place / KINDS[kind].mark).parent.mkdir(parents=True)
         (place / KINDS[kind].mark).write_text("new")
     assert (out / KINDS[kind].mark).read_text() == "new"
     (out / "diary.doc").write_text("mine")

@@ -1,4 +1,4 @@
-"""A model's own sampling in GGUF files: gguf-py reads it, llama.cpp's server takes it, and we do."""
+"""A model's own sampling in GGUF files: read by gguf-py, by llama.cpp's server and by us."""
 
 import json
 import shutil

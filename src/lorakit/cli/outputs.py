@@ -36,7 +36,7 @@ KINDS = {
     "adapter": _Folder(mark="adapter_config.json", suffixes=_TEXTS | {".bin", ".svg", ".csv"}),
     "model": _Folder(mark="config.json", suffixes=_TEXTS),
     "demo": _Folder(
-        mark="evaluation.jsonl",
+        mark="evaluation/tools.json",
         suffixes=_TEXTS,
         folders=frozenset({"base", "adapters", "evaluation", "training"}),
     ),

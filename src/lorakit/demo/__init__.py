@@ -85,7 +85,6 @@ def export(destination: Path) -> list[Path]:
         with new_folder(destination) as temporary:
             for name in ("base", "adapters", "training"):
                 shutil.copytree(folder() / name, temporary / name)
-            shutil.copy(folder() / "evaluation.jsonl", temporary)
             evaluation.write(temporary / "evaluation")
     except FileExistsError as error:
         raise ParameterError(str(error), hint="name a new folder") from error
