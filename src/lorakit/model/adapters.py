@@ -26,6 +26,7 @@ from lorakit.errors import (
     ParameterError,
     UnknownAdapterError,
 )
+from lorakit.model.changes import acting, changed, doubled, log_when_done
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
 from lorakit.values import among, did_you_mean, finite, real, shown
@@ -108,8 +109,7 @@ class AdapterTable:
         except BaseException:  # such as Ctrl-C: the handle would be lost
             future.add_done_callback(self._take_back)
             raise
-        seconds = time.monotonic() - begin
-        log.info("loaded %s from %s in %.3f s", shown(name), source, seconds)
+        log.info("loaded %s from %s in %.3f s", shown(name), source, time.monotonic() - begin)
         return self.enter(name, handle, adapter, source, default_scale)
 
     def enter(
@@ -142,7 +142,7 @@ class AdapterTable:
                 self.activate({k: s for k, s in self._active.items() if k != name}, "keep")
             del self._loaded[name]
             done, begin = self._runtime.unload(handle), time.monotonic()
-            done.add_done_callback(partial(_log_changes, [f"unloaded {shown(name)}"], begin))
+            done.add_done_callback(partial(log_when_done, [f"unloaded {shown(name)}"], begin))
             return done
 
     def activate(self, scales: Scales, policy: KvPolicy, *, warn: bool = True) -> Future[None]:
@@ -151,14 +151,14 @@ class AdapterTable:
             raise ParameterError(f"kv must be 'keep' or 'recompute', not {shown(policy)}")
         with self.lock:
             scales = self.scales(scales)
-            changes, begin = _changes(self._active, scales), time.monotonic()
+            changes, begin = changed(self._active, scales), time.monotonic()
             done = self._runtime.activate(self.resolve(scales), policy)  # may refuse them
-            more = not _acting(scales) <= _acting(self._active)
+            more = not acting(scales) <= acting(self._active)
             self._active = scales
             for text in self.doubles(scales) if warn and more else ():
                 log.warning("%s", text)
             if changes and log.isEnabledFor(logging.INFO):
-                done.add_done_callback(partial(_log_changes, changes, begin))
+                done.add_done_callback(partial(log_when_done, changes, begin))
             return done
 
     def rescale(
@@ -185,16 +185,7 @@ class AdapterTable:
         """That adapters are the same one, whose scales then add up, in words."""
         with self.lock:
             held = {name: self._find(name).adapter for name, scale in scales.items() if scale}
-        alike: dict[str, list[str]] = {}
-        for name, adapter in held.items():
-            if adapter is not None:
-                alike.setdefault(adapter.digest, []).append(name)  # known since it was loaded
-        return [
-            f"{' and '.join(names)} are the same adapter: together it acts at the scale "
-            f"{sum(scales[name] for name in names):g}"
-            for names in alike.values()
-            if len(names) > 1
-        ]
+        return doubled(held, scales)
 
     def scales(self, given: Scales) -> dict[str, float]:
         """Names with scales, those of names alone being their defaults. Raises ParameterError."""
@@ -366,27 +357,6 @@ class LoadedAdapter:
         return f"<LoadedAdapter {shown(self.name)}, {state}>"
 
 
-def _changes(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-    """What makes one active set of another, in words."""
-    said = [
-        f"applied {shown(name)} at {scale:g}"
-        if name not in before
-        else f"rescaled {shown(name)} from {before[name]:g} to {scale:g}"
-        for name, scale in now.items()
-        if before.get(name) != scale
-    ]
-    return said + [f"removed {shown(name)}" for name in before if name not in now]
-
-
-def _acting(scales: Mapping[str, float]) -> set[str]:
-    return {name for name, scale in scales.items() if scale}
-
-
-def _log_changes(changes: Sequence[str], begin: float, done: Future[None]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        log.info("%s, in %.3f s", ", ".join(changes), time.monotonic() - begin)
-
-
 def _number(scale: UserScale) -> UserScale:
     """The scale; None is refused, as it would remove the adapter. Raises ParameterError."""
     if scale is None:
@@ -401,9 +371,8 @@ def as_scales(scales: Scales) -> dict[str, float]:
 
     A LoadedAdapter stands for its name.
     """
-    keys = _keys(scales)
     result: dict[str, float] = {}
-    for key in keys:
+    for key in _keys(scales):
         scale = scales[key] if isinstance(scales, Mapping) else 1.0
         name = key.name if isinstance(key, LoadedAdapter) else key
         if not isinstance(name, str):
