@@ -1,9 +1,9 @@
 """What the end of a process, and a fork of it, mean for what holds threads and locks.
 
-At the end of a process engines are closed while Python still runs. A thread that opens one is waited
-for: from native code it would come back into a Python that is gone, which aborts the process. In a
-child that was forked engines are the parent's (see EngineThread.forked), and locks may be held for
-ever by threads that are not there: who has a lock renews it.
+At the end of a process engines are closed while Python still runs. A thread that opens one is
+waited for: from native code it would come back into a Python that is gone, which aborts the
+process. In a child that was forked engines are the parent's (see EngineThread.forked), and locks
+may be held for ever by threads that are not there: who has a lock renews it.
 
 A process that goes on after an engine was closed gives the memory that this freed back to the
 system: glibc keeps it otherwise, as pages between others that are in use.

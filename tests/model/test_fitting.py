@@ -214,3 +214,9 @@ def test_what_comes_before_the_first_user_is_a_turn_of_its_own():
     greeting = {"role": "assistant", "content": "welcome"}
     head, turns = apart([{"role": "system", "content": "x"}, greeting, *turn(1)])
     assert [len(head), *map(len, turns)] == [1, 1, 2]
+
+
+def test_what_a_developer_says_first_stays_as_a_system_message_does():
+    said = [{"role": "system", "content": "x"}, {"role": "developer", "content": "y"}]
+    head, turns = apart([*said, *turn(1)])
+    assert (head, len(turns)) == (said, 1)

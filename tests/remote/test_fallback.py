@@ -398,6 +398,40 @@ def test_adapters_are_fetched_after_the_move_with_the_progress_that_was_given(ap
         assert seen == []
 
 
+def test_what_the_base_alone_has_stays_active_where_something_is_applied_meanwhile(api):
+    api.answers["/lora-adapters"] = lambda body: whole(LORAS[1:])
+    with waiting(api, configs("home", scale=0.5)) as (model, gate):
+        model.find("style").apply(0.3)
+        end_of_opening(model, gate)
+        assert scales(model) == {"home": 0.5}
+
+
+def test_an_adapter_that_is_loaded_while_it_moves_is_loaded_here(api, monkeypatch):
+    monkeypatch.chdir(demo.adapter_path("home").parent)  # where "home" is a path, too
+    with waiting(api) as (model, gate):
+        true = model._remote.load_adapter
+
+        def moving(*given, **more):
+            found = true(*given, **more)
+            end_of_opening(model, gate)
+            return found
+
+        monkeypatch.setattr(model._remote, "load_adapter", moving)
+        loaded = model.load_adapter("home", "mine")
+        loaded.apply(0.5)
+        assert scales(gate.opened[0]) == {"mine": 0.5}
+        assert loaded.info.rank > 0
+
+
+def test_a_name_is_claimed_once_while_it_is_loaded(api):
+    with waiting(api) as (model, _):
+        model._table.reserve("mine")
+        with pytest.raises(lorakit.NameTakenError, match="is being loaded"):
+            model.load_adapter("home", "mine")
+        model._table.release("mine")
+        model.load_adapter("home", "mine").unload()
+
+
 class StayingTable(MovingTable):
     """Broken: gives the server's handles to the other table as they are."""
 

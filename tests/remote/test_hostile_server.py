@@ -16,7 +16,9 @@ import lorakit
 from lorakit.errors import LorakitError
 from lorakit.model.remote import open_remote
 from lorakit.remote import turns
+from lorakit.remote.event_stream import events as events_of
 from lorakit.remote.waiting import Waits
+from lorakit.sources.wire import ProtocolError
 
 QUICK = Waits(first=0.3, next=0.3)
 GOOD = (text("ok"), text("", "stop"), usage(1, 1))
@@ -101,6 +103,15 @@ def test_a_server_that_says_nothing_is_given_up(api, model, monkeypatch, stall):
 
     words = ("says nothing for 0.3 seconds",)
     fails(api, model, STALLS[stall], "server_unreachable", *words, ask=ask)
+
+
+def test_a_server_that_began_has_less_time_for_the_next_word(api):
+    api.answers["/v1/completions"] = STALLS["no second word"]
+    with (
+        open_remote(f"{api.url}/v1", waits=Waits(first=60.0, next=0.3)) as model,
+        pytest.raises(lorakit.ServerError, match=r"says nothing for 0\.3 seconds"),
+    ):
+        model.complete("hello")
 
 
 def test_a_deadline_ends_a_wait_that_would_be_longer(api):
@@ -247,6 +258,31 @@ def test_cancelling_ends_the_connection_and_so_the_generation(api):
         model.complete("hello")
 
 
+def test_what_is_cancelled_before_there_is_a_connection_asks_nothing(api, model, monkeypatch):
+    true, stop = model._remote._connection, threading.Event()
+
+    def late(deadline=None):
+        stop.wait(30)
+        return true(deadline)
+
+    monkeypatch.setattr(model._remote, "_connection", late)
+    stream = model.stream("hello")
+    stream.cancel()
+    stop.set()
+    with pytest.raises(lorakit.CancelledError):
+        stream.result()
+    assert model.complete("hello").text == "ok"  # by a connection that is made after it
+    assert len(api.of("/v1/completions")) == 1
+
+
+def test_what_is_cancelled_while_it_connects_asks_nothing(api, model):
+    link = model._remote._connection()
+    link.abort()
+    with pytest.raises(lorakit.CancelledError):
+        link.ask(f"{api.url}/v1/completions", {"prompt": "x"})
+    assert api.of("/v1/completions") == []
+
+
 def test_without_ending_the_connection_a_server_would_generate_on(api, monkeypatch):
     """The broken variant of the test above."""
     monkeypatch.setattr("lorakit.remote.connection.Connection.abort", lambda self: None)
@@ -346,6 +382,21 @@ OPENINGS = {
     "a redirect": (whole({}, 302, Location="http://127.0.0.1:1/"), "server_invalid"),
     "more than fits": (whole(b'["' + b"x" * (17 << 20), kind=JSON), "server_invalid"),
 }
+
+
+def test_of_an_answer_in_one_piece_no_more_is_read_than_it_may_have(api):
+    big = itertools.chain([b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"],
+                          itertools.repeat(b"x" * (1 << 20), 128))  # fmt: skip
+    api.answers["/v1/models"] = lambda body: big
+    with pytest.raises(lorakit.ServerError, match="more than"):
+        open_remote(f"{api.url}/v1")
+    assert api.left.wait(5)  # before it had sent all
+
+
+def test_an_event_is_bounded_where_an_answer_may_be_long():
+    pieces = itertools.repeat(b"data: " + b"x" * 1000 + b"\n")
+    with pytest.raises(ProtocolError, match="an event of more than"):
+        list(events_of(lambda: next(pieces), 1 << 40))
 
 
 @pytest.mark.parametrize("opening", OPENINGS)

@@ -83,6 +83,18 @@ def test_a_call_is_one_in_whichever_pieces_it_comes(form):
     assert reply.message["tool_calls"][0]["function"]["name"] == "set_lights"
 
 
+def test_calls_without_indices_begin_with_their_names():
+    reply, _ = answered(
+        delta(tool_calls=[call(None, "a", "one", '{"x":')]),
+        delta(tool_calls=[call(None, arguments="1}")]),
+        delta(tool_calls=[call(None, "b", "two", "{}")]),
+        delta("tool_calls"),
+    )
+    assert [(one.name, one.arguments) for one in reply.tool_calls] == [
+        ("one", {"x": 1}), ("two", {}),
+    ]  # fmt: skip
+
+
 def test_events_in_every_form_that_the_format_allows():
     """A mark of UTF-8 before the first, both ends of lines, comments, data in two lines."""
     begun = b'\xef\xbb\xbfdata: {"choices": [{"delta": {"content": "a"}}]}\n\n'
@@ -590,6 +602,22 @@ def test_log_probabilities_that_are_none(said):
 def test_a_server_that_passes_over_logprobs_is_not_passed_over():
     with pytest.raises(lorakit.CapabilityError, match="no log probabilities"):
         logprobs(None, LLAMA)
+
+
+def test_a_llama_server_does_not_embed_with_adapters():
+    """It would take the scales that it was started with, whatever is asked for."""
+    said = {"data": [{"embedding": [3.0, 4.0]}]}
+    api = api_serving(
+        models=LLAMA,
+        v1__embeddings=lambda body: whole(said),
+        **{"lora-adapters": lambda body: whole(LORAS[:1])},
+    )
+    with api as server, open_remote(f"{server.url}/v1") as model:
+        for ask in (lambda: model.embed("x", adapters="home"), lambda: model.embed("x")):
+            model.apply({"home": 1.0})
+            with pytest.raises(lorakit.CapabilityError, match="embeds with the base alone"):
+                ask()
+        assert model.embed("x", adapters={}).tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_embeddings():
