@@ -115,6 +115,20 @@ def test_another_end_of_text_is_another_tokenizer(adapter):
         assert rendered(model)
 
 
+def test_different_tokenizers_leave_the_bases(tmp_path):
+    config = json.loads((BASE / "tokenizer_config.json").read_text())
+    folders = [made(tmp_path, "one"), made(tmp_path, "other")]
+    with opened(None) as plain:
+        own = plain.tokenizer.eos_ids
+        ends = [token for token in range(3, 60) if token not in own][:2]
+        texts = [plain.tokenizer.decode([token]) for token in ends]
+    for folder, text in zip(folders, texts, strict=True):
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": text}))
+    with opened(folders) as model:
+        assert model.tokenizer.eos_ids == own
+        assert notes(model) == ["the adapters bring different tokenizers: the base's is used"]
+
+
 def test_tokens_without_a_row_are_said(adapter):
     tokenizer = json.loads((BASE / "tokenizer.json").read_text())
     new = {**tokenizer["added_tokens"][-1], "id": 512, "content": "<|new|>"}
