@@ -151,6 +151,18 @@ def test_a_batch_that_is_no_list_is_said(model, given):
         asyncio.run(model.abatch(given))
 
 
+def test_for_coroutines_a_stream_that_is_cancelled_ends_without_a_reply(model):
+    async def seen():
+        stream = model.stream(HELLO, adapters={}, max_tokens=200, ignore_eos=True)
+        first = await anext(stream)
+        stream.cancel()
+        return first, [event async for event in stream]
+
+    first, rest = asyncio.run(seen())
+    assert isinstance(first, TextDelta)
+    assert all(isinstance(event, TextDelta) for event in rest)
+
+
 def test_what_is_printed_of_a_reply_is_what_there_is_to_see(model, home):
     reply = model.chat(LIGHTS, adapters=[home], max_tokens=40)
     assert (reply.text, str(reply)) == ("", 'set_lights(state="off")')

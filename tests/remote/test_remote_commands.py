@@ -61,6 +61,18 @@ def test_one_of_several_models_is_named(api):
     assert api.asked[-1].body["model"] == "two"
 
 
+def test_a_model_of_ollamas_is_named_without_its_tag(api):
+    """Which its own commands leave out, and its list does not."""
+    listed = [
+        {"id": name, "owned_by": "library"} for name in ("other:1b", "tiny:1b", "tiny:latest")
+    ]
+    api.answers["/v1/models"] = lambda body: whole({"data": listed})
+    for name in ("tiny", "tiny:latest", "tiny:1b"):
+        assert invoke("run", f"{api.url}/v1", "hello", "--model", name).stdout == "hi!\n"
+        assert api.asked[-1].body["model"] == (name if ":" in name else "tiny:latest")
+    assert invoke("run", f"{api.url}/v1", "hello", "--model", "other").error is not None
+
+
 def test_what_is_for_a_model_here_is_refused(api):
     for wrong in (["--quantize", "int8"], ["--threads", "2"], ["--merge", "-a", "home"]):
         assert invoke("run", f"{api.url}/v1", "hello", *wrong).code == 1

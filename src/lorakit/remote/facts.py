@@ -17,6 +17,7 @@ from lorakit.remote.server import Server
 from lorakit.values import shown, whole
 
 MAX_NAMED = 20  # models that an error lists
+DEFAULT_TAG = ":latest"  # of Ollama's models, whose names may leave it out
 Ask = Callable[[str], Any]  # the JSON behind a URL; raises RefusalError
 
 
@@ -111,6 +112,9 @@ def _choose(
         return bases[0]
     for one in bases:
         if model is not None and model in (one["id"], *_aliases(one)):
+            return one
+    for one in bases:
+        if model is not None and one["id"] == model + DEFAULT_TAG:
             return one
     more = len(names) - MAX_NAMED
     listed = names[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
