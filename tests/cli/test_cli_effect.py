@@ -110,6 +110,16 @@ def test_a_sweep_of_prompts(width, prompts):
     assert "“hello”" in said
 
 
+def test_prompts_as_words_are_those_of_a_file_and_a_pipe(prompts):
+    few = ("-a", HOME, "--max-tokens", 4, "--json")
+    sweep = ("sweep", BASE, "--scales", "0,1", *few)
+    assert lorakit(*sweep, LIGHTS, "hello") == lorakit(*sweep, "--prompts", prompts)
+    said = lorakit("diff", BASE, *few[:-1], typed="hello\n")
+    assert said == lorakit("diff", BASE, *few[:-1], "hello")
+    assert said.startswith("“hello”\n")
+    assert "no PROMPT" in invoke("diff", BASE, *few).error.message
+
+
 def test_a_sweep_of_examples(width, data):
     said = lorakit("sweep", BASE, "-a", HOME, "--eval", data, "--scales", "0:1:0.5")
     rows = bars_of(said)
@@ -186,6 +196,8 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(tmp_path, prompts, data,
         (("diff", BASE, "-a", HOME, LIGHTS, "hello", "-o", tmp_path / "x.svg"), ParameterError),
         (sweep, ParameterError),
         ((*sweep, "--prompts", prompts, "--eval", data), ParameterError),
+        ((*sweep, LIGHTS, "--prompts", prompts), ParameterError),
+        ((*sweep, LIGHTS, "--eval", data), ParameterError),
         ((*sweep, "--prompts", prompts, "--scales", "x"), ParameterError),
         ((*sweep, "--prompts", empty), FormatError),
         ((*sweep, "--prompts", tmp_path / "none.txt"), SourceError),

@@ -247,3 +247,17 @@ def test_the_ranks_fit_and_a_first_sentence_folds():
     told = rows_of(60, "demo", "--examples", "1")
     assert told[:2] == [line for line in told[:2] if 0 < len(line) < 60]
     assert " ".join(told[:2]).endswith("All below runs live.")
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_errors_and_notes_fold_between_words_with_the_hint_apart(tmp_path, columns):
+    (tmp_path / "gemma").mkdir()
+    with Terminal("run", "google/gemma-3", "hi", columns=columns, folder=tmp_path) as terminal:
+        assert terminal.ends() == 1
+        lines = [line.rstrip() for line in terminal.shown.splitlines()]
+    assert max(map(len, lines)) < columns
+    assert "(hint:" not in terminal.shown
+    at = next(n for n, line in enumerate(lines) if line.startswith("hint: expected a GGUF file"))
+    said = "error [source_not_found]: there is no base model at google/gemma-3"
+    assert " ".join(lines[:at]) == said
+    assert " ".join(lines[at:]).endswith("for the Hub: hf:google/gemma-3")

@@ -22,6 +22,7 @@ from lorakit.runtime.sampling import SamplingOptions, SamplingParams
 from lorakit.values import shown
 
 DEFAULTS = SamplingParams()
+ONE_WORD = "the first word is the base; with --settings FILE, which names it, the prompt"
 ASKING, CHOOSING = "how the model is asked", "how tokens are chosen"
 
 
@@ -172,7 +173,7 @@ class Answering:
 OWN = frozenset(Answering.__dataclass_fields__)
 
 
-def prompt_or_input(prompt: str | None) -> str:
+def prompt_or_input(prompt: str | None, *, hint: str = ONE_WORD) -> str:
     """What was said, or what standard input holds. Raises ParameterError."""
     if prompt is not None and prompt != "-":
         return prompt
@@ -180,7 +181,7 @@ def prompt_or_input(prompt: str | None) -> str:
     if not said and prompt is None:
         raise ParameterError(
             "there is nothing to say: no PROMPT, and no standard input",
-            hint="the first word is the base; with --settings FILE, which names it, the prompt",
+            hint=hint,
         )
     return said
 

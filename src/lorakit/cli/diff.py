@@ -34,9 +34,12 @@ SHADE = 0.02  # share of the largest KL from which on a token is coloured
 def command(
     base: BaseArgument,
     prompts: Annotated[
-        list[str],
-        argument(metavar="PROMPT", help="What is asked, one or more; - reads standard input."),
-    ],
+        list[str] | None,
+        argument(
+            metavar="PROMPT",
+            help="What is asked, one or more; - reads standard input, and so does none in a pipe.",
+        ),
+    ] = None,
     adapter: AdapterOption = None,
     answer: Annotated[
         str | None,
@@ -59,11 +62,12 @@ def command(
         raise ParameterError("there is no adapter to compare the base with", hint="name one: -a A")
     if raw and tools:
         raise ParameterError("--raw uses no chat template, which --tools needs")
-    if output is not None and len(prompts) > 1:
+    if output is not None and len(prompts or ()) > 1:
         raise ParameterError("--output draws the answer to one prompt", hint="give one prompt")
     if output is not None:
         require_picture(output, overwrite=overwrite)
-    prompts = [prompt_or_input(each) for each in prompts]
+    first = "the first word is the base, the next the prompt"
+    prompts = [prompt_or_input(each, hint=first) for each in prompts or (None,)]
     schemas = read_tools(tools)
     with open_with(base, adapter, running, reading) as model:
         found = []
@@ -93,7 +97,7 @@ def show(prompt: str, found: Diff) -> None:
     """The two answers, then a row for each token of the compared one."""
     who = names(found.adapters)
     label = min(max(len("base"), len(plain(who))), 16) + 2
-    say((f"“{prompt}”", "bold"))
+    say((f"“{prompt.strip()}”", "bold"))
     say((_cut("base", label - 1).ljust(label), "cyan"), found.base_answer or "(nothing)")
     if found.answer != found.adapted_answer:
         say((_cut(who, label - 1).ljust(label), "cyan"), found.adapted_answer or "(nothing)")

@@ -1,7 +1,7 @@
 """How the command line shows things: values as they are, errors in one line, JSON for programs.
 
 A value (a path, a name from a file, a message) is text and nothing else: brackets in it are no
-markup, `:smile:` no picture, no line of it is folded, so that it can be copied. Only this file and
+markup, `:smile:` no picture, no word of it is folded, so that it can be copied. Only this file and
 progress.py write, and only they make rich's consoles and bars; a test holds the others to that.
 """
 
@@ -84,7 +84,7 @@ def read_line(prompt: str) -> str:
 
 def note(text: str) -> None:
     """What a user should know and did not ask for; beside the output, not in it."""
-    print(plain(f"note: {text}"), file=sys.stderr)
+    _beside(f"note: {text}")
 
 
 class _Lines(logging.Handler):
@@ -130,35 +130,52 @@ def error_line(error: LorakitError) -> str:
     return plain(text + (f" (hint: {error.hint})" if error.hint else ""))
 
 
+def _error_parts(error: LorakitError) -> tuple[str, str]:
+    """What a terminal shows on lines of their own: what is wrong, and the hint."""
+    hint = f" (hint: {plain(error.hint)})" if error.hint else ""
+    return error_line(error).removesuffix(hint), hint[2:-1]
+
+
 def say_error(error: LorakitError) -> None:
     """An error among the output; on a terminal folded between words, its hint apart."""
-    line = error_line(error)
     if not sys.stdout.isatty():
-        say(line)
+        say(error_line(error))
         return
-    hint = f" (hint: {plain(error.hint)})" if error.hint else ""
-    say_folded(line.removesuffix(hint), "red")
-    say_folded(hint[2:-1], "dim")
+    wrong, hint = _error_parts(error)
+    say_folded(wrong, "red")
+    say_folded(hint, "dim")
 
 
 def say_folded(text: str, style: str = "") -> None:
     """A sentence; on a terminal folded between words, from where its first word stands."""
-    lines = [text]
-    if sys.stdout.isatty():
-        text, width = plain(text), max(LEAST, get_terminal_size().columns - 1)
-        margin = " " * (len(text) - len(text.lstrip()))
-        lines = wrap(
-            text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
-        )
-    for line in lines:
+    for line in _folded(text) if sys.stdout.isatty() else [text]:
         say((line, style) if style else line)
 
 
+def _folded(text: str) -> list[str]:
+    """A sentence as lines of the terminal; a word that is longer than one stays whole."""
+    text, width = plain(text), max(LEAST, get_terminal_size().columns - 1)
+    margin = " " * (len(text) - len(text.lstrip()))
+    return wrap(
+        text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def print_error(error: LorakitError, *, json: bool) -> None:
-    """An error where it belongs: a line on standard error, and for programs on standard output."""
+    """An error where it belongs: on standard error, and for programs on standard output.
+
+    It is one line; on a terminal folded between words, its hint apart.
+    """
     if json:
         print_error_json(error)
-    print(error_line(error), file=sys.stderr)
+    for part in _error_parts(error) if sys.stderr.isatty() else [error_line(error)]:
+        _beside(part)
+
+
+def _beside(text: str) -> None:
+    """A sentence on standard error."""
+    for line in _folded(text) if sys.stderr.isatty() else [plain(text)]:
+        print(line, file=sys.stderr)
 
 
 def print_error_json(error: LorakitError) -> None:

@@ -171,7 +171,8 @@ class _Row:
         else:
             how["type"] = self._value
         if self.declared.positional:
-            count = "+" if self.repeated else None if self.required else "?"
+            one, many = (None, "+") if self.required else ("?", "*")
+            count = many if self.repeated else one
             parser.add_argument(self.name, nargs=count, **how)
             return
         if self.repeated:

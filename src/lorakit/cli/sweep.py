@@ -21,7 +21,7 @@ from lorakit.cli.references import (
     read_tools,
 )
 from lorakit.cli.running import Running, open_with
-from lorakit.cli.signature import option
+from lorakit.cli.signature import argument, option
 from lorakit.effect.pictures import names, plot_examples, plot_sweep, visible
 from lorakit.effect.sweep import (
     MAX_TOKENS,
@@ -52,6 +52,10 @@ DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def command(
     base: BaseArgument,
+    texts: Annotated[
+        list[str] | None,
+        argument(metavar="PROMPT", help="What is asked, one or more; or --prompts, or --eval."),
+    ] = None,
     adapter: AdapterOption = None,
     prompts: Annotated[
         Path | None,
@@ -65,7 +69,7 @@ def command(
         Path | None,
         option(
             metavar="FILE",
-            help="Declarations: in the prompts of --prompts, and for the calls of --eval "
+            help="Declarations: in the prompts, and for the calls of --eval "
             "[default: tools.json beside it].",
         ),
     ] = None,
@@ -77,7 +81,7 @@ def command(
         ),
     ] = None,
     max_tokens: Annotated[
-        int, option(least=1, help="Tokens of an answer to one of --prompts.")
+        int, option(least=1, help="Tokens of an answer to a prompt.")
     ] = MAX_TOKENS,
     output: PictureOption = None,
     overwrite: OverwriteOption = False,
@@ -89,15 +93,15 @@ def command(
     """Run prompts or examples at many scales of the adapters at once, and chart the outcome."""
     if not adapter:
         raise ParameterError("there is no adapter whose scale could change", hint="name one: -a A")
-    if (prompts is None) == (data is None):
+    if [bool(texts), prompts is not None, data is not None].count(True) != 1:
         raise ParameterError(
-            "say what is run at each scale: --prompts FILE or --eval FILE, one of them"
+            "say what is run at each scale: PROMPTs, --prompts FILE or --eval FILE, one of them"
         )
     steps = tuple(parse_scales(scales)) if scales else SCALES
     if output is not None:
         require_picture(output, overwrite=overwrite)
-    schemas = read_tools(tools) if prompts is not None else None
-    said = _read(prompts) if prompts is not None else []
+    schemas = read_tools(tools) if data is None else None
+    said = _read(prompts) if prompts is not None else list[Asked](texts or ())
     examples = [each for path in data or () for each in read_examples(path, tools=tools).require()]
     with (
         open_with(base, adapter, running, reading) as model,
@@ -113,12 +117,12 @@ def command(
     if output is not None:
         drawn = plot_sweep(found) if isinstance(found, Sweep) else plot_examples(found)
         drawn.save(output, overwrite=overwrite)
-    texts = [_label(each) for each in said]
+    labels = [_label(each) for each in said]
     if json:
-        print_json({"prompts": texts} | found.to_dict() if texts else found.to_dict())
+        print_json({"prompts": labels} | found.to_dict() if labels else found.to_dict())
         return
     if isinstance(found, Sweep):
-        show_prompts(texts, found)
+        show_prompts(labels, found)
     else:
         show_examples(found)
     if output is not None:
