@@ -216,7 +216,12 @@ def test_no_template_has_a_code_and_a_hint(tmp_path):
     assert "complete()" in caught.value.hint
 
 
-@pytest.mark.parametrize("value", [1, {}, [1], [{"name": "a"}], [{"name": 1, "template": ""}]])
+TWICE = [{"name": "a", "template": text} for text in ("x", "y")]
+
+
+@pytest.mark.parametrize(
+    "value", [1, {}, [1], [{"name": "a"}], [{"name": 1, "template": ""}], TWICE]
+)
 def test_a_template_of_another_shape_is_a_format_error(tmp_path, value):
     write(tmp_path, tokenizer_config_json={"chat_template": value})
     with pytest.raises(FormatError, match="chat_template must be"):
