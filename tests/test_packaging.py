@@ -60,8 +60,10 @@ def test_no_package_of_llama_cpp_is_imported():
     at construction, and reuses the KV cache across adapters."""
     for folder in ("src", "bench", "scripts", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
-            if "data" not in file.parts and file.name not in PEERS:
-                assert not imported(ast.parse(file.read_text("utf-8"))) & {*PACKAGES.values()}, file
+            text = file.read_text("utf-8")
+            named = any(name in text for name in PACKAGES.values())  # to parse all takes long
+            if named and "data" not in file.parts and file.name not in PEERS:
+                assert not imported(ast.parse(text)) & {*PACKAGES.values()}, file
 
 
 def imported(tree):
@@ -113,8 +115,9 @@ def test_what_the_tests_run_with_is_pinned():
 
 def test_tests_read_the_repository_alone():
     for file in (ROOT / "tests").rglob("*.py"):
-        if file != Path(__file__):
-            assert not list(above(ast.parse(file.read_text("utf-8")), file)), file
+        text = file.read_text("utf-8")
+        if file != Path(__file__) and ".parents" in text:
+            assert not list(above(ast.parse(text), file)), file
 
 
 def above(tree, file):

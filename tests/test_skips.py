@@ -157,4 +157,20 @@ def test_quick_runs_are_as_without_extras(tmp_path):
 
 
 def test_what_quick_runs_leave_out_is_there():
-    assert [path for path in SLOW if not (HERE / path).exists()] == []
+    for path in SLOW:
+        file, _, name = path.partition("::")
+        assert (HERE / file).exists(), path
+        assert not name or f"\ndef {name}(" in (HERE / file).read_text("utf-8"), path
+
+
+def test_one_test_of_a_file_can_be_left_out():
+    slow = next(path for path in sorted(SLOW) if "::" in path)
+    file = slow.partition("::")[0]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", file]
+    for option, expected in (([], True), (["--quick"], False)):
+        done = subprocess.run(
+            [*command, *option], cwd=HERE, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.count(f"{file}::") > 1
+        assert (f"{slow}[" in done.stdout or f"{slow}\n" in done.stdout) == expected
