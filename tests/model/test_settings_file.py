@@ -193,6 +193,12 @@ def test_what_is_wrong_is_said(write, text):
     assert "pa55" not in str(caught.value)
 
 
+def test_a_mark_of_utf8_and_the_line_ends_of_windows_are_no_fault(write):
+    place = write("")
+    place.write_bytes(b'\xef\xbb\xbfruntime = "onnx"\r\n[models]\r\nonnx = "a"\r\n')
+    assert read_settings(place).runtime == "onnx"
+
+
 def test_all_faults_come_at_once(write):
     with pytest.raises(lorakit.ParameterError) as caught:
         read(write, 'a = 1\nruntime = 2\n[models]\nb = "c"\n[[adapter]]\n[[adapter]]\npath = 1')

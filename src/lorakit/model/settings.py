@@ -172,7 +172,7 @@ def read_settings(path: str | os.PathLike[str]) -> Settings:
     """Read a settings file. Raises SourceError, FormatError (no TOML), and ParameterError with all
     that is wrong in it."""
     place = as_path(path).expanduser().absolute()
-    text = read_text(place, MAX_FILE)
+    text = read_text(place, MAX_FILE).removeprefix("\ufeff")  # which editors of Windows write
     if max(map(len, text.splitlines()), default=0) > MAX_LINE:
         raise FormatError(f"{place} has a line of more than {MAX_LINE} characters")
     try:
