@@ -100,8 +100,8 @@ Dialogue.tool_format._function = slow
 reading = threading.Thread(target=lambda: model._dialogue.stop_tokens, daemon=True)
 reading.start()
 held.wait(30)
-load = model._loaders.submit(go.wait, 30)
-model._loads.add(load)
+load = model._loads._threads.submit(go.wait, 30)
+model._loads._pending.add(load)
 pending = [model.load_adapter({adapter!r}, str(n), wait=False) for n in range(4)]
 def work():
     Dialogue.tool_format._function = original

@@ -127,9 +127,9 @@ def test_one_that_has_loaded_when_it_is_cancelled_is_unloaded(model, monkeypatch
 
     monkeypatch.setattr(model, "_load", loads)
     ready = threading.Event()
-    submit = model._loaders.submit
+    submit = model._loads._threads.submit
     monkeypatch.setattr(
-        model._loaders,
+        model._loads._threads,
         "submit",
         lambda *given: submit(lambda: ready.wait(60) and given[0](given[1])),
     )

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
 from typing import Literal, TypeVar, get_args, overload
 
@@ -23,7 +21,7 @@ import numpy.typing as npt
 from lorakit.base.folder import Base
 from lorakit.chat.dialogue import Dialogue
 from lorakit.engines.protocol import AdapterSet, Logits
-from lorakit.errors import CapabilityError, ClosedError, ParameterError
+from lorakit.errors import CapabilityError, ParameterError
 from lorakit.files.bounded import as_path
 from lorakit.merge.cached import MergedAdapter
 from lorakit.model.adapter_config import SAMPLING, AdapterConfig, AdapterRef, ModelWarning
@@ -31,9 +29,8 @@ from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.defaults import defaults_of
 from lorakit.model.generating import Generating
 from lorakit.model.load import Ready, name_of, ready, settled
-from lorakit.model.pending import PendingLoad
+from lorakit.model.pending import Loads, PendingLoad
 from lorakit.model.types import ChatPrompt, Prompt
-from lorakit.processes import on_fork
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime
 from lorakit.runtime.stages import KvPolicy
@@ -84,11 +81,9 @@ class Model(Generating):
         """What a model of any runtime has before it is open."""
         self.warnings: tuple[ModelWarning, ...] = ()  # failures that `open` tolerated
         self.merged: tuple[MergedAdapter, ...] = ()  # adapters that `open` merged into the weights
-        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
-        self._loads: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
-        on_fork(self, Model._forked)
+        self._loads = Loads(runtime)
         # Finalizers may run at any point of any thread, so this one signals and never waits.
-        finalizer = weakref.finalize(self, _let_go, runtime, self._loaders)
+        finalizer = weakref.finalize(self, _let_go, runtime, self._loads)
         finalizer.atexit = False  # at exit the thread closes itself, see lorakit.processes
 
     @property
@@ -158,14 +153,7 @@ class Model(Generating):
         future = PendingLoad()
         report = partial(self._report, progress, future.require_wanted)
         load = partial(self._load, adapter, name, source, allow_private, report)
-        try:
-            self._loaders.submit(future.run, load)
-        except RuntimeError:  # closed in the meantime
-            self._table.release(name)
-            self._runtime.require_open()
-            raise
-        self._loads.add(future)
-        future.add_done_callback(partial(self._release_cancelled, name))
+        self._loads.start(future, load, partial(self._table.release, name))
         return future
 
     async def aload_adapter(
@@ -328,7 +316,7 @@ class Model(Generating):
     def close(self) -> None:
         """End running requests with ClosedError and free everything. Idempotent."""
         self._runtime.close()
-        self._loaders.shutdown(wait=False)  # loads in progress raise ClosedError
+        self._loads.close()
 
     async def aclose(self) -> None:
         """`close` for coroutines."""
@@ -395,16 +383,6 @@ class Model(Generating):
             self._table.release(name)
             raise
 
-    def _forked(self) -> None:
-        """In a forked child: end pending loads, as their threads do not exist there."""
-        for load in list(self._loads):
-            load._condition = threading.Condition()  # another thread may hold it
-            try:
-                self._runtime.require_open()
-            except ClosedError as error:
-                with suppress(InvalidStateError):  # already done
-                    load.set_exception(error)
-
     def _report(
         self, told: OnProgress | None, require_wanted: Callable[[], None], progress: Progress
     ) -> None:
@@ -413,11 +391,7 @@ class Model(Generating):
         if told := told or self._progress:
             told(progress)
 
-    def _release_cancelled(self, name: str, load: Future[LoadedAdapter]) -> None:
-        if load.cancelled():
-            self._table.release(name)
 
-
-def _let_go(runtime: Runtime, loaders: ThreadPoolExecutor) -> None:
+def _let_go(runtime: Runtime, loads: Loads) -> None:
     runtime.begin_close()
-    loaders.shutdown(wait=False)
+    loads.close()

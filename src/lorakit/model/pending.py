@@ -1,14 +1,19 @@
-"""Loading in the background: a future whose `cancel` also ends a load that runs already."""
+"""Loading in the background: a future whose `cancel` also ends a load that runs already, and the
+threads of one model on which they run."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelled
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 
-from lorakit.errors import CancelledError, LorakitError
+from lorakit.errors import CancelledError, ClosedError, LorakitError
 from lorakit.model.adapters import LoadedAdapter
+from lorakit.processes import on_fork
+from lorakit.runtime.protocol import Runtime
 
 
 class PendingLoad(Future[LoadedAdapter]):
@@ -56,3 +61,43 @@ class PendingLoad(Future[LoadedAdapter]):
             self.set_exception(fault)
         else:
             self.set_result(loaded)
+
+
+class Loads:
+    """The background loads of one model, two at a time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="lorakit-load")
+        self._pending: weakref.WeakSet[Future[LoadedAdapter]] = weakref.WeakSet()
+        on_fork(self, Loads.forked)
+
+    def start(
+        self, load: PendingLoad, run: Callable[[], LoadedAdapter], release: Callable[[], object]
+    ) -> None:
+        """Run a load on a thread. release: called where it is cancelled or cannot begin.
+
+        Raises ClosedError.
+        """
+        try:
+            self._threads.submit(load.run, run)
+        except RuntimeError:  # closed in the meantime
+            release()
+            self._runtime.require_open()
+            raise
+        self._pending.add(load)
+        load.add_done_callback(lambda ended: release() if ended.cancelled() else None)
+
+    def close(self) -> None:
+        """Begin no more; those in progress raise ClosedError. Waits for none."""
+        self._threads.shutdown(wait=False)
+
+    def forked(self) -> None:
+        """In a forked child: end what is pending, as its threads do not exist there."""
+        for load in list(self._pending):
+            load._condition = threading.Condition()  # another thread may hold it
+            try:
+                self._runtime.require_open()
+            except ClosedError as error:
+                with suppress(InvalidStateError):  # already done
+                    load.set_exception(error)
