@@ -95,6 +95,20 @@ def test_calls_without_indices_begin_with_their_names():
     ]  # fmt: skip
 
 
+def test_calls_of_one_name_by_their_server_are_told_apart():
+    same = [call(n, "0", name, "{}") for n, name in enumerate(("one", "two", "three"))]
+    reply, _ = answered(delta("tool_calls", tool_calls=same))
+    assert [one.id for one in reply.tool_calls] == ["0", "call_1", "call_2"]
+
+
+def test_a_whole_message_in_one_event_counts_unless_it_was_said_already():
+    message = {"role": "assistant", "content": "all", "tool_calls": [call(None, "a", "f", "{}")]}
+    whole_one = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    for before in ([], [delta(content="all"), delta(tool_calls=[call(0, "a", "f", "{}")])]):
+        reply, _ = answered(*before, whole_one)
+        assert (reply.text, [one.name for one in reply.tool_calls]) == ("all", ["f"])
+
+
 def test_events_in_every_form_that_the_format_allows():
     """A mark of UTF-8 before the first, both ends of lines, comments, data in two lines."""
     begun = b'\xef\xbb\xbfdata: {"choices": [{"delta": {"content": "a"}}]}\n\n'

@@ -336,4 +336,8 @@ def test_a_server_is_a_value_that_hides_its_key():
     server = server_of("https://HOST/v1/", KEY)
     assert (server.base, server.root) == ("https://host/v1", "https://host")
     assert KEY not in repr(server)
-    assert server.without_key(f"a {KEY} b") == "a *** b"
+    assert server.without_key(f"a {KEY} b {KEY}") == "a *** b ***"
+    for cut in range(8, len(KEY)):  # where a message was cut short
+        assert server.without_key(f"{KEY[:cut]}...") == "***..."
+    for key in ("*", "****", "a", "aa", '"\\"'):
+        assert server_of("https://h/v1", key).without_key(f"x{key}y") == "x***y"

@@ -98,7 +98,7 @@ class Answer:
         return "".join(self._text)
 
     def _choice(self, choice: Mapping[str, Any]) -> Iterable[Delta]:
-        delta = choice.get("delta") or choice
+        delta = choice.get("delta") or self._message(choice) or choice
         if not isinstance(delta, Mapping):
             raise self._broken(f"a delta is an object, not {shown(delta)}")
         thought = next((said for name in REASONS if (said := self._said(delta, name))), "")
@@ -115,6 +115,11 @@ class Answer:
         if (reason := choice.get("finish_reason")) is not None:
             self.finish = self._finish(reason)
             yield from self._end_calls()
+
+    def _message(self, choice: Mapping[str, Any]) -> Any:
+        """What some servers send in one piece, and others again once all of it was said."""
+        begun = self._text or self._reasoning or self._calls
+        return None if begun else choice.get("message")
 
     def _said(self, delta: Mapping[str, Any], name: str) -> str:
         said = delta.get(name)
@@ -166,7 +171,10 @@ class Answer:
         for index, call in self._calls.items():
             if not call.ended:
                 call.ended = True
-                self._ended.append(ended := call.end(index))
+                taken = {one.id for one in self._ended if isinstance(one, ToolCall)}
+                if not call.id or call.id in taken:  # some servers call all of them "0"
+                    call.id = f"call_{index}"
+                self._ended.append(ended := call.end())
                 if isinstance(ended, ToolCall):
                     place = sum(isinstance(one, ToolCall) for one in self._ended) - 1
                     yield CallEnd(place, ended)
@@ -228,7 +236,7 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
     ended: bool = False
 
-    def end(self, index: int) -> ToolCall | Malformed:
+    def end(self) -> ToolCall | Malformed:
         text = "".join(self.arguments)
         try:
             arguments = parse_json(text.encode("utf-8", "surrogatepass")) if text.strip() else {}
@@ -241,7 +249,7 @@ class _Call:
             said = json.dumps({"name": self.name}, ensure_ascii=False)[:-1]
             whole_text = f'{said}, "arguments": {text}}}'
             return Malformed(text=whole_text, reason=str(error), position=self.place)
-        return ToolCall(name=self.name, arguments=arguments, id=self.id or f"call_{index}")
+        return ToolCall(name=self.name, arguments=arguments, id=self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from lorakit.sources.transport import allowed_of
 
 VERSION = "/v1"
 MAX_KEY = 4096  # characters
+TOLD = 8  # characters of a key that tell of it; a third of a long one
+HIDDEN = "***"
 _KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
@@ -36,11 +38,16 @@ class Server:
         return {**sent, "Authorization": f"Bearer {self.key}"} if self.key else sent
 
     def without_key(self, text: str) -> str:
-        """What a server said, for a message: it may have said the key too."""
-        if not self.key:
-            return text
-        written = json.dumps(self.key)[1:-1]
-        return text.replace(self.key, "***").replace(written, "***")
+        """What a server said, for a message: it may have said the key too, or its beginning where
+        the message was cut."""
+        for form in {self.key, json.dumps(self.key)[1:-1]} if self.key else ():
+            least, at = max(TOLD, len(form) // 3), 0
+            while (at := text.find(form[:least], at)) >= 0:
+                longer = range(len(form), least, -1)
+                said = next((n for n in longer if text.startswith(form[:n], at)), least)
+                text = f"{text[:at]}{HIDDEN}{text[at + min(said, len(form)) :]}"
+                at += len(HIDDEN)
+        return text
 
     def __str__(self) -> str:
         return shown(self.base)
