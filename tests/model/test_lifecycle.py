@@ -225,7 +225,7 @@ def test_queues_are_at_least_one_long():
         with pytest.raises(ParameterError):
             lorakit.open(demo.base_path(), max_queue=wrong)
     with lorakit.open(demo.base_path(), threads=1, max_queue=2, max_batch=2) as model:
-        requests = [lorakit.Request(prompt="hello")] * 12
+        requests = [lorakit.Request(prompt="hello", max_tokens=8)] * 12
         assert len(model.batch(requests)) == 12
         assert len(asyncio.run(model.abatch(requests))) == 12
         held = threading.Event()

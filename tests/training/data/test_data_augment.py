@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from data_cases import ROWS, TOOLS, call, calls_made, calls_of, examples_of, request_of, row, tool
@@ -32,6 +33,7 @@ def faults(example):
     return [fault for made in calls for fault in validate_call(made, example.tools)]
 
 
+@cache
 def car():
     return read_examples(demo.folder() / "training/train.jsonl").require()[:200]
 
