@@ -141,6 +141,21 @@ class Stopped:
         pass
 
 
+def test_ctrl_c_when_an_answer_had_ended_changes_nothing(chat, capsys):
+    kept = [*Stopped.messages, {"role": "assistant", "content": "all of it"}]
+
+    class Ended(Stopped):
+        def __iter__(self):
+            yield TextDelta("all of")
+            chat.session.messages[:] = kept  # as a turn does at its end
+            raise KeyboardInterrupt
+
+    chat.session.messages[:] = []
+    chat.show(Ended())
+    assert chat.session.messages == kept
+    assert "stopped" not in capsys.readouterr().out
+
+
 def test_what_was_shown_before_ctrl_c_is_kept(chat, capsys):
     call = ToolCall(name="f", id="1")
     for events, kept in [
