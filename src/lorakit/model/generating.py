@@ -1,8 +1,4 @@
-"""Generating: text from prompts and conversations.
-
-It knows the tokenizer, the dialogue, the table of adapters and the runtime, but not how adapters
-are loaded or a model is opened.
-"""
+"""Generating: answers to prompts and conversations, one or many, at once or piece by piece."""
 
 from __future__ import annotations
 
@@ -13,20 +9,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, cast, overload
 
-from lorakit.chat.dialogue import Dialogue
-from lorakit.chat.images import has_images
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, RenderOptions
-from lorakit.engines.protocol import Capabilities
 from lorakit.errors import ParameterError, QueueFullError
-from lorakit.model.adapters import AdapterTable, Scales
+from lorakit.model.adapters import Scales
 from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.choices import several, together
 from lorakit.model.conversation import Session
-from lorakit.model.defaults import PLAIN, defaults_for
 from lorakit.model.fitting import WhenFull
-from lorakit.model.keywords import require_sampling
-from lorakit.model.prompts import as_ids, deadline_of, is_conversation, refuse_conversation
+from lorakit.model.prompts import deadline_of, is_conversation, refuse_conversation
+from lorakit.model.submitting import Submitting
 from lorakit.model.types import (
     ChatKeywords,
     ChatPrompt,
@@ -40,32 +32,12 @@ from lorakit.model.types import (
     check_request,
     split_keywords,
 )
-from lorakit.processes import on_fork
 from lorakit.runtime.generation import Completion, Generation, Stream
-from lorakit.runtime.prompts import check_ids, check_prompt
-from lorakit.runtime.protocol import Runtime, Submission
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
-from lorakit.text.tokenizer import TextTokenizer
-from lorakit.values import shown, whole
+from lorakit.runtime.sampling import SamplingOptions, SamplingParams
 
 
-class Generating:
-    """The part of a Model that generates. Thread-safe.
-
-    defaults: how answers are sampled where neither sampling= nor a keyword says: as the model's own
-    files do (generation_config.json, or general.sampling.* of a GGUF file).
-    """
-
-    defaults: SamplingParams = PLAIN
-
-    def __init__(self, tokenizer: TextTokenizer, dialogue: Dialogue, runtime: Runtime) -> None:
-        """Waits until the runtime is open. Raises what opening it raised."""
-        self.tokenizer = tokenizer
-        self._dialogue = dialogue
-        self._runtime = runtime
-        self._table = AdapterTable(runtime)
-        on_fork(self._table, AdapterTable.renew_lock)
-        self.capabilities: Capabilities = runtime.capabilities
+class Generating(Submitting):
+    """The part of a Model that generates. Thread-safe."""
 
     def complete(
         self,
@@ -353,39 +325,12 @@ class Generating:
         parsed = self._dialogue.parse(completion.text, reasons=_reasons(prompt))
         return ChatReply(parsed=parsed, completion=completion)
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids that `complete` runs for a text; ids are returned unchanged.
-
-        Raises ParameterError for what is neither.
-        """
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, special=True)
-        if isinstance(prompt, ChatPrompt):
-            return prompt
-        return as_ids(prompt)
-
-    # Submitting.
+    # Requests and replies.
 
     def _reply(self, completion: Completion, prompt: Prompt) -> ChatReply:
         """The reply of an answer, with those of its other choices."""
         first, *others = (self.parse_reply(each, prompt) for each in completion.choices)
         return replace(first, others=tuple(others)) if others else first
-
-    def _rendered(
-        self, messages: Sequence[Message], tools: Tools | None, options: RenderOptions
-    ) -> ChatPrompt:
-        if not has_images(messages):
-            ids, reasons = self._dialogue.prompt_and_state(messages, tools, options)
-            return ChatPrompt(ids, reasons=reasons)
-        ids, images, reasons = self._dialogue.illustrated(
-            messages, tools, self._runtime.encode_image, options
-        )
-        return ChatPrompt(ids, images, reasons=reasons)
-
-    def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
-        require_sampling(options)
-        own = defaults_for(self.defaults, options) if sampling is None else sampling
-        return sampling_params(own, options)
 
     def _asked(self, request: Request[Any]) -> tuple[Prompt, SamplingParams]:
         """A request's prompt and parameters. Raises ParameterError."""
@@ -400,55 +345,6 @@ class Generating:
         if request.messages is None:
             return cast(R_co, completion)
         return cast(R_co, self.parse_reply(completion, prompt))
-
-    def _submit(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        adapters: Scales | None,
-        timeout: float | None,
-        *,
-        lookahead: int | None = None,
-        wait: bool = False,
-    ) -> Generation:
-        ids = self.encode(prompt)
-        if not ids:
-            raise ParameterError("the prompt holds no tokens")
-        deadline = deadline_of(timeout)
-        if lookahead is not None and not (whole(lookahead) and lookahead >= 0):
-            raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
-        images = ids.images if isinstance(ids, ChatPrompt) else {}
-        about = self.capabilities
-        check_prompt(ids, about.context, about.vocabulary, images, longest=about.longest)
-        check_ids((*params.stop_tokens, *params.logit_bias), about.vocabulary)
-        stops = frozenset(params.stop_tokens)
-        if not params.ignore_eos:
-            stops |= self._dialogue.stop_tokens
-        decoder = self.tokenizer.stream(continuing=True)
-        grammar = params.grammar
-        constraint = None if grammar is None else self.tokenizer.constraint(grammar)
-        chosen = None if adapters is None else self._table.scales(adapters)
-        while True:
-            if wait:
-                self._runtime.wait_for_room(deadline)
-            try:
-                with self._table.lock:  # so that no named adapter is unloaded before it is queued
-                    return self._runtime.submit(
-                        Submission(
-                            prompt=tuple(ids),
-                            params=params,
-                            decoder=decoder,
-                            stops=stops,
-                            constraint=constraint,
-                            adapters=None if chosen is None else self._table.resolve(chosen),
-                            deadline=deadline,
-                            lookahead=lookahead,
-                            images=images,
-                        )
-                    )
-            except QueueFullError:
-                if not wait:
-                    raise
 
 
 def _cancel(generations: Iterable[Generation]) -> None:

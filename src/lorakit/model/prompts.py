@@ -12,7 +12,7 @@ import numpy as np
 
 from lorakit.chat.messages import Message
 from lorakit.errors import ParameterError
-from lorakit.values import real, shown
+from lorakit.values import real, shown, whole
 
 FOR_EVER = 1e12  # seconds
 
@@ -65,3 +65,9 @@ def deadline_of(timeout: float | None) -> float | None:
     if not (real(timeout) and timeout > 0):
         raise ParameterError(f"timeout must be above 0 seconds, found {shown(timeout)}")
     return time.monotonic() + float(min(timeout, FOR_EVER))
+
+
+def require_lookahead(lookahead: int | None) -> None:
+    """Raise ParameterError for what is no number of pieces to be ahead of the reader."""
+    if lookahead is not None and not (whole(lookahead) and lookahead >= 0):
+        raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")

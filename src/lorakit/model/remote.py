@@ -20,12 +20,11 @@ from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
 from lorakit.computed import computed_once
-from lorakit.engines.protocol import EngineOptions, Logits
+from lorakit.engines.protocol import AdapterSet, EngineOptions, Logits
 from lorakit.errors import (
     CapabilityError,
     LorakitError,
     ParameterError,
-    QueueFullError,
     ServerError,
 )
 from lorakit.files.bounded import as_path
@@ -40,7 +39,7 @@ from lorakit.model.adapters import AdapterTable, LoadedAdapter, Scales
 from lorakit.model.chat_stream import Reader
 from lorakit.model.load import unused_name
 from lorakit.model.model import Model, Pooling
-from lorakit.model.prompts import deadline_of, refuse_conversation
+from lorakit.model.prompts import deadline_of, refuse_conversation, require_lookahead
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Tools
 from lorakit.processes import on_fork
 from lorakit.remote.answers import Piece, RemoteCompletion
@@ -234,31 +233,25 @@ class RemoteModel(Model):
     ) -> Generation:
         """lookahead: how many pieces are read from the server before they are asked for."""
         deadline = deadline_of(timeout)
-        if lookahead is not None and not (whole(lookahead) and lookahead >= 0):
-            raise ParameterError(f"lookahead must be None or 0 and more, found {shown(lookahead)}")
+        require_lookahead(lookahead)
         content = self._content(prompt)
         if self.capabilities.vocabulary:
             named = (*params.stop_tokens, *params.logit_bias)
             check_ids(named, self.capabilities.vocabulary)
-        while True:
-            if wait:
-                self._runtime.wait_for_room(deadline)
-            try:
-                with self._table.lock:  # so that no named adapter is unloaded before it is asked
-                    chosen = None if adapters is None else self._table.resolve(adapters)
-                    return self._remote.ask(
-                        Question(
-                            content=content,
-                            params=params,
-                            adapters=chosen,
-                            deadline=deadline,
-                            lookahead=lookahead,
-                            patient=wait,
-                        )
-                    )
-            except QueueFullError:  # others filled it
-                if not wait:
-                    raise
+
+        def ask(chosen: AdapterSet | None) -> Generation:
+            return self._remote.ask(
+                Question(
+                    content=content,
+                    params=params,
+                    adapters=chosen,
+                    deadline=deadline,
+                    lookahead=lookahead,
+                    patient=wait,
+                )
+            )
+
+        return self._queued(ask, adapters, deadline, wait=wait)
 
     # Loading.
 
