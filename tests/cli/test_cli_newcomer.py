@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from commands import invoke
 from lorakit import demo
 from lorakit import open as open_model
 from lorakit.cli import doctor
+from lorakit.cli.usage import ELSEWHERE
 from lorakit.errors import UnknownAdapterError
 from lorakit.model.adapter_config import SAME_ADAPTER
 
@@ -53,6 +55,8 @@ def test_a_misspelled_adapter_names_its_neighbours(here):
     [
         (["run", "demo/base", "hi", "--temp", "1"], "did you mean --temperature?"),
         (["run", "demo/base", "hi", "--temprature=1"], "did you mean --temperature?"),
+        (["run", "demo/base", "hi", "--num-predict", "9"], "did you mean --max-tokens?"),
+        (["chat", "demo/base", "-s", "be brief"], "did you mean --system?"),
         (["run", "demo/base", "hi", "--engine", "onx"], "did you mean onnx?"),
         (["chatt"], "did you mean chat?"),
         (["cache", "lst"], "did you mean list?"),
@@ -225,6 +229,13 @@ def test_help_fits_the_terminal(columns, words, here, monkeypatch):
     wide = [line for line in lines if len(line) > columns and not line.startswith("usage: ")]
     assert not [line for line in wide if " " in line.strip()], wide
     assert len(lines) > 8
+
+
+def test_the_options_of_other_programs_are_none_of_ours_and_mean_some():
+    ours = re.findall(r"(?m)^  (-\S+?),? ", invoke("help", "run").stdout)
+    ours += re.findall(r", (--\S+)", invoke("help", "run").stdout)
+    assert set(ELSEWHERE.values()) <= set(ours)
+    assert not ELSEWHERE.keys() & set(ours)
 
 
 def test_what_is_no_base_says_what_it_is(here):

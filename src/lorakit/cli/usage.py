@@ -15,6 +15,24 @@ from lorakit.cli.output import plain, print_error_json
 from lorakit.errors import ParameterError
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
+ELSEWHERE = {  # options of Ollama, llm and llama.cpp, where they are not spelled as here
+    "--attachment": "--image",
+    "--ctx-size": "--context",
+    "--format": "--grammar",
+    "--json-schema": "--grammar",
+    "--lora": "--adapter",
+    "--n-gpu-layers": "--gpu-layers",
+    "--n-predict": "--max-tokens",
+    "--num-ctx": "--context",
+    "--num-predict": "--max-tokens",
+    "--repeat-penalty": "--repetition-penalty",
+    "--schema": "--grammar",
+    "-c": "--context",
+    "-m": "--model",
+    "-n": "--max-tokens",
+    "-ngl": "--gpu-layers",
+    "-s": "--system",
+}
 
 
 def require_used(given: Mapping[str, tuple[object, bool]], where: str) -> None:
@@ -65,4 +83,6 @@ class Parser(argparse.ArgumentParser):
         """What options may be meant; of the first unknown one."""
         word = next((word for word in words if word.startswith("-")), "").partition("=")[0]
         known = [name for action in self._actions for name in action.option_strings]
+        if ELSEWHERE.get(word) in known:
+            return f"; did you mean {ELSEWHERE[word]}?"
         return did_you_mean(word, [name for name in known if name.startswith("--")])
