@@ -231,7 +231,7 @@ def test_inspect_shows_ranks(width):
 
 def test_inspect_shows_overlap():
     said = lorakit("inspect", HOME, "--overlap", SHOP)
-    assert "cosine       +0.023  nearly orthogonal" in said
+    assert "cosine      +0.023  nearly orthogonal" in said
     assert "0.114 by chance" in said
     assert "and 34 more modules" in said
     found = json.loads(lorakit("inspect", HOME, "--overlap", HOME, "--json"))

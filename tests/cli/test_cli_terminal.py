@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from commands import invoke
 from lorakit import demo
 from terminals import (
     ALT_ENTER,
@@ -23,7 +24,7 @@ from terminals import (
 )
 
 BASE = demo.base_path()
-HOME = demo.adapter_path("home")
+HOME, SHOP = demo.adapter_path("home"), demo.adapter_path("shop")
 THREE = "turn the lights off\nin the kitchen\nplease"
 COLOUR = re.compile(rb"\x1b\[(\d+;)*(3[0-7]|9[0-7])(;\d+)*m")
 
@@ -247,6 +248,51 @@ def test_the_ranks_fit_and_a_first_sentence_folds():
     told = rows_of(60, "demo", "--examples", "1")
     assert told[:2] == [line for line in told[:2] if 0 < len(line) < 60]
     assert " ".join(told[:2]).endswith("All below runs live.")
+
+
+EVAL = ("eval", BASE, "--data", demo.training_path("eval"), "--limit", "6", "-a", HOME, "--threads",
+        "1", "--compare", "base", "--failures", "0")  # fmt: skip
+
+
+def table_of(lines):
+    """Without the summary above it, whose digest is broken where the terminal ends."""
+    starts = [n for n, line in enumerate(lines) if line.startswith("singular values")]
+    return lines[starts[0] :] if starts else lines
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect", HOME, "--spectrum"), ("inspect", HOME, "--ranks"),
+     ("inspect", HOME, "--overlap", SHOP), EVAL, ("cache", "list")],
+    ids=["spectrum", "ranks", "overlap", "eval", "cache"],
+)  # fmt: skip
+def test_sixty_and_forty_columns_are_enough_and_nothing_is_lost(words, tmp_path, monkeypatch):
+    if words[0] == "cache":
+        monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+        assert invoke("run", BASE, "hi", "--threads", "1", "--max-tokens", "1").code == 0
+    wide, *narrow = (
+        [line for line in table_of(rows_of(columns, *words)) if "evaluating" not in line]
+        for columns in (250, 60, 40)
+    )
+    wanted = re.sub(r"\d+ ms|[█▏▎▍▌▋▊▉·]+|\d+ minutes? ago|just now", "", " ".join(wide)).split()
+    for columns, lines in zip((60, 40), narrow, strict=True):
+        assert not {*wanted} - {*" ".join(lines).split()}
+        assert max(len(line) for line in lines if str(tmp_path) not in line) <= columns
+    assert max(map(len, wide)) > 40
+
+
+def test_rows_that_fit_in_no_table_have_a_title_at_each_cell():
+    table = rows_of(60, *EVAL)
+    at = table.index("home")
+    assert table[at + 1].startswith("  right 0.0% (0.0-39.0%)  names ")
+    assert "  against the first +0 -0, " in "".join(table[at:])
+
+
+def test_the_demo_fits_into_forty_columns():
+    told = [line for line in rows_of(40, "demo", "--examples", "1") if "answering" not in line]
+    answers = [line for line in told if line.startswith("      ")]
+    assert max(len(line) for line in told if line not in answers) <= 40
+    assert "    Hello! What can I do for you?" in told[-1:]
 
 
 @pytest.mark.parametrize("columns", [80, 40])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from lorakit.cli.output import ask, print_json, print_table, say, size
+from lorakit.cli.output import ask, print_json, print_table, say, say_folded, size
 from lorakit.cli.references import JsonOption
 from lorakit.cli.signature import argument, option
 from lorakit.errors import ParameterError
@@ -34,8 +34,8 @@ def show(json: JsonOption = False) -> None:
     rows = [(entry.kind, size(entry.size), _used(entry), entry.name) for entry in found]
     if found:
         print_table(("kind", "size", "last used", "what"), rows, left=("kind", "last used", "what"))
-    say(f"{cache_root()}: {len(found)} entries, {size(total)}")
-    say(_limit(limit))
+    say_folded(f"{cache_root()}: {len(found)} entries, {size(total)}")
+    say_folded(_limit(limit))
 
 
 def prune(
@@ -85,7 +85,7 @@ def limit(
     if json:
         print_json({"limit": found})
     else:
-        say(_limit(found))
+        say_folded(_limit(found))
 
 
 COMMANDS = {"list": show, "prune": prune, "limit": limit, "clear": clear}

@@ -20,6 +20,7 @@ from lorakit.errors import ParameterError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 
+FULL = 54  # columns of the widest line but answers
 NARROW = 65  # columns below which an answer stands below who gives it
 BAR = 24  # characters of a full bar
 PORT = 8760
@@ -212,13 +213,23 @@ def _tell_batch(result: story.MixedBatch) -> None:
     single = result.tokens / result.one_by_one_seconds
     _title(f"3. One batch, {result.adapter_sets} different adapter sets")
     say(f"  together         {together:7.0f} tokens/s")
-    say(f"  one after another{single:7.0f} tokens/s   ({together / single:.1f}x slower)")
+    slower = f"({together / single:.1f}x slower)"
+    narrow = console().width < FULL
+    say(f"  one after another{single:7.0f} tokens/s", "" if narrow else f"   {slower}")
+    if narrow:
+        say(f"    {slower}")
     say(f"  same text: {'yes' if result.same_text else 'NO'}")
     say()
 
 
 def _tell_swap(result: story.Swap) -> None:
     _title("4. A swap in mid-stream", f": “{result.request}”")
+    if console().width < FULL:
+        for name, text in result.parts:
+            say("  ", (f"[{name}] ", "cyan"), (text, "yellow" if name != "base" else ""))
+        say(("  without the swap:", "dim"))
+        say((f"    {result.unswapped}", "dim"))
+        return
     parts = [
         part
         for name, text in result.parts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.downloads import downloads
-from lorakit.cli.output import patience, print_json, print_table, say
+from lorakit.cli.output import patience, print_json, print_table, say, say_folded
 from lorakit.cli.outputs import OverwriteOption, require_free
 from lorakit.cli.progress import counted_bar
 from lorakit.cli.reading import Reading
@@ -228,7 +228,7 @@ def _reaches(found: Evaluation, at_least: float | None, most: float | None, quie
         missed.append(f"a perplexity of {found.perplexity:.3g} is above {most:g}")
     if not quiet:
         for text in missed:
-            say((text, "red"))
+            say_folded(text, "red")
     return not missed
 
 
@@ -269,7 +269,7 @@ def show(found: Comparison, failures: int) -> None:
     _failures(first, failures)
     say()
     for line in found.verdict:
-        say((line, "bold"))
+        say_folded(line, "bold")
 
 
 def _shares(title: str, shares: dict[str, Share]) -> None:

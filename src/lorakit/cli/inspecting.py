@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.bars import bar
-from lorakit.cli.output import console, plain, print_table, say, size
+from lorakit.cli.output import console, plain, print_table, say, say_folded, size
 from lorakit.inspect.overlap import ModuleOverlap, Overlap
 from lorakit.inspect.ranks import RankCurve
 from lorakit.inspect.report import ModuleReport, Report
@@ -25,16 +25,27 @@ ROWS = 24  # ranks that are shown
 NEAREST = 8  # modules of an overlap that are shown
 
 
-def say_row(name: str, value: str) -> None:
-    """A name and what it says; on a terminal narrower than usual folded under itself."""
+def say_row(name: str, value: str, told: str = "") -> None:
+    """A name, what it says, and what that means; on a terminal narrower than usual folded under
+    itself."""
+    width, lines = console().width, [value]
+    narrow = sys.stdout.isatty() and width < USUAL
+    if narrow:
+        lines = _folded(value, width)
+    beside = bool(told) and not (narrow and LABEL + len(f"{value}  {told}") > width)
+    for number, part in enumerate(lines):
+        meant = [("  " + told, "dim")] if beside else []
+        say((f"{'' if number else name:<{LABEL}}", "bold"), part, *meant)
+    for part in _folded(told, width) if told and not beside else ():
+        say(" " * LABEL, (part, "dim"))
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The lines of a text right of a name."""
     from rich.text import Text
 
-    width, lines = console().width, [value]
-    if sys.stdout.isatty() and width < USUAL:
-        room = max(width - LABEL - 1, 8)
-        lines = [line.plain.rstrip() for line in Text(plain(value)).wrap(console(), room)]
-    for number, part in enumerate(lines):
-        say((f"{'' if number else name:<{LABEL}}", "bold"), part)
+    room = max(width - LABEL - 1, 8)
+    return [line.plain.rstrip() for line in Text(plain(text)).wrap(console(), room)]
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -157,30 +168,29 @@ def show_ranks(curve: RankCurve) -> None:
     for energy in ENERGIES:
         point = curve.least(energy)
         worst = f"; {point.worst} loses most, {point.worst_residual:.2f}" * (point.residual > 0)
-        say(f"{energy:.4g} of the squares: rank {point.rank}, {size(point.nbytes)}{worst}")
+        say_folded(f"{energy:.4g} of the squares: rank {point.rank}, {size(point.nbytes)}{worst}")
 
 
 def show_overlap(found: Overlap) -> None:
     """The whole in three lines, then the modules that have most to do with each other."""
-    say(("cosine       ", "bold"), f"{found.cosine:+.3f}  ", (_meaning(found.cosine), "dim"))
+    say_row("cosine", f"{found.cosine:+.3f}", _meaning(found.cosine))
     for name, value, chance in (
         ("inputs", found.inputs, found.chance_inputs),
         ("outputs", found.outputs, found.chance_outputs),
     ):
-        text = f"{value:.3f}  "
-        say((f"{name:<13}", "bold"), text, (f"{chance:.3f} by chance, 1 the same space", "dim"))
+        say_row(name, f"{value:.3f}", f"{chance:.3f} by chance, 1 the same space")
     for name, modules in (("only first", found.only_first), ("only second", found.only_second)):
         if modules:
-            say((f"{name:<13}", "bold"), f"{len(modules)} modules")
+            say_row(name, f"{len(modules)} modules")
     for note in found.notes:
-        say((f"note: {note}", "yellow"))
+        say_folded(f"note: {note}", "yellow")
     say()
     ordered = sorted(found.modules, key=lambda m: -abs(m.cosine))
     rows = [_overlapping(m) for m in ordered[:NEAREST]]
     titles = ("module", "cosine", "inputs", "outputs", "first angles")
     print_table(titles, rows, left=("module",))
     if len(ordered) > NEAREST:
-        say((f"and {len(ordered) - NEAREST} more modules (all of it: --json)", "dim"))
+        say_folded(f"and {len(ordered) - NEAREST} more modules (all of it: --json)", "dim")
 
 
 def _overlapping(module: ModuleOverlap) -> tuple[str, ...]:

@@ -214,13 +214,18 @@ def print_table(
     """Columns two spaces apart, numbers to the right, the titles in `left` to the left.
 
     A cell is never cut or folded, also where the terminal is narrow or a pipe has no width: rows
-    that are too long for a terminal have their first cell above the others.
+    that are too long for a terminal have their first cell above the others, and if that is not
+    enough each cell has its title before it.
     """
     from rich.cells import cell_len
 
     lines = [[plain(cell) for cell in row] for row in (titles, *rows, *([total] if total else ()))]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    above = sys.stdout.isatty() and sum(widths) + 2 * len(widths) - 2 > console().width
+    room = console().width if sys.stdout.isatty() else sum(widths) + 2 * len(widths)
+    if sum(widths[1:]) + 2 * len(widths) - 2 > room:
+        _print_pairs(lines, room, total=total is not None)
+        return
+    above = sum(widths) + 2 * len(widths) - 2 > room
     for number, cells in enumerate(lines):
         padded = [
             cell + gap if title in left else gap + cell
@@ -232,6 +237,29 @@ def print_table(
             say((cells[0], "bold" if bold else ""))
         shown = ["", *padded[1:]] if above else padded
         say(("  ".join(shown).rstrip(), "bold" if bold else ""))
+
+
+def _print_pairs(lines: Sequence[Sequence[str]], room: int, *, total: bool) -> None:
+    """Each row as its first cell, and below it titles with what they say, as many as fit a line."""
+    from rich.cells import cell_len
+
+    titles, *rows = lines
+    if titles[0]:
+        say((titles[0], "bold"))
+    for number, cells in enumerate(rows):
+        say((cells[0], "bold" if total and number == len(rows) - 1 else ""))
+        at, parts = 0, list[str | Styled]()
+        for title, cell in zip(titles[1:], cells[1:], strict=True):
+            if not cell:
+                continue
+            width = 2 + cell_len(f"{title} {cell}")
+            if parts and at + width > room:
+                say(*parts)
+                at, parts = 0, []
+            at += width
+            parts += ["  ", (title, "dim"), " ", cell]
+        if parts:
+            say(*parts)
 
 
 def command_line(*words: str) -> str:
