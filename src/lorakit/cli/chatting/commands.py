@@ -139,9 +139,8 @@ def _set(chat: Chat, rest: str) -> None:
     if rest:
         name, _, value = rest.partition(" ")
         require_setting(name)
-        if not value.strip():
-            raise ParameterError(f"expected a value for {name}", hint=f"/set {name} default")
-        choose(chat, name, value.strip())
+        if value.strip():
+            choose(chat, name, value.strip())
     chosen = rest.partition(" ")[0]
     for name, value, own in settings(chat):
         if chosen in ("", name):
@@ -353,7 +352,7 @@ COMMANDS: dict[str, Command] = {
         about="a picture for what you say next; needs --mmproj",
     ),
     "set": Command(
-        run=_set, form="[NAME VALUE]", takes="setting", about="how tokens are chosen, and more",
+        run=_set, form="[NAME [VALUE]]", takes="setting", about="how tokens are chosen, and more",
     ),
     "retry": Command(run=_retry, form="", about="another answer to what you said last"),
     "edit": Command(run=_edit, form="[TEXT]", about="say the last message otherwise"),

@@ -117,6 +117,8 @@ def _unescaped(text: str) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return " ".join(map(repr, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
