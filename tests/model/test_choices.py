@@ -80,9 +80,10 @@ def test_n_is_a_whole_number(model, n):
         model.complete("x", n=n)
 
 
-def test_more_than_the_queue_holds_end_together(model):
+@pytest.mark.parametrize("n", [100, 10**9, 1 << 63])
+def test_more_than_the_queue_holds_end_together(model, n):
     with pytest.raises(QueueFullError):
-        model.complete("hello", n=100, max_tokens=200, ignore_eos=True)
+        model.complete("hello", n=n, max_tokens=200, ignore_eos=True)
     (later,) = model.batch([lorakit.Request(prompt="hello", max_tokens=1)], timeout=60)
     assert later.tokens  # nothing of it is left in the way
 

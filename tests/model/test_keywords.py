@@ -79,6 +79,17 @@ def test_a_call_says_what_is_meant(model, options, meant):
         assert error.value.hint.startswith(meant)
 
 
+def test_a_word_of_another_call_is_said_to_be(model):
+    for call, said in (
+        (lambda: model.stream("x", n=2), "for n, did you mean model.complete(..., n=...)"),
+        (lambda: lorakit.Request(prompt="x", n=2), "for n, did you mean model.complete(..., n="),
+        (lambda: model.complete("x", tools=[]), "for tools, did you mean model.chat(messages, too"),
+    ):
+        with pytest.raises(ParameterError) as error:
+            call()
+        assert error.value.hint.startswith(said)
+
+
 def test_every_word_that_is_meant_is_one_here():
     own = {item.name for kind in ENGINES.values() for item in fields(kind.options)}
     opening = {*signature(lorakit.open).parameters, *EngineKeywords.__annotations__, *own}

@@ -44,6 +44,11 @@ CALL_ELSEWHERE = {
     "think": "enable_thinking",
     "top_logprobs": "logprobs",
 }
+_OF_CHAT = ("chat_template_kwargs", "control_tokens", "enable_thinking", "tools")
+OF_OTHER_CALLS = {  # words that are right, but not of the call that has them
+    "n": "model.complete(..., n=...) or model.chat(..., n=...), which give several answers",
+    **{word: f"model.chat(messages, {word}=...)" for word in _OF_CHAT},
+}
 OPEN_ELSEWHERE = {
     "adapters": "adapter",
     "backend": "engine",
@@ -68,7 +73,8 @@ OPEN_ELSEWHERE = {
 def require_sampling(options: Mapping[str, Any]) -> None:
     """Raise ParameterError for what is no sampling parameter."""
     if unknown := sorted(options.keys() - SAMPLING):
-        hint = likely(unknown, CALL, CALL_ELSEWHERE) or f"known: {', '.join(sorted(SAMPLING))}"
+        meant = likely(unknown, CALL - {*unknown}, CALL_ELSEWHERE | OF_OTHER_CALLS)
+        hint = meant or f"known: {', '.join(sorted(SAMPLING))}"
         raise ParameterError(f"unknown sampling parameters: {', '.join(unknown)}", hint=hint)
 
 
