@@ -12,15 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lorakit.adapter import Adapter
-from lorakit.chat.events import Delta
 from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
 from lorakit.errors import (
     CancelledError,
@@ -32,16 +29,17 @@ from lorakit.errors import (
     ServerError,
 )
 from lorakit.processes import watch
-from lorakit.remote.answers import Answer, Piece, RemoteCompletion, TokenId
+from lorakit.remote.answers import Answer, TokenId
 from lorakit.remote.asking import STREAMED, Conversation, Question
 from lorakit.remote.connection import Connection
 from lorakit.remote.facts import Facts, look
+from lorakit.remote.job import Job
 from lorakit.remote.kinds import Chosen
 from lorakit.remote.learned import Learned
 from lorakit.remote.on_server import ServerAdapters
 from lorakit.remote.refusals import RefusalError
 from lorakit.remote.server import Server
-from lorakit.remote.turns import Turns, wait
+from lorakit.remote.turns import Turns
 from lorakit.remote.waiting import Waiting, Waits
 from lorakit.runtime.generation import Completion, Generation
 from lorakit.runtime.protocol import Submission
@@ -54,18 +52,6 @@ T = TypeVar("T")
 ENGINE = "api"  # what Capabilities.engine says
 PER_TOKEN, PER_ALTERNATIVE, ELSE = 4096, 256, 1 << 20  # bytes that an answer may have
 FROM_FILES = "open the model itself, from its files"
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Job:
-    """A request in flight. chosen: its adapters, as the server calls them."""
-
-    question: Question
-    generation: Generation
-    chosen: Chosen
-    body: dict[str, Any]
-    connection: Connection | None = None
-    poke: threading.Event = field(default_factory=threading.Event)
 
 
 class RemoteRuntime:
@@ -92,7 +78,7 @@ class RemoteRuntime:
         self._turns = Turns(max_batch, max_queue)
         self._closed: ClosedError | None = None
         self._ended = threading.Event()
-        self._jobs: set[_Job] = set()  # changed and copied in one step each
+        self._jobs: set[Job] = set()  # changed and copied in one step each
         self._active: AdapterSet = ()
         self._learned = Learned()
         self.facts: Facts = self._call(
@@ -141,14 +127,14 @@ class RemoteRuntime:
             deadline=question.deadline,
             lookahead=question.lookahead,
         )
-        job = _Job(
+        job = Job(
             question=question,
             generation=generation,
             chosen=chosen,
             body=self._body(question, chosen),
         )
         generation.wake = job.poke.set
-        generation.interrupt = partial(_interrupt, job)
+        generation.interrupt = job.interrupt
         self.require_open()
         self._turns.join()
         self._jobs.add(job)
@@ -182,7 +168,7 @@ class RemoteRuntime:
 
     # A request's thread.
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: Job) -> None:
         generation = job.generation
         outcome: Completion | LorakitError
         try:
@@ -196,7 +182,7 @@ class RemoteRuntime:
             self._jobs.discard(job)
         generation.finish(self._closed or outcome)
 
-    def _patiently(self, job: _Job) -> Completion:
+    def _patiently(self, job: Job) -> Completion:
         """An answer; where the question is patient, a busy server is asked until it has room."""
         joined = True
         while True:
@@ -209,7 +195,7 @@ class RemoteRuntime:
             joined = False
             self.wait_for_room(job.question.deadline)
 
-    def _answer(self, job: _Job) -> Completion:
+    def _answer(self, job: Job) -> Completion:
         while True:
             body = self._learned.said(job.body)
             try:
@@ -218,7 +204,7 @@ class RemoteRuntime:
                 if not self._learned.takes(refusal, body):
                     raise self._refused(refusal, job) from None
 
-    def _ask_once(self, job: _Job, body: Mapping[str, Any]) -> Completion:
+    def _ask_once(self, job: Job, body: Mapping[str, Any]) -> Completion:
         params, generation = job.question.params, job.generation
         link = job.connection = self._connection(job.question.deadline)
         if generation.cancelled or self.closed:  # before there was a connection to end
@@ -233,7 +219,7 @@ class RemoteRuntime:
             for event in stream:
                 if deltas := answer.take(event):
                     first = first or time.monotonic()
-                    self._give(job, deltas)
+                    job.give(deltas)
         if answer.finish is None:
             raise ServerError(
                 f"{self.server} ended its answer in the middle",
@@ -244,36 +230,9 @@ class RemoteRuntime:
             raise CapabilityError(
                 f"{self.server} gives no log probabilities", hint="ask without them"
             )
-        return self._completion(job, answer, first)
+        return job.completion(answer, first)
 
-    def _give(self, job: _Job, deltas: Sequence[Delta]) -> None:
-        """Hand deltas to the reader, once it wants them."""
-        generation = job.generation
-        while not (generation.wants_more or generation.done):
-            job.poke.clear()
-            if generation.wants_more or generation.done:
-                break
-            wait(job.poke, job.question.deadline)
-        if not generation.done:
-            generation.emit(Piece.of(deltas))
-
-    def _completion(self, job: _Job, answer: Answer, first: float) -> Completion:
-        assert answer.finish is not None
-        begin, usage, now = job.generation.submitted, answer.usage, time.monotonic()
-        return RemoteCompletion(
-            text=answer.text,
-            tokens=tuple(answer.tokens),
-            finish_reason=answer.finish,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens or len(answer.tokens),
-            adapters=tuple((adapter.name, scale) for adapter, scale in job.chosen),
-            first_token_seconds=(first or now) - begin,
-            seconds=now - begin,
-            parsed=answer.reply(),
-        )
-
-    def _refused(self, refusal: RefusalError, job: _Job) -> LorakitError:
+    def _refused(self, refusal: RefusalError, job: Job) -> LorakitError:
         if refusal.status == 429:
             self._turns.busy(refusal.wait)
         model = str(job.body["model"])
@@ -388,17 +347,8 @@ class RemoteRuntime:
             self._closed = reason
         self._ended.set()
         for job in list(self._jobs):
-            job.generation.finish(self._closed)
-            if job.connection is not None:
-                job.connection.abort()
+            job.end(self._closed)
             job.poke.set()
-
-
-def _interrupt(job: _Job) -> None:
-    """Cancelled: the connection ends, and so does waiting for it. Takes no lock of the runtime."""
-    job.generation.finish(CancelledError("the request was cancelled"))  # before it looks cut off
-    if job.connection is not None:
-        job.connection.abort()
 
 
 def cannot(what: str) -> CapabilityError:
