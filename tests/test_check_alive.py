@@ -101,6 +101,10 @@ def test_a_template_and_a_tokenizer_of_its_own_are_said(brought):
     assert "<|new|>" in found[1].found
     (brought / "tokenizer.json").write_text("{")
     assert "JSON" in check_brought(brought, LLAMA)[1].found
+    (brought / "chat_template.jinja").write_text("{% if %}")  # which is left out where it runs
+    broken = check_brought(brought, LLAMA)[0]
+    assert broken.expected == "one that can be read"
+    assert "not valid Jinja" in broken.found
 
 
 def test_a_delta_of_experts_and_a_bias_count():

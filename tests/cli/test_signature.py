@@ -127,6 +127,8 @@ def test_commands_that_are_not_there():
     ("load it with load_adapter", "load it with -a"),
     ("give with_json=False, or no_values=True", "give with_json=False, or no_values=True"),
     ("--rank 8 is a=b", "--rank 8 is a=b"),
+    ("choose one: rank='8'", "choose one: --rank 8"),
+    ("choose one: base_model='a b'", "choose one: --base-model a b"),
     ("", ""),
 ])  # fmt: skip
 def test_hints_speak_the_flags_of_the_command(hint, expected):

@@ -169,6 +169,7 @@ def test_of_several_adapters_in_a_file_one_is_chosen(tmp_path, plain):
     with pytest.raises(UnsupportedError, match="2 adapters in one file") as caught:
         read_adapter(path)
     assert caught.value.items == ("a", "b")
+    assert f"lorakit repair {path} -o OUT --name a writes it alone" in caught.value.hint
     assert read_adapter(path, name="a") == plain
     assert len(read_adapter(path, name="b").deltas) == 4
     with pytest.raises(UnsupportedError, match="no adapter called"):

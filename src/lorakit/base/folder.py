@@ -42,7 +42,7 @@ from lorakit.base.module_tensors import expected_in, places_of, require_whole, s
 from lorakit.base.quantised import require_floats, require_unquantised
 from lorakit.base.unmerged import require_plain
 from lorakit.errors import BaseModelError, CapabilityError, SourceError
-from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.bounded import AGAIN, parse_json, read_bounded
 from lorakit.files.cache import Memo, digest_of
 from lorakit.files.gguf_parts import first_part
 from lorakit.files.nearby import or_nearby, or_within
@@ -302,7 +302,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BaseModelError(f"{path} is not valid JSON: {error}") from error
+        raise BaseModelError(f"{path} is not valid JSON: {error}", hint=AGAIN) from error
     if not isinstance(content, dict):
         raise BaseModelError(f"{path} must hold a JSON object")
     return content

@@ -21,6 +21,7 @@ from lorakit.chat.messages import Message, prepare_messages, prepare_tools, prep
 from lorakit.chat.sandbox import BoundedEnvironment, LimitError, RefusalError, budgeted
 from lorakit.chat.template_files import MAX_SOURCE, template_sources
 from lorakit.errors import BaseModelError, FormatError, ParameterError
+from lorakit.files.bounded import AGAIN
 from lorakit.text.tokenizer import read_special_tokens
 
 
@@ -169,7 +170,8 @@ def _compile(
             return environment.from_string(tree), environment.reads(tree)
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(
-            f"the chat template {name} is not valid Jinja: line {error.lineno}: {error.message}"
+            f"the chat template {name} is not valid Jinja: line {error.lineno}: {error.message}",
+            hint=AGAIN,
         ) from error
     except Exception as error:  # nesting too deep for Python's own compiler, and the like
         raise FormatError(

@@ -51,6 +51,8 @@ def command(
             if not report.skipped
             else "nothing that --module names has changed",
             items=report.skipped,
-            hint="--module may name what did change" if report.skipped else "",
+            hint="--module may name what did change"
+            if report.skipped
+            else "the original base goes first, then what was tuned from it",
         )
     finish(adapter, report, output, json=json, overwrite=overwrite, uniform=uniform)

@@ -14,7 +14,8 @@ from lorakit.values import did_you_mean as did_you_mean
 
 # A keyword with its value in a hint, as Python writes it.
 _KEYWORD = re.compile(
-    r'\b(?P<name>[a-z_]+)=(?:"(?P<text>[^"]*)"|(?P<word>[\w.-]*\w))?(?![\w"(\[{])'
+    r"""\b(?P<name>[a-z_]+)=(?:(?P<quote>["'])(?P<text>.*?)(?P=quote)|(?P<word>[\w.-]*\w))?"""
+    r"""(?![\w"'(\[{])"""
 )
 
 # Flags of other commands that a hint may name; each is spelled as the keyword is.
@@ -33,6 +34,7 @@ PHRASES = (
     (r"absolute_scale=2\.0 replaces", "-a REF:=2.0 replaces"),
     (r'adapters=\{"name": 1\.0\}', "-a REF"),
     (r"name one with adapter=", "name one with -a REF"),
+    (r"; read_adapter\(\.\.\., name=.* reads it", ""),
     (r"with load_adapter\b", "with -a"),
     (r'load_adapter\("its name there"\)', "-a NAME, its name there"),
     (r"use complete\(\) with a prompt", "use --raw with a prompt"),

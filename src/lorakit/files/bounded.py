@@ -25,6 +25,7 @@ from lorakit.values import shown
 
 MAX_READ = 32 << 20  # bytes; larger files are mapped, and a mapped file must not be shortened
 MAX_TEXT = 16 << 20  # bytes of prompts, tools, grammars
+AGAIN = "download or copy the file again"  # what helps where a model's file is damaged
 MAX_JSON_ITEMS = 300_000  # commas and brackets; a list of all tokens of a vocabulary has 262,144
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[,\[{]', re.DOTALL)
 _QUOTE = ord(b'"')

@@ -20,7 +20,7 @@ import numpy as np
 
 from lorakit.adapter import Array
 from lorakit.errors import FormatError, SourceError
-from lorakit.files.bounded import MAX_READ, count_items, load, parse_json
+from lorakit.files.bounded import AGAIN, MAX_READ, count_items, load, parse_json
 from lorakit.files.pointers import refuse_pointer
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
@@ -69,7 +69,7 @@ def open_safetensors(path: Path, *, max_size: int | None = None) -> SafetensorsF
         raise FormatError(
             f"{path} is not a complete safetensors file",
             items=[f"header of {length} bytes claimed, file of {len(content)} bytes found"],
-            hint="download or copy the file again",
+            hint=AGAIN,
         )
     for what, found, limit in (
         ("a header of ", length, MAX_HEADER),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import FormatError, SourceError
-from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.bounded import AGAIN, parse_json, read_bounded
 from lorakit.files.pointers import refuse_pointer
 
 MAX_NAME = 512  # characters of a tensor's name
@@ -74,7 +74,7 @@ def read_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
     try:
         value = parse_json(content)
     except ValueError as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from error
+        raise FormatError(f"{path} is not valid JSON: {error}", hint=AGAIN) from error
     if not isinstance(value, dict):
         raise FormatError(f"{path} must hold a JSON object, found {_kind(value)}")
     return value

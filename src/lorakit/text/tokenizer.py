@@ -28,7 +28,7 @@ from lorakit.errors import (
     LorakitError,
     ParameterError,
 )
-from lorakit.files.bounded import parse_json, read_bounded
+from lorakit.files.bounded import AGAIN, parse_json, read_bounded
 from lorakit.files.pointers import refuse_pointer
 from lorakit.text.apart import Apart
 from lorakit.text.detokenizer import Detokenizer, TextStream, compile_decoder
@@ -235,7 +235,7 @@ def read_optional(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from error
+        raise FormatError(f"{path} is not valid JSON: {error}", hint=AGAIN) from error
     if not isinstance(content, dict):
         raise FormatError(f"{path} must hold a JSON object")
     return content
@@ -270,7 +270,7 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         content = read_whole(path, MAX_TOKENIZER)
     except FileNotFoundError as error:
         raise _missing(path.parent) from error
-    with _mapped(f"{path} is not a valid tokenizer"):
+    with _mapped(f"{path} is not a valid tokenizer", hint=AGAIN):
         native = tokenizers.Tokenizer.from_buffer(content)
         native.no_truncation()  # some files carry the settings of their training
         native.no_padding()
@@ -353,7 +353,7 @@ def _refuse_surrogates(text: str) -> None:
 
 
 @contextmanager
-def _mapped(message: str) -> Iterator[None]:
+def _mapped(message: str, hint: str = "") -> Iterator[None]:
     """Map what `tokenizers` raises to FormatError.
 
     A Rust panic arrives as PanicException, which derives from BaseException and cannot be imported.
@@ -365,4 +365,4 @@ def _mapped(message: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise FormatError(f"{message}: {str(error)[:500]}") from error
+        raise FormatError(f"{message}: {str(error)[:500]}", hint=hint) from error

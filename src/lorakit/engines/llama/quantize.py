@@ -44,6 +44,7 @@ from lorakit.files.rounding import Rounding
 Progress = Callable[[int, int, str], object]  # which tensor, of how many, its name
 
 TYPES = {name: mix.number for name, mix in MIXES.items()}
+WANTED = "expected a GGUF model, best F16; lorakit export --to gguf makes one of a folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,9 +187,9 @@ def _plan(source: Path, file_type: str) -> _Plan:
 
 def _open(source: Path) -> GgufFile:
     if not source.is_file():
-        raise SourceError(f"there is no file {source}")
+        raise SourceError(f"there is no file {source}", hint=WANTED)
     if not is_gguf(source):
-        raise FormatError(f"{source} is not a GGUF file")
+        raise FormatError(f"{source} is not a GGUF file", hint=WANTED)
     file = open_gguf_model(source)
     kind = _scalar(file, "general.type", "model")
     if kind not in ("model", "mmproj"):

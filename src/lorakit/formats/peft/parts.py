@@ -163,8 +163,8 @@ def _of_one(names: Mapping[str, str], where: str, name: str | None) -> dict[str,
         raise UnsupportedError(
             f"{where} holds {len(adapters)} adapters in one file",
             items=adapters[:20],
-            hint=f"choose one: name={adapters[0]!r}, or lorakit repair {where} -o OUT "
-            f"--name {adapters[0]}",
+            hint=f"choose one: lorakit repair {where} -o OUT --name {adapters[0]} writes it alone; "
+            f"read_adapter(..., name={adapters[0]!r}) reads it",
         )
     if name is not None and adapters and name not in adapters:
         raise UnsupportedError(f"{where} holds no adapter called {name!r:.80}", items=adapters[:20])
