@@ -213,6 +213,8 @@ class Model(Generating):
     def logits(self, prompt: Prompt, *, adapters: Scales | None = None) -> Logits:
         """Logits of every position, float32 [tokens, vocabulary], computed without cached KV.
 
+        Where they do not fit into the memory that is there: EngineError (out_of_memory), before it
+        is taken; Linux says what is there.
         Raises ContextFullError, ParameterError, UnknownAdapterError, QueueFullError, EngineError,
         ClosedError.
         """

@@ -17,6 +17,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lorakit.engines.free_memory import free_memory
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row, Tokens, abandoned
 from lorakit.errors import CancelledError, ClosedError, EngineError, LorakitError, MismatchError
 from lorakit.runtime.prefix import Prefix, PrefixCache
@@ -29,6 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Parts = Generator[None, None, T]
 log = logging.getLogger("lorakit")
+SMALL = 1 << 26  # bytes that are taken without a look at what is there
 
 
 class Workbench:
@@ -134,9 +136,10 @@ class LogitsOf(Computation[Logits]):
         self._images = images or {}
 
     def parts(self, bench: Workbench) -> Parts[Logits]:
+        shape = (len(self.tokens), bench.engine.capabilities.vocabulary)
+        _require_memory(shape)
         bench.make_room()
-        vocabulary = bench.engine.capabilities.vocabulary
-        result = np.empty((len(self.tokens), vocabulary), np.float32)
+        result = np.empty(shape, np.float32)
         sequence = bench.sequences.open()
         try:
             for end, logits in bench.feed(
@@ -148,6 +151,20 @@ class LogitsOf(Computation[Logits]):
         finally:
             bench.sequences.close(sequence)
         return result
+
+
+def _require_memory(shape: tuple[int, int]) -> None:
+    """Raise EngineError where so many logits do not fit: the system gives memory that it has not,
+    and then ends the process."""
+    needed = shape[0] * shape[1] * np.dtype(np.float32).itemsize
+    free = free_memory() if needed > SMALL else None
+    if free is not None and needed > free:
+        raise EngineError(
+            f"the logits of {shape[0]} tokens, {shape[1]} each, take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are there",
+            code="out_of_memory",
+            hint="ask for those of fewer tokens",
+        )
 
 
 class HiddenOf(Computation[npt.NDArray[np.float32]]):

@@ -9,7 +9,7 @@ from core_cases import base_of, model_of, ours, rows_of
 
 from lorakit.errors import EngineError
 from lorakit.training.core import memory
-from lorakit.training.core.memory import Memory, available, torch_errors
+from lorakit.training.core.memory import Memory, torch_errors
 
 BATCH = rows_of(20, [9, 14, 5])
 CPU = torch.device("cpu")
@@ -69,20 +69,6 @@ def test_memory_decides(gemma, monkeypatch):
     assert Memory(decoder, 4, CPU, None).checkpoint(100) is True
     free["now"] = None  # the system does not say
     assert Memory(decoder, 4, CPU, None).checkpoint(10**9) is False
-
-
-def test_what_is_available(tmp_path):
-    assert available(CPU, tmp_path) is None
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  7 kB\n")
-    assert available(CPU, tmp_path) == 7 * 1024
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.stat").write_text("anon 3\ninactive_file 500\n")
-    for limit, left in (("max", 7 * 1024), ("5000", 3500), ("900000", 7 * 1024)):
-        (group / "memory.max").write_text(limit)
-        (group / "memory.current").write_text("2000")
-        assert available(CPU, tmp_path) == left
 
 
 def test_errors_of_torch():

@@ -11,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from lorakit.architectures import Decoder
+from lorakit.engines.free_memory import free_memory
 from lorakit.errors import EngineError
 from lorakit.training.core.layers import Step
 
 HINT = "lower the batch size or the length of the examples, and accumulate more steps"
-ROOT = Path("/")
 FULL = (  # what torch and oneDNN say where memory is out
     "out of memory",
     "can't allocate memory",
@@ -69,30 +68,15 @@ class Memory:
         return layer + count * tokens * d.hidden * self._itemsize if twice else layer * count
 
 
-def available(device: Any, root: Path = ROOT) -> float | None:
-    """Bytes that can still be had; None where the system does not say. root: where proc is."""
+def available(device: Any) -> float | None:
+    """Bytes that can still be had; None where the system does not say."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + cached)
     if device.type == "mps":
         most = torch.mps.recommended_max_memory()
         return float(most - torch.mps.current_allocated_memory())
-    try:
-        free = 1024.0 * _named(root / "proc/meminfo", "MemAvailable:")
-    except (OSError, ValueError):
-        return None
-    group = root / "sys/fs/cgroup"
-    try:  # of a container, where files that are cached but idle count as used
-        most, used = float((group / "memory.max").read_text()), _named(group / "memory.current")
-        return min(free, most - used + _named(group / "memory.stat", "inactive_file"))
-    except (OSError, ValueError):  # none, or "max", which is no number
-        return free
-
-
-def _named(path: Path, name: str = "") -> float:
-    """The number after a name in one of the kernel's tables, or the only one. Raises ValueError."""
-    words = path.read_text().split()
-    return float(words[words.index(name) + 1 if name else 0])
+    return free_memory()
 
 
 def twice(layers: Sequence[Any], step: Step) -> None:
