@@ -456,6 +456,7 @@ def test_commands_that_are_none(chat, capsys):
     assert run(chat, capsys, "/help /retry").count("/") == 1
     shown = run(chat, capsys, "/help set")
     assert all(name in shown for name in NAMES)
+    assert "default is the model's own" in shown
     with pytest.raises(ParameterError, match="no command /foo") as caught:
         run_command(chat, "/help foo")
     assert (caught.value.message, caught.value.hint) == (

@@ -190,11 +190,13 @@ def test_what_was_never_merged_is_not_unmerged(here, tmp_path):
     refused = invoke("unmerge", merged, "-a", "demo/adapters/shop:1", "-o", tmp_path / "r")
     assert refused.code == 1
     assert refused.error.items == ("demo/adapters/shop is not in it",)
+    assert "lorakit inspect ADAPTER shows the digest" in refused.error.hint
     assert not (tmp_path / "r").exists()
     home = "demo/adapters/home"
     other = invoke("unmerge", merged, "-a", home, "-o", tmp_path / "r").error
     assert other.items == (f"{home} was merged at 0.7, not at 1",)
     assert f"names: {home} at 0.7;" in other.hint
+    assert "digest" not in other.hint
 
 
 def test_help_and_versions_where_others_have_them(here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,8 @@ from lorakit.cli.references import (
 from lorakit.cli.signature import argument, option
 from lorakit.errors import MismatchError
 from lorakit.merge import unmerge
+
+_DIGEST = re.compile(r"\b[0-9a-f]{12} at ")
 
 
 def command(
@@ -64,4 +67,6 @@ def _by_name(
             name, digest = scaled(reference).path, adapter.digest[:12]
             error.items = tuple(each.replace(digest, name) for each in error.items)
             error.hint = error.hint and error.hint.replace(digest, name)
+        if error.hint and _DIGEST.search(error.hint):
+            error.hint += "; lorakit inspect ADAPTER shows the digest of one"
         raise

@@ -315,6 +315,7 @@ def _help(chat: Chat, rest: str) -> None:
         _explain(keys, about)
     if name == "set":
         _explain("NAME is one of", ", ".join(NAMES))
+        _explain("VALUE", "default is the model's own; without one it is shown")
 
 
 def _explain(what: str, about: str) -> None:
