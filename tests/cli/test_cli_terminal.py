@@ -182,6 +182,19 @@ def test_without_its_brackets_a_paste_is_three_messages(tmp_path):
     assert said(file) == THREE.splitlines()
 
 
+def test_escapes_in_what_is_typed_are_no_keys_and_reach_no_terminal(tmp_path):
+    """A colour that is pasted without brackets looks to the editor like a click of a mouse."""
+    file, title = tmp_path / "talk.json", "\x1b]0;owned\x07"
+    with chat() as terminal:
+        terminal.prompt()
+        terminal.say("\x1b[31mhello")
+        terminal.say(PASTE.format(f"a{title}b\x03\x04"))
+        terminal.say(f"/save {file}")
+        assert "Unhandled" not in terminal.shown
+        assert title.encode() not in terminal.raw
+    assert said(file) == ["hello", f"a{title}b\x03\x04"]
+
+
 def inspected(columns):
     with Terminal("inspect", HOME, "-b", BASE, columns=columns) as terminal:
         assert terminal.ends() == 0
