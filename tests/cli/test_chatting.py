@@ -14,6 +14,7 @@ from commands import invoke
 from lorakit import demo
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.rendering import RenderOptions
 from lorakit.cli.chatting.answer import Answer
 from lorakit.cli.chatting.calls import signature_of
 from lorakit.cli.chatting.commands import COMMANDS, run_command
@@ -301,6 +302,20 @@ def test_saved_and_gone_on_with(chat, capsys, tmp_path):
     with pytest.raises(LorakitError, match=r"did you mean a talk.json") as caught:
         run_command(chat, f"/load '{tmp_path}/a tlk.json'")
     assert caught.value.code == "source_not_found"
+
+
+def test_a_saved_conversation_that_says_nothing_of_the_template_keeps_what_is_chosen(
+    chat, capsys, tmp_path
+):
+    plain, marked = tmp_path / "plain.json", tmp_path / "marked.json"
+    text, template = (RenderOptions(control_tokens=each) for each in ("text", "template"))
+    run(chat, capsys, f"/save {plain}")
+    chat.session.rendering = text
+    run(chat, capsys, f"/save {marked}")
+    for file, kept in ((plain, template), (marked, text)):
+        chat.session.rendering = template
+        run(chat, capsys, f"/load {file}")
+        assert chat.session.rendering == kept
 
 
 def test_a_saved_conversation_says_where_its_adapters_came_from(chat, capsys, tmp_path):
