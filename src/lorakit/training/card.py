@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lorakit.chat.calls import function_of
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.statistics import Share
 from lorakit.training.verdict import headline
@@ -65,7 +66,7 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def declared(prompt: Mapping[str, Any]) -> str:
     """Its tools, and whether to declare them."""
-    names = ", ".join(f"`{plain(_tool_name(tool))}`" for tool in prompt["tools"])
+    names = ", ".join(f"`{plain(str(function_of(tool).get('name')))}`" for tool in prompt["tools"])
     share = prompt["declared"]
     if share == 0:
         how = "leave their declarations out of the prompt: the adapter knows them"
@@ -74,10 +75,6 @@ def declared(prompt: Mapping[str, Any]) -> str:
     else:
         how = f"declare them in the prompt or not: {share:.0%} of the training prompts did"
     return f"Its tools: {names}. When you ask, {how}."
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str(tool.get("function", tool).get("name"))
 
 
 def _results(
