@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from commands import invoke
+from folders import link
 from lorakit import demo
 from lorakit.cli.outputs import KINDS, written
 from lorakit.cli.table import functions
@@ -223,3 +224,14 @@ def test_a_name_that_says_none_or_another_format_is_refused(tmp_path):
     assert done.code == 2
     assert "ort writes the adapter for ONNX Runtime" in done.stderr
     assert "lorakit export BASE --to onnx" in done.stderr
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    target = tmp_path / "elsewhere" / "real.txt"
+    target.parent.mkdir()
+    target.write_text("old")
+    link(tmp_path / "out.txt", target)
+    with written(tmp_path / "out.txt", "file", overwrite=True) as place:
+        place.write_text("new")
+    assert (tmp_path / "out.txt").is_symlink()
+    assert target.read_text() == "new"
