@@ -6,10 +6,13 @@ import pytest
 
 from commands import invoke
 from lorakit import demo
+from lorakit.cli.demo_training import _tell_before
+from lorakit.cli.output import console
 from lorakit.demo import lesson
 from lorakit.errors import ParameterError
 from lorakit.formats import read_adapter
 from lorakit.training.data import read_examples
+from terminals import ESCAPES
 
 
 def test_what_is_shown_is_worded_as_no_training_example_is():
@@ -62,3 +65,16 @@ def test_output_is_for_training_alone(tmp_path):
     done = invoke("demo", "-o", tmp_path / "car")
     assert isinstance(done.error, ParameterError)
     assert done.error.hint == "add --train or --browser"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 8), (120, 4)])
+def test_the_answers_fit_where_it_is_narrow(capsys, monkeypatch, columns, lines):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    console.cache_clear()
+    _tell_before({"turn the radio on": "Sorry, I have no tool for that."})
+    console.cache_clear()
+    told = ESCAPES.sub("", capsys.readouterr().out).splitlines()
+    assert max(map(len, told)) <= columns
+    assert len(told) == lines
+    assert ("    Sorry, I have no tool for that." in told) == (columns == 40)

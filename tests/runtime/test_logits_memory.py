@@ -35,9 +35,7 @@ def taken(monkeypatch):
 def test_what_does_not_fit_is_refused_before_it_is_taken(thread, taken, monkeypatch):
     monkeypatch.setattr(computations, "SMALL", 0)
     monkeypatch.setattr(computations, "free_memory", lambda: NEEDED - 1)
-    with pytest.raises(
-        EngineError, match="the logits of 200 tokens, 64 each, take 0.0 GB"
-    ) as found:
+    with pytest.raises(EngineError, match="the logits of 200 tokens, 64 each, take") as found:
         thread.logits([1] * 200, ()).result(30)
     assert (found.value.code, found.value.hint) == (
         "out_of_memory", "ask for those of fewer tokens",

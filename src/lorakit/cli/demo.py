@@ -165,7 +165,7 @@ def _tell(model: Model, opened: float, count: int) -> None:
     )
     say()
     _tell_comparison(story.compare(model))
-    _title("2. One adapter, many scales", " (exact match on held-out requests)")
+    title("2. One adapter, many scales", " (exact match on held-out requests)")
     with counted_bar("answering") as bar_:
         steps = story.sweep(model, "home", count, lambda n, total: bar_(n, total, "answering"))
     _tell_sweep(steps)
@@ -173,16 +173,18 @@ def _tell(model: Model, opened: float, count: int) -> None:
     _tell_swap(story.swap(model, "hello", "style", after=3))
 
 
-def _title(text: str, rest: str = "") -> None:
+def title(text: str, rest: str = "") -> None:
+    """The head of a part, what is said beside it below it where there is no room."""
     if len(text + rest) > console().width:
-        say((text, "bold"))
-        say(" ", rest)
+        say_folded(text, "bold")
+        if rest:
+            say_folded(f" {rest}")
     else:
         say((text, "bold"), rest)
 
 
 def _tell_comparison(table: dict[str, dict[str, str]]) -> None:
-    _title("1. The same requests, other adapters", " (one batch, mixed rows)")
+    title("1. The same requests, other adapters", " (one batch, mixed rows)")
     for request, answers in table.items():
         say(f"  “{request}”")
         for setting, answer in answers.items():
@@ -211,7 +213,7 @@ def _tell_sweep(steps: list[story.SweepStep]) -> None:
 def _tell_batch(result: story.MixedBatch) -> None:
     together = result.tokens / result.together_seconds
     single = result.tokens / result.one_by_one_seconds
-    _title(f"3. One batch, {result.adapter_sets} different adapter sets")
+    title(f"3. One batch, {result.adapter_sets} different adapter sets")
     say(f"  together         {together:7.0f} tokens/s")
     slower = f"({together / single:.1f}x slower)"
     narrow = console().width < FULL
@@ -223,7 +225,7 @@ def _tell_batch(result: story.MixedBatch) -> None:
 
 
 def _tell_swap(result: story.Swap) -> None:
-    _title("4. A swap in mid-stream", f": “{result.request}”")
+    title("4. A swap in mid-stream", f": “{result.request}”")
     if console().width < FULL:
         for name, text in result.parts:
             say("  ", (f"[{name}] ", "cyan"), (text, "yellow" if name != "base" else ""))

@@ -6,11 +6,13 @@ import tempfile
 from pathlib import Path
 
 from lorakit import demo
-from lorakit.cli.demo import shown
-from lorakit.cli.output import command_line, print_json, say
+from lorakit.cli.demo import shown, title
+from lorakit.cli.output import command_line, console, print_json, say
 from lorakit.cli.outputs import require_free
 from lorakit.cli.training_run import as_json, run, show_verdict, show_written
 from lorakit.demo.lesson import SETTINGS, answers, requests
+
+NARROW = 100  # columns below which an answer stands below its request
 
 
 def tell_training(output: Path | None, *, overwrite: bool, json: bool) -> None:
@@ -45,15 +47,15 @@ def tell_training(output: Path | None, *, overwrite: bool, json: bool) -> None:
 
 
 def _tell_before(answered: dict[str, str]) -> None:
-    say(("1. A base that has never heard of a car's tools", "bold"))
+    title("1. A base that has never heard of a car's tools")
     _tell_answers(answered)
     say()
-    say(("2. It learns five of them from 900 examples", "bold"), ", on this machine, live")
+    title("2. It learns five of them from 900 examples", " (on this machine, live)")
 
 
 def _tell_after(answered: dict[str, str]) -> None:
     say()
-    say(("3. The same requests with the adapter", "bold"), ", no tool declared in the prompt")
+    title("3. The same requests with the adapter", " (no tool declared in the prompt)")
     _tell_answers(answered)
     say()
 
@@ -61,4 +63,8 @@ def _tell_after(answered: dict[str, str]) -> None:
 def _tell_answers(answered: dict[str, str]) -> None:
     width = max(map(len, answered))
     for request, answer in answered.items():
-        say((f"  {request:<{width}}  ", "cyan"), shown(answer))
+        if console().width < NARROW:
+            say((f"  {request}", "cyan"))
+            say("    ", shown(answer))
+        else:
+            say((f"  {request:<{width}}  ", "cyan"), shown(answer))
