@@ -16,6 +16,12 @@ X = RNG.standard_normal((400, 64), np.float32) @ RNG.standard_normal((64, 64), n
 X[:, 7] *= 20  # a channel that is large, and all go together in some way
 
 
+@pytest.fixture
+def rng():
+    """One test's own, so that its numbers are the same whichever tests ran before."""
+    return np.random.default_rng(1)
+
+
 def nibbles(packed):
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
@@ -57,9 +63,9 @@ def test_blocks_of_8_bits(block):
 
 @pytest.mark.parametrize(("inputs", "block"), [(64, 32), (64, 16), (96, 32)])
 @pytest.mark.parametrize("shift", [-3, 0, 5])
-def test_blocks_of_4_bits(inputs, block, shift):
+def test_blocks_of_4_bits(inputs, block, shift, rng):
     """With a zero point: a shifted block is as near. An odd number of blocks has a padded one."""
-    weight = RNG.standard_normal((24, inputs), np.float32) + np.float32(shift)
+    weight = rng.standard_normal((24, inputs), np.float32) + np.float32(shift)
     packed = blockwise.packed4(weight, block)
     assert packed.codes.shape == (24, inputs // block, block // 2)
     assert packed.zeros.shape == (24, (inputs // block + 1) // 2)
@@ -69,9 +75,9 @@ def test_blocks_of_4_bits(inputs, block, shift):
     assert np.sqrt(np.square(error).mean(-1)).max() < (span / 15).max() * 0.5
 
 
-def test_ranges_are_searched(monkeypatch):
+def test_ranges_are_searched(monkeypatch, rng):
     """The broken variant takes each block's whole range."""
-    weight = RNG.standard_normal((64, 256), np.float32)
+    weight = rng.standard_normal((64, 256), np.float32)
     searched = np.square(unpacked(blockwise.packed4(weight, 32), 4) - weight).mean()
     monkeypatch.setattr("lorakit.graph.codes4.RANGES", (1.0,))
     whole = np.square(unpacked(blockwise.packed4(weight, 32), 4) - weight).mean()
@@ -132,9 +138,9 @@ def by_the_paper(values, moments, block, scales, zeros):
 
 
 @pytest.mark.parametrize("block", [16, 64])
-def test_errors_are_fed_back_as_the_paper_says(block):
+def test_errors_are_fed_back_as_the_paper_says(block, rng):
     """Within a block and between blocks. The broken variant feeds nothing back."""
-    weight, x = RNG.standard_normal((64, 512), np.float32), X / X.std(axis=0)
+    weight, x = rng.standard_normal((64, 512), np.float32), X / X.std(axis=0)
     moments = (x.T @ x).astype(np.float64)
     codes, *ranges = codes4(weight.copy(), block, feedback_of(moments.astype(np.float32)))
     expected = by_the_paper(weight, moments, block, *ranges)
@@ -151,10 +157,10 @@ def test_moments_of_even_rows():
 
 
 @pytest.mark.parametrize("form", ["block4", "block8"])
-def test_the_operator_reads_blocks_as_they_are_unpacked(form):
+def test_the_operator_reads_blocks_as_they_are_unpacked(form, rng):
     for inputs in (96, 64):  # an odd number of narrow blocks, and one wide block
-        weight = RNG.standard_normal((24, inputs), np.float32)
-        x = RNG.standard_normal((1, 5, inputs), np.float32)
+        weight = rng.standard_normal((24, inputs), np.float32)
+        x = rng.standard_normal((1, 5, inputs), np.float32)
         store = MemoryStore()
         w = Writer(store)
         y = quantize.form_of(form)(w, "m", w.input("x", ["batch", "new", inputs]), weight)
@@ -167,12 +173,12 @@ def test_the_operator_reads_blocks_as_they_are_unpacked(form):
         assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def test_wide_modules_have_8_bits():
+def test_wide_modules_have_8_bits(rng):
     store = MemoryStore()
     w = Writer(store)
     form = quantize.form_of("block4", wide={"down"})
     x = w.input("x", ["batch", "new", 64])
-    weight = RNG.standard_normal((64, 64), np.float32)  # small ones are in the graph itself
+    weight = rng.standard_normal((64, 64), np.float32)  # small ones are in the graph itself
     for module in ("up", "down"):
         form(w, module, x, weight)
     assert {name for name in store.arrays if ".q" in name} == {"up.weight.q4", "down.weight.q8"}
@@ -210,10 +216,10 @@ def test_parts_give_the_same_as_the_whole(monkeypatch):
 
 
 @pytest.mark.parametrize(("form", "inputs"), [("block4", 640), ("block8", 640), ("block8", 1536)])
-def test_rows_among_others_are_as_alone(form, inputs):
+def test_rows_among_others_are_as_alone(form, inputs, rng):
     """Bit for bit: a rounding of the operator's would become another code in the next linear."""
-    weight = RNG.standard_normal((96, inputs), np.float32)
-    x = RNG.standard_normal((16, 1, inputs), np.float32)
+    weight = rng.standard_normal((96, inputs), np.float32)
+    x = rng.standard_normal((16, 1, inputs), np.float32)
     store = MemoryStore()
     w = Writer(store)
     y = quantize.form_of(form)(w, "m", w.input("x", ["batch", "new", inputs]), weight)
