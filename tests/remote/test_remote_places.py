@@ -41,6 +41,8 @@ def good(**more):
     ("reference", "named"),
     [
         ("https://host/v1", True),
+        ("HTTPS://host/v1", True),
+        ("ftp://host/v1", False),
         ("https://host/v1/", True),
         ("http://localhost:8080/v1", True),
         ("https://host/a/b/v1", True),

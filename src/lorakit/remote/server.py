@@ -55,12 +55,13 @@ class Server:
 
 def names_server(reference: object) -> bool:
     """Whether a reference is the URL of an API, http(s)://host/.../v1, and not of a file."""
-    if not isinstance(reference, str) or not reference.startswith(("https://", "http://")):
+    if not isinstance(reference, str):
         return False
     try:
-        return urlsplit(reference).path.rstrip("/").endswith(VERSION)
+        parts = urlsplit(reference)
     except ValueError:
         return False
+    return parts.scheme in ("https", "http") and parts.path.rstrip("/").endswith(VERSION)
 
 
 def server_of(url: str, key: str | None, *, allow_private: bool = False) -> Server:
