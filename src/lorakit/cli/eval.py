@@ -292,11 +292,11 @@ def _failures(found: Evaluation, count: int) -> None:
     number = f"{len(wrong)} wrong answer{'s' * (len(wrong) > 1)}"
     say((number + f", {count} of them:" * (len(wrong) > count), "bold"))
     for each in wrong[:count]:
-        say((f"{each.example.place}  ", "dim"), each.request)
-        say("  wanted  ", (each.wanted, "green"))
-        say("  got     ", (each.answered, "red"))
+        say_folded(f"{each.example.place}  {each.request}")
+        say_folded(f"  wanted  {each.wanted}", "green")
+        say_folded(f"  got     {each.answered}", "red")
         for fault in each.invalid[:2]:
-            say("          ", (fault, "dim"))
+            say_folded(f"          {fault}", "dim")
 
 
 def _of(name: str) -> Callable[[Side], str]:
