@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.base.folder import Base
-from lorakit.chat.template import ChatTemplate
 from lorakit.chat.template_files import template_sources
 from lorakit.check import Mismatch
 from lorakit.errors import FormatError, LorakitError, SourceError
@@ -117,6 +116,8 @@ def _without_tokenizer(rows: int) -> Mismatch:
 def _template(folder: Path, base: Base) -> Iterator[Mismatch]:
     try:
         if brought := templates_of(folder):
+            from lorakit.chat.template import ChatTemplate  # Jinja, which few need
+
             ChatTemplate(sources=brought)
     except LorakitError as error:
         yield _unreadable("chat template", error)
