@@ -65,6 +65,15 @@ def test_each_rank_is_as_the_formed_matrices_say(seed, ranks, experts):
     assert all(p.energy == pytest.approx(1 - p.residual**2, abs=1e-12) for p in points)
 
 
+def test_a_share_that_a_rank_keeps_exactly_is_kept_by_it():
+    """Two directions of equal size, stored at rank 4: half of the squares, and all of them."""
+    a, b = np.zeros((4, 11), "f4"), np.zeros((9, 4), "f4")
+    a[0, 0] = a[1, 1] = b[0, 0] = b[1, 1] = 1.0
+    delta = Delta(module="model.layers.0.q_proj", a=a, b=b, scale=1.0)
+    curve = rank_curve(Adapter(deltas=(delta,)))
+    assert [curve.least(share).rank for share in (0.4, 0.5, 0.6, 1.0)] == [1, 1, 2, 2]
+
+
 def test_it_is_what_resize_reports_and_stores():
     home = read_adapter(demo.adapter_path("home"))
     curve = rank_curve(home)
