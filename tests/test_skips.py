@@ -121,7 +121,9 @@ def test_the_list_names_what_is_skipped_in_some_place():
     found = set()
     for file in HERE.rglob("test_*.py"):
         node = file.relative_to(HERE.parent).as_posix()
-        found |= set(conditional(node, ast.parse(file.read_text("utf-8"))))
+        text = file.read_text("utf-8")
+        if "mark.skipif" in text:
+            found |= set(conditional(node, ast.parse(text)))
     listed = {line.node for line in skips.read(LIST)}
     assert len(found) > 10
     assert {name for name in found if not {name, name.partition("::")[0]} & listed} == set()
