@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lorakit.files.atomic import (
     OTHERS_AGE,
     UNLOCKABLE_AGE,
     new_folder,
+    spare_folder,
     sweep,
     write_atomic,
     write_synced,
@@ -121,7 +123,7 @@ with new_folder(place, replace=True) as folder:
 CHILD = """
 import sys
 from pathlib import Path
-from lorakit.files.atomic import new_folder, write_atomic, write_synced
+from lorakit.files.atomic import new_folder, spare_folder, write_atomic, write_synced
 def wait():
     print("half", flush=True)
     sys.stdin.read()
@@ -186,6 +188,45 @@ def test_a_sweep_by_age_alone_would_leave_it_or_take_what_lives(tmp_path, monkey
     assert not temporary.exists()
     living.kill()
     living.communicate()
+
+
+SPARE = """
+import tempfile
+tempfile.tempdir = str(place)
+with spare_folder() as folder:
+    write_synced(folder / "a", b"half")
+    wait()
+"""
+
+
+def test_a_spare_folder_is_ones_own_and_goes_at_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with spare_folder() as one, spare_folder() as other:
+        (one / "a").write_bytes(b"x")
+        assert one != other
+        assert os.name != "posix" or stat.S_IMODE(one.stat().st_mode) == 0o700
+    assert names(tmp_path) == []
+    with pytest.raises(FileNotFoundError), spare_folder() as one:
+        (one / "none").read_bytes()
+    assert names(tmp_path) == []
+
+
+@posix
+def test_the_spare_folder_of_a_killed_process_goes_with_the_next_that_of_a_living_one_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    end(half_written(tmp_path, SPARE), kill=True)
+    (left,) = tmp_path.iterdir()
+    living = half_written(tmp_path, SPARE)
+    assert len(names(tmp_path)) == 2  # it may be another's, which is about to lock it
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (time.time() - OTHERS_AGE - 60,) * 2)
+    with spare_folder():
+        assert not left.exists()
+        assert len(names(tmp_path)) == 2
+    end(living, kill=False)
+    assert names(tmp_path) == []
 
 
 def left_over(folder, name, age):

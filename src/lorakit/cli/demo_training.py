@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lorakit import demo
@@ -11,6 +10,7 @@ from lorakit.cli.output import command_line, console, print_json, say
 from lorakit.cli.outputs import require_free
 from lorakit.cli.training_run import as_json, run, show_verdict, show_written
 from lorakit.demo.lesson import SETTINGS, answers, requests
+from lorakit.files.atomic import spare_folder
 
 NARROW = 100  # columns below which an answer stands below its request
 
@@ -19,8 +19,8 @@ def tell_training(output: Path | None, *, overwrite: bool, json: bool) -> None:
     """Train, and show the same requests before and after. output: where the adapter stays."""
     if output is not None:
         require_free(output, "adapter", overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as temporary:
-        target = Path(temporary) / "car" if output is None else output
+    with spare_folder() as temporary:
+        target = temporary / "car" if output is None else output
         asked = requests()
         before = answers(asked)
         if not json:

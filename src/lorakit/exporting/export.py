@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -31,7 +30,7 @@ from lorakit.exporting.recorded import RECORD, as_json
 from lorakit.exporting.result import ExportedFile, ExportProgress, ExportResult, OnExport, Phase
 from lorakit.exporting.running import Exported
 from lorakit.exporting.table import TARGETS
-from lorakit.files.atomic import new_folder, write_synced
+from lorakit.files.atomic import new_folder, spare_folder, write_synced
 from lorakit.files.bounded import as_path
 from lorakit.formats.brought import templates_of
 from lorakit.merge import merge
@@ -196,8 +195,8 @@ def _as_folder(base: Base, report: _Reporter) -> Iterator[Base]:
     if not base.is_gguf:
         yield base
         return
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
-        folder = Path(place) / base.path.stem
+    with spare_folder() as place:
+        folder = place / base.path.stem
         merge(base, [], folder, progress=lambda done, total: report("preparing", "", done, total))
         yield Base.open(folder)
 
@@ -382,11 +381,11 @@ def _other(plan: ExportPlan, form: str) -> AbstractContextManager[Exported] | No
 
 @contextmanager
 def _built(plan: ExportPlan, kind: Kind, form: str) -> Iterator[Exported]:
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
+    with spare_folder() as place:
         other = replace(plan, kind=kind, proven=False)
-        plan.target.begin(other, Path(place), about(other))
-        plan.target.write(other, kind, form, Path(place), None)
-        with plan.target.opened(other, kind, form, Path(place)) as exported:
+        plan.target.begin(other, place, about(other))
+        plan.target.write(other, kind, form, place, None)
+        with plan.target.opened(other, kind, form, place) as exported:
             yield exported
 
 

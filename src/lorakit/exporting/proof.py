@@ -6,11 +6,9 @@ answered, which is where a difference would show. Everything runs from the expor
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from lorakit.exporting.engine import running_engine
 from lorakit.exporting.feeds import Scaled, lora_feeds, number_feeds
 from lorakit.exporting.parity import Answers, Apart, Parity, ProofOptions, SideParity
 from lorakit.exporting.running import Exported, ExportedModel, Feeds, Logits
+from lorakit.files.atomic import spare_folder
 from lorakit.graph import targets
 from lorakit.merge import merge
 from lorakit.model.model import Model
@@ -164,9 +163,9 @@ def _reference(
             what = "base + adapter" if adapters else "the base"
             yield model, scales, f"{what} in float32, lorakit's {engine} engine"
             return
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as place:
-        merge(base, list(adapters.values()), Path(place) / "merged", dtype="f32")
-        with open_model(Path(place) / "merged", engine=engine) as model:
+    with spare_folder() as place:
+        merge(base, list(adapters.values()), place / "merged", dtype="f32")
+        with open_model(place / "merged", engine=engine) as model:
             yield model, {}, f"base + adapter merged in float32, lorakit's {engine} engine"
 
 

@@ -191,6 +191,24 @@ def _claimed(path: Path, create: Callable[[Path], object]) -> Iterator[Path]:
         _release(lock)
 
 
+@contextmanager
+def spare_folder() -> Iterator[Path]:
+    """A temporary folder, removed at the end; one of a killed process by the next. OSError."""
+    from tempfile import gettempdir  # slow to import, and this is rare
+
+    place = Path(gettempdir(), "lorakit")
+    sweep(place.parent, name=place.name, age=OTHERS_AGE)
+    with _claimed(place, _new_private) as folder:
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
+def _new_private(path: Path) -> None:
+    path.mkdir(mode=0o700)
+
+
 def _new_file(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lorakit.base.folder import Base
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.template_files import template_sources
 from lorakit.errors import LorakitError
+from lorakit.files.atomic import spare_folder
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.formats.brought import (
     MAX_TOKENIZER,
@@ -117,9 +117,9 @@ def _identity(own: Files, brought: Files) -> tuple[str, ...]:
     """Equal where two tokenizers give the same ids and know the same special tokens."""
     before, held = dict(own).get(TOKENIZER, b""), {**dict(own), **dict(brought)}
     content = held.pop(TOKENIZER, b"")
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
-        _write(Path(folder), held)
-        roles = read_special_tokens(Path(folder))
+    with spare_folder() as folder:
+        _write(folder, held)
+        roles = read_special_tokens(folder)
     same = content == before  # as it mostly is, and a large one takes a second to compare
     tokens = "" if same or (digest := _digest(content)) == _digest(before) else digest
     return (tokens, *(f"{role} {token}" for role, token in sorted(roles.items())))
@@ -137,8 +137,8 @@ def _digest(content: bytes) -> str:
 
 
 def _opened(own: Files, brought: Files) -> Tokenizer:
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
-        _write(Path(folder), {**dict(own), **dict(brought)})
+    with spare_folder() as folder:
+        _write(folder, {**dict(own), **dict(brought)})
         return Tokenizer.open(folder)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from lorakit.engines.llama.child_process import RefusedError, can_start, refuse, run_child
 from lorakit.engines.llama.tokenizer import LlamaTokenizer
 from lorakit.errors import FormatError, LorakitError
+from lorakit.files.atomic import spare_folder
 from lorakit.files.bounded import read_text
 
 MAX_BYTES = 256 << 20  # of what is asked and answered
@@ -40,8 +40,8 @@ def tokenised(path: Path, texts: Sequence[str], tokens: Sequence[int]) -> Tokeni
     """
     if not can_start():
         return _tokenised(path, texts, tokens)
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
-        asked, answer = Path(folder, "asked"), Path(folder, "answer")
+    with spare_folder() as folder:
+        asked, answer = folder / "asked", folder / "answer"
         asked.write_text(json.dumps([list(texts), list(tokens)]), "utf-8")
         try:
             reasons = run_child(__name__, "_answer", str(path), str(asked), str(answer))

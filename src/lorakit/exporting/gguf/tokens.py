@@ -7,7 +7,6 @@ Text that llama.cpp takes otherwise by its nature (vocabulary.py notes it) is le
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from lorakit.base.folder import Base
 from lorakit.engines.llama.tokenised import Tokenised, tokenised
 from lorakit.errors import UnsupportedError
 from lorakit.exporting.gguf.spaces import SPACE, spaces
+from lorakit.files.atomic import spare_folder
 from lorakit.files.gguf import Value
 from lorakit.files.gguf_parts import open_gguf_model
 from lorakit.files.gguf_write import gguf_head, packed
@@ -46,8 +46,8 @@ def trial_vocabulary(
     """The same before there is a model. keys: all that it will have. ours: the base's tokenizer,
     where it is open already. stored: the keys as the file stores them, where they are at hand."""
     stored = stored or {key: packed(value) for key, value in keys.items()}
-    with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
-        path = Path(folder, "vocabulary.gguf")
+    with spare_folder() as folder:
+        path = folder / "vocabulary.gguf"
         path.write_bytes(gguf_head(stored, []))
         return _compared(base, path, keys, ours)
 

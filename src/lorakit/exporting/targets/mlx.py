@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorakit.base.folder import Base
@@ -27,6 +26,7 @@ from lorakit.exporting.mlx import (
 )
 from lorakit.exporting.plan import ExportPlan, Kind, OnBytes, Target, TargetName
 from lorakit.exporting.running import OpenedModel
+from lorakit.files.atomic import spare_folder
 from lorakit.merge.view import merged_view
 from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.open import open as open_model
@@ -89,8 +89,8 @@ class Mlx(Target):
         self, plan: ExportPlan, kind: Kind, form: str, folder: Path
     ) -> Iterator[OpenedModel]:
         adapter = AdapterConfig(folder / ADAPTERS) if kind == "apart" else None
-        with TemporaryDirectory(prefix="lorakit-") as place:
-            values = dequantised_folder(folder, Path(place) / "values")
+        with spare_folder() as place:
+            values = dequantised_folder(folder, place / "values")
             with open_model(values, engine=running_engine(plan.base), adapter=adapter) as model:
                 yield OpenedModel(model)
 
