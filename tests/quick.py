@@ -81,6 +81,7 @@ SLOW = {  # processes, long searches, whole tables: folders, files and tests bel
     "model/test_model.py::test_interleaved_prompts_and_adapters_equal_cold_runs",
     "model/test_open_exported.py",
     "remote/test_fallback.py",
+    "remote/test_hostile_server.py",
     "remote/test_remote_places.py::test_in_a_forked_child_it_is_closed_and_the_parent_goes_on",
     "remote/test_remote_terminal.py",
     "runtime/test_conformance.py",

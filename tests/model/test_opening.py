@@ -314,6 +314,13 @@ def test_messages_show_a_path_as_it_was_given(tmp_path, monkeypatch):
         lorakit.open("no/such/base")
 
 
+@pytest.fixture
+def without_pauses(monkeypatch):
+    """Where nothing listens it is tried again after pauses; here there are none."""
+    monkeypatch.setattr("lorakit.sources.download.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("without_pauses")
 @pytest.mark.parametrize("named", ["localhost:1", "http://localhost:1", "localhost:1/v1"])
 def test_the_host_of_a_server_says_how_its_api_is_named(named):
     with pytest.raises(SourceError) as error:
@@ -321,6 +328,7 @@ def test_the_host_of_a_server_says_how_its_api_is_named(named):
     assert error.value.hint.startswith("for a server's API: http://localhost:1/v1 (or engine=")
 
 
+@pytest.mark.usefixtures("without_pauses")
 @pytest.mark.parametrize("named", ["no/such:1/base", "no_such_base", "http://localhost:1/base"])
 def test_what_may_be_no_host_says_nothing_of_servers(named):
     with pytest.raises(SourceError) as error:

@@ -12,11 +12,10 @@ import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorakit.errors import ParameterError, SourceError, WriteError
-from lorakit.files.atomic import new_folder
+from lorakit.files.atomic import new_folder, spare_folder
 from lorakit.files.bounded import read_bounded
 
 ADAPTERS = ("home", "shop", "style")
@@ -97,8 +96,8 @@ def export(destination: Path) -> list[Path]:
 
 def difference(folder: Path) -> str:
     """The first file in which a folder differs from what `export` writes, and how; or nothing."""
-    with TemporaryDirectory(prefix="lorakit-") as place:
-        made = Path(place) / "demo"
+    with spare_folder() as place:
+        made = place / "demo"
         own = [path.relative_to(made) for path in export(made)]
         for name in own:
             expected = (made / name).read_bytes()
