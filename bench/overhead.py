@@ -26,7 +26,7 @@ from lorakit import demo
 from lorakit.engines.llama.native import llama
 from lorakit.engines.onnx.ort import Step
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 TOKENS = 100
 SETTINGS = {

@@ -10,8 +10,8 @@ import pytest
 from lorakit import processes
 from lorakit.engines.fake import FakeEngine
 from lorakit.errors import ClosedError
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.protocol import Submission
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.thread import EngineThread
 from runtime_cases import Numbers, in_child
 

@@ -104,9 +104,9 @@ if TYPE_CHECKING:
     from lorakit.runtime.generation import FinishReason as FinishReason
     from lorakit.runtime.generation import Stream as Stream
     from lorakit.runtime.generation import Usage as Usage
+    from lorakit.runtime.params import SamplingOptions as SamplingOptions
+    from lorakit.runtime.params import SamplingParams as SamplingParams
     from lorakit.runtime.sampling import Choice as Choice
-    from lorakit.runtime.sampling import SamplingOptions as SamplingOptions
-    from lorakit.runtime.sampling import SamplingParams as SamplingParams
     from lorakit.runtime.stages import KvPolicy as KvPolicy
     from lorakit.sources import OnProgress as OnProgress
     from lorakit.sources import Progress as Progress
@@ -150,7 +150,8 @@ _NAMES = {  # by the module that defines them
     "model.open": "EngineKeywords open",
     "model.types": "ChatKeywords ChatPrompt ChatReply Event Prompt ReplyEnd Request",
     "runtime.generation": "Completion FinishReason Stream Usage",
-    "runtime.sampling": "Choice SamplingOptions SamplingParams",
+    "runtime.params": "SamplingOptions SamplingParams",
+    "runtime.sampling": "Choice",
     "runtime.stages": "KvPolicy",
     "sources": "OnProgress Progress Source",
     "training.result": "TrainResult",

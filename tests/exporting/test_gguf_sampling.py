@@ -12,7 +12,7 @@ from lorakit.base.gguf import open_base
 from lorakit.exporting.gguf import gguf_model, write_gguf
 from lorakit.merge.view import merged_view
 from lorakit.model.defaults import defaults_of
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 SAID = [
     ({"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.05},

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bases import INVOCATION
 from world import Policy, World
 
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 SCALES = (1.0, 0.5, 2.0, -1.0)
 CUTS = (5, 12, 17, 24, 33, 40)  # where prompts part from each other

@@ -17,7 +17,8 @@ import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
-from lorakit.runtime.sampling import Choice, Sampler, SamplingParams
+from lorakit.runtime.params import SamplingParams
+from lorakit.runtime.sampling import Choice, Sampler
 from lorakit.runtime.stopping import StopText
 from lorakit.text.tokenizer import TextStream
 

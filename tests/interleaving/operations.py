@@ -28,7 +28,7 @@ from lorakit.errors import (
 )
 from lorakit.model.types import Request
 from lorakit.runtime.generation import Generation
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 NAMES = ("a", "b", "c", "d")
 MOST_FLIGHTS = 6

@@ -14,7 +14,7 @@ from lorakit.base.gguf import open_base
 from lorakit.engines.protocol import EngineOptions, Row
 from lorakit.engines.table import ENGINES, choose_engine, open_engine
 from lorakit.runtime import prefix
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 
 @pytest.mark.parametrize("name", ["qwen3", "demo"])

@@ -14,7 +14,7 @@ from naive import Change, History, Naive, Question
 from world import Flight, Text, World
 
 from lorakit.engines.fake import FakeEngine
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 A, B, C = (("a", 1.0),), (("b", 1.0),), (("c", 1.0),)
 ENGINES = [("fake", "llama"), ("onnx", "llama"), ("llama", "llama"), ("torch", "llama"),

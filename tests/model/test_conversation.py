@@ -14,7 +14,7 @@ from lorakit import RenderOptions, demo
 from lorakit.errors import FormatError, ParameterError, SourceError, WriteError
 from lorakit.model.conversation import Session
 from lorakit.model.session_file import digest_of, read_saved
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}
 

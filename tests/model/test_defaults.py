@@ -13,7 +13,7 @@ from lorakit import demo
 from lorakit.base.gguf import open_base
 from lorakit.files.gguf import Value
 from lorakit.model.defaults import defaults_for, defaults_of, in_words
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 TRUTH = Path(__file__).parents[1] / "data/truth"
 HI = [{"role": "user", "content": "turn the lights off in the kitchen"}]

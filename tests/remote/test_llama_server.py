@@ -14,7 +14,7 @@ from lorakit import demo
 from lorakit.chat.events import TextDelta
 from lorakit.model.types import ReplyEnd
 from lorakit.remote.kinds import KINDS
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 pytest.importorskip("xllamacpp", reason="needs the package that has llama.cpp's server")
 PROMPTS = ("turn the lights", "set a timer for", "hello")

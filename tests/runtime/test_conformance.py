@@ -17,8 +17,8 @@ from lorakit.errors import (
     QueueFullError,
 )
 from lorakit.runtime.generation import Stream
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.protocol import Runtime, Submission
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.state import State
 from lorakit.runtime.thread import EngineThread
 from runtime_cases import Numbers, adapter

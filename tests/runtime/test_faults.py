@@ -11,7 +11,7 @@ from lorakit.errors import EngineError, LorakitError
 from lorakit.runtime.computations import HiddenOf, LoadedState, LogitsOf, SavedState
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.sequences import Sequences
 from runtime_cases import Numbers, adapter

@@ -11,8 +11,8 @@ from lorakit.errors import ClosedError, DeadlineError, EngineError
 from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.protocol import Submission
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.thread import EngineThread
 from runtime_cases import Numbers

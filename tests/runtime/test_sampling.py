@@ -7,12 +7,8 @@ from hypothesis import strategies as st
 
 from lorakit.errors import EngineError, ParameterError
 from lorakit.runtime.filters import index
-from lorakit.runtime.sampling import (
-    Sampler,
-    SamplingOptions,
-    SamplingParams,
-    sampling_params,
-)
+from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.sampling import Sampler
 
 
 def logits(seed: int = 0, size: int = 50) -> np.ndarray:

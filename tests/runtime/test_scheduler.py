@@ -18,8 +18,8 @@ from lorakit.errors import (
 from lorakit.runtime.computations import HiddenOf, LogitsOf
 from lorakit.runtime.generation import Completion, Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.prompts import check_prompt
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from runtime_cases import Numbers, adapter
 

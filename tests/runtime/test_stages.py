@@ -5,7 +5,7 @@ import pytest
 from lorakit.engines.fake import FakeEngine
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.stages import Plan, agreement, last_occurrence, plan
 from runtime_cases import Numbers, adapter

@@ -13,7 +13,7 @@ from lorakit.errors import EngineError, FormatError, MismatchError, SourceError,
 from lorakit.runtime.computations import LoadedState, SavedState
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.runtime.state import State, read_state, write_state
 from runtime_cases import Numbers, adapter

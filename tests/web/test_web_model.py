@@ -12,7 +12,8 @@ import lorakit
 from lorakit.exporting.feeds import lora_feeds
 from lorakit.exporting.running import ExportedModel
 from lorakit.formats import read_adapter
-from lorakit.runtime.sampling import Sampler, SamplingParams
+from lorakit.runtime.params import SamplingParams
+from lorakit.runtime.sampling import Sampler
 
 DEMO = Path(__file__).parents[2] / "src/lorakit/demo"
 BASE = DEMO / "base"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, ToolFormat, function_of
-from lorakit.chat.functiongemma import FUNCTIONGEMMA, GEMMA4
-from lorakit.chat.hermes import HERMES
-from lorakit.chat.llama3 import LLAMA3
+from lorakit.chat.formats.gemma import FUNCTIONGEMMA, GEMMA4
+from lorakit.chat.formats.hermes import HERMES
+from lorakit.chat.formats.llama3 import LLAMA3
 from lorakit.chat.schema import problems
 from lorakit.errors import ParameterError
 from lorakit.values import among, shown

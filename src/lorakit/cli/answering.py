@@ -18,7 +18,7 @@ from lorakit.files.bounded import parse_json, read_text
 from lorakit.model.defaults import in_words
 from lorakit.model.model import Model
 from lorakit.model.types import ChatKeywords, RenderKeywords
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams
+from lorakit.runtime.params import SamplingOptions, SamplingParams
 from lorakit.values import shown
 
 DEFAULTS = SamplingParams()

@@ -10,7 +10,7 @@ from lorakit.demo import base_path, training_path
 from lorakit.demo.story import MAX_TOKENS, ask
 from lorakit.model.open import open as open_model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import read_examples
 from lorakit.training.evaluate.outcome import expected_calls
 

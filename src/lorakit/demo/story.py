@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorakit.demo import Example, examples
 from lorakit.model.model import Model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.evaluate.answering import answers
 
 Scales = Mapping[str, float]

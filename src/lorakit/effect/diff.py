@@ -20,7 +20,7 @@ from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 MAX_TOKENS = 64
 

@@ -22,7 +22,7 @@ from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
 from lorakit.model.types import Prompt, Request
 from lorakit.runtime.generation import Completion
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import Example
 from lorakit.training.evaluate.answering import answers
 from lorakit.training.evaluate.evaluating import evaluate_all

@@ -27,7 +27,7 @@ from lorakit.graph import targets
 from lorakit.merge import merge
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.evaluate.work import dialogue_of
 from lorakit.verify.parity import ParityReport, PromptParity, compare
 

@@ -15,7 +15,7 @@ from lorakit.engines.onnx.ort import native_errors, open_session
 from lorakit.errors import EngineError
 from lorakit.graph.composed import SELECTOR
 from lorakit.model.model import Model
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 KINDS: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lorakit.errors import ParameterError
 from lorakit.runtime.generation import Completion
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.values import shown, whole
 
 SEEDS = 1 << 63  # seeds go round after this many

@@ -33,7 +33,7 @@ from lorakit.model.types import (
     split_keywords,
 )
 from lorakit.runtime.generation import Completion, Stream
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
 from lorakit.values import shown
 
 log = logging.getLogger("lorakit")

@@ -13,7 +13,7 @@ from typing import Any
 
 from lorakit.base.folder import Base, read_json
 from lorakit.errors import LorakitError, ParameterError
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.values import shown
 
 GENERATION = "generation_config.json"

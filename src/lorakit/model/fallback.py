@@ -36,7 +36,7 @@ from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Tools
 from lorakit.processes import on_fork, watch
 from lorakit.remote.answers import RemoteCompletion
 from lorakit.runtime.generation import Completion, Generation
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.sources import OnProgress, Progress, Source, describe
 from lorakit.values import shown
 

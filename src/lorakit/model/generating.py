@@ -33,7 +33,7 @@ from lorakit.model.types import (
     split_keywords,
 )
 from lorakit.runtime.generation import Completion, Generation, Stream
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams
+from lorakit.runtime.params import SamplingOptions, SamplingParams
 
 
 class Generating(Submitting):

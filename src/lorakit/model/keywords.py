@@ -12,7 +12,7 @@ from typing import Any
 
 from lorakit.engines.table import ENGINES
 from lorakit.errors import ParameterError
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.values import close_to
 
 SAMPLING = frozenset(item.name for item in fields(SamplingParams))

@@ -49,8 +49,8 @@ from lorakit.remote.runtime import RemoteRuntime, cannot
 from lorakit.remote.server import server_of
 from lorakit.remote.waiting import Waits
 from lorakit.runtime.generation import Completion, Generation
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.prompts import check_ids, check_prompt
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.sources import OnProgress, Source
 from lorakit.text.tokenizer import TextTokenizer, Tokenizer
 from lorakit.values import finite, shown, whole

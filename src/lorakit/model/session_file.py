@@ -31,7 +31,7 @@ from lorakit.files.atomic import write_atomic
 from lorakit.files.bounded import parse_json, read_bounded
 from lorakit.model.adapters import as_scales
 from lorakit.model.types import RenderKeywords, Tools, keywords_of
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
 from lorakit.values import shown
 
 FORMAT, VERSION = "lorakit-session", 4

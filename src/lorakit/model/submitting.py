@@ -21,9 +21,9 @@ from lorakit.model.prompts import as_ids, deadline_of, require_lookahead
 from lorakit.model.types import ChatPrompt, Prompt, Tools
 from lorakit.processes import on_fork
 from lorakit.runtime.generation import Generation
+from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime, Submission
-from lorakit.runtime.sampling import SamplingOptions, SamplingParams, sampling_params
 from lorakit.text.tokenizer import TextTokenizer
 
 

@@ -14,7 +14,8 @@ from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.keywords import require_sampling
 from lorakit.runtime.generation import Completion, FinishReason, Usage
-from lorakit.runtime.sampling import Choice, SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
+from lorakit.runtime.sampling import Choice
 from lorakit.text.image_ids import Vectors
 from lorakit.values import shown
 

@@ -13,7 +13,7 @@ from lorakit.chat.messages import REASONING, Message, prepare_messages, prepare_
 from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import CapabilityError
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 _PICTURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorakit.errors import CapabilityError
 from lorakit.remote.asking import Conversation
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 DEFAULTS = SamplingParams()
 PENALIZED = 1 << 20  # tokens that llama-server's penalties look back: all of prompt and answer

@@ -19,7 +19,8 @@ from typing import Literal
 
 from lorakit.engines.protocol import AdapterSet
 from lorakit.errors import CancelledError, LorakitError
-from lorakit.runtime.sampling import Choice, SamplingParams
+from lorakit.runtime.params import SamplingParams
+from lorakit.runtime.sampling import Choice
 from lorakit.text.image_ids import Vectors
 
 HEARTBEAT = 0.5  # seconds; on Windows, Ctrl-C does not interrupt a wait without timeout

@@ -18,7 +18,8 @@ from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import TextDecoder
-from lorakit.runtime.sampling import Constraint, SamplingParams
+from lorakit.runtime.params import SamplingParams
+from lorakit.runtime.sampling import Constraint
 from lorakit.runtime.stages import KvPolicy
 from lorakit.runtime.state import State
 from lorakit.text.image_ids import Image, Vectors

@@ -9,14 +9,14 @@ engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from lorakit.engines.protocol import Logits
-from lorakit.errors import EngineError, ParameterError
+from lorakit.errors import EngineError
 from lorakit.runtime.filters import (
     Ids,
     Weights,
@@ -26,171 +26,11 @@ from lorakit.runtime.filters import (
     nucleus,
     typical,
 )
-from lorakit.values import finite, shown, whole
+from lorakit.runtime.params import SamplingParams
 
-MAX_BIASES = 10_000  # a request's size is bounded
-MAX_BIAS = 1_000_000  # a float32 of this size still tells logits apart
 RULED_OUT = -100.0  # a bias that means never, whatever the logits and the temperature
 NEGLIGIBLE = 30.0  # nats below the best token: e^-30 of its probability, beneath float32
 FARTHEST = 1e38  # below the best logit, whatever the temperature: what is ruled out is farther
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How to choose tokens and when to stop. The defaults are greedy.
-
-    temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and typical_p 1 are off (typical: Meister et
-    al. 2022). mirostat_tau is the target surprise per token in bits, and mirostat_eta the rate
-    (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
-    is a GBNF text that the answer must follow, in engines with grammars. repetition_penalty divides
-    the logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency
-    penalties are subtracted for tokens of the output, and logit_bias (by token id) is added before
-    anything else (OpenAI's definitions); -100 or less rules a token out. logprobs = n reports
-    the chosen token's log probability and the n best (of the model's own distribution, before all
-    of the above); None reports none. stop strings end the text before them; stop_tokens end it as
-    the model's own end tokens do, which ignore_eos switches off. Within the first min_tokens tokens
-    no end token is chosen (but where a grammar allows nothing else), and no stop string counts.
-    Raises ParameterError that lists every value out of range.
-    """
-
-    max_tokens: int = 256
-    min_tokens: int = 0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    mirostat_tau: float | None = None
-    mirostat_eta: float = 0.1
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    seed: int | None = None
-    logprobs: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_tokens: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    grammar: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _sequence(self.stop))
-        object.__setattr__(self, "stop_tokens", _sequence(self.stop_tokens))
-        faults = [
-            f"{name} must be {expected}, found {shown(getattr(self, name))}"
-            for name, expected, valid in _RULES
-            if not valid(getattr(self, name))
-        ]
-        if self.mirostat_tau is not None and self.filtered:
-            faults.append("mirostat_tau takes the place of top_k, top_p, min_p and typical_p")
-        if not faults and self.min_tokens > self.max_tokens:
-            faults.append(
-                f"min_tokens must be at most max_tokens, {self.max_tokens}, found {self.min_tokens}"
-            )
-        if faults:
-            raise ParameterError("invalid sampling parameters", items=faults)
-        for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, int(value))  # numpy's integers overflow
-        biases = {int(token): float(bias) for token, bias in self.logit_bias.items()}
-        object.__setattr__(self, "logit_bias", biases)
-
-    @property
-    def filtered(self) -> bool:
-        """Whether any of the four filters is on."""
-        return (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0)
-
-
-class SamplingOptions(TypedDict, total=False):
-    """The same parameters as keyword arguments."""
-
-    max_tokens: int
-    min_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    mirostat_tau: float | None
-    mirostat_eta: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    seed: int | None
-    logprobs: int | None
-    stop: str | Sequence[str]
-    stop_tokens: Sequence[int]
-    ignore_eos: bool
-    grammar: str | None
-
-
-def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
-    """SamplingParams with some of them replaced. Raises ParameterError, for unknown names too."""
-    if not isinstance(given, SamplingParams | None):
-        raise ParameterError(f"sampling must be SamplingParams, found {shown(given)}")
-    known = {item.name for item in fields(SamplingParams)}
-    if unknown := sorted(set(options) - known):
-        raise ParameterError(
-            f"unknown sampling parameters: {', '.join(unknown)}",
-            hint=f"known: {', '.join(sorted(known))}",
-        )
-    return replace(given or SamplingParams(), **options)  # type: ignore[arg-type]  # normalised there
-
-
-def _sequence(value: Any) -> tuple[Any, ...]:
-    """A user's value for several items: one item, a sequence, or None."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-
-
-def _integer(x: Any) -> bool:
-    return whole(x) and 0 <= int(x) < 1 << 63
-
-
-def _biases(x: Any) -> bool:
-    return (
-        isinstance(x, Mapping)
-        and len(x) <= MAX_BIASES
-        and all(map(_integer, x))
-        and all(finite(bias) and abs(bias) <= MAX_BIAS for bias in x.values())
-    )
-
-
-_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("max_tokens", "an integer of 0 or more", _integer),
-    ("min_tokens", "an integer of 0 or more", _integer),
-    ("temperature", "a finite number of 0 or more", lambda x: finite(x) and x >= 0),
-    ("top_k", "an integer of 0 or more", _integer),
-    ("top_p", "above 0 and at most 1", lambda x: finite(x) and 0 < x <= 1),
-    ("min_p", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
-    ("typical_p", "above 0 and at most 1", lambda x: finite(x) and 0 < x <= 1),
-    (
-        "mirostat_tau",
-        "None or a finite number of 0 or more",
-        lambda x: x is None or (finite(x) and x >= 0),
-    ),
-    ("mirostat_eta", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
-    ("grammar", "None or a text", lambda x: x is None or (isinstance(x, str) and bool(x))),
-    (
-        "repetition_penalty",
-        "a finite number above 0",
-        lambda x: finite(x) and float(np.float32(x)) > 0,
-    ),
-    ("presence_penalty", "a finite number", finite),
-    ("frequency_penalty", "a finite number", finite),
-    (
-        "logit_bias",
-        f"at most {MAX_BIASES} token ids, each with a number from -{MAX_BIAS} to {MAX_BIAS}",
-        _biases,
-    ),
-    ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
-    ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
-    ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
-    ("stop", "non-empty strings", lambda x: all(isinstance(s, str) and s for s in x)),
-    ("stop_tokens", "token ids", lambda x: all(_integer(t) for t in x)),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from lorakit.errors import EngineError
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import Example
 from lorakit.training.evaluate import Evaluation, evaluate
 from lorakit.training.evaluate.answering import answers

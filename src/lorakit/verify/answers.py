@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lorakit.model.types import Request
 from lorakit.runtime.generation import Completion
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 if TYPE_CHECKING:
     from lorakit.model.model import Model

@@ -36,7 +36,7 @@ from lorakit.errors import (
 )
 from lorakit.model.model import Model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 TRUTH = Path(__file__).parents[2] / "data" / "truth"
 BASE = TRUTH / "gguf" / "llama.base.f32.gguf"

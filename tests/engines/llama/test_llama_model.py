@@ -25,7 +25,7 @@ from lorakit.errors import (
 from lorakit.formats import read_adapter
 from lorakit.formats.ort import write_ort
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 SOURCES = {
     "peft": TRUTH / "peft" / "llama" / "plain",

@@ -19,8 +19,8 @@ from lorakit.errors import (
 from lorakit.runtime.computations import LogitsOf
 from lorakit.runtime.generation import Generation
 from lorakit.runtime.job import Job
+from lorakit.runtime.params import SamplingParams
 from lorakit.runtime.prompts import check_prompt
-from lorakit.runtime.sampling import SamplingParams
 from lorakit.runtime.scheduler import Scheduler
 from lorakit.text.image_ids import Image, digest_of, pseudo_ids
 from projector import POSITIONS, png

@@ -15,7 +15,7 @@ from lorakit.cli.output import say_folded
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 DROPS = "; /set when_full drop drops the oldest turns"
 # Python's words in the library's hints, and what is typed in a chat.

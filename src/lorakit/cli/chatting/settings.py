@@ -13,7 +13,7 @@ from lorakit.errors import CapabilityError, LorakitError, ParameterError
 from lorakit.model.fitting import WhenFull, require_when_full
 from lorakit.model.model import Model
 from lorakit.model.types import keywords_of
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 
 LEFT_OUT = ("logprobs", "logit_bias", "stop_tokens", "grammar")  # no line of a chat can say them
 SAMPLING = tuple(each.name for each in fields(SamplingParams) if each.name not in LEFT_OUT)

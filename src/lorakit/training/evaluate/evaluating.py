@@ -11,7 +11,7 @@ from lorakit.chat.calls import ParsedReply
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
 from lorakit.model.types import Request
-from lorakit.runtime.sampling import SamplingParams
+from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import Example
 from lorakit.training.evaluate.answering import answers
 from lorakit.training.evaluate.evaluation import Evaluation

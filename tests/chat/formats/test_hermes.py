@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from growth import is_linear
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.hermes import HERMES
+from lorakit.chat.formats.hermes import HERMES
 from lorakit.errors import ParameterError
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

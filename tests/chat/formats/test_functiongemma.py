@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from growth import is_linear
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.functiongemma import FUNCTIONGEMMA, GEMMA4
+from lorakit.chat.formats.gemma import FUNCTIONGEMMA, GEMMA4
 from lorakit.chat.template import ChatTemplate
 from lorakit.errors import ParameterError
 
-DEMO = Path(__file__).parents[2] / "src/lorakit/demo/base"
+DEMO = Path(__file__).parents[3] / "src/lorakit/demo/base"
 FORMATS = [FUNCTIONGEMMA, GEMMA4]
 MARKS = ["<escape>", '<|"|>']
 

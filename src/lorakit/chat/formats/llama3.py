@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
-from lorakit.chat.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import read_call, skip_space, to_json
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from growth import is_linear
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.llama3 import LLAMA3
+from lorakit.chat.formats.llama3 import LLAMA3
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
