@@ -24,7 +24,7 @@ from lorakit.products import ALONE
 
 FEW = 4096  # tokens; of more the whole product costs less
 HELD = 32 << 20  # bytes of rows that are kept
-PLAIN: dict[str, type[np.floating]] = {  # forms of a head in floating point; blocks where its inputs cannot be cut
+PLAIN: dict[str, type[np.floating]] = {  # forms in floating point; blocks that cannot be cut
     "float32": np.float32,
     "float16": np.float16,
     "block8": np.float32,
