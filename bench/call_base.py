@@ -4,8 +4,8 @@
 
 The weights are random (bench/make_base.py). The tokenizer is trained here, on this project's own
 texts and the benchmark's tools; it cuts text as GPT-2's does, and is filled up to 262,144 tokens
-with made-up words, so that masks are as wide as a real model's. Control tokens and chat template are the
-demo's.
+with made-up words, so that masks are as wide as a real model's. Control tokens and chat template
+are the demo's.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 
 The base has FunctionGemma's shape, its format and vocabulary size (bench/call_base.py), and random
 weights: what answers say is scripted (bench/scripted.py), the same for all that is compared. Cases
-take turns; a figure is the median of the paired ratios with their quartiles. A prompt's KV is in the
-prefix cache before a round is timed, so that a figure is that of the answer.
+take turns; a figure is the median of the paired ratios with their quartiles. A prompt's KV is in
+the prefix cache before a round is timed, so that a figure is that of the answer.
 """
 
 from __future__ import annotations
