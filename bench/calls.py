@@ -88,7 +88,7 @@ class Calls:
         ids = self.model.tokenizer.encode(text, special=False)
         prompt = self.model.chat_prompt(messages, tools=declared)
         SCRIPT.say(prompt, [*ids, *self._end()])
-        self.length = len(ids)
+        self.answer = ids
         return messages, declared, name
 
     def _end(self) -> list[int]:
@@ -96,7 +96,7 @@ class Calls:
 
     def call(self, seed: int, choice: str, **options: Any) -> lorakit.ChatReply:
         messages, declared, name = self.scripted(seed)
-        options.setdefault("max_tokens", self.length)
+        options.setdefault("max_tokens", len(self.answer))
         reply = self.model.chat(messages, tools=declared, tool_choice=choice, **options)
         if [call.name for call in reply.tool_calls] != [name]:
             raise SystemExit(f"the answer is not what was scripted: {reply}")
@@ -119,13 +119,15 @@ def one_call(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.gguf:
         from calls_llama import LlamaCalls
 
-        peer = LlamaCalls(arguments.gguf, calls, arguments.threads)
+        messages, declared, _ = calls.scripted(0)
+        prompt = calls.model.chat_prompt(messages, tools=declared)
+        peer = LlamaCalls(arguments.gguf, prompt, calls.answer, arguments.threads)
         cases |= {
             "llama free": peer.free, "llama grammar": peer.grammar, "llama mask": peer.mask,
         }  # fmt: skip
     found = compared(cases, arguments.rounds)
     free = found["free"]
-    count = f"a call of {calls.length} tokens"
+    count = f"a call of {len(calls.answer)} tokens"
     yield line(f"{count}: constrained / free", found["constrained"], free, "<= 0.35")
     yield line(f"{count}: without lookup / free", found["plain"], free, "")
     if arguments.gguf:
@@ -161,7 +163,7 @@ def batch(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
                         tools=declared,
                         tool_choice=choice,
                         adapters={name: 1.0},
-                        max_tokens=calls.length,
+                        max_tokens=len(calls.answer),
                     )
                 )
             return timed(lambda: calls.model.batch(requests))
