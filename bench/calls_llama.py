@@ -2,7 +2,7 @@
 
 Its best case asks the grammar about the best token alone, as its own sampler does first; a mask
 asks about every token. What the answer says is given, as in the rest of the benchmark, and its
-prompt is in the KV cache. The grammar's functions are bound here: lorakit itself calls none of them.
+prompt is in the KV cache. The grammar's functions are bound here: lorakit calls none of them.
 """
 
 from __future__ import annotations
