@@ -151,7 +151,5 @@ def _expect(reply: str, position: int, text: str) -> int:
     return position + len(text)
 
 
-_SYNTAX = CallSyntax(
-    find=_find, read=_read, closing=END, stops=_STOPS, openings=(BEGIN, CALL)
-)
+_SYNTAX = CallSyntax(find=_find, read=_read, closing=END, stops=_STOPS, openings=(BEGIN, CALL))
 DEEPSEEK = DeepSeekFormat()

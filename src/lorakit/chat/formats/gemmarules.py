@@ -33,7 +33,7 @@ from lorakit.errors import ParameterError
 
 BARE_NAME = re.compile(r"[^\s{}\[\]:,<>]+")
 BARE_KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
-_OTHER_KEY = "[^\\s\\x00-\\x1f{}\\[\\]:,<>|\"]+"
+_OTHER_KEY = '[^\\s\\x00-\\x1f{}\\[\\]:,<>|"]+'
 _INTEGER = "/-?(0|[1-9][0-9]{0,99})/"
 _REAL = "/-?(0|[1-9][0-9]{0,99})(\\.[0-9]{1,99})?([eE](\\+?1?[0-9]{1,2}|-[0-9]{1,3}))?/"
 _WORDS = {True: '"true"', False: '"false"', None: '"null"'}
@@ -195,7 +195,10 @@ class GemmaRules:
         """One rule for what may follow each property, so that none is ambiguous."""
         named = sorted(node.properties.items(), key=lambda item: item[0].lower())
         pairs = [
-            (f"{self._key(name, where)} {self._value(inner, f'{where}.{name}')}", name in node.required)
+            (
+                f"{self._key(name, where)} {self._value(inner, f'{where}.{name}')}",
+                name in node.required,
+            )
             for name, inner in named
         ]
         other = ""

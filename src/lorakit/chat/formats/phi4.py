@@ -79,7 +79,5 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
         raise BadCallError(error.reason, error.position, end) from error
 
 
-_SYNTAX = CallSyntax(
-    find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN, BARE)
-)
+_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN, BARE))
 PHI4 = Phi4Format()

@@ -33,7 +33,7 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
-from lorakit.chat.formats.qwenrules import NAME, Texts, calls, texts_of
+from lorakit.chat.formats.qwenrules import NAME, Kind, Texts, calls, is_like_others, texts_of
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -96,21 +96,21 @@ class Qwen3CoderFormat:
         one, rules = calls(functions, mark)
         return CallGrammar(opening=OPEN, first=one, more=f'"\\n" {one}', rules=rules)
 
-    def _is_text(self, function: str, key: str) -> bool:
+    def _kind(self, function: str, key: str) -> Kind | None:
+        """What a parameter may be; None where the function is not known."""
         texts = (self.texts or {}).get(function)
-        return texts is not None and key in texts
+        return None if texts is None else texts.kind(key)
 
     def _text(self, function: str, key: str, value: Any) -> str:
         if not isinstance(value, str):
             return _json(value)
-        if self._is_text(function, key):
-            if PARAMETER_END in value:
-                raise ParameterError(
-                    f"{self.name} cannot say a text that holds {PARAMETER_END}: {value!r:.80}"
-                )
+        kind = self._kind(function, key)
+        if kind == "text" or kind == "optional":
+            if PARAMETER_END in value or (kind == "optional" and _value(value) is None):
+                raise ParameterError(f"{self.name} cannot say this text: {value!r:.80}")
             return value
-        plain = PARAMETER_END not in value and _value(value) == value
-        return value if plain else _json(value)
+        plain = _value(value) == value if kind is None else not is_like_others(value)
+        return value if plain and PARAMETER_END not in value else _json(value)
 
     def _read(self, reply: str, start: int, calls: list[Call]) -> int:
         position = start
@@ -126,8 +126,7 @@ class Qwen3CoderFormat:
                 raise BadCallError(f"the parameter {key[:40]!r} occurs twice", position)
             if limit < position:
                 limit = _end_of(reply, position, FUNCTION_END)
-            is_text = self._is_text(name, key)
-            position, arguments[key] = _parameter(reply, position, limit, is_text)
+            position, arguments[key] = _parameter(reply, position, limit, self._kind(name, key))
             position = skip_space(reply, position)
         position = skip_space(reply, position + len(FUNCTION_END))
         if reply.startswith(CLOSE, position):
@@ -156,7 +155,7 @@ def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
     return name.end() + 1, name[0]
 
 
-def _parameter(reply: str, start: int, limit: int, is_text: bool) -> tuple[int, Any]:
+def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[int, Any]:
     """The value whose opening tag ends at `start`, and where its closing tag ends.
 
     JSON may hold the closing tag in its strings: then a later one, before `limit`, is its end.
@@ -164,20 +163,24 @@ def _parameter(reply: str, start: int, limit: int, is_text: bool) -> tuple[int, 
     close = reply.find(PARAMETER_END, start)
     if close < 0:
         raise BadCallError(f"a parameter lacks its {PARAMETER_END}", len(reply))
-    first = close + len(PARAMETER_END), reply[start:close].removeprefix("\n").removesuffix("\n")
-    if is_text or not _LIKE_JSON.match(reply, start) or "\0" in first[1]:
-        return first if is_text else (first[0], _value(first[1]))
+    end, text = close + len(PARAMETER_END), reply[start:close].removeprefix("\n").removesuffix("\n")
+    if kind == "text":
+        return end, text
+    if kind == "optional":
+        return end, None if text in ("null", "None") else text
+    if not _LIKE_JSON.match(reply, start):
+        return end, _value(text)
     for _ in range(_TRIES):
         value = _whole_json(reply[start:close])
-        if value is not _NONE:
+        if value is not _NOTHING:
             return close + len(PARAMETER_END), value
         close = reply.find(PARAMETER_END, close + 1, limit)
         if close < 0:
             break
-    return first[0], _value(first[1])
+    return end, _value(text)
 
 
-_NONE = object()
+_NOTHING = object()
 
 
 def _end_of(reply: str, position: int, tag: str) -> int:
@@ -186,20 +189,21 @@ def _end_of(reply: str, position: int, tag: str) -> int:
 
 
 def _whole_json(text: str) -> Any:
-    """A text that is JSON from end to end as its value, else _NONE."""
+    """A text that is JSON from end to end as its value, else _NOTHING."""
     try:
         end, value = read_value(text, skip_space(text, 0))
     except BadCallError:
-        return _NONE
-    return value if skip_space(text, end) == len(text) else _NONE
+        return _NOTHING
+    return value if skip_space(text, end) == len(text) else _NOTHING
 
 
 def _value(text: str) -> Any:
     """A value where no type is declared."""
-    if text.strip() in _PYTHON:
-        return _PYTHON[text.strip()]
+    word = text.strip(" \t\r\n")
+    if word in _PYTHON:
+        return _PYTHON[word]
     value = _whole_json(text)
-    return text if value is _NONE else value
+    return text if value is _NOTHING else value
 
 
 def _named(name: str) -> str:

@@ -1,8 +1,9 @@
 """Which parameters of Qwen 3 Coder's calls are texts, and the rules of its calls.
 
-A parameter is a text where its type allows nothing else. Texts stand as they are, up to
-`</parameter>`, which they cannot hold; every other value is JSON. Parameters stand in the order in
-which they are declared, and those that are not declared stand after them.
+A parameter is a text where its type allows nothing else but null. Texts stand as they are, up to
+`</parameter>`, which they cannot hold; every other value is JSON. Where other values are allowed
+too, a text that begins like one of them is a JSON string. Parameters stand in the order in which
+they are declared, and others after them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.chat.constraints.expressions import exactly
 from lorakit.chat.constraints.lark import expression, json_rule, literal
 from lorakit.chat.constraints.nodes import (
+    AnyValue,
     Constant,
     Either,
     Function,
@@ -31,17 +33,25 @@ NAME = re.compile(r"[^\s<>\x00]+")
 _OTHER_NAME = "[^\\s\\x00-\\x1f<>]+"
 _END = "</parameter>"
 _AFTER = f"\n{_END}\n"
+_NULL = "null|None"
+_LIKE_OTHERS = '(?s:[ \\t\\r\\n\\[{\\"0-9tfnTFN-].*)'  # the beginnings of other values
+_BEGINS_LIKE_OTHERS = re.compile(_LIKE_OTHERS)
+_ANYTHING = frozenset(("string", "null", "other"))
+_ONE: frozenset[str] = frozenset()
 _DEPTH = 8  # references and alternatives within each other
+
+
+Kind = Literal["text", "optional", "other"]  # a text; a text or null; what else there is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The parameters of a function that are texts. others: whether undeclared ones are."""
+    """What the parameters of a function may be. others: those that are not declared."""
 
-    declared: Mapping[str, bool] = field(default_factory=dict)
-    others: bool = False
+    declared: Mapping[str, Kind] = field(default_factory=dict)
+    others: Kind = "other"
 
-    def __contains__(self, key: str) -> bool:
+    def kind(self, key: str) -> Kind:
         return self.declared.get(key, self.others)
 
 
@@ -53,32 +63,53 @@ def texts_of(function: Mapping[str, Any]) -> Texts:
     properties = schema.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
     return Texts(
-        declared={str(key): _says_text(inner, schema, 0) for key, inner in properties.items()},
-        others=_says_text(schema.get("additionalProperties"), schema, 0),
+        declared={str(key): _kind(inner, schema) for key, inner in properties.items()},
+        others=_kind(schema.get("additionalProperties"), schema),
     )
 
 
-def _says_text(schema: Any, root: Mapping[str, Any], depth: int) -> bool:
-    """Whether a JSON schema allows texts alone."""
+def is_like_others(text: str) -> bool:
+    """Whether a text begins like a value that is none."""
+    return _BEGINS_LIKE_OTHERS.match(text) is not None
+
+
+def _kind(schema: Any, root: Mapping[str, Any]) -> Kind:
+    allowed = _allowed(schema, root, 0)
+    if "string" not in allowed or not allowed <= {"string", "null"}:
+        return "other"
+    return "text" if allowed == {"string"} else "optional"
+
+
+def _allowed(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
+    """Which of string, null and "other" a JSON schema allows."""
     if not isinstance(schema, Mapping) or depth > _DEPTH:
-        return False
+        return _ANYTHING
     kind = schema.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    if schema.get("nullable") is True:
-        return False
+    found = _ANYTHING
     if kind is not None:
-        return all(str(each).lower() == "string" for each in kinds)
+        kinds = kind if isinstance(kind, list) else [kind]
+        found &= {_named(str(each).lower()) for each in kinds}
+        if schema.get("nullable") is True:
+            found |= {"null"}
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(values, list) and values:
-        return all(isinstance(value, str) for value in values)
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return _says_text(_target(reference, root), root, depth + 1)
+    if isinstance(values, list):
+        found &= {_kind_of(value) for value in values}
+    if isinstance(schema.get("$ref"), str):
+        found &= _allowed(_target(schema["$ref"], root), root, depth + 1)
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            return all(_says_text(each, root, depth + 1) for each in schema[key])
-    parts = schema.get("allOf")
-    return isinstance(parts, list) and any(_says_text(each, root, depth + 1) for each in parts)
+            found &= _ONE.union(*(_allowed(each, root, depth + 1) for each in schema[key]))
+    for each in schema["allOf"] if isinstance(schema.get("allOf"), list) else ():
+        found &= _allowed(each, root, depth + 1)
+    return found
+
+
+def _named(kind: str) -> str:
+    return kind if kind in ("string", "null") else "other"
+
+
+def _kind_of(value: Any) -> str:
+    return "string" if isinstance(value, str) else "null" if value is None else "other"
 
 
 def _target(reference: str, root: Mapping[str, Any]) -> Any:
@@ -142,19 +173,28 @@ class _Rules:
 
     def _value(self, node: Node, schema: Schema, where: str) -> str:
         """A value with its closing tag."""
-        options = _texts(node, schema, 0)
-        if options is None:
+        texts, others = _texts(node, schema, 0)
+        never = _LIKE_OTHERS if others else _NULL if None in texts else ""
+        written = [self._text(text, never, where) for text in texts]
+        if others:
             value = json_rule(Schema(root=node, definitions=schema.definitions))
-            return self._rule(f"{value} {literal(_AFTER)}")
-        written = [self._text(option, where) for option in options]
-        return written[0] if len(written) == 1 else self._rule(" | ".join(written))
+            written.append(f"{value} {literal(_AFTER)}")
+        written = [each for each in written if each]
+        return self._rule(" | ".join(written))
 
-    def _text(self, node: Text | str, where: str) -> str:
+    def _text(self, node: Text | str | None, never: str, where: str) -> str:
+        """A bare text, or null, with its closing tag; "" where it has to be JSON."""
         if isinstance(node, Text):
-            inner = self._terminal(text_terminal(node, _END))
+            body = text_terminal(node, _END)
+            inner = self._terminal(f"{body} & ~{expression(never)}" if never else body)
             return self._terminal(f"{inner} {literal(_AFTER)}")
-        if _END in node:
-            self.faults.append(f"{where}: a text that holds {_END}")
+        if node is None:
+            return literal(f"null{_AFTER}")
+        others = never == _LIKE_OTHERS
+        if others and (_END in node or is_like_others(node)):
+            return ""
+        if _END in node or (never and node in _NULL.split("|")):
+            self.faults.append(f"{where}: the text {node!r:.80}")
         return literal(f"{node}{_AFTER}")
 
     def _check(self, name: str, where: str) -> None:
@@ -173,22 +213,28 @@ class _Rules:
 _LINE = "\n"
 
 
-def _texts(node: Node, schema: Schema, depth: int) -> list[Text | str] | None:
-    """What texts a node allows; None where it allows more than texts."""
+def _texts(node: Node, schema: Schema, depth: int) -> tuple[list[Text | str | None], bool]:
+    """What texts (and null) a node allows, and whether it allows other values too: null is one of
+    these then."""
     match node:
         case Text():
-            return [node]
+            return [node], False
+        case AnyValue():
+            return [Text()], True
         case Constant():
-            values = [value for value in node.values if isinstance(value, str)]
-            return list(values) if len(values) == len(node.values) else None
+            values = [value for value in node.values if isinstance(value, str | None)]
+            return _separate(list(values), len(values) < len(node.values))
         case Reference() if depth <= _DEPTH:
             return _texts(schema.definitions[node.name], schema, depth + 1)
         case Either() if depth <= _DEPTH:
-            found: list[Text | str] = []
-            for option in node.options:
-                inner = _texts(option, schema, depth + 1)
-                if inner is None:
-                    return None
-                found += inner
-            return found
-    return None
+            found = [_texts(option, schema, depth + 1) for option in node.options]
+            texts = [text for inner, _ in found for text in inner]
+            return _separate(texts, any(other for _, other in found))
+    return [], True
+
+
+def _separate(texts: list[Text | str | None], others: bool) -> tuple[list[Text | str | None], bool]:
+    """null alone, or with more than texts, is JSON like all that is no text."""
+    if others or all(text is None for text in texts):
+        return [text for text in texts if text is not None], others or None in texts
+    return texts, False
