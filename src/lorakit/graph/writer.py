@@ -41,6 +41,10 @@ class Writer:
         """Whether there is a constant of this name."""
         return name in self._initializers
 
+    def kind(self, name: str) -> int:
+        """The type of a constant that is stored."""
+        return int(self._initializers[name].data_type)
+
     def input(self, name: str, shape: Shape | None, kind: int = TensorProto.FLOAT) -> str:
         """A shape of None is any, of any number of dimensions."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))

@@ -22,6 +22,7 @@ from lorakit.engines.onnx.attached import Attached
 from lorakit.engines.onnx.attaching import attached, require_applicable
 from lorakit.engines.onnx.calibration import Calibration, Watcher
 from lorakit.engines.onnx.device import CPU, Device
+from lorakit.engines.onnx.few_rows import FEW, FewRows
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Slabs
@@ -50,6 +51,7 @@ from lorakit.graph import (
     HEAD,
     VERSION,
     GraphOptions,
+    HeadForm,
     Sight,
     require_supported,
     targets,
@@ -66,10 +68,20 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
     "int4": ("block4", "rowwise8"),
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
+SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
 MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
 PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a row wants of a run. kept: its part of the kept positions, row after row."""
+
+    kept: slice
+    held: AdapterSet  # those that act
+    among: Tokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,7 @@ class OnnxEngine(SequenceEngine):
             vocabulary=decoder.vocabulary,
             context=decoder.context,
             kv_identity=_kv_identity(graph),
+            few=FEW,
         )
         kv = KVCache(
             decoder,
@@ -116,9 +129,13 @@ class OnnxEngine(SequenceEngine):
         threads = options.threads or default_threads()
         self._spread = 2 * threads if 2 * threads > COLUMNS else 0  # two rows for each thread
         self._vocabulary = Vocabulary(base, self._attached)
-        self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
+        form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
+        self._few = FewRows(base, form)
+        self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
         self._stamp = (0, 0)  # of the memory that they are bound to
-        self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
+        rows = options.max_batch + SPARE
+        self._logits = np.zeros((rows, decoder.vocabulary), np.float32)  # untouched, they cost none
+        self._written = 0  # how many of them are a caller's
 
     @classmethod
     def open(cls, base: Base, options: OnnxOptions, device: Device = CPU) -> OnnxEngine:
@@ -211,11 +228,13 @@ class OnnxEngine(SequenceEngine):
         found = []
         try:
             for tokens, adapters in parts:
-                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="all")
+                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="none")
                 self._check([row])
                 self._make_room(total)
                 self._kv.reserve(total)
-                found += [step.final[0].copy() for step in self._chunk_steps(row)]
+                for step, begin, end in self._chunk_steps(row):
+                    self._run(step, range(end - begin), ())
+                    found.append(step.final[0].copy())
                 self._kv.advance(sequence, len(tokens))
         finally:
             self._kv.close(sequence)
@@ -228,40 +247,47 @@ class OnnxEngine(SequenceEngine):
         self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
         self._session = None
 
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        self._written = 0
+        return super().forward(rows)
+
     def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
         """One new token for each of several rows, in one run; they sit in slots from `first`."""
         sets = [effective(row.adapters) for row in rows]
-        kept = 1 if any(row.logits != "none" for row in rows) else 0
-        step = self._step(sets, first, new=1, kept=kept)
+        step = self._step(sets, first, new=1)
         for at, (row, held) in enumerate(zip(rows, sets, strict=True)):
             step.hidden[at] = self._vocabulary.embed(row.tokens, held)
             step.lengths[at] = self._kv.length(row.sequence)
-        self._run(step, sets)
-        return {
-            row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
-            for at, row in enumerate(rows)
-        }
+        kept = int(any(row.positions for row in rows))
+        wanted = [
+            Wanted(slice(at, at + len(row.positions)), held, row.among)
+            for at, (row, held) in enumerate(zip(rows, sets, strict=True))
+        ]
+        found = self._run(step, range(kept), wanted)
+        return {row.sequence: logits for row, logits in zip(rows, found, strict=True)}
 
     def _prefill(self, row: Row) -> Logits:
         """Many new tokens of one row, in chunks; logits are computed only where asked for."""
-        parts = [step.logits[0].copy() for step in self._chunk_steps(row)]  # one buffer for all
-        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+        positions, held = np.array(row.positions, np.int64), effective(row.adapters)
+        parts = []
+        for step, begin, end in self._chunk_steps(row):
+            keep = positions[(begin <= positions) & (positions < end)] - begin
+            parts += self._run(step, keep, [Wanted(slice(0, len(keep)), held, row.among)])
+        found = [part for part in parts if len(part)] or parts[:1]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _chunk_steps(self, row: Row) -> Iterator[Step]:
-        """A row's chunks, each as the step that has just run."""
+    def _chunk_steps(self, row: Row) -> Iterator[tuple[Step, int, int]]:
+        """A row's chunks, each as a step that is to be run, and the tokens that it is of."""
         first, _ = self._kv.arrange([row.sequence])
         held = effective(row.adapters)
         length = self._kv.length(row.sequence)
         for begin, end in _chunks(len(row.tokens), self._apart):
-            keep = _kept(row, begin, end)
-            step = self._step([held], first, new=end - begin, kept=len(keep))
+            step = self._step([held], first, new=end - begin)
             step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
             step.lengths[0] = length + end - 1
-            step.keep[:] = keep
-            self._run(step, [held])
-            yield step
+            yield step, begin, end
 
-    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
+    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int) -> Step:
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
         with native_errors("writing LoRA rows"):
             slab, rows = self._slabs.fill(first, sets, self._attached)
@@ -269,28 +295,45 @@ class OnnxEngine(SequenceEngine):
         if stamp != self._stamp or len(self._steps) > MAX_STEPS:
             self._steps.clear()  # they keep the memory alive that they were bound to
             self._stamp = stamp
-        shape = (len(sets), new, kept)
-        step = self._steps.get(shape) or self._new_step(*shape)
-        if kept <= 1:
-            self._steps[shape] = step
+        shape = (len(sets), new)
+        if shape not in self._steps:
+            self._steps[shape] = self._new_step(*shape)
+        step = self._steps[shape]
         step.bind_cache(self._kv.buffers, first)
         step.bind_lora(slab, rows)
         return step
 
-    def _new_step(self, batch: int, new: int, kept: int) -> Step:
-        """All steps that give at most one row of logits per sequence share a buffer for them."""
-        decoder = self._base.decoder
-        if kept <= 1:
-            logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
-        else:
-            logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
-        return Step(self._session, self._device, new=new, hidden=decoder.hidden, logits=logits)
+    def _new_step(self, batch: int, new: int) -> Step:
+        hidden = self._base.decoder.hidden
+        return Step(self._session, self._device, batch=batch, new=new, hidden=hidden)
 
-    def _run(self, step: Step, sets: Sequence[AdapterSet]) -> None:
+    def _run(
+        self, step: Step, keep: Sequence[int] | Tokens, wanted: Sequence[Wanted]
+    ) -> list[Logits]:
+        """Run a step; for each of `wanted` its logits [kept, vocabulary], or [kept, among]."""
+        heads = [at for each in wanted if each.among is None for at in _range(each.kept)]
+        logits = self._room(len(heads))
         step.total[...] = step.lengths.max() + 1
+        step.want(keep, heads, logits)
         step.run()
-        for at, held in enumerate(sets):
-            self._vocabulary.project(step.final[at], step.logits[at], held)
+        final, begin, found = step.final.reshape(-1, step.final.shape[-1]), 0, []
+        for each in wanted:
+            states = final[each.kept]
+            if each.among is None:
+                rows = logits[begin : begin + len(states)]
+                begin += len(states)
+            else:
+                rows = self._few.logits(states, each.among)
+            self._vocabulary.project(states, rows, each.held, each.among)
+            found.append(rows)
+        return found
+
+    def _room(self, count: int) -> Logits:
+        """Rows of logits that no other run of this step writes to."""
+        if self._written + count > len(self._logits):
+            return np.empty((count, self._logits.shape[1]), np.float32)
+        self._written += count
+        return self._logits[self._written - count : self._written]
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""
@@ -343,10 +386,5 @@ def _chunks(count: int, apart: bool) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:
-    """Which positions of a chunk get logits."""
-    if row.logits == "all":
-        return np.arange(end - begin)
-    if row.logits == "last" and end == len(row.tokens):
-        return np.array([end - begin - 1])
-    return np.zeros(0, np.int64)
+def _range(part: slice) -> range:
+    return range(part.start, part.stop)

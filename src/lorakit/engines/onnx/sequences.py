@@ -130,9 +130,9 @@ class SequenceEngine(ABC):
 
 
 def capabilities_of(
-    options: OnnxOptions, *, vocabulary: int, context: int, kv_identity: str
+    options: OnnxOptions, *, vocabulary: int, context: int, kv_identity: str, few: int = 0
 ) -> Capabilities:
-    """context: the most that the model takes."""
+    """context: the most that the model takes. few: see Capabilities."""
     return Capabilities(
         engine="onnx",
         vocabulary=vocabulary,
@@ -143,4 +143,6 @@ def capabilities_of(
         kv_identity=kv_identity,
         prefill_chunk=PREFILL_CHUNK,
         longest=context,
+        few=few,
+        lookup=True,
     )
