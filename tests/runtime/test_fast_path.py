@@ -284,13 +284,18 @@ def test_a_failed_step_leaves_the_constraint_where_it_was():
         assert constraint.accepted == [c.token for c in job.generation.result().tokens]
 
 
-def test_a_constraint_that_fails_ends_its_request_alone():
-    class Fails(Scripted):
-        def prepare(self, draft=()):
-            raise EngineError("too much work")
+@pytest.mark.parametrize("method", ["forced", "allowed", "prepare", "fitting", "mask", "accept"])
+def test_a_constraint_that_fails_ends_its_request_alone(method):
+    def fail(*arguments):
+        raise EngineError("too much work")
 
-    scheduler = Scheduler(engine())
-    bad = add(scheduler, [1, 2], Fails(drawn(np.random.default_rng(5), VOCABULARY)))
+    automaton = chain(*[1, 2] * 20)
+    for at in range(0, 40, 4):
+        automaton.steps[at].update({3: at + 1})  # choices, with forced tokens between them
+    failing = Scripted(automaton)
+    setattr(failing, method, fail)
+    scheduler = Scheduler(engine(few=16 if method == "allowed" else 0))
+    bad = add(scheduler, [1, 2] * 9, failing, temperature=1.0, seed=1, max_tokens=100)
     good = add(scheduler, [1, 2])
     drain(scheduler)
     with pytest.raises(EngineError, match="too much work"):

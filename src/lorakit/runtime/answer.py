@@ -93,7 +93,7 @@ class Answer:
         if not lookup or self._lookup is None:
             return ()
         found, constraint = self._lookup.propose(most), self._sampler.constraint
-        return found if constraint is None else found[: constraint.fitting(found)]
+        return found[: constraint.fitting(found)] if found and constraint is not None else found
 
     def drafted(self, proposed: int, right: int) -> None:
         """A step has shown how many tokens of a draft were right."""

@@ -146,9 +146,11 @@ class Job:
             room = min(chunk - self.pending, limits.context - len(self.tokens))
             draft = self.answer.draft(room, lookup=limits.lookup and self._may_propose)
         among = None if draft else self.answer.among(limits.few, limits.vocabulary)
+        if among is not None:
+            return replace(row, among=among)
         self.answer.prepare(draft)
         if not draft:
-            return row if among is None else replace(row, among=among)
+            return row
         tokens = np.concatenate([row.tokens, np.asarray(draft, np.int64)])
         return replace(row, tokens=tokens, logits=tuple(range(len(row.tokens) - 1, len(tokens))))
 

@@ -32,7 +32,9 @@ class SamplingParams:
     no end token is chosen (but where a grammar allows nothing else), and no stop string counts.
     lookup proposes tokens that followed the same ones in the prompt or the answer, and checks
     several in one step: the text is that without it, sooner where much is copied. None: where a
-    constraint restricts the answer. Engines without `capabilities.lookup` never do it.
+    constraint restricts the answer. Never in engines without `capabilities.lookup`, nor in streams
+    that follow the model's active adapters and are read with a lookahead: a scale may change
+    between any two tokens of theirs.
     Raises ParameterError that lists every value out of range.
     """
 
