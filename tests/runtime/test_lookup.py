@@ -22,26 +22,26 @@ def searched(tokens, shortest, most):
     more=st.lists(st.integers(0, 3), max_size=10),
 )
 def test_proposals_are_those_of_a_search(tokens, shortest, more):
-    lookup = Lookup(tokens, shortest=shortest)
+    lookup = Lookup(tokens)
     for token in [*more, 0]:
-        assert lookup.propose(5) == searched(tokens, shortest, 5)
+        assert lookup.propose(5, shortest=shortest) == searched(tokens, shortest, 5)
         tokens.append(token)
 
 
 def test_a_proposal_ends_before_an_image_and_before_what_ends_an_answer():
     tokens = [1, 2, 3, -7, 4, 1, 2]
-    assert Lookup(tokens, shortest=2).propose(8) == [3]
-    assert Lookup([1, 2, 3, 9, 4, 1, 2], shortest=2, never={9}).propose(8) == [3]
-    assert Lookup([1, 2, 9, 1, 2], shortest=2, never={9}).propose(8) == []
+    assert Lookup(tokens).propose(8, shortest=2) == [3]
+    assert Lookup([1, 2, 3, 9, 4, 1, 2], never={9}).propose(8, shortest=2) == [3]
+    assert Lookup([1, 2, 9, 1, 2], never={9}).propose(8, shortest=2) == []
 
 
 def test_it_is_as_long_as_it_was_right():
-    lookup = Lookup([1, 2] * 20, shortest=2)
+    lookup = Lookup([1, 2] * 20)
 
     def length():
-        while not lookup.propose(99):
+        while not lookup.propose(99, shortest=2):
             lookup.settle(0, 0)
-        return len(lookup.propose(99))
+        return len(lookup.propose(99, shortest=2))
 
     lengths = []
     for right in (0, 0, 0, 0, 1, 2, 4, 8):
@@ -53,11 +53,11 @@ def test_it_is_as_long_as_it_was_right():
 
 
 def test_it_pauses_longer_each_time_that_it_fails():
-    lookup, pauses = Lookup([1, 2] * 20, shortest=2), []
+    lookup, pauses = Lookup([1, 2] * 20), []
     for _ in range(7):
-        lookup.settle(len(lookup.propose(8)), 0)
+        lookup.settle(len(lookup.propose(8, shortest=2)), 0)
         steps = 0
-        while not lookup.propose(8):
+        while not lookup.propose(8, shortest=2):
             lookup.settle(0, 0)
             steps += 1
         pauses.append(steps)
@@ -66,6 +66,6 @@ def test_it_pauses_longer_each_time_that_it_fails():
 
 
 def test_asking_twice_changes_nothing():
-    lookup = Lookup([1, 2, 3, 1, 2], shortest=2)
-    assert lookup.propose(4) == lookup.propose(4) == [3, 1, 2, 3]
-    assert lookup.propose(0) == []
+    lookup = Lookup([1, 2, 3, 1, 2])
+    assert lookup.propose(4, shortest=2) == lookup.propose(4, shortest=2) == [3, 1, 2, 3]
+    assert lookup.propose(0, shortest=2) == []

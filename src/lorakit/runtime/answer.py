@@ -51,8 +51,9 @@ class Answer:
         self._text: list[str] = []
         self._lookup: Lookup | None = None
         if self._params.lookup or (self._params.lookup is None and constraint is not None):
-            shortest = 1 if constraint is not None else 2
-            self._lookup = Lookup(self.tokens, shortest=shortest, never=stops)
+            self._lookup = Lookup(self.tokens, never=stops)
+        # One token tells little of what follows in free text, and enough in a form to fill in.
+        self._shortest_match = 2
 
     # What comes next.
 
@@ -70,6 +71,7 @@ class Answer:
         With log probabilities asked for none is added: each then needs its logits; see `draft`.
         """
         while self.reason is None and (forced := self._forced()):
+            self._shortest_match = 1
             for token in forced:
                 self._add(self._sampler.take(token), context)
                 if self.reason is not None:
@@ -89,10 +91,12 @@ class Answer:
         if most < 1:
             return ()
         if self._params.logprobs is not None and (forced := self._sampler.forced()):
+            self._shortest_match = 1
             return forced[:most]
         if not lookup or self._lookup is None:
             return ()
-        found, constraint = self._lookup.propose(most), self._sampler.constraint
+        found = self._lookup.propose(most, shortest=self._shortest_match)
+        constraint = self._sampler.constraint
         return found[: constraint.fitting(found)] if found and constraint is not None else found
 
     def drafted(self, proposed: int, right: int) -> None:

@@ -22,24 +22,26 @@ class Lookup:
     none was right, it pauses for 2^fails - 1 steps.
     """
 
-    def __init__(self, tokens: Sequence[int], *, shortest: int, never: Container[int] = ()) -> None:
-        """tokens: prompt and answer, a sequence that grows. shortest: the fewest tokens of a match.
-        never: tokens that end a proposal before them, as negative ones (images) do."""
+    def __init__(self, tokens: Sequence[int], *, never: Container[int] = ()) -> None:
+        """tokens: prompt and answer, a sequence that grows. never: tokens that end a proposal before
+        them, as negative ones (images) do."""
         self._tokens = tokens
         self._never = never
-        self._sizes = range(LONGEST_MATCH, shortest - 1, -1)
         self._follows: dict[tuple[int, ...], int] = {}  # where what follows a match begins
         self._seen = 0  # matches that end before here are in it
         self._length = MOST
         self._fails = 0
         self._pause = 0
 
-    def propose(self, most: int) -> list[int]:
-        """At most `most` tokens that may come next; none while it pauses. Changes no proposal."""
+    def propose(self, most: int, *, shortest: int) -> list[int]:
+        """At most `most` tokens that may come next; none while it pauses. Asking changes nothing.
+
+        shortest: the fewest tokens of a match.
+        """
         if self._pause or most < 1:
             return []
         self._learn()
-        for size in self._sizes:
+        for size in range(LONGEST_MATCH, shortest - 1, -1):
             start = self._follows.get(tuple(self._tokens[-size:]))
             if start is not None:
                 return self._usable(start, min(most, self._length))
@@ -62,9 +64,8 @@ class Lookup:
         """Take in the matches after which something is known to follow."""
         tokens = self._tokens
         for end in range(max(1, self._seen), len(tokens)):
-            for size in self._sizes:
-                if size <= end:
-                    self._follows[tuple(tokens[end - size : end])] = end
+            for size in range(1, min(LONGEST_MATCH, end) + 1):
+                self._follows[tuple(tokens[end - size : end])] = end
         self._seen = len(tokens)
 
     def _usable(self, start: int, most: int) -> list[int]:
