@@ -23,8 +23,8 @@ class Lookup:
     """
 
     def __init__(self, tokens: Sequence[int], *, never: Container[int] = ()) -> None:
-        """tokens: prompt and answer, a sequence that grows. never: tokens that end a proposal before
-        them, as negative ones (images) do."""
+        """tokens: prompt and answer, a sequence that grows. never: tokens that end a proposal
+        before them, as negative ones (images) do."""
         self._tokens = tokens
         self._never = never
         self._follows: dict[tuple[int, ...], int] = {}  # where what follows a match begins
