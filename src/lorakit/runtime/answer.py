@@ -28,7 +28,8 @@ class TextDecoder(Protocol):
 
 class Answer:
     """tokens: prompt plus answer, without the token that stopped it. choices: every token of the
-    answer. reason: why it has ended, once it has."""
+    answer. reason: why it has ended, once it has. plain: nothing constrains it, and nothing is
+    looked up for it."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Answer:
             self._lookup = Lookup(self.tokens, never=stops)
         # One token tells little of what follows in free text, and enough in a form to fill in.
         self._shortest_match = 2
+        self.plain = constraint is None and self._lookup is None
 
     # What comes next.
 
@@ -63,7 +65,8 @@ class Answer:
         context: the most tokens of prompt and answer. Raises EngineError.
         """
         self._add(self._sampler.choose(logits), context)
-        self.force(context)
+        if not self.plain:
+            self.force(context)
 
     def force(self, context: int) -> None:
         """Add the tokens that must come next, and end where nothing may follow.

@@ -125,6 +125,9 @@ class Job:
         assert self.sequence is not None
         assert self.plan is not None
         adapters, border = self.plan.at(self.computed)
+        if self.answer.plain and self.pending == 1 and self.tokens[-1] >= 0:  # the usual case
+            last = np.array(self.tokens[-1:], np.int64)
+            return Row(sequence=self.sequence, tokens=last, adapters=adapters)
         end = min(self.computed + chunk, len(self.tokens))
         end = end if border is None else min(end, border)
         end = row_end(self.tokens, self.computed, end)
@@ -185,6 +188,12 @@ class Job:
         Of a draft the tokens stand that are what was chosen: each is chosen from its own logits,
         as if it had been alone.
         """
+        if row.logits == "last" and row.among is None:  # the usual case: all of it stands
+            self.computed += len(row.tokens)
+            self.fed = max(self.fed, self.computed)
+            self.answer.choose(logits[-1], limits.context)
+            self.answer.drafted(0, 0)
+            return self.answer.reason
         start, fed = self.computed, row.tokens.tolist()
         pending = min(self.pending, len(fed))
         if row.among is not None:
