@@ -52,7 +52,7 @@ class Llama3FunctionFormat:
         return to_json(wrapped)
 
     def render_call(self, call: ToolCall) -> str:
-        return f"{_opened(call.name)}{to_json(dict(call.arguments))}{CLOSE}"
+        return f"{OPEN}{_named(call.name)}>{to_json(dict(call.arguments))}{CLOSE}"
 
     def render_response(self, name: str, content: Any) -> str:
         return content if isinstance(content, str) else to_json(content)
@@ -61,17 +61,18 @@ class Llama3FunctionFormat:
         return take_apart(reply, self.syntax, reasons=reasons)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
-        rules = called(functions, lambda name: literal(_opened(name)), literal(CLOSE))
-        return CallGrammar(opening=OPEN, first=rules.call, more=rules.call, rules=rules.text)
+        rules = called(functions, lambda name: literal(f"{_named(name)}>"), literal(CLOSE))
+        one = f"{mark(OPEN)} {rules.call}"
+        return CallGrammar(opening=OPEN, first=one, more=one, rules=rules.text)
 
 
-def _opened(name: str) -> str:
+def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ParameterError(
             f"llama3_function cannot name a function {name!r}",
             hint="names without white space, < and > can be written",
         )
-    return f"{OPEN}{name}>"
+    return name
 
 
 def _find(reply: str, position: int) -> int:

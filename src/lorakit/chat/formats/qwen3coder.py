@@ -93,7 +93,8 @@ class Qwen3CoderFormat:
         return take_apart(reply, self.syntax, reasons=reasons)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
-        one, rules = calls(functions, mark)
+        call, rules = calls(functions, mark(CLOSE))
+        one = f"{mark(OPEN)} {call}"
         return CallGrammar(opening=OPEN, first=one, more=f'"\\n" {one}', rules=rules)
 
     def _kind(self, function: str, key: str) -> Kind | None:

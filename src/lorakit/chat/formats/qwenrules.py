@@ -9,7 +9,7 @@ they are declared, and others after them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -122,13 +122,14 @@ def _target(reference: str, root: Mapping[str, Any]) -> Any:
     return target
 
 
-def calls(functions: Sequence[Function], mark: Callable[[str], str]) -> tuple[str, str]:
-    """An expression of one call, from its opening to its closing tag, and the rules that it uses.
+def calls(functions: Sequence[Function], close: str) -> tuple[str, str]:
+    """An expression of one call, from behind its opening tag to its closing tag `close`, itself an
+    expression, and the rules that it uses.
 
     Raises ParameterError for what the format cannot write, with the function and the path.
     """
     rules = _Rules()
-    names = [rules.call(function, mark) for function in functions]
+    names = [rules.call(function, close) for function in functions]
     if rules.faults:
         raise ParameterError(
             "qwen3coder cannot write what these tools allow",
@@ -145,14 +146,12 @@ class _Rules:
     faults: list[str] = field(default_factory=list)
     terminals: dict[str, str] = field(default_factory=dict)  # by their bodies
 
-    def call(self, function: Function, mark: Callable[[str], str]) -> str:
+    def call(self, function: Function, close: str) -> str:
         self._check(function.name, function.name)
         root = function.arguments.root
         parts = self._parameters(function, root) if isinstance(root, Object) else []
         begin = literal(f"\n<function={function.name}>\n")
-        end = literal("</function>\n")
-        body = [mark("<tool_call>"), begin, *parts, end, mark("</tool_call>")]
-        return self._rule(" ".join(body))
+        return self._rule(" ".join([begin, *parts, literal("</function>\n"), close]))
 
     def _parameters(self, function: Function, root: Object) -> list[str]:
         parts = []
