@@ -7,9 +7,31 @@ waits for whether a call or reasoning comes first.
 
 from __future__ import annotations
 
-from lorakit.chat.calls import Call, ParsedReply, number_calls
-from lorakit.chat.events import CallEnd, Delta, ReasoningDelta, TextDelta, Withdrawn
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorakit.chat.calls import Call, ParsedReply, ToolCall, number_calls
+from lorakit.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    CallWithdrawn,
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    Withdrawn,
+)
 from lorakit.chat.unfinished import held
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A call that has begun and not ended: what was said of it."""
+
+    name: str
+    arguments: list[str] = field(default_factory=list)
 
 
 class Saying:
@@ -25,6 +47,7 @@ class Saying:
 
     def _start_anew(self, led: bool) -> None:
         self.calls = []
+        self._begun: _Begun | None = None
         self._led, self._spoke, self._muted = led, False, False
         self._text: list[str] = []  # given away
         self._words: list[str] = []  # waiting
@@ -69,12 +92,28 @@ class Saying:
         """The end of a block of reasoning."""
         self._in_thought, self._thought = False, []
 
-    def call(self, calls: list[Call]) -> None:
-        """All calls so far."""
-        known = len(self.calls)
-        for index, call in enumerate(number_calls(calls[known:], first=known), known):
-            self._events.append(CallEnd(index, call))
-        self.calls.extend(calls[known:])
+    def begin_call(self, name: str) -> None:
+        """A call, of which no more is known than its name."""
+        self._begun = _Begun(name)
+        self._events.append(CallStart(len(self.calls), name))
+
+    def add_arguments(self, text: str) -> None:
+        """More of the arguments of the call that has begun, as JSON text."""
+        if text and self._begun:
+            self._begun.arguments.append(text)
+            self._events.append(CallArguments(len(self.calls), text))
+
+    def end_call(self, call: Call) -> None:
+        """The next call, whole."""
+        index = len(self.calls)
+        self._end_call(index, *number_calls([call], first=index))
+        self.calls.append(call)
+
+    def drop_call(self) -> None:
+        """The call that has begun is none."""
+        if self._begun:
+            self._events.append(CallWithdrawn(len(self.calls)))
+            self._begun = None
 
     def mute(self) -> None:
         """Hold all words from now on: only the whole parse can say where they stand."""
@@ -82,7 +121,7 @@ class Saying:
 
     def withdraw(self, *, late: bool) -> None:
         """All so far was reasoning. late: it is said at the end, once it is known how much."""
-        if self._text or self._reasoning or self.calls:
+        if self._text or self._reasoning or self.calls or self._begun:
             self._events.append(Withdrawn())
         self._late = late
         self._start_anew(led=True)
@@ -103,12 +142,32 @@ class Saying:
         ):
             self._events.append(Withdrawn())
             text, reasoning, known = "", "", 0
+            self._begun = None
+        if self._begun and known < len(parsed.tool_calls):
+            self._end_call(known, parsed.tool_calls[known])
+            known += 1
+        self.drop_call()
         if thought := parsed.reasoning[len(reasoning) :]:
             self._events.append(ReasoningDelta(thought))
         if words := parsed.text[len(text) :]:
             self._events.append(TextDelta(words))
-        self._events += [CallEnd(i, c) for i, c in enumerate(parsed.tool_calls) if i >= known]
+        for index, call in enumerate(parsed.tool_calls[known:], known):
+            self._end_call(index, call)
         return self.taken()
+
+    def _end_call(self, index: int, call: ToolCall) -> None:
+        """The end of a call, with what was not said of it yet; all of it, where that was wrong."""
+        begun, self._begun = self._begun, None
+        said = "".join(begun.arguments) if begun else ""
+        if begun and (begun.name != call.name or not _begins(said, call.arguments)):
+            self._events.append(CallWithdrawn(index))
+            begun, said = None, ""
+        if begun is None:
+            self._events.append(CallStart(index, call.name))
+        if not _is_json_of(said, call.arguments):
+            rest = _json(call.arguments)[len(said) :]
+            self._events.append(CallArguments(index, rest))
+        self._events.append(CallEnd(index, call))
 
     def _give(self, text: str) -> None:
         if text:
@@ -125,3 +184,20 @@ class Saying:
             if stop is None:
                 return end
             end -= len(stop)
+
+
+def _json(arguments: Mapping[str, Any]) -> str:
+    """As `ToolCall.to_openai` writes it."""
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _is_json_of(text: str, arguments: Mapping[str, Any]) -> bool:
+    try:
+        return bool(json.loads(text) == arguments)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _begins(text: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a text is JSON of the arguments, or a beginning of how they would be written."""
+    return _is_json_of(text, arguments) or _json(arguments).startswith(text)

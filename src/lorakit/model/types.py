@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
-from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
 from lorakit.errors import ParameterError
@@ -152,7 +152,7 @@ class ReplyEnd:
     reply: ChatReply
 
 
-Event = TextDelta | ReasoningDelta | CallEnd | Withdrawn | ReplyEnd
+Event = Delta | ReplyEnd
 R_co = TypeVar("R_co", covariant=True)
 
 

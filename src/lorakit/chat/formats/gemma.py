@@ -86,8 +86,8 @@ class GemmaFormat:
         body = content if isinstance(content, Mapping) else {"value": content}
         return f"{self.response[0]}response:{name}{self._value(body)}{self.response[1]}"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def _find(self, reply: str, position: int) -> int:
         return reply.find(self.call[0], position)

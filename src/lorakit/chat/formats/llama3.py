@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
-from lorakit.chat.formats.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 
@@ -29,6 +29,7 @@ _LIKE_A_CALL = re.compile(rf'\{{\s*"(?:{"|".join(_FIRST_KEYS)})"\s*:')
 _BEGINS_LIKE_A_CALL = unfinished(
     sequence("{", r"\s*", f'"{key}"', r"\s*", ":") for key in _FIRST_KEYS
 )
+_BEFORE = rf"(?:\s*\}})?(?:[;\s]|{'|'.join(map(re.escape, (TAG, *_STOPS)))})*"
 _MAY_LEAD = re.compile(rf"[ \t\r\n]*(?:{_BEGINS_LIKE_A_CALL})?\Z")
 
 
@@ -54,8 +55,8 @@ class Llama3Format:
     def render_response(self, name: str, content: Any) -> str:
         return to_json({"output": content} if isinstance(content, str) else content)
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        parsed = take_apart(reply, _SYNTAX, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        parsed = take_apart(reply, _SYNTAX, reasons=reasons, repair=repair)
         broken = "".join(part.text for part in parsed.malformed)
         if not broken or parsed.tool_calls or TAG in reply or _names_a_function(broken):
             return parsed
@@ -93,7 +94,13 @@ def _read(reply: str, position: int, calls: list[Call]) -> int:
 
 
 _SYNTAX = CallSyntax(
-    find=_find, read=_read, lead=_lead, openings=(TAG,), may_lead=_may_lead, revises=True
+    find=_find,
+    read=_read,
+    lead=_lead,
+    openings=(TAG,),
+    may_lead=_may_lead,
+    revises=True,
+    growing=growing(_BEFORE, _KEYS, certain=True),
 )
 
 
