@@ -197,11 +197,13 @@ class Session:
         path: str | os.PathLike[str],
         *,
         sampling: SamplingParams | None = None,
+        repair: bool = False,
         when_full: WhenFull = "stop",
     ) -> Session:
         """Read what `save` wrote. The adapters it names must be loaded before it continues.
 
-        sampling: replaces the saved one. Raises SourceError and FormatError.
+        sampling: replaces the saved one. repair and when_full are not saved. Raises SourceError
+        and FormatError.
         """
         saved = read_saved(path)
         return cls(
@@ -211,6 +213,7 @@ class Session:
             adapters=saved.adapters,
             sampling=saved.sampling if sampling is None else sampling,
             rendering=saved.rendering,
+            repair=repair,
             when_full=when_full,
         )
 
