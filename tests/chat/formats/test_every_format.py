@@ -1,18 +1,19 @@
 """What holds for every format of the table: reading what is written, and what a constraint allows."""
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from growth import is_linear
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.constraints.walking import functions_of
 from lorakit.chat.tools import FORMATS, get_format, validate_call
-from walking_calls import TEXTS, accepts, declared, grammar_of, same, walk
+from walking_calls import accepts, declared, grammar_of, same, walk
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 every = pytest.mark.parametrize("name", FORMATS)
-MOST = 8
+HUGE = re.compile(r"[0-9][eE]\+?[0-9]{3}")  # the digits of an exponent are not counted
 
 
 def bound(name, tool):
@@ -49,10 +50,10 @@ def test_what_a_constraint_allows_is_a_valid_call(name, case, seed):
     form = bound(name, tool)
     assume(not (name == "qwen3coder" and " " in "".join(tool["parameters"]["properties"])))
     text = walk(grammar_of(form, functions_of([tool])), seed)
-    assume(text is not None)
+    assume(text is not None and not HUGE.search(text))
     reply = form.parse(text)
-    # What no grammar counts: a key that is not declared, twice, and the digits of an exponent.
-    assume(not any("twice" in bad.reason or "too large" in bad.reason for bad in reply.malformed))
+    # What no grammar counts: a key that is not declared, twice.
+    assume(not any("twice" in bad.reason for bad in reply.malformed))
     assert not reply.malformed
     assert reply.text == ""
     assert 1 <= len(reply.tool_calls) <= 2

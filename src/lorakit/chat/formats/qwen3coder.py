@@ -89,8 +89,8 @@ class Qwen3CoderFormat:
         body = content if isinstance(content, str) else to_json(content)
         return f"<tool_response>\n{body}\n</tool_response>"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         call, rules = calls(functions, mark(CLOSE))
