@@ -47,7 +47,9 @@ WRITTEN = {  # by our own templates, which write as the models' own do
 
 @pytest.mark.parametrize(("file", "name"), WRITTEN.items())
 def test_a_template_writes_calls_as_the_format_does(file, name):
-    template = ChatTemplate(sources={"default": (TEMPLATES / f"{file}.jinja").read_text(encoding="utf-8")})
+    template = ChatTemplate(
+        sources={"default": (TEMPLATES / f"{file}.jinja").read_text(encoding="utf-8")}
+    )
     call = ToolCall(name="weather", arguments={"city": "Oslo", "days": 2})
     messages = [
         {"role": "user", "content": "x"},

@@ -2,7 +2,7 @@
 
     <function=get_weather>{"city": "Oslo"}</function>
 
-Meta's page for Llama 3.1 describes it for tools of one's own, and Functionary v3.1 is trained on it.
+Meta's page for Llama 3.1 describes it for custom tools, and Functionary v3.1 is trained on it.
 
 Sources: Meta's Llama 3.1 prompt format page and the template of functionary-medium-v3.1.
 """

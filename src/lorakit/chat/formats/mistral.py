@@ -6,7 +6,7 @@
 In the newer one Mistral Small 3.2 writes [CALL_ID] and nine letters or digits before [ARGS]. Both
 readers read either form, since fine-tuned models mix them.
 
-Sources: the chat templates of Mistral 7B v0.3, Nemo, Small 3.1 and 3.2 and Devstral, mistral-common.
+Sources: the chat templates of Mistral 7B v0.3, Nemo, Small 3.1 and 3.2; mistral-common.
 """
 
 from __future__ import annotations

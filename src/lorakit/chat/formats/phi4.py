@@ -5,7 +5,7 @@
 Under some templates the model writes `functools[...]` instead, or one call without its list: both
 are read.
 
-Sources: the model card of Phi-4-mini-instruct, and the templates that llama.cpp and vLLM use for it.
+Sources: the model card of Phi-4-mini-instruct, and its templates in llama.cpp and vLLM.
 """
 
 from __future__ import annotations
