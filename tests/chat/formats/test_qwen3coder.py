@@ -1,11 +1,15 @@
 """Qwen 3 Coder's format: bare texts, typed by the declared tools."""
 
+import json
+
 import pytest
 from walking_calls import accepts, grammar_of
 
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.constraints.walking import functions_of
+from lorakit.chat.events import CallArguments, CallWithdrawn
 from lorakit.chat.formats.qwen3coder import QWEN3CODER
+from lorakit.chat.reading import ReplyReader
 from lorakit.errors import ParameterError
 
 TOOL = {
@@ -152,3 +156,30 @@ def test_declarations_and_responses():
     assert QWEN3CODER.render_response("f", {"a": 1}) == (
         '<tool_response>\n{"a": 1}\n</tool_response>'
     )
+
+
+def told(form, text, size):
+    """The argument texts of a growing call, joined, and what was taken back."""
+    reader = ReplyReader(form.syntax)
+    events = [event for i in range(0, len(text), size) for event in reader.feed(text[i : i + size])]
+    early = [event.text for event in events if isinstance(event, CallArguments)]
+    events += reader.end(form.parse(text))
+    said = "".join(event.text for event in events if isinstance(event, CallArguments))
+    return said, early, [event for event in events if isinstance(event, CallWithdrawn)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("form", [TYPED, QWEN3CODER], ids=["typed", "plain"])
+def test_arguments_are_told_as_json_while_they_are_written(form, size):
+    text = call(code='a "b"\n\n</param>\né', note="null", n="3", any='{"k": [1]}', kind="")
+    said, _, taken_back = told(form, text, size)
+    (read,) = form.parse(text).tool_calls
+    assert json.loads(said) == read.arguments
+    assert not taken_back
+    assert told(form, call(), size)[0] == "{}"
+
+
+def test_a_text_is_told_as_it_comes():
+    _, early, _ = told(TYPED, call(code="x" * 100)[:-60], 1)
+    assert len(early) > 30
+    assert "".join(early).startswith('{"code": "xxx')
