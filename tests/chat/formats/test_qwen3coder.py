@@ -158,6 +158,17 @@ def test_declarations_and_responses():
     )
 
 
+def test_tags_that_are_missing_at_the_end_are_added_where_that_is_asked_for():
+    for cut in ("</function>\n", "</function>\n</tool_call>"):
+        reply = "Well. " + call(n="1").replace(cut, "")
+        assert QWEN3CODER.parse(reply).malformed
+        mended = QWEN3CODER.parse(reply, repair=True)
+        assert [c.arguments for c in mended.tool_calls] == [{"n": 1}]
+        assert mended.repairs
+    cut_off = call(n="1").split("\n</parameter>")[0]  # the value may have been to go on
+    assert QWEN3CODER.parse(cut_off, repair=True).malformed
+
+
 def told(form, text, size):
     """The argument texts of a growing call, joined, and what was taken back."""
     reader = ReplyReader(form.syntax)

@@ -34,6 +34,7 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
+from lorakit.chat.formats.mending import CLOSING
 from lorakit.chat.formats.qwen_arguments import QwenArguments
 from lorakit.chat.formats.qwenrules import NAME, Kind, Texts, calls, is_like_others, texts_of
 from lorakit.chat.scanning import take_apart
@@ -70,6 +71,7 @@ class Qwen3CoderFormat:
             stops=_STOPS,
             openings=self.openings,
             growing=Growing(name=_HEAD, arguments=_NOTHING_MORE, reader=self._reader),
+            mend=self._mend,
         )
 
     def _reader(self) -> QwenArguments:
@@ -149,6 +151,17 @@ class Qwen3CoderFormat:
         check_call(name, arguments, position)
         calls.append((name, arguments))
         return position
+
+    def _mend(self, text: str) -> tuple[list[Call], list[str]]:
+        """The call where tags after its last parameter are missing."""
+        body = text.rstrip()
+        for tag in (*_STOPS, CLOSE, FUNCTION_END):
+            body = body.removesuffix(tag).rstrip()
+        whole = f"{body}\n{FUNCTION_END}\n{CLOSE}"
+        calls: list[Call] = []
+        if self._read(whole, 0, calls) < len(whole):
+            raise BadCallError("more follows the call", len(text))
+        return calls, [CLOSING]
 
 
 def _find(reply: str, position: int) -> int:
