@@ -20,8 +20,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     BadCallError,
     Call,
@@ -33,6 +35,7 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
+from lorakit.chat.formats.qwen_arguments import NOTHING, QwenArguments
 from lorakit.chat.formats.qwenrules import NAME, Kind, Texts, calls, is_like_others, texts_of
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
@@ -42,6 +45,7 @@ FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 _STOPS = ("<|im_end|>",)
 _OPENING = re.compile(f"{OPEN}|{FUNCTION}")
+_BEGINNING = re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}(?P<name>{NAME.pattern})>")
 _LIKE_JSON = re.compile(r'[\s\[{"0-9tfn-]')
 _PYTHON = {"True": True, "False": False, "None": None}
 _TRIES = 4  # closing tags within a value's JSON texts
@@ -60,7 +64,16 @@ class Qwen3CoderFormat:
     @property
     def syntax(self) -> CallSyntax:
         return CallSyntax(
-            find=_find, read=self._read, closing=CLOSE, stops=_STOPS, openings=self.openings
+            find=_find,
+            read=self._read,
+            closing=CLOSE,
+            stops=_STOPS,
+            openings=self.openings,
+            growing=Growing(
+                name=_BEGINNING,
+                arguments=re.compile(""),
+                reader=lambda name: QwenArguments(partial(self._certain, name)),
+            ),
         )
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
@@ -101,6 +114,13 @@ class Qwen3CoderFormat:
         """What a parameter may be; None where the function is not known."""
         texts = (self.texts or {}).get(function)
         return None if texts is None else texts.kind(key)
+
+    def _certain(self, function: str, key: str, text: str) -> Any:
+        """A parameter's value, or NOTHING where it may be JSON whose strings hold a closing tag."""
+        kind = self._kind(function, key)
+        if kind not in ("text", "optional") and text.lstrip()[:1] in ("{", "[", '"'):
+            return _whole_json(text)
+        return _parameter(text + PARAMETER_END, 0, 0, kind)[1]
 
     def _text(self, function: str, key: str, value: Any) -> str:
         if not isinstance(value, str):
@@ -173,15 +193,12 @@ def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[i
         return end, _value(text)
     for _ in range(_TRIES):
         value = _whole_json(reply[start:close])
-        if value is not _NOTHING:
+        if value is not NOTHING:
             return close + len(PARAMETER_END), value
         close = reply.find(PARAMETER_END, close + 1, limit)
         if close < 0:
             break
     return end, _value(text)
-
-
-_NOTHING = object()
 
 
 def _end_of(reply: str, position: int, tag: str) -> int:
@@ -190,12 +207,12 @@ def _end_of(reply: str, position: int, tag: str) -> int:
 
 
 def _whole_json(text: str) -> Any:
-    """A text that is JSON from end to end as its value, else _NOTHING."""
+    """A text that is JSON from end to end as its value, else NOTHING."""
     try:
         end, value = read_value(text, skip_space(text, 0))
     except BadCallError:
-        return _NOTHING
-    return value if skip_space(text, end) == len(text) else _NOTHING
+        return NOTHING
+    return value if skip_space(text, end) == len(text) else NOTHING
 
 
 def _value(text: str) -> Any:
@@ -204,7 +221,7 @@ def _value(text: str) -> Any:
     if word in _PYTHON:
         return _PYTHON[word]
     value = _whole_json(text)
-    return text if value is _NOTHING else value
+    return text if value is NOTHING else value
 
 
 def _named(name: str) -> str:
