@@ -286,6 +286,18 @@ def test_a_name_leaves_with_its_end_and_arguments_as_they_come(name):
     assert json.loads("".join(text for _, text in pieces)) == call.arguments
 
 
+def test_values_are_told_by_the_types_that_tools_declare():
+    properties = {"zip": {"type": "string"}, "n": {"type": "integer"}}
+    tool = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    form = get_format("qwen3coder").with_tools([tool])
+    call = ToolCall(name="f", arguments={"zip": "90210", "n": 5, "more": ["</parameter>"]})
+    reading = ReplyReader(form.syntax)
+    events = [event for char in form.render_call(call) for event in reading.feed(char)]
+    texts = [event.text for event in events if isinstance(event, CallArguments)]
+    assert texts == ['{"zip": "90210"', ', "n": 5', ', "more": ["</parameter>"]', "}"]
+    assert events[-1].call.arguments == call.arguments
+
+
 def test_several_calls_of_one_reading_come_one_after_the_other():
     call = get_format("llama3").render_call(ToolCall(name="f", arguments={"a": 1}))
     events = [event for _, event in told("llama3", f"{call}; {call}\n{call}; {call}")]
