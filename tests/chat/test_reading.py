@@ -277,9 +277,6 @@ def test_a_name_leaves_with_its_end_and_arguments_as_they_come(name):
         at = written.index("{", 1)
     assert events[0] == (at + 1, CallStart(0, "set_lights"))
     pieces = [(read, event.text) for read, event in events if isinstance(event, CallArguments)]
-    if name == "qwen3coder":  # by whole parameters
-        assert [text[-4:] for _, text in pieces] == ['xxx"', "true", "}"]
-        return
     assert len(pieces) > 300
     late = [written.rindex("x", 0, read) for read, text in pieces if text == "x"]
     assert late == [read - 1 for read, text in pieces if text == "x"]
@@ -294,7 +291,7 @@ def test_values_are_told_by_the_types_that_tools_declare():
     reading = ReplyReader(form.syntax)
     events = [event for char in form.render_call(call) for event in reading.feed(char)]
     texts = [event.text for event in events if isinstance(event, CallArguments)]
-    assert texts == ['{"zip": "90210"', ', "n": 5', ', "more": ["</parameter>"]', "}"]
+    assert "".join(texts) == json.dumps(call.arguments)
     assert events[-1].call.arguments == call.arguments
 
 

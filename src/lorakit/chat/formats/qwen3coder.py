@@ -35,7 +35,8 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
-from lorakit.chat.formats.qwen_arguments import NOTHING, QwenArguments
+from lorakit.chat.formats.mending import CLOSING
+from lorakit.chat.formats.qwen_arguments import QwenArguments
 from lorakit.chat.formats.qwenrules import NAME, Kind, Texts, calls, is_like_others, texts_of
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
@@ -45,8 +46,9 @@ FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 _STOPS = ("<|im_end|>",)
 _OPENING = re.compile(f"{OPEN}|{FUNCTION}")
-_BEGINNING = re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}(?P<name>{NAME.pattern})>")
 _LIKE_JSON = re.compile(r'[\s\[{"0-9tfn-]')
+_HEAD = re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}(?P<name>{NAME.pattern})>")
+_NOTHING_MORE = re.compile("")  # stands before the first parameter
 _PYTHON = {"True": True, "False": False, "None": None}
 _TRIES = 4  # closing tags within a value's JSON texts
 
@@ -69,12 +71,13 @@ class Qwen3CoderFormat:
             closing=CLOSE,
             stops=_STOPS,
             openings=self.openings,
-            growing=Growing(
-                name=_BEGINNING,
-                arguments=re.compile(""),
-                reader=lambda name: QwenArguments(partial(self._certain, name)),
-            ),
+            growing=Growing(name=_HEAD, arguments=_NOTHING_MORE, reader=self._reader),
+            mend=self._mend,
         )
+
+    def _reader(self, function: str) -> QwenArguments:
+        kind = partial(self._kind, function)
+        return QwenArguments(kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,
@@ -115,13 +118,6 @@ class Qwen3CoderFormat:
         texts = (self.texts or {}).get(function)
         return None if texts is None else texts.kind(key)
 
-    def _certain(self, function: str, key: str, text: str) -> Any:
-        """A parameter's value, or NOTHING where it may be JSON whose strings hold a closing tag."""
-        kind = self._kind(function, key)
-        if kind not in ("text", "optional") and text.lstrip()[:1] in ("{", "[", '"'):
-            return _whole_json(text)
-        return _parameter(text + PARAMETER_END, 0, 0, kind)[1]
-
     def _text(self, function: str, key: str, value: Any) -> str:
         if not isinstance(value, str):
             return _json(value)
@@ -158,6 +154,17 @@ class Qwen3CoderFormat:
         calls.append((name, arguments))
         return position
 
+    def _mend(self, text: str) -> tuple[list[Call], list[str]]:
+        """The call where tags after its last parameter are missing."""
+        body = text.rstrip()
+        for tag in (*_STOPS, CLOSE, FUNCTION_END):
+            body = body.removesuffix(tag).rstrip()
+        whole = f"{body}\n{FUNCTION_END}\n{CLOSE}"
+        calls: list[Call] = []
+        if self._read(whole, 0, calls) < len(whole):
+            raise BadCallError("more follows the call", len(text))
+        return calls, [CLOSING]
+
 
 def _find(reply: str, position: int) -> int:
     found = _OPENING.search(reply, position)
@@ -193,12 +200,15 @@ def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[i
         return end, _value(text)
     for _ in range(_TRIES):
         value = _whole_json(reply[start:close])
-        if value is not NOTHING:
+        if value is not _NOTHING:
             return close + len(PARAMETER_END), value
         close = reply.find(PARAMETER_END, close + 1, limit)
         if close < 0:
             break
     return end, _value(text)
+
+
+_NOTHING = object()
 
 
 def _end_of(reply: str, position: int, tag: str) -> int:
@@ -207,12 +217,12 @@ def _end_of(reply: str, position: int, tag: str) -> int:
 
 
 def _whole_json(text: str) -> Any:
-    """A text that is JSON from end to end as its value, else NOTHING."""
+    """A text that is JSON from end to end as its value, else _NOTHING."""
     try:
         end, value = read_value(text, skip_space(text, 0))
     except BadCallError:
-        return NOTHING
-    return value if skip_space(text, end) == len(text) else NOTHING
+        return _NOTHING
+    return value if skip_space(text, end) == len(text) else _NOTHING
 
 
 def _value(text: str) -> Any:
@@ -221,7 +231,7 @@ def _value(text: str) -> Any:
     if word in _PYTHON:
         return _PYTHON[word]
     value = _whole_json(text)
-    return text if value is NOTHING else value
+    return text if value is _NOTHING else value
 
 
 def _named(name: str) -> str:
