@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.chat.annotations import form_of
+from lorakit.chat.annotations import Form, form_of
 from lorakit.chat.results import plain
 from lorakit.chat.schema import problems
 from lorakit.errors import ParameterError
@@ -109,7 +109,8 @@ class Sized:
         (Color, {"type": "string", "enum": ["red", "blue"]}),
         (Level, {"type": "integer", "enum": [1, 2]}),
         (Shape, {"type": "string", "enum": ["DOT", "LINE"]}),
-        (Optional[int], {"anyOf": [{"type": "integer"}, {"type": "null"}]}),  # noqa: UP045
+        (Optional[int], {"type": "integer", "nullable": True}),  # noqa: UP045
+        (Color | None, {"type": "string", "enum": ["red", "blue", None], "nullable": True}),
         (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
         (
             Annotated[int, "How many", AtLeast()],
@@ -299,6 +300,13 @@ def _said(value):
     if isinstance(value, dict):
         return {key: _said(item) for key, item in value.items()}
     return plain(value, "")
+
+
+def test_a_form_that_forgets_to_convert_would_be_found():
+    value, form = Color.RED, form_of(Color, "f")
+    assert form.convert(_said(value)) == value
+    forgetful = Form(schema=form.schema, convert=lambda value: value)
+    assert forgetful.convert(_said(value)) != value
 
 
 def test_a_union_takes_the_first_that_fits():

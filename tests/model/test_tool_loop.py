@@ -289,6 +289,33 @@ def test_rounds_are_limited_and_the_last_calls_have_results():
     assert len(set(calls)) == 3
 
 
+def unanswered(messages):
+    """Ids of calls that have no result right behind the reply that has them, in its order."""
+    wanted = []
+    for message in messages:
+        if message["role"] == "tool" and wanted and message["tool_call_id"] == wanted[0]:
+            wanted.pop(0)
+        elif wanted:
+            return wanted
+        wanted += [call["id"] for call in message.get("tool_calls", ())]
+    return wanted
+
+
+BROKEN = "<tool_call>\n{x}\n</tool_call>"
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("text", [OFF * 3, OFF + calling("rm") + OFF, OFF + BROKEN, calling("f")])
+def test_each_call_has_its_result_in_every_order(text, concurrent):
+    options = {"limits": ToolLimits(rounds=2, calls=2), "concurrent": concurrent}
+    run = ran(text, **options)
+    assert unanswered(run.messages) == []
+    names = [step.call.name for step in run.steps if step.round == 1 and step.malformed is None]
+    assert names == [call.name for call in run.replies[0].tool_calls]
+    assert unanswered(run.messages[:-1]) != []  # what one lost result would look like
+    assert unanswered([run.messages[0], *run.messages[2:]]) == [] != unanswered(run.messages[:2])
+
+
 def test_the_whole_time_is_limited():
     def slow(room: str, state: str) -> str:
         time.sleep(0.1)
@@ -404,7 +431,7 @@ def test_what_demands_a_call_holds_for_the_first_answer():
 def test_tools_that_are_not_declared_are_run():
     script = Script(OFF, "Dark.")
     assert streamed(script, declare=False).run.steps[0].ok
-    assert list(script.asked[0].tools) == []
+    assert script.asked[0].tools is None
 
 
 @pytest.mark.parametrize("during", ["answer", "function"])
@@ -430,6 +457,41 @@ def test_ctrl_c_cancels_cleanly(during):
         with pytest.raises(CancelledError):
             stream.run  # noqa: B018
     assert script.streams[-1].cancelled
+
+
+def test_a_run_is_read_one_way_and_its_functions_run_once():
+    count = []
+
+    def once(room: str, state: str) -> None:
+        count.append(room)
+
+    stream = streamed(Script(OFF, "Dark."), [named(once)])
+    run = asyncio.run(stream.arun())
+    assert stream.run is run
+    assert count == ["kitchen"]
+    with pytest.raises(ParameterError, match="not by both"):
+        next(stream)
+    other = streamed(Script(OFF, "Dark."), [named(once)])
+    next(other)
+    with pytest.raises(ParameterError, match="not by both"):
+        asyncio.run(anext(other))
+
+
+def test_cancelling_the_task_cancels_the_answer():
+    script = Script(OFF, "Dark.")
+
+    async def stop():
+        async def forever(room: str, state: str) -> None:
+            await asyncio.sleep(60)
+
+        task = asyncio.ensure_future(streamed(script, [named(forever)]).arun())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stop())
+    assert script.streams[0].cancelled
 
 
 def test_one_that_nobody_reads_on_is_cancelled():
@@ -467,8 +529,9 @@ def test_wrong_limits(limits):
 
 
 def test_wrong_messages_and_tools():
-    with pytest.raises(ParameterError, match="messages"):
-        ToolStream(Plan([{"role": 1}], [set_lights], {}, None), Script("x"))
+    for messages in ([], "hello", ["hello"], ASKED[0], None):
+        with pytest.raises(ParameterError, match="messages"):
+            Plan(messages, [set_lights], {}, None)
     with pytest.raises(ParameterError, match="the functions cannot be tools"):
         Plan(ASKED, [lambda x: x], {}, None)
 
@@ -556,3 +619,7 @@ def test_functions_as_tools_of_chat_are_an_error_that_names_the_loop(model):
 def test_an_unknown_keyword_is_refused(model):
     with pytest.raises(ParameterError, match="unknown sampling parameters: max_rounds"):
         model.run_tools(**on_demo(max_rounds=3))
+    with pytest.raises(ParameterError, match="lookahead is for stream_tools"):
+        model.run_tools(**on_demo(lookahead=3))
+    with pytest.raises(ParameterError, match="timeout"):
+        model.session().run_tools(LIGHTS, [set_lights], timeout=3)

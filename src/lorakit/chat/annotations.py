@@ -278,6 +278,9 @@ _KIND_OF = {str: "string", int: "integer", float: "number", bool: "boolean", typ
 def _union(args: tuple[Any, ...], where: str, inside: tuple[Any, ...]) -> Form:
     """The first that a value fits, in the order in which they stand."""
     forms = [_form(arg, where, inside) for arg in args]
+    others = [form for arg, form in zip(args, forms, strict=True) if arg is not type(None)]
+    if len(others) == 1 < len(forms) and "type" in others[0].schema:
+        return _nullable(others[0])
 
     def convert(value: Any) -> Any:
         fault: ValueError | None = None
@@ -290,6 +293,14 @@ def _union(args: tuple[Any, ...], where: str, inside: tuple[Any, ...]) -> Form:
         raise fault or ValueError("fits none of the alternatives")
 
     return Form(schema={"anyOf": [form.schema for form in forms]}, convert=convert)
+
+
+def _nullable(form: Form) -> Form:
+    """OpenAPI's word beside a plain type, which templates read better than alternatives."""
+    schema = {**form.schema, "nullable": True}
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return Form(schema=schema, convert=lambda value: None if value is None else form.convert(value))
 
 
 # Classes with fields.

@@ -205,12 +205,12 @@ def _of_parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], where:
 
 def _without_null(form: Form) -> Form:
     """`Optional[X] = None` is declared as an X that may be left out: the simplest for a model."""
-    options = form.schema.get("anyOf")
-    if options is None:
-        return form
-    rest = [option for option in options if option != {"type": "null"}]
-    others = {key: value for key, value in form.schema.items() if key != "anyOf"}
-    schema = {**rest[0], **others} if len(rest) == 1 else {"anyOf": rest, **others}
+    schema = dict(form.schema)
+    if schema.pop("nullable", False):
+        if "enum" in schema:
+            schema["enum"] = [choice for choice in schema["enum"] if choice is not None]
+    elif "anyOf" in schema:
+        schema["anyOf"] = [option for option in schema["anyOf"] if option != {"type": "null"}]
     return Form(schema=schema, convert=form.convert)
 
 

@@ -23,7 +23,7 @@ from typing import Any, cast
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.functions import Callee, Tool, callees_of
 from lorakit.chat.messages import Message, prepare_messages
-from lorakit.errors import CancelledError, DeadlineError
+from lorakit.errors import CancelledError, DeadlineError, ParameterError
 from lorakit.model.chat_stream import ChatStream
 from lorakit.model.prompts import deadline_of
 from lorakit.model.tool_calls import Caller, Ready, not_run, unread
@@ -51,7 +51,7 @@ class Ask:
     """The model is to answer. timeout: in seconds, for this answer."""
 
     messages: list[dict[str, Any]]
-    tools: Tools
+    tools: Tools | None
     options: ChatKeywords
     timeout: float | None
 
@@ -89,8 +89,7 @@ class Plan:
         own, self._chat = split_loop(keywords)
         self.options = LoopOptions(**own)
         self.callees: Mapping[str, Callee] = callees_of(tools)
-        prepare_messages(messages)  # raises what is wrong with them
-        self.messages = [copy.deepcopy(dict(message)) for message in messages]
+        self.messages = _copied(messages)
         self._timeout = timeout
         deadline_of(timeout)  # raises what is wrong with it
         self._begun = time.monotonic()
@@ -121,6 +120,8 @@ class Plan:
             steps: list[ToolStep] = []
             for group in self._groups(calls, answered.reply, round):
                 steps += yield group
+            places = {call.id: place for place, call in enumerate(calls)}
+            steps.sort(key=lambda step: places.get(step.call.id, len(places)))
             self._steps += steps
             self.messages = [*answered.messages, *_said(answered.reply, calls, steps)]
         return self._ended("rounds")
@@ -134,7 +135,7 @@ class Plan:
         declared = [callee.declaration for callee in self.callees.values()]
         return Ask(
             messages=self.messages,
-            tools=declared if self.options.declare else (),
+            tools=declared if self.options.declare else None,
             options=cast(ChatKeywords, options),
             timeout=min(limits, default=None),
         )
@@ -193,6 +194,7 @@ class ToolStream:
 
     def __next__(self) -> ToolEvent:
         if self._events is None:
+            self._require_one_way(self._aevents)
             self._events = self._play()
         return next(self._events)
 
@@ -201,20 +203,23 @@ class ToolStream:
 
     async def __anext__(self) -> ToolEvent:
         if self._aevents is None:
+            self._require_one_way(self._events)
             self._aevents = self._aplay()
         return await anext(self._aevents)
 
     @property
     def run(self) -> ToolRun:
         """The whole run; goes on to its end. Raises what the run raised, and CancelledError."""
-        for _ in self:
-            pass
+        if self._run is None:
+            for _ in self:
+                pass
         return self._result()
 
     async def arun(self) -> ToolRun:
         """`run` for coroutines."""
-        async for _ in self:
-            pass
+        if self._run is None:
+            async for _ in self:
+                pass
         return self._result()
 
     def cancel(self) -> None:
@@ -228,6 +233,13 @@ class ToolStream:
 
     def __repr__(self) -> str:
         return f"<ToolStream of {', '.join(self._plan.callees)}>"
+
+    def _require_one_way(self, other: object) -> None:
+        if other is not None:
+            raise ParameterError(
+                "a run is read by `for` or by `async for`, not by both",
+                hint="run goes with `for`, arun() with `async for`",
+            )
 
     def _result(self) -> ToolRun:
         if self._run is None:
@@ -341,6 +353,14 @@ def split_loop(keywords: ToolKeywords) -> tuple[LoopKeywords, ChatKeywords]:
     own = {k: v for k, v in keywords.items() if k in LoopKeywords.__annotations__}
     rest = {k: v for k, v in keywords.items() if k not in own}
     return cast(LoopKeywords, own), cast(ChatKeywords, rest)
+
+
+def _copied(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Raises ParameterError for what are no messages; what each holds the model checks."""
+    plain = isinstance(messages, list | tuple) and all(isinstance(m, Mapping) for m in messages)
+    if not plain or not messages:
+        prepare_messages(messages)
+    return [copy.deepcopy(dict(message)) for message in messages]
 
 
 def _sender(steps: Steps, value: object) -> Callable[[], Ask | Run]:

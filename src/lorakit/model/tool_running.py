@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from lorakit.chat.messages import Message
+from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.chat_stream import ChatStream
 from lorakit.model.generating import Generating
@@ -82,6 +83,8 @@ class RunningTools(Generating):
         lookahead: int | None,
         options: ToolKeywords,
     ) -> ToolStream:
+        if "lookahead" in options:  # no checker saw it
+            raise ParameterError("lookahead is for stream_tools, which may be read slowly")
         chosen = None if adapters is None else self._table.scales(adapters)
 
         def begin(ask: Ask) -> tuple[ChatStream, Sequence[Message]]:
