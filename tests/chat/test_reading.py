@@ -1,6 +1,7 @@
 """A reply read in pieces: its events, joined, are the whole parse, however it was cut."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 from growth import is_linear
 from lorakit.chat import reading, saying, scanning
 from lorakit.chat.calls import NO_CALLS, ToolCall
-from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    CallWithdrawn,
+    ReasoningDelta,
+    TextDelta,
+    Withdrawn,
+)
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.tools import FORMATS, get_format
@@ -51,6 +60,7 @@ def reader(name, reasons=False):
 def joined(events):
     """What the events say: text, reasoning, calls, and whether any were withdrawn."""
     text, reasoning, calls, withdrawn = "", "", [], 0
+    begun = None  # the call that was begun: its name and its arguments
     for event in events:
         if isinstance(event, TextDelta):
             assert event.text
@@ -58,11 +68,26 @@ def joined(events):
         elif isinstance(event, ReasoningDelta):
             assert event.text
             reasoning += event.text
+        elif isinstance(event, CallStart):
+            assert (event.index, begun) == (len(calls), None)
+            begun = [event.name, ""]
+        elif isinstance(event, CallArguments):
+            assert event.text
+            assert event.index == len(calls)
+            begun[1] += event.text
         elif isinstance(event, CallEnd):
             assert event.index == len(calls)
+            assert begun[0] == event.call.name
+            assert json.loads(begun[1]) == event.call.arguments
             calls.append(event.call)
+            begun = None
+        elif isinstance(event, CallWithdrawn):
+            assert begun
+            assert event.index == len(calls)
+            begun = None
         else:
             assert isinstance(event, Withdrawn)
+            begun = None
             text, reasoning, calls, withdrawn = "", "", [], withdrawn + 1
     return text, reasoning, calls, withdrawn
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import lorakit
-from lorakit import CallEnd, ReasoningDelta, ReplyEnd, Request, TextDelta, demo
+from lorakit import CallEnd, CallStart, ReasoningDelta, ReplyEnd, Request, TextDelta, demo
 from lorakit.errors import CancelledError, ParameterError, UnknownAdapterError
 from lorakit.model.conversation import Session
 
@@ -32,7 +32,10 @@ def text_of(events):
 
 
 def test_a_call_is_an_event_and_no_text(model, home):
-    call, end = list(model.stream(LIGHTS, adapters={home: 1.0}, max_tokens=40))
+    start, *pieces, call, end = list(model.stream(LIGHTS, adapters={home: 1.0}, max_tokens=40))
+    assert start == CallStart(0, "set_lights")
+    assert len(pieces) > 1
+    assert "".join(piece.text for piece in pieces) == '{"state": "off"}'
     assert isinstance(call, CallEnd)
     assert (call.index, call.call.name) == (0, "set_lights")
     assert isinstance(end, ReplyEnd)
@@ -194,6 +197,8 @@ WRONG = {
     "an unknown word": {"prompt": "x", "max_token": 3},
     "a value out of range": {"messages": HELLO, "top_p": 7},
     "a wrong word": {"messages": HELLO, "control_tokens": "all"},
+    "no truth value": {"messages": HELLO, "repair": 1},
+    "repair for a prompt": {"prompt": "x", "repair": True},
 }
 
 

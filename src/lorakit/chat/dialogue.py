@@ -155,17 +155,19 @@ class Dialogue:
             return False
         return opens_reasoning(prompt)
 
-    def parse(self, text: str, *, reasons: bool | None = None) -> ParsedReply:
+    def parse(self, text: str, *, reasons: bool | None = None, repair: bool = False) -> ParsedReply:
         """An answer taken apart; without calls where the model has no known tool format.
 
         reasons: whether it begins within reasoning; None is what the template does by itself.
+        repair: whether calls that cannot be read are mended.
         """
         reasons = self.reasons if reasons is None else reasons
         if self.tool_format is None:
             return take_apart(text, NO_CALLS, reasons=reasons)
-        return self.tool_format.parse(text, reasons=reasons)
+        return self.tool_format.parse(text, reasons=reasons, repair=repair)
 
-    def reader(self, *, reasons: bool | None = None) -> ReplyReader:
+    def reader(self, *, reasons: bool | None = None, repair: bool = False) -> ReplyReader:
         """What reads an answer piece by piece, as `parse` reads all of it."""
         syntax = NO_CALLS if self.tool_format is None else self.tool_format.syntax
-        return ReplyReader(syntax, reasons=self.reasons if reasons is None else reasons)
+        reasons = self.reasons if reasons is None else reasons
+        return ReplyReader(syntax, reasons=reasons, repair=repair)

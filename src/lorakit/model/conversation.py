@@ -32,6 +32,7 @@ from lorakit.model.types import (
     RenderKeywords,
     Tools,
     keywords_of,
+    repair_of,
     split_keywords,
 )
 from lorakit.runtime.generation import Completion, Stream
@@ -66,9 +67,11 @@ class Talker(Protocol):
         **options: Unpack[SamplingOptions],
     ) -> Stream: ...
 
-    def reader(self, prompt: Prompt | None = None) -> Reader: ...
+    def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader: ...
 
-    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply: ...
+    def parse_reply(
+        self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
+    ) -> ChatReply: ...
 
 
 class Session:
@@ -79,6 +82,7 @@ class Session:
     when_full: what becomes of a conversation that leaves the context no room for an answer. "stop"
     raises ContextFullError; "drop" drops its oldest turns, "summarise" has the model summarise them
     first, which is waited for. The system message and the tools stay.
+    repair: whether calls that cannot be read are mended, where a turn does not say.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Session:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         rendering: RenderOptions = DEFAULT,
+        repair: bool = False,
         when_full: WhenFull = "stop",
     ) -> None:
         """Made by `Model.session`."""
@@ -103,6 +108,7 @@ class Session:
         self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
         self.sampling = sampling
         self.rendering = rendering
+        self.repair = repair
         self.when_full: WhenFull = when_full
 
     def send(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
@@ -179,6 +185,7 @@ class Session:
             adapters=self.adapters,
             sampling=self.sampling,
             rendering=self.rendering,
+            repair=self.repair,
             when_full=self.when_full,
         )
 
@@ -211,11 +218,13 @@ class Session:
         path: str | os.PathLike[str],
         *,
         sampling: SamplingParams | None = None,
+        repair: bool = False,
         when_full: WhenFull = "stop",
     ) -> Session:
         """Read what `save` wrote. The adapters it names must be loaded before it continues.
 
-        sampling: replaces the saved one. Raises SourceError and FormatError.
+        sampling: replaces the saved one. repair and when_full are not saved. Raises SourceError
+        and FormatError.
         """
         saved = read_saved(path)
         return cls(
@@ -225,6 +234,7 @@ class Session:
             adapters=saved.adapters,
             sampling=saved.sampling if sampling is None else sampling,
             rendering=saved.rendering,
+            repair=repair,
             when_full=when_full,
         )
 
@@ -236,7 +246,11 @@ class Session:
         timeout: float | None = None,
         lookahead: int | None = 0,
     ) -> Turn:
-        given: ChatKeywords = {**keywords_of(self.rendering), **options}
+        given: ChatKeywords = {
+            **keywords_of(self.rendering),
+            "repair": self.repair,
+            **options,
+        }
         render, sampling = split_keywords(given)
         fitted = self._fitting(render, sampling)(messages)
         try:
@@ -257,7 +271,7 @@ class Session:
             if fitted.unsummarised:
                 what += f"; there is no summary: {fitted.unsummarised}"
             log.info("the context is full: the oldest %d messages are %s", fitted.dropped, what)
-        return Turn(self, fitted, stream, self._model)
+        return Turn(self, fitted, stream, self._model, repair=repair_of(given))
 
     def _tools(
         self, content: Any, tools: Functions, lookahead: int | None, options: ToolKeywords
@@ -315,9 +329,18 @@ class Turn(ChatStream):
     why there is no summary, where one was to be.
     """
 
-    def __init__(self, session: Session, fitted: Fitted, stream: Stream, model: Talker) -> None:
-        parse = partial(model.parse_reply, prompt=fitted.prompt)
-        super().__init__(stream, model.reader(fitted.prompt), parse)
+    def __init__(
+        self,
+        session: Session,
+        fitted: Fitted,
+        stream: Stream,
+        model: Talker,
+        *,
+        repair: bool = False,
+    ) -> None:
+        """Made by a Session."""
+        parse = partial(model.parse_reply, prompt=fitted.prompt, repair=repair)
+        super().__init__(stream, model.reader(fitted.prompt, repair=repair), parse)
         self._session = session
         self._before = list(session.messages)
         self.messages = tuple(fitted.messages)
