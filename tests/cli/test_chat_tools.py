@@ -139,6 +139,18 @@ def test_ctrl_c_at_the_question_takes_the_turn_back(chat, monkeypatch, capsys):
     assert "Aye" in said(chat, monkeypatch, capsys, LIGHTS, "y")
 
 
+def test_what_a_full_context_drops_is_said(chat, monkeypatch, capsys):
+    chat.session.when_full = "drop"
+    chat.session.sampling = lorakit.SamplingParams(max_tokens=20)
+    filling = [
+        {"role": "user", "content": "hello " * 120},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    chat.session.messages[:] = [dict(each) for each in filling * 4]
+    out = said(chat, monkeypatch, capsys, LIGHTS, "y")
+    assert "(the context is full: the oldest" in out
+
+
 def test_the_tools_command(chat, file, monkeypatch, capsys):
     assert "set_lights(room, state, later)" in said(chat, monkeypatch, capsys, "/tools")
     said(chat, monkeypatch, capsys, "/tools off")
@@ -183,6 +195,11 @@ def test_a_faulty_file(file, source, message):
     with pytest.raises(FormatError, match=message) as error:
         read_functions(file)
     assert error.value.hint or error.value.items
+
+
+def test_a_file_is_compiled_as_it_stands(file):
+    file.write_text("def f(x: int): ...\nassert f.__annotations__ == {'x': int}\n", "utf-8")
+    assert list(read_functions(file).callees) == ["f"]
 
 
 def test_a_fault_of_a_function_has_its_line(file):

@@ -247,6 +247,9 @@ def test_a_function_that_never_returns_is_left(concurrent):
     assert step.outcome == "timeout"
     assert step.content.startswith("error: it did not return within 0.0")
     assert run.text == "Oh."
+    left = [each for each in threading.enumerate() if each.name == "lorakit-tool"]
+    assert left != []
+    assert all(thread.daemon for thread in left)  # the process does not wait for them
     arun = streamed(Script(OFF, "Oh."), [named(hang)], limits=limits, concurrent=concurrent).arun()
     assert asyncio.run(arun).steps[0].outcome == "timeout"
 
@@ -540,6 +543,12 @@ def test_wrong_messages_and_tools():
 
 LIGHTS = "turn the lights off in the kitchen"
 BOTH = {"home": 1.0, "style": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_function_hangs_for_ever():
+    yield
+    ENDLESS.set()
 
 
 @pytest.fixture(scope="module")

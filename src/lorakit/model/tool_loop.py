@@ -171,6 +171,8 @@ class ToolStream:
 
     The events of each reply as of `stream`, ToolStarted and ToolFinished for its calls, and at the
     end RunEnd. Dropping or closing it cancels the answer that is written.
+
+    answer: the one that is written, or was last; of a session's run it is a Turn.
     """
 
     def __init__(
@@ -178,7 +180,7 @@ class ToolStream:
     ) -> None:
         """Made by `stream_tools`. begin: begins an answer; end: is told of the run."""
         self._plan, self._begin, self._end = plan, begin, end
-        self._answer: ChatStream | None = None
+        self.answer: ChatStream | None = None
         self._run: ToolRun | None = None
         self._cancelled = False
         self._events: Iterator[ToolEvent] | None = None
@@ -226,8 +228,8 @@ class ToolStream:
         """Stop the answer that is written; a function that runs is left to itself. The run then
         ends without a RunEnd, and `run` raises CancelledError."""
         self._cancelled = True
-        if self._answer is not None:
-            self._answer.cancel()
+        if self.answer is not None:
+            self.answer.cancel()
 
     close = cancel
 
@@ -253,7 +255,7 @@ class ToolStream:
 
     def _ask(self, ask: Ask) -> tuple[ChatStream, list[dict[str, Any]]]:
         stream, messages = self._begin(ask)
-        self._answer = stream
+        self.answer = stream
         return stream, [dict(message) for message in messages]
 
     def _play(self) -> Iterator[ToolEvent]:
@@ -344,8 +346,8 @@ class ToolStream:
 
     def _stop(self) -> None:
         """Whatever ended it, also Ctrl-C or that nobody reads on: no answer goes on unread."""
-        if self._run is None and self._answer is not None:
-            self._answer.cancel()
+        if self._run is None and self.answer is not None:
+            self.answer.cancel()
 
 
 def split_loop(keywords: ToolKeywords) -> tuple[LoopKeywords, ChatKeywords]:

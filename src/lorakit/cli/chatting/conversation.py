@@ -15,6 +15,7 @@ from lorakit.cli.chatting.answer import BAD, DIM, SHOWN, Answer
 from lorakit.cli.chatting.functions import Functions
 from lorakit.cli.output import say_folded
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
+from lorakit.model.chat_stream import ChatStream
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
 from lorakit.model.tool_types import RunEnd, ToolFinished, ToolRun, ToolStarted, ToolStep
@@ -112,11 +113,15 @@ class Chat:
         kept = list(self.session.messages)
         self.session.messages[:] = map(dict, before)
         answer = Answer(self.model.capabilities.context)
+        turn: ChatStream | None = None
         try:
             stream = self.session.stream_tools(
                 content, functions.tools, approve=functions.approve, declare=functions.declare
             )
             for event in stream:
+                if stream.answer is not turn:
+                    turn = stream.answer
+                    self._tell_dropped(turn)
                 if isinstance(event, ToolFinished):
                     self._tell_step(event.step)
                 elif isinstance(event, RunEnd):
@@ -174,7 +179,9 @@ class Chat:
         self.session.messages[:] = [*map(dict, asked), said.to_message()]
         say_folded("(stopped; /retry answers anew)", DIM)
 
-    def _tell_dropped(self, turn: Turn) -> None:
+    def _tell_dropped(self, turn: ChatStream | None) -> None:
+        if not isinstance(turn, Turn):
+            return
         if turn.summary:
             say_folded(
                 f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM

@@ -94,7 +94,7 @@ def _run(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)  # last, so that no file beside it hides a module
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
         place = f"{error.filename or path}, line {error.lineno or 1}"
         raise FormatError(f"{place}: {error.msg}", hint=_HINT) from error
