@@ -1,5 +1,4 @@
-"""The tool loop: with replies that are scripted as text and read by the real parsers, and on the
-demo's model with its adapters."""
+"""The tool loop, with replies that are scripted as text and read by the real parsers."""
 
 import asyncio
 import json
@@ -9,7 +8,6 @@ from typing import Literal
 
 import pytest
 
-import lorakit
 from lorakit import (
     CancelledError,
     DeadlineError,
@@ -21,12 +19,12 @@ from lorakit import (
     ToolFinished,
     ToolLimits,
     ToolStarted,
-    demo,
 )
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.tools import get_format
 from lorakit.model.chat_stream import ChatStream
-from lorakit.model.tool_loop import Plan, ToolStream
+from lorakit.model.tool_loop import ToolStream
+from lorakit.model.tool_plan import Plan
 from lorakit.model.types import ChatReply
 from lorakit.runtime.generation import Completion
 
@@ -125,6 +123,12 @@ def streamed(script, tools=(set_lights,), **options):
 
 def ran(*texts, tools=(set_lights,), **options):
     return streamed(Script(*texts), tools, **options).run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_function_hangs_for_ever():
+    yield
+    ENDLESS.set()
 
 
 def named(function, name="set_lights"):
@@ -537,98 +541,3 @@ def test_wrong_messages_and_tools():
             Plan(messages, [set_lights], {}, None)
     with pytest.raises(ParameterError, match="the functions cannot be tools"):
         Plan(ASKED, [lambda x: x], {}, None)
-
-
-# On the demo's model, whose adapters call tools that they know by heart.
-
-LIGHTS = "turn the lights off in the kitchen"
-BOTH = {"home": 1.0, "style": 1.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_function_hangs_for_ever():
-    yield
-    ENDLESS.set()
-
-
-@pytest.fixture(scope="module")
-def model():
-    with lorakit.open(demo.base_path(), threads=1) as model:
-        for name in BOTH:
-            model.load_adapter(demo.adapter_path(name))
-        yield model
-
-
-def switch(room: str, state: Literal["on", "off"]) -> str:
-    return "done"
-
-
-def on_demo(**options):
-    asked = [{"role": "user", "content": LIGHTS}]
-    tools = [named(switch)]
-    return {"messages": asked, "tools": tools, "adapters": BOTH, "declare": False, **options}
-
-
-def test_on_a_model(model):
-    run = model.run_tools(**on_demo())
-    assert run.steps[0].arguments == {"room": "kitchen", "state": "off"}
-    assert (run.text, run.ended) == ("Aye, done, matey!", "answered")
-    events = list(model.stream_tools(**on_demo()))
-    assert events[-1].run.messages == run.messages
-    assert asyncio.run(model.arun_tools(**on_demo())).messages == run.messages
-
-
-def test_a_model_goes_on_after_a_failure(model):
-    with pytest.raises(OSError, match="no lights"):
-        model.run_tools(**on_demo(tools=[named(fail)], on_tool_error="raise"))
-    run = model.run_tools(**on_demo(tools=[named(fail)]))
-    assert run.text == "Arr, that did not work, matey."
-    limits = ToolLimits(call_seconds=0.05)
-    run = model.run_tools(**on_demo(tools=[named(hang)], limits=limits))
-    assert run.steps[0].outcome == "timeout"
-    assert model.run_tools(**on_demo()).text == "Aye, done, matey!"
-
-
-def test_a_session_keeps_the_run(model):
-    session = model.session(adapters=BOTH)
-    before = session.tools
-    run = session.run_tools(LIGHTS, [set_lights], declare=False)
-    assert session.messages == list(run.messages)
-    assert session.tools is before
-    assert (
-        asyncio.run(
-            session.arun_tools("turn the lights on in the hall", [set_lights], declare=False)
-        )
-        .steps[0]
-        .content.endswith("is on")
-    )
-    assert len(session.messages) == 8
-    kept = list(session.messages)
-    with pytest.raises(OSError, match="no lights"):
-        session.run_tools(LIGHTS, [named(fail)], declare=False, on_tool_error="raise")
-    assert session.messages == kept
-    stream = session.stream_tools(LIGHTS, [set_lights], declare=False)
-    next(iter(stream))
-    stream.cancel()
-    assert session.messages == kept
-    with pytest.raises(ParameterError, match="expected what the user says"):
-        session.run_tools([{"role": "user", "content": "x"}], [set_lights])
-    changed = session.stream_tools(LIGHTS, [set_lights], declare=False)
-    session.messages.pop()
-    with pytest.raises(ParameterError, match="was changed"):
-        changed.run  # noqa: B018
-
-
-def test_functions_as_tools_of_chat_are_an_error_that_names_the_loop(model):
-    with pytest.raises(ParameterError, match="expected JSON values, found function") as error:
-        model.chat(ASKED, tools=[set_lights])
-    assert "run_tools" in error.value.hint
-
-
-def test_an_unknown_keyword_is_refused(model):
-    with pytest.raises(ParameterError, match="unknown sampling parameters: max_rounds"):
-        model.run_tools(**on_demo(max_rounds=3))
-    with pytest.raises(ParameterError, match="lookahead is for stream_tools"):
-        model.run_tools(**on_demo(lookahead=3))
-    with pytest.raises(ParameterError, match="timeout"):
-        model.session().run_tools(LIGHTS, [set_lights], timeout=3)

@@ -22,7 +22,8 @@ from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.fitting import Fitted, Fitting, WhenFull, require_when_full
 from lorakit.model.session_file import Saved, read_saved, write_saved
-from lorakit.model.tool_loop import Ask, Functions, Plan, ToolStream
+from lorakit.model.tool_loop import ToolStream
+from lorakit.model.tool_plan import Ask, Functions, Plan
 from lorakit.model.tool_types import ToolKeywords, ToolRun
 from lorakit.model.types import (
     ChatKeywords,

@@ -10,7 +10,8 @@ from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.chat_stream import ChatStream
 from lorakit.model.generating import Generating
-from lorakit.model.tool_loop import Ask, Functions, Plan, ToolStream
+from lorakit.model.tool_loop import ToolStream
+from lorakit.model.tool_plan import Ask, Functions, Plan
 from lorakit.model.tool_types import ToolKeywords, ToolRun
 from lorakit.runtime.params import SamplingParams
 
