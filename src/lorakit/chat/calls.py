@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.errors import ParameterError
 from lorakit.files.bounded import parse_json
 
@@ -165,6 +166,14 @@ class ToolFormat(Protocol):
         """Take a reply apart, in time linear in its length. Never raises.
 
         reasons: whether the reply begins within reasoning that the prompt opened.
+        """
+        ...
+
+    def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
+        """The calls of these functions whose arguments fit, as the model would write them.
+
+        mark: the expression of a marker's text: a token of its own where the model has one, else
+        the text in quotes. Raises ParameterError for what the format cannot write.
         """
         ...
 
