@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.chat.constraints.replies import ToolUse
 from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
 from lorakit.chat.messages import Message
-from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
+from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions, ToolChoice
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.keywords import require_sampling
@@ -30,14 +31,20 @@ class ChatKeywords(SamplingOptions, total=False):
     chat_template_kwargs: Mapping[str, Any]
     enable_thinking: bool | None
     control_tokens: ControlTokens | None
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    declare: bool
 
 
 class RenderKeywords(TypedDict, total=False):
-    """Those of ChatKeywords that make the prompt."""
+    """Those of ChatKeywords that make the prompt, and say what its tools are for."""
 
     chat_template_kwargs: Mapping[str, Any]
     enable_thinking: bool | None
     control_tokens: ControlTokens | None
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    declare: bool
 
 
 def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptions]:
@@ -54,6 +61,9 @@ def keywords_of(options: RenderOptions) -> RenderKeywords:
         "chat_template_kwargs": options.chat_template_kwargs,
         "enable_thinking": options.enable_thinking,
         "control_tokens": options.control_tokens,
+        "tool_choice": options.tool_choice,
+        "parallel_tool_calls": options.parallel_tool_calls,
+        "declare": options.declare,
     }
 
 
@@ -61,7 +71,8 @@ class ChatPrompt(list[int]):
     """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
     images: float32 vectors [positions, embedding] by digest. reasons: whether the prompt ends
-    within reasoning that its template opened; None where that is not known.
+    within reasoning that its template opened; None where that is not known. use: what the reply may
+    call; None where nothing restricts that.
     """
 
     def __init__(
@@ -70,10 +81,12 @@ class ChatPrompt(list[int]):
         images: Mapping[int, Vectors] | None = None,
         *,
         reasons: bool | None = None,
+        use: ToolUse | None = None,
     ) -> None:
         super().__init__(ids)
         self.images: Mapping[int, Vectors] = images or {}
         self.reasons = reasons
+        self.use = use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

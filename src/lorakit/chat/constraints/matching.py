@@ -160,7 +160,7 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """Advance: this token was chosen. Raises EngineError where it may not come next."""
-        if self.ended:
+        if self.ended and (self._over or token not in self._ends):
             raise EngineError("the constraint allows nothing after its end")
         if token in self._ends | self._own_ends and self._native.is_accepting():
             self._over = True

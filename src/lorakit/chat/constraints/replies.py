@@ -34,6 +34,16 @@ class Calls(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """What a reply may call. named: whether the caller chose it, and not the default."""
+
+    functions: tuple[Function, ...]
+    mode: Mode
+    parallel: bool = True
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """How a model reasons before it answers: its tags. begun: whether the prompt opened it."""
 
@@ -43,30 +53,19 @@ class Thinking:
 
 
 def reply_grammar(
-    format: Calls,
-    functions: Sequence[Function],
-    *,
-    mode: Mode,
-    parallel: bool = True,
-    mark: Mark,
-    thinking: Thinking | None = None,
+    format: Calls, use: ToolUse, *, mark: Mark, thinking: Thinking | None = None
 ) -> str:
     """The grammar of a reply, in llguidance's Lark dialect.
 
-    mode: "required" is one call or more (not parallel: one); "auto" is words, and then perhaps
-    calls; in "none" no call begins. mark: what fits a control token, or a text where it is none.
-    Raises ParameterError for functions that the format cannot write.
+    In the mode "required" it is one call or more (not parallel: one), in "auto" words, and then
+    perhaps calls; in "none" no call begins. mark: what fits a control token, or a text where it is
+    none. Raises ParameterError for functions that the format cannot write.
     """
-    if mode == "none":
-        exclusions = [_held(text) for text in format.openings]
-        if not functions:
-            return _joined(_around("body", thinking, mark, open_ended=True), [
-                "body: TEXT?", _terminal("TEXT", "(?s:.+)", exclusions)])  # fmt: skip
-    written = format.grammar(functions, mark)
-    if mode == "required":
-        lines = [f"body: {_calls(written.first, written, parallel)}"]
+    written = format.grammar(use.functions, mark)
+    if use.mode == "required":
+        lines = [f"body: {_calls(written.first, written, use.parallel)}"]
         return _joined(_around("body", thinking, mark), [*lines, written.rules])
-    return _talking(format, written, mode, parallel, mark, thinking)
+    return _talking(format, written, use, mark, thinking)
 
 
 def answer_grammar(body: str, *, mark: Mark, thinking: Thinking | None = None) -> str:
@@ -78,11 +77,11 @@ def answer_grammar(body: str, *, mark: Mark, thinking: Thinking | None = None) -
 def _talking(
     format: Calls,
     written: CallGrammar,
-    mode: Mode,
-    parallel: bool,
+    use: ToolUse,
     mark: Mark,
     thinking: Thinking | None,
 ) -> str:
+    """The grammar of a reply that need not call."""
     opening = written.opening
     others = [text for text in format.openings if text not in opening and opening not in text]
     exclusions = [_held(text) for text in others]
@@ -90,18 +89,20 @@ def _talking(
         exclusions.append(f"{_GAP}{exactly(thinking.opening)}(?s:.*)")
     free = [*exclusions, _led(opening) if written.alone else _held(opening)]
     around = _around("body", thinking, mark, open_ended=True)
-    if mode == "none":
+    if use.mode == "none":
         return _joined(around, ["body: TEXT?", _terminal("TEXT", "(?s:.+)", free)])
     text = _terminal("TEXT", "(?s:.+)", free)
     if written.alone:
-        lines = [f"body: TEXT? | {_calls(written.first, written, parallel)}", text]
+        lines = [f"body: TEXT? | {_calls(written.first, written, use.parallel)}", text]
     elif _is_token(mark(opening)):
-        lines = [f"body: TEXT? | TEXT? {_calls(written.first, written, parallel)}", text]
+        lines = [f"body: TEXT? | TEXT? {_calls(written.first, written, use.parallel)}", text]
     else:
         rest = _after(written.first, mark(opening), format.name)
         opened = _terminal("OPENED", f"(?s:.*){exactly(opening)}", exclusions)
-        lines = [f"body: words | opened {_calls(rest, written, parallel)}", "opened[lazy]: OPENED",
-                 "words: WORDS", opened, _terminal("WORDS", "(?s:.*)", exclusions)]  # fmt: skip
+        words = _terminal("WORDS", "(?s:.*)", exclusions)
+        calls = _calls(rest, written, use.parallel)
+        lines = [f"body: words | opened {calls}", "opened[lazy]: OPENED", "words: WORDS"]
+        lines += [opened, words]
     return _joined(around, [*lines, written.rules])
 
 
