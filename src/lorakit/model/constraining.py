@@ -16,6 +16,7 @@ from lorakit.chat.constraints.gbnf import is_gbnf, lark_of
 from lorakit.chat.constraints.lark import expression, json_rule, literal
 from lorakit.chat.constraints.matching import Compiled, Matcher
 from lorakit.chat.constraints.nodes import AnyValue, Object, Schema
+from lorakit.chat.constraints.own_lark import checked_lark
 from lorakit.chat.constraints.replies import (
     ToolUse,
     answer_grammar,
@@ -83,7 +84,7 @@ class Constraining:
     def _answer(self, params: SamplingParams, reasons: bool) -> str:
         """The grammar that a request's own parameters say."""
         if params.grammar is not None:
-            return lark_of(params.grammar) if is_gbnf(params.grammar) else params.grammar
+            return (lark_of if is_gbnf(params.grammar) else checked_lark)(params.grammar)
         if params.regex is not None:
             body = expression(whole(params.regex))
         elif params.choices:

@@ -108,7 +108,7 @@ MEANT = (
     ('root ::= "a"{2,3}', "a", False),
     ('root ::= "a"{2,3}', "aaa", True),
     ('root ::= "a"{0} "b"', "b", True),
-    ('root ::= [a\\-z-]+', "a-z", True),
+    ("root ::= [a\\-z-]+", "a-z", True),
     ('root ::= "ab"*', "abab", True),
     ('root ::= "ab"*', "aba", False),
     ('root ::= B | c-d\nB ::= "x" # upper\nc-d ::= "y" | root "."', "y", None),

@@ -31,7 +31,7 @@ class Measure:
         self._depth: dict[int, int] = {}
 
     def check(self) -> None:
-        for group in _components({rule: self._firsts(rule) for rule in self._rules}):
+        for group in components({rule: self._firsts(rule) for rule in self._rules}):
             self._settle(group)
         for row in (row for rows in self._rules.values() for row in rows):
             ways = 0
@@ -106,7 +106,7 @@ class Measure:
         return found
 
 
-def _components(graph: dict[int, list[int]]) -> Iterator[set[int]]:
+def components(graph: dict[int, list[int]]) -> Iterator[set[int]]:
     """Strongly connected nodes, each group after those that it leads to (Tarjan, no recursion)."""
     order: dict[int, int] = {}
     low: dict[int, int] = {}

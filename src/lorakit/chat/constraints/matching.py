@@ -33,6 +33,7 @@ MAX_STATES = 100_000  # of the lexer: 200 MB at most
 MAX_FUEL = 1_000_000  # of the lexer, for one mask: about 70 ms
 MAX_FUEL_BEGIN = 4_000_000  # of the lexer, when a grammar is read: 80 ms
 MAX_SIZE = 500_000  # symbols of a grammar
+_UNFORCED = '\n%llguidance {"no_forcing": true}'  # masks do not foresee how text is cut
 
 
 def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -84,7 +85,8 @@ class Compiled:
         """Raises ParameterError."""
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
-        self._prototype = native_matcher(vocabulary.native, grammar)
+        forcing = "" if vocabulary.forces else _UNFORCED
+        self._prototype = native_matcher(vocabulary.native, f"{grammar}{forcing}")
 
     def matcher(self, ends: Collection[int]) -> Matcher:
         """A constraint of one answer. ends: the tokens that end it, which may come wherever the
@@ -132,9 +134,6 @@ class Matcher:
 
     def allows(self, token: int) -> bool:
         """Whether this token may come next."""
-        self._settle()
-        if self._bits is None and not self._over and token not in self._ends | self._own_ends:
-            return self._valid_one(token)
         bits = self._mask()
         return 0 <= token < self._size and bool(bits[token >> 5] >> (token & 31) & 1)
 
@@ -212,6 +211,9 @@ class Matcher:
         self._ahead = list(zip(draft, masks[1:], strict=True))
 
     def _valid_one(self, token: int) -> bool:
+        if token in self._own_ends:  # one that the grammar itself names, where it is allowed
+            bits = self._mask()
+            return bool(bits[token >> 5] >> (token & 31) & 1)
         return 0 <= token < self._size and self._native.validate_tokens([token]) == 1
 
     def _valid(self, tokens: list[int]) -> int:

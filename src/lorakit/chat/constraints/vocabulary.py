@@ -106,6 +106,8 @@ class Vocabulary:
             expected = self._encode(text.encode())
             if not found or found != expected[: len(found)]:
                 return False
+            if not text.encode().startswith(self._bytes(found)):
+                return False
         return True
 
 

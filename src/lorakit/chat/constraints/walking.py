@@ -209,7 +209,10 @@ class _Walker:
             return self._fault(f"{where}.type", f"expected {expected}, found {shown(said)}")
         if "number" in kinds:
             kinds = [kind for kind in kinds if kind != "integer"]
-        return either([self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)])
+        found = [self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)]
+        if said is None and schema.keys() & {*COMBINING}:  # which say the type, perhaps another
+            found += [self._of_kind(kind, {}, where, depth) for kind in KINDS if kind not in kinds]
+        return either(found)
 
     def _of_kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> Node | None:
         def fault(keyword: str, why: str) -> None:
