@@ -75,12 +75,12 @@ class RenderOptions:
 
 def _choice(value: object) -> str | None:
     """A choice of tools as a word or a function's name. Raises ParameterError."""
-    if isinstance(value, Mapping):
-        function = value.get("function", value)
-        name = function.get("name") if isinstance(function, Mapping) else None
-        value = name if value.get("type", "function") == "function" else value
-    if value is None or (isinstance(value, str) and value):
-        return value
+    said = value
+    if isinstance(value, Mapping) and value.get("type") == "function":
+        function = value.get("function")
+        said = function.get("name") if isinstance(function, Mapping) else 0
+    if value is None or (isinstance(said, str) and said):
+        return said if isinstance(said, str) else None
     raise ParameterError(
         f"tool_choice is None or a word, found {shown(value)}",
         hint='"auto", "none", "required", "free", or the name of a function',
