@@ -371,6 +371,8 @@ def test_no_adapter_of_a_server_takes_the_name_of_another():
 LACKING = [
     (None, {"top_k": 3, "grammar": "root ::= x"}, ["top_k=3", "grammar"]),
     (None, {"ignore_eos": True}, ["ignore_eos"]),
+    (None, {"response_format": {"type": "json_object"}}, ["in conversations alone"]),
+    (VLLM, {"regex": "a", "lookup": True}, ["regex='a'", "lookup=True"]),
     (LLAMA, {"stop_tokens": [3]}, ["stop_tokens"]),
     (VLLM, {"mirostat_tau": 2.0}, ["mirostat_tau"]),
     (VLLM, {"logprobs": 21}, ["at most 20"]),
