@@ -115,3 +115,10 @@ def test_an_unknown_keyword_is_refused(model):
         model.run_tools(**on_demo(lookahead=3))
     with pytest.raises(ParameterError, match="timeout"):
         model.session().run_tools(LIGHTS, [set_lights], timeout=3)
+
+
+def test_a_demanded_call_is_one_of_the_functions_under_any_adapter(model):
+    for adapters in ({}, {"style": 1.0}):
+        run = model.run_tools(**on_demo(adapters=adapters, tool_choice="required", max_tokens=60))
+        assert run.steps[0].ok
+        assert run.ended == "answered"

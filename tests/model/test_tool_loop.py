@@ -438,7 +438,7 @@ def test_what_demands_a_call_holds_for_the_first_answer():
 def test_tools_that_are_not_declared_are_run():
     script = Script(OFF, "Dark.")
     assert streamed(script, declare=False).run.steps[0].ok
-    assert script.asked[0].tools is None
+    assert script.asked[0].options["declare"] is False
 
 
 @pytest.mark.parametrize("during", ["answer", "function"])
@@ -515,7 +515,6 @@ def test_one_that_nobody_reads_on_is_cancelled():
         ({"limits": 3}, "limits are lorakit.ToolLimits"),
         ({"on_tool_error": "ignore"}, "on_tool_error must be"),
         ({"concurrent": 1}, "concurrent must be True or False"),
-        ({"declare": None}, "declare must be True or False"),
         ({"approve": "y"}, "approve is a function"),
         ({"timeout": 0}, "timeout must be above 0"),
     ],

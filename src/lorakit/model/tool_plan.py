@@ -37,7 +37,7 @@ class Ask:
     """The model is to answer. timeout: in seconds, for this answer."""
 
     messages: list[dict[str, Any]]
-    tools: Tools | None
+    tools: Tools
     options: ChatKeywords
     timeout: float | None
 
@@ -120,7 +120,7 @@ class Plan:
         declared = [callee.declaration for callee in self.callees.values()]
         return Ask(
             messages=self.messages,
-            tools=declared if self.options.declare else None,
+            tools=declared,
             options=cast(ChatKeywords, options),
             timeout=min(limits, default=None),
         )

@@ -142,7 +142,6 @@ class LoopKeywords(TypedDict, total=False):
     on_tool_error: OnToolError
     concurrent: bool
     approve: Approve | None
-    declare: bool
 
 
 class ToolKeywords(ChatKeywords, LoopKeywords, total=False):
@@ -156,8 +155,7 @@ class LoopOptions:
     on_tool_error: what becomes of an exception of a function, or a result that cannot be said: the
     model reads it ("report"), or it is raised ("raise"). concurrent: whether the calls of one reply
     run at the same time; else in their order. approve: asked before each call: True runs it, False
-    or a text with the reason does not. declare: whether the prompt declares the tools; not for an
-    adapter that was trained without declarations.
+    or a text with the reason does not.
     Raises ParameterError.
     """
 
@@ -165,7 +163,6 @@ class LoopOptions:
     on_tool_error: OnToolError = "report"
     concurrent: bool = False
     approve: Approve | None = None
-    declare: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.limits, ToolLimits):
@@ -176,10 +173,8 @@ class LoopOptions:
         if not among(self.on_tool_error, get_args(OnToolError)):
             found = shown(self.on_tool_error)
             raise ParameterError(f"on_tool_error must be 'report' or 'raise', not {found}")
-        for name in ("concurrent", "declare"):
-            if not isinstance(getattr(self, name), bool):
-                found = shown(getattr(self, name))
-                raise ParameterError(f"{name} must be True or False, not {found}")
+        if not isinstance(self.concurrent, bool):
+            raise ParameterError(f"concurrent must be True or False, not {shown(self.concurrent)}")
         if self.approve is not None and not callable(self.approve):
             raise ParameterError(
                 f"approve is a function that is given each call, not {shown(self.approve)}"
