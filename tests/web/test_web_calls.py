@@ -15,10 +15,10 @@ from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import FORMATS, detect_format, get_format
 
 TESTS = Path(__file__).parents[1] / "chat"
-sys.path.insert(0, str(TESTS))
-functiongemma, hermes, llama3, scanning = (
+sys.path[:0] = map(str, (TESTS, TESTS / "formats"))
+functiongemma, hermes, llama3, json_formats, qwen3coder, scanning = (
     importlib.import_module(f"test_{name}")
-    for name in ("functiongemma", "hermes", "llama3", "scanning")
+    for name in ("functiongemma", "hermes", "llama3", "json_formats", "qwen3coder", "scanning")
 )
 GEMMA = "<start_function_call>call:{}<end_function_call>"
 MARKS = {
@@ -26,7 +26,17 @@ MARKS = {
     "gemma4": ("<|tool_call>", "<tool_call|>", '<|"|>', "<turn|>"),
     "hermes": ("<tool_call>", "</tool_call>", '"', "<|im_end|>"),
     "llama3": ("<|python_tag|>", ";", '"', "<|eom_id|>"),
-}
+    "qwen3coder": ("<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>",
+                   "</parameter>", "<|im_end|>"),
+    "llama3_function": ("<function=f>", "</function>", "<|eom_id|>", '"'),
+    "mistral": ("[TOOL_CALLS]", "[TOOL_CALLS] [", "[ARGS]", "</s>"),
+    "mistral11": ("[TOOL_CALLS]f", "[ARGS]", "[CALL_ID]", "</s>"),
+    "phi4": ("<|tool_call|>", "<|/tool_call|>", "functools[", "<|end|>"),
+    "deepseek": ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>function",
+                 "<｜tool▁sep｜>f", "<｜tool▁call▁end｜>", "\n```json\n", "\n```"),
+    "granite": ("<|tool_call|>", "<tool_call>", "</tool_call>", "<|end_of_text|>"),
+    "json": ("```json\n", "\n```", ";", '"'),
+}  # fmt: skip
 PIECES = [
     "call:", "f", "{", "}", "[", "]", ":", ",", "1", "-0.5", "01", "true", "None", "NaN", "null",
     " ", "\n", "\\", "\\u00e9", "\\ud83d", '{"name":', '"f"', ',"arguments":', ',"parameters":',
@@ -55,6 +65,13 @@ def own_vectors() -> list[tuple[str, str]]:
         *(("llama3", reply) for test in ("test_calls_are_found", "test_faults_are_reported")
           for reply, _ in vectors(llama3, test)),
         *(("hermes", f"The tag {q}<think>{q} begins it, {q}</think>{q} ends it.") for q in "`\"'"),
+        *((name, reply)
+          for test in ("test_variants_are_read", "test_faults_are_reported_with_a_reason")
+          for name, reply, *_ in vectors(json_formats, test)),
+        *(("qwen3coder", reply)
+          for reply, _ in vectors(qwen3coder, "test_faults_are_reported_with_a_reason")),
+        *(("qwen3coder", qwen3coder.call(**{key: text}))
+          for key, text, *_ in vectors(qwen3coder, "test_a_value_is_what_its_type_says")),
         *vectors(scanning, "test_half_a_surrogate_pair_makes_a_call_malformed"),
     ]  # fmt: skip
     for name in FORMATS:
@@ -165,6 +182,9 @@ def test_what_is_drawn_is_parsed_alike(plain_node):
         ("gemma.js", "if (found.has(key))", "if (false)"),
         ("llama3.js", "|| namesAFunction(broken)", "|| true"),
         ("hermes.js", "{ required: false }", "{ required: true }"),
+        ("jsonlist.js", "throw new BadCall('the list of calls is empty', at)", "void 0"),
+        ("qwen3coder.js", "if (given.has(key))", "if (false)"),
+        ("deepseek.js", "at = fenced ?", "at = false ?"),
     ],
 )
 def test_a_parser_that_is_broken_is_found_out(plain_node, broken_web, file, text, replacement):

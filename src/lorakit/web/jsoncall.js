@@ -86,7 +86,7 @@ function unquoted(given, end) {
   return found.value;
 }
 
-function isObject(value) {
+export function isObject(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
