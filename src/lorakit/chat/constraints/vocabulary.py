@@ -14,6 +14,9 @@ from lorakit.errors import EngineError, LorakitError
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+_SLICES = tuple(  # tokens that most texts take as they are: those that begin no tag, quote or escape
+    f'[^<"\\\\\\x00-\\x1F\\x7F]{times}' for times in ("{1,10}", "{1,30}", "+")
+)
 _BEFORE = "\n"  # text before a text, where the tokenizer puts a space before every text
 _TRIED = ('{"name": "get_weather", "arguments": {"city": "', "call:set_light{room:", "true, ")
 
@@ -67,7 +70,9 @@ class Vocabulary:
             words.append(b"<end of text>")
         try:
             return LLTokenizer(
-                TokenizerWrapper(_Source(words, control, ends[0], self._encode)), eos_token=ends
+                TokenizerWrapper(_Source(words, control, ends[0], self._encode)),
+                eos_token=ends,
+                slices=list(_SLICES),
             )
         except Exception as error:
             raise EngineError(
