@@ -10,8 +10,9 @@ import json
 import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.errors import ParameterError
 from lorakit.files.bounded import parse_json
@@ -58,17 +59,27 @@ class Malformed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """One thing that was mended in a call: its place among the reply's calls, from 0, and what was
+    done, in words, such as "a trailing comma was dropped"."""
+
+    index: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedReply:
-    """A model's reply taken apart. Nothing is dropped: each part is in one of the four.
+    """A model's reply taken apart. Nothing is dropped: each part is in one of the first four.
 
     reasoning: what the model thought, without its tags and the space around it; several blocks
-    stand apart by an empty line.
+    stand apart by an empty line. repairs: what was mended in calls, where that was asked for.
     """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     malformed: tuple[Malformed, ...] = ()
     reasoning: str = ""
+    repairs: tuple[Repair, ...] = ()
 
     def to_message(self) -> dict[str, Any]:
         """The reply as an assistant message for the next turn; malformed calls stay out of it.
@@ -115,7 +126,11 @@ class CallSyntax:
     stops: tokens that are no words at the end of a reply with calls.
     For text that is still growing: openings, which `find` looks for; may_lead, whether what stands
     at a position may be the beginning of a lead; revises, whether a call that cannot be read may
-    turn out to be text in the end.
+    turn out to be text in the end; growing, how name and arguments are told before the call is
+    whole (None: only then).
+    mend: what was meant by a text that `read` cannot read, from where the call began to where it
+    ended, delimiters included: its calls and, in words, what was mended. It reads all of the text
+    or raises BadCallError. None: nothing is ever mended.
     """
 
     find: Callable[[str, int], int]
@@ -126,6 +141,8 @@ class CallSyntax:
     openings: tuple[str, ...] = ()
     may_lead: Callable[[str, int], bool] = lambda _, __: False
     revises: bool = False
+    growing: Growing | None = None
+    mend: Callable[[str], tuple[list[Call], list[str]]] | None = None
 
 
 NO_CALLS = CallSyntax(find=lambda _, __: -1, read=lambda _, position, __: position)
@@ -162,10 +179,11 @@ class ToolFormat(Protocol):
         """A function's result, a string or JSON value, as the model expects to read it."""
         ...
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
         """Take a reply apart, in time linear in its length. Never raises.
 
-        reasons: whether the reply begins within reasoning that the prompt opened.
+        reasons: whether the reply begins within reasoning that the prompt opened. repair: whether
+        calls that cannot be read are mended where it is clear what was meant.
         """
         ...
 
@@ -175,6 +193,17 @@ class ToolFormat(Protocol):
         mark: the expression of a marker's text: a token of its own where the model has one, else
         the text in quotes. Raises ParameterError for what the format cannot write.
         """
+        ...
+
+
+@runtime_checkable
+class TypedFormat(ToolFormat, Protocol):
+    """A format that writes values as plain text: whether 90210 is a text or a number, only the
+    declared tools say."""
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> ToolFormat:
+        """The format that reads and writes calls of these tools, given as OpenAI function objects,
+        by the types that they declare."""
         ...
 
 

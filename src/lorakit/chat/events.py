@@ -25,11 +25,38 @@ class ReasoningDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallStart:
+    """A call begins, of the function of this name. index: its place among the calls, from 0.
+
+    Each call is a CallStart, at least one CallArguments, and a CallEnd; no other call comes between
+    them. Where it turns out to be none, a CallWithdrawn takes the place of the rest.
+    """
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """More of a call's arguments; never empty. Joined they are the arguments as JSON text."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnd:
     """A whole call. index: its place among the reply's calls, from 0."""
 
     index: int
     call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class CallWithdrawn:
+    """What began as the call of this index is none: the next one that begins has its index."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +68,4 @@ class Withdrawn:
     """
 
 
-Delta = TextDelta | ReasoningDelta | CallEnd | Withdrawn
+Delta = TextDelta | ReasoningDelta | CallStart | CallArguments | CallEnd | CallWithdrawn | Withdrawn

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lorakit.chat.calls import BadCallError, CallSyntax, ParsedReply
+from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply
 from lorakit.chat.events import Delta
 from lorakit.chat.saying import Saying
 from lorakit.chat.scanning import end_of_broken
@@ -24,6 +24,7 @@ from lorakit.chat.tags import (
     UNFINISHED_OPEN,
     may_be_named,
 )
+from lorakit.chat.telling import Telling
 from lorakit.chat.unfinished import held
 
 END = "\0"  # what no format has: a call that is read before it needs no more text
@@ -35,15 +36,16 @@ FREE = 4096  # characters that may be read again in any case
 class ReplyReader:
     """Makes events of one reply's pieces; see lorakit.chat.events. In time linear in its length."""
 
-    def __init__(self, syntax: CallSyntax, *, reasons: bool = False) -> None:
-        """reasons: whether the reply begins within reasoning, since the prompt opened it."""
-        self._syntax = syntax
+    def __init__(self, syntax: CallSyntax, *, reasons: bool = False, repair: bool = False) -> None:
+        """reasons: whether the reply begins within reasoning, since the prompt opened it. repair:
+        whether the whole parse mends calls: from the first one that cannot be read, it says all."""
+        self._syntax, self._mends = syntax, repair and syntax.mend is not None
         self._text = ""  # what is not read yet, and one character before it
         self._at = 0  # where the unread part begins in it
         self._dropped = 0  # characters of the reply before it
         self._step: Callable[[], bool] = self._begin if reasons else self._lead
         self._said = Saying(syntax.stops, led=reasons)
-        self._growth = _Growth()
+        self._growth, self._telling = _Growth(), Telling(None, self._said)
         self._calls_before = 0
         self._broken = (0, 0)  # where tags and where the end of an unreadable call are looked for
 
@@ -109,17 +111,19 @@ class ReplyReader:
 
     def _read(self) -> bool:
         """A call that grows, until it is whole or can be none."""
+        self._telling.tell(self._text, self._at)
         if not self._growth.is_worth_reading(self._text, self._at, self._syntax):
             return False
         calls = self._said.calls[: self._calls_before]
         try:
             end = self._syntax.read(self._text + END, self._at, calls)
         except BadCallError as error:
-            self._said.call(calls)
+            self._end_calls(calls)
             return error.position <= len(self._text) - MARGIN and self._begin_broken(error)
         if end > len(self._text):
             return False
-        self._said.call(calls)
+        self._end_calls(calls)
+        self._said.drop_call()
         return self._go(self._words, end)
 
     def _skip(self) -> bool:
@@ -138,6 +142,11 @@ class ReplyReader:
         self._at = min(self._broken)
         return False
 
+    def _wait(self) -> bool:
+        """What only the whole parse can say."""
+        self._at = len(self._text)
+        return False
+
     def _go(self, step: Callable[[], bool], at: int) -> bool:
         self._step, self._at = step, at
         return True
@@ -146,9 +155,20 @@ class ReplyReader:
         self._say(start)
         self._said.end_words()
         self._growth, self._calls_before = _Growth(), len(self._said.calls)
+        self._telling = Telling(self._syntax.growing, self._said)
         return self._go(self._read, start)
 
+    def _end_calls(self, calls: list[Call]) -> None:
+        """All calls so far."""
+        for call in calls[len(self._said.calls) :]:
+            self._telling.tell(self._text, self._at)
+            self._said.end_call(call)
+            self._telling.next()
+
     def _begin_broken(self, error: BadCallError) -> bool:
+        if self._mends:
+            return self._go(self._wait, self._at)
+        self._said.drop_call()
         if self._syntax.revises and not self._said.calls:
             self._said.mute()
         begin = self._at if error.begin is None else error.begin
@@ -184,17 +204,20 @@ class _Growth:
     """When a growing call is read again: often enough to be prompt, and in linear time."""
 
     def __init__(self) -> None:
-        self._size = 0
-        self._spent = 0
+        self._size = self._spent = 0  # when it was read last, and in all
+        self._looked = 0  # how far an end was looked for
+        self._may_end = False
 
     def is_worth_reading(self, text: str, start: int, syntax: CallSyntax) -> bool:
         size = len(text) - start
-        new = text[start + max(0, self._size - MARGIN) :]
         ends = (syntax.closing, *syntax.openings, *syntax.stops) if syntax.closing else ("}",)
-        worth = size >= 2 * self._size or any(end in new for end in ends)
+        new = text[start + max(0, self._looked + 1 - max(map(len, ends))) :]
+        self._looked = size
+        self._may_end = self._may_end or any(end in new for end in ends)
+        worth = self._may_end or size >= 2 * self._size
         if not worth or self._spent + size > WORK * size + FREE:
             return False
-        self._size, self._spent = size, self._spent + size
+        self._size, self._spent, self._may_end = size, self._spent + size, False
         return True
 
 

@@ -7,8 +7,9 @@ waits for whether a call or reasoning comes first.
 
 from __future__ import annotations
 
-from lorakit.chat.calls import Call, ParsedReply, number_calls
-from lorakit.chat.events import CallEnd, Delta, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.calls import Call, ParsedReply, ToolCall, number_calls
+from lorakit.chat.events import CallStart, Delta, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.in_progress import CallInProgress, whole_call
 from lorakit.chat.unfinished import held
 
 
@@ -25,6 +26,7 @@ class Saying:
 
     def _start_anew(self, led: bool) -> None:
         self.calls = []
+        self._begun: CallInProgress | None = None
         self._led, self._spoke, self._muted = led, False, False
         self._text: list[str] = []  # given away
         self._words: list[str] = []  # waiting
@@ -69,12 +71,27 @@ class Saying:
         """The end of a block of reasoning."""
         self._in_thought, self._thought = False, []
 
-    def call(self, calls: list[Call]) -> None:
-        """All calls so far."""
-        known = len(self.calls)
-        for index, call in enumerate(number_calls(calls[known:], first=known), known):
-            self._events.append(CallEnd(index, call))
-        self.calls.extend(calls[known:])
+    def begin_call(self, name: str) -> None:
+        """A call, of which no more is known than its name."""
+        self._begun = CallInProgress(len(self.calls), name)
+        self._events.append(CallStart(len(self.calls), name))
+
+    def add_arguments(self, text: str) -> None:
+        """More of the arguments of the call that has begun, as JSON text."""
+        if self._begun:
+            self._events += self._begun.add(text)
+
+    def end_call(self, call: Call) -> None:
+        """The next call, whole."""
+        index = len(self.calls)
+        self._end_call(index, *number_calls([call], first=index))
+        self.calls.append(call)
+
+    def drop_call(self) -> None:
+        """The call that has begun is none."""
+        if self._begun:
+            self._events += self._begun.withdraw()
+            self._begun = None
 
     def mute(self) -> None:
         """Hold all words from now on: only the whole parse can say where they stand."""
@@ -82,7 +99,7 @@ class Saying:
 
     def withdraw(self, *, late: bool) -> None:
         """All so far was reasoning. late: it is said at the end, once it is known how much."""
-        if self._text or self._reasoning or self.calls:
+        if self._text or self._reasoning or self.calls or self._begun:
             self._events.append(Withdrawn())
         self._late = late
         self._start_anew(led=True)
@@ -103,12 +120,22 @@ class Saying:
         ):
             self._events.append(Withdrawn())
             text, reasoning, known = "", "", 0
+            self._begun = None
+        if self._begun and known < len(parsed.tool_calls):
+            self._end_call(known, parsed.tool_calls[known])
+            known += 1
+        self.drop_call()
         if thought := parsed.reasoning[len(reasoning) :]:
             self._events.append(ReasoningDelta(thought))
         if words := parsed.text[len(text) :]:
             self._events.append(TextDelta(words))
-        self._events += [CallEnd(i, c) for i, c in enumerate(parsed.tool_calls) if i >= known]
+        for index, call in enumerate(parsed.tool_calls[known:], known):
+            self._end_call(index, call)
         return self.taken()
+
+    def _end_call(self, index: int, call: ToolCall) -> None:
+        begun, self._begun = self._begun, None
+        self._events += begun.end(call) if begun else whole_call(index, call)
 
     def _give(self, text: str) -> None:
         if text:

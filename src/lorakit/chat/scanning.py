@@ -17,6 +17,7 @@ from lorakit.chat.calls import (
     CallSyntax,
     Malformed,
     ParsedReply,
+    Repair,
     number_calls,
 )
 from lorakit.chat.tags import CLOSE, OPEN, TAG, next_tag
@@ -36,6 +37,7 @@ class _Parts:
     calls: list[Call] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
 
     def end_words(self, words: str) -> None:
         """Words, and then something else."""
@@ -44,10 +46,13 @@ class _Parts:
         self.led = self.led or not self.said
 
 
-def take_apart(reply: str, syntax: CallSyntax, *, reasons: bool = False) -> ParsedReply:
+def take_apart(
+    reply: str, syntax: CallSyntax, *, reasons: bool = False, repair: bool = False
+) -> ParsedReply:
     """A reply in its parts, in time linear in its length. Never raises.
 
     reasons: whether the reply begins within reasoning, since the prompt ended with its opening tag.
+    repair: whether what cannot be read as a call is mended, where the format can.
     """
     parts = _Parts(led=reasons)
     position = _begin_within(reply, parts) if reasons else 0
@@ -58,7 +63,7 @@ def take_apart(reply: str, syntax: CallSyntax, *, reasons: bool = False) -> Pars
         lead = -1
         if start >= 0 and (tag is None or start < tag.start()):
             parts.end_words(reply[position:start])
-            position = _read(reply, start, syntax, parts)
+            position = _read(reply, start, syntax, parts, repair)
         elif tag is not None and tag["open"]:
             parts.end_words(reply[position : tag.start()])
             position = _reasoning(reply, tag.end(), parts)
@@ -89,7 +94,7 @@ def _reasoning(reply: str, start: int, parts: _Parts) -> int:
     return close.end() if close else len(reply)
 
 
-def _read(reply: str, start: int, syntax: CallSyntax, parts: _Parts) -> int:
+def _read(reply: str, start: int, syntax: CallSyntax, parts: _Parts, repair: bool) -> int:
     """The end of the calls at `start`, or of what began like one."""
     try:
         return syntax.read(reply, start, parts.calls)
@@ -97,8 +102,22 @@ def _read(reply: str, start: int, syntax: CallSyntax, parts: _Parts) -> int:
         begin = start if error.begin is None else error.begin
         end = end_of_broken(reply, begin, max(error.position, start + 1), syntax)
         broken = Malformed(text=reply[begin:end], reason=error.reason, position=begin)
-        parts.malformed.append(broken)
+        if not (repair and _mend(broken.text, syntax, parts)):
+            parts.malformed.append(broken)
         return end
+
+
+def _mend(text: str, syntax: CallSyntax, parts: _Parts) -> bool:
+    """Take in the calls that a text was meant to be, if that is clear; whether it is."""
+    if syntax.mend is None:
+        return False
+    try:
+        calls, done = syntax.mend(text)
+    except BadCallError:
+        return False
+    parts.repairs += [Repair(index=len(parts.calls), words=words) for words in done]
+    parts.calls += calls
+    return True
 
 
 def end_of_broken(reply: str, begin: int, after: int, syntax: CallSyntax) -> int:
@@ -126,4 +145,5 @@ def _put_together(parts: _Parts, stops: tuple[str, ...]) -> ParsedReply:
         tool_calls=number_calls(parts.calls),
         malformed=tuple(parts.malformed),
         reasoning="\n\n".join(thought for thought in thoughts if thought),
+        repairs=tuple(parts.repairs),
     )

@@ -65,7 +65,16 @@ class Signs:
 
 _MARKERS = (  # of calls that are more than JSON, as a template may write them
     *("<tool", "<|tool", "<｜", "[TOOL", "<TOOL", "<function", "functools", "<invoke", "<action"),
-    *("<|python_tag|>", "<|channel", "<|START_", "<|action", "<|call", "<start_", "<seed:", "<minimax"),
+    *(
+        "<|python_tag|>",
+        "<|channel",
+        "<|START_",
+        "<|action",
+        "<|call",
+        "<start_",
+        "<seed:",
+        "<minimax",
+    ),
 )
 
 FORMATS: Mapping[str, Signs] = {
@@ -103,7 +112,7 @@ FORMATS: Mapping[str, Signs] = {
         Signs(format=GRANITE, present=("<|start_of_role|>", "<|tool_call|>")),
         Signs(
             format=GENERIC,
-            present=("tools", "name", "arguments", "JSON"),
+            present=("tools", '"name', '"arguments', "JSON"),
             absent=_MARKERS,
         ),
     )

@@ -18,7 +18,7 @@ from lorakit.values import close_to
 SAMPLING = frozenset(item.name for item in fields(SamplingParams))
 CALL = SAMPLING | {
     "adapters", "chat_template_kwargs", "control_tokens", "declare", "enable_thinking", "lookahead",
-    "n", "parallel_tool_calls", "sampling", "timeout", "tool_choice", "tools",
+    "n", "parallel_tool_calls", "repair", "sampling", "timeout", "tool_choice", "tools",
 }  # fmt: skip
 JSON = 'response_format={"type": "json_schema", "json_schema": {"schema": ...}}'
 CALL_ELSEWHERE = {

@@ -70,7 +70,8 @@ class Submitting:
             )
         else:
             ids, reasons = self._dialogue.prompt_and_state(messages, declared, options)
-        return ChatPrompt(ids, images, reasons=reasons, use=self._constraining.use(tools, options))
+        use = self._constraining.use(tools, options)
+        return ChatPrompt(ids, images, reasons=reasons, tools=tools, use=use)
 
     def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
         require_sampling(options)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
-from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.chat.calls import Malformed, ParsedReply, Repair, ToolCall
 from lorakit.chat.constraints.replies import ToolUse
-from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions, ToolChoice
 from lorakit.errors import ParameterError
@@ -26,7 +26,8 @@ ReplyReason = FinishReason | Literal["tool_calls"]
 
 
 class ChatKeywords(SamplingOptions, total=False):
-    """What conversations take as keywords: RenderOptions' and every sampling parameter."""
+    """What conversations take as keywords: RenderOptions' and every sampling parameter. repair:
+    whether calls that cannot be read are mended where it is clear what was meant."""
 
     chat_template_kwargs: Mapping[str, Any]
     enable_thinking: bool | None
@@ -34,6 +35,7 @@ class ChatKeywords(SamplingOptions, total=False):
     tool_choice: ToolChoice
     parallel_tool_calls: bool
     declare: bool
+    repair: bool
 
 
 class RenderKeywords(TypedDict, total=False):
@@ -48,11 +50,21 @@ class RenderKeywords(TypedDict, total=False):
 
 
 def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptions]:
-    """What makes the prompt, and what chooses tokens. Raises ParameterError for a wrong value."""
+    """What makes the prompt, and what chooses tokens, without `repair_of` them. Raises
+    ParameterError for a wrong value."""
+    repair_of(keywords)
     rendering = {k: v for k, v in keywords.items() if k in RenderKeywords.__annotations__}
-    sampling = {k: v for k, v in keywords.items() if k not in rendering}
+    sampling = {k: v for k, v in keywords.items() if k not in rendering and k != "repair"}
     options = RenderOptions(**rendering) if rendering else DEFAULT  # type: ignore[arg-type]
     return options, cast(SamplingOptions, sampling)
+
+
+def repair_of(keywords: ChatKeywords) -> bool:
+    """Whether calls are mended. Raises ParameterError for a wrong value."""
+    repair = keywords.get("repair", False)
+    if not isinstance(repair, bool):
+        raise ParameterError(f"repair is True or False, not {shown(repair)}")
+    return repair
 
 
 def keywords_of(options: RenderOptions) -> RenderKeywords:
@@ -71,8 +83,8 @@ class ChatPrompt(list[int]):
     """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
     images: float32 vectors [positions, embedding] by digest. reasons: whether the prompt ends
-    within reasoning that its template opened; None where that is not known. use: what the reply may
-    call; None where nothing restricts that.
+    within reasoning that its template opened; None where that is not known. tools: those that the
+    answer may call. use: what restricts its calls; None where nothing does.
     """
 
     def __init__(
@@ -82,11 +94,13 @@ class ChatPrompt(list[int]):
         *,
         reasons: bool | None = None,
         use: ToolUse | None = None,
+        tools: Tools | None = None,
     ) -> None:
         super().__init__(ids)
         self.images: Mapping[int, Vectors] = images or {}
         self.reasons = reasons
         self.use = use
+        self.tools = tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +143,11 @@ class ChatReply:
         return self.parsed.malformed
 
     @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """What was mended in calls, where `repair=True` asked for it."""
+        return self.parsed.repairs
+
+    @property
     def message(self) -> dict[str, Any]:
         """The answer as a message to append to the conversation (OpenAI's format)."""
         return self.parsed.to_message()
@@ -165,7 +184,7 @@ class ReplyEnd:
     reply: ChatReply
 
 
-Event = TextDelta | ReasoningDelta | CallEnd | Withdrawn | ReplyEnd
+Event = Delta | ReplyEnd
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -223,7 +242,7 @@ class Request(Generic[R_co]):
         options, rest = split_keywords(cast(ChatKeywords, keywords))
         require_sampling(rest)
         sampling_params(sampling, rest)  # raises what is wrong with them
-        if messages is None and (tools is not None or options != DEFAULT):
+        if messages is None and (tools is not None or options != DEFAULT or "repair" in keywords):
             given = sorted(set(keywords) - set(rest)) + ["tools"] * (tools is not None)
             raise ParameterError(
                 f"{', '.join(given)}: a prompt that is no conversation has no template",

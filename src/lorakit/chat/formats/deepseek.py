@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     BadCallError,
     Call,
@@ -30,6 +31,7 @@ from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
 from lorakit.chat.formats.jsonrules import called
+from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -67,8 +69,8 @@ class DeepSeekFormat:
         body = content if isinstance(content, str) else to_json(content)
         return f"<｜tool▁output▁begin｜>{body}<｜tool▁output▁end｜>"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         head = f'{mark(CALL)} "function" {mark(SEPARATOR)}'
@@ -151,5 +153,34 @@ def _expect(reply: str, position: int, text: str) -> int:
     return position + len(text)
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, closing=END, stops=_STOPS, openings=(BEGIN, CALL))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    """A single call; several are left as they are."""
+    head = _GROWING.name.match(text)
+    if not head or text.count(CALL) > 1:
+        raise BadCallError("it is not one call with a name", 0)
+    body = text[head.end() :].rstrip()
+    for token in (*_STOPS, END):
+        body = body.removesuffix(token).rstrip()
+    closed = body.endswith(CALL_END)
+    body = body.removesuffix(CALL_END).strip().removeprefix("```json").removesuffix("```")
+    arguments, done = mend_arguments(body, closed=closed)
+    return [(head["name"], arguments)], done or [CLOSING]
+
+
+_GROWING = Growing(
+    name=re.compile(
+        rf"(?:\s*(?:```)?\s*{CALL_END}\s*)?(?:{BEGIN}\s*)?"
+        rf"{CALL}[a-z_]*{SEPARATOR}(?P<name>{_NAME.pattern})(?=[\s`{{])"
+    ),
+    arguments=re.compile(r"\s*(?:```json\s*)?(?=\{)"),
+)
+_SYNTAX = CallSyntax(
+    find=_find,
+    read=_read,
+    closing=END,
+    stops=_STOPS,
+    openings=(BEGIN, CALL),
+    growing=_GROWING,
+    mend=_mend,
+)
 DEEPSEEK = DeepSeekFormat()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     MAX_DEPTH,
     BadCallError,
@@ -30,7 +31,9 @@ from lorakit.chat.calls import (
     function_of,
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
+from lorakit.chat.formats.gemma_arguments import GemmaArguments
 from lorakit.chat.formats.gemmarules import BARE_KEY, BARE_NAME, GemmaRules
+from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -68,6 +71,17 @@ class GemmaFormat:
             closing=self.call[1],
             stops=self.stops,
             openings=self.openings,
+            growing=self._growing,
+            mend=self._mend,
+        )
+
+    @property
+    def _growing(self) -> Growing:
+        head = rf"{re.escape(self.call[0])}\s*call\s*:\s*(?P<name>{BARE_NAME.pattern})(?=\s*\{{)"
+        return Growing(
+            name=re.compile(head),
+            arguments=re.compile(r"\s*(?=\{)"),
+            reader=lambda _: GemmaArguments(self.escape),
         )
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
@@ -86,8 +100,8 @@ class GemmaFormat:
         body = content if isinstance(content, Mapping) else {"value": content}
         return f"{self.response[0]}response:{name}{self._value(body)}{self.response[1]}"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         call, rules = GemmaRules(format=self.name, escape=self.escape, mark=mark).calls(functions)
@@ -102,6 +116,19 @@ class GemmaFormat:
         check_call(*call, end)
         calls.append(call)
         return end
+
+    def _mend(self, text: str) -> tuple[list[Call], list[str]]:
+        head = self._growing.name.match(text)
+        if not head:
+            raise BadCallError("it has no name", 0)
+        body = text[head.end() :].rstrip()
+        for stop in self.stops:
+            body = body.removesuffix(stop).rstrip()
+        closed = body.endswith(self.call[1])
+        arguments, done = mend_arguments(
+            body.removesuffix(self.call[1]), closed=closed, escape=self.escape
+        )
+        return [(head["name"], arguments)], done or [CLOSING]
 
     def _string(self, text: str) -> str:
         if self.escape in text:

@@ -64,7 +64,7 @@ class GemmaRules:
             raise ParameterError(
                 f"{self.format} cannot write what these tools allow",
                 items=self._faults,
-                hint=f"names without white space, brackets, ':', ',', and texts without {self.escape}",
+                hint=f"names have no white space and none of {{}}[]:,<>, texts no {self.escape}",
             )
         terminals = [f"{name}: {body}" for body, name in self._terminals.items()]
         text = "\n".join([f"call_one: {' | '.join(names)}", *self._rules, *terminals])
@@ -186,7 +186,8 @@ class GemmaRules:
         elif not rest:
             return ""
         elif at:
-            return f'("," {rest}){_times(max(0, node.least - at), None if most is None else most - at)}'
+            least, most = max(0, node.least - at), None if most is None else most - at
+            return f'("," {rest}){_times(least, most)}'
         else:
             here = f"{rest} {self._items(node, [rest], rest, 1)}"
         return here if at < node.least else f"({here})?"
@@ -196,7 +197,7 @@ class GemmaRules:
         named = sorted(node.properties.items(), key=lambda item: item[0].lower())
         pairs = [
             (
-                f"{self._key(name, where)} {self._value(inner, f'{where}.{name}')}",
+                f"{self._key(name, f'{where}.{name}')} {self._value(inner, f'{where}.{name}')}",
                 name in node.required,
             )
             for name, inner in named

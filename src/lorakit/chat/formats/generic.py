@@ -16,9 +16,10 @@ from typing import Any
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import skip_space, to_json
-from lorakit.chat.formats.jsonlist import read_list
+from lorakit.chat.formats.jsoncall import growing, skip_space, to_json
+from lorakit.chat.formats.jsonlist import KEYS, from_its_beginning, read_list
 from lorakit.chat.formats.jsonrules import json_calls
+from lorakit.chat.formats.mending import LIST, mend_calls
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 
@@ -60,8 +61,8 @@ class GenericFormat:
     def render_response(self, name: str, content: Any) -> str:
         return content if isinstance(content, str) else to_json(content)
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        parsed = take_apart(reply, _SYNTAX, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        parsed = take_apart(reply, _SYNTAX, reasons=reasons, repair=repair)
         broken = "".join(part.text for part in parsed.malformed)
         if not broken or parsed.tool_calls or _names_a_function(broken):
             return parsed
@@ -120,7 +121,22 @@ def _names_a_function(body: str) -> bool:
     return '"name"' in body and ('"parameters"' in body or '"arguments"' in body)
 
 
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    body = from_its_beginning(text)
+    calls, done = mend_calls(body, KEYS, required=True, closed=False, between=_BETWEEN)
+    return calls, [words for words in done if words != LIST]
+
+
+_BETWEEN = re.compile(r"[ \t\r\n,;]*")
 _SYNTAX = CallSyntax(
-    find=lambda _, __: -1, read=_read, lead=_lead, may_lead=_may_lead, revises=True
+    find=lambda _, __: -1,
+    read=_read,
+    lead=_lead,
+    may_lead=_may_lead,
+    revises=True,
+    growing=growing(
+        r"\s*(?:```(?:json)?\s*)?(?:\}\s*)?(?:\]\s*)?[,;]?\s*\[?\s*", KEYS, certain=True
+    ),
+    mend=_mend,
 )
 GENERIC = GenericFormat()

@@ -19,7 +19,7 @@ from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, Tool
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import to_json
-from lorakit.chat.formats.jsonlist import close, list_of, read_list
+from lorakit.chat.formats.jsonlist import close, growing_list, list_of, mend_list, read_list
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.scanning import take_apart
 
@@ -52,8 +52,8 @@ class GraniteFormat:
         body = content if isinstance(content, str) else to_json(content)
         return f"<|start_of_role|>tool_response<|end_of_role|>{body}<|end_of_text|>"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         rules = json_calls(functions)
@@ -82,5 +82,17 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
         raise BadCallError(error.reason, error.position, end) from error
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, stops=_STOPS, openings=(OPEN, PAIR[0]))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    closing = "" if text.startswith(OPEN) else PAIR[1]
+    return mend_list(text.removeprefix(OPEN).removeprefix(PAIR[0]), closing, _STOPS)
+
+
+_SYNTAX = CallSyntax(
+    find=_find,
+    read=_read,
+    stops=_STOPS,
+    openings=(OPEN, PAIR[0]),
+    growing=growing_list(rf"{re.escape(OPEN)}|{PAIR[0]}"),
+    mend=_mend,
+)
 GRANITE = GraniteFormat()

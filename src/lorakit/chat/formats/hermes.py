@@ -15,12 +15,14 @@ from typing import Any
 
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
 from lorakit.chat.formats.jsonrules import json_calls
+from lorakit.chat.formats.mending import CLOSING, mend_calls
 from lorakit.chat.scanning import take_apart
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _STOPS = ("<|im_end|>",)
+_KEYS = ("arguments", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,8 @@ class HermesFormat:
         body = content if isinstance(content, str) else to_json(content)
         return f"<tool_response>\n{body}\n</tool_response>"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         rules = json_calls(functions)
@@ -63,7 +65,7 @@ def _find(reply: str, position: int) -> int:
 def _read(reply: str, start: int, calls: list[Call]) -> int:
     """The call at an opening tag; its closing tag may be cut off at the end of the reply."""
     begin = skip_space(reply, start + len(OPEN))
-    end, name, arguments = read_call(reply, begin, ("arguments", "parameters"), required=False)
+    end, name, arguments = read_call(reply, begin, _KEYS, required=False)
     end = skip_space(reply, end)
     if reply.startswith(CLOSE, end):
         end += len(CLOSE)
@@ -73,5 +75,22 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
     return end
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN,))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    body = text.removeprefix(OPEN).rstrip()
+    for stop in _STOPS:
+        body = body.removesuffix(stop).rstrip()
+    closed = body.endswith(CLOSE)
+    calls, done = mend_calls(body.removesuffix(CLOSE), _KEYS, required=False, closed=closed)
+    return calls, done or [CLOSING]
+
+
+_SYNTAX = CallSyntax(
+    find=_find,
+    read=_read,
+    closing=CLOSE,
+    stops=_STOPS,
+    openings=(OPEN,),
+    growing=growing(rf"{OPEN}\s*", _KEYS),
+    mend=_mend,
+)
 HERMES = HermesFormat()

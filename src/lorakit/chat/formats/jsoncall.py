@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from lorakit.chat.calls import BadCallError, check_call
+from lorakit.chat.arguments import Growing
+from lorakit.chat.calls import BadCallError, Call, check_call
 from lorakit.errors import ParameterError
 
 WINDOW = 256  # characters
 MARGIN = 16  # longer than any literal or escape that a window's end can cut
 MAX_DIGITS = 1000
+_NAME = r'\{\s*"name"\s*:\s*"(?P<name>(?:[^"\\]|\\.)+)"'
+
+
+def growing(before: str, keys: Sequence[str], *, certain: bool = False) -> Growing:
+    """How a call that `read_call` reads is told while it is written, its name before its arguments.
+
+    before: a pattern of all that stands before its brace; where one reading takes in several calls
+    also of what stands between the arguments of one and the brace of the next. certain: whether
+    the name is told only once arguments follow, since other JSON may have a name too.
+    """
+    arguments = rf'\s*,\s*"(?:{"|".join(keys)})"\s*:\s*(?=\{{)'
+    name = rf"(?:{before}){_NAME}" + (rf"(?={arguments})" if certain else "")
+    return Growing(name=re.compile(name, re.DOTALL), arguments=re.compile(arguments), quoted=True)
 
 
 def read_call(
@@ -28,6 +43,12 @@ def read_call(
     is where they are null. Raises BadCallError.
     """
     end, value = read_value(text, position)
+    name, arguments = call_from(value, keys, end, required=required)
+    return end, name, arguments
+
+
+def call_from(value: Any, keys: Sequence[str], end: int, *, required: bool) -> Call:
+    """The call that a JSON value is, as of `read_call`. end: where it ended, for BadCallError."""
     if not isinstance(value, dict):
         raise BadCallError("expected a JSON object", end)
     name = value.get("name")
@@ -46,7 +67,7 @@ def read_call(
     if not isinstance(arguments, dict):
         raise BadCallError(f"{present[0]} must be an object", end)
     check_call(name, arguments, end)
-    return end, name, arguments
+    return name, arguments
 
 
 def read_value(text: str, position: int) -> tuple[int, Any]:

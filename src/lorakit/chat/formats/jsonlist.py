@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import BadCallError, Call, ToolCall
-from lorakit.chat.formats.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.mending import CLOSING, LIST, mend_calls
 
 KEYS = ("arguments", "parameters")
 
@@ -34,6 +36,32 @@ def read_list(text: str, position: int, calls: list[Call], *, required: bool = F
         except BadCallError as error:
             raise BadCallError(error.reason, error.position, begin) from error
     return position + 1
+
+
+def growing_list(opening: str) -> Growing:
+    """How the calls of such a list are told while they are written. opening: a pattern."""
+    return growing(rf"(?:(?:{opening})\s*\[?|\s*\}}\s*,)\s*", KEYS)
+
+
+def mend_list(body: str, closing: str, stops: Sequence[str]) -> tuple[list[Call], list[str]]:
+    """What was meant by a list that cannot be read, and what was mended.
+
+    body: without its opening; closing: what should end it, "" where nothing does.
+    """
+    body = body.rstrip()
+    for stop in stops:
+        body = body.removesuffix(stop).rstrip()
+    closed = bool(closing) and body.endswith(closing)
+    body = from_its_beginning(body.removesuffix(closing))
+    calls, done = mend_calls(body, KEYS, required=False, closed=closed)
+    return calls, [what for what in done if what != LIST] or [CLOSING]
+
+
+def from_its_beginning(body: str) -> str:
+    """The end of a list as a list: where the first calls of one were read, what is left to mend
+    begins in its midst."""
+    body = body.strip()
+    return f"[{body}" if body.startswith("{") and body.endswith("]") else body
 
 
 def list_of(calls: Sequence[ToolCall]) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
 from lorakit.chat.formats.jsonrules import json_calls
+from lorakit.chat.formats.mending import mend_calls
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 
@@ -31,6 +32,8 @@ _LIKE_A_CALL = re.compile(rf'\{{\s*"(?:{"|".join(_FIRST_KEYS)})"\s*:')
 _BEGINS_LIKE_A_CALL = unfinished(
     sequence("{", r"\s*", f'"{key}"', r"\s*", ":") for key in _FIRST_KEYS
 )
+_BETWEEN = re.compile(rf"(?:[;\s]|{'|'.join(map(re.escape, (TAG, *_STOPS)))})*")
+_BEFORE = rf"(?:\s*\}})?{_BETWEEN.pattern}"
 _MAY_LEAD = re.compile(rf"[ \t\r\n]*(?:{_BEGINS_LIKE_A_CALL})?\Z")
 
 
@@ -56,8 +59,8 @@ class Llama3Format:
     def render_response(self, name: str, content: Any) -> str:
         return to_json({"output": content} if isinstance(content, str) else content)
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        parsed = take_apart(reply, _SYNTAX, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        parsed = take_apart(reply, _SYNTAX, reasons=reasons, repair=repair)
         broken = "".join(part.text for part in parsed.malformed)
         if not broken or parsed.tool_calls or TAG in reply or _names_a_function(broken):
             return parsed
@@ -104,8 +107,19 @@ def _read(reply: str, position: int, calls: list[Call]) -> int:
     return start
 
 
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    return mend_calls(text, _KEYS, required=True, closed=text.endswith(_STOPS), between=_BETWEEN)
+
+
 _SYNTAX = CallSyntax(
-    find=_find, read=_read, lead=_lead, openings=(TAG,), may_lead=_may_lead, revises=True
+    find=_find,
+    read=_read,
+    lead=_lead,
+    openings=(TAG,),
+    may_lead=_may_lead,
+    revises=True,
+    growing=growing(_BEFORE, _KEYS, certain=True),
+    mend=_mend,
 )
 
 

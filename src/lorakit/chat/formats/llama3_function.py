@@ -2,7 +2,7 @@
 
     <function=get_weather>{"city": "Oslo"}</function>
 
-Meta's page for Llama 3.1 describes it for tools of one's own, and Functionary v3.1 is trained on it.
+Meta's page for Llama 3.1 describes it for custom tools, and Functionary v3.1 is trained on it.
 
 Sources: Meta's Llama 3.1 prompt format page and the template of functionary-medium-v3.1.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     BadCallError,
     Call,
@@ -27,6 +28,7 @@ from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
 from lorakit.chat.formats.jsonlist import close
 from lorakit.chat.formats.jsonrules import called
+from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -52,26 +54,27 @@ class Llama3FunctionFormat:
         return to_json(wrapped)
 
     def render_call(self, call: ToolCall) -> str:
-        return f"{_opened(call.name)}{to_json(dict(call.arguments))}{CLOSE}"
+        return f"{OPEN}{_named(call.name)}>{to_json(dict(call.arguments))}{CLOSE}"
 
     def render_response(self, name: str, content: Any) -> str:
         return content if isinstance(content, str) else to_json(content)
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
-        rules = called(functions, lambda name: literal(_opened(name)), literal(CLOSE))
-        return CallGrammar(opening=OPEN, first=rules.call, more=rules.call, rules=rules.text)
+        rules = called(functions, lambda name: literal(f"{_named(name)}>"), literal(CLOSE))
+        one = f"{mark(OPEN)} {rules.call}"
+        return CallGrammar(opening=OPEN, first=one, more=one, rules=rules.text)
 
 
-def _opened(name: str) -> str:
+def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ParameterError(
             f"llama3_function cannot name a function {name!r}",
             hint="names without white space, < and > can be written",
         )
-    return f"{OPEN}{name}>"
+    return name
 
 
 def _find(reply: str, position: int) -> int:
@@ -93,5 +96,28 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
     return end
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN,))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    head = _GROWING.name.match(text)
+    if not head:
+        raise BadCallError("it has no name", 0)
+    body = text[head.end() :].rstrip()
+    for stop in _STOPS:
+        body = body.removesuffix(stop).rstrip()
+    closed = body.endswith(CLOSE)
+    arguments, done = mend_arguments(body.removesuffix(CLOSE), closed=closed)
+    return [(head["name"], arguments)], done or [CLOSING]
+
+
+_GROWING = Growing(
+    name=re.compile(rf"{OPEN}(?P<name>{_NAME.pattern})>"), arguments=re.compile(r"\s*(?=\{)")
+)
+_SYNTAX = CallSyntax(
+    find=_find,
+    read=_read,
+    closing=CLOSE,
+    stops=_STOPS,
+    openings=(OPEN,),
+    growing=_GROWING,
+    mend=_mend,
+)
 LLAMA3_FUNCTION = Llama3FunctionFormat()

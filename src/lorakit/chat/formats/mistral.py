@@ -6,7 +6,7 @@
 In the newer one Mistral Small 3.2 writes [CALL_ID] and nine letters or digits before [ARGS]. Both
 readers read either form, since fine-tuned models mix them.
 
-Sources: the chat templates of Mistral 7B v0.3, Nemo, Small 3.1 and 3.2 and Devstral, mistral-common.
+Sources: the chat templates of Mistral 7B v0.3, Nemo, Small 3.1 and 3.2; mistral-common.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     BadCallError,
     Call,
@@ -27,8 +28,9 @@ from lorakit.chat.calls import (
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
-from lorakit.chat.formats.jsonlist import list_of, read_list
+from lorakit.chat.formats.jsonlist import growing_list, list_of, mend_list, read_list
 from lorakit.chat.formats.jsonrules import called, json_calls
+from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -49,7 +51,10 @@ class MistralFormat:
 
     @property
     def syntax(self) -> CallSyntax:
-        return _SYNTAX
+        growing = _GROWING_LIST if self.listed else _GROWING
+        return CallSyntax(
+            find=_find, read=_read, stops=_STOPS, openings=(TAG,), growing=growing, mend=_mend
+        )
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
         wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
@@ -66,8 +71,8 @@ class MistralFormat:
         inner = f" {to_json({'content': content})}" if self.listed else body
         return f"[TOOL_RESULTS]{inner}[/TOOL_RESULTS]"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         if self.listed:
@@ -124,6 +129,22 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
     return end
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, stops=_STOPS, openings=(TAG,))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    head = _GROWING.name.match(text)
+    if not head:
+        return mend_list(text.removeprefix(TAG), "", _STOPS)
+    follows = _GROWING.arguments.match(text, head.end())
+    body = text[follows.end() if follows else head.end() :].rstrip()
+    for stop in _STOPS:
+        body = body.removesuffix(stop).rstrip()
+    arguments, done = mend_arguments(body, closed=False)
+    return [(head["name"], arguments)], done or [CLOSING]
+
+
+_GROWING_LIST = growing_list(re.escape(TAG))
+_GROWING = Growing(
+    name=re.compile(rf"{re.escape(TAG)}\s*(?P<name>{_NAME.pattern})(?=\s*[\[{{])"),
+    arguments=re.compile(r"\s*(?:\[CALL_ID\][A-Za-z0-9]+\s*)?(?:\[ARGS\]\s*)?(?=\{)"),
+)
 MISTRAL = MistralFormat(name="mistral", listed=True)
 MISTRAL11 = MistralFormat(name="mistral11", listed=False)

@@ -5,7 +5,7 @@
 Under some templates the model writes `functools[...]` instead, or one call without its list: both
 are read.
 
-Sources: the model card of Phi-4-mini-instruct, and the templates that llama.cpp and vLLM use for it.
+Sources: the model card of Phi-4-mini-instruct, and its templates in llama.cpp and vLLM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, Tool
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import to_json
-from lorakit.chat.formats.jsonlist import close, list_of, read_list
+from lorakit.chat.formats.jsonlist import close, growing_list, list_of, mend_list, read_list
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.scanning import take_apart
 
@@ -50,8 +50,8 @@ class Phi4Format:
     def render_response(self, name: str, content: Any) -> str:
         return f"<|tool_response|>{to_json(content)}"
 
-    def parse(self, reply: str, *, reasons: bool = False) -> ParsedReply:
-        return take_apart(reply, self.syntax, reasons=reasons)
+    def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
+        return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
 
     def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
         rules = json_calls(functions)
@@ -79,5 +79,19 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
         raise BadCallError(error.reason, error.position, end) from error
 
 
-_SYNTAX = CallSyntax(find=_find, read=_read, closing=CLOSE, stops=_STOPS, openings=(OPEN, BARE))
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    if text.startswith(BARE):
+        return mend_list(text[len(BARE) - 1 :], "", _STOPS)
+    return mend_list(text.removeprefix(OPEN), CLOSE, _STOPS)
+
+
+_SYNTAX = CallSyntax(
+    find=_find,
+    read=_read,
+    closing=CLOSE,
+    stops=_STOPS,
+    openings=(OPEN, BARE),
+    growing=growing_list(rf"{re.escape(OPEN)}|functools"),
+    mend=_mend,
+)
 PHI4 = Phi4Format()

@@ -9,7 +9,7 @@ they are declared, and others after them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -122,13 +122,14 @@ def _target(reference: str, root: Mapping[str, Any]) -> Any:
     return target
 
 
-def calls(functions: Sequence[Function], mark: Callable[[str], str]) -> tuple[str, str]:
-    """An expression of one call, from its opening to its closing tag, and the rules that it uses.
+def calls(functions: Sequence[Function], close: str) -> tuple[str, str]:
+    """An expression of one call, from behind its opening tag to its closing tag `close`, itself an
+    expression, and the rules that it uses.
 
     Raises ParameterError for what the format cannot write, with the function and the path.
     """
     rules = _Rules()
-    names = [rules.call(function, mark) for function in functions]
+    names = [rules.call(function, close) for function in functions]
     if rules.faults:
         raise ParameterError(
             "qwen3coder cannot write what these tools allow",
@@ -145,14 +146,12 @@ class _Rules:
     faults: list[str] = field(default_factory=list)
     terminals: dict[str, str] = field(default_factory=dict)  # by their bodies
 
-    def call(self, function: Function, mark: Callable[[str], str]) -> str:
+    def call(self, function: Function, close: str) -> str:
         self._check(function.name, function.name)
         root = function.arguments.root
         parts = self._parameters(function, root) if isinstance(root, Object) else []
         begin = literal(f"\n<function={function.name}>\n")
-        end = literal("</function>\n")
-        body = [mark("<tool_call>"), begin, *parts, end, mark("</tool_call>")]
-        return self._rule(" ".join(body))
+        return self._rule(" ".join([begin, *parts, literal("</function>\n"), close]))
 
     def _parameters(self, function: Function, root: Object) -> list[str]:
         parts = []
@@ -173,7 +172,7 @@ class _Rules:
 
     def _value(self, node: Node, schema: Schema, where: str) -> str:
         """A value with its closing tag."""
-        texts, others = _texts(node, schema, 0)
+        texts, others = _separate(*_texts(node, schema, 0))
         never = _LIKE_OTHERS if others else _NULL if None in texts else ""
         written = [self._text(text, never, where) for text in texts]
         if others:
@@ -214,8 +213,7 @@ _LINE = "\n"
 
 
 def _texts(node: Node, schema: Schema, depth: int) -> tuple[list[Text | str | None], bool]:
-    """What texts (and null) a node allows, and whether it allows other values too: null is one of
-    these then."""
+    """What texts, and null, a node allows, and whether it allows other values too."""
     match node:
         case Text():
             return [node], False
@@ -223,18 +221,18 @@ def _texts(node: Node, schema: Schema, depth: int) -> tuple[list[Text | str | No
             return [Text()], True
         case Constant():
             values = [value for value in node.values if isinstance(value, str | None)]
-            return _separate(list(values), len(values) < len(node.values))
+            return list(values), len(values) < len(node.values)
         case Reference() if depth <= _DEPTH:
             return _texts(schema.definitions[node.name], schema, depth + 1)
         case Either() if depth <= _DEPTH:
             found = [_texts(option, schema, depth + 1) for option in node.options]
             texts = [text for inner, _ in found for text in inner]
-            return _separate(texts, any(other for _, other in found))
+            return texts, any(other for _, other in found)
     return [], True
 
 
 def _separate(texts: list[Text | str | None], others: bool) -> tuple[list[Text | str | None], bool]:
-    """null alone, or with more than texts, is JSON like all that is no text."""
+    """null alone, or beside more than texts, is one of the other values."""
     if others or all(text is None for text in texts):
         return [text for text in texts if text is not None], others or None in texts
     return texts, False

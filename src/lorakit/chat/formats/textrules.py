@@ -31,8 +31,8 @@ FORMATS = {
     "uri": "[a-zA-Z][a-zA-Z0-9+.-]*://[A-Za-z0-9._~:/?#\\[\\]@!$&'()*+,;=%-]+",
     "uuid": "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
 }
-"""Names of strings (JSON Schema's `format`) as expressions that hold less than is valid, never more:
-the last days of a month, and the short forms of an IPv6 address, are left out."""
+"""JSON Schema's formats as expressions of less than is valid, never more: the last days of a month,
+and the short forms of an IPv6 address, are left out."""
 
 
 def text_terminal(node: Text, marker: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lorakit.chat.calls import ParsedReply, ToolCall
-from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
+from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta, Withdrawn
 from lorakit.cli.output import say, say_folded, say_piece
 from lorakit.model.types import ChatReply, Event, ReplyEnd
 
@@ -52,7 +52,7 @@ class Answer:
             self._last = "call"
         elif isinstance(event, ReplyEnd):
             self._end(event.reply)
-        else:  # Withdrawn: it had not said that it was reasoning
+        elif isinstance(event, Withdrawn):  # it had not said that it was reasoning
             self.end_line()
             say_folded("(all of this was thinking)", DIM)
             self.text, self._last, self._known = "", "reasoning", True
