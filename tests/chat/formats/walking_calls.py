@@ -98,7 +98,7 @@ def _numbers(draw):
         return schema, draw(st.integers(low, low + 9))
     if draw(st.booleans()):
         return {"type": "integer"}, draw(st.integers(-(10**12), 10**12))
-    return {"type": "number"}, round(draw(st.floats(-1e6, 1e6)), 3)  # without an exponent
+    return {"type": "number"}, round(draw(st.floats(-1e6, 1e6)), 3) + 0.0  # no exponent, no -0
 
 
 def _constants(draw):
