@@ -14,9 +14,8 @@ from lorakit.errors import EngineError, LorakitError
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-_SLICES = tuple(  # tokens that most texts take as they are: those that begin no tag, quote or escape
-    f'[^<"\\\\\\x00-\\x1F\\x7F]{times}' for times in ("{1,10}", "{1,30}", "+")
-)
+_PLAIN = r'[^<"\\\x00-\x1F\x7F]'  # what begins no tag, quote or escape
+_SLICES = (f"{_PLAIN}{{1,10}}", f"{_PLAIN}{{1,30}}", f"{_PLAIN}+")  # tokens looked at together
 _BEFORE = "\n"  # text before a text, where the tokenizer puts a space before every text
 _TRIED = ('{"name": "get_weather", "arguments": {"city": "', "call:set_light{room:", "true, ")
 
