@@ -71,7 +71,7 @@ class Constraining:
         if use is None:
             return None
         assert isinstance(prompt, ChatPrompt)
-        return self._compile(self._reply(use, bool(prompt.reasons))).matcher(ends)
+        return self._compile(self._reply(use, prompt)).matcher(ends)
 
     def use(self, tools: Tools | None, options: RenderOptions) -> ToolUse | None:
         """What the reply to a conversation may call; None where nothing restricts that.
@@ -94,16 +94,16 @@ class Constraining:
         mark = mark_or_text(self._known.mark)
         return answer_grammar(body, mark=mark, thinking=self._dialogue.thinking(begun=reasons))
 
-    def _reply(self, use: ToolUse, reasons: bool) -> str:
+    def _reply(self, use: ToolUse, prompt: ChatPrompt) -> str:
         """The grammar of a reply that may call."""
-        format = self._dialogue.tool_format
+        format = self._dialogue.format_for(prompt.tools)
         assert format is not None
         try:
             return reply_grammar(
                 format,
                 use,
                 mark=mark_or_text(self._known.mark),
-                thinking=self._dialogue.thinking(begun=reasons),
+                thinking=self._dialogue.thinking(begun=bool(prompt.reasons)),
             )
         except ParameterError as error:
             error.hint = f"{error.hint}; {FREE}" if error.hint else FREE

@@ -14,6 +14,8 @@ from lorakit.errors import EngineError, LorakitError
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+_PLAIN = r'[^<"\\\x00-\x1F\x7F]'  # what begins no tag, quote or escape
+_SLICES = (f"{_PLAIN}{{1,10}}", f"{_PLAIN}{{1,30}}", f"{_PLAIN}+")  # tokens looked at together
 _BEFORE = "\n"  # text before a text, where the tokenizer puts a space before every text
 _TRIED = ('{"name": "get_weather", "arguments": {"city": "', "call:set_light{room:", "true, ")
 
@@ -67,7 +69,9 @@ class Vocabulary:
             words.append(b"<end of text>")
         try:
             return LLTokenizer(
-                TokenizerWrapper(_Source(words, control, ends[0], self._encode)), eos_token=ends
+                TokenizerWrapper(_Source(words, control, ends[0], self._encode)),
+                eos_token=ends,
+                slices=list(_SLICES),
             )
         except Exception as error:
             raise EngineError(
