@@ -28,6 +28,8 @@ from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
+from lorakit.engines.onnx.packed_step import Lane, PackedStep
+from lorakit.engines.onnx.plan import groups, packed_rows
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.sequences import (
     MAX_NEW,
@@ -69,6 +71,7 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
+LANES = 8  # of a packed run
 MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
@@ -132,6 +135,8 @@ class OnnxEngine(SequenceEngine):
         form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
         self._few = FewRows(base, form)
         self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
+        self._lanes = graph.lanes
+        self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
         rows = options.max_batch + SPARE
         self._logits = np.zeros((rows, decoder.vocabulary), np.float32)  # untouched, they cost none
@@ -204,7 +209,7 @@ class OnnxEngine(SequenceEngine):
         """Run another session from now on. What was bound goes, and with it the session before."""
         self._extras, self._session = wider.extras, wider.session
         self._slabs = self._new_slabs(self._apart)
-        self._steps.clear()
+        self._unbind()
 
     def _new_slabs(self, apart: bool) -> Slabs:
         """For the inputs that the session has."""
@@ -219,7 +224,7 @@ class OnnxEngine(SequenceEngine):
         del self._attached[handle]
         self._together.clear()
         self._slabs.drop(handle)
-        self._steps.clear()  # they keep the slabs alive
+        self._unbind()
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         self._require_open()
@@ -241,7 +246,7 @@ class OnnxEngine(SequenceEngine):
         return np.concatenate(found)
 
     def close(self) -> None:
-        self._steps.clear()
+        self._unbind()
         self._attached.clear()
         self._kv.free()
         self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
@@ -250,6 +255,54 @@ class OnnxEngine(SequenceEngine):
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
         self._written = 0
         return super().forward(rows)
+
+    def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """Rows of different numbers of new tokens share runs, where the plan says so."""
+        packed = packed_rows(rows, self._packable) if self._lanes else []
+        chosen = {row.sequence for row in packed}
+        rest = [row for row in rows if row.sequence not in chosen]
+        found = super()._computed(rest) if rest or not rows else {}
+        if packed:
+            self._kv.arrange([row.sequence for row in packed])
+        for group in groups(packed, self._kv.slot, self._lanes or 1):
+            if any(len(row.tokens) > 1 for row in group):
+                found |= self._packed(group)
+            else:
+                found |= self._decode(group, self._kv.slot(group[0].sequence))
+        return found
+
+    def _packable(self, row: Row) -> bool:
+        """Gains, shifts and norms are of whole rows of a batch."""
+        return not any(self._attached[handle].extras for handle, _ in effective(row.adapters))
+
+    def _packed(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """Rows in neighbouring slots, in one run, each in a lane."""
+        sets = [effective(row.adapters) for row in rows]
+        slots = [self._kv.slot(row.sequence) for row in rows]
+        with native_errors("writing LoRA rows"):
+            shared, own = self._slabs.fill_lanes(slots, sets, self._attached)
+        self._renew()
+        step = self._packed_step or self._new_packed_step()
+        turned = sorted(range(len(rows)), key=lambda at: slots[at] % self._lanes)
+        lanes = [
+            Lane(
+                lane=slots[at] % self._lanes,
+                slot=slots[at],
+                length=self._kv.length(rows[at].sequence),
+                hidden=self._vocabulary.embed(rows[at].tokens, sets[at]),
+            )
+            for at in turned
+        ]
+        step.fill(lanes)
+        step.bind_factors(shared, {slots[at] % self._lanes: own[at] for at in turned if own})
+        keep, wanted, begin = [], [], 0
+        for at in turned:
+            positions, kept = rows[at].positions, len(keep)
+            keep += [begin + position for position in positions]
+            wanted.append(Wanted(slice(kept, len(keep)), sets[at], rows[at].among))
+            begin += len(rows[at].tokens)
+        found = self._run(step, keep, wanted)
+        return {rows[at].sequence: logits for at, logits in zip(turned, found, strict=True)}
 
     def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
         """One new token for each of several rows, in one run; they sit in slots from `first`."""
@@ -291,10 +344,7 @@ class OnnxEngine(SequenceEngine):
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
         with native_errors("writing LoRA rows"):
             slab, rows = self._slabs.fill(first, sets, self._attached)
-        stamp = (self._kv.generation, self._slabs.generation)
-        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
-            self._steps.clear()  # they keep the memory alive that they were bound to
-            self._stamp = stamp
+        self._renew()
         shape = (len(sets), new)
         if shape not in self._steps:
             self._steps[shape] = self._new_step(*shape)
@@ -302,6 +352,23 @@ class OnnxEngine(SequenceEngine):
         step.bind_cache(self._kv.buffers, first)
         step.bind_lora(slab, rows)
         return step
+
+    def _renew(self) -> None:
+        """Let go of steps that are bound to memory that is no longer used, or of too many."""
+        stamp = (self._kv.generation, self._slabs.generation)
+        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
+            self._unbind()
+            self._stamp = stamp
+
+    def _new_packed_step(self) -> PackedStep:
+        self._packed_step = PackedStep(
+            self._session,
+            self._device,
+            lanes=self._lanes,
+            hidden=self._base.decoder.hidden,
+            buffers=self._kv.buffers,
+        )
+        return self._packed_step
 
     def _new_step(self, batch: int, new: int) -> Step:
         hidden = self._base.decoder.hidden
@@ -346,7 +413,9 @@ class OnnxEngine(SequenceEngine):
                 self._together.add(handles)
 
     def _unbind(self) -> None:
+        """Steps keep the memory alive that they are bound to."""
         self._steps.clear()
+        self._packed_step = None
 
 
 def _kv_identity(graph: GraphOptions) -> str:
@@ -373,6 +442,7 @@ def _graph(
         window=window,
         apart=options.quantize in CALIBRATED,
         calibration=text.digest(base) if text and {linear, head} & set(EVEN) else "",
+        lanes=0 if options.max_batch == 1 or base.decoder.experts else LANES,
     )
 
 
