@@ -7,7 +7,7 @@ output, such as LoRA. It computes what transformers computes; the operators are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +18,6 @@ from lorakit.adapter import Array
 from lorakit.architectures import Decoder, Layer, Layout, Linear, ModuleShape, Part, Rope
 from lorakit.base.folder import Base
 from lorakit.graph.experts import mixed, route
-from lorakit.graph.packing import Lanes, Pair
 from lorakit.graph.quantize import Form, float32
 from lorakit.graph.rope import inverse_frequencies, tables
 from lorakit.graph.writer import CONTRIB, Writer
@@ -47,13 +46,12 @@ class Step:
 
     lengths: int32 [batch], tokens in the row after this step, less one. total: int32 [], the
     longest row's tokens after this step. cache: declares a layer's keys and values when its
-    attention is reached. lanes: where rows may be packed instead (graph.packing).
+    attention is reached.
     """
 
     lengths: str
     total: str
     cache: Callable[[int], Cache]
-    lanes: Lanes | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,33 +110,20 @@ class Blocks:
         if d.architecture.qk_norm:
             query = self.head_norm(f"{at}.q_norm", query, d.heads)
             key = self.head_norm(f"{at}.k_norm", key, d.kv_heads)
-        cache, rope = step.cache(index), self.rope(layer)
-        projected, lengths = (query, key, value), (step.lengths, step.total)
-
-        def operator(
-            name: str, read: Sequence[str], past: Pair, lengths: Pair, outputs: Sequence[str]
-        ) -> None:
-            w.node(
-                "GroupQueryAttention",
-                [*read, *past, *lengths, *rope],
-                name,
-                domain=CONTRIB,
-                outputs=outputs,
-                num_heads=d.heads,
-                kv_num_heads=d.kv_heads,
-                do_rotary=1,
-                scale=d.attention_scale,
-                local_window_size=self._window_size(layer),
-            )
-
-        name, shape = f"{at}.attention", (d.kv_heads, d.head_dim)
-        if step.lanes is None:
-            operator(name, projected, cache.past, lengths, [name, *cache.present])
-        else:
-            step.lanes.attention(
-                name, projected, cache.past, cache.present, lengths, shape, operator
-            )
-        return self.project(index, "output", name)
+        cache = step.cache(index)
+        attended = w.node(
+            "GroupQueryAttention",
+            [query, key, value, *cache.past, step.lengths, step.total, *self.rope(layer)],
+            f"{at}.attention",
+            domain=CONTRIB,
+            outputs=[f"{at}.attention", *cache.present],
+            num_heads=d.heads,
+            kv_num_heads=d.kv_heads,
+            do_rotary=1,
+            scale=d.attention_scale,
+            local_window_size=self._window_size(layer),
+        )
+        return self.project(index, "output", attended)
 
     def mlp(self, index: int, x: str) -> str:
         """down(act(gate x) * up x), or down(act(up x)) for a family without a gate."""

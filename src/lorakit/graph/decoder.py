@@ -28,7 +28,6 @@ from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
 from lorakit.graph.head import head
 from lorakit.graph.lora import lora, targets
-from lorakit.graph.packing import Lanes
 from lorakit.graph.quantize import Sight, float32, float32_apart, form_of, unseen
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
@@ -48,7 +47,6 @@ class GraphOptions:
     window: Window = "inclusive"  # see Blocks
     apart: bool = False  # rows that share an adapter: see graph.lora
     calibration: str = ""  # a digest of what `divisors` of `build` come from
-    lanes: int = 0  # rows of several tokens in one run, at most: see graph.packing
 
 
 def require_supported(
@@ -90,14 +88,13 @@ def build(
     """
     require_supported(base.decoder)
     w, d, adapted = Writer(store), base.decoder, targets(base.decoder, apart=options.apart)
-    lanes = Lanes(writer=w, count=options.lanes) if options.lanes else None
     blocks = Blocks(
         base=base,
         writer=w,
         form=form_of(options.linear, sight, wide_modules(base.decoder)),
         router=float32_apart if options.apart else float32,
         context=options.context,
-        adapt=lambda module, x, y: lora(w, adapted[module], x, y, lanes=lanes),
+        adapt=lambda module, x, y: lora(w, adapted[module], x, y),
         exact=options.linear == "float32",
         window=options.window,
     )
@@ -106,7 +103,6 @@ def build(
         lengths=w.input("lengths", ["batch"], TensorProto.INT32),
         total=w.input("total", [], TensorProto.INT32),
         cache=lambda index: _cache(w, d, index),
-        lanes=lanes,
     )
     for index in range(len(d.layers)):
         x = blocks.block(index, x, step)

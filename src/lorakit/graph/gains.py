@@ -104,7 +104,7 @@ def extended(model: bytes, base: Base, extras: Collection[Extra]) -> bytes:
     """A graph of `graph.build` with the inputs of `Gains.of`, and with those of experts."""
     proto = onnx.ModelProto.FromString(model)
     graph = proto.graph
-    adapted = {node.name.removesuffix(".xAB") for node in graph.node if node.name.endswith(".xAB")}
+    adapted = {node.name.removesuffix(".xA") for node in graph.node if node.name.endswith(".xA")}
     sizes = {each.name: each.dims for each in graph.initializer}
     for name, value in Gains.of(base, extras).values():
         shape = ["lora_rows", *value.shape]

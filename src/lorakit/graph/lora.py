@@ -19,7 +19,6 @@ from onnx import TensorProto
 from lorakit.adapter import Array
 from lorakit.architectures import Decoder
 from lorakit.graph.experts import Routed, row_mask
-from lorakit.graph.packing import Lanes
 from lorakit.graph.writer import Shape, Writer
 
 HEAD = "lm_head"
@@ -80,48 +79,22 @@ def targets(decoder: Decoder, *, apart: bool = False) -> dict[str, LoraTarget]:
     }
 
 
-def lora(
-    writer: Writer,
-    target: LoraTarget,
-    x: str,
-    y: str,
-    kind: int = TensorProto.FLOAT,
-    lanes: Lanes | None = None,
-) -> str:
-    """``y + (x A) B`` for a linear whose input is x and whose output is y, both of a kind.
-
-    lanes: with inputs for those too.
-    """
+def lora(writer: Writer, target: LoraTarget, x: str, y: str, kind: int = TensorProto.FLOAT) -> str:
+    """``y + (x A) B`` for a linear whose input is x and whose output is y, both of a kind."""
     name = target.module
     shape_a: Shape = ["lora_rows", target.in_features, f"{name}.rank"]
     shape_b: Shape = ["lora_rows", f"{name}.rank", target.out_features]
     a = writer.input(target.a, None if target.apart else shape_a, kind)
     b = writer.input(target.b, None if target.apart else shape_b, kind)
-    if target.apart and not writer.has("lora.shape"):  # [batch, new, any]
+    low = writer.node("MatMul", [x, a], f"{name}.xA")
+    delta = writer.node("MatMul", [low, b], f"{name}.xAB")
+    adapted = writer.node("Add", [y, delta], f"{name}.adapted")
+    if not target.apart:
+        return adapted
+    if not writer.has(shape := "lora.shape"):  # [batch, new, any]
         rows = writer.node("Shape", [x], "lora.rows", end=2)
-        writer.node("Concat", [rows, writer.shape(-1)], "lora.shape", axis=0)
-
-    def by_row() -> list[str]:
-        low = writer.node("MatMul", [x, a], f"{name}.xA")
-        if not target.apart:
-            return [writer.node("MatMul", [low, b], delta)]
-        product = writer.node("MatMul", [low, b], f"{name}.by_row")
-        return [writer.node("Reshape", [product, "lora.shape"], delta)]
-
-    if lanes is None:
-        delta = f"{name}.xAB"
-        by_row()
-    else:
-        delta = f"{name}.xAB.batch"
-        factors = lanes.factors((target.a, target.b), ([1, *shape_a[1:]], [1, *shape_b[1:]]))
-        delta = writer.either(
-            lanes.segmented,
-            f"{name}.xAB",
-            [f"{name}.xAB"],
-            lambda: [lanes.products(name, x, factors)],
-            by_row,
-        )
-    return writer.node("Add", [y, delta], f"{name}.adapted")
+        writer.node("Concat", [rows, writer.shape(-1)], shape, axis=0)
+    return writer.node("Reshape", [adapted, shape], f"{name}.row")
 
 
 def expert_lora(

@@ -87,6 +87,10 @@ class Writer:
         """Inputs and constants."""
         return self._inputs, list(self._initializers.values())
 
+    def given(self) -> list[onnx.ValueInfoProto]:
+        """Outputs."""
+        return self._outputs
+
     def shape(self, *dims: int) -> str:
         """An int64 constant, named after its value so that equal ones are one."""
         return self.weight("shape." + "_".join(map(str, dims)), np.array(dims, np.int64))
@@ -108,6 +112,14 @@ class Writer:
             helper.make_node(op, list(inputs), produced, name=name, domain=domain, **attributes)
         )
         return produced[0]
+
+    def copied(self, node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Add a node like another, from and to other tensors."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name, copy.input[:], copy.output[:] = outputs[0], inputs, outputs
+        self._produced.update(outputs)
+        self._nodes.append(copy)
 
     def either(
         self,

@@ -71,7 +71,7 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
-LANES = 8  # of a packed run
+LANES = 8  # of a packed run, at most
 MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
@@ -89,9 +89,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Wider:
-    """A session on the graph with more inputs: see graph.gains."""
+    """A session on the graph with more inputs: see graph.gains, graph.packing."""
 
     extras: frozenset[Extra]
+    lanes: int
     session: Any
 
 
@@ -106,7 +107,7 @@ class OnnxEngine(SequenceEngine):
         opened: Callable[..., Any],
         device: Device,
     ) -> None:
-        """opened: gives a session on the graph, with `extras`."""
+        """opened: gives a session on the graph, with `extras` and `lanes`."""
         decoder = base.decoder
         capabilities = capabilities_of(
             options,
@@ -135,7 +136,9 @@ class OnnxEngine(SequenceEngine):
         form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
         self._few = FewRows(base, form)
         self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
-        self._lanes = graph.lanes
+        few = base.decoder.experts is None and device.provider == CPU.provider
+        self._most = min(options.max_batch, LANES) if few else 0  # lanes of a packed run
+        self._lanes = 0  # those of the session; see `_computed`
         self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
         rows = options.max_batch + SPARE
@@ -192,7 +195,7 @@ class OnnxEngine(SequenceEngine):
         content: tuple[Attached, Wider | None] = prepared.content
         found, wider = content
         if not found.extras <= self._extras:
-            if wider is None or not self._extras <= wider.extras:
+            if wider is None or not self._extras <= wider.extras or wider.lanes < self._lanes:
                 wider = self._wider(found.extras)  # others came between
             assert wider is not None
             self._use(wider)
@@ -200,14 +203,16 @@ class OnnxEngine(SequenceEngine):
         self._attached[handle] = found
         return handle
 
-    def _wider(self, extras: frozenset[Extra]) -> Wider | None:
+    def _wider(self, extras: frozenset[Extra] = frozenset(), lanes: int = 0) -> Wider | None:
         """A session with more inputs, on the same weights; None where none are lacking."""
-        every = self._extras | extras
-        return None if every == self._extras else Wider(every, self._opened(extras=every))
+        every, most = self._extras | extras, max(self._lanes, lanes)
+        if (every, most) == (self._extras, self._lanes):
+            return None
+        return Wider(every, most, self._opened(extras=every, lanes=most))
 
     def _use(self, wider: Wider) -> None:
         """Run another session from now on. What was bound goes, and with it the session before."""
-        self._extras, self._session = wider.extras, wider.session
+        self._extras, self._lanes, self._session = wider.extras, wider.lanes, wider.session
         self._slabs = self._new_slabs(self._apart)
         self._unbind()
 
@@ -257,14 +262,20 @@ class OnnxEngine(SequenceEngine):
         return super().forward(rows)
 
     def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Rows of different numbers of new tokens share runs, where the plan says so."""
-        packed = packed_rows(rows, self._packable) if self._lanes else []
+        """Rows of different numbers of new tokens share runs, where the plan says so.
+
+        The first to do so open a session that has lanes, which takes the other's place.
+        """
+        packed = packed_rows(rows, self._packable) if self._most > 1 else []
+        if not packed:
+            return super()._computed(rows)
+        if wider := self._wider(lanes=self._most):
+            self._use(wider)
         chosen = {row.sequence for row in packed}
         rest = [row for row in rows if row.sequence not in chosen]
-        found = super()._computed(rest) if rest or not rows else {}
-        if packed:
-            self._kv.arrange([row.sequence for row in packed])
-        for group in groups(packed, self._kv.slot, self._lanes or 1):
+        found = super()._computed(rest) if rest else {}
+        self._kv.arrange([row.sequence for row in packed])
+        for group in groups(packed, self._kv.slot, self._lanes):
             if any(len(row.tokens) > 1 for row in group):
                 found |= self._packed(group)
             else:
@@ -442,7 +453,6 @@ def _graph(
         window=window,
         apart=options.quantize in CALIBRATED,
         calibration=text.digest(base) if text and {linear, head} & set(EVEN) else "",
-        lanes=0 if options.max_batch == 1 or base.decoder.experts else LANES,
     )
 
 
