@@ -24,6 +24,11 @@ from lorakit.products import ALONE
 
 FEW = 4096  # tokens; of more the whole product costs less
 HELD = 32 << 20  # bytes of rows that are kept
+PLAIN: dict[str, type[np.floating]] = {  # forms in floating point; blocks that cannot be cut
+    "float32": np.float32,
+    "float16": np.float16,
+    "block8": np.float32,
+}
 EXACT = 1024  # products of 8-bit codes whose sum float32 holds exactly
 UNIT = np.float32(1 / 127)
 Floats = npt.NDArray[np.float32]
@@ -213,4 +218,4 @@ def _form(head: HeadForm, hidden: int) -> Form:
         return Rowwise(head.divisors)
     if head.name == "block8" and (block := block_size(hidden, WIDE)) is not None:
         return Blockwise(block, head.narrow)
-    return Plain(np.float16 if head.name == "float16" else np.float32)
+    return Plain(PLAIN[head.name])
