@@ -2,11 +2,13 @@
 
 A step embeds the rows' tokens from the mapped checkpoint, makes the LoRA rows and the KV slots
 ready, and runs the graph: once for all rows with a single new token, and once for each row with
-more. What a row gets never depends on its batch mates.
+more, or once for all that can be packed (engines.onnx.plan). What a row gets never depends on its
+batch mates.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,7 @@ from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.packed_step import Lane, PackedStep
-from lorakit.engines.onnx.plan import groups, packed_rows
+from lorakit.engines.onnx.plan import Worth, groups, packed_rows
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.sequences import (
     MAX_NEW,
@@ -49,6 +51,7 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
+from lorakit.errors import EngineError
 from lorakit.graph import (
     HEAD,
     VERSION,
@@ -63,6 +66,7 @@ from lorakit.graph import (
 from lorakit.graph.gains import Extra, Gains
 from lorakit.graph.quantize import EVEN
 
+log = logging.getLogger("lorakit")
 FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
     "none": ("float32", "float32"),
     "fp16": ("float16", "float16"),
@@ -138,7 +142,8 @@ class OnnxEngine(SequenceEngine):
         self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
         few = base.decoder.experts is None and device.provider == CPU.provider
         self._most = min(options.max_batch, LANES) if few else 0  # lanes of a packed run
-        self._lanes = 0  # those of the session; see `_computed`
+        self._lanes = 0  # those of the session; see `_have_lanes`
+        self._worth = Worth()
         self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
         rows = options.max_batch + SPARE
@@ -195,7 +200,7 @@ class OnnxEngine(SequenceEngine):
         content: tuple[Attached, Wider | None] = prepared.content
         found, wider = content
         if not found.extras <= self._extras:
-            if wider is None or not self._extras <= wider.extras or wider.lanes < self._lanes:
+            if wider is None or not self._extras <= wider.extras or wider.lanes != self._lanes:
                 wider = self._wider(found.extras)  # others came between
             assert wider is not None
             self._use(wider)
@@ -203,18 +208,20 @@ class OnnxEngine(SequenceEngine):
         self._attached[handle] = found
         return handle
 
-    def _wider(self, extras: frozenset[Extra] = frozenset(), lanes: int = 0) -> Wider | None:
+    def _wider(self, extras: frozenset[Extra]) -> Wider | None:
         """A session with more inputs, on the same weights; None where none are lacking."""
-        every, most = self._extras | extras, max(self._lanes, lanes)
-        if (every, most) == (self._extras, self._lanes):
+        every, lanes = self._extras | extras, self._lanes
+        if every == self._extras:
             return None
-        return Wider(every, most, self._opened(extras=every, lanes=most))
+        return Wider(every, lanes, self._opened(extras=every, lanes=lanes))
 
     def _use(self, wider: Wider) -> None:
         """Run another session from now on. What was bound goes, and with it the session before."""
-        self._extras, self._lanes, self._session = wider.extras, wider.lanes, wider.session
-        self._slabs = self._new_slabs(self._apart)
         self._unbind()
+        self._lanes, self._session = wider.lanes, wider.session
+        if self._extras != wider.extras:
+            self._extras = wider.extras
+            self._slabs = self._new_slabs(self._apart)
 
     def _new_slabs(self, apart: bool) -> Slabs:
         """For the inputs that the session has."""
@@ -262,15 +269,10 @@ class OnnxEngine(SequenceEngine):
         return super().forward(rows)
 
     def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Rows of different numbers of new tokens share runs, where the plan says so.
-
-        The first to do so open a session that has lanes, which takes the other's place.
-        """
-        packed = packed_rows(rows, self._packable) if self._most > 1 else []
-        if not packed:
+        """Rows of different numbers of new tokens share runs, where the plan says so."""
+        packed, spared = packed_rows(rows, self._most, self._packable)
+        if not self._have_lanes(spared):
             return super()._computed(rows)
-        if wider := self._wider(lanes=self._most):
-            self._use(wider)
         chosen = {row.sequence for row in packed}
         rest = [row for row in rows if row.sequence not in chosen]
         found = super()._computed(rest) if rest else {}
@@ -282,8 +284,28 @@ class OnnxEngine(SequenceEngine):
                 found |= self._decode(group, self._kv.slot(group[0].sequence))
         return found
 
+    def _have_lanes(self, spared: int) -> bool:
+        """Whether rows are to be packed, which spares so many runs. A session with lanes takes the
+        place of the one without, and that its place again, when either has become worth it."""
+        if not spared:
+            if self._lanes and self._worth.closed():
+                self._change(0)
+        elif self._worth.opened(spared) and not self._lanes:
+            self._change(self._most)
+        return bool(spared and self._lanes)
+
+    def _change(self, lanes: int) -> None:
+        """Where no other session can be opened, all goes on in this one."""
+        try:
+            self._use(Wider(self._extras, lanes, self._opened(extras=self._extras, lanes=lanes)))
+        except EngineError as error:
+            log.warning("rows of several tokens are not packed any more: %s", error)
+            self._most = self._lanes  # asks for no other
+
     def _packable(self, row: Row) -> bool:
         """Gains, shifts and norms are of whole rows of a batch."""
+        if not self._extras:
+            return True
         return not any(self._attached[handle].extras for handle, _ in effective(row.adapters))
 
     def _packed(self, rows: Sequence[Row]) -> dict[int, Logits]:
@@ -306,7 +328,8 @@ class OnnxEngine(SequenceEngine):
         ]
         step.fill(lanes)
         step.bind_factors(shared, {slots[at] % self._lanes: own[at] for at in turned if own})
-        keep, wanted, begin = [], [], 0
+        keep: list[int] = []
+        wanted, begin = [], 0
         for at in turned:
             positions, kept = rows[at].positions, len(keep)
             keep += [begin + position for position in positions]

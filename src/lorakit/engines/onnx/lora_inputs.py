@@ -37,6 +37,7 @@ class Slab:
     vectors: dict[str, Floats] = field(default_factory=dict)
     generation: int = 0  # rises whenever the arrays move in memory
     _sets: list[AdapterSet | None] = field(default_factory=list)  # what each row holds, if known
+    _exact: dict[AdapterSet, bool] = field(default_factory=dict)
 
     def write(self, first: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
         """Make the rows from `first` on hold these adapter sets, writing only what differs."""
@@ -59,12 +60,14 @@ class Slab:
                 self._sets[row] = new
 
     def exact(self, held: AdapterSet, attached: AttachedSet) -> bool:
-        """Whether what a set makes of a prompt is the same here as in a slab of its own."""
-        return not held or all(
-            a.shape[-1] == self.targets[module].padded(rank_of(module, held, attached))
-            for module, (a, _) in self.arrays.items()
-            if self.targets[module].apart
-        )
+        """Whether a prompt's products round by this set as in a slab of its own."""
+        if held not in self._exact:
+            self._exact[held] = not held or all(
+                a.shape[-1] == self.targets[module].padded(rank_of(module, held, attached))
+                for module, (a, _) in self.arrays.items()
+                if self.targets[module].apart
+            )
+        return self._exact[held]
 
     def holds(self, handle: int) -> bool:
         return any(held is not None and handle in _handles(held) for held in self._sets)
@@ -101,6 +104,7 @@ class Slab:
             name: np.repeat(value[np.newaxis], rows, axis=0) for name, value in self.gains.values()
         }
         self._sets = [()] * rows
+        self._exact.clear()
         self.generation += 1
 
     def _write_row(
@@ -187,11 +191,9 @@ class Slabs:
         slabs = self._own(distinct, attached)
         return self._base, [(slabs[held], 0) for held in sets]
 
-    def _own(
-        self, distinct: Sequence[AdapterSet], attached: AttachedSet
-    ) -> dict[AdapterSet, Slab]:
+    def _own(self, distinct: Sequence[AdapterSet], attached: AttachedSet) -> dict[AdapterSet, Slab]:
         """A slab for each set."""
-        slabs = {(): self._base}
+        slabs: dict[AdapterSet, Slab] = {(): self._base}
         for held in distinct:
             if held:
                 slabs[held] = self._choose(held, len(distinct), slabs.values())

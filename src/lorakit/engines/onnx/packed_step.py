@@ -32,6 +32,7 @@ class PackedStep(Step):
     ) -> None:
         super().__init__(session, device, batch=1, new=1, hidden=hidden)
         self._buffers = buffers
+        self._own: dict[tuple[str, int], Any] = {}  # what each lane is bound to
         self._sizes = np.zeros(lanes, np.int64)
         self._segmented = np.zeros((), np.bool_)
         self._busy = np.zeros(lanes, np.bool_)
@@ -54,13 +55,13 @@ class PackedStep(Step):
         self.bind_lora(shared, slice(0, 1))
         self._segmented[...] = bool(lanes)
         for lane, (slab, row) in lanes.items():
-            if self._bound.get(("lora", lane)) == (slab, row):
+            if self._own.get(("lora", lane)) == (slab, row):
                 continue
             for module, (a, b) in slab.arrays.items():
                 target = slab.targets[module]
                 self._binding.input(lane_of(target.a, lane), a[row : row + 1])
                 self._binding.input(lane_of(target.b, lane), b[row : row + 1])
-            self._bound["lora", lane] = slab, row
+            self._own["lora", lane] = slab, row
 
     def _bind_small(self) -> None:
         """What is written in place before each run, and a batch's cache, which no one reads."""
@@ -77,13 +78,13 @@ class PackedStep(Step):
             bind(f"past.{_part(index)}", np.zeros((1, heads, 0, dim), buffer.dtype))
 
     def _bind_slot(self, lane: int, slot: int) -> None:
-        if self._bound.get(("cache", lane)) == slot:
+        if self._own.get(("cache", lane)) == slot:
             return
         for index, buffer in enumerate(self._buffers):
             part = _part(index)
             past, present = (lane_of(f"{name}.{part}", lane) for name in ("past", "present"))
             self._binding.slots(past, present, buffer, slice(slot, slot + 1))
-        self._bound["cache", lane] = slot
+        self._own["cache", lane] = slot
 
 
 def _part(index: int) -> str:

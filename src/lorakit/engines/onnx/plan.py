@@ -1,4 +1,4 @@
-"""Which rows of a step are packed into one run of the graph.
+"""Which rows of a step are packed into one run of the graph, and whether that is worth it.
 
 Rows with one new token make one run, as a batch. Where some have more, each of them gets a lane of
 a packed run (graph.packing), beside those with one, so that the weights are read once for all. A
@@ -8,21 +8,49 @@ long row fills a run by itself: packed, it would gain nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lorakit.engines.protocol import Row
 
 LONGEST = 64  # tokens of a row that is packed
+SAVED = 0.8  # of a run of the graph, for each that packing spares
+PAID = 0.08  # of a run, by each run of a batch in a graph with lanes
+OPENING = 30.0  # how many runs a session takes to open
 
 
-def packed_rows(rows: Sequence[Row], packable: Callable[[Row], bool]) -> list[Row]:
-    """Those that share packed runs; none where all that may have a single token, or but one is.
+@dataclass(slots=True)
+class Worth:
+    """Whether lanes have earned what they cost: a session with them takes some time to open, and
+    is a little slower where nothing is packed. Counted in runs of the graph.
+
+    balance: what they would have saved, or have saved, lately.
+    """
+
+    opening: float = OPENING
+    balance: float = 0.0
+
+    def opened(self, spared: int) -> bool:
+        """Whether to have lanes from now on, at a step in which they spare so many runs."""
+        self.balance = min(self.balance + SAVED * spared, 2 * self.opening)
+        return self.balance >= self.opening
+
+    def closed(self) -> bool:
+        """Whether to do without from now on, at a step in which nothing is packed."""
+        self.balance = max(self.balance - PAID, 0.0)
+        return not self.balance
+
+
+def packed_rows(
+    rows: Sequence[Row], lanes: int, packable: Callable[[Row], bool]
+) -> tuple[list[Row], int]:
+    """Those that share packed runs, and how many runs that spares; none where it spares none.
 
     packable: whether a row's adapters may act in one.
     """
     found = [row for row in rows if len(row.tokens) <= LONGEST and packable(row)]
-    if len(found) < 2 or all(len(row.tokens) == 1 for row in found):
-        return []
-    return found
+    several = sum(len(row.tokens) > 1 for row in found)
+    spared = several + (several < len(found)) - -(-len(found) // max(lanes, 1))
+    return (found, spared) if several and spared > 0 else ([], 0)
 
 
 def groups(rows: Sequence[Row], slot: Callable[[int], int], lanes: int) -> list[list[Row]]:
