@@ -31,7 +31,7 @@ from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.packed_step import Lane, PackedStep
-from lorakit.engines.onnx.plan import Worth, groups, packed_rows
+from lorakit.engines.onnx.plan import Worth, groups, lanes_of, packed_rows
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.sequences import (
     MAX_NEW,
@@ -275,13 +275,16 @@ class OnnxEngine(SequenceEngine):
             return super()._computed(rows)
         chosen = {row.sequence for row in packed}
         rest = [row for row in rows if row.sequence not in chosen]
+        for some in (packed, [row for row in rest if len(row.tokens) == 1]):
+            self._kv.arrange([row.sequence for row in some])  # before any of them has new tokens
         found = super()._computed(rest) if rest else {}
-        self._kv.arrange([row.sequence for row in packed])
         for group in groups(packed, self._kv.slot, self._lanes):
-            if any(len(row.tokens) > 1 for row in group):
-                found |= self._packed(group)
+            slots = [self._kv.slot(row.sequence) for row in group]
+            batch = all(len(row.tokens) == 1 for row in group)
+            if batch and slots == list(range(slots[0], slots[0] + len(group))):
+                found |= self._decode(group, slots[0])
             else:
-                found |= self._decode(group, self._kv.slot(group[0].sequence))
+                found |= self._packed(group, slots)
         return found
 
     def _have_lanes(self, spared: int) -> bool:
@@ -308,31 +311,32 @@ class OnnxEngine(SequenceEngine):
             return True
         return not any(self._attached[handle].extras for handle, _ in effective(row.adapters))
 
-    def _packed(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Rows in neighbouring slots, in one run, each in a lane."""
+    def _packed(self, rows: Sequence[Row], slots: Sequence[int]) -> dict[int, Logits]:
+        """Rows in these slots, in one run, each in a lane."""
         sets = [effective(row.adapters) for row in rows]
-        slots = [self._kv.slot(row.sequence) for row in rows]
         with native_errors("writing LoRA rows"):
             shared, own = self._slabs.fill_lanes(slots, sets, self._attached)
         self._renew()
         step = self._packed_step or self._new_packed_step()
-        turned = sorted(range(len(rows)), key=lambda at: slots[at] % self._lanes)
-        lanes = [
-            Lane(
-                lane=slots[at] % self._lanes,
-                slot=slots[at],
-                length=self._kv.length(rows[at].sequence),
-                hidden=self._vocabulary.embed(rows[at].tokens, sets[at]),
-            )
-            for at in turned
-        ]
-        step.fill(lanes)
-        step.bind_factors(shared, {slots[at] % self._lanes: own[at] for at in turned if own})
+        lanes = lanes_of(slots, self._lanes)
+        turned = sorted(range(len(rows)), key=lanes.__getitem__)
+        step.fill(
+            [
+                Lane(
+                    lane=lanes[at],
+                    slot=slots[at],
+                    length=self._kv.length(rows[at].sequence),
+                    hidden=self._vocabulary.embed(rows[at].tokens, sets[at]),
+                )
+                for at in turned
+            ]
+        )
+        step.bind_factors(shared, dict(zip(lanes, own, strict=True)) if own else {})
         keep: list[int] = []
         wanted, begin = [], 0
         for at in turned:
-            positions, kept = rows[at].positions, len(keep)
-            keep += [begin + position for position in positions]
+            kept = len(keep)
+            keep += [begin + position for position in rows[at].positions]
             wanted.append(Wanted(slice(kept, len(keep)), sets[at], rows[at].among))
             begin += len(rows[at].tokens)
         found = self._run(step, keep, wanted)

@@ -57,3 +57,11 @@ def groups(rows: Sequence[Row], slot: Callable[[int], int], lanes: int) -> list[
     """Rows in the order of their sequences' slots, in as many runs as the lanes ask for."""
     ordered = sorted(rows, key=lambda row: slot(row.sequence))
     return [ordered[begin : begin + lanes] for begin in range(0, len(ordered), lanes)]
+
+
+def lanes_of(slots: Sequence[int], lanes: int) -> list[int]:
+    """A lane for each slot, and the same as before wherever that can be: what is bound stays so."""
+    found = {slot % lanes: slot for slot in reversed(slots)}
+    free = iter(sorted(set(range(lanes)) - set(found)))
+    taken = {slot: lane for lane, slot in found.items()}
+    return [taken[slot] if slot in taken else next(free) for slot in slots]
