@@ -67,6 +67,14 @@ def test_lanes_must_have_earned_their_session():
     assert not worth.closed()
 
 
+def test_what_is_settled_stays():
+    worth = Worth(opening=1.0, settled=True)
+    assert not worth.opened(9)
+    while worth.balance:
+        assert not worth.closed()
+    assert not worth.closed()
+
+
 def test_rows_that_join_now_and_then_do_not_earn_one():
     worth = Worth()
     for _ in range(1000):

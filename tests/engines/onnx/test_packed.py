@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lorakit.base.folder import Base
+from lorakit.engines.onnx import engine as engine_file
 from lorakit.engines.onnx.ort import Step
 from lorakit.engines.onnx.packed_step import PackedStep
 from lorakit.errors import EngineError
@@ -317,10 +318,20 @@ def test_where_no_session_with_lanes_opens_rows_run_on_their_own(monkeypatch, ca
 
     monkeypatch.setattr(engine, "_opened", fails)
     found = batch.together()
-    assert "not packed any more: no memory" in caplog.text
+    assert "stay not packed: no memory" in caplog.text
     caplog.clear()
     assert error(batch.together(), found) == 0
     assert not caplog.text
+    engine.close()
+
+
+def test_where_there_is_no_room_for_two_sessions_none_is_opened(monkeypatch, caplog):
+    engine, handles = opened("llama")
+    batch = Batch(engine, handles, 6, count=4, most=4)
+    monkeypatch.setattr(engine_file, "free_memory", lambda: 1 << 10)
+    engine.forward(batch.rows())
+    assert not engine._lanes
+    assert "0 MB are free" in caplog.text
     engine.close()
 
 

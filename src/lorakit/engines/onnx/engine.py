@@ -9,6 +9,7 @@ batch mates.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
+from lorakit.engines.free_memory import free_memory
 from lorakit.engines.onnx.attached import Attached
 from lorakit.engines.onnx.attaching import attached, require_applicable
 from lorakit.engines.onnx.calibration import Calibration, Watcher
@@ -144,6 +146,9 @@ class OnnxEngine(SequenceEngine):
         self._most = min(options.max_batch, LANES) if few else 0  # lanes of a packed run
         self._lanes = 0  # those of the session; see `_have_lanes`
         self._worth = Worth()
+        whole = graph.linear in ("float32", "float16")  # widened when it opens
+        count = sum(math.prod(shape) for shape in decoder.parameters().values())
+        self._weights = count * (4 if whole else 1)  # bytes, about
         self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
         rows = options.max_batch + SPARE
@@ -298,12 +303,23 @@ class OnnxEngine(SequenceEngine):
         return bool(spared and self._lanes)
 
     def _change(self, lanes: int) -> None:
-        """Where no other session can be opened, all goes on in this one."""
+        """Where no other session can be opened beside this one, all goes on in it."""
         try:
+            self._require_room()
             self._use(Wider(self._extras, lanes, self._opened(extras=self._extras, lanes=lanes)))
         except EngineError as error:
-            log.warning("rows of several tokens are not packed any more: %s", error)
-            self._most = self._lanes  # asks for no other
+            self._worth.settled = True
+            packed = "packed" if self._lanes else "not packed"
+            log.warning("rows of several tokens stay %s: %s", packed, error)
+
+    def _require_room(self) -> None:
+        """While one session opens another is there: both hold the weights. Raises EngineError."""
+        free, needed = free_memory(), self._weights
+        if free is not None and free < needed:
+            raise EngineError(
+                f"another session takes {needed >> 20} MB, {int(free) >> 20} MB are free",
+                code="out_of_memory",
+            )
 
     def _packable(self, row: Row) -> bool:
         """Gains, shifts and norms are of whole rows of a batch."""

@@ -23,21 +23,22 @@ class Worth:
     """Whether lanes have earned what they cost: a session with them takes some time to open, and
     is a little slower where nothing is packed. Counted in runs of the graph.
 
-    balance: what they would have saved, or have saved, lately.
+    balance: what they would have saved, or have saved, lately. settled: whether all stays as it is.
     """
 
     opening: float = OPENING
     balance: float = 0.0
+    settled: bool = False
 
     def opened(self, spared: int) -> bool:
         """Whether to have lanes from now on, at a step in which they spare so many runs."""
         self.balance = min(self.balance + SAVED * spared, 2 * self.opening)
-        return self.balance >= self.opening
+        return self.balance >= self.opening and not self.settled
 
     def closed(self) -> bool:
         """Whether to do without from now on, at a step in which nothing is packed."""
         self.balance = max(self.balance - PAID, 0.0)
-        return not self.balance
+        return not self.balance and not self.settled
 
 
 def packed_rows(
