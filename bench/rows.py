@@ -100,8 +100,8 @@ class Bench:
 
     def packing(self, packed: bool) -> None:
         """A benchmark looks inside: whether rows are packed, at once and for as long as it says."""
-        self.engine._most = 8 if packed else 0
-        self.engine._worth.opening = 0.5
+        self.engine._sessions.most = 8 if packed else 0
+        self.engine._sessions.worth.opening = 0.5
 
 
 def paired(one: Callable[[], float], other: Callable[[], float], rounds: int) -> Pair:
@@ -153,7 +153,7 @@ def report(base: Base, arguments: argparse.Namespace, quantize: str) -> None:
     bench.packing(True)
     process = psutil.Process()
     before, held = time.perf_counter(), process.memory_info().rss
-    bench.engine._change(8)
+    bench.step([4] * 8, "base")
     opened, after = time.perf_counter() - before, process.memory_info().rss
     for mode in arguments.adapters:
         for counts in QUICK if arguments.quick else CASES:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorakit.base.folder import Base
-from lorakit.engines.onnx import engine as engine_file
+from lorakit.engines.onnx import sessions
 from lorakit.engines.onnx.ort import Step
 from lorakit.engines.onnx.packed_step import PackedStep
 from lorakit.errors import EngineError
@@ -41,7 +41,7 @@ def opened(name, quantize="none", **options):
     """An engine that packs from the first step on, and some adapters' handles."""
     folder = name if isinstance(name, Path) else folder_of(name)
     engine = open_engine(folder, quantize=quantize, **{"max_batch": 12} | options)
-    engine._worth.opening = 0.5
+    engine._sessions.worth.opening = 0.5
     base = Base.open(folder)
     ranks = enumerate(RANKS)
     return engine, [engine.attach(engine.prepare(random_adapter(base, n, r))) for n, r in ranks]
@@ -79,9 +79,9 @@ class Batch:
 
     def apart(self):
         """The same, with each row of several tokens in a run of its own."""
-        most, self.engine._most = self.engine._most, 0
+        most, self.engine._sessions.most = self.engine._sessions.most, 0
         found = self.together()
-        self.engine._most = most
+        self.engine._sessions.most = most
         return found
 
     def close(self):
@@ -245,9 +245,9 @@ def test_sequences_come_and_go(monkeypatch):
         for one in (kept, batch):
             for sequence, length in zip(one.sequences, one.lengths, strict=True):
                 engine.truncate(sequence, length)
-        engine._most, expected = 0, engine.forward(both)
+        engine._sessions.most, expected = 0, engine.forward(both)
         assert error(found, expected) == 0
-        engine._most = 8
+        engine._sessions.most = 8
         for sequence, length in zip(kept.sequences, kept.lengths, strict=True):
             engine.truncate(sequence, length)
         batch.close()
@@ -276,7 +276,7 @@ def test_rows_with_gains_run_on_their_own(monkeypatch):
     batch = Batch(engine, handles, 4, count=5, most=6)
     before = batch.together()
     dora = engine.attach(engine.prepare(truth_adapter("llama", "dora")))  # another session
-    assert engine._lanes
+    assert engine._sessions.lanes
     assert error(batch.together(), before) == 0
     calls = counted(engine, monkeypatch)
     batch.sets[2] = ((dora, 1.0),)
@@ -289,16 +289,16 @@ def test_rows_with_gains_run_on_their_own(monkeypatch):
 
 def test_lanes_are_opened_when_they_are_worth_it_and_closed_again(monkeypatch):
     engine, handles = opened("llama")
-    engine._worth.opening = 4.0
+    engine._sessions.worth.opening = 4.0
     batch = Batch(engine, handles, 6, count=4, most=4)
     batch.new = [np.arange(5, 8)] * 4  # in one run instead of four
     lanes = []
     for _ in range(3):
         engine.forward(batch.rows())
-        lanes.append(engine._lanes)
+        lanes.append(engine._sessions.lanes)
     assert lanes == [0, 8, 8]
     first, steps = engine._session, 0
-    while engine._lanes:
+    while engine._sessions.lanes:
         engine.forward([row(s, [5]) for s in batch.sequences])
         steps += 1
         if steps % 20 == 0:
@@ -316,7 +316,7 @@ def test_where_no_session_with_lanes_opens_rows_run_on_their_own(monkeypatch, ca
     def fails(**_):
         raise EngineError("no memory", code="out_of_memory")
 
-    monkeypatch.setattr(engine, "_opened", fails)
+    engine._sessions.opened = fails
     found = batch.together()
     assert "stay not packed: no memory" in caplog.text
     caplog.clear()
@@ -328,14 +328,14 @@ def test_where_no_session_with_lanes_opens_rows_run_on_their_own(monkeypatch, ca
 def test_where_there_is_no_room_for_two_sessions_none_is_opened(monkeypatch, caplog):
     engine, handles = opened("llama")
     batch = Batch(engine, handles, 6, count=4, most=4)
-    monkeypatch.setattr(engine_file, "free_memory", lambda: 1 << 10)
+    monkeypatch.setattr(sessions, "free_memory", lambda: 1 << 10)
     engine.forward(batch.rows())
-    assert not engine._lanes
+    assert not engine._sessions.lanes
     assert "0 MB are free" in caplog.text
     engine.close()
 
 
 def test_a_mixture_of_experts_is_not_packed():
     engine = open_engine(DATA / "families/qwen3_moe")
-    assert engine._most == 0
+    assert engine._sessions.most == 0
     engine.close()

@@ -8,7 +8,6 @@ batch mates.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.base.folder import Base
 from lorakit.check import require_fit
-from lorakit.engines.free_memory import free_memory
 from lorakit.engines.onnx.attached import Attached
 from lorakit.engines.onnx.attaching import attached, require_applicable
 from lorakit.engines.onnx.calibration import Calibration, Watcher
@@ -33,7 +31,7 @@ from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
 from lorakit.engines.onnx.packed_step import Lane, PackedStep
-from lorakit.engines.onnx.plan import Worth, groups, lanes_of, packed_rows
+from lorakit.engines.onnx.plan import groups, lanes_of, packed_rows
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.sequences import (
     MAX_NEW,
@@ -41,6 +39,7 @@ from lorakit.engines.onnx.sequences import (
     SequenceEngine,
     capabilities_of,
 )
+from lorakit.engines.onnx.sessions import Other, Sessions
 from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
@@ -53,7 +52,6 @@ from lorakit.engines.protocol import (
 )
 from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
-from lorakit.errors import EngineError
 from lorakit.graph import (
     HEAD,
     VERSION,
@@ -65,10 +63,9 @@ from lorakit.graph import (
     unseen,
     wide_modules,
 )
-from lorakit.graph.gains import Extra, Gains
+from lorakit.graph.gains import Gains
 from lorakit.graph.quantize import EVEN
 
-log = logging.getLogger("lorakit")
 FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
     "none": ("float32", "float32"),
     "fp16": ("float16", "float16"),
@@ -91,15 +88,6 @@ class Wanted:
     kept: slice
     held: AdapterSet  # those that act
     among: Tokens | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wider:
-    """A session on the graph with more inputs: see graph.gains, graph.packing."""
-
-    extras: frozenset[Extra]
-    lanes: int
-    session: Any
 
 
 class OnnxEngine(SequenceEngine):
@@ -129,8 +117,14 @@ class OnnxEngine(SequenceEngine):
             context=capabilities.context,
         )
         super().__init__(base, opened(extras=()), capabilities, kv)
-        self._opened = opened
-        self._extras: frozenset[Extra] = frozenset()
+        whole = graph.linear in ("float32", "float16")  # widened when it opens
+        count = sum(math.prod(shape) for shape in decoder.parameters().values())
+        packs = decoder.experts is None and device.provider == CPU.provider
+        self._sessions = Sessions(
+            opened=opened,
+            weights=count * (4 if whole else 1),
+            most=min(options.max_batch, LANES) if packs else 0,
+        )
         self._device = device
         self._slabs = self._new_slabs(graph.apart)
         self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
@@ -142,13 +136,6 @@ class OnnxEngine(SequenceEngine):
         form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
         self._few = FewRows(base, form)
         self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
-        few = base.decoder.experts is None and device.provider == CPU.provider
-        self._most = min(options.max_batch, LANES) if few else 0  # lanes of a packed run
-        self._lanes = 0  # those of the session; see `_have_lanes`
-        self._worth = Worth()
-        whole = graph.linear in ("float32", "float16")  # widened when it opens
-        count = sum(math.prod(shape) for shape in decoder.parameters().values())
-        self._weights = count * (4 if whole else 1)  # bytes, about
         self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
         rows = options.max_batch + SPARE
@@ -198,42 +185,35 @@ class OnnxEngine(SequenceEngine):
         require_applicable(adapter, self._base)
         require_fit(adapter, self._base)
         found = attached(adapter, self._base)
-        return Prepared(adapter=adapter, content=(found, self._wider(found.extras)))
+        return Prepared(adapter=adapter, content=(found, self._sessions.wider(found.extras)))
 
     def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        content: tuple[Attached, Wider | None] = prepared.content
-        found, wider = content
-        if not found.extras <= self._extras:
-            if wider is None or not self._extras <= wider.extras or wider.lanes != self._lanes:
-                wider = self._wider(found.extras)  # others came between
-            assert wider is not None
-            self._use(wider)
+        content: tuple[Attached, Other | None] = prepared.content
+        found, other = content
+        if not found.extras <= self._sessions.extras:
+            if other is None or not self._sessions.fits(other):
+                other = self._sessions.wider(found.extras)  # others came between
+            assert other is not None
+            self._use(other)
         handle = next(self._handles)
         self._attached[handle] = found
         return handle
 
-    def _wider(self, extras: frozenset[Extra]) -> Wider | None:
-        """A session with more inputs, on the same weights; None where none are lacking."""
-        every, lanes = self._extras | extras, self._lanes
-        if every == self._extras:
-            return None
-        return Wider(every, lanes, self._opened(extras=every, lanes=lanes))
-
-    def _use(self, wider: Wider) -> None:
+    def _use(self, other: Other) -> None:
         """Run another session from now on. What was bound goes, and with it the session before."""
         self._unbind()
-        self._lanes, self._session = wider.lanes, wider.session
-        if self._extras != wider.extras:
-            self._extras = wider.extras
+        before, self._sessions.extras = self._sessions.extras, other.extras
+        self._sessions.lanes, self._session = other.lanes, other.session
+        if before != other.extras:
             self._slabs = self._new_slabs(self._apart)
 
     def _new_slabs(self, apart: bool) -> Slabs:
         """For the inputs that the session has."""
         every = targets(self._base.decoder, apart=apart)
-        if "experts" not in self._extras:
+        if "experts" not in self._sessions.extras:
             every = {name: target for name, target in every.items() if target.experts is None}
-        return Slabs(every, Gains.of(self._base, self._extras))
+        return Slabs(every, Gains.of(self._base, self._sessions.extras))
 
     def detach(self, handle: int) -> None:
         self._require_open()
@@ -275,15 +255,17 @@ class OnnxEngine(SequenceEngine):
 
     def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
         """Rows of different numbers of new tokens share runs, where the plan says so."""
-        packed, spared = packed_rows(rows, self._most, self._packable)
-        if not self._have_lanes(spared):
+        packed, spared = packed_rows(rows, self._sessions.most, self._packable)
+        if other := self._sessions.better(spared):
+            self._use(other)
+        if not spared or not self._sessions.lanes:
             return super()._computed(rows)
         chosen = {row.sequence for row in packed}
         rest = [row for row in rows if row.sequence not in chosen]
         for some in (packed, [row for row in rest if len(row.tokens) == 1]):
             self._kv.arrange([row.sequence for row in some])  # before any of them has new tokens
         found = super()._computed(rest) if rest else {}
-        for group in groups(packed, self._kv.slot, self._lanes):
+        for group in groups(packed, self._kv.slot, self._sessions.lanes):
             slots = [self._kv.slot(row.sequence) for row in group]
             batch = all(len(row.tokens) == 1 for row in group)
             if batch and slots == list(range(slots[0], slots[0] + len(group))):
@@ -292,38 +274,9 @@ class OnnxEngine(SequenceEngine):
                 found |= self._packed(group, slots)
         return found
 
-    def _have_lanes(self, spared: int) -> bool:
-        """Whether rows are to be packed, which spares so many runs. A session with lanes takes the
-        place of the one without, and that its place again, when either has become worth it."""
-        if not spared:
-            if self._lanes and self._worth.closed():
-                self._change(0)
-        elif self._worth.opened(spared) and not self._lanes:
-            self._change(self._most)
-        return bool(spared and self._lanes)
-
-    def _change(self, lanes: int) -> None:
-        """Where no other session can be opened beside this one, all goes on in it."""
-        try:
-            self._require_room()
-            self._use(Wider(self._extras, lanes, self._opened(extras=self._extras, lanes=lanes)))
-        except EngineError as error:
-            self._worth.settled = True
-            packed = "packed" if self._lanes else "not packed"
-            log.warning("rows of several tokens stay %s: %s", packed, error)
-
-    def _require_room(self) -> None:
-        """While one session opens another is there: both hold the weights. Raises EngineError."""
-        free, needed = free_memory(), self._weights
-        if free is not None and free < needed:
-            raise EngineError(
-                f"another session takes {needed >> 20} MB, {int(free) >> 20} MB are free",
-                code="out_of_memory",
-            )
-
     def _packable(self, row: Row) -> bool:
         """Gains, shifts and norms are of whole rows of a batch."""
-        if not self._extras:
+        if not self._sessions.extras:
             return True
         return not any(self._attached[handle].extras for handle, _ in effective(row.adapters))
 
@@ -334,7 +287,7 @@ class OnnxEngine(SequenceEngine):
             shared, own = self._slabs.fill_lanes(slots, sets, self._attached)
         self._renew()
         step = self._packed_step or self._new_packed_step()
-        lanes = lanes_of(slots, self._lanes)
+        lanes = lanes_of(slots, self._sessions.lanes)
         turned = sorted(range(len(rows)), key=lanes.__getitem__)
         step.fill(
             [
@@ -418,7 +371,7 @@ class OnnxEngine(SequenceEngine):
         self._packed_step = PackedStep(
             self._session,
             self._device,
-            lanes=self._lanes,
+            lanes=self._sessions.lanes,
             hidden=self._base.decoder.hidden,
             buffers=self._kv.buffers,
         )
