@@ -87,6 +87,7 @@ SLOW = {  # processes, long searches, whole tables: folders, files and tests bel
     "remote/test_remote_places.py::test_in_a_forked_child_it_is_closed_and_the_parent_goes_on",
     "remote/test_remote_terminal.py",
     "runtime/test_conformance.py",
+    "runtime/test_fast_path.py::test_sampled_text_with_lookup_follows_the_distribution",
     "runtime/test_faults.py",
     "runtime/test_memory_back.py",
     "runtime/test_sampling.py::test_draws_follow_the_distribution",

@@ -30,6 +30,11 @@ class SamplingParams:
     of the above); None reports none. stop strings end the text before them; stop_tokens end it as
     the model's own end tokens do, which ignore_eos switches off. Within the first min_tokens tokens
     no end token is chosen (but where a grammar allows nothing else), and no stop string counts.
+    lookup proposes tokens that followed the same ones in the prompt or the answer, and checks
+    several in one step: the text is that without it, sooner where much is copied. None: where a
+    constraint restricts the answer. Never in engines without `capabilities.lookup`, nor in streams
+    that follow the model's active adapters and are read with a lookahead: a scale may change
+    between any two tokens of theirs.
     Raises ParameterError that lists every value out of range.
     """
 
@@ -52,6 +57,7 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     grammar: str | None = None
+    lookup: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _sequence(self.stop))
@@ -103,6 +109,7 @@ class SamplingOptions(TypedDict, total=False):
     stop_tokens: Sequence[int]
     ignore_eos: bool
     grammar: str | None
+    lookup: bool | None
 
 
 def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
@@ -166,6 +173,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         _biases,
     ),
     ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
+    ("lookup", "None, True or False", lambda x: x is None or isinstance(x, bool)),
     ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("stop", "non-empty strings", lambda x: all(isinstance(s, str) and s for s in x)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ _TOKEN = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class Grammar:
-    """The grammar state of one answer; see runtime.sampling.Constraint. Not thread-safe."""
+    """The grammar state of one answer; see runtime.constraint.Constraint. Not thread-safe."""
 
     def __init__(self, tokenizer: object, vocabulary: Any, text: str) -> None:
         """Raises ParameterError, with llama.cpp's log, for a grammar that it cannot read."""
@@ -32,6 +33,22 @@ class Grammar:
                 hint='GBNF with a rule named root, such as: root ::= "yes" | "no"',
             )
         weakref.finalize(self, api.llama_sampler_free, self._native)
+
+    @property
+    def ended(self) -> bool:
+        return False  # the end tokens are then the only ones allowed
+
+    def forced(self) -> tuple[int, ...]:
+        return ()
+
+    def allowed(self, most: int) -> None:
+        return None
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        return 0
+
+    def prepare(self, draft: Sequence[int] = ()) -> None:
+        """Nothing is computed ahead."""
 
     def allows(self, token: int) -> bool:
         one = np.zeros(1, _TOKEN)
