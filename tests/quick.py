@@ -57,6 +57,8 @@ SLOW = {  # processes, long searches, whole tables: folders, files and tests bel
     "engines/onnx/test_onnx_calibration.py",
     "engines/onnx/test_onnx_kinds.py",
     "engines/onnx/test_onnx_repeats.py",
+    "engines/onnx/test_packed.py::test_a_row_never_depends_on_its_mates",
+    "engines/onnx/test_packed.py::test_random_batches_equal_rows_in_runs_of_their_own",
     "engines/test_llama_quantize_types.py::test_without_any_fallback_they_are_others",
     "exporting/test_export.py",
     "exporting/test_gguf_sampling.py",
