@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.errors import EngineError, ParameterError
+from lorakit.errors import EngineError, ParameterError, page
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -74,7 +74,7 @@ def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 def _refused(why: str) -> ParameterError:
     lines = [line for line in why.strip()[:2000].splitlines() if line.strip()]
     return ParameterError(
-        "the grammar cannot be enforced", items=lines, hint="docs/constraints.md says what can be"
+        "the grammar cannot be enforced", items=lines, hint=f"what can be: {page('constraints')}"
     )
 
 
@@ -235,7 +235,7 @@ class Matcher:
         if self._native.is_error():
             raise EngineError(
                 f"the constraint cannot be followed any further: {self._native.get_error()[:500]}",
-                hint="a simpler schema or grammar; docs/constraints.md states the limits",
+                hint=f"a simpler schema or grammar; limits: {page('constraints')}",
             )
 
 
