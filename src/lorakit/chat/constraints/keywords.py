@@ -49,3 +49,8 @@ def check_keywords(schema: Mapping[str, Any], where: str, tally: Tally) -> None:
     if not isinstance(schema.get("nullable", False), bool):
         found = shown(schema["nullable"])
         tally.fault(f"{where}.nullable", f"expected true or false, found {found}")
+
+
+def is_kind(name: object) -> bool:
+    """Whether it is the name of a type, in either case."""
+    return isinstance(name, str) and name.lower() in KINDS
