@@ -100,7 +100,7 @@ class Bench:
 
     def packing(self, packed: bool) -> None:
         """A benchmark looks inside: whether rows are packed, at once and for as long as it says."""
-        self.engine._sessions.most = 8 if packed else 0
+        self.engine._sessions.most = 16 if packed else 0
         self.engine._sessions.worth.opening = 0.5
 
 
