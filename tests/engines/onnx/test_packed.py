@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import sessions
+from lorakit.engines.onnx.lora_inputs import Slab
 from lorakit.engines.onnx.ort import Step
 from lorakit.engines.onnx.packed_step import PackedStep
 from lorakit.engines.onnx.plan import Worth
@@ -184,6 +186,22 @@ def test_what_is_cut_wrongly_is_found(broken, monkeypatch):
     assert error(batch.together(), expected) < 3e-6
     broken(engine, monkeypatch)
     assert error(batch.together(), expected) > 1e-2
+    engine.close()
+
+
+def test_ranks_of_mates_would_show_in_codes(monkeypatch):
+    """Where the factors of all lie in one slab, as wide as its largest rank."""
+    base = Base.open(demo.base_path())
+    engine = open_engine(demo.base_path(), quantize="int8", max_batch=4)
+    engine._sessions.worth.opening = 0.5
+    ranks = enumerate((64, 128, 40))
+    handles = [engine.attach(engine.prepare(random_adapter(base, n, r))) for n, r in ranks]
+    batch = Batch(engine, handles, 1, count=3)
+    batch.sets, batch.new = [((h, 1.0),) for h in handles], [np.arange(5, 45)] * 3
+    expected = batch.apart()
+    assert error(batch.together(), expected) == 0
+    monkeypatch.setattr(Slab, "exact", lambda *_: True)
+    assert error(batch.together(), expected) > 0
     engine.close()
 
 
