@@ -1,6 +1,5 @@
 """The page's tool-call parsers give what Python's give: on Python's own vectors, and on more."""
 
-import importlib
 import json
 import math
 import random
@@ -8,104 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from written import drawn, own_vectors, pieces_of, python
 
-from lorakit.chat.calls import NO_CALLS
-from lorakit.chat.scanning import take_apart
 from lorakit.chat.template import ChatTemplate
-from lorakit.chat.tools import FORMATS, detect_format, get_format
+from lorakit.chat.tools import FORMATS, detect_format
 
-TESTS = Path(__file__).parents[1] / "chat"
-sys.path.insert(0, str(TESTS))
-functiongemma, hermes, llama3, scanning = (
-    importlib.import_module(f"test_{name}")
-    for name in ("functiongemma", "hermes", "llama3", "scanning")
-)
 GEMMA = "<start_function_call>call:{}<end_function_call>"
-MARKS = {
-    "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>", "<end_of_turn>"),
-    "gemma4": ("<|tool_call>", "<tool_call|>", '<|"|>', "<turn|>"),
-    "hermes": ("<tool_call>", "</tool_call>", '"', "<|im_end|>"),
-    "llama3": ("<|python_tag|>", ";", '"', "<|eom_id|>"),
-}
-PIECES = [
-    "call:", "f", "{", "}", "[", "]", ":", ",", "1", "-0.5", "01", "true", "None", "NaN", "null",
-    " ", "\n", "\\", "\\u00e9", "\\ud83d", '{"name":', '"f"', ',"arguments":', ',"parameters":',
-    "{}", '{"a":1}', "words", "日本", "😀", "<think>", "</think>", "`", "`<think>`", "[THINK]",
-    "\x1c", "\ufeff",
-    "__proto__", '"__proto__":1', "a:", "x{", '{"a":1,"a":2}', "1e999", "Infinity", '{"city": 1}',
-]  # fmt: skip
-
-
-def vectors(module, test: str) -> list[tuple]:
-    """The parameters of a test of Python's parsers."""
-    (mark,) = (m for m in getattr(module, test).pytestmark if m.name == "parametrize")
-    return [value if isinstance(value, tuple) else (value,) for value in mark.args[1]]
-
-
-def own_vectors() -> list[tuple[str, str]]:
-    """(format, reply) of the Python parsers' tests."""
-    found = [
-        *(("functiongemma", GEMMA.format(body))
-          for test in ("test_published_variants_are_read", "test_faults_are_reported_with_a_reason")
-          for body, _ in vectors(functiongemma, test)),
-        *(("hermes", reply) for reply, _ in vectors(hermes, "test_variants_are_read")),
-        *(("hermes", "before " + hermes.call(body))
-          for body, _ in vectors(hermes, "test_faults_are_reported_with_a_reason")),
-        *(("llama3", reply) for (reply,) in vectors(llama3, "test_what_is_no_call_stays_text")),
-        *(("llama3", reply) for test in ("test_calls_are_found", "test_faults_are_reported")
-          for reply, _ in vectors(llama3, test)),
-        *(("hermes", f"The tag {q}<think>{q} begins it, {q}</think>{q} ends it.") for q in "`\"'"),
-        *vectors(scanning, "test_half_a_surrogate_pair_makes_a_call_malformed"),
-    ]  # fmt: skip
-    for name in FORMATS:
-        bad, good = (scanning.written(name, c) for c in (scanning.BAD, scanning.GOOD))
-        found += [
-            (name, f"{opening}Shall I {bad}? No.{closing}{good}")
-            for opening, closing in scanning.TAGS
-        ]
-        shapes = (
-            mark for mark in scanning.test_reasoning_in_every_shape_hides_its_calls.pytestmark
-        )
-        found += [
-            (name, shape.format(bad=bad))
-            for mark in shapes if mark.args[0] == "shape" for shape in mark.args[1]
-        ]  # fmt: skip
-    return found
-
-
-def drawn(count: int) -> list[tuple[str, str]]:
-    """(format, reply) put together from what the formats are made of."""
-    draw = random.Random(13)
-    replies = []
-    for _ in range(count):
-        name = draw.choice(list(MARKS))
-        call = scanning.written(name, draw.choice([scanning.BAD, scanning.GOOD]))
-        pieces = [*MARKS[name] * 4, call, call, *PIECES]
-        replies.append((name, "".join(draw.choices(pieces, k=draw.randint(0, 14)))))
-        broken = list(call * 2)
-        for _ in range(draw.randint(1, 3)):
-            broken[draw.randrange(len(broken))] = draw.choice(["", '"', "}", "\\", "x", ",", "\n"])
-        replies.append((name, "".join(broken)))
-    return replies
-
-
-def units(text: str) -> int:
-    """Its length in JavaScript."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def python(name: str, reply: str, reasons: bool) -> dict:
-    form = get_format(name) if name else None
-    found = form.parse(reply, reasons=reasons) if form else take_apart(reply, NO_CALLS)
-    return {
-        "text": found.text,
-        "calls": [{"name": c.name, "arguments": c.arguments} for c in found.tool_calls],
-        "malformed": [
-            {"text": m.text, "reason": m.reason, "position": units(reply[: m.position])}
-            for m in found.malformed
-        ],
-        "reasoning": found.reasoning,
-    }
 
 
 def same(found, expected) -> bool:
@@ -125,51 +32,46 @@ def same(found, expected) -> bool:
     return math.isclose(found, expected, rel_tol=1e-15)
 
 
-def differences(node, replies, **options) -> list:
+def vectors(drawn_count: int) -> list[dict]:
+    """Python's own and drawn replies, with what is asked of them, and how they are cut."""
+    draw = random.Random(7)
     given = [
-        {"format": name, "reply": reply, "reasons": reasons}
-        for name, reply in replies
-        for reasons in (False, True)
+        {"format": name, "reply": reply, "reasons": False, "repair": repair}
+        for name, reply in own_vectors()
+        for repair in (False, True)
     ]
-    found = node.run("calls.mjs", {"replies": given, "templates": []}, **options)["parsed"]
-    expected = [python(g["format"], g["reply"], g["reasons"]) for g in given]
-    assert len(found) == len(expected)
-    return [
-        (g, f, e) for g, f, e in zip(given, found, expected, strict=True)
-        if not same(f, e) and not any("trailing comma" in m["reason"] for m in e["malformed"])
-    ]  # fmt: skip  # Python 3.13 has one reason more
+    given += [
+        {"format": name, "reply": reply, "reasons": draw.random() < 0.2, "repair": draw.random() < 0.4}
+        for name, reply in drawn(drawn_count)
+    ]
+    for at, one in enumerate(given):
+        if at % 4 == 0:
+            one["pieces"] = pieces_of(one["reply"], draw)
+        one["splits"] = at % 16 == 0 and len(one["reply"]) < 200
+    return given
 
 
-def test_pythons_own_vectors(plain_node):
-    replies = own_vectors()
-    assert len(replies) > 150
-    assert {name for name, _ in replies} == set(FORMATS)
-    assert differences(plain_node, replies) == []
+def differences(node, given, **options) -> list:
+    """Where the page says something else: in the parse, in the events, or at some split."""
+    found = node.run("calls.mjs", {"replies": given, "templates": []}, **options)
+    told = iter(found["events"])
+    wrong = list(found["wrong"])
+    for one, whole in zip(given, found["parsed"], strict=True):
+        expected = python(one)
+        if any("trailing comma" in m["reason"] for m in expected["whole"]["malformed"]):
+            expected["whole"]["malformed"] = whole["malformed"]  # Python 3.13 has one reason more
+        if not same(whole, expected["whole"]):
+            wrong.append((one, whole, expected["whole"]))
+        if "pieces" in one and not same(events := next(told), expected["events"]):
+            wrong.append((one, events, expected["events"]))
+    return wrong
 
 
-def test_what_is_drawn_is_parsed_alike(plain_node):
-    replies = drawn(3000)
-    parsed = [python(name, reply, False) for name, reply in replies]
-    assert sum(bool(p["calls"]) for p in parsed) > 500
-    assert sum(bool(p["malformed"]) for p in parsed) > 500
-    assert differences(plain_node, replies) == []
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "replacement"),
-    [
-        ("scanning.js", "if (!quoted) return {", "if (true) return {"),
-        ("scanning.js", "return tag < 0 ? end", "return true ? end"),
-        ("jsoncall.js", "this.faults.push('a key occurs twice')", "void 0"),
-        ("jsoncall.js", "if (!value.isWellFormed())", "if (false)"),
-        ("gemma.js", "if (found.has(key))", "if (false)"),
-        ("llama3.js", "|| namesAFunction(broken)", "|| true"),
-        ("hermes.js", "{ required: false }", "{ required: true }"),
-    ],
-)
-def test_a_parser_that_is_broken_is_found_out(plain_node, broken_web, file, text, replacement):
-    web = broken_web({file: (text, replacement)})
-    assert differences(plain_node, own_vectors() + drawn(500), web=web)
+def test_replies_are_read_alike_whole_and_in_pieces(plain_node):
+    given = vectors(3000)
+    kinds = {one["format"] for one in given}
+    assert kinds == {*FORMATS, ""}
+    assert differences(plain_node, given) == []
 
 
 def test_formats_are_recognised_alike(plain_node):

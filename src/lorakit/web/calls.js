@@ -9,15 +9,13 @@ import { FUNCTIONGEMMA, GEMMA4 } from './gemma.js';
 import { HERMES } from './hermes.js';
 import { LLAMA3 } from './llama3.js';
 import { LorakitError } from './errors.js';
-import { shown, wrong } from './options.js';
+import { FLAG, checkedOptions, shown, wrong } from './options.js';
+import { ReplyReader } from './reading.js';
 import { NO_CALLS, takeApart } from './scanning.js';
 
-/**
- * openings: strings at which a reply turns from words into a call. stops: tokens that end a reply
- * with calls.
- * @typedef {{name: string, openings: string[], stops: string[],
- *   parse: (reply: string, options?: {reasons?: boolean}) => import('./scanning.js').ParsedReply}} ToolFormat
- */
+/** @typedef {import('./scanning.js').ToolFormat} ToolFormat */
+
+const PARSING = { reasons: FLAG, repair: FLAG };
 
 /** All of `present` and none of `absent` stand in the template; `token` is in the vocabulary. */
 const SIGNS = [
@@ -55,11 +53,22 @@ export function detectFormat(template, hasToken = () => false) {
 }
 
 /**
- * A reply in its parts; without calls where the model has no known format.
- * @param {string} reply @param {ToolFormat | null} format @param {boolean} [reasons]
+ * A reply in its parts; without calls where the model has no known format. reasons: whether it
+ * begins within reasoning; repair: whether calls that cannot be read are mended.
+ * @param {string} reply @param {ToolFormat | null} format
+ * @param {boolean | {reasons?: boolean, repair?: boolean}} [options] true is { reasons: true }
  */
-export function parseReply(reply, format, reasons = false) {
+export function parseReply(reply, format, options = {}) {
+  const chosen = typeof options === 'boolean' ? { reasons: options } : checkedOptions(options, PARSING, 'the options of parseReply');
   if (typeof reply !== 'string') throw wrong(`a reply is a text, found ${shown(reply)}`);
   if (format !== null && typeof format?.parse !== 'function') throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
-  return format ? format.parse(reply, { reasons }) : takeApart(reply, NO_CALLS, { reasons });
+  return format ? format.parse(reply, chosen) : takeApart(reply, NO_CALLS, chosen);
+}
+
+/**
+ * What reads a reply piece by piece, as parseReply reads all of it.
+ * @param {ToolFormat | null} format @param {{reasons?: boolean, repair?: boolean}} [options]
+ */
+export function readerOf(format, options) {
+  return new ReplyReader(format ? format.syntax : NO_CALLS, options);
 }

@@ -8,7 +8,8 @@
 import { LorakitError } from './errors.js';
 import { detectFormat, getFormat, parseReply } from './calls.js';
 import { shown } from './options.js';
-import { opensReasoning, stripStart } from './scanning.js';
+import { stripStart } from './spaces.js';
+import { opensReasoning } from './tags.js';
 
 const REASONING = ['reasoning_content', 'thinking', 'reasoning'];
 // The end of a text that may be the beginning of a tag.

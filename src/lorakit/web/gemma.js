@@ -8,7 +8,8 @@
  */
 
 import { checkCall } from './jsoncall.js';
-import { BadCall, SPACES, takeApart } from './scanning.js';
+import { BadCall, formatOf, syntaxOf } from './scanning.js';
+import { SPACES } from './spaces.js';
 
 const MAX_DEPTH = 64;
 const MAX_DIGITS = 4300; // Python's own limit
@@ -23,9 +24,11 @@ const CONSTANTS = new Map([
 /** @param {{name: string, call: string[], response: string, escape: string, turnEnd: string}} marks */
 export function gemmaFormat({ name, call, response, escape, turnEnd }) {
   const stops = [response, turnEnd];
-  const syntax = {
+  const syntax = syntaxOf({
     find: (reply, at) => reply.indexOf(call[0], at),
     closing: call[1],
+    stops,
+    openings: [call[0]],
     read(reply, start, calls) {
       const parser = new Parser(reply, { call, escape, stops });
       const found = parser.call(start + call[0].length);
@@ -33,9 +36,8 @@ export function gemmaFormat({ name, call, response, escape, turnEnd }) {
       calls.push(found);
       return parser.at;
     },
-  };
-  const parse = (reply, { reasons = false } = {}) => takeApart(reply, syntax, { stops, reasons });
-  return { name, openings: [call[0]], stops, parse };
+  });
+  return formatOf(name, syntax);
 }
 
 /** Recursive descent over one reply; `at` is where it has read to. */

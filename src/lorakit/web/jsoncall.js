@@ -5,7 +5,9 @@
  * twice. This reader does, with the reasons and positions of Python's (chat/jsoncall.py).
  */
 
+import { JsonArguments } from './arguments.js';
 import { BadCall } from './scanning.js';
+import { SPACES } from './spaces.js';
 
 const MAX_DIGITS = 1000;
 const MAX_DEPTH = 64; // levels of a call's arguments
@@ -18,6 +20,23 @@ const WORDS = [
 ]; // prettier-ignore
 const NOT_JSON = ['NaN', 'Infinity', '-Infinity'];
 const ESCAPES = { '"': '"', '\\': '\\', '/': '/', b: '\b', f: '\f', n: '\n', r: '\r', t: '\t' };
+
+const SPACE = `[${SPACES}]*`;
+const NAMED = `\\{${SPACE}"name"${SPACE}:${SPACE}"(?<name>(?:[^"\\\\]|\\\\.)+)"`;
+
+/**
+ * How a call that readCall reads is told while it is written, its name before its arguments.
+ * before: a pattern of all that stands before its brace; where one reading takes in several calls
+ * also of what stands between the arguments of one and the brace of the next. certain: whether the
+ * name is told only once arguments follow, since other JSON may have a name too.
+ * @param {string} before @param {string[]} keys @param {{certain?: boolean}} [options]
+ * @returns {import('./arguments.js').Growing}
+ */
+export function growing(before, keys, { certain = false } = {}) {
+  const args = `${SPACE},${SPACE}"(?:${keys.join('|')})"${SPACE}:${SPACE}(?=\\{)`;
+  const name = `(?:${before})${NAMED}${certain ? `(?=${args})` : ''}`;
+  return { name: new RegExp(name, 'sy'), args: new RegExp(args, 'y'), quoted: true, reader: () => new JsonArguments() };
+}
 
 /** The first position at or after `at` that holds no white space of JSON. */
 export function skipSpace(text, at) {

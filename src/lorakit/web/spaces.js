@@ -1,0 +1,28 @@
+/** White space as Python's str.strip and \s have it; JavaScript's trim and \s differ. */
+
+export const SPACES = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
+const LEADING = new RegExp(`^[${SPACES}]+`);
+const IS_SPACE = new RegExp(`[${SPACES}]`);
+
+/** @param {string} text */
+export function stripStart(text) {
+  return text.replace(LEADING, '');
+}
+
+/** A loop, since a pattern for the end would be tried at every run of spaces. @param {string} text */
+export function stripEnd(text) {
+  let end = text.length;
+  while (end > 0 && IS_SPACE.test(text[end - 1])) end -= 1;
+  return text.slice(0, end);
+}
+
+/** @param {string} text */
+export function strip(text) {
+  return stripStart(stripEnd(text));
+}
+
+/** Where a pattern with the flag g matches at or after a position, or null. */
+export function searchFrom(pattern, text, at) {
+  pattern.lastIndex = at;
+  return pattern.exec(text);
+}
