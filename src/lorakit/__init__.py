@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from lorakit.base.folder import Base as Base
     from lorakit.chat.calls import Malformed as Malformed
     from lorakit.chat.calls import ParsedReply as ParsedReply
+    from lorakit.chat.calls import Repair as Repair
     from lorakit.chat.calls import ToolCall as ToolCall
+    from lorakit.chat.events import CallArguments as CallArguments
     from lorakit.chat.events import CallEnd as CallEnd
+    from lorakit.chat.events import CallStart as CallStart
+    from lorakit.chat.events import CallWithdrawn as CallWithdrawn
     from lorakit.chat.events import ReasoningDelta as ReasoningDelta
     from lorakit.chat.events import TextDelta as TextDelta
     from lorakit.chat.events import Withdrawn as Withdrawn
@@ -120,8 +124,10 @@ _MODULES = ("algebra", "check", "demo", "errors", "formats", "merge", "sources",
 _NAMES = {  # by the module that defines them
     "adapter": "Adapter Delta Magnitude Precondition Reading Replacement Site",
     "base.folder": "Base",
-    "chat.calls": "Malformed ParsedReply ToolCall",
-    "chat.events": "CallEnd ReasoningDelta TextDelta Withdrawn",
+    "chat.calls": "Malformed ParsedReply Repair ToolCall",
+    "chat.events": (
+        "CallArguments CallEnd CallStart CallWithdrawn ReasoningDelta TextDelta Withdrawn"
+    ),
     "chat.messages": "Message",
     "chat.rendering": "ControlTokens RenderOptions",
     "engines.llama.options": "LlamaOptions",

@@ -16,7 +16,10 @@ from lorakit import (
     AdapterConfig,
     AdapterInfo,
     AdapterRef,
+    CallArguments,
     CallEnd,
+    CallStart,
+    CallWithdrawn,
     ChatKeywords,
     ChatReply,
     ChatStream,
@@ -147,9 +150,13 @@ def turns(model: Model, scales: Scales) -> Session:
 def shown(event: Event) -> str:
     if isinstance(event, TextDelta | ReasoningDelta):
         return event.text
+    if isinstance(event, CallStart):
+        return event.name
+    if isinstance(event, CallArguments):
+        return event.text
     if isinstance(event, CallEnd):
         return event.call.name
-    if isinstance(event, Withdrawn):
+    if isinstance(event, Withdrawn | CallWithdrawn):
         return ""
     usage: Usage = event.reply.usage
     return f"{usage.total_tokens}"

@@ -115,7 +115,7 @@ def _mend(text: str, syntax: CallSyntax, parts: _Parts) -> bool:
         calls, done = syntax.mend(text)
     except BadCallError:
         return False
-    parts.repairs += [Repair(len(parts.calls), words) for words in done]
+    parts.repairs += [Repair(index=len(parts.calls), words=words) for words in done]
     parts.calls += calls
     return True
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.mending import CLOSING, mend_calls
 from lorakit.chat.scanning import take_apart
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -67,6 +68,15 @@ def _read(reply: str, start: int, calls: list[Call]) -> int:
     return end
 
 
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    body = text.removeprefix(OPEN).rstrip()
+    for stop in _STOPS:
+        body = body.removesuffix(stop).rstrip()
+    closed = body.endswith(CLOSE)
+    calls, done = mend_calls(body.removesuffix(CLOSE), _KEYS, required=False, closed=closed)
+    return calls, done or [CLOSING]
+
+
 _SYNTAX = CallSyntax(
     find=_find,
     read=_read,
@@ -74,5 +84,6 @@ _SYNTAX = CallSyntax(
     stops=_STOPS,
     openings=(OPEN,),
     growing=growing(rf"{OPEN}\s*", _KEYS),
+    mend=_mend,
 )
 HERMES = HermesFormat()

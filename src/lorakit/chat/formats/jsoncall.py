@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorakit.chat.arguments import Growing
-from lorakit.chat.calls import BadCallError, check_call
+from lorakit.chat.calls import BadCallError, Call, check_call
 from lorakit.errors import ParameterError
 
 WINDOW = 256  # characters
@@ -43,6 +43,12 @@ def read_call(
     is where they are null. Raises BadCallError.
     """
     end, value = read_value(text, position)
+    name, arguments = call_from(value, keys, end, required=required)
+    return end, name, arguments
+
+
+def call_from(value: Any, keys: Sequence[str], end: int, *, required: bool) -> Call:
+    """The call that a JSON value is, as of `read_call`. end: where it ended, for BadCallError."""
     if not isinstance(value, dict):
         raise BadCallError("expected a JSON object", end)
     name = value.get("name")
@@ -61,7 +67,7 @@ def read_call(
     if not isinstance(arguments, dict):
         raise BadCallError(f"{present[0]} must be an object", end)
     check_call(name, arguments, end)
-    return end, name, arguments
+    return name, arguments
 
 
 def read_value(text: str, position: int) -> tuple[int, Any]:

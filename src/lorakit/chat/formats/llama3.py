@@ -18,6 +18,7 @@ from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.mending import mend_calls
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 
@@ -29,7 +30,8 @@ _LIKE_A_CALL = re.compile(rf'\{{\s*"(?:{"|".join(_FIRST_KEYS)})"\s*:')
 _BEGINS_LIKE_A_CALL = unfinished(
     sequence("{", r"\s*", f'"{key}"', r"\s*", ":") for key in _FIRST_KEYS
 )
-_BEFORE = rf"(?:\s*\}})?(?:[;\s]|{'|'.join(map(re.escape, (TAG, *_STOPS)))})*"
+_BETWEEN = re.compile(rf"(?:[;\s]|{'|'.join(map(re.escape, (TAG, *_STOPS)))})*")
+_BEFORE = rf"(?:\s*\}})?{_BETWEEN.pattern}"
 _MAY_LEAD = re.compile(rf"[ \t\r\n]*(?:{_BEGINS_LIKE_A_CALL})?\Z")
 
 
@@ -93,6 +95,10 @@ def _read(reply: str, position: int, calls: list[Call]) -> int:
     return start
 
 
+def _mend(text: str) -> tuple[list[Call], list[str]]:
+    return mend_calls(text, _KEYS, required=True, closed=text.endswith(_STOPS), between=_BETWEEN)
+
+
 _SYNTAX = CallSyntax(
     find=_find,
     read=_read,
@@ -101,6 +107,7 @@ _SYNTAX = CallSyntax(
     may_lead=_may_lead,
     revises=True,
     growing=growing(_BEFORE, _KEYS, certain=True),
+    mend=_mend,
 )
 
 
