@@ -17,8 +17,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     MAX_DEPTH,
     BadCallError,
@@ -29,6 +31,8 @@ from lorakit.chat.calls import (
     check_call,
     function_of,
 )
+from lorakit.chat.formats.gemma_arguments import GemmaArguments
+from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
@@ -68,6 +72,17 @@ class GemmaFormat:
             closing=self.call[1],
             stops=self.stops,
             openings=self.openings,
+            growing=self._growing,
+            mend=self._mend,
+        )
+
+    @property
+    def _growing(self) -> Growing:
+        head = rf"{re.escape(self.call[0])}\s*call\s*:\s*(?P<name>{_NAME.pattern})(?=\s*\{{)"
+        return Growing(
+            name=re.compile(head),
+            arguments=re.compile(r"\s*(?=\{)"),
+            reader=partial(GemmaArguments, self.escape),
         )
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
@@ -97,6 +112,19 @@ class GemmaFormat:
         check_call(*call, end)
         calls.append(call)
         return end
+
+    def _mend(self, text: str) -> tuple[list[Call], list[str]]:
+        head = self._growing.name.match(text)
+        if not head:
+            raise BadCallError("it has no name", 0)
+        body = text[head.end() :].rstrip()
+        for stop in self.stops:
+            body = body.removesuffix(stop).rstrip()
+        closed = body.endswith(self.call[1])
+        arguments, done = mend_arguments(
+            body.removesuffix(self.call[1]), closed=closed, escape=self.escape
+        )
+        return [(head["name"], arguments)], done or [CLOSING]
 
     def _string(self, text: str) -> str:
         if self.escape in text:

@@ -22,6 +22,7 @@ CONTROL = "a control character in a string was kept as it is"
 COMMA = "a comma before a closing bracket was left out"
 LITERAL = "True, False or None of Python was read as JSON's"
 QUOTES = "single quotes were read as double ones"
+QUOTED = "quotation marks were read as the format's own"
 BRACES = "braces written twice were read as one"
 MISSING = "missing brackets were added at the end"
 CLOSING = "the missing closing tag was added"
@@ -33,6 +34,7 @@ _SINGLE = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _AS_DOUBLE = re.compile(r"""\\.|\"""", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,1100}")
+_BARE_KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
 _WORDS = {"true": True, "false": False, "null": None}
 _OF_PYTHON = {"True": True, "False": False, "None": None}
 _LEVELS = MAX_DEPTH + 3  # of the arguments, their call, and lists of calls
@@ -73,12 +75,15 @@ def mend_calls(
             raise BadCallError("more follows the call", position)
 
 
-def mend_arguments(body: str, *, closed: bool) -> tuple[dict[str, Any], list[str]]:
+def mend_arguments(
+    body: str, *, closed: bool, escape: str = ""
+) -> tuple[dict[str, Any], list[str]]:
     """The arguments of a call whose name stands before them, and what was mended.
 
-    closed: as of `mend_calls`. Raises BadCallError.
+    closed: as of `mend_calls`. escape: what stands on both sides of strings in Gemma's notation,
+    whose keys are bare. Raises BadCallError.
     """
-    reader = Mending(body, closed=closed)
+    reader = Mending(body, closed=closed, escape=escape)
     position, value = reader.value(reader.begin(None))
     if reader.added:
         reader.need_closed(position)
@@ -97,11 +102,11 @@ class Mending:
     done: what was mended, in words, each once. added: how many brackets were missing at the end.
     """
 
-    def __init__(self, text: str, *, closed: bool) -> None:
+    def __init__(self, text: str, *, closed: bool, escape: str = "") -> None:
         self.text = text.strip()
         self.done: list[str] = []
         self.added = 0
-        self._closed = closed
+        self._closed, self._escape = closed, escape
 
     def did(self, words: str) -> None:
         """Note what was mended."""
@@ -135,7 +140,7 @@ class Mending:
             return self._object(position, depth)
         if char == "[":
             return self._array(position, depth)
-        if char and char in "\"'":
+        if self._begins_string(position):
             return self._string(position)
         return self._word(position)
 
@@ -147,7 +152,7 @@ class Mending:
         found: dict[str, Any] = {}
         position = self._space(position + len(closing))
         while (end := self._end(position, closing, bool(found))) < 0:
-            position, key = self._string(position)
+            position, key = self._key(position)
             if key in found:
                 raise BadCallError("a key occurs twice", position)
             position = self._space(position)
@@ -188,7 +193,25 @@ class Mending:
             self.did(COMMA)
         return position
 
+    def _begins_string(self, position: int) -> bool:
+        begins = ('"', "'", self._escape) if self._escape else ('"', "'")
+        return self.text.startswith(begins, position)
+
+    def _key(self, position: int) -> tuple[int, str]:
+        bare = _BARE_KEY.match(self.text, position) if self._escape else None
+        if bare and not self._begins_string(position):
+            return bare.end(), bare[0]
+        return self._string(position)
+
     def _string(self, position: int) -> tuple[int, str]:
+        if self._escape and self.text.startswith(self._escape, position):
+            begin = position + len(self._escape)
+            end = self.text.find(self._escape, begin)
+            if end < 0:
+                raise BadCallError("expected a whole string", position)
+            return end + len(self._escape), self.text[begin:end]
+        if self._escape:
+            self.did(QUOTED)
         single = self.text.startswith("'", position)
         found = (_SINGLE if single else _DOUBLE).match(self.text, position)
         if not found:
@@ -213,7 +236,8 @@ class Mending:
         if word[0] in _WORDS:
             return word.end(), _WORDS[word[0]]
         if word[0] in _OF_PYTHON:
-            self.did(LITERAL)
+            if not self._escape:  # where templates print them
+                self.did(LITERAL)
             return word.end(), _OF_PYTHON[word[0]]
         end, value = read_value(word[0], 0)
         if end < len(word[0]) or isinstance(value, bool) or value is None:
