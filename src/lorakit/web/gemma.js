@@ -7,12 +7,16 @@
  * are read, and the reasons of faults, are those of chat/functiongemma.py.
  */
 
+import { GemmaArguments } from './gemma_arguments.js';
 import { checkCall } from './jsoncall.js';
+import { CLOSING, mendArguments } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES } from './spaces.js';
+import { SPACES, without } from './spaces.js';
+import { escaped } from './tags.js';
 
 const MAX_DEPTH = 64;
 const MAX_DIGITS = 4300; // Python's own limit
+const SPACE = `[${SPACES}]*`;
 const NAME = new RegExp(`[^${SPACES}{}\\[\\]:,<>]+`, 'y');
 const KEY = new RegExp(`[^${SPACES}{}\\[\\]:,<>|"]+`, 'y');
 const WORD = /[A-Za-z0-9_.+-]+/y;
@@ -24,6 +28,13 @@ const CONSTANTS = new Map([
 /** @param {{name: string, call: string[], response: string, escape: string, turnEnd: string}} marks */
 export function gemmaFormat({ name, call, response, escape, turnEnd }) {
   const stops = [response, turnEnd];
+  const head = `${escaped(call[0])}${SPACE}call${SPACE}:${SPACE}(?<name>${NAME.source})(?=${SPACE}\\{)`;
+  const growing = {
+    name: new RegExp(head, 'y'),
+    args: new RegExp(`${SPACE}(?=\\{)`, 'y'),
+    quoted: false,
+    reader: () => new GemmaArguments(escape),
+  };
   const syntax = syntaxOf({
     find: (reply, at) => reply.indexOf(call[0], at),
     closing: call[1],
@@ -35,6 +46,16 @@ export function gemmaFormat({ name, call, response, escape, turnEnd }) {
       checkCall(found.name, found.arguments, parser.at);
       calls.push(found);
       return parser.at;
+    },
+    growing,
+    mend(text) {
+      growing.name.lastIndex = 0;
+      const found = growing.name.exec(text);
+      if (!found) throw new BadCall('it has no name', 0);
+      const { body, closed } = without(text.slice(found[0].length), { close: call[1], stops });
+      const given = mendArguments(body, { closed, escape });
+      const done = given.done.length ? given.done : [CLOSING];
+      return { calls: [{ name: found.groups.name, arguments: given.arguments }], done };
     },
   });
   return formatOf(name, syntax);

@@ -7,8 +7,9 @@
  */
 
 import { growing, readCall, skipSpace } from './jsoncall.js';
+import { CLOSING, mendCalls } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES } from './spaces.js';
+import { SPACES, without } from './spaces.js';
 
 const OPEN = '<tool_call>';
 const CLOSE = '</tool_call>';
@@ -22,6 +23,7 @@ const syntax = syntaxOf({
   stops: STOPS,
   openings: [OPEN],
   growing: growing(`${OPEN}[${SPACES}]*`, KEYS),
+  mend,
 });
 
 /** The call at an opening tag; its closing tag may be cut off at the end of the reply. */
@@ -34,6 +36,12 @@ function read(reply, start, calls) {
     throw new BadCall(`expected ${CLOSE} after the call`, end);
   calls.push({ name: found.name, arguments: found.arguments });
   return end;
+}
+
+function mend(text) {
+  const { body, closed } = without(text, { open: OPEN, close: CLOSE, stops: STOPS });
+  const { calls, done } = mendCalls(body, KEYS, { required: false, closed });
+  return { calls, done: done.length ? done : [CLOSING] };
 }
 
 export const HERMES = formatOf('hermes', syntax);

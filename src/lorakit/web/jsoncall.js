@@ -52,6 +52,11 @@ export function skipSpace(text, at) {
  */
 export function readCall(text, at, keys, { required }) {
   const { end, value } = readValue(text, at);
+  return { end, ...callFrom(value, keys, end, { required }) };
+}
+
+/** The call that a JSON value is, as of readCall. end: where it ended, for BadCall. */
+export function callFrom(value, keys, end, { required }) {
   if (!isObject(value)) throw new BadCall('expected a JSON object', end);
   const name = Object.hasOwn(value, 'name') ? value.name : undefined;
   if (typeof name !== 'string' || !name) throw new BadCall('the call has no name', end);
@@ -63,7 +68,7 @@ export function readCall(text, at, keys, { required }) {
   if (typeof found === 'string') found = unquoted(found, end);
   if (!isObject(found)) throw new BadCall(`${present[0]} must be an object`, end);
   checkCall(name, found, end);
-  return { end, name, arguments: found };
+  return { name, arguments: found };
 }
 
 /** Refuse half a surrogate pair, and what is nested deeper than messages may be. */

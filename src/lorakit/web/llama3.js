@@ -8,9 +8,10 @@
  */
 
 import { growing, readCall, skipSpace } from './jsoncall.js';
+import { mendCalls } from './mending.js';
 import { BadCall, NO_CALLS, formatOf, syntaxOf, takeApart } from './scanning.js';
 import { SPACES } from './spaces.js';
-import { sequence, unfinished } from './tags.js';
+import { escaped, sequence, unfinished } from './tags.js';
 
 const TAG = '<|python_tag|>';
 const STOPS = ['<|eom_id|>', '<|eot_id|>'];
@@ -21,7 +22,7 @@ const LIKE_A_CALL = new RegExp(`\\{${SPACE}"(?:${FIRST_KEYS.join('|')})"${SPACE}
 const BEGINS_LIKE_A_CALL = unfinished(FIRST_KEYS.map((key) => sequence('{', SPACE, `"${key}"`, SPACE, ':')));
 const MAY_LEAD = new RegExp(`[ \\t\\r\\n]*(?:${BEGINS_LIKE_A_CALL})?$`, 'y');
 
-const BETWEEN = `(?:${SPACE}\\})?(?:[;${SPACES}]|${[TAG, ...STOPS].map((mark) => mark.replaceAll('|', '\\|')).join('|')})*`;
+const BETWEEN = `(?:[;${SPACES}]|${[TAG, ...STOPS].map(escaped).join('|')})*`;
 
 const syntax = syntaxOf({
   find: (reply, at) => reply.indexOf(TAG, at),
@@ -30,7 +31,8 @@ const syntax = syntaxOf({
   openings: [TAG],
   mayLead,
   revises: true,
-  growing: growing(BETWEEN, KEYS, { certain: true }),
+  growing: growing(`(?:${SPACE}\\})?${BETWEEN}`, KEYS, { certain: true }),
+  mend,
 });
 
 /** Where JSON like a call begins at a position, after white space; -1 for other words. */
@@ -63,6 +65,11 @@ function read(reply, at, calls) {
     start = next(reply, at);
   }
   return start;
+}
+
+function mend(text) {
+  const closed = STOPS.some((stop) => text.endsWith(stop));
+  return mendCalls(text, KEYS, { required: true, closed, between: new RegExp(BETWEEN, 'y') });
 }
 
 /** Past white space, `;`, a repeated tag and stop tokens. */

@@ -88,6 +88,7 @@ export function mayBeNamed(text, { start, end }) {
   return before !== undefined && QUOTES.includes(before) && (end === text.length || text[end] === before);
 }
 
-function escaped(char) {
-  return char.replace(/[|[\]/]/, '\\$&');
+/** A text as it stands in a pattern. */
+export function escaped(text) {
+  return text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&');
 }
