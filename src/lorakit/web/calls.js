@@ -5,9 +5,16 @@
  * other format has: the rules of chat/tools.py.
  */
 
+import { DEEPSEEK } from './deepseek.js';
 import { FUNCTIONGEMMA, GEMMA4 } from './gemma.js';
+import { GENERIC } from './generic.js';
+import { GRANITE } from './granite.js';
 import { HERMES } from './hermes.js';
 import { LLAMA3 } from './llama3.js';
+import { LLAMA3_FUNCTION } from './llama3_function.js';
+import { MISTRAL, MISTRAL11 } from './mistral.js';
+import { PHI4 } from './phi4.js';
+import { QWEN3CODER } from './qwen3coder.js';
 import { LorakitError } from './errors.js';
 import { FLAG, checkedOptions, shown, wrong } from './options.js';
 import { ReplyReader } from './reading.js';
@@ -17,14 +24,28 @@ import { NO_CALLS, takeApart } from './scanning.js';
 
 const PARSING = { reasons: FLAG, repair: FLAG };
 
+/** Marks of calls that are more than JSON, as a template may write them. */
+const MARKS = [
+  '<tool', '<|tool', '<｜', '[TOOL', '<TOOL', '<function', 'functools', '<invoke', '<action', '<|python_tag|>',
+  '<|channel', '<|START_', '<|action', '<|call', '<start_', '<seed:', '<minimax',
+]; // prettier-ignore
+
 /** All of `present` and none of `absent` stand in the template; `token` is in the vocabulary. */
 const SIGNS = [
   { format: FUNCTIONGEMMA, present: ['<start_function_call>', '<escape>'], token: '<start_function_call>' },
   { format: GEMMA4, present: ['<|tool_call>', '<|"|>'], token: '<|tool_call>' },
   // Qwen3-Coder's and GLM's calls are not JSON.
   { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>'] },
+  { format: QWEN3CODER, present: ['<tool_call>', '<function=', '<parameter='] },
   // Functionary's calls have another form.
   { format: LLAMA3, present: ['parameters', '<|start_header_id|>', 'ipython'], absent: ['<function='] },
+  { format: LLAMA3_FUNCTION, present: ['<function=', '<|start_header_id|>'], absent: ['<parameter='] },
+  { format: MISTRAL, present: ['[TOOL_CALLS]'], absent: ['[ARGS]'] },
+  { format: MISTRAL11, present: ['[TOOL_CALLS]', '[ARGS]'] },
+  { format: PHI4, present: ['<|tool|>', '<|/tool|>', '<|end|>'] },
+  { format: DEEPSEEK, present: ['<｜tool▁calls▁begin｜>', '<｜tool▁sep｜>', '```json'] },
+  { format: GRANITE, present: ['<|start_of_role|>', '<|tool_call|>'] },
+  { format: GENERIC, present: ['tools', 'name', 'arguments', 'JSON'], absent: MARKS },
 ];
 
 /** Formats by name. @type {Record<string, ToolFormat>} */

@@ -7,6 +7,7 @@
  * stays text. Sources: Meta's Llama 3.1 prompt format page and the models' chat templates.
  */
 
+import { namesAFunction } from './generic.js';
 import { growing, readCall, skipSpace } from './jsoncall.js';
 import { mendCalls } from './mending.js';
 import { BadCall, NO_CALLS, formatOf, syntaxOf, takeApart } from './scanning.js';
@@ -87,11 +88,6 @@ function parse(reply, { reasons = false, repair = false } = {}) {
   const broken = parsed.malformed.map((part) => part.text).join('');
   if (!broken || parsed.calls.length || reply.includes(TAG) || namesAFunction(broken)) return parsed;
   return takeApart(reply, NO_CALLS, { reasons });
-}
-
-/** Whether a faulty JSON reply was meant as a call, not as an answer in JSON. */
-function namesAFunction(body) {
-  return body.includes('"name"') && (body.includes('"parameters"') || body.includes('"arguments"'));
 }
 
 export const LLAMA3 = formatOf('llama3', syntax, { stops: STOPS, parse });

@@ -27,6 +27,13 @@ export function searchFrom(pattern, text, at) {
   return pattern.exec(text);
 }
 
+/** What a sticky pattern matches at a position, or null. */
+export function matchAt(pattern, text, at) {
+  pattern.lastIndex = at;
+  const found = pattern.exec(text);
+  return found && found[0];
+}
+
 /**
  * What a text holds without its opening, the stop tokens behind it and its closing tag, and whether
  * it had that one. @param {string} text @param {{open?: string, close: string, stops: string[]}} marks
