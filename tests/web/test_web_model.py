@@ -119,8 +119,38 @@ def test_replies_are_parsed_as_in_python(run, rows, python):
             assert (said["raw"], said["text"]) == (reply.completion.text, reply.text)
             calls = [{"name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
             assert said["calls"] == calls
+            assert ("callEnd" in said["kinds"]) == bool(calls)
             assert said["finishReason"] == reply.completion.finish_reason
             assert said["usage"]["promptTokens"] == reply.completion.prompt_tokens
+
+
+def test_what_is_asked_of_calls_is_done_or_refused(run, rows):
+    """A page can forbid calls, and all but one; it can force none."""
+    row = next(at for at, row in enumerate(rows) if row["tools"])
+    (name,) = {tool.get("function", tool)["name"] for tool in rows[row]["tools"][:1]}
+    named = {"type": "function", "function": {"name": name}}
+    asked = [
+        {}, {"parallelToolCalls": False}, {"toolChoice": "auto"}, {"toolChoice": "free"},
+        {"responseFormat": {"type": "text"}, "repair": True, "toolChoice": None},
+        {"toolChoice": "none"}, {"toolChoice": "none", "temperature": 1.0, "seed": 3},
+        {"toolChoice": "required"}, {"toolChoice": name}, {"toolChoice": named},
+        {"responseFormat": {"type": "json_object"}},
+        {"toolChoice": "nobody"}, {"toolChoice": "required", "tools": []}, {"toolChoice": 5},
+        {"parallelToolCalls": 1}, {"repair": "yes"}, {"responseFormat": {"type": "xml"}},
+    ]  # fmt: skip
+    found = run("choices", asked=[{"row": row, "options": options} for options in asked])
+    free, one, *same = found[:5]
+    assert free["calls"]
+    assert free["repairs"] == []
+    assert one["calls"] == free["calls"][:1]
+    assert free["ids"][: len(one["ids"])] == one["ids"]
+    assert all(reply["ids"] == free["ids"] for reply in same)
+    for silent in found[5:7]:
+        assert (silent["calls"], silent["malformed"]) == ([], [])
+        assert silent["ids"] != free["ids"]
+    assert [reply["code"] for reply in found[7:11]] == ["capability_missing"] * 4
+    assert all("in the page" in reply["hint"] for reply in found[7:11])
+    assert [reply["code"] for reply in found[11:]] == ["parameter_invalid"] * 6
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "q8"])

@@ -37,12 +37,33 @@ PIECES = [
     "Infinity", '{"city": 1}', "{{", "}}", "```", "```json\n", "'a'", "True", ",}", ",]", ";",
 ]  # fmt: skip
 BREAKS = ["", '"', "}", "{", "\\", "x", ",", "\n", "'", "</", "<", "]", "[", "True", "`", "```"]
+SLIPS = [  # what small models slip on
+    lambda text: text.replace("\\n", "\n"),
+    lambda text: text.replace("}", ",}", 1),
+    lambda text: text.replace("]", ", ]"),
+    lambda text: text.replace("true", "True").replace("null", "None"),
+    lambda text: text.replace("<escape>", '"').replace('<|"|>', '"'),
+    lambda text: text.replace('"', "'"),
+    lambda text: text.replace("{", "{{").replace("}", "}}"),
+    lambda text: _around(text, "```json\n", "\n```"),
+    lambda text: _around(text, "[", "]"),
+    lambda text: "".join(text.rsplit("}", 1)),
+    lambda text: text[: text.rfind("}") + 1],
+    lambda text: text[: text.rfind("}")],
+    lambda text: text + text,
+]
+
+
+def _around(text: str, before: str, behind: str) -> str:
+    """A text with something before its first brace and behind its last one."""
+    first, last = text.find("{"), text.rfind("}") + 1
+    return f"{text[:first]}{before}{text[first:last]}{behind}{text[last:]}"
 
 
 def own_strings() -> list[str]:
     """The texts that Python's tests of the formats are given."""
     found: dict[str, None] = {}
-    for file in sorted(FORMS.glob("test_*.py")):
+    for file in (*sorted(FORMS.glob("test_*.py")), CHAT / "test_scanning.py"):
         module = importlib.import_module(file.stem)
         for _, value in inspect.getmembers(module):
             for mark in getattr(value, "pytestmark", []):
@@ -91,13 +112,18 @@ def drawn(count: int, seed: int = 13) -> list[tuple[str, str]]:
         name = names[at % len(names)]
         marks = [mark for mark in reading.MARKS.get(name, []) if mark]
         pieces = [*marks * 3, *rendered[name] * 3, *PIECES, *reading.TAGS, *reading.WORDS]
-        if draw.random() < 0.5:
+        if (kind := draw.random()) < 0.3 and rendered[name]:
+            text = draw.choice(rendered[name])
+            for slip in draw.choices(SLIPS, k=draw.randint(1, 2)):
+                text = slip(text)
+            replies.append((name, text))
+        elif kind < 0.65:
             replies.append((name, "".join(draw.choices(pieces, k=draw.randint(0, 12)))))
-            continue
-        broken = list("".join(draw.choices(rendered[name] or PIECES, k=draw.randint(1, 3))))
-        for _ in range(draw.randint(0, 3)):
-            broken[draw.randrange(len(broken))] = draw.choice(BREAKS)
-        replies.append((name, "".join(broken)))
+        else:
+            broken = list("".join(draw.choices(rendered[name] or PIECES, k=draw.randint(1, 3))))
+            for _ in range(draw.randint(0, 3)):
+                broken[draw.randrange(len(broken))] = draw.choice(BREAKS)
+            replies.append((name, "".join(broken)))
     return replies
 
 
