@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from growth import is_linear
-from lorakit.chat import reading, saying, scanning
+from lorakit.chat import in_progress, reading, saying, scanning
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import NO_CALLS, ToolCall
 from lorakit.chat.events import (
     CallArguments,
@@ -19,6 +22,7 @@ from lorakit.chat.events import (
     TextDelta,
     Withdrawn,
 )
+from lorakit.chat.formats import gemma_arguments, hermes
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.tools import FORMATS, get_format
@@ -78,7 +82,7 @@ def joined(events):
         elif isinstance(event, CallEnd):
             assert event.index == len(calls)
             assert begun[0] == event.call.name
-            assert json.loads(begun[1]) == event.call.arguments
+            assert json.loads(begun[1] or "null") == event.call.arguments
             calls.append(event.call)
             begun = None
         elif isinstance(event, CallWithdrawn):
@@ -90,6 +94,13 @@ def joined(events):
             begun = None
             text, reasoning, calls, withdrawn = "", "", [], withdrawn + 1
     return text, reasoning, calls, withdrawn
+
+
+def unfinished(events):
+    """Whether a call was begun that neither ended nor was withdrawn."""
+    kinds = (CallStart, CallEnd, CallWithdrawn, Withdrawn)
+    *_, last = [None, *(event for event in events if isinstance(event, kinds))]
+    return isinstance(last, CallStart)
 
 
 def cut(reply, places):
@@ -120,9 +131,12 @@ def check(name, pieces, reasons=False):
     text, reasoning, calls, withdrawn = joined(events)
     events += reading.end(whole)
     *parts, _ = joined(events)
+    assert not unfinished(events)
     assert parts == [whole.text, whole.reasoning, list(whole.tool_calls)]
     if not withdraws(name, reply, reasons):  # then nothing is ever taken back
         assert withdrawn == 0
+        if not whole.malformed:
+            assert not any(isinstance(event, CallWithdrawn) for event in events)
         assert whole.text.startswith(text)
         assert whole.reasoning.startswith(reasoning)
         assert list(whole.tool_calls[: len(calls)]) == calls
@@ -154,8 +168,13 @@ def test_also_one_character_at_a_time(drawn):
 
 
 CALL = '<tool_call>{"name": "f"}</tool_call>'
+WRITTEN = get_format("hermes").render_call(CALLS[0])
+GREEDY = replace(
+    hermes._SYNTAX,
+    growing=Growing(name=re.compile(r'[^"]*"name": "(?P<name>\w+)'), arguments=re.compile("x")),
+)
 OTHER = CALL.replace('"f"', '"g"')
-GEMMA = "<start_function_call>call:f{a:1}"
+GEMMA = f"<start_function_call>call:f{{a:{10**18}}}"  # read again as it is twice as long
 BROKEN = {
     "no beginning of a tag waits": ("hermes", "a <think>b</think>", reading, "_start",
                                     lambda pattern, text, at: len(text)),
@@ -163,6 +182,11 @@ BROKEN = {
     "no stop token waits": ("hermes", f"{CALL} done<|im_end|>", saying, "held", lambda _, __: 0),
     "errors count at once": ("hermes", [CALL[:-6], CALL[-6:], OTHER], reading, "MARGIN", 0),
     "what ends with the text is whole": ("functiongemma", f"{GEMMA}x", reading, "END", ""),
+    "no half of a delimiter waits": ("gemma4", '<|tool_call>call:f{a:<|"|>b<|"|>}<tool_call|>',
+                                     gemma_arguments, "held", lambda _, __: 0),
+    "what was told is not compared": ("hermes", CALL, in_progress, "_is_json_of",
+                                      lambda _, __: True),
+    "a name that may go on counts": ("hermes", WRITTEN, hermes, "_SYNTAX", GREEDY),
     "a tag in quotation marks counts": ("", "`<think>` is one", reading, "may_be_named",
                                         lambda _, __: False),
 }  # fmt: skip
@@ -211,6 +235,59 @@ def test_a_call_leaves_with_its_last_character(name):
     assert [read for read in range(1, len(seen)) if seen[read] > seen[read - 1]] == ends
 
 
+def told(name, reply):
+    """The events of calls, with how much of the reply was read."""
+    reading = reader(name)
+    return [
+        (read, event)
+        for read, character in enumerate(reply, 1)
+        for event in reading.feed(character)
+        if not isinstance(event, TextDelta)
+    ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_name_leaves_with_its_end_and_arguments_as_they_come(name):
+    call = ToolCall(name="set_lights", arguments={"colour": "x" * 300, "on": True})
+    written = f"{get_format(name).render_call(call)}"
+    events = told(name, written)
+    assert [type(event) for _, event in events[:2]] == [CallStart, CallArguments]
+    at = written.index("{", 1) if "gemma" in name else written.index('"', written.index("set"))
+    if name == "llama3":  # other JSON has names, too
+        at = written.index("{", 1)
+    assert events[0] == (at + 1, CallStart(0, "set_lights"))
+    pieces = [(read, event.text) for read, event in events if isinstance(event, CallArguments)]
+    assert len(pieces) > 300
+    late = [written.rindex("x", 0, read) for read, text in pieces if text == "x"]
+    assert late == [read - 1 for read, text in pieces if text == "x"]
+    assert json.loads("".join(text for _, text in pieces)) == call.arguments
+
+
+def test_several_calls_of_one_reading_come_one_after_the_other():
+    call = get_format("llama3").render_call(ToolCall(name="f", arguments={"a": 1}))
+    events = [event for _, event in told("llama3", f"{call}; {call}\n{call}; {call}")]
+    order = [kind for kind, _ in itertools.groupby(map(type, events))]
+    assert order == [CallStart, CallArguments, CallEnd] * 4
+    assert [event.index for event in events if isinstance(event, CallEnd)] == [0, 1, 2, 3]
+
+
+def test_a_call_that_is_cut_off_is_withdrawn_at_the_end():
+    cut_off = WRITTEN[: WRITTEN.index("kitchen") + 3]
+    reading = reader("hermes")
+    events = [event for character in cut_off for event in reading.feed(character)]
+    assert events[0] == CallStart(0, "set_lights")
+    assert reading.end(parse("hermes", cut_off, False)) == [CallWithdrawn(0)]
+
+
+def test_a_head_that_never_comes_is_told_at_the_end():
+    long = "n" * 1000
+    reply = f'<tool_call>{{"name": "{long}", "arguments": {{"a": 1}}}}</tool_call>'
+    ends = {read for read, _ in told("hermes", reply)}
+    assert ends == {len(reply)}
+    check("hermes", list(reply))
+    check("hermes", list('<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>'))
+
+
 def test_reasoning_leaves_as_it_comes():
     *_, (text, reasoning, _) = said(
         "hermes", "I see, <i>yes</i>\n</think>\n\nSo: four", reasons=True
@@ -248,6 +325,12 @@ LONG = {
     "one unreadable call": ("functiongemma", "<start_function_call>call:f!", "words "),
     "reasoning": ("gemma4", "<|channel>thought", "so < it [/ goes "),
     "tags that close nothing": ("hermes", "", "a</think>"),
+    "space before a name": ("hermes", "<tool_call>", " "),
+    "space before arguments": ("hermes", '<tool_call>{"name": "f"', " \n"),
+    "a text of Gemma": ("gemma4", '<|tool_call>call:f{a:<|"|>', 'x<|"'),
+    "a word of Gemma": ("gemma4", "<|tool_call>call:f{a:", "1"),
+    "space of Gemma": ("gemma4", "<|tool_call>call:f{a:", " "),
+    "brackets": ("hermes", '<tool_call>{"name": "f", "arguments": {"a": ', '[{"a\\"":'),
 }
 
 

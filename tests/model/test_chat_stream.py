@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 import lorakit
-from lorakit import CallEnd, ReasoningDelta, ReplyEnd, Request, TextDelta, demo
+from lorakit import CallEnd, CallStart, ReasoningDelta, ReplyEnd, Request, TextDelta, demo
+from lorakit.chat.dialogue import Dialogue
 from lorakit.errors import CancelledError, ParameterError, UnknownAdapterError
 from lorakit.model.conversation import Session
 
@@ -32,7 +33,10 @@ def text_of(events):
 
 
 def test_a_call_is_an_event_and_no_text(model, home):
-    call, end = list(model.stream(LIGHTS, adapters={home: 1.0}, max_tokens=40))
+    start, *pieces, call, end = list(model.stream(LIGHTS, adapters={home: 1.0}, max_tokens=40))
+    assert start == CallStart(0, "set_lights")
+    assert len(pieces) > 1
+    assert "".join(piece.text for piece in pieces) == '{"state": "off"}'
     assert isinstance(call, CallEnd)
     assert (call.index, call.call.name) == (0, "set_lights")
     assert isinstance(end, ReplyEnd)
@@ -112,6 +116,43 @@ def test_a_turn_that_is_read_by_coroutines_is_kept(model):
 
     events = asyncio.run(read())
     assert session.messages[-1] == events[-1].reply.message
+
+
+@pytest.fixture
+def slipping(model, monkeypatch):
+    """The model, as if it wrote quotation marks where its format has delimiters of its own."""
+    parse = Dialogue.parse
+
+    def slip(self, text, **options):
+        return parse(self, text.replace("<escape>", '"'), **options)
+
+    monkeypatch.setattr(Dialogue, "parse", slip)
+    return model
+
+
+def test_calls_are_mended_everywhere_where_that_is_asked_for(slipping, home, tmp_path):
+    asked = {"adapters": {home: 1.0}, "max_tokens": 40}
+    assert len(slipping.chat(LIGHTS, **asked).malformed) == 1
+    assert slipping.session(**asked).send("turn the lights off").tool_calls == ()
+    asked["repair"] = True
+    session = slipping.session(**asked)
+    replies = [
+        slipping.chat(LIGHTS, **asked),
+        slipping.chat(LIGHTS, n=2, **asked).others[0],
+        asyncio.run(slipping.achat(LIGHTS, **asked)),
+        slipping.stream(LIGHTS, **asked).reply,
+        slipping.batch([Request(messages=LIGHTS, **asked)])[0],
+        session.fork().send("turn the lights off"),
+        session.send("turn the lights off"),
+    ]
+    assert [str(reply) for reply in replies] == ['set_lights(state="off")'] * len(replies)
+    assert {len(reply.repairs) for reply in replies} == {1}
+    assert session.regenerate(repair=False).malformed
+    session.save(tmp_path / "talk.json")
+    loaded = Session.load(slipping, tmp_path / "talk.json", repair=True)
+    assert loaded.regenerate().tool_calls == replies[0].tool_calls
+    ends = [e for e in slipping.stream(LIGHTS, **asked) if isinstance(e, CallEnd)]
+    assert tuple(end.call for end in ends) == replies[0].tool_calls
 
 
 def test_usage_is_counted(model):
@@ -194,6 +235,8 @@ WRONG = {
     "an unknown word": {"prompt": "x", "max_token": 3},
     "a value out of range": {"messages": HELLO, "top_p": 7},
     "a wrong word": {"messages": HELLO, "control_tokens": "all"},
+    "no truth value": {"messages": HELLO, "repair": 1},
+    "repair for a prompt": {"prompt": "x", "repair": True},
 }
 
 

@@ -8,7 +8,15 @@ from api_server import api_serving, delta, events, text, usage, whole
 
 import lorakit
 from lorakit import demo
-from lorakit.chat.events import CallEnd, ReasoningDelta, TextDelta
+from lorakit.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    CallWithdrawn,
+    ReasoningDelta,
+    TextDelta,
+    Withdrawn,
+)
 from lorakit.model.remote import open_remote
 from lorakit.model.types import ReplyEnd
 from lorakit.text.tokenizer import Tokenizer
@@ -78,7 +86,10 @@ def test_a_call_is_one_in_whichever_pieces_it_comes(form):
     reply, seen = answered(*CALLS[form], tools=TOOLS)
     (found,) = reply.tool_calls
     assert (found.name, found.arguments, found.id) == ("set_lights", {"room": "kitchen"}, "c1")
-    assert seen == [CallEnd(0, found)]
+    start, *pieces, end = seen
+    assert (start, end) == (CallStart(0, "set_lights"), CallEnd(0, found))
+    assert len(pieces) == (1 if form == "at once" else 2)
+    assert json.loads("".join(piece.text for piece in pieces)) == found.arguments
     assert reply.finish_reason == "tool_calls"
     assert reply.message["tool_calls"][0]["function"]["name"] == "set_lights"
 
@@ -129,10 +140,11 @@ def test_text_reasoning_and_two_calls_are_kept_apart():
         usage(9, 4, prompt_tokens_details={"cached_tokens": 5}),
     )
     kinds = [type(one) for one in seen]
-    assert kinds == [ReasoningDelta] * 2 + [TextDelta] * 2 + [CallEnd] * 2
+    of_a_call = [CallStart, CallArguments, CallEnd]
+    assert kinds == [ReasoningDelta] * 2 + [TextDelta] * 2 + of_a_call * 2
     assert (reply.reasoning, reply.text) == ("hm yes", "Well, so")
     assert [(one.name, one.arguments) for one in reply.tool_calls] == [("one", {}), ("two", {})]
-    assert [one.index for one in seen[-2:]] == [0, 1]
+    assert [one.index for one in seen[4:]] == [0, 0, 0, 1, 1, 1]
     counted = reply.usage
     assert (counted.prompt_tokens, counted.completion_tokens, counted.cached_tokens) == (9, 4, 5)
 
@@ -148,6 +160,42 @@ def test_a_call_that_cannot_be_read_is_malformed_with_its_reason(arguments):
     assert found.reason
     assert found.position == 1
     assert [one.name for one in reply.tool_calls] == ["good"]
+
+
+def test_what_was_told_of_a_call_that_is_none_is_withdrawn():
+    good = call(1, "b", "good", "{}")
+    reply, seen = answered(
+        delta(tool_calls=[call(0, "a", "f", '{"a": ')]),
+        delta(tool_calls=[call(0, arguments="1,}")]),
+        delta("stop", tool_calls=[good]),
+    )
+    assert seen == [
+        CallStart(0, "f"),
+        CallArguments(0, '{"a": '),
+        CallArguments(0, "1,}"),
+        CallWithdrawn(0),
+        CallStart(0, "good"),
+        CallArguments(0, "{}"),
+        CallEnd(0, reply.tool_calls[0]),
+    ]
+
+
+def test_what_servers_send_is_mended_where_that_is_asked_for():
+    pieces = [
+        delta(content="so"),
+        delta(tool_calls=[call(0, "a", "f", "{'a': True,}"), call(1, "b", "g", "{}")]),
+        delta(tool_calls=[call(2, "a", "h", '{"a": 1')]),
+        delta("tool_calls"),
+    ]
+    reply, seen = answered(*pieces, repair=True)
+    assert [str(one) for one in reply.tool_calls] == ["f(a=True)", "g()"]
+    assert {one.index for one in reply.repairs} == {0}
+    assert [bad.text for bad in reply.malformed] == ['{"name": "h", "arguments": {"a": 1}']
+    after = seen[seen.index(Withdrawn()) + 1 :]
+    ends = [one.call for one in after if isinstance(one, CallEnd)]
+    assert (after[0], tuple(ends)) == (TextDelta("so"), reply.tool_calls)
+    strict, _ = answered(*pieces)
+    assert ([one.name for one in strict.tool_calls], strict.repairs) == (["g"], ())
 
 
 WRONG = [

@@ -209,8 +209,8 @@ class _Growth:
 
     def is_worth_reading(self, text: str, start: int, syntax: CallSyntax) -> bool:
         size = len(text) - start
-        new = text[start + max(0, self._size - MARGIN) :]
         ends = (syntax.closing, *syntax.openings, *syntax.stops) if syntax.closing else ("}",)
+        new = text[start + max(0, self._size + 1 - max(map(len, ends))) :]
         worth = size >= 2 * self._size or any(end in new for end in ends)
         if not worth or self._spent + size > WORK * size + FREE:
             return False

@@ -7,31 +7,10 @@ waits for whether a call or reasoning comes first.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 from lorakit.chat.calls import Call, ParsedReply, ToolCall, number_calls
-from lorakit.chat.events import (
-    CallArguments,
-    CallEnd,
-    CallStart,
-    CallWithdrawn,
-    Delta,
-    ReasoningDelta,
-    TextDelta,
-    Withdrawn,
-)
+from lorakit.chat.events import CallStart, Delta, ReasoningDelta, TextDelta, Withdrawn
+from lorakit.chat.in_progress import CallInProgress, whole_call
 from lorakit.chat.unfinished import held
-
-
-@dataclass(slots=True)
-class _Begun:
-    """A call that has begun and not ended: what was said of it."""
-
-    name: str
-    arguments: list[str] = field(default_factory=list)
 
 
 class Saying:
@@ -47,7 +26,7 @@ class Saying:
 
     def _start_anew(self, led: bool) -> None:
         self.calls = []
-        self._begun: _Begun | None = None
+        self._begun: CallInProgress | None = None
         self._led, self._spoke, self._muted = led, False, False
         self._text: list[str] = []  # given away
         self._words: list[str] = []  # waiting
@@ -94,14 +73,13 @@ class Saying:
 
     def begin_call(self, name: str) -> None:
         """A call, of which no more is known than its name."""
-        self._begun = _Begun(name)
+        self._begun = CallInProgress(len(self.calls), name)
         self._events.append(CallStart(len(self.calls), name))
 
     def add_arguments(self, text: str) -> None:
         """More of the arguments of the call that has begun, as JSON text."""
-        if text and self._begun:
-            self._begun.arguments.append(text)
-            self._events.append(CallArguments(len(self.calls), text))
+        if self._begun:
+            self._events += self._begun.add(text)
 
     def end_call(self, call: Call) -> None:
         """The next call, whole."""
@@ -112,7 +90,7 @@ class Saying:
     def drop_call(self) -> None:
         """The call that has begun is none."""
         if self._begun:
-            self._events.append(CallWithdrawn(len(self.calls)))
+            self._events += self._begun.withdraw()
             self._begun = None
 
     def mute(self) -> None:
@@ -156,18 +134,8 @@ class Saying:
         return self.taken()
 
     def _end_call(self, index: int, call: ToolCall) -> None:
-        """The end of a call, with what was not said of it yet; all of it, where that was wrong."""
         begun, self._begun = self._begun, None
-        said = "".join(begun.arguments) if begun else ""
-        if begun and (begun.name != call.name or not _begins(said, call.arguments)):
-            self._events.append(CallWithdrawn(index))
-            begun, said = None, ""
-        if begun is None:
-            self._events.append(CallStart(index, call.name))
-        if not _is_json_of(said, call.arguments):
-            rest = _json(call.arguments)[len(said) :]
-            self._events.append(CallArguments(index, rest))
-        self._events.append(CallEnd(index, call))
+        self._events += begun.end(call) if begun else whole_call(index, call)
 
     def _give(self, text: str) -> None:
         if text:
@@ -184,20 +152,3 @@ class Saying:
             if stop is None:
                 return end
             end -= len(stop)
-
-
-def _json(arguments: Mapping[str, Any]) -> str:
-    """As `ToolCall.to_openai` writes it."""
-    return json.dumps(arguments, ensure_ascii=False)
-
-
-def _is_json_of(text: str, arguments: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(text) == arguments)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _begins(text: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a text is JSON of the arguments, or a beginning of how they would be written."""
-    return _is_json_of(text, arguments) or _json(arguments).startswith(text)

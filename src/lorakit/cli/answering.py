@@ -149,7 +149,7 @@ class Answering:
     @property
     def keywords(self) -> ChatKeywords:
         """All but the system message."""
-        return {**self.rendering, **self.sampling}
+        return cast(ChatKeywords, {**self.rendering, **self.sampling})
 
     def own(self, model: Model) -> str:
         """What the model's own files choose, where no option does, in words; or ""."""

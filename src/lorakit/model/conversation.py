@@ -30,6 +30,7 @@ from lorakit.model.types import (
     RenderKeywords,
     Tools,
     keywords_of,
+    repair_of,
     split_keywords,
 )
 from lorakit.runtime.generation import Completion, Stream
@@ -63,9 +64,11 @@ class Talker(Protocol):
         **options: Unpack[SamplingOptions],
     ) -> Stream: ...
 
-    def reader(self, prompt: Prompt | None = None) -> Reader: ...
+    def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader: ...
 
-    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply: ...
+    def parse_reply(
+        self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
+    ) -> ChatReply: ...
 
 
 class Session:
@@ -76,6 +79,7 @@ class Session:
     when_full: what becomes of a conversation that leaves the context no room for an answer. "stop"
     raises ContextFullError; "drop" drops its oldest turns, "summarise" has the model summarise them
     first, which is waited for. The system message and the tools stay.
+    repair: whether calls that cannot be read are mended, where a turn does not say.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Session:
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         rendering: RenderOptions = DEFAULT,
+        repair: bool = False,
         when_full: WhenFull = "stop",
     ) -> None:
         """Made by `Model.session`."""
@@ -100,6 +105,7 @@ class Session:
         self.adapters: dict[str, float] | None = None if adapters is None else as_scales(adapters)
         self.sampling = sampling
         self.rendering = rendering
+        self.repair = repair
         self.when_full: WhenFull = when_full
 
     def send(self, content: Any, **options: Unpack[ChatKeywords]) -> ChatReply:
@@ -158,6 +164,7 @@ class Session:
             adapters=self.adapters,
             sampling=self.sampling,
             rendering=self.rendering,
+            repair=self.repair,
             when_full=self.when_full,
         )
 
@@ -190,11 +197,13 @@ class Session:
         path: str | os.PathLike[str],
         *,
         sampling: SamplingParams | None = None,
+        repair: bool = False,
         when_full: WhenFull = "stop",
     ) -> Session:
         """Read what `save` wrote. The adapters it names must be loaded before it continues.
 
-        sampling: replaces the saved one. Raises SourceError and FormatError.
+        sampling: replaces the saved one. repair and when_full are not saved. Raises SourceError
+        and FormatError.
         """
         saved = read_saved(path)
         return cls(
@@ -204,11 +213,16 @@ class Session:
             adapters=saved.adapters,
             sampling=saved.sampling if sampling is None else sampling,
             rendering=saved.rendering,
+            repair=repair,
             when_full=when_full,
         )
 
     def _turn(self, messages: list[dict[str, Any]], options: ChatKeywords) -> Turn:
-        given: ChatKeywords = {**keywords_of(self.rendering), **options}
+        given: ChatKeywords = {
+            **keywords_of(self.rendering),
+            "repair": self.repair,
+            **options,
+        }
         render, sampling = split_keywords(given)
         fitted = self._fitting(render, sampling)(messages)
         try:
@@ -224,7 +238,7 @@ class Session:
             if fitted.unsummarised:
                 what += f"; there is no summary: {fitted.unsummarised}"
             log.info("the context is full: the oldest %d messages are %s", fitted.dropped, what)
-        return Turn(self, fitted, stream, self._model)
+        return Turn(self, fitted, stream, self._model, repair=repair_of(given))
 
     def _fitting(self, render: RenderOptions, sampling: SamplingOptions) -> Fitting:
         require_when_full(self.when_full)  # it may be set at any time
@@ -263,9 +277,18 @@ class Turn(ChatStream):
     why there is no summary, where one was to be.
     """
 
-    def __init__(self, session: Session, fitted: Fitted, stream: Stream, model: Talker) -> None:
-        parse = partial(model.parse_reply, prompt=fitted.prompt)
-        super().__init__(stream, model.reader(fitted.prompt), parse)
+    def __init__(
+        self,
+        session: Session,
+        fitted: Fitted,
+        stream: Stream,
+        model: Talker,
+        *,
+        repair: bool = False,
+    ) -> None:
+        """Made by a Session."""
+        parse = partial(model.parse_reply, prompt=fitted.prompt, repair=repair)
+        super().__init__(stream, model.reader(fitted.prompt, repair=repair), parse)
         self._session = session
         self._before = list(session.messages)
         self.messages = tuple(fitted.messages)

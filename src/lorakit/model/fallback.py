@@ -187,12 +187,14 @@ class FallbackModel(Model):
     def encode(self, prompt: Prompt) -> list[int]:
         return self._of(prompt).encode(prompt)
 
-    def reader(self, prompt: Prompt | None = None) -> Reader:
-        return self._of(prompt).reader(prompt)
+    def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
+        return self._of(prompt).reader(prompt, repair=repair)
 
-    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply:
-        remote = isinstance(completion, RemoteCompletion)
-        return (self._remote if remote else self._current).parse_reply(completion, prompt)
+    def parse_reply(
+        self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
+    ) -> ChatReply:
+        model = self._remote if isinstance(completion, RemoteCompletion) else self._current
+        return model.parse_reply(completion, prompt, repair=repair)
 
     def _rendered(
         self, messages: Sequence[Message], tools: Tools | None, options: RenderOptions

@@ -30,6 +30,7 @@ from lorakit.model.types import (
     Tools,
     check_batch,
     check_request,
+    repair_of,
     split_keywords,
 )
 from lorakit.runtime.generation import Completion, Generation, Stream
@@ -138,6 +139,7 @@ class Generating(Submitting):
                 sampling=sampling,
                 timeout=timeout,
                 lookahead=lookahead,
+                repair=repair_of(cast(ChatKeywords, options)),
                 **rest,
             )
         if tools is not None:
@@ -220,15 +222,16 @@ class Generating(Submitting):
 
         messages and tools are in OpenAI's format. options: of RenderOptions and SamplingParams. n:
         how many answers, as of `complete`; `choices` of the reply has all, itself first.
-        Tool calls in the answer are parsed; append `reply.message` to continue. Raises what
-        `complete` raises, and BaseModelError (template_missing).
+        Tool calls in the answer are parsed; append `reply.message` to continue. repair: whether
+        those that cannot be read are mended. Raises what `complete` raises, and BaseModelError
+        (template_missing).
         """
         render, rest = split_keywords(options)
         ids = self._rendered(messages, tools, render)
         completion = self.complete(
             ids, adapters=adapters, sampling=sampling, timeout=timeout, n=n, **rest
         )
-        return self._reply(completion, ids)
+        return self._reply(completion, ids, repair_of(options))
 
     async def achat(
         self,
@@ -247,7 +250,7 @@ class Generating(Submitting):
         completion = await self.acomplete(
             ids, adapters=adapters, sampling=sampling, timeout=timeout, n=n, **rest
         )
-        return self._reply(completion, ids)
+        return self._reply(completion, ids, repair_of(options))
 
     def session(
         self,
@@ -272,6 +275,7 @@ class Generating(Submitting):
             adapters=None if adapters is None else self._table.scales(adapters),
             sampling=self._params(sampling, rest) if rest else sampling,
             rendering=render,
+            repair=repair_of(options),
             when_full=when_full,
         )
 
@@ -298,6 +302,7 @@ class Generating(Submitting):
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
         lookahead: int | None = 0,
+        repair: bool = False,
         **options: Unpack[SamplingOptions],
     ) -> ChatStream:
         """`stream` for what `chat_prompt` made."""
@@ -310,26 +315,32 @@ class Generating(Submitting):
             lookahead=lookahead,
             **options,
         )
-        return ChatStream(stream, self.reader(prompt), partial(self.parse_reply, prompt=prompt))
+        parse = partial(self.parse_reply, prompt=prompt, repair=repair)
+        return ChatStream(stream, self.reader(prompt, repair=repair), parse)
 
-    def reader(self, prompt: Prompt | None = None) -> Reader:
+    def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         """What makes events of the pieces of an answer to a prompt."""
-        return self._dialogue.reader(reasons=_reasons(prompt))
+        return self._dialogue.reader(reasons=_reasons(prompt), repair=repair)
 
-    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply:
+    def parse_reply(
+        self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
+    ) -> ChatReply:
         """Parse an answer: its text, tool calls and reasoning.
 
         What begins like a call and is none is in `malformed`, with the reason. prompt: what it
         answers, if `chat_prompt` made it: that says whether the answer begins within reasoning.
+        repair: whether such calls are mended where it is clear what was meant: see `repairs`.
         """
-        parsed = self._dialogue.parse(completion.text, reasons=_reasons(prompt))
+        text = completion.text
+        parsed = self._dialogue.parse(text, reasons=_reasons(prompt), repair=repair)
         return ChatReply(parsed=parsed, completion=completion)
 
     # Requests and replies.
 
-    def _reply(self, completion: Completion, prompt: Prompt) -> ChatReply:
+    def _reply(self, completion: Completion, prompt: Prompt, repair: bool) -> ChatReply:
         """The reply of an answer, with those of its other choices."""
-        first, *others = (self.parse_reply(each, prompt) for each in completion.choices)
+        parse = partial(self.parse_reply, prompt=prompt, repair=repair)
+        first, *others = map(parse, completion.choices)
         return replace(first, others=tuple(others)) if others else first
 
     def _asked(self, request: Request[Any]) -> tuple[Prompt, SamplingParams]:
@@ -344,7 +355,8 @@ class Generating(Submitting):
     def _result(self, request: Request[R_co], prompt: Prompt, completion: Completion) -> R_co:
         if request.messages is None:
             return cast(R_co, completion)
-        return cast(R_co, self.parse_reply(completion, prompt))
+        repair = repair_of(request.keywords)
+        return cast(R_co, self.parse_reply(completion, prompt, repair=repair))
 
 
 def _cancel(generations: Iterable[Generation]) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lorakit.adapter import Adapter
 from lorakit.chat.calls import ParsedReply
 from lorakit.chat.events import Delta
+from lorakit.chat.in_progress import told_anew
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
 from lorakit.computed import computed_once
@@ -91,7 +92,7 @@ class RemoteReader:
         return piece.deltas if isinstance(piece, Piece) else ()
 
     def end(self, parsed: ParsedReply) -> Sequence[Delta]:
-        return ()
+        return told_anew(parsed) if parsed.repairs else ()
 
 
 class ServerTable(AdapterTable):
@@ -148,13 +149,16 @@ class RemoteModel(Model):
             raise cannot("renders a conversation itself; its token ids are not known here")
         return super().encode(prompt)
 
-    def reader(self, prompt: Prompt | None = None) -> Reader:
+    def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         return RemoteReader()
 
-    def parse_reply(self, completion: Completion, prompt: Prompt | None = None) -> ChatReply:
-        """The reply, as the server took it apart."""
+    def parse_reply(
+        self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
+    ) -> ChatReply:
+        """The reply, as the server took it apart; repair mends the arguments of its calls."""
         if isinstance(completion, RemoteCompletion):
-            return ChatReply(parsed=completion.parsed, completion=completion)
+            parsed = completion.mended if repair else completion.parsed
+            return ChatReply(parsed=parsed, completion=completion)
         return ChatReply(parsed=ParsedReply(text=completion.text), completion=completion)
 
     def embed(

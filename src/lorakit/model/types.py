@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
-from lorakit.chat.calls import Malformed, ParsedReply, ToolCall
+from lorakit.chat.calls import Malformed, ParsedReply, Repair, ToolCall
 from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
@@ -25,11 +25,13 @@ ReplyReason = FinishReason | Literal["tool_calls"]
 
 
 class ChatKeywords(SamplingOptions, total=False):
-    """What conversations take as keywords: RenderOptions' and every sampling parameter."""
+    """What conversations take as keywords: RenderOptions' and every sampling parameter. repair:
+    whether calls that cannot be read are mended where it is clear what was meant."""
 
     chat_template_kwargs: Mapping[str, Any]
     enable_thinking: bool | None
     control_tokens: ControlTokens | None
+    repair: bool
 
 
 class RenderKeywords(TypedDict, total=False):
@@ -41,11 +43,21 @@ class RenderKeywords(TypedDict, total=False):
 
 
 def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptions]:
-    """What makes the prompt, and what chooses tokens. Raises ParameterError for a wrong value."""
+    """What makes the prompt, and what chooses tokens, without `repair_of` them. Raises
+    ParameterError for a wrong value."""
+    repair_of(keywords)
     rendering = {k: v for k, v in keywords.items() if k in RenderKeywords.__annotations__}
-    sampling = {k: v for k, v in keywords.items() if k not in rendering}
+    sampling = {k: v for k, v in keywords.items() if k not in rendering and k != "repair"}
     options = RenderOptions(**rendering) if rendering else DEFAULT  # type: ignore[arg-type]
     return options, cast(SamplingOptions, sampling)
+
+
+def repair_of(keywords: ChatKeywords) -> bool:
+    """Whether calls are mended. Raises ParameterError for a wrong value."""
+    repair = keywords.get("repair", False)
+    if not isinstance(repair, bool):
+        raise ParameterError(f"repair is True or False, not {shown(repair)}")
+    return repair
 
 
 def keywords_of(options: RenderOptions) -> RenderKeywords:
@@ -114,6 +126,11 @@ class ChatReply:
     def malformed(self) -> tuple[Malformed, ...]:
         """Tool calls that could not be parsed, each with the reason."""
         return self.parsed.malformed
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """What was mended in calls, where `repair=True` asked for it."""
+        return self.parsed.repairs
 
     @property
     def message(self) -> dict[str, Any]:
@@ -210,7 +227,7 @@ class Request(Generic[R_co]):
         options, rest = split_keywords(cast(ChatKeywords, keywords))
         require_sampling(rest)
         sampling_params(sampling, rest)  # raises what is wrong with them
-        if messages is None and (tools is not None or options != DEFAULT):
+        if messages is None and (tools is not None or options != DEFAULT or "repair" in keywords):
             given = sorted(set(keywords) - set(rest)) + ["tools"] * (tools is not None)
             raise ParameterError(
                 f"{', '.join(given)}: a prompt that is no conversation has no template",

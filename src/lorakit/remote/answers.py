@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorakit.chat.calls import BadCallError, Malformed, ParsedReply, ToolCall, check_call
-from lorakit.chat.events import CallEnd, Delta, ReasoningDelta, TextDelta
+from lorakit.chat.calls import BadCallError, Malformed, ParsedReply, Repair, ToolCall, check_call
+from lorakit.chat.events import CallStart, Delta, ReasoningDelta, TextDelta
+from lorakit.chat.formats.mending import mend_arguments
+from lorakit.chat.in_progress import CallInProgress, whole_call
 from lorakit.errors import RequestError, ServerError
 from lorakit.files.bounded import parse_json
 from lorakit.remote.refusals import Broken, RefusalError
@@ -47,9 +49,11 @@ class Piece(str):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteCompletion(Completion):
-    """A Completion with its reply, which the server took apart."""
+    """A Completion with its reply, which the server took apart; mended: with calls that cannot be
+    read mended."""
 
     parsed: ParsedReply = field(repr=False)
+    mended: ParsedReply = field(repr=False)
 
 
 class Answer:
@@ -65,6 +69,7 @@ class Answer:
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
         self._ended: list[ToolCall | Malformed] = []
+        self._place = 0  # of the next call among those that can be read
 
     def take(self, event: object) -> list[Delta]:
         """What an event adds. Raises RefusalError for an error, and what `broken` makes."""
@@ -84,13 +89,27 @@ class Answer:
             found += self._choice(choice)
         return found
 
-    def reply(self) -> ParsedReply:
-        """The whole of it, taken apart."""
+    def reply(self, *, repair: bool = False) -> ParsedReply:
+        """The whole of it, taken apart. repair: whether calls that cannot be read are mended."""
+        calls: list[ToolCall] = []
+        malformed: list[Malformed] = []
+        repairs: list[Repair] = []
+        for said, one in zip(self._calls.values(), self._ended, strict=False):
+            mended = None if isinstance(one, ToolCall) or not repair else said.mend()
+            if isinstance(one, ToolCall):
+                calls.append(one)
+            elif mended is None:
+                malformed.append(one)
+            else:
+                call, done = mended
+                repairs += [Repair(index=len(calls), words=words) for words in done]
+                calls.append(call)
         return ParsedReply(
             text=self.text,
-            tool_calls=tuple(one for one in self._ended if isinstance(one, ToolCall)),
-            malformed=tuple(one for one in self._ended if isinstance(one, Malformed)),
+            tool_calls=tuple(calls),
+            malformed=tuple(malformed),
             reasoning="".join(self._reasoning),
+            repairs=tuple(repairs),
         )
 
     @property
@@ -165,19 +184,20 @@ class Answer:
                 raise self._broken(f"it goes on with call {index}, which had ended")
             call.name += self._said(function, "name")
             call.id = call.id or self._said(said, "id")
-            call.arguments.append(self._said(function, "arguments"))
+            said_now = self._said(function, "arguments")
+            call.arguments.append(said_now)
+            yield from call.tell(said_now, self._place)
 
     def _end_calls(self) -> Iterable[Delta]:
         for index, call in self._calls.items():
             if not call.ended:
                 call.ended = True
-                taken = {one.id for one in self._ended if isinstance(one, ToolCall)}
+                taken = {one.id for one in self._calls.values() if one.ended and one is not call}
                 if not call.id or call.id in taken:  # some servers call all of them "0"
                     call.id = f"call_{index}"
                 self._ended.append(ended := call.end())
-                if isinstance(ended, ToolCall):
-                    place = sum(isinstance(one, ToolCall) for one in self._ended) - 1
-                    yield CallEnd(place, ended)
+                yield from call.told(ended, self._place)
+                self._place += isinstance(ended, ToolCall)
 
     # Numbers.
 
@@ -235,6 +255,33 @@ class _Call:
     id: str = ""
     arguments: list[str] = field(default_factory=list)
     ended: bool = False
+    progress: CallInProgress | None = None  # once there were arguments, so that the name is whole
+
+    def tell(self, arguments: str, index: int) -> list[Delta]:
+        """The events of more arguments."""
+        if self.progress:
+            return self.progress.add(arguments)
+        if not self.name or not arguments.strip():
+            return []
+        self.progress = CallInProgress(index, self.name)
+        return [CallStart(index, self.name), *self.progress.add("".join(self.arguments).lstrip())]
+
+    def told(self, ended: ToolCall | Malformed, index: int) -> list[Delta]:
+        """The events of its end."""
+        if isinstance(ended, ToolCall):
+            return self.progress.end(ended) if self.progress else whole_call(index, ended)
+        return self.progress.withdraw() if self.progress else []
+
+    def mend(self) -> tuple[ToolCall, list[str]] | None:
+        """The call that was meant, and what was mended; None where that is not clear."""
+        try:
+            arguments, done = mend_arguments("".join(self.arguments), closed=False)
+            check_call(self.name, arguments, 0)
+        except BadCallError:
+            return None
+        if not self.name:
+            return None
+        return ToolCall(name=self.name, arguments=arguments, id=self.id), done
 
     def end(self) -> ToolCall | Malformed:
         text = "".join(self.arguments)

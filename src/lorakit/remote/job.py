@@ -55,6 +55,7 @@ class Job:
             first_token_seconds=(first or now) - begin,
             seconds=now - begin,
             parsed=answer.reply(),
+            mended=answer.reply(repair=True),
         )
 
     def end(self, reason: LorakitError) -> None:
