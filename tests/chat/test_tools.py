@@ -28,9 +28,8 @@ WEATHER = {
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        ("functiongemma", "functiongemma"),
+        *((name, name) for name in FORMATS if name not in ("hermes", "gemma4")),
         ("chatml_tools", "hermes"),
-        ("llama3", "llama3"),
         ("gemma", None),
     ],
 )
@@ -40,14 +39,44 @@ def test_a_template_tells_the_format(file, name):
     assert (found.name if found else None) == name
 
 
-def test_calls_that_are_not_json_are_not_taken_for_hermes():
-    assert detect_format("<tool_call>\n<function=name>\n<parameter=arguments>") is None
+WRITTEN = {  # by our own templates, which write as the models' own do
+    "chatml_tools": "hermes",
+    **{name: name for name in FORMATS if name not in ("hermes", "gemma4")},
+}
 
 
-def test_calls_of_functionary_are_not_taken_for_those_of_llama3():
-    signs = "<|start_header_id|> ipython parameters"
-    assert detect_format(signs).name == "llama3"
-    assert detect_format(f"{signs} <function=f>{{}}</function>") is None
+@pytest.mark.parametrize(("file", "name"), WRITTEN.items())
+def test_a_template_writes_calls_as_the_format_does(file, name):
+    template = ChatTemplate(
+        sources={"default": (TEMPLATES / f"{file}.jinja").read_text(encoding="utf-8")}
+    )
+    call = ToolCall(name="weather", arguments={"city": "Oslo", "days": 2})
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [call.to_openai()]},
+    ]
+    prompt = template.render(messages, [WEATHER], add_generation_prompt=False)
+    assert get_format(name).render_call(call) in prompt
+
+
+@pytest.mark.parametrize(
+    ("signs", "name"),
+    [
+        ("<tool_call>\n<function=name>\n<parameter=arguments>", "qwen3coder"),
+        ("<seed:tool_call>\n<function=name>\n<parameter=arguments>", None),
+        ("<tool_call>{{ name }}<arg_key>arguments</arg_key>", None),  # GLM
+        ("<|start_header_id|> ipython parameters", "llama3"),
+        ("<|start_header_id|> ipython parameters <function=f>{}</function>", "llama3_function"),
+        ("<|start_of_role|> arguments <tool_call>", "hermes"),  # Granite 4
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", None),  # DeepSeek V3.1
+        ('tools: answer in JSON: {"name": "f", "arguments": {}}', "json"),
+        ('tools: answer in JSON: <TOOLCALL>[{"name": "f", "arguments": {}}]</TOOLCALL>', None),
+        ('answer in JSON: {"name": "f", "arguments": {}}', None),
+    ],
+)
+def test_forms_that_are_alike_are_told_apart(signs, name):
+    found = detect_format(signs)
+    assert (found.name if found else None) == name
 
 
 def test_the_demo_base_is_recognised_by_template_and_by_vocabulary():
@@ -67,15 +96,15 @@ def test_every_format_says_what_it_needs():
     for name in FORMATS:
         form = get_format(name)
         assert form.name == name
-        assert form.openings
-        assert form.stops
+        assert bool(form.openings) == (name != "json")
+        assert bool(form.stops) == (name != "json")
         declared = form.render_declaration(WEATHER)
         assert "weather" in declared
         assert "city" in declared
         call = ToolCall(name="weather", arguments={"city": "Oslo", "days": 2})
         (parsed,) = form.parse(form.render_call(call)).tool_calls
         assert (parsed.name, parsed.arguments) == (call.name, call.arguments)
-        assert form.render_call(call).startswith(form.openings) or name == "llama3"
+        assert form.render_call(call).startswith(form.openings) or name in ("llama3", "json")
     with pytest.raises(ParameterError, match="known: functiongemma"):
         get_format("smoke signals")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lorakit.chat.arguments import Growing
+from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.errors import ParameterError
 from lorakit.files.bounded import parse_json
 
@@ -183,6 +184,14 @@ class ToolFormat(Protocol):
 
         reasons: whether the reply begins within reasoning that the prompt opened. repair: whether
         calls that cannot be read are mended where it is clear what was meant.
+        """
+        ...
+
+    def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
+        """The calls of these functions whose arguments fit, as the model would write them.
+
+        mark: the expression of a marker's text: a token of its own where the model has one, else
+        the text in quotes. Raises ParameterError for what the format cannot write.
         """
         ...
 

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorakit.chat.calls import Malformed, ParsedReply, ToolCall, ToolFormat, function_of
+from lorakit.chat.formats.deepseek import DEEPSEEK
 from lorakit.chat.formats.gemma import FUNCTIONGEMMA, GEMMA4
+from lorakit.chat.formats.generic import GENERIC
+from lorakit.chat.formats.granite import GRANITE
 from lorakit.chat.formats.hermes import HERMES
 from lorakit.chat.formats.llama3 import LLAMA3
+from lorakit.chat.formats.llama3_function import LLAMA3_FUNCTION
+from lorakit.chat.formats.mistral import MISTRAL, MISTRAL11
+from lorakit.chat.formats.phi4 import PHI4
+from lorakit.chat.formats.qwen3coder import QWEN3CODER
 from lorakit.chat.schema import problems
 from lorakit.errors import ParameterError
 from lorakit.values import among, shown
@@ -30,7 +37,20 @@ __all__ = [
 ]
 
 
-FormatName = Literal["functiongemma", "gemma4", "hermes", "llama3"]
+FormatName = Literal[
+    "functiongemma",
+    "gemma4",
+    "hermes",
+    "qwen3coder",
+    "llama3",
+    "llama3_function",
+    "mistral",
+    "mistral11",
+    "phi4",
+    "deepseek",
+    "granite",
+    "json",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +62,20 @@ class Signs:
     absent: tuple[str, ...] = ()
     token: str = ""  # a token of the vocabulary that no other format has
 
+
+_MARKERS = (  # of calls that are more than JSON, as a template may write them
+    *("<tool", "<|tool", "<｜", "[TOOL", "<TOOL", "<function", "functools", "<invoke", "<action"),
+    *(
+        "<|python_tag|>",
+        "<|channel",
+        "<|START_",
+        "<|action",
+        "<|call",
+        "<start_",
+        "<seed:",
+        "<minimax",
+    ),
+)
 
 FORMATS: Mapping[str, Signs] = {
     signs.format.name: signs
@@ -57,10 +91,29 @@ FORMATS: Mapping[str, Signs] = {
             present=("<tool_call>", "arguments"),
             absent=("<function=", "<arg_key>"),  # Qwen3-Coder's and GLM's calls are not JSON
         ),
+        Signs(format=QWEN3CODER, present=("<tool_call>", "<function=", "<parameter=")),
         Signs(
             format=LLAMA3,
             present=("parameters", "<|start_header_id|>", "ipython"),
             absent=("<function=",),  # Functionary's calls have another form
+        ),
+        Signs(
+            format=LLAMA3_FUNCTION,
+            present=("<function=", "<|start_header_id|>"),
+            absent=("<parameter=",),
+        ),
+        Signs(format=MISTRAL, present=("[TOOL_CALLS]",), absent=("[ARGS]",)),
+        Signs(format=MISTRAL11, present=("[TOOL_CALLS]", "[ARGS]")),
+        Signs(format=PHI4, present=("<|tool|>", "<|/tool|>", "<|end|>")),
+        Signs(
+            format=DEEPSEEK,
+            present=("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "```json"),
+        ),
+        Signs(format=GRANITE, present=("<|start_of_role|>", "<|tool_call|>")),
+        Signs(
+            format=GENERIC,
+            present=("tools", '"name', '"arguments', "JSON"),
+            absent=_MARKERS,
         ),
     )
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,14 +31,14 @@ from lorakit.chat.calls import (
     check_call,
     function_of,
 )
+from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.gemma_arguments import GemmaArguments
+from lorakit.chat.formats.gemmarules import BARE_KEY, BARE_NAME, GemmaRules
 from lorakit.chat.formats.mending import CLOSING, mend_arguments
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_NAME = re.compile(r"[^\s{}\[\]:,<>]+")
-_KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _CONSTANTS = {"true": True, "false": False, "null": None, "None": None}
@@ -78,7 +78,7 @@ class GemmaFormat:
 
     @property
     def _growing(self) -> Growing:
-        head = rf"{re.escape(self.call[0])}\s*call\s*:\s*(?P<name>{_NAME.pattern})(?=\s*\{{)"
+        head = rf"{re.escape(self.call[0])}\s*call\s*:\s*(?P<name>{BARE_NAME.pattern})(?=\s*\{{)"
         return Growing(
             name=re.compile(head),
             arguments=re.compile(r"\s*(?=\{)"),
@@ -93,7 +93,7 @@ class GemmaFormat:
         return f"{self.declaration[0]}declaration:{function['name']}{{{body}}}{self.declaration[1]}"
 
     def render_call(self, call: ToolCall) -> str:
-        if not _NAME.fullmatch(call.name):
+        if not BARE_NAME.fullmatch(call.name):
             raise ParameterError(f"{self.name} cannot name a function {call.name!r}")
         return f"{self.call[0]}call:{call.name}{self._value(call.arguments)}{self.call[1]}"
 
@@ -103,6 +103,11 @@ class GemmaFormat:
 
     def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
         return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
+
+    def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
+        call, rules = GemmaRules(format=self.name, escape=self.escape, mark=mark).calls(functions)
+        one = f"{mark(self.call[0])} {call} {mark(self.call[1])}"
+        return CallGrammar(opening=self.call[0], first=one, more=one, rules=rules)
 
     def _find(self, reply: str, position: int) -> int:
         return reply.find(self.call[0], position)
@@ -136,7 +141,7 @@ class GemmaFormat:
     def _key(self, key: object) -> str:
         if not isinstance(key, str):
             raise ParameterError(f"{self.name}: keys must be strings, found {key!r:.80}")
-        return key if _KEY.fullmatch(key) else self._string(key)
+        return key if BARE_KEY.fullmatch(key) else self._string(key)
 
     def _value(self, value: Any, depth: int = 0) -> str:
         if depth > MAX_DEPTH:
@@ -198,7 +203,7 @@ class _Parser:
         position = self._expect(position, "call", "expected 'call:' and a name")
         position = self._expect(self._skip(position), ":", "expected 'call:' and a name")
         position = self._skip(position)
-        name = _NAME.match(self.text, position)
+        name = BARE_NAME.match(self.text, position)
         if not name:
             raise BadCallError("the function has no name", position)
         position = self._skip(name.end())
@@ -282,7 +287,7 @@ class _Parser:
     def _object_key(self, position: int) -> tuple[int, str]:
         if self.text.startswith(self.format.escape, position):
             return self._string(position)
-        key = _KEY.match(self.text, position)
+        key = BARE_KEY.match(self.text, position)
         if not key:
             raise BadCallError("expected a key", position)
         return key.end(), key[0]

@@ -9,12 +9,14 @@ Sources: the Hermes Function Calling readme (NousResearch) and Qwen's chat templ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
+from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import CLOSING, mend_calls
 from lorakit.chat.scanning import take_apart
 
@@ -49,6 +51,11 @@ class HermesFormat:
 
     def parse(self, reply: str, *, reasons: bool = False, repair: bool = False) -> ParsedReply:
         return take_apart(reply, self.syntax, reasons=reasons, repair=repair)
+
+    def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
+        rules = json_calls(functions)
+        one = f'{mark(OPEN)} "\\n" {rules.call} "\\n" {mark(CLOSE)}'
+        return CallGrammar(opening=OPEN, first=one, more=f'"\\n" {one}', rules=rules.text)
 
 
 def _find(reply: str, position: int) -> int:

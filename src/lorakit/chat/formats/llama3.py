@@ -12,12 +12,14 @@ Sources: Meta's Llama 3.1 prompt format page and the models' chat templates.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
+from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import mend_calls
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
@@ -63,6 +65,16 @@ class Llama3Format:
         if not broken or parsed.tool_calls or TAG in reply or _names_a_function(broken):
             return parsed
         return take_apart(reply, NO_CALLS, reasons=reasons)
+
+    def grammar(self, functions: Sequence[Function], mark: Callable[[str], str]) -> CallGrammar:
+        rules = json_calls(functions, key="parameters")
+        return CallGrammar(
+            opening='{"name": ',
+            first=rules.call,
+            more=f'"; " {rules.call}',
+            rules=rules.text,
+            alone=True,
+        )
 
 
 def _lead(reply: str, position: int) -> int:
