@@ -9,7 +9,7 @@ const { toolUse } = await import(`${web}/tool_choice.js`);
 
 const found = JSON.parse(readFileSync(given, 'utf8')).map(({ format, pieces, options = {}, stop = [], reasons = false, tools = null }) => {
   const usual = getFormat(format);
-  const bound = (tools && usual.withTools?.(tools)) ?? usual;
+  const bound = (tools ? usual.withTools?.(tools) : null) ?? usual;
   const dialogue = {
     reasons,
     decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids.flatMap((id) => pieces[id]))),

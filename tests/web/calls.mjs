@@ -1,4 +1,4 @@
-// JSON in: replies {format, reply, reasons, repair, pieces, splits}, templates; JSON out: what each
+// JSON in: replies {format, reply, tools, reasons, repair, pieces, splits}, templates; JSON out: what each
 // reply is by lorakit.js, its events in pieces, and the first split at which they are not its parse.
 import { readFileSync, writeFileSync } from 'node:fs';
 
@@ -58,8 +58,9 @@ const before = process.cpuUsage();
 const parsed = [];
 const events = [];
 const wrong = [];
-for (const { format, reply, reasons = false, repair = false, pieces, splits } of replies) {
-  const form = format ? getFormat(format) : null;
+for (const { format, reply, tools, reasons = false, repair = false, pieces, splits } of replies) {
+  const usual = format ? getFormat(format) : null;
+  const form = (tools ? usual?.withTools?.(tools) : null) ?? usual;
   const options = { reasons, repair };
   const whole = parseReply(reply, form, options);
   parsed.push(whole);

@@ -29,6 +29,17 @@ CALLS = [
     ToolCall(name="ok", arguments={"n": -1, "x": 0.5, "on": True, "none": None, "words": "a\nb"}),
     ToolCall(name="get_weather", arguments={"city": "Óslo 日本 😀", "days": [1, 2], "o": {"k": "v"}}),
 ]
+TOOLS = [  # by whose types Qwen 3 Coder's calls are read
+    {"type": "function", "function": {"name": "f", "parameters": {
+        "properties": {"t": {"type": "string"}, "a": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+        "additionalProperties": {"$ref": "#/$defs/word"}, "$defs": {"word": {"enum": ["a", "1"]}}}}},
+    {"name": "ok", "parameters": {"properties": {
+        "n": {"type": ["string", "null"]}, "x": {"type": "string", "nullable": True},
+        "on": {"const": "true"}, "none": {"allOf": [{"type": "string"}]}, "words": {"type": "integer"}}}},
+    {"name": "get_weather", "parameters": {"properties": {
+        "city": {"type": "STRING"}, "days": {"oneOf": []}, "o": {"enum": ["v", 1]}}}},
+    {"name": "g"},
+]  # fmt: skip
 PIECES = [
     "call:", "f", "{", "}", "[", "]", ":", ",", "1", "-0.5", "01", "true", "None", "NaN", "null",
     " ", "\n", "\\", "\\u00e9", "\\ud83d", '{"name":', '"f"', ',"arguments":', ',"parameters":',
@@ -144,6 +155,8 @@ def python(given: dict[str, Any]) -> dict[str, Any]:
     name, reply = given["format"], given["reply"]
     asked = {"reasons": given["reasons"], "repair": given["repair"]}
     form = get_format(name) if name else None
+    if given.get("tools") and hasattr(form, "with_tools"):
+        form = form.with_tools(given["tools"])
     found = form.parse(reply, **asked) if form else take_apart(reply, NO_CALLS, **asked)
     whole = {
         "text": found.text,

@@ -21,6 +21,11 @@ const OUTSIDE = /[^"{}[\]]*/y;
  * @typedef {{name: RegExp, args: RegExp, quoted: boolean, reader: () => ArgumentsReader}} Growing
  */
 
+/** @param {string} name @param {string} args @param {Partial<Growing>} [rest] @returns {Growing} */
+export function growingAs(name, args, rest = {}) {
+  return { name: new RegExp(name, 'sy'), args: new RegExp(args, 'y'), quoted: false, reader: () => new JsonArguments(), ...rest };
+}
+
 /** Arguments that are written as a JSON object: they are given as they are. */
 export class JsonArguments {
   constructor() {

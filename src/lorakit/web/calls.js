@@ -45,7 +45,7 @@ const SIGNS = [
   { format: PHI4, present: ['<|tool|>', '<|/tool|>', '<|end|>'] },
   { format: DEEPSEEK, present: ['<｜tool▁calls▁begin｜>', '<｜tool▁sep｜>', '```json'] },
   { format: GRANITE, present: ['<|start_of_role|>', '<|tool_call|>'] },
-  { format: GENERIC, present: ['tools', 'name', 'arguments', 'JSON'], absent: MARKS },
+  { format: GENERIC, present: ['tools', '"name', '"arguments', 'JSON'], absent: MARKS },
 ];
 
 /** Formats by name. @type {Record<string, ToolFormat>} */

@@ -45,7 +45,7 @@ export class Dialogue {
 
   /** The format of calls, which may read them by the types that their tools declare. */
   formatOf(tools) {
-    return (tools && this.format?.withTools?.(tools)) ?? this.format;
+    return (tools ? this.format?.withTools?.(tools) : null) ?? this.format;
   }
 
   parse(text, { format = this.format, repair = false } = {}) {

@@ -10,10 +10,12 @@
  * missing. Sources: the chat templates of DeepSeek-R1 and of its distilled models.
  */
 
+import { growingAs } from './arguments.js';
 import { skipSpace } from './jsoncall.js';
 import { checkedCall, faultsFrom, readArguments } from './jsonlist.js';
+import { callOf, mendArguments } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES, matchAt, searchFrom } from './spaces.js';
+import { SPACES, matchAt, searchFrom, strip, without } from './spaces.js';
 
 const BEGIN = '<｜tool▁calls▁begin｜>';
 const END = '<｜tool▁calls▁end｜>';
@@ -24,6 +26,13 @@ const STOPS = ['<｜end▁of▁sentence｜>'];
 const OPENING = new RegExp(`${BEGIN}|${CALL}`, 'g');
 const TYPE = /[a-z_]*/y;
 const NAME = new RegExp(`[^${SPACES}<>\`{}\\x00]+`, 'y');
+
+const SPACE = `[${SPACES}]*`;
+const growing = growingAs(
+  `(?:${SPACE}(?:\`\`\`)?${SPACE}${CALL_END}${SPACE})?(?:${BEGIN}${SPACE})?` +
+    `${CALL}[a-z_]*${SEPARATOR}(?<name>${NAME.source})(?=[${SPACES}\`{])`,
+  `${SPACE}(?:\`\`\`json${SPACE})?(?=\\{)`,
+);
 
 /** All calls from an opening on; from a fault on, the rest is malformed. */
 function read(reply, start, calls) {
@@ -59,6 +68,17 @@ function expect(reply, at, text) {
   return at + text.length;
 }
 
+/** A single call; several are left as they are. */
+function mend(text) {
+  growing.name.lastIndex = 0;
+  const head = growing.name.exec(text);
+  if (!head || text.split(CALL).length > 2) throw new BadCall('it is not one call with a name', 0);
+  const inner = without(text.slice(head[0].length), { close: '', stops: [...STOPS, END] });
+  const { body, closed } = without(inner.body, { close: CALL_END, stops: [] });
+  const fenced = strip(body).replace(/^```json/, '').replace(/```$/, '');
+  return callOf(head.groups.name, mendArguments(fenced, { closed }));
+}
+
 export const DEEPSEEK = formatOf(
   'deepseek',
   syntaxOf({
@@ -67,5 +87,7 @@ export const DEEPSEEK = formatOf(
     closing: END,
     stops: STOPS,
     openings: [BEGIN, CALL],
+    growing,
+    mend,
   }),
 );

@@ -7,11 +7,12 @@
  * are read, and the reasons of faults, are those of chat/functiongemma.py.
  */
 
+import { growingAs } from './arguments.js';
 import { GemmaArguments } from './gemma_arguments.js';
 import { checkCall } from './jsoncall.js';
-import { CLOSING, mendArguments } from './mending.js';
+import { mendNamed } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES, without } from './spaces.js';
+import { SPACES } from './spaces.js';
 import { escaped } from './tags.js';
 
 const MAX_DEPTH = 64;
@@ -29,12 +30,7 @@ const CONSTANTS = new Map([
 export function gemmaFormat({ name, call, response, escape, turnEnd }) {
   const stops = [response, turnEnd];
   const head = `${escaped(call[0])}${SPACE}call${SPACE}:${SPACE}(?<name>${NAME.source})(?=${SPACE}\\{)`;
-  const growing = {
-    name: new RegExp(head, 'y'),
-    args: new RegExp(`${SPACE}(?=\\{)`, 'y'),
-    quoted: false,
-    reader: () => new GemmaArguments(escape),
-  };
+  const growing = growingAs(head, `${SPACE}(?=\\{)`, { reader: () => new GemmaArguments(escape) });
   const syntax = syntaxOf({
     find: (reply, at) => reply.indexOf(call[0], at),
     closing: call[1],
@@ -48,15 +44,7 @@ export function gemmaFormat({ name, call, response, escape, turnEnd }) {
       return parser.at;
     },
     growing,
-    mend(text) {
-      growing.name.lastIndex = 0;
-      const found = growing.name.exec(text);
-      if (!found) throw new BadCall('it has no name', 0);
-      const { body, closed } = without(text.slice(found[0].length), { close: call[1], stops });
-      const given = mendArguments(body, { closed, escape });
-      const done = given.done.length ? given.done : [CLOSING];
-      return { calls: [{ name: found.groups.name, arguments: given.arguments }], done };
-    },
+    mend: (text) => mendNamed(text, growing.name, { close: call[1], stops, escape }),
   });
   return formatOf(name, syntax);
 }

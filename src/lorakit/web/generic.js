@@ -7,8 +7,9 @@
  * whole reply is the call: JSON within words is an answer, and so is JSON that names no function.
  */
 
-import { skipSpace } from './jsoncall.js';
-import { faultsFrom, readList } from './jsonlist.js';
+import { growing, skipSpace } from './jsoncall.js';
+import { KEYS, faultsFrom, readList } from './jsonlist.js';
+import { mendCalls } from './mending.js';
 import { NO_CALLS, formatOf, syntaxOf, takeApart } from './scanning.js';
 import { SPACES, matchAt } from './spaces.js';
 import { sequence, unfinished } from './tags.js';
@@ -28,6 +29,10 @@ const BEGINNINGS = FENCES.flatMap((fence) =>
   ),
 );
 const MAY_LEAD = new RegExp(`${SPACE}(?:${unfinished(BEGINNINGS)})?$`, 'y');
+
+const BETWEEN =
+  `${ANY_SPACE}(?:${FENCE}(?:json)?${ANY_SPACE})?(?:\\}${ANY_SPACE})?` +
+  `(?:\\]${ANY_SPACE})?[,;]?${ANY_SPACE}\\[?${ANY_SPACE}`;
 
 function lead(reply, at) {
   const start = skipSpace(reply, at);
@@ -67,6 +72,8 @@ const syntax = syntaxOf({
   lead,
   mayLead: (reply, at) => matchAt(MAY_LEAD, reply, at) !== null,
   revises: true,
+  growing: growing(BETWEEN, KEYS, { certain: true }),
+  mend: (text) => mendCalls(text, KEYS, { required: true, closed: false, between: /[ \t\r\n,;]*/y }),
 });
 
 function parse(reply, options = {}) {

@@ -7,9 +7,10 @@
  * does. Sources: the models' chat templates and IBM's prompt engineering guide.
  */
 
-import { close, faultsFrom, readList } from './jsonlist.js';
+import { close, faultsFrom, growingList, mendList, readList } from './jsonlist.js';
 import { formatOf, syntaxOf } from './scanning.js';
 import { searchFrom } from './spaces.js';
+import { escaped } from './tags.js';
 
 const OPEN = '<|tool_call|>';
 const [OPENING, CLOSING] = ['<tool_call>', '</tool_call>'];
@@ -22,6 +23,11 @@ function read(reply, start, calls) {
   return faultsFrom(end, () => close(reply, end, CLOSING, [OPEN, OPENING, ...STOPS]));
 }
 
+function mend(text) {
+  const open = text.startsWith(OPEN) ? OPEN : OPENING;
+  return mendList(text, { open, close: open === OPEN ? '' : CLOSING, stops: STOPS });
+}
+
 export const GRANITE = formatOf(
   'granite',
   syntaxOf({
@@ -29,5 +35,7 @@ export const GRANITE = formatOf(
     read,
     stops: STOPS,
     openings: [OPEN, OPENING],
+    growing: growingList(`${escaped(OPEN)}|${OPENING}`),
+    mend,
   }),
 );

@@ -5,7 +5,7 @@
  * twice. This reader does, with the reasons and positions of Python's (chat/jsoncall.py).
  */
 
-import { JsonArguments } from './arguments.js';
+import { growingAs } from './arguments.js';
 import { BadCall } from './scanning.js';
 import { SPACES } from './spaces.js';
 
@@ -35,7 +35,7 @@ const NAMED = `\\{${SPACE}"name"${SPACE}:${SPACE}"(?<name>(?:[^"\\\\]|\\\\.)+)"`
 export function growing(before, keys, { certain = false } = {}) {
   const args = `${SPACE},${SPACE}"(?:${keys.join('|')})"${SPACE}:${SPACE}(?=\\{)`;
   const name = `(?:${before})${NAMED}${certain ? `(?=${args})` : ''}`;
-  return { name: new RegExp(name, 'sy'), args: new RegExp(args, 'y'), quoted: true, reader: () => new JsonArguments() };
+  return growingAs(name, args, { quoted: true });
 }
 
 /** The first position at or after `at` that holds no white space of JSON. */

@@ -3,8 +3,10 @@
  * a model writes one call without the list around it, that is read too.
  */
 
-import { checkCall, readCall, readValue, skipSpace } from './jsoncall.js';
+import { checkCall, growing, readCall, readValue, skipSpace } from './jsoncall.js';
+import { CLOSING, LIST, mendCalls } from './mending.js';
 import { BadCall } from './scanning.js';
+import { SPACES, without } from './spaces.js';
 
 export const KEYS = ['arguments', 'parameters'];
 
@@ -31,6 +33,23 @@ export function readList(text, at, calls, { required = false } = {}) {
     at = faultsFrom(begin, () => append(begin));
   }
   return at + 1;
+}
+
+/** How the calls of such a list are told while they are written. @param {string} opening a pattern */
+export function growingList(opening) {
+  const space = `[${SPACES}]*`;
+  return growing(`(?:(?:${opening})${space}\\[?|${space}\\}${space},)${space}`, KEYS);
+}
+
+/**
+ * What was meant by a list that cannot be read, and what was mended.
+ * @param {string} text @param {{open?: string, close: string, stops: string[]}} marks
+ */
+export function mendList(text, marks) {
+  const { body, closed } = without(text, marks);
+  const { calls, done } = mendCalls(body, KEYS, { required: false, closed });
+  const told = done.filter((words) => words !== LIST);
+  return { calls, done: told.length ? told : [CLOSING] };
 }
 
 /** What `run` gives; what cannot be read in it began at `begin`, unless it says where. */

@@ -6,8 +6,10 @@
  * Sources: Meta's Llama 3.1 prompt format page and the template of functionary-medium-v3.1.
  */
 
+import { growingAs } from './arguments.js';
 import { skipSpace } from './jsoncall.js';
 import { checkedCall, close, readArguments } from './jsonlist.js';
+import { mendNamed } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
 import { SPACES, matchAt } from './spaces.js';
 
@@ -15,6 +17,8 @@ const OPEN = '<function=';
 const CLOSE = '</function>';
 const STOPS = ['<|eom_id|>', '<|eot_id|>'];
 const NAME = new RegExp(`[^${SPACES}<>\\x00]+`, 'y');
+
+const growing = growingAs(`${OPEN}(?<name>${NAME.source})>`, `[${SPACES}]*(?=\\{)`);
 
 function read(reply, start, calls) {
   const begin = start + OPEN.length;
@@ -30,5 +34,13 @@ function read(reply, start, calls) {
 
 export const LLAMA3_FUNCTION = formatOf(
   'llama3_function',
-  syntaxOf({ find: (reply, at) => reply.indexOf(OPEN, at), read, closing: CLOSE, stops: STOPS, openings: [OPEN] }),
+  syntaxOf({
+    find: (reply, at) => reply.indexOf(OPEN, at),
+    read,
+    closing: CLOSE,
+    stops: STOPS,
+    openings: [OPEN],
+    growing,
+    mend: (text) => mendNamed(text, growing.name, { close: CLOSE, stops: STOPS }),
+  }),
 );

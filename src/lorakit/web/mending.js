@@ -7,10 +7,10 @@
 
 import { callFrom, checkCall, readValue } from './jsoncall.js';
 import { BadCall } from './scanning.js';
-import { SPACES, strip, stripEnd } from './spaces.js';
+import { SPACES, strip, stripEnd, without } from './spaces.js';
 
 const FENCE = 'a fence around it was left out';
-const LIST = 'a list of calls was taken as its calls';
+export const LIST = 'a list of calls was taken as its calls';
 const CONTROL = 'a control character in a string was kept as it is';
 const COMMA = 'a comma before a closing bracket was left out';
 const LITERAL = "True, False or None of Python was read as JSON's";
@@ -78,6 +78,24 @@ export function mendArguments(body, { closed, escape = '' }) {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new BadCall('the arguments must be an object', reader.at);
   checkCall('', value, reader.at);
   return { arguments: value, done: reader.done };
+}
+
+/**
+ * The call whose name, and what stands before it, a pattern matches; its arguments stand behind it.
+ * @param {string} text @param {RegExp} name sticky, with the group `name`
+ * @param {{close: string, stops: string[], escape?: string}} marks
+ */
+export function mendNamed(text, name, { close, stops, escape }) {
+  name.lastIndex = 0;
+  const head = name.exec(text);
+  if (!head) throw new BadCall('it has no name', 0);
+  const { body, closed } = without(text.slice(head[0].length), { close, stops });
+  return callOf(head.groups.name, mendArguments(body, { closed, escape }));
+}
+
+/** One call as `mend` gives it; where nothing else was mended, its closing tag was missing. */
+export function callOf(name, { arguments: given, done }) {
+  return { calls: [{ name, arguments: given }], done: done.length ? done : [CLOSING] };
 }
 
 /** Recursive descent over one text; `at` is where it has read to, `added` the brackets it added. */

@@ -8,16 +8,26 @@
  * Devstral, mistral-common.
  */
 
+import { growingAs } from './arguments.js';
 import { skipSpace } from './jsoncall.js';
-import { checkedCall, readArguments, readList } from './jsonlist.js';
+import { checkedCall, growingList, mendList, readArguments, readList } from './jsonlist.js';
+import { callOf, mendArguments } from './mending.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES, matchAt } from './spaces.js';
+import { SPACES, matchAt, without } from './spaces.js';
+import { escaped } from './tags.js';
 
 const TAG = '[TOOL_CALLS]';
 const ID = '[CALL_ID]';
 const ARGUMENTS = '[ARGS]';
 const NAME = new RegExp(`[^${SPACES}\\[\\]{}\\x00]+`, 'y');
 const IDENTITY = /[A-Za-z0-9]+/y;
+
+const SPACE = `[${SPACES}]*`;
+const STOPS = ['</s>'];
+const growing = growingAs(
+  `${escaped(TAG)}${SPACE}(?<name>${NAME.source})(?=${SPACE}[[{])`,
+  `${SPACE}(?:\\[CALL_ID\\][A-Za-z0-9]+${SPACE})?(?:\\[ARGS\\]${SPACE})?(?=\\{)`,
+);
 
 function read(reply, start, calls) {
   let at = skipSpace(reply, start + TAG.length);
@@ -37,7 +47,16 @@ function read(reply, start, calls) {
   return end;
 }
 
-const syntax = syntaxOf({ find: (reply, at) => reply.indexOf(TAG, at), read, stops: ['</s>'], openings: [TAG] });
+function mend(text) {
+  growing.name.lastIndex = 0;
+  const head = growing.name.exec(text);
+  if (!head) return mendList(text, { open: TAG, close: '', stops: STOPS });
+  const follows = matchAt(growing.args, text, head[0].length) ?? '';
+  const { body } = without(text.slice(head[0].length + follows.length), { close: '', stops: STOPS });
+  return callOf(head.groups.name, mendArguments(body, { closed: false }));
+}
 
-export const MISTRAL = formatOf('mistral', syntax);
-export const MISTRAL11 = formatOf('mistral11', syntax);
+const parts = { find: (reply, at) => reply.indexOf(TAG, at), read, stops: STOPS, openings: [TAG], mend };
+
+export const MISTRAL = formatOf('mistral', syntaxOf({ ...parts, growing: growingList(escaped(TAG)) }));
+export const MISTRAL11 = formatOf('mistral11', syntaxOf({ ...parts, growing }));

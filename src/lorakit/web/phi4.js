@@ -7,9 +7,10 @@
  * are read. Sources: the model card of Phi-4-mini-instruct, and the templates of llama.cpp and vLLM.
  */
 
-import { close, faultsFrom, readList } from './jsonlist.js';
+import { close, faultsFrom, growingList, mendList, readList } from './jsonlist.js';
 import { formatOf, syntaxOf } from './scanning.js';
 import { searchFrom } from './spaces.js';
+import { escaped } from './tags.js';
 
 const OPEN = '<|tool_call|>';
 const CLOSE = '<|/tool_call|>';
@@ -23,6 +24,11 @@ function read(reply, start, calls) {
   return faultsFrom(end, () => close(reply, end, CLOSE, [OPEN, ...STOPS]));
 }
 
+function mend(text) {
+  if (text.startsWith(BARE)) return mendList(text.slice(BARE.length - 1), { close: '', stops: STOPS });
+  return mendList(text, { open: OPEN, close: CLOSE, stops: STOPS });
+}
+
 export const PHI4 = formatOf(
   'phi4',
   syntaxOf({
@@ -31,5 +37,7 @@ export const PHI4 = formatOf(
     closing: CLOSE,
     stops: STOPS,
     openings: [OPEN, BARE],
+    growing: growingList(`${escaped(OPEN)}|functools`),
+    mend,
   }),
 );

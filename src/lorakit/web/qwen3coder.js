@@ -11,7 +11,7 @@
 import { readValue, skipSpace } from './jsoncall.js';
 import { checkedCall } from './jsonlist.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES, matchAt, searchFrom, strip } from './spaces.js';
+import { SPACES, matchAt, searchFrom } from './spaces.js';
 import { textsOf } from './texts.js';
 
 const OPEN = '<tool_call>';
@@ -27,11 +27,11 @@ const LIKE_JSON = new RegExp(`[${SPACES}[{"0-9tfn-]`, 'y');
 const PYTHON = new Map([['True', true], ['False', false], ['None', null]]); // prettier-ignore
 const TRIES = 4; // closing tags within a value's JSON texts
 
-/** @param {(name: string, key: string) => boolean} isText whether a parameter is declared as a text */
-function qwen3coder(isText) {
+/** @param {(name: string, key: string) => import('./texts.js').Kind | null} kindOf what a parameter may be; null: no function is known */
+function qwen3coder(kindOf) {
   const syntax = syntaxOf({
     find: (reply, at) => searchFrom(OPENING, reply, at)?.index ?? -1,
-    read: (reply, start, calls) => read(reply, start, calls, isText),
+    read: (reply, start, calls) => read(reply, start, calls, kindOf),
     closing: CLOSE,
     stops: STOPS,
     openings: [OPEN, FUNCTION],
@@ -42,10 +42,10 @@ function qwen3coder(isText) {
 /** The format that reads calls of these tools, given as OpenAI function objects, by their types. */
 function withTools(tools) {
   const texts = textsOf(tools);
-  return qwen3coder((name, key) => texts.get(name)?.(key) ?? false);
+  return qwen3coder((name, key) => texts.get(name)?.(key) ?? null);
 }
 
-function read(reply, start, calls, isText) {
+function read(reply, start, calls, kindOf) {
   let { at, name } = readTag(reply, reply.startsWith(OPEN, start) ? skipSpace(reply, start + OPEN.length) : start, FUNCTION);
   const given = new Map();
   let limit = -1; // where the function ends, unless a value holds that tag
@@ -54,7 +54,7 @@ function read(reply, start, calls, isText) {
     const tag = readTag(reply, at, PARAMETER);
     if (given.has(tag.name)) throw new BadCall(`the parameter '${tag.name.slice(0, 40)}' occurs twice`, tag.at);
     if (limit < tag.at) limit = endOf(reply, tag.at, FUNCTION_END);
-    const { end, value } = readParameter(reply, tag.at, limit, isText(name, tag.name));
+    const { end, value } = readParameter(reply, tag.at, limit, kindOf(name, tag.name));
     given.set(tag.name, value);
     at = skipSpace(reply, end);
   }
@@ -81,13 +81,14 @@ function readTag(reply, at, opening) {
  * The value whose opening tag ends at `start`, and where its closing tag ends. JSON may hold the
  * closing tag in its strings: then a later one, before `limit`, is its end.
  */
-function readParameter(reply, start, limit, isText) {
+function readParameter(reply, start, limit, kind) {
   let close = reply.indexOf(PARAMETER_END, start);
   if (close < 0) throw new BadCall(`a parameter lacks its ${PARAMETER_END}`, reply.length);
   const end = close + PARAMETER_END.length;
   const text = reply.slice(start, close).replace(/^\n/, '').replace(/\n$/, '');
-  if (isText) return { end, value: text };
-  if (matchAt(LIKE_JSON, reply, start) !== null && !text.includes('\0'))
+  if (kind === 'text') return { end, value: text };
+  if (kind === 'optional') return { end, value: ['null', 'None'].includes(text) ? null : text };
+  if (matchAt(LIKE_JSON, reply, start) !== null)
     for (let tries = 0; tries < TRIES; tries += 1) {
       const whole = wholeJson(reply.slice(start, close));
       if (whole) return { end: close + PARAMETER_END.length, value: whole.value };
@@ -113,12 +114,19 @@ function wholeJson(text) {
   }
 }
 
+/** Where the white space of JSON at the end of a text begins. */
+function endOfWords(text) {
+  let end = text.length;
+  while (end > 0 && ' \t\r\n'.includes(text[end - 1])) end -= 1;
+  return end;
+}
+
 /** A value where no type is declared. */
 function valueOf(text) {
-  const word = strip(text);
+  const word = text.slice(skipSpace(text, 0), endOfWords(text));
   if (PYTHON.has(word)) return PYTHON.get(word);
   const whole = wholeJson(text);
   return whole ? whole.value : text;
 }
 
-export const QWEN3CODER = qwen3coder(() => false);
+export const QWEN3CODER = qwen3coder(() => null);

@@ -205,8 +205,9 @@ class Growth {
 
   isWorthReading(text, start, { closing, openings, stops }) {
     const size = text.length - start;
-    const added = text.slice(start + Math.max(0, this.size - MARGIN));
     const ends = closing ? [closing, ...openings, ...stops] : ['}'];
+    const longest = Math.max(...ends.map((end) => end.length));
+    const added = text.slice(start + Math.max(0, this.size + 1 - longest));
     const worth = size >= 2 * this.size || ends.some((end) => added.includes(end));
     if (!worth || this.spent + size > WORK * size + FREE) return false;
     this.size = size;

@@ -36,11 +36,11 @@ export function matchAt(pattern, text, at) {
 
 /**
  * What a text holds without its opening, the stop tokens behind it and its closing tag, and whether
- * it had that one. @param {string} text @param {{open?: string, close: string, stops: string[]}} marks
+ * it had that one. @param {string} text @param {{open?: string, close: string, stops: string[]}} marks close: '' where nothing closes it
  */
 export function without(text, { open = '', close, stops }) {
   let body = stripEnd(text.startsWith(open) ? text.slice(open.length) : text);
   for (const stop of stops) body = stripEnd(body.endsWith(stop) ? body.slice(0, -stop.length) : body);
-  const closed = body.endsWith(close);
+  const closed = close !== '' && body.endsWith(close);
   return { body: closed ? body.slice(0, -close.length) : body, closed };
 }
