@@ -10,7 +10,7 @@ import json
 import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lorakit.chat.arguments import Growing
 from lorakit.chat.constraints.nodes import CallGrammar, Function
@@ -193,6 +193,17 @@ class ToolFormat(Protocol):
         mark: the expression of a marker's text: a token of its own where the model has one, else
         the text in quotes. Raises ParameterError for what the format cannot write.
         """
+        ...
+
+
+@runtime_checkable
+class TypedFormat(ToolFormat, Protocol):
+    """A format that writes values as plain text: whether 90210 is a text or a number, only the
+    declared tools say."""
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> ToolFormat:
+        """The format that reads and writes calls of these tools, given as OpenAI function objects,
+        by the types that they declare."""
         ...
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorakit.chat.calls import NO_CALLS, ParsedReply
+from lorakit.chat.calls import NO_CALLS, ParsedReply, TypedFormat
 from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
 from lorakit.chat.reading import ReplyReader
@@ -155,19 +155,37 @@ class Dialogue:
             return False
         return opens_reasoning(prompt)
 
-    def parse(self, text: str, *, reasons: bool | None = None, repair: bool = False) -> ParsedReply:
+    def format_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ToolFormat | None:
+        """`tool_format`, told the tools where it has to know their types."""
+        known = self.tool_format
+        return known.with_tools(tools) if tools and isinstance(known, TypedFormat) else known
+
+    def parse(
+        self,
+        text: str,
+        *,
+        reasons: bool | None = None,
+        repair: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> ParsedReply:
         """An answer taken apart; without calls where the model has no known tool format.
 
         reasons: whether it begins within reasoning; None is what the template does by itself.
-        repair: whether calls that cannot be read are mended.
+        repair: whether calls that cannot be read are mended. tools: those that it may call.
         """
-        reasons = self.reasons if reasons is None else reasons
-        if self.tool_format is None:
+        reasons, known = self.reasons if reasons is None else reasons, self.format_for(tools)
+        if known is None:
             return take_apart(text, NO_CALLS, reasons=reasons)
-        return self.tool_format.parse(text, reasons=reasons, repair=repair)
+        return known.parse(text, reasons=reasons, repair=repair)
 
-    def reader(self, *, reasons: bool | None = None, repair: bool = False) -> ReplyReader:
+    def reader(
+        self,
+        *,
+        reasons: bool | None = None,
+        repair: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> ReplyReader:
         """What reads an answer piece by piece, as `parse` reads all of it."""
-        syntax = NO_CALLS if self.tool_format is None else self.tool_format.syntax
-        reasons = self.reasons if reasons is None else reasons
+        reasons, known = self.reasons if reasons is None else reasons, self.format_for(tools)
+        syntax = NO_CALLS if known is None else known.syntax
         return ReplyReader(syntax, reasons=reasons, repair=repair)

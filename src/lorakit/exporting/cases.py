@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.dialogue import Dialogue
@@ -46,26 +47,29 @@ class Cases:
     dialogue: Dialogue
     model: Model = field(repr=False)
 
-    def calls(self, answer: Answer) -> tuple[ToolCall, ...]:
-        """The tool calls of an answer."""
+    def calls(
+        self, answer: Answer, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[ToolCall, ...]:
+        """The tool calls of an answer. tools: those that it may call, where they are known."""
         stops = self.dialogue.stop_tokens
         text = self.model.tokenizer.decode([t for t in answer if t not in stops], continuing=True)
-        return self.dialogue.parse(text).tool_calls
+        return self.dialogue.parse(text, tools=tools).tool_calls
 
     def same(self, case: Case, one: Answer, other: Answer) -> bool:
         """Whether two answers call the same tools alike, or are the same where none is called."""
-        mine, theirs = self.calls(one), self.calls(other)
+        tools = case.example.tools if case.example else ()
+        mine, theirs = self.calls(one, tools), self.calls(other, tools)
         if not mine and not theirs:
             return one == other
-        tools = case.example.tools if case.example else ()
         return all(pair.exact for pair in match_calls(mine, theirs, schemas_of(tools)))
 
     def right(self, case: Case, answer: Answer) -> bool | None:
         """Whether an answer has the wanted calls; None where that is not known."""
         if case.example is None or case.example.task != "calls":
             return None
-        schemas = schemas_of(case.example.tools)
-        pairs = match_calls(expected_calls(case.example), self.calls(answer), schemas)
+        tools = case.example.tools
+        found = self.calls(answer, tools)
+        pairs = match_calls(expected_calls(case.example), found, schemas_of(tools))
         return all(pair.exact for pair in pairs)
 
 

@@ -320,7 +320,8 @@ class Generating(Submitting):
 
     def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         """What makes events of the pieces of an answer to a prompt."""
-        return self._dialogue.reader(reasons=_reasons(prompt), repair=repair)
+        reasons, tools = _reasons(prompt), _tools(prompt)
+        return self._dialogue.reader(reasons=reasons, repair=repair, tools=tools)
 
     def parse_reply(
         self, completion: Completion, prompt: Prompt | None = None, *, repair: bool = False
@@ -328,11 +329,13 @@ class Generating(Submitting):
         """Parse an answer: its text, tool calls and reasoning.
 
         What begins like a call and is none is in `malformed`, with the reason. prompt: what it
-        answers, if `chat_prompt` made it: that says whether the answer begins within reasoning.
+        answers, if `chat_prompt` made it: that says whether the answer begins within reasoning, and
+        of which types the arguments of its tools are.
         repair: whether such calls are mended where it is clear what was meant: see `repairs`.
         """
-        text = completion.text
-        parsed = self._dialogue.parse(text, reasons=_reasons(prompt), repair=repair)
+        parsed = self._dialogue.parse(
+            completion.text, reasons=_reasons(prompt), repair=repair, tools=_tools(prompt)
+        )
         return ChatReply(parsed=parsed, completion=completion)
 
     # Requests and replies.
@@ -367,3 +370,8 @@ def _cancel(generations: Iterable[Generation]) -> None:
 def _reasons(prompt: Prompt | None) -> bool | None:
     """Whether the answer to a prompt begins within reasoning; None where that is not known."""
     return prompt.reasons if isinstance(prompt, ChatPrompt) else None
+
+
+def _tools(prompt: Prompt | None) -> Tools | None:
+    """The tools that the answer to a prompt may call; None where they are not known."""
+    return prompt.tools if isinstance(prompt, ChatPrompt) else None

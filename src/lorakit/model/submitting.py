@@ -61,11 +61,11 @@ class Submitting:
     ) -> ChatPrompt:
         if not has_images(messages):
             ids, reasons = self._dialogue.prompt_and_state(messages, tools, options)
-            return ChatPrompt(ids, reasons=reasons)
+            return ChatPrompt(ids, reasons=reasons, tools=tools)
         ids, images, reasons = self._dialogue.illustrated(
             messages, tools, self._runtime.encode_image, options
         )
-        return ChatPrompt(ids, images, reasons=reasons)
+        return ChatPrompt(ids, images, reasons=reasons, tools=tools)
 
     def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
         require_sampling(options)

@@ -73,7 +73,8 @@ class ChatPrompt(list[int]):
     """Token ids of a prompt, and the images that its negative ids name (see text.image_ids).
 
     images: float32 vectors [positions, embedding] by digest. reasons: whether the prompt ends
-    within reasoning that its template opened; None where that is not known.
+    within reasoning that its template opened; None where that is not known. tools: those that the
+    answer may call.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class ChatPrompt(list[int]):
         images: Mapping[int, Vectors] | None = None,
         *,
         reasons: bool | None = None,
+        tools: Tools | None = None,
     ) -> None:
         super().__init__(ids)
         self.images: Mapping[int, Vectors] = images or {}
         self.reasons = reasons
+        self.tools = tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

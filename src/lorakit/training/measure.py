@@ -87,7 +87,7 @@ class Measurer:
                         asked=one,
                         prompt=tuple(prompt),
                         tokens=tuple(choice.token for choice in completion.tokens),
-                        reply=model.parse_reply(completion).parsed,
+                        reply=model.parse_reply(completion, prompt).parsed,
                         complete=completion.finish_reason == "stop",
                     )
                 )

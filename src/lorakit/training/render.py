@@ -113,7 +113,7 @@ class Renderer:
             self._check_text(message)
             prompt = tuple(self._dialogue.prompt(messages[:end], tools))
             answer = self._answer(messages, end, tools, prompt)
-            self._check_calls(message, answer)
+            self._check_calls(message, answer, example.tools)
             before = rows[-1] if rows else None
             if before is not None and prompt[: len(before.ids)] == before.ids:
                 rows.pop()
@@ -183,7 +183,12 @@ class Renderer:
                 hint="take the base's control tokens out of the data: the template writes them",
             )
 
-    def _check_calls(self, message: Mapping[str, Any], answer: Sequence[int]) -> None:
+    def _check_calls(
+        self,
+        message: Mapping[str, Any],
+        answer: Sequence[int],
+        tools: Sequence[Mapping[str, Any]],
+    ) -> None:
         """Refuse a rendering that the base's own parser would not read as these calls."""
         expected = [_pair(call_of(call)) for call in message.get("tool_calls") or ()]
         if not expected:
@@ -194,7 +199,7 @@ class Renderer:
                 hint="train a base that calls tools, or write the calls as plain text",
             )
         text = self._tokenizer.decode(answer[:-1], continuing=True)
-        found = [_pair(call) for call in self._dialogue.parse(text).tool_calls]
+        found = [_pair(call) for call in self._dialogue.parse(text, tools=tools).tool_calls]
         if found != expected:
             raise FormatError(
                 "the base's chat template writes a call that does not read back as it was",

@@ -197,7 +197,7 @@ class GemmaRules:
         named = sorted(node.properties.items(), key=lambda item: item[0].lower())
         pairs = [
             (
-                f"{self._key(name, where)} {self._value(inner, f'{where}.{name}')}",
+                f"{self._key(name, f'{where}.{name}')} {self._value(inner, f'{where}.{name}')}",
                 name in node.required,
             )
             for name, inner in named

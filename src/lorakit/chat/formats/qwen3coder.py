@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import (
     BadCallError,
     Call,
@@ -33,6 +34,8 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
+from lorakit.chat.formats.mending import CLOSING
+from lorakit.chat.formats.qwen_arguments import QwenArguments
 from lorakit.chat.formats.qwenrules import NAME, Kind, Texts, calls, is_like_others, texts_of
 from lorakit.chat.scanning import take_apart
 from lorakit.errors import ParameterError
@@ -43,6 +46,8 @@ PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 _STOPS = ("<|im_end|>",)
 _OPENING = re.compile(f"{OPEN}|{FUNCTION}")
 _LIKE_JSON = re.compile(r'[\s\[{"0-9tfn-]')
+_HEAD = re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}(?P<name>{NAME.pattern})>")
+_NOTHING_MORE = re.compile("")  # stands before the first parameter
 _PYTHON = {"True": True, "False": False, "None": None}
 _TRIES = 4  # closing tags within a value's JSON texts
 
@@ -60,8 +65,17 @@ class Qwen3CoderFormat:
     @property
     def syntax(self) -> CallSyntax:
         return CallSyntax(
-            find=_find, read=self._read, closing=CLOSE, stops=_STOPS, openings=self.openings
+            find=_find,
+            read=self._read,
+            closing=CLOSE,
+            stops=_STOPS,
+            openings=self.openings,
+            growing=Growing(name=_HEAD, arguments=_NOTHING_MORE, reader=self._reader),
+            mend=self._mend,
         )
+
+    def _reader(self) -> QwenArguments:
+        return QwenArguments(self._kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,
@@ -137,6 +151,17 @@ class Qwen3CoderFormat:
         check_call(name, arguments, position)
         calls.append((name, arguments))
         return position
+
+    def _mend(self, text: str) -> tuple[list[Call], list[str]]:
+        """The call where tags after its last parameter are missing."""
+        body = text.rstrip()
+        for tag in (*_STOPS, CLOSE, FUNCTION_END):
+            body = body.removesuffix(tag).rstrip()
+        whole = f"{body}\n{FUNCTION_END}\n{CLOSE}"
+        calls: list[Call] = []
+        if self._read(whole, 0, calls) < len(whole):
+            raise BadCallError("more follows the call", len(text))
+        return calls, [CLOSING]
 
 
 def _find(reply: str, position: int) -> int:

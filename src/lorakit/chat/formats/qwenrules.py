@@ -172,7 +172,7 @@ class _Rules:
 
     def _value(self, node: Node, schema: Schema, where: str) -> str:
         """A value with its closing tag."""
-        texts, others = _texts(node, schema, 0)
+        texts, others = _separate(*_texts(node, schema, 0))
         never = _LIKE_OTHERS if others else _NULL if None in texts else ""
         written = [self._text(text, never, where) for text in texts]
         if others:
@@ -213,8 +213,7 @@ _LINE = "\n"
 
 
 def _texts(node: Node, schema: Schema, depth: int) -> tuple[list[Text | str | None], bool]:
-    """What texts (and null) a node allows, and whether it allows other values too: null is one of
-    these then."""
+    """What texts, and null, a node allows, and whether it allows other values too."""
     match node:
         case Text():
             return [node], False
@@ -222,18 +221,18 @@ def _texts(node: Node, schema: Schema, depth: int) -> tuple[list[Text | str | No
             return [Text()], True
         case Constant():
             values = [value for value in node.values if isinstance(value, str | None)]
-            return _separate(list(values), len(values) < len(node.values))
+            return list(values), len(values) < len(node.values)
         case Reference() if depth <= _DEPTH:
             return _texts(schema.definitions[node.name], schema, depth + 1)
         case Either() if depth <= _DEPTH:
             found = [_texts(option, schema, depth + 1) for option in node.options]
             texts = [text for inner, _ in found for text in inner]
-            return _separate(texts, any(other for _, other in found))
+            return texts, any(other for _, other in found)
     return [], True
 
 
 def _separate(texts: list[Text | str | None], others: bool) -> tuple[list[Text | str | None], bool]:
-    """null alone, or with more than texts, is JSON like all that is no text."""
+    """null alone, or beside more than texts, is one of the other values."""
     if others or all(text is None for text in texts):
         return [text for text in texts if text is not None], others or None in texts
     return texts, False

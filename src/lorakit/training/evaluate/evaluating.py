@@ -10,7 +10,7 @@ from functools import partial
 from lorakit.chat.calls import ParsedReply
 from lorakit.model.adapters import Scales
 from lorakit.model.model import Model
-from lorakit.model.types import Request
+from lorakit.model.types import ChatPrompt, Request
 from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import Example
 from lorakit.training.evaluate.answering import answers
@@ -114,7 +114,7 @@ def _outcomes(
             for (name, place), completion in zip(jobs, found, strict=True):
                 example, alone = work.examples[place], in_flight == 1
                 reply = (
-                    model.parse_reply(completion).parsed
+                    model.parse_reply(completion, ChatPrompt((), tools=example.tools)).parsed
                     if example.messages
                     else ParsedReply(text=completion.text)
                 )
