@@ -8,10 +8,13 @@
  * the rest is text. Sources: the chat template of Qwen3-Coder and the parser beside it.
  */
 
+import { growingAs } from './arguments.js';
 import { readValue, skipSpace } from './jsoncall.js';
 import { checkedCall } from './jsonlist.js';
+import { CLOSING } from './mending.js';
+import { QwenArguments } from './qwen_arguments.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
-import { SPACES, matchAt, searchFrom } from './spaces.js';
+import { SPACES, matchAt, searchFrom, without } from './spaces.js';
 import { textsOf } from './texts.js';
 
 const OPEN = '<tool_call>';
@@ -23,6 +26,7 @@ const PARAMETER_END = '</parameter>';
 const STOPS = ['<|im_end|>'];
 const OPENING = /<tool_call>|<function=/g;
 const NAME = new RegExp(`[^${SPACES}<>\\x00]+`, 'y');
+const HEAD = `(?:${OPEN}[${SPACES}]*)?${FUNCTION}(?<name>${NAME.source})>`;
 const LIKE_JSON = new RegExp(`[${SPACES}[{"0-9tfn-]`, 'y');
 const PYTHON = new Map([['True', true], ['False', false], ['None', null]]); // prettier-ignore
 const TRIES = 4; // closing tags within a value's JSON texts
@@ -35,6 +39,8 @@ function qwen3coder(kindOf) {
     closing: CLOSE,
     stops: STOPS,
     openings: [OPEN, FUNCTION],
+    growing: growingAs(HEAD, '', { reader: () => new QwenArguments(kindOf, (text, at, kind) => readParameter(text, at, text.length, kind)) }),
+    mend: (text) => mend(text, kindOf),
   });
   return formatOf('qwen3coder', syntax, { withTools });
 }
@@ -64,6 +70,15 @@ function read(reply, start, calls, kindOf) {
     throw new BadCall(`expected ${CLOSE} after the call`, at);
   calls.push(checkedCall(name, Object.fromEntries(given), at));
   return at;
+}
+
+/** The call where tags after its last parameter are missing. */
+function mend(text, kindOf) {
+  const { body } = without(text, { close: '', stops: [...STOPS, CLOSE, FUNCTION_END] });
+  const whole = `${body}\n${FUNCTION_END}\n${CLOSE}`;
+  const calls = [];
+  if (read(whole, 0, calls, kindOf) < whole.length) throw new BadCall('more follows the call', text.length);
+  return { calls, done: [CLOSING] };
 }
 
 /** The name in a tag, and where the tag ends. */
