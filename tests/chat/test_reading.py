@@ -41,16 +41,21 @@ MARKS = {
     "llama3": ["<|python_tag|>", ";", "<|eom_id|>", "<|eot_id|>", '{"name": "f", "parameters": {}}',
                '{"name": "f", "age": 3}', '{"a": 1}', '{"type" : '],
     "qwen3coder": ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>",
-                   "</parameter>", "<|im_end|>", "<function=g>\n</function>"],
-    "llama3_function": ["<function=f>", "</function>", "{}", '{"a": 1}', "<|eom_id|>", "<function="],
+                   "<parameter=b>", '"', "{", "[", "</parameter>", "<|im_end|>",
+                   "<function=g>\n</function>"],
+    "llama3_function": ["<function=f>", "</function>", "{}", '{"a": 1}', "<|eom_id|>",
+                        "<function="],
     "mistral": ["[TOOL_CALLS]", "[TOOL_CALLS] [", '{"name": "f"}', "]", ", ", "[ARGS]", "</s>"],
-    "mistral11": ["[TOOL_CALLS]", "f", "[ARGS]", "{}", '{"a": 1}', "[CALL_ID]", "[TOOL_CALLS]g[ARGS]{}"],
-    "phi4": ["<|tool_call|>", "<|/tool_call|>", '[{"name": "f"}]', "functools[", "]", '{"name": "g"}'],
-    "deepseek": ["<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "function",
-                 "<｜tool▁sep｜>", "f", "\n```json\n{}\n```", "<｜tool▁call▁end｜>"],
-    "granite": ["<|tool_call|>", "<tool_call>", "</tool_call>", '[{"name": "f"}]', "<|end_of_text|>"],
-    "json": ["```json", "```", "[", "]", ";", '{"name": "f", "arguments": {}}', '{"name": "f", "age": 3}',
-             '{"a": 1}'],
+    "mistral11": ["[TOOL_CALLS]", "f", "[ARGS]", "{}", '{"a": 1}', "[CALL_ID]",
+                  "[TOOL_CALLS]g[ARGS]{}"],
+    "phi4": ["<|tool_call|>", "<|/tool_call|>", '[{"name": "f"}]', "functools[", "]",
+             '{"name": "g"}'],
+    "deepseek": ["<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
+                 "function", "<｜tool▁sep｜>", "f", "\n```json\n{}\n```", "<｜tool▁call▁end｜>"],
+    "granite": ["<|tool_call|>", "<tool_call>", "</tool_call>", '[{"name": "f"}]',
+                "<|end_of_text|>"],
+    "json": ["```json", "```", "[", "]", ";", '{"name": "f", "arguments": {}}',
+             '{"name": "f", "age": 3}', '{"a": 1}'],
     "": [],
 }  # fmt: skip
 TAGS = ["<think>", "</think>", "<THINK>", "< / think >", "[THINK]", "[/THINK]", "`<think>`",
@@ -278,6 +283,18 @@ def test_a_name_leaves_with_its_end_and_arguments_as_they_come(name):
     assert json.loads("".join(text for _, text in pieces)) == call.arguments
 
 
+def test_values_are_told_by_the_types_that_tools_declare():
+    properties = {"zip": {"type": "string"}, "n": {"type": "integer"}}
+    tool = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    form = get_format("qwen3coder").with_tools([tool])
+    call = ToolCall(name="f", arguments={"zip": "90210", "n": 5, "more": ["</parameter>"]})
+    reading = ReplyReader(form.syntax)
+    events = [event for char in form.render_call(call) for event in reading.feed(char)]
+    texts = [event.text for event in events if isinstance(event, CallArguments)]
+    assert "".join(texts) == json.dumps(call.arguments)
+    assert events[-1].call.arguments == call.arguments
+
+
 def test_several_calls_of_one_reading_come_one_after_the_other():
     call = get_format("llama3").render_call(ToolCall(name="f", arguments={"a": 1}))
     events = [event for _, event in told("llama3", f"{call}; {call}\n{call}; {call}")]
@@ -345,6 +362,8 @@ LONG = {
     "a text of Gemma": ("gemma4", '<|tool_call>call:f{a:<|"|>', 'x<|"'),
     "a word of Gemma": ("gemma4", "<|tool_call>call:f{a:", "1"),
     "space of Gemma": ("gemma4", "<|tool_call>call:f{a:", " "),
+    "a parameter of Qwen": ("qwen3coder", "<function=f><parameter=a>", "</parameter"),
+    "parameters of Qwen": ("qwen3coder", "<function=f>", "<parameter=a>x</parameter>"),
     "brackets": ("hermes", '<tool_call>{"name": "f", "arguments": {"a": ', '[{"a\\"":'),
 }
 

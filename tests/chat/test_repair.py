@@ -127,6 +127,24 @@ def test_llama_3_is_mended_and_its_answers_in_json_stay_text():
         assert LLAMA3.parse(text, repair=True).text == text
 
 
+LISTS = {
+    "mistral": "[TOOL_CALLS] {}",
+    "phi4": "<|tool_call|>{}<|/tool_call|>",
+    "granite": "<|tool_call|>{}",
+    "json": "{}",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_call_in_the_midst_of_a_list_is_mended_alone(name):
+    calls = ', {"name": "f", "arguments": '.join(["[", '{"a": 1}}', '{"a": 1,}}', '{"a": 1}}]'])
+    reply = LISTS[name].replace("{}", calls.replace("[, ", "["))
+    assert seen(get_format(name).parse(reply)) == ([F1], [])
+    mended = get_format(name).parse(reply, repair=True)
+    assert seen(mended) == ([F1] * 3, [COMMA])
+    assert [each.index for each in mended.repairs] == [1]
+
+
 def test_each_repair_says_of_which_call_it_is():
     good = '<tool_call>{"name": "g"}</tool_call>'
     bad = "<tool_call>{'name': 'f'}</tool_call>"

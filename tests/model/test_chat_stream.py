@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -153,6 +154,23 @@ def test_calls_are_mended_everywhere_where_that_is_asked_for(slipping, home, tmp
     assert loaded.regenerate().tool_calls == replies[0].tool_calls
     ends = [e for e in slipping.stream(LIGHTS, **asked) if isinstance(e, CallEnd)]
     assert tuple(end.call for end in ends) == replies[0].tool_calls
+
+
+def test_a_reply_is_read_by_the_types_of_the_tools_of_its_prompt(model, tmp_path):
+    shutil.copytree(demo.base_path(), tmp_path / "qwen")
+    template = "{# <tool_call><function=<parameter= #}{{ tools }}{{ messages[-1].content }}"
+    (tmp_path / "qwen" / "chat_template.jinja").write_text(template, "utf-8")
+    properties = {"zip": {"type": "string"}}
+    tool = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    text = "<tool_call><function=f><parameter=zip>90210</parameter></function></tool_call>"
+    said = replace(model.complete("x", max_tokens=1), text=text)
+    with lorakit.open(tmp_path / "qwen", threads=1, context=64) as other:
+        for tools, zip_code in (([tool], "90210"), (None, 90210)):
+            prompt = other.chat_prompt(HELLO, tools=tools)
+            (call,) = other.parse_reply(said, prompt).tool_calls
+            assert call.arguments == {"zip": zip_code}
+            reader = other.reader(prompt)
+            assert [e.call for e in reader.feed(text) if isinstance(e, CallEnd)] == [call]
 
 
 def test_usage_is_counted(model):

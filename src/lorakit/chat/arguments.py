@@ -62,7 +62,7 @@ class Growing:
     further calls that `read` of the same CallSyntax takes in); its group "name" is the function's.
     arguments: matched right behind that; its end is where `reader` begins.
     quoted: whether the name is the inside of a JSON string, with its escapes.
-    reader: makes what reads the arguments of one call.
+    reader: makes what reads the arguments of one call of a function of this name.
 
     Both patterns look at text that grows: more text must not change what they match, so each ends
     with what cannot go on, such as a quotation mark, or (?=\\{) after white space. A call that they
@@ -72,4 +72,4 @@ class Growing:
     name: re.Pattern[str]
     arguments: re.Pattern[str]
     quoted: bool = False
-    reader: Callable[[], ArgumentsReader] = JsonArguments
+    reader: Callable[[str], ArgumentsReader] = lambda _: JsonArguments()

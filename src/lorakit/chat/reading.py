@@ -204,17 +204,20 @@ class _Growth:
     """When a growing call is read again: often enough to be prompt, and in linear time."""
 
     def __init__(self) -> None:
-        self._size = 0
-        self._spent = 0
+        self._size = self._spent = 0  # when it was read last, and in all
+        self._looked = 0  # how far an end was looked for
+        self._may_end = False
 
     def is_worth_reading(self, text: str, start: int, syntax: CallSyntax) -> bool:
         size = len(text) - start
         ends = (syntax.closing, *syntax.openings, *syntax.stops) if syntax.closing else ("}",)
-        new = text[start + max(0, self._size + 1 - max(map(len, ends))) :]
-        worth = size >= 2 * self._size or any(end in new for end in ends)
+        new = text[start + max(0, self._looked + 1 - max(map(len, ends))) :]
+        self._looked = size
+        self._may_end = self._may_end or any(end in new for end in ends)
+        worth = self._may_end or size >= 2 * self._size
         if not worth or self._spent + size > WORK * size + FREE:
             return False
-        self._size, self._spent = size, self._spent + size
+        self._size, self._spent, self._may_end = size, self._spent + size, False
         return True
 
 

@@ -30,6 +30,7 @@ class Telling:
         self._growing, self._said = growing, said
         self._awaits = _Awaits.NAME if growing else _Awaits.NOTHING
         self._offset = 0  # from where the reading began to where the text goes on
+        self._name = ""
         self._reader: ArgumentsReader | None = None
 
     def tell(self, text: str, start: int) -> None:
@@ -54,6 +55,7 @@ class Telling:
         if found:
             name = _unquoted(found["name"]) if growing.quoted else found["name"]
             if name:
+                self._name = name
                 self._said.begin_call(name)
                 self._go(_Awaits.ARGUMENTS, found.end() - start)
                 return
@@ -64,7 +66,7 @@ class Telling:
         at = start + self._offset
         found = growing.arguments.match(text, at, at + HEAD)
         if found:
-            self._reader = growing.reader()
+            self._reader = growing.reader(self._name)
             self._go(_Awaits.MORE, found.end() - start)
         elif len(text) - at >= HEAD:
             self._awaits = _Awaits.NOTHING

@@ -18,7 +18,7 @@ from lorakit.values import close_to
 SAMPLING = frozenset(item.name for item in fields(SamplingParams))
 CALL = SAMPLING | {
     "adapters", "chat_template_kwargs", "control_tokens", "enable_thinking", "lookahead", "n",
-    "sampling", "timeout", "tools",
+    "repair", "sampling", "timeout", "tools",
 }  # fmt: skip
 GRAMMAR = "grammar=..., of a GGUF file: it says what an answer may be, JSON too"
 CALL_ELSEWHERE = {

@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from lorakit.chat.arguments import Growing
@@ -82,7 +81,7 @@ class GemmaFormat:
         return Growing(
             name=re.compile(head),
             arguments=re.compile(r"\s*(?=\{)"),
-            reader=partial(GemmaArguments, self.escape),
+            reader=lambda _: GemmaArguments(self.escape),
         )
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:

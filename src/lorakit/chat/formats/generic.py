@@ -17,9 +17,9 @@ from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedR
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
 from lorakit.chat.formats.jsoncall import growing, skip_space, to_json
-from lorakit.chat.formats.jsonlist import KEYS, read_list
+from lorakit.chat.formats.jsonlist import KEYS, from_its_beginning, read_list
 from lorakit.chat.formats.jsonrules import json_calls
-from lorakit.chat.formats.mending import mend_calls
+from lorakit.chat.formats.mending import LIST, mend_calls
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.unfinished import sequence, unfinished
 
@@ -122,7 +122,9 @@ def _names_a_function(body: str) -> bool:
 
 
 def _mend(text: str) -> tuple[list[Call], list[str]]:
-    return mend_calls(text, KEYS, required=True, closed=False, between=_BETWEEN)
+    body = from_its_beginning(text)
+    calls, done = mend_calls(body, KEYS, required=True, closed=False, between=_BETWEEN)
+    return calls, [words for words in done if words != LIST]
 
 
 _BETWEEN = re.compile(r"[ \t\r\n,;]*")

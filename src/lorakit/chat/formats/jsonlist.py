@@ -52,8 +52,16 @@ def mend_list(body: str, closing: str, stops: Sequence[str]) -> tuple[list[Call]
     for stop in stops:
         body = body.removesuffix(stop).rstrip()
     closed = bool(closing) and body.endswith(closing)
-    calls, done = mend_calls(body.removesuffix(closing), KEYS, required=False, closed=closed)
+    body = from_its_beginning(body.removesuffix(closing))
+    calls, done = mend_calls(body, KEYS, required=False, closed=closed)
     return calls, [what for what in done if what != LIST] or [CLOSING]
+
+
+def from_its_beginning(body: str) -> str:
+    """The end of a list as a list: where the first calls of one were read, what is left to mend
+    begins in its midst."""
+    body = body.strip()
+    return f"[{body}" if body.startswith("{") and body.endswith("]") else body
 
 
 def list_of(calls: Sequence[ToolCall]) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from lorakit.chat.arguments import Growing
@@ -74,8 +75,9 @@ class Qwen3CoderFormat:
             mend=self._mend,
         )
 
-    def _reader(self) -> QwenArguments:
-        return QwenArguments(self._kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
+    def _reader(self, function: str) -> QwenArguments:
+        kind = partial(self._kind, function)
+        return QwenArguments(kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,

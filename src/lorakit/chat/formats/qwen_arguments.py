@@ -15,7 +15,6 @@ from lorakit.chat.unfinished import held
 
 _END = "</parameter>"
 _ENDS = (_END, f"\n{_END}")
-_FUNCTION = re.compile(rf"<function=({NAME.pattern})>")
 _PARAMETER = re.compile(rf"[ \t\r\n]*<parameter=({NAME.pattern})>(\n?)")
 _LAST = re.compile(r"[ \t\r\n]*</function>")
 
@@ -25,22 +24,19 @@ class QwenArguments:
 
     def __init__(
         self,
-        kind: Callable[[str, str], Kind | None],
+        kind: Callable[[str], Kind | None],
         value: Callable[[str, int, Kind | None], tuple[int, Any]],
     ) -> None:
-        """kind: of a function's parameter. value: the value whose opening tag ends at a position,
-        and where its closing tag ends."""
+        """kind: of the function's parameter of this name. value: the value whose opening tag ends
+        at a position, and where its closing tag ends."""
         self._kind_of, self._value_of = kind, value
-        self._function = ""
         self._kind: Kind | None = None
         self._within = False  # a parameter
+        self._unsure = False  # which of several closing tags closes it
         self._first = True
         self._looked = 0  # characters behind the position in which no closing tag begins
 
     def read(self, text: str, position: int) -> tuple[int, str, bool]:
-        if not self._function:
-            names = _FUNCTION.match(text, max(0, text.rfind("<function=", 0, position)))
-            self._function = names[1] if names else ""
         said: list[str] = []
         while True:
             before = position
@@ -61,7 +57,7 @@ class QwenArguments:
         key = json.dumps(opening[1], ensure_ascii=False)
         said = f"{'{' if self._first else ', '}{key}: "
         self._first, self._within, self._looked = False, True, 0
-        kind = self._kind_of(self._function, opening[1])
+        kind = self._kind_of(opening[1])
         self._kind = "text" if _is_text(text[opening.end()], kind) else kind
         if self._kind == "text":
             return opening.end(), f'{said}"', False
@@ -76,8 +72,12 @@ class QwenArguments:
         return end, _inside(text[position:end])
 
     def _value(self, text: str, position: int) -> tuple[int, str]:
-        if text.find(_END, position + self._looked) < 0:
+        close = -1 if self._unsure else text.find(_END, position + self._looked)
+        if close < 0:
             self._looked = max(0, len(text) - position - len(_END) + 1)
+            return position, ""
+        if self._kind != "optional" and _may_go_on(text[position:close]):
+            self._unsure = True
             return position, ""
         end, value = self._value_of(text, position, self._kind)
         self._within = False
@@ -89,6 +89,17 @@ def _is_text(first: str, kind: Kind | None) -> bool:
     if kind == "text" or kind == "optional":
         return kind == "text" or first not in "nN"
     return not is_like_others(first)
+
+
+def _may_go_on(text: str) -> bool:
+    """Whether a text may be the beginning of JSON, one of whose strings holds the closing tag."""
+    if text.lstrip()[:1] not in ("{", "[", '"'):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _inside(text: str) -> str:
