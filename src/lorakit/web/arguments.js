@@ -16,9 +16,9 @@ const OUTSIDE = /[^"{}[\]]*/y;
 /**
  * How a call is told while it is written. name: matched where reading of calls begins, and again
  * where the arguments of one ended; its group `name` is the function's. args: matched right behind
- * that; its end is where the reader begins. quoted: whether the name is the inside of a JSON string.
+ * that; its end is where the reader begins, made for the function's name. quoted: whether the name is the inside of a JSON string.
  * Both patterns are sticky and look at text that grows: more text must not change what they match.
- * @typedef {{name: RegExp, args: RegExp, quoted: boolean, reader: () => ArgumentsReader}} Growing
+ * @typedef {{name: RegExp, args: RegExp, quoted: boolean, reader: (name: string) => ArgumentsReader}} Growing
  */
 
 /** @param {string} name @param {string} args @param {Partial<Growing>} [rest] @returns {Growing} */

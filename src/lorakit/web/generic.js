@@ -8,8 +8,8 @@
  */
 
 import { growing, skipSpace } from './jsoncall.js';
-import { KEYS, faultsFrom, readList } from './jsonlist.js';
-import { mendCalls } from './mending.js';
+import { KEYS, faultsFrom, fromItsBeginning, readList } from './jsonlist.js';
+import { LIST, mendCalls } from './mending.js';
 import { NO_CALLS, formatOf, syntaxOf, takeApart } from './scanning.js';
 import { SPACES, matchAt } from './spaces.js';
 import { sequence, unfinished } from './tags.js';
@@ -60,6 +60,11 @@ function read(reply, start, calls) {
   return at;
 }
 
+function mend(text) {
+  const { calls, done } = mendCalls(fromItsBeginning(text), KEYS, { required: true, closed: false, between: /[ \t\r\n,;]*/y });
+  return { calls, done: done.filter((words) => words !== LIST) };
+}
+
 /** Past white space and what may stand between calls. */
 function next(reply, at) {
   at = skipSpace(reply, at);
@@ -73,7 +78,7 @@ const syntax = syntaxOf({
   mayLead: (reply, at) => matchAt(MAY_LEAD, reply, at) !== null,
   revises: true,
   growing: growing(BETWEEN, KEYS, { certain: true }),
-  mend: (text) => mendCalls(text, KEYS, { required: true, closed: false, between: /[ \t\r\n,;]*/y }),
+  mend,
 });
 
 function parse(reply, options = {}) {

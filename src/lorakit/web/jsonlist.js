@@ -6,7 +6,7 @@
 import { checkCall, growing, readCall, readValue, skipSpace } from './jsoncall.js';
 import { CLOSING, LIST, mendCalls } from './mending.js';
 import { BadCall } from './scanning.js';
-import { SPACES, without } from './spaces.js';
+import { SPACES, strip, without } from './spaces.js';
 
 export const KEYS = ['arguments', 'parameters'];
 
@@ -47,9 +47,18 @@ export function growingList(opening) {
  */
 export function mendList(text, marks) {
   const { body, closed } = without(text, marks);
-  const { calls, done } = mendCalls(body, KEYS, { required: false, closed });
+  const { calls, done } = mendCalls(fromItsBeginning(body), KEYS, { required: false, closed });
   const told = done.filter((words) => words !== LIST);
   return { calls, done: told.length ? told : [CLOSING] };
+}
+
+/**
+ * The end of a list as a list: where the first calls of one were read, what is left to mend begins in
+ * its midst. @param {string} text
+ */
+export function fromItsBeginning(text) {
+  const body = strip(text);
+  return body.startsWith('{') && body.endsWith(']') ? `[${body}` : body;
 }
 
 /** What `run` gives; what cannot be read in it began at `begin`, unless it says where. */

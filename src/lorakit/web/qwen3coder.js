@@ -39,7 +39,7 @@ function qwen3coder(kindOf) {
     closing: CLOSE,
     stops: STOPS,
     openings: [OPEN, FUNCTION],
-    growing: growingAs(HEAD, '', { reader: () => new QwenArguments(kindOf, (text, at, kind) => readParameter(text, at, text.length, kind)) }),
+    growing: growingAs(HEAD, '', { reader: (name) => new QwenArguments((key) => kindOf(name, key), readWhole) }),
     mend: (text) => mend(text, kindOf),
   });
   return formatOf('qwen3coder', syntax, { withTools });
@@ -112,6 +112,8 @@ function readParameter(reply, start, limit, kind) {
     }
   return { end, value: valueOf(text) };
 }
+
+const readWhole = (text, at, kind) => readParameter(text, at, text.length, kind);
 
 function endOf(reply, at, tag) {
   const found = reply.indexOf(tag, at);

@@ -5,14 +5,12 @@
  */
 
 import { jsonOf } from './saying.js';
-import { SPACES, matchAt } from './spaces.js';
+import { SPACES, matchAt, stripStart } from './spaces.js';
 import { held } from './tags.js';
 
-const FUNCTION = '<function=';
 const END = '</parameter>';
 const ENDS = [END, `\n${END}`];
 const NAME = `[^${SPACES}<>\\x00]+`;
-const NAMED = new RegExp(`${FUNCTION}(${NAME})>`, 'y');
 const PARAMETER = new RegExp(`[ \\t\\r\\n]*<parameter=(${NAME})>(\\n?)`, 'y');
 const LAST = /[ \t\r\n]*<\/function>/y;
 const LIKE_OTHERS = /[ \t\r\n[{"0-9tfnTFN-]/;
@@ -22,25 +20,21 @@ const LIKE_OTHERS = /[ \t\r\n[{"0-9tfnTFN-]/;
 /** See ArgumentsReader in arguments.js. */
 export class QwenArguments {
   /**
-   * @param {(name: string, key: string) => Kind} kindOf of a function's parameter
+   * @param {(key: string) => Kind} kindOf of the function's parameter of this name
    * @param {(text: string, at: number, kind: Kind) => {end: number, value: any}} valueOf the value whose
    *   opening tag ends at a position, and where its closing tag ends
    */
   constructor(kindOf, valueOf) {
     this.kindOf = kindOf;
     this.valueOf = valueOf;
-    this.name = '';
     this.kind = null;
     this.within = false; // a parameter
+    this.unsure = false; // which of several closing tags closes it
     this.first = true;
     this.looked = 0; // characters behind the position in which no closing tag begins
   }
 
   read(text, at) {
-    if (!this.name) {
-      NAMED.lastIndex = Math.max(0, text.slice(0, at).lastIndexOf(FUNCTION));
-      this.name = NAMED.exec(text)?.[1] ?? '';
-    }
     let said = '';
     for (;;) {
       const next = this.next(text, at);
@@ -64,7 +58,7 @@ export class QwenArguments {
     this.first = false;
     this.within = true;
     this.looked = 0;
-    const kind = this.kindOf(this.name, key);
+    const kind = this.kindOf(key);
     this.kind = isText(text[behind], kind) ? 'text' : kind;
     return this.kind === 'text' ? { end: behind, said: `${said}"` } : { end: behind - line.length, said };
   }
@@ -80,10 +74,10 @@ export class QwenArguments {
   }
 
   value(text, at) {
-    if (text.indexOf(END, at + this.looked) < 0) {
-      this.looked = Math.max(0, text.length - at - END.length + 1);
-      return { end: at, said: '' };
-    }
+    const close = this.unsure ? -1 : text.indexOf(END, at + this.looked);
+    if (close < 0) this.looked = Math.max(0, text.length - at - END.length + 1);
+    else this.unsure = this.kind !== 'optional' && mayGoOn(text.slice(at, close));
+    if (close < 0 || this.unsure) return { end: at, said: '' };
     const { end, value } = this.valueOf(text, at, this.kind);
     this.within = false;
     return { end, said: jsonOf(value) };
@@ -94,6 +88,17 @@ export class QwenArguments {
 function isText(first, kind) {
   if (kind === 'text') return true;
   return kind === 'optional' ? first !== 'n' && first !== 'N' : !LIKE_OTHERS.test(first);
+}
+
+/** Whether a text may be the beginning of JSON, one of whose strings holds the closing tag. */
+function mayGoOn(text) {
+  if (!/^[{["]/.test(stripStart(text))) return false;
+  try {
+    JSON.parse(text);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 /** A part of a string as it stands in JSON. */

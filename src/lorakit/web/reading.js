@@ -199,19 +199,24 @@ export class ReplyReader {
 /** When a growing call is read again: often enough to be prompt, and in linear time. */
 class Growth {
   constructor() {
-    this.size = 0;
-    this.spent = 0;
+    this.size = 0; // when it was read last
+    this.spent = 0; // in all
+    this.looked = 0; // how far an end was looked for
+    this.mayEnd = false;
   }
 
   isWorthReading(text, start, { closing, openings, stops }) {
     const size = text.length - start;
     const ends = closing ? [closing, ...openings, ...stops] : ['}'];
     const longest = Math.max(...ends.map((end) => end.length));
-    const added = text.slice(start + Math.max(0, this.size + 1 - longest));
-    const worth = size >= 2 * this.size || ends.some((end) => added.includes(end));
+    const added = text.slice(start + Math.max(0, this.looked + 1 - longest));
+    this.looked = size;
+    this.mayEnd ||= ends.some((end) => added.includes(end));
+    const worth = this.mayEnd || size >= 2 * this.size;
     if (!worth || this.spent + size > WORK * size + FREE) return false;
     this.size = size;
     this.spent += size;
+    this.mayEnd = false;
     return true;
   }
 }

@@ -13,6 +13,7 @@ export class Telling {
     /** @type {'name' | 'arguments' | 'more' | 'end' | ''} '' where it does not look like a call */
     this.awaits = growing ? 'name' : '';
     this.offset = 0; // from where the reading began to where the text goes on
+    this.name = '';
     this.reader = null;
   }
 
@@ -32,6 +33,7 @@ export class Telling {
     const { found, full } = this.match(this.growing.name, text, start);
     const name = found && (this.growing.quoted ? unquoted(found.groups.name) : found.groups.name);
     if (name) {
+      this.name = name;
       this.said.beginCall(name);
       this.awaits = 'arguments';
       this.offset += found[0].length;
@@ -41,7 +43,7 @@ export class Telling {
   findArguments(text, start) {
     const { found, full } = this.match(this.growing.args, text, start);
     if (found) {
-      this.reader = this.growing.reader();
+      this.reader = this.growing.reader(this.name);
       this.awaits = 'more';
       this.offset += found[0].length;
     } else if (full) this.awaits = '';
