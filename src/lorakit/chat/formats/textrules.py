@@ -40,21 +40,31 @@ def text_terminal(node: Text, marker: str) -> str:
 
     Raises ParameterError for a pattern that cannot be enforced.
     """
-    parts = [_length(node)]
+    parts = [expression(without(marker))]
+    if node.least or node.most is not None:
+        parts.append(f"/(?s:.{{{node.least},{'' if node.most is None else node.most}}})/")
     if node.pattern is not None:
         parts.append(expression(searched(node.pattern)))
     if node.format is not None:
         parts.append(expression(FORMATS[node.format]))
-    parts.append(without(marker))
     return " & ".join(parts)
 
 
 def without(marker: str) -> str:
-    """The texts that do not hold a marker."""
-    return f"~{expression(f'(?s:.*){exactly(marker)}(?s:.*)')}"
+    """An expression of the texts that do not hold a marker, whose first character is in it once.
+
+    It says what may stand there, not what may not: llguidance finds at once that most tokens fit
+    this (0.1 ms a mask at 262,144 tokens; 5 to 9 ms for the complement).
+    """
+    first, rest = marker[0], marker[1:]
+    begun = [exactly(rest[:size]) for size in range(len(rest))]  # of the marker, after its first
+    again = f"(?:{'|'.join(part + exactly(first) for part in begun)})*"
+    other = "|".join(part + _but(first, char) for part, char in zip(begun, rest, strict=True))
+    cut_off = f"(?:{'|'.join(begun[1:])})?"
+    head = exactly(first)
+    return f"(?:{_but(first)}|{head}{again}(?:{other}))*(?:{head}{again}{cut_off})?"
 
 
-def _length(node: Text) -> str:
-    if not node.least and node.most is None:
-        return "/(?s:.*)/"
-    return f"/(?s:.{{{node.least},{'' if node.most is None else node.most}}})/"
+def _but(*chars: str) -> str:
+    """Any character but these."""
+    return f"[^{''.join(map(exactly, chars))}]"
