@@ -81,6 +81,8 @@ const ALONE = {
   'detectFormat(t, x)': async (x) => lorakit.detectFormat('t', x),
   'parseReply(x)': async (x) => lorakit.parseReply(x, null),
   'parseReply(t, x)': async (x) => lorakit.parseReply('t', x),
+  'readerOf(x)': async (x) => lorakit.readerOf(x),
+  'readerOf(null, x)': async (x) => lorakit.readerOf(null, x),
   'parseReply(t, null, x)': async (x) => lorakit.parseReply('t', null, x),
 };
 

@@ -19,6 +19,8 @@ FINE = {  # the odd values that are none
     "detectFormat(t, x)": {"undefined", "function"},
     "parseReply(x)": {"empty", "text"},
     "parseReply(t, x)": {"null"},
+    "readerOf(x)": {"null"},
+    "readerOf(null, x)": OPTIONS,
     "parseReply(t, null, x)": {"true", *OPTIONS},
     "apply(x)": SETS,
     "apply(home, x)": SCALES,

@@ -82,7 +82,7 @@ export function detectFormat(template, hasToken = () => false) {
 export function parseReply(reply, format, options = {}) {
   const chosen = typeof options === 'boolean' ? { reasons: options } : checkedOptions(options, PARSING, 'the options of parseReply');
   if (typeof reply !== 'string') throw wrong(`a reply is a text, found ${shown(reply)}`);
-  if (format !== null && typeof format?.parse !== 'function') throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
+  checkFormat(format);
   return format ? format.parse(reply, chosen) : takeApart(reply, NO_CALLS, chosen);
 }
 
@@ -91,5 +91,11 @@ export function parseReply(reply, format, options = {}) {
  * @param {ToolFormat | null} format @param {{reasons?: boolean, repair?: boolean}} [options]
  */
 export function readerOf(format, options) {
-  return new ReplyReader(format ? format.syntax : NO_CALLS, options);
+  checkFormat(format);
+  return new ReplyReader(format ? format.syntax : NO_CALLS, checkedOptions(options, PARSING, 'the options of readerOf'));
+}
+
+function checkFormat(format) {
+  if (format === null || (typeof format?.parse === 'function' && format.syntax)) return;
+  throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
 }
