@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lorakit.chat.events import ReasoningDelta as ReasoningDelta
     from lorakit.chat.events import TextDelta as TextDelta
     from lorakit.chat.events import Withdrawn as Withdrawn
+    from lorakit.chat.functions import Tool as Tool
     from lorakit.chat.messages import Message as Message
     from lorakit.chat.rendering import ControlTokens as ControlTokens
     from lorakit.chat.rendering import RenderOptions as RenderOptions
@@ -97,6 +98,14 @@ if TYPE_CHECKING:
     from lorakit.model.model import Model as Model
     from lorakit.model.open import EngineKeywords as EngineKeywords
     from lorakit.model.open import open as open
+    from lorakit.model.tool_loop import ToolStream as ToolStream
+    from lorakit.model.tool_types import RunEnd as RunEnd
+    from lorakit.model.tool_types import ToolFinished as ToolFinished
+    from lorakit.model.tool_types import ToolKeywords as ToolKeywords
+    from lorakit.model.tool_types import ToolLimits as ToolLimits
+    from lorakit.model.tool_types import ToolRun as ToolRun
+    from lorakit.model.tool_types import ToolStarted as ToolStarted
+    from lorakit.model.tool_types import ToolStep as ToolStep
     from lorakit.model.types import ChatKeywords as ChatKeywords
     from lorakit.model.types import ChatPrompt as ChatPrompt
     from lorakit.model.types import ChatReply as ChatReply
@@ -128,6 +137,7 @@ _NAMES = {  # by the module that defines them
     "chat.events": (
         "CallArguments CallEnd CallStart CallWithdrawn ReasoningDelta TextDelta Withdrawn"
     ),
+    "chat.functions": "Tool",
     "chat.messages": "Message",
     "chat.rendering": "ControlTokens RenderOptions",
     "engines.llama.options": "LlamaOptions",
@@ -154,6 +164,10 @@ _NAMES = {  # by the module that defines them
     "model.conversation": "Session Turn",
     "model.model": "Model",
     "model.open": "EngineKeywords open",
+    "model.tool_loop": "ToolStream",
+    "model.tool_types": (
+        "RunEnd ToolFinished ToolKeywords ToolLimits ToolRun ToolStarted ToolStep"
+    ),
     "model.types": "ChatKeywords ChatPrompt ChatReply Event Prompt ReplyEnd Request",
     "runtime.generation": "Completion FinishReason Stream Usage",
     "runtime.params": "SamplingOptions SamplingParams",

@@ -106,7 +106,7 @@ def test_verify_a_conversion_and_check_and_convert_on_a_gguf_base(tmp_path):
 
 def test_native_options_are_for_gguf_files():
     folder = TRUTH / "bases" / "gemma3"
-    for option in (("--gpu-layers", 1), ("--mmproj", "x"), ("--grammar", __file__)):
+    for option in (("--gpu-layers", 1), ("--mmproj", "x")):
         assert invoke("run", folder, "a", *option).error.code == "capability_missing"
 
 

@@ -19,7 +19,8 @@ FORTY = demo.training_path("forty")
 # Paths that commands read, by the name of the parameter.
 READS = {"calibration", "tools", "grammar", "image", "init", "file", "data", "prompts", "tokens",
          "evaluation", "held_out", "serve", "source", "eval", "keep", "replay", "start",
-         "companion", "folder", "prompt_file", "settings", "config", "load"}  # fmt: skip
+         "companion", "folder", "prompt_file", "settings", "config", "load",
+         "json_schema"}  # fmt: skip
 # Those that are read in one command and written in another.
 READ_IN = {("data validate", "train"), ("data stats", "train"), ("eval", "train")}
 # The log of a run and the transcript of a chat are added to, not written anew.

@@ -43,7 +43,7 @@ def sampling(world: World, r: random.Random) -> SamplingParams:
         params = replace(params, repetition_penalty=1.3, frequency_penalty=0.2)
     if r.random() < 0.1:
         params = replace(params, stop=(r.choice("aeio st"),))
-    return params
+    return replace(params, lookup=r.random() < 0.4)
 
 
 def scales(world: World, r: random.Random) -> dict[str, float]:

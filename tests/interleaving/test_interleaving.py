@@ -61,7 +61,7 @@ def keep_what_was_computed_of_a_prompt(patch):
     follow = Job.follow
 
     def late(self, new, policy):
-        if self.output or not self.computed:
+        if self.answer.choices or not self.computed:
             return follow(self, new, policy)
         self.plan = self.plan.then(new, self.computed)
         return self.computed
@@ -81,7 +81,7 @@ def miss_a_change_while_parked(patch):
     follow = Job.follow
 
     def deaf(self, new, policy):
-        return 0 if self.sequence is None and self.output else follow(self, new, policy)
+        return 0 if self.sequence is None and self.answer.choices else follow(self, new, policy)
 
     patch.setattr(Job, "follow", deaf)
 

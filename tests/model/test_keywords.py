@@ -60,9 +60,9 @@ def test_open_says_what_is_meant(base, options, meant):
         ({"num_predict": 9}, "for num_predict, did you mean max_tokens?"),
         ({"options": {"seed": 1}}, "for options, did you mean its entries as keywords"),
         ({"think": True}, "for think, did you mean enable_thinking?"),
-        ({"response_format": {}}, "for response_format, did you mean grammar=..."),
+        ({"schema": {}}, "for schema, did you mean response_format={"),
         ({"timeuot": 1}, "for timeuot, did you mean timeout?"),
-        ({"zzz": 1, "temprature": 1}, "known: frequency_penalty, "),
+        ({"zzz": 1, "temprature": 1}, "known: choices, frequency_penalty, "),
     ],
 )
 def test_a_call_says_what_is_meant(model, options, meant):

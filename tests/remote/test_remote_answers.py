@@ -371,6 +371,8 @@ def test_no_adapter_of_a_server_takes_the_name_of_another():
 LACKING = [
     (None, {"top_k": 3, "grammar": "root ::= x"}, ["top_k=3", "grammar"]),
     (None, {"ignore_eos": True}, ["ignore_eos"]),
+    (None, {"response_format": {"type": "json_object"}}, ["in conversations alone"]),
+    (VLLM, {"regex": "a", "lookup": True}, ["regex='a'", "lookup=True"]),
     (LLAMA, {"stop_tokens": [3]}, ["stop_tokens"]),
     (VLLM, {"mirostat_tau": 2.0}, ["mirostat_tau"]),
     (VLLM, {"logprobs": 21}, ["at most 20"]),
@@ -700,3 +702,22 @@ def test_embeddings():
             with pytest.raises(lorakit.ServerError, match="no embedding"):
                 model.embed("x")
         assert json.loads(json.dumps(api.asked[-1].body))["input"] == "x"
+
+
+def test_tools_are_run_for_a_model_on_a_server():
+    called = []
+
+    def set_lights(room: str) -> str:
+        called.append(room)
+        return "done"
+
+    replies = [CALLS["in pieces"], [text("Dark."), delta("stop"), usage()]]
+    with api_serving(v1__chat__completions=lambda body: events(*replies.pop(0))) as api:
+        with open_remote(f"{api.url}/v1") as model:
+            run = model.run_tools(HELLO, [set_lights])
+        first, second = api.of("/v1/chat/completions")
+    assert (run.text, called) == ("Dark.", ["kitchen"])
+    assert first.body["tools"][0]["function"]["name"] == "set_lights"
+    result = {"role": "tool", "tool_call_id": "c1", "name": "set_lights", "content": "done"}
+    assert second.body["messages"][-1] == result
+    assert second.body["messages"][-2]["tool_calls"][0]["id"] == "c1"

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from automaton import Scripted, chain
 from process_runtime import ProcessRuntime
 
 from lorakit.engines.fake import FakeEngine
@@ -100,6 +101,19 @@ def test_rescaling_in_mid_stream(runtime):
     runtime.activate(((handle, 0.3),), "keep").result()
     pieces += stream
     assert "".join(pieces) == text([1, 2], (0, 1, 1.0), (2, 1, 0.3))
+
+
+def test_a_constrained_answer(runtime):
+    automaton = chain(1, 2, 3, 4, 5)
+    automaton.steps[2].update({4: 3})  # a choice between forced tokens
+    found = submit(runtime, [1, 2, 3], constraint=Scripted(automaton), tokens=20).result()
+    assert [choice.token for choice in found.tokens] in ([1, 2, 3, 4, 5], [1, 2, 4, 4, 5])
+    assert (found.text, found.finish_reason) == (
+        "".join(f"{choice.token} " for choice in found.tokens),
+        "stop",
+    )
+    cut = submit(runtime, [1, 2, 3], constraint=Scripted(automaton), tokens=4).result()
+    assert (cut.tokens, cut.finish_reason) == (found.tokens[:4], "length")
 
 
 def test_logits_hidden_states_and_saved_states(make):

@@ -231,8 +231,13 @@ def test_mirostat_goes_with_no_filter():
 class OnlyEven:
     """A constraint on token ids."""
 
+    ended = False
+
     def __init__(self) -> None:
         self.accepted: list[int] = []
+
+    def forced(self) -> tuple[int, ...]:
+        return ()
 
     def allows(self, token: int) -> bool:
         return token % 2 == 0

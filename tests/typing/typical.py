@@ -42,6 +42,7 @@ from lorakit import (
     ReasoningDelta,
     ReplyEnd,
     Request,
+    RunEnd,
     RuntimeName,
     SamplingParams,
     Scales,
@@ -49,7 +50,15 @@ from lorakit import (
     Source,
     Stream,
     TextDelta,
+    Tool,
     ToolCall,
+    ToolFinished,
+    ToolKeywords,
+    ToolLimits,
+    ToolRun,
+    ToolStarted,
+    ToolStep,
+    ToolStream,
     Turn,
     Usage,
     Withdrawn,
@@ -172,6 +181,29 @@ def streamed(model: Model, messages: list[Message], loaded: LoadedAdapter) -> Ch
         if isinstance(event, ReplyEnd):
             return event.reply
     return stream.reply
+
+
+def set_lights(room: str) -> str:
+    return room
+
+
+def looped(model: Model, messages: list[Message]) -> Iterator[str]:
+    limits = ToolLimits(rounds=3, seconds=60)
+    run: ToolRun = model.run_tools(
+        messages, [set_lights, Tool(len, name="size")], limits=limits, approve=lambda call: True
+    )
+    step: ToolStep
+    for step in run.steps:
+        yield f"{step.call.name} {step.seconds:.1f}"
+    keywords: ToolKeywords = {"on_tool_error": "raise", "max_tokens": 5}
+    stream: ToolStream = model.session().stream_tools("hello", [set_lights], **keywords)
+    for event in stream:
+        if isinstance(event, ToolFinished):
+            yield event.step.content
+        elif isinstance(event, RunEnd):
+            yield event.run.text
+        elif not isinstance(event, ToolStarted):
+            yield shown(event)
 
 
 async def events(model: Model, messages: list[Message]) -> list[Event]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, ParsedReply, TypedFormat
+from lorakit.chat.constraints.replies import Thinking
 from lorakit.chat.images import Encode, illustrated_prompt
 from lorakit.chat.messages import Message
 from lorakit.chat.reading import ReplyReader
 from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.chat.scanning import take_apart
 from lorakit.chat.spelled import Spelled
-from lorakit.chat.tags import opens_reasoning
+from lorakit.chat.tags import opens_reasoning, tags_in
 from lorakit.chat.template import ChatTemplate
 from lorakit.chat.tools import ToolFormat, detect_format
 from lorakit.computed import computed_once
@@ -159,6 +160,22 @@ class Dialogue:
         """`tool_format`, told the tools where it has to know their types."""
         known = self.tool_format
         return known.with_tools(tools) if tools and isinstance(known, TypedFormat) else known
+
+    def thinking(self, *, begun: bool) -> Thinking | None:
+        """How the model reasons before it answers; None where its template knows no reasoning.
+
+        begun: whether the prompt opened it.
+        """
+        tags = self._reasoning_tags
+        return None if tags is None else Thinking(opening=tags[0], closing=tags[1], begun=begun)
+
+    @computed_once
+    def _reasoning_tags(self) -> tuple[str, str] | None:
+        try:
+            written = "".join(self.template.sources.values())
+        except (BaseModelError, FormatError):  # a model that only completes
+            return None
+        return tags_in(written)
 
     def parse(
         self,

@@ -23,6 +23,7 @@ A_TOOL = (
     'a tool is {"type": "function", "function": {"name": "...", "description": "...", '
     '"parameters": {...}}}, with a JSON schema as its parameters'
 )
+RUN_TOOLS = "model.run_tools(messages, tools) declares and runs Python functions"
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first that is there counts
 
 
@@ -62,7 +63,8 @@ def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
     if not faults:
         prepared = [_tool(f"tools[{i}]", tool, faults) for i, tool in enumerate(plain)]
     if faults:
-        raise ParameterError("the tools cannot be rendered", items=faults, hint=A_TOOL)
+        hint = f"{RUN_TOOLS}; here {A_TOOL}" if any(map(callable, tools)) else A_TOOL
+        raise ParameterError("the tools cannot be rendered", items=faults, hint=hint)
     return prepared
 
 

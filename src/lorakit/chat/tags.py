@@ -61,3 +61,16 @@ def may_be_named(reply: str, tag: re.Match[str]) -> bool:
 def opens_reasoning(prompt: str) -> bool:
     """Whether a prompt ends with a tag that opens reasoning, so that the reply begins in it."""
     return _ENDS_OPEN.search(prompt[-100:]) is not None
+
+
+def tags_in(template: str) -> tuple[str, str] | None:
+    """The first pair of tags that a template's source writes or looks for; None where it has none.
+
+    Of one without its other, the other is told from its form.
+    """
+    closing = CLOSE.search(template)
+    if closing is None:
+        return None
+    opening = OPEN.search(template)
+    told = closing[0].replace("/", "", 1).replace("end", "start", 1)
+    return (told if opening is None else opening[0], closing[0])

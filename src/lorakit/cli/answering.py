@@ -120,7 +120,15 @@ class Answering:
     ] = None
     grammar: Annotated[
         Path | None,
-        _choosing(metavar="FILE", help="A GBNF grammar that the answer follows; GGUF files only."),
+        _choosing(metavar="FILE", help="A grammar that the answer follows, GBNF or Lark."),
+    ] = None
+    regex: Annotated[
+        str | None,
+        _choosing(metavar="PATTERN", help="A regular expression that the answer fits as a whole."),
+    ] = None
+    json_schema: Annotated[
+        Path | None,
+        _choosing(metavar="FILE", help="A JSON schema: the answer is JSON that fits it."),
     ] = None
 
     @property
@@ -143,6 +151,7 @@ class Answering:
             "mirostat_tau": self.mirostat,
             "logit_bias": None if self.logit_bias is None else _biases(self.logit_bias),
             "grammar": None if self.grammar is None else read_text(self.grammar),
+            "response_format": None if self.json_schema is None else _format(self.json_schema),
         }
         return cast(SamplingOptions, {name: v for name, v in given.items() if v is not None})
 
@@ -209,6 +218,17 @@ def _biases(texts: Sequence[str]) -> dict[int, float]:
             raise ParameterError(f"--logit-bias says token {number} twice", hint="say it once")
         found[number] = value
     return found
+
+
+def _format(path: Path) -> dict[str, Any]:
+    """A JSON schema of a file, as response_format. Raises ParameterError."""
+    try:
+        schema = parse_json(read_text(path).encode(errors="surrogateescape"))
+    except ValueError as error:
+        raise ParameterError(f"--json-schema: {path} is not valid JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ParameterError(f"--json-schema: {path} holds no JSON object")
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _variables(text: str | None) -> Mapping[str, Any] | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from lorakit.cli.answering import Answering
 from lorakit.cli.chatting.commands import run_command, show_adapters
 from lorakit.cli.chatting.completions import completions
 from lorakit.cli.chatting.conversation import Chat, explained
+from lorakit.cli.chatting.functions import SUFFIX as PYTHON
+from lorakit.cli.chatting.functions import Functions, read_functions
 from lorakit.cli.chatting.history import HistoryFile, history_path
 from lorakit.cli.chatting.lines import Lines, PlainLines, read_message
 from lorakit.cli.chatting.settings import require_counted
@@ -19,12 +22,11 @@ from lorakit.cli.references import (
     AdapterOption,
     CalibrationOption,
     RunArgument,
-    ToolsOption,
     read_tools,
 )
 from lorakit.cli.running import RunningAnywhere, open_with
 from lorakit.cli.signature import option
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, ParameterError
 from lorakit.model.fitting import WhenFull
 from lorakit.model.model import Model
 
@@ -35,7 +37,24 @@ def command(
     answering: Answering,
     base: RunArgument = None,
     adapter: AdapterOption = None,
-    tools: ToolsOption = None,
+    tools: Annotated[
+        Path | None,
+        option(
+            help="What the model may call: a JSON file of declarations; or a Python file, which "
+            "is run, and whose functions are called for the model, each call after a question.",
+        ),
+    ] = None,
+    allow_tools: Annotated[
+        bool, option("--allow-tools", help="Run the functions of --tools FILE.py without asking.")
+    ] = False,
+    declare: Annotated[
+        bool,
+        option(
+            "--declare/--no-declare",
+            help="Whether the prompt declares the functions; not for an adapter that was trained "
+            "without [default: --declare].",
+        ),
+    ] = True,
     when_full: Annotated[
         WhenFull | None,
         option(
@@ -59,7 +78,9 @@ def command(
     reading: Reading,
 ) -> None:
     """Chat; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."""
-    keywords, schemas = answering.keywords, read_tools(tools)
+    keywords = answering.keywords
+    functions = _functions(tools, allow_tools, declare)
+    schemas = read_tools(tools) if functions is None else functions.declarations
     path = history_path() if history else None
     with open_with(base, adapter, running, reading, calibration=calibration) as model:
         chosen = when_full or _when_full(model)
@@ -70,7 +91,7 @@ def command(
             when_full=chosen,
             **keywords,
         )
-        chat = Chat(model=model, session=session)
+        chat = Chat(model=model, session=session, functions=functions)
         lines = _lines(chat, None if path is None else HistoryFile(path))
         say_folded(f"{model.name}; /help lists the commands, Ctrl-D ends", "dim")
         if own := answering.own(model):
@@ -78,6 +99,16 @@ def command(
         if model.adapters:
             show_adapters(chat)
         _talk(chat, lines)
+
+
+def _functions(tools: Path | None, allow: bool, declare: bool) -> Functions | None:
+    """Those of a Python file."""
+    if tools is not None and tools.suffix == PYTHON:
+        return read_functions(tools, declare=declare, all=allow)
+    if allow or not declare:
+        option = "--allow-tools" if allow else "--no-declare"
+        raise ParameterError(f"{option} is for functions", hint="give --tools FILE.py")
+    return None
 
 
 def _when_full(model: Model) -> WhenFull:

@@ -142,7 +142,8 @@ def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
     try:
         tools = parse_json(text.encode())
     except ValueError as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from error
+        hint = "lorakit chat --tools FILE.py runs functions" if path.suffix == ".py" else ""
+        raise FormatError(f"{path} is not valid JSON: {error}", hint=hint) from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise FormatError(f"{path} must hold a list of tools, each a JSON object")
     return tools

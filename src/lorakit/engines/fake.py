@@ -26,6 +26,7 @@ from lorakit.engines.protocol import (
     Tokens,
     no_images,
 )
+from lorakit.engines.steps import check_wanted
 from lorakit.errors import ContextFullError, EngineError
 from lorakit.text.image_ids import Image
 
@@ -47,6 +48,8 @@ class FakeEngine(Engine):
     max_sequences: int = 8
     prefill_chunk: int = 16
     prompt_row: int = 1
+    few: int = 16
+    lookup: bool = True
     kv_identity: str = "fake"
     step_seconds: float = 0.0
     before_step: Callable[[Sequence[Row]], None] | None = None
@@ -68,6 +71,8 @@ class FakeEngine(Engine):
             kv_identity=self.kv_identity,
             prefill_chunk=self.prefill_chunk,
             longest=self.context,
+            few=self.few,
+            lookup=self.lookup,
         )
 
     def shortest_row(self, adapters: AdapterSet) -> int:
@@ -138,7 +143,9 @@ class FakeEngine(Engine):
             self.before_step(rows)
         if len(rows) > self.max_batch or len({row.sequence for row in rows}) < len(rows):
             raise EngineError("too many rows, or one sequence twice")
+        limits = self.capabilities
         for row in rows:
+            check_wanted(row, limits)
             if self.length(row.sequence) + len(row.tokens) > self.context:
                 raise ContextFullError(f"sequence {row.sequence} would outgrow {self.context}")
         if self.step_seconds:
@@ -157,13 +164,13 @@ class FakeEngine(Engine):
         begin = len(states)
         for token in row.tokens.tolist():
             states.append(((states[-1] ^ salt) * _MULTIPLIER + token + 1) & _MASK)
-        wanted = {"none": [], "last": states[-1:], "all": states[begin:]}[row.logits]
+        wanted = [states[begin + at] for at in row.positions]
         logits = np.empty((len(wanted), self.vocabulary), np.float32)
         for at, state in enumerate(wanted):
             logits[at] = np.random.Generator(np.random.PCG64(state)).standard_normal(
                 self.vocabulary, dtype=np.float32
             )
-        return logits
+        return logits if row.among is None else logits[:, row.among]
 
     def _salt(self, adapters: AdapterSet) -> int:
         held = [(self._adapters[handle], scale) for handle, scale in adapters]

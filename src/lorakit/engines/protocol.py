@@ -80,6 +80,8 @@ class Capabilities:
     prefill_chunk: int  # how many new tokens of one row are a good step beside rows that decode
     prefill_alone: int = 0  # and how many where no row decodes; 0: as many as beside others
     longest: int = 0  # the largest context that the model could be opened with; 0: not known
+    few: int = 0  # how many columns Row.among may name; 0: it is never given
+    lookup: bool = False  # whether logits of several positions of a row cost far less than steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +91,11 @@ class Row:
     tokens: int64 [n], n >= 1, appended to the sequence's KV cache.
     adapters: act on these tokens only; what the cache already holds stays as it was computed. An
     adapter with invocation tokens acts on all of them: the runtime says from which token on.
-    logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary]. Within an
-    image nothing is predicted: "all" gives NaN for its positions but the last.
+    logits: "last" gives [1, vocabulary], "all" [n, vocabulary], "none" [0, vocabulary], and
+    ascending positions within the row [positions, vocabulary]. Within an image nothing is
+    predicted: its positions but the last give NaN.
+    among: where given, with logits of one position, only these columns of it are wanted, [1, ids]:
+    int64, ascending, at most `Capabilities.few`.
     images: the vectors of the images that negative tokens name (text.image_ids), by digest; a row
     holds all positions of an image or none. Engines without images refuse negative tokens.
     """
@@ -98,8 +103,17 @@ class Row:
     sequence: int
     tokens: npt.NDArray[np.int64]
     adapters: AdapterSet = ()
-    logits: Literal["last", "all", "none"] = "last"
+    logits: Literal["last", "all", "none"] | tuple[int, ...] = "last"
     images: Mapping[int, Vectors] = field(default_factory=dict)
+    among: Tokens | None = None
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The positions within the row whose logits are wanted, ascending."""
+        if isinstance(self.logits, tuple):
+            return self.logits
+        count = len(self.tokens)
+        return range({"last": count - 1, "all": 0, "none": count}[self.logits], count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from lorakit.engines.protocol import Capabilities, Row
 from lorakit.errors import ContextFullError, EngineError, ParameterError
+from lorakit.values import shown
 
 
 def check_rows(
@@ -39,6 +43,28 @@ def check_rows(
             require_attached(handle, attached)
             if not math.isfinite(scale):
                 raise ParameterError(f"a scale must be finite, found {scale}")
+        check_wanted(row, limit)
+
+
+def check_wanted(row: Row, limit: Capabilities) -> None:
+    """Raise ParameterError for positions or columns of logits that the row does not have."""
+    if isinstance(row.logits, tuple):
+        ascending = all(a < b for a, b in pairwise(row.logits))
+        if not ascending or any(not 0 <= at < len(row.tokens) for at in row.logits):
+            raise ParameterError(
+                f"logits of a row of {len(row.tokens)} tokens are of ascending positions in it, "
+                f"found {shown(row.logits)}"
+            )
+    if row.among is None:
+        return
+    columns = row.among
+    if len(row.positions) != 1 or not 0 < len(columns) <= limit.few:
+        raise ParameterError(
+            f"columns are chosen for one position and at most {limit.few} of them, found "
+            f"{len(row.positions)} positions and {len(columns)} columns"
+        )
+    if columns[0] < 0 or columns[-1] >= limit.vocabulary or bool((np.diff(columns) <= 0).any()):
+        raise ParameterError(f"columns are ascending ids below {limit.vocabulary}")
 
 
 def refuse_images(rows: Sequence[Row]) -> None:

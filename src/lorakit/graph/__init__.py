@@ -8,6 +8,7 @@ from lorakit.graph.decoder import (
     require_supported,
     wide_modules,
 )
+from lorakit.graph.head import HeadForm
 from lorakit.graph.lora import HEAD, LoraTarget, targets
 from lorakit.graph.quantize import Sight, unseen
 from lorakit.graph.weights import FileStore, MemoryStore
@@ -17,6 +18,7 @@ __all__ = [
     "VERSION",
     "FileStore",
     "GraphOptions",
+    "HeadForm",
     "LoraTarget",
     "MemoryStore",
     "Sight",

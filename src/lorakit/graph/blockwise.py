@@ -85,8 +85,11 @@ def product(
     )
 
 
-def packed8(weight: Array, block: int) -> Packed:
-    """Symmetric around 128. The largest value of a block is at the end that is one longer."""
+def packed8(weight: Array, block: int, *, narrow: bool = True) -> Packed:
+    """Symmetric around 128. The largest value of a block is at the end that is one longer.
+
+    narrow: scales are in float16 where that holds them all.
+    """
     outputs, inputs = weight.shape
     codes = np.empty((outputs, inputs // block, block), np.uint8)
     exact = np.empty((outputs, inputs // block), np.float32)
@@ -94,7 +97,7 @@ def packed8(weight: Array, block: int) -> Packed:
         part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)
         at = np.abs(part).argmax(axis=2, keepdims=True)
         exact[rows] = np.take_along_axis(part, at, axis=2)[..., 0] / np.float32(-128)
-    scales = _narrowed(exact)
+    scales = _narrowed(exact) if narrow else exact
     safe = np.where(scales == 0, np.float32(1), scales.astype(np.float32))
     for rows in parts(weight):
         part = weight[rows].astype(np.float32).reshape(-1, inputs // block, block)

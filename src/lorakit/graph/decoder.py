@@ -4,12 +4,14 @@ Inputs, beside LoRA tensors (see graph.lora):
     hidden   float32 [batch, new, hidden]  embedded tokens, scaled as the architecture wants
     lengths  int32 [batch]                 tokens in the row after this step, less one
     total    int32 []                      the longest row's tokens after this step
-    keep     int64 [kept]                  which of the new positions get logits
+    keep     int64 [kept]                  which of the new positions `final` is of
+    heads    int64 [headed]                which of those, row after row, get logits
     past.N.key, past.N.value   float32 [batch, kv_heads, capacity, head_dim]
 Outputs:
-    logits   float32 [batch, kept, vocabulary]  before soft-capping
+    logits   float32 [1, headed, vocabulary]    before soft-capping
     final    float32 [batch, kept, hidden]      what the vocabulary projection read
     present.N.key, present.N.value         to be bound to the memory of their pasts
+`keep` and `heads` may be empty.
 
 What lies between is in graph.blocks.
 """
@@ -24,12 +26,13 @@ from lorakit.architectures import Decoder, Part
 from lorakit.base.folder import Base
 from lorakit.errors import CapabilityError
 from lorakit.graph.blocks import Blocks, Cache, Step, Window, unsupported
-from lorakit.graph.lora import HEAD, lora, targets
-from lorakit.graph.quantize import Form, Sight, float32, float32_apart, form_of, unseen
+from lorakit.graph.head import head
+from lorakit.graph.lora import lora, targets
+from lorakit.graph.quantize import Sight, float32, float32_apart, form_of, unseen
 from lorakit.graph.weights import Store
 from lorakit.graph.writer import Shape, Writer
 
-VERSION = 8  # raise it whenever a graph built before would no longer fit the engine
+VERSION = 9  # raise it whenever a graph built before would no longer fit the engine
 HEAD_STEP = 16  # what onnxruntime's attention with RoPE wants to divide a head's size
 WIDE_PARTS: tuple[Part, ...] = ("value", "down")
 
@@ -103,8 +106,7 @@ def build(
     )
     for index in range(len(d.layers)):
         x = blocks.block(index, x, step)
-    _head(blocks, x, form_of(options.head, sight))
-    return w.finish()
+    return w.finish(head(blocks, x, options.head, sight).metadata())
 
 
 def wide_modules(d: Decoder) -> set[str]:
@@ -126,14 +128,3 @@ def _cache(w: Writer, d: Decoder, index: int) -> Cache:
             w.output(f"present.{index}.value", shape),
         ),
     )
-
-
-def _head(blocks: Blocks, x: str, form: Form) -> None:
-    """Logits, for the positions in `keep` alone."""
-    w, d = blocks.writer, blocks.base.decoder
-    keep = w.input("keep", ["kept"], TensorProto.INT64)
-    kept = w.node("Gather", [x, keep], "kept", axis=1)
-    final = blocks.norm(d.architecture.layout.final_norm, kept)
-    logits = blocks.plain_linear(HEAD, final, form)
-    w.node("Identity", [logits], w.output("logits", ["batch", "kept", d.vocabulary]))
-    w.node("Identity", [final], w.output("final", ["batch", "kept", d.hidden]))

@@ -5,13 +5,13 @@ It knows ONNX and nothing of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lorakit.adapter import Array
 from lorakit.graph.weights import Store, rows_to_proto, to_proto
@@ -41,10 +41,19 @@ class Writer:
         """Whether there is a constant of this name."""
         return name in self._initializers
 
+    def kind(self, name: str) -> int:
+        """The type of a constant that is stored."""
+        return int(self._initializers[name].data_type)
+
     def input(self, name: str, shape: Shape | None, kind: int = TensorProto.FLOAT) -> str:
         """A shape of None is any, of any number of dimensions."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
+
+    def default(self, name: str, array: Array, shape: Shape | None) -> str:
+        """An input that may be left out, and is a small array then."""
+        proto = self._initializers[name] = numpy_helper.from_array(array, name)
+        return self.input(name, shape, proto.data_type)
 
     def output(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
         self._outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
@@ -78,6 +87,10 @@ class Writer:
         """Inputs and constants."""
         return self._inputs, list(self._initializers.values())
 
+    def given(self) -> list[onnx.ValueInfoProto]:
+        """Outputs."""
+        return self._outputs
+
     def shape(self, *dims: int) -> str:
         """An int64 constant, named after its value so that equal ones are one."""
         return self.weight("shape." + "_".join(map(str, dims)), np.array(dims, np.int64))
@@ -99,6 +112,40 @@ class Writer:
             helper.make_node(op, list(inputs), produced, name=name, domain=domain, **attributes)
         )
         return produced[0]
+
+    def copied(self, node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Add a node like another, from and to other tensors."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name, copy.input[:], copy.output[:] = outputs[0], inputs, outputs
+        self._produced.update(outputs)
+        self._nodes.append(copy)
+
+    def either(
+        self,
+        condition: str,
+        name: str,
+        outputs: Sequence[str],
+        yes: Callable[[], Sequence[str]],
+        no: Callable[[], Sequence[str]],
+    ) -> str:
+        """One of two branches, by an input of one bool; the other costs nothing.
+
+        yes, no: add a branch's nodes and return what becomes `outputs`, float32 as those are. What
+        they add is seen nowhere else.
+        """
+        branches = {
+            "then_branch": self._branch(f"{name}.yes", yes),
+            "else_branch": self._branch(f"{name}.no", no),
+        }
+        return self.node("If", [condition], name, outputs=outputs, **branches)
+
+    def _branch(self, name: str, build: Callable[[], Sequence[str]]) -> onnx.GraphProto:
+        outside, self._nodes, produced = self._nodes, [], set(self._produced)
+        results = build()
+        nodes, self._nodes, self._produced = self._nodes, outside, produced
+        given = [helper.make_tensor_value_info(r, TensorProto.FLOAT, None) for r in results]
+        return helper.make_graph(nodes, name, [], given)
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> bytes:
         """The serialized model. metadata: what it says about itself."""

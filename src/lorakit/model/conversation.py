@@ -22,6 +22,9 @@ from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.chat_stream import ChatStream, Reader
 from lorakit.model.fitting import Fitted, Fitting, WhenFull, require_when_full
 from lorakit.model.session_file import Saved, read_saved, write_saved
+from lorakit.model.tool_loop import ToolStream
+from lorakit.model.tool_plan import Ask, Functions, Plan
+from lorakit.model.tool_types import ToolKeywords, ToolRun
 from lorakit.model.types import (
     ChatKeywords,
     ChatPrompt,
@@ -61,6 +64,7 @@ class Talker(Protocol):
         adapters: Scales | None = None,
         sampling: SamplingParams | None = None,
         timeout: float | None = None,
+        lookahead: int | None = 0,
         **options: Unpack[SamplingOptions],
     ) -> Stream: ...
 
@@ -143,6 +147,24 @@ class Session:
             raise ParameterError("there is no result to answer", hint="regenerate() answers anew")
         return _wait(self._turn([*self.messages, *map(dict, results)], options))
 
+    def run_tools(self, content: Any, tools: Functions, **options: Unpack[ToolKeywords]) -> ToolRun:
+        """Send a message, run the functions that the model calls, and go on until it has no more
+        calls, see `Model.run_tools`; the tools are in place of the session's own meanwhile. All of
+        it is kept, also where a limit ended it. Where it raises, the conversation is unchanged."""
+        return self._tools(content, tools, None, options).run
+
+    async def arun_tools(
+        self, content: Any, tools: Functions, **options: Unpack[ToolKeywords]
+    ) -> ToolRun:
+        """`run_tools` for coroutines."""
+        return await self._tools(content, tools, None, options).arun()
+
+    def stream_tools(
+        self, content: Any, tools: Functions, **options: Unpack[ToolKeywords]
+    ) -> ToolStream:
+        """`run_tools` as events, see `Model.stream_tools`; kept once it has ended."""
+        return self._tools(content, tools, 0, options)
+
     def regenerate(self, **options: Unpack[ChatKeywords]) -> ChatReply:
         """Replace the last answer with a new one."""
         end = self._last_user() + 1
@@ -217,7 +239,14 @@ class Session:
             when_full=when_full,
         )
 
-    def _turn(self, messages: list[dict[str, Any]], options: ChatKeywords) -> Turn:
+    def _turn(
+        self,
+        messages: list[dict[str, Any]],
+        options: ChatKeywords,
+        *,
+        timeout: float | None = None,
+        lookahead: int | None = 0,
+    ) -> Turn:
         given: ChatKeywords = {
             **keywords_of(self.rendering),
             "repair": self.repair,
@@ -227,7 +256,12 @@ class Session:
         fitted = self._fitting(render, sampling)(messages)
         try:
             stream = self._model.stream(
-                fitted.prompt, adapters=self.adapters, sampling=self.sampling, **sampling
+                fitted.prompt,
+                adapters=self.adapters,
+                sampling=self.sampling,
+                timeout=timeout,
+                lookahead=lookahead,
+                **sampling,
             )
         except ContextFullError as error:
             if self.when_full == "stop" and len(messages) > 1:
@@ -239,6 +273,25 @@ class Session:
                 what += f"; there is no summary: {fitted.unsummarised}"
             log.info("the context is full: the oldest %d messages are %s", fitted.dropped, what)
         return Turn(self, fitted, stream, self._model, repair=repair_of(given))
+
+    def _tools(
+        self, content: Any, tools: Functions, lookahead: int | None, options: ToolKeywords
+    ) -> ToolStream:
+        """The run happens in a copy, which takes this one's place at the end."""
+        _refuse_messages(content)
+        before, inner = list(self.messages), self.fork()
+
+        def begin(ask: Ask) -> tuple[ChatStream, Sequence[Message]]:
+            inner.tools = ask.tools
+            turn = inner._turn(ask.messages, ask.options, timeout=ask.timeout, lookahead=lookahead)
+            return turn, turn.messages
+
+        def end(run: ToolRun) -> None:
+            _require_unchanged(self.messages == before)
+            self.messages[:] = copy.deepcopy(list(run.messages))
+
+        asked = [*self.messages, {"role": "user", "content": content}]
+        return ToolStream(Plan(asked, tools, options, None), begin, end)
 
     def _fitting(self, render: RenderOptions, sampling: SamplingOptions) -> Fitting:
         require_when_full(self.when_full)  # it may be set at any time
@@ -254,6 +307,7 @@ class Session:
     def _summary(self, prompt: ChatPrompt, tokens: int) -> str:
         """What the model says to a prompt, greedily."""
         asked = SamplingParams(max_tokens=tokens)
+        prompt.use = None  # a summary calls nothing
         stream = self._model.stream(prompt, adapters=self.adapters, sampling=asked)
         try:
             completion = stream.result()
@@ -303,11 +357,7 @@ class Turn(ChatStream):
     close = cancel
 
     def _finish(self, completion: Completion) -> ChatReply:
-        if self._session.messages != self._before:
-            raise ParameterError(
-                "the conversation was changed while this answer was written",
-                hint="read one answer to its end before the next turn; fork() for two at once",
-            )
+        _require_unchanged(self._session.messages == self._before)
         reply = super()._finish(completion)
         self._session.messages[:] = [*self.messages, reply.message]
         return reply
@@ -321,6 +371,14 @@ def _refuse_messages(content: object) -> None:
             "expected what the user says, a text or a list of parts, found messages",
             hint="answer(results) sends the results of calls; stream_from([*session.messages, "
             "*results]) streams the answer to them",
+        )
+
+
+def _require_unchanged(same: bool) -> None:
+    if not same:
+        raise ParameterError(
+            "the conversation was changed while this answer was written",
+            hint="read one answer to its end before the next turn; fork() for two at once",
         )
 
 

@@ -127,8 +127,9 @@ class Generating(Submitting):
         Messages, with tools and other arguments as of `chat`, give a ChatStream: events in which
         text, reasoning and calls stand apart.
         A piece never splits a character. With lookahead 0 the next token is computed on demand, so
-        a scale changed between two pieces acts on the next one; n lets generation run n pieces
-        ahead of the reader, None without limit. Raises what `complete` and `chat` raise.
+        a scale changed between two pieces acts on the next one, but for tokens that a constraint
+        forces, which come with the one before them; n lets generation run n pieces ahead of the
+        reader, None without limit. Raises what `complete` and `chat` raise.
         """
         if is_conversation(prompt):
             render, rest = split_keywords(cast(ChatKeywords, options))

@@ -17,15 +17,20 @@ from lorakit.values import close_to
 
 SAMPLING = frozenset(item.name for item in fields(SamplingParams))
 CALL = SAMPLING | {
-    "adapters", "chat_template_kwargs", "control_tokens", "enable_thinking", "lookahead", "n",
-    "repair", "sampling", "timeout", "tools",
+    "adapters", "chat_template_kwargs", "control_tokens", "declare", "enable_thinking", "lookahead",
+    "n", "parallel_tool_calls", "repair", "sampling", "timeout", "tool_choice", "tools",
 }  # fmt: skip
-GRAMMAR = "grammar=..., of a GGUF file: it says what an answer may be, JSON too"
+JSON = 'response_format={"type": "json_schema", "json_schema": {"schema": ...}}'
 CALL_ELSEWHERE = {
     "adapter": "adapters",
     "do_sample": "temperature",
-    "format": GRAMMAR,
-    "json_mode": GRAMMAR,
+    "format": JSON,
+    "guided_choice": "choices",
+    "guided_grammar": "grammar",
+    "guided_json": JSON,
+    "guided_regex": "regex",
+    "json_mode": 'response_format={"type": "json_object"}',
+    "json_schema": JSON,
     "lora_request": "adapters",
     "max_completion_tokens": "max_tokens",
     "max_length": "max_tokens",
@@ -35,8 +40,7 @@ CALL_ELSEWHERE = {
     "num_return_sequences": "n",
     "options": "its entries as keywords: temperature=0, seed=1",
     "repeat_penalty": "repetition_penalty",
-    "response_format": GRAMMAR,
-    "schema": GRAMMAR,
+    "schema": JSON,
     "stop_sequences": "stop",
     "stop_token_ids": "stop_tokens",
     "stream": "model.stream(...), which answers piece by piece",
@@ -44,7 +48,10 @@ CALL_ELSEWHERE = {
     "think": "enable_thinking",
     "top_logprobs": "logprobs",
 }
-_OF_CHAT = ("chat_template_kwargs", "control_tokens", "enable_thinking", "tools")
+_OF_CHAT = (
+    *("chat_template_kwargs", "control_tokens", "declare", "enable_thinking"),
+    *("parallel_tool_calls", "tool_choice", "tools"),
+)
 OF_OTHER_CALLS = {  # words that are right, but not of the call that has them
     "n": "model.complete(..., n=...) or model.chat(..., n=...), which give several answers",
     **{word: f"model.chat(messages, {word}=...)" for word in _OF_CHAT},

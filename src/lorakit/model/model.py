@@ -27,9 +27,9 @@ from lorakit.merge.cached import MergedAdapter
 from lorakit.model.adapter_config import SAMPLING, AdapterConfig, AdapterRef, ModelWarning
 from lorakit.model.adapters import AdapterInfo, LoadedAdapter, Scales
 from lorakit.model.defaults import defaults_of
-from lorakit.model.generating import Generating
 from lorakit.model.load import Ready, name_of, ready, settled
 from lorakit.model.pending import Loads, PendingLoad
+from lorakit.model.tool_running import RunningTools
 from lorakit.model.types import ChatPrompt, Prompt
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime
@@ -45,7 +45,7 @@ T = TypeVar("T")
 log = logging.getLogger("lorakit")
 
 
-class Model(Generating):
+class Model(RunningTools):
     """An open base model. Thread-safe.
 
     `adapters=` names the adapters of a single request ({} for the plain base). Without it, the

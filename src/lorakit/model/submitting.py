@@ -15,6 +15,7 @@ from lorakit.chat.rendering import RenderOptions
 from lorakit.engines.protocol import AdapterSet, Capabilities
 from lorakit.errors import ParameterError, QueueFullError
 from lorakit.model.adapters import AdapterTable, Scales
+from lorakit.model.constraining import Constraining
 from lorakit.model.defaults import PLAIN, defaults_for
 from lorakit.model.keywords import require_sampling
 from lorakit.model.prompts import as_ids, deadline_of, require_lookahead
@@ -24,6 +25,7 @@ from lorakit.runtime.generation import Generation
 from lorakit.runtime.params import SamplingOptions, SamplingParams, sampling_params
 from lorakit.runtime.prompts import check_ids, check_prompt
 from lorakit.runtime.protocol import Runtime, Submission
+from lorakit.text.image_ids import Vectors
 from lorakit.text.tokenizer import TextTokenizer
 
 
@@ -41,6 +43,7 @@ class Submitting:
         self.tokenizer = tokenizer
         self._dialogue = dialogue
         self._runtime = runtime
+        self._constraining = Constraining(tokenizer, dialogue)
         self._table = AdapterTable(runtime)
         on_fork(self._table, AdapterTable.renew_lock)
         self.capabilities: Capabilities = runtime.capabilities
@@ -59,13 +62,16 @@ class Submitting:
     def _rendered(
         self, messages: Sequence[Message], tools: Tools | None, options: RenderOptions
     ) -> ChatPrompt:
-        if not has_images(messages):
-            ids, reasons = self._dialogue.prompt_and_state(messages, tools, options)
-            return ChatPrompt(ids, reasons=reasons, tools=tools)
-        ids, images, reasons = self._dialogue.illustrated(
-            messages, tools, self._runtime.encode_image, options
-        )
-        return ChatPrompt(ids, images, reasons=reasons, tools=tools)
+        declared = tools if options.declare else None
+        images: dict[int, Vectors] = {}
+        if has_images(messages):
+            ids, images, reasons = self._dialogue.illustrated(
+                messages, declared, self._runtime.encode_image, options
+            )
+        else:
+            ids, reasons = self._dialogue.prompt_and_state(messages, declared, options)
+        use = self._constraining.use(tools, options)
+        return ChatPrompt(ids, images, reasons=reasons, tools=tools, use=use)
 
     def _params(self, sampling: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
         require_sampling(options)
@@ -95,8 +101,7 @@ class Submitting:
         if not params.ignore_eos:
             stops |= self._dialogue.stop_tokens
         decoder = self.tokenizer.stream(continuing=True)
-        grammar = params.grammar
-        constraint = None if grammar is None else self.tokenizer.constraint(grammar)
+        constraint = self._constraining.constraint(params, ids, stops)
 
         def ask(chosen: AdapterSet | None) -> Generation:
             return self._runtime.submit(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from lorakit.chat.calls import Malformed, ParsedReply, Repair, ToolCall
+from lorakit.chat.constraints.replies import ToolUse
 from lorakit.chat.events import Delta
 from lorakit.chat.messages import Message
-from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions
+from lorakit.chat.rendering import DEFAULT, ControlTokens, RenderOptions, ToolChoice
 from lorakit.errors import ParameterError
 from lorakit.model.adapters import Scales
 from lorakit.model.keywords import require_sampling
@@ -32,14 +33,20 @@ class ChatKeywords(SamplingOptions, total=False):
     enable_thinking: bool | None
     control_tokens: ControlTokens | None
     repair: bool
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    declare: bool
 
 
 class RenderKeywords(TypedDict, total=False):
-    """Those of ChatKeywords that make the prompt."""
+    """Those of ChatKeywords that make the prompt, and say what its tools are for."""
 
     chat_template_kwargs: Mapping[str, Any]
     enable_thinking: bool | None
     control_tokens: ControlTokens | None
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    declare: bool
 
 
 def split_keywords(keywords: ChatKeywords) -> tuple[RenderOptions, SamplingOptions]:
@@ -66,6 +73,9 @@ def keywords_of(options: RenderOptions) -> RenderKeywords:
         "chat_template_kwargs": options.chat_template_kwargs,
         "enable_thinking": options.enable_thinking,
         "control_tokens": options.control_tokens,
+        "tool_choice": options.tool_choice,
+        "parallel_tool_calls": options.parallel_tool_calls,
+        "declare": options.declare,
     }
 
 
@@ -74,7 +84,7 @@ class ChatPrompt(list[int]):
 
     images: float32 vectors [positions, embedding] by digest. reasons: whether the prompt ends
     within reasoning that its template opened; None where that is not known. tools: those that the
-    answer may call.
+    answer may call. use: what its calls must be; None where nothing restricts that.
     """
 
     def __init__(
@@ -84,11 +94,13 @@ class ChatPrompt(list[int]):
         *,
         reasons: bool | None = None,
         tools: Tools | None = None,
+        use: ToolUse | None = None,
     ) -> None:
         super().__init__(ids)
         self.images: Mapping[int, Vectors] = images or {}
         self.reasons = reasons
         self.tools = tools
+        self.use = use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

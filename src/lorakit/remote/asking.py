@@ -40,6 +40,11 @@ class Conversation:
                 "control_tokens= is for a model that lorakit tokenises itself",
                 hint="whether spelled control tokens are text is the server's to decide",
             )
+        if not options.declare:
+            raise CapabilityError(
+                "declare=False is for a model that lorakit renders itself",
+                hint="a server declares the tools that it is given",
+            )
         plain = prepare_messages(_with_data_urls(messages))
         return cls(messages=tuple(plain), tools=tuple(prepare_tools(tools) or ()), options=options)
 

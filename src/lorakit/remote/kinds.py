@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral
 from typing import Any
 
-from lorakit.errors import CapabilityError
+from lorakit.chat.calls import function_of
+from lorakit.errors import CapabilityError, ParameterError
 from lorakit.remote.asking import Conversation
 from lorakit.runtime.params import SamplingParams
 
@@ -43,6 +44,7 @@ class Kind:
     whether adapters have scales and mix, chosen by `lora`, and not by the name of the model alone.
     template: whether it takes variables of the template; reasoning: and an earlier turn's thoughts.
     loads: whether it loads adapters when asked. ids: whether its log probabilities name token ids.
+    names_tools: whether tool_choice may name a function.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Kind:
     reasoning: bool = False
     loads: bool = False
     ids: bool = False
+    names_tools: bool = True
     most_bias: float | None = 100.0  # OpenAI's limit of logit_bias; vLLM would clip silently
     most: int = field(default=20)  # alternatives that logprobs may ask for
 
@@ -77,7 +80,23 @@ class Kind:
             said["logit_bias"] = self._biases(params.logit_bias)
         if params.logprobs is not None:
             said |= self._logprobs(params.logprobs, chat)
+        if params.response_format is not None and params.restricting:
+            said |= self._format(params.response_format, chat)
         return {name: _plain(value) for name, value in (said | self.say(params)).items()}
+
+    def _format(self, asked: Mapping[str, Any], chat: bool) -> Said:
+        """The fields of response_format. Raises CapabilityError."""
+        schema = asked["json_schema"]["schema"] if asked["type"] == "json_schema" else None
+        if chat and schema is not None:
+            named = {"name": "answer", "strict": True, **asked["json_schema"]}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        if chat:
+            return {"response_format": dict(asked)}
+        if self.scales:
+            return {"json_schema": {"type": "object"} if schema is None else schema}
+        raise CapabilityError(
+            f"{self.name} takes response_format in conversations alone", hint="model.chat(...)"
+        )
 
     def _biases(self, biases: Mapping[int, float]) -> Said:
         if self.most_bias is not None and max(map(abs, biases.values())) > self.most_bias:
@@ -132,22 +151,44 @@ class Kind:
                 items=sorted(variables),
                 hint="leave chat_template_kwargs= and enable_thinking= out",
             )
-        return {"chat_template_kwargs": dict(variables)} if variables else {}
+        said: Said = {"chat_template_kwargs": dict(variables)} if variables else {}
+        return said | self._tools(conversation)
+
+    def _tools(self, conversation: Conversation) -> Said:
+        """The fields that say what tools are for. Raises ParameterError, CapabilityError."""
+        options, choice = conversation.options, conversation.options.tool_choice
+        said: Said = {} if options.parallel_tool_calls else {"parallel_tool_calls": False}
+        if choice in (None, "free"):
+            return said if conversation.tools else {}
+        names = [function_of(tool).get("name") for tool in conversation.tools]
+        if choice in ("auto", "none", "required") and (names or choice != "required"):
+            return said | {"tool_choice": choice} if names else {}
+        if choice not in names:
+            raise ParameterError(
+                f"tool_choice={choice!r:.60}: there is no such tool",
+                hint='"auto", "none", "required", "free", or the name of a tool',
+            )
+        if not self.names_tools:
+            raise CapabilityError(
+                f"{self.name} takes no name as tool_choice",
+                hint='give it this tool alone, and tool_choice="required"',
+            )
+        return said | {"tool_choice": {"type": "function", "function": {"name": choice}}}
 
 
 def _plain(value: Any) -> Any:
     """Numbers of other libraries as Python's, for JSON."""
-    if isinstance(value, bool | str | int | float):
+    if value is None or isinstance(value, bool | str | int | float):
         return value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, Integral) else float(value)
 
 
 _ALWAYS = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty")
-_OPENAI = frozenset({*_ALWAYS, "seed", "stop", "logprobs", "logit_bias"})
+_OPENAI = frozenset({*_ALWAYS, "seed", "stop", "logprobs", "logit_bias", "response_format"})
 _ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]  # of runtime/sampling.py
 
 
@@ -191,7 +232,7 @@ KINDS: Mapping[str, Kind] = {
         known=_OPENAI | {"top_k", "min_p", "typical_p", "mirostat_tau", "mirostat_eta",
                          "repetition_penalty", "ignore_eos", "grammar"},
         say=_llama, scales=True, template=True, reasoning=True, ids=True,
-        most=1000, most_bias=None,
+        most=1000, most_bias=None, names_tools=False,
     ),
     "vllm": Kind(
         name=VLLM,

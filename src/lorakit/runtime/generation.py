@@ -2,7 +2,8 @@
 
 The engine thread emits chunks and an outcome; readers, threads or coroutines, wait for the same
 events. Generation runs at most `lookahead` chunks ahead of its reader (None: without limit), so
-that a scale changed between two pieces of a stream acts on the very next token.
+that a scale changed between two pieces of a stream acts on the very next token that is chosen.
+Tokens that a constraint forces are given out together, with the token that led to them.
 """
 
 from __future__ import annotations
@@ -126,6 +127,11 @@ class Generation:
             if self._lookahead is None:
                 return True
             return len(self._unread) < max(self._lookahead, 1 if self._wanted else 0)
+
+    @property
+    def paced(self) -> bool:
+        """Whether it may run only so far ahead of its reader."""
+        return self._lookahead is not None
 
     def emit(self, text: str) -> None:
         with self._condition:

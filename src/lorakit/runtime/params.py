@@ -12,6 +12,7 @@ from lorakit.errors import ParameterError
 from lorakit.values import finite, shown, whole
 
 MAX_BIASES = 10_000  # a request's size is bounded
+MAX_CHOICES = 2000  # of answers: more take too long to tell apart
 MAX_BIAS = 1_000_000  # a float32 of this size still tells logits apart
 
 
@@ -22,14 +23,22 @@ class SamplingParams:
     temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and typical_p 1 are off (typical: Meister et
     al. 2022). mirostat_tau is the target surprise per token in bits, and mirostat_eta the rate
     (Basu et al. 2020, version 2), in place of the top-k, top-p, min-p and typical filters. grammar
-    is a GBNF text that the answer must follow, in engines with grammars. repetition_penalty divides
-    the logits of tokens seen in prompt or output (Keskar et al. 2019); presence and frequency
-    penalties are subtracted for tokens of the output, and logit_bias (by token id) is added before
-    anything else (OpenAI's definitions); -100 or less rules a token out. logprobs = n reports
-    the chosen token's log probability and the n best (of the model's own distribution, before all
-    of the above); None reports none. stop strings end the text before them; stop_tokens end it as
-    the model's own end tokens do, which ignore_eos switches off. Within the first min_tokens tokens
-    no end token is chosen (but where a grammar allows nothing else), and no stop string counts.
+    is what the answer must follow, GBNF or llguidance's Lark; regex an expression that it fits as a
+    whole; choices the texts that it may be; response_format OpenAI's {"type": "json_schema",
+    "json_schema": {"schema": {...}}} or {"type": "json_object"}: at most one of these four.
+    repetition_penalty divides the logits of tokens seen in prompt or output (Keskar et al. 2019);
+    presence and frequency penalties are subtracted for tokens of the output, and logit_bias (by
+    token id) is added before anything else (OpenAI's definitions); -100 or less rules a token out.
+    logprobs = n reports the chosen token's log probability and the n best (of the model's own
+    distribution, before all of the above); None reports none. stop strings end the text before
+    them; stop_tokens end it as the model's own end tokens do, which ignore_eos switches off. Within
+    the first min_tokens tokens no end token is chosen (but where a grammar allows nothing else),
+    and no stop string counts.
+    lookup proposes tokens that followed the same ones in the prompt or the answer, and checks
+    several in one step: the text is that without it, sooner where much is copied. None: where a
+    constraint restricts the answer. Never in engines without `capabilities.lookup`, nor in streams
+    that follow the model's active adapters and are read with a lookahead: a scale may change
+    between any two tokens of theirs.
     Raises ParameterError that lists every value out of range.
     """
 
@@ -52,10 +61,15 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     grammar: str | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+    response_format: Mapping[str, Any] | None = field(default=None, hash=False)
+    lookup: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _sequence(self.stop))
         object.__setattr__(self, "stop_tokens", _sequence(self.stop_tokens))
+        object.__setattr__(self, "choices", _sequence(self.choices))
         faults = [
             f"{name} must be {expected}, found {shown(getattr(self, name))}"
             for name, expected, valid in _RULES
@@ -63,6 +77,8 @@ class SamplingParams:
         ]
         if self.mirostat_tau is not None and self.filtered:
             faults.append("mirostat_tau takes the place of top_k, top_p, min_p and typical_p")
+        if len(said := self.restricting) > 1:
+            faults.append(f"one of {', '.join(said)} restricts an answer, not several")
         if not faults and self.min_tokens > self.max_tokens:
             faults.append(
                 f"min_tokens must be at most max_tokens, {self.max_tokens}, found {self.min_tokens}"
@@ -79,6 +95,15 @@ class SamplingParams:
     def filtered(self) -> bool:
         """Whether any of the four filters is on."""
         return (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0)
+
+    @property
+    def restricting(self) -> tuple[str, ...]:
+        """The parameters that say what the answer may be."""
+        said = (self.grammar, self.regex, self.choices or None, self.response_format)
+        plain = isinstance(said[-1], Mapping) and said[-1].get("type") == "text"
+        names = ("grammar", "regex", "choices", "response_format")
+        given = [name for name, value in zip(names, said, strict=True) if value is not None]
+        return tuple(name for name in given if not (plain and name == "response_format"))
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -103,6 +128,10 @@ class SamplingOptions(TypedDict, total=False):
     stop_tokens: Sequence[int]
     ignore_eos: bool
     grammar: str | None
+    regex: str | None
+    choices: str | Sequence[str]
+    response_format: Mapping[str, Any] | None
+    lookup: bool | None
 
 
 def sampling_params(given: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
@@ -138,6 +167,27 @@ def _biases(x: Any) -> bool:
     )
 
 
+def _is_text(x: Any) -> bool:
+    return x is None or (isinstance(x, str) and bool(x))
+
+
+def _choices(x: Any) -> bool:
+    return len(x) <= MAX_CHOICES and all(isinstance(text, str) and text for text in x)
+
+
+def _format(x: Any) -> bool:
+    if x is None:
+        return True
+    if not isinstance(x, Mapping):
+        return False
+    inner = x.get("json_schema")
+    of_schema = isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping)
+    kind = x.get("type")
+    if kind == "json_schema":
+        return of_schema and x.keys() <= {"type", "json_schema"}
+    return x.keys() == {"type"} and isinstance(kind, str) and kind in ("text", "json_object")
+
+
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_tokens", "an integer of 0 or more", _integer),
     ("min_tokens", "an integer of 0 or more", _integer),
@@ -152,7 +202,16 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         lambda x: x is None or (finite(x) and x >= 0),
     ),
     ("mirostat_eta", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
-    ("grammar", "None or a text", lambda x: x is None or (isinstance(x, str) and bool(x))),
+    ("grammar", "None or a text", _is_text),
+    ("regex", "None or a regular expression", _is_text),
+    ("choices", f"at most {MAX_CHOICES} texts, none empty", _choices),
+    (
+        "response_format",
+        'None, {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", '
+        '"json_schema": {"schema": {...}}}',
+        _format,
+    ),
+    ("lookup", "None, True or False", lambda x: x is None or isinstance(x, bool)),
     (
         "repetition_penalty",
         "a finite number above 0",
@@ -166,6 +225,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         _biases,
     ),
     ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
+    ("lookup", "None, True or False", lambda x: x is None or isinstance(x, bool)),
     ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("stop", "non-empty strings", lambda x: all(isinstance(s, str) and s for s in x)),

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter
 from lorakit.engines.protocol import AdapterSet, Capabilities, Logits
+from lorakit.runtime.answer import TextDecoder
+from lorakit.runtime.constraint import Constraint
 from lorakit.runtime.generation import Generation
-from lorakit.runtime.job import TextDecoder
 from lorakit.runtime.params import SamplingParams
-from lorakit.runtime.sampling import Constraint
 from lorakit.runtime.stages import KvPolicy
 from lorakit.runtime.state import State
 from lorakit.text.image_ids import Image, Vectors

@@ -1,22 +1,23 @@
 """From logits to a token: one sampler, shared by all engines.
 
 Order of operations: biases, penalties, temperature, top-k, top-p, min-p, typical-p, draw (the order
-of Hugging Face generation); or biases, penalties, temperature, mirostat, draw. A constraint (a
-grammar) can override the draw. The same logits, parameters and seed give the same token on every
-engine.
+of Hugging Face generation); or biases, penalties, temperature, mirostat, draw. What a constraint
+forbids is masked before the temperature, so that the draw is from the distribution that it leaves;
+where it leaves one token nothing is drawn. The same logits, parameters and seed give the same token
+on every engine.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lorakit.engines.protocol import Logits
 from lorakit.errors import EngineError
+from lorakit.runtime.constraint import Constraint
 from lorakit.runtime.filters import (
     Ids,
     Weights,
@@ -35,27 +36,16 @@ FARTHEST = 1e38  # below the best logit, whatever the temperature: what is ruled
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A sampled token; with logprobs asked for, its log probability and the best alternatives."""
+    """A token of an answer; with logprobs asked for, its log probability and the best alternatives.
+
+    logprob, top: of the model's own distribution. constrained_logprob: of what a constraint leaves
+    of it; None where there is no constraint.
+    """
 
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
-
-
-class Constraint(Protocol):
-    """Restricts an answer, token by token."""
-
-    def allows(self, token: int) -> bool:
-        """Whether this token may come next."""
-        ...
-
-    def mask(self, logits: Logits) -> Logits:
-        """A copy of float32 logits [vocabulary], minus infinity for what may not come next."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Advance: this token was chosen."""
-        ...
+    constrained_logprob: float | None = None
 
 
 class Sampler:
@@ -71,8 +61,8 @@ class Sampler:
         constraint: Constraint | None = None,
         ends: Collection[int] = (),
     ) -> None:
+        self.constraint = constraint
         self._params = params
-        self._constraint = constraint
         self._surprise = 2.0 * (params.mirostat_tau or 0.0)  # the most bits that a token may have
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._prompt = np.unique(np.asarray(prompt, np.int64))
@@ -82,6 +72,7 @@ class Sampler:
         self._biased = np.fromiter(params.logit_bias, np.int64, len(params.logit_bias))
         biases = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
         self._biases = np.where(biases <= RULED_OUT, np.float32(-np.inf), biases)
+        self._draws = np.float32(params.temperature) > 0
         self._excludes = self._ends is not None or bool(np.isneginf(self._biases).any())
         self._adjusts = bool(params.logit_bias) or (
             params.repetition_penalty, params.presence_penalty, params.frequency_penalty
@@ -92,25 +83,45 @@ class Sampler:
 
         Raises EngineError for logits that hold NaN or only infinities.
         """
-        adjusted = self._adjusted(logits) if self._adjusts else logits
-        open_ended = self._without_ends(adjusted)
-        token = self._pick(open_ended)
-        if self._constraint is not None:
-            token = self._constrained(self._constraint, open_ended, adjusted, token)
+        forced = self.forced()
+        token = forced[0] if forced else self._chosen_of(logits)
+        choice = Choice(token)
+        if self._params.logprobs is not None:
+            choice = _with_logprobs(logits, token, self._params.logprobs)
+            if self.constraint is not None:
+                among = 0.0 if forced else _share(self.constraint.mask(logits), token)
+                choice = replace(choice, constrained_logprob=among)
+        self._accept(token)
+        return choice
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next; empty where there is a choice."""
+        return self.constraint.forced() if self.constraint is not None else ()
+
+    def take(self, token: int) -> Choice:
+        """Add a forced token; no logits are needed, and nothing is drawn."""
+        self._accept(token)
+        return Choice(token)
+
+    def _accept(self, token: int) -> None:
+        if self.constraint is not None:
+            self.constraint.accept(token)
         self._chosen += 1
         self._counts[token] = self._counts.get(token, 0) + 1
-        if self._params.logprobs is None:
-            return Choice(token)
-        return _with_logprobs(logits, token, self._params.logprobs)
+
+    def _chosen_of(self, logits: Logits) -> int:
+        adjusted = self._adjusted(logits) if self._adjusts else logits
+        open_ended = self._without_ends(adjusted)
+        if self.constraint is None:
+            return self._pick(open_ended)
+        return self._constrained(self.constraint, open_ended, adjusted)
 
     def _pick(self, logits: Logits) -> int:
         token = int(logits.argmax())  # the first NaN, if there is one
         if not math.isfinite(logits[token]):
             why = "; logit_bias and min_tokens may leave no token" if self._excludes else ""
             raise EngineError(f"the logits are not finite{why}")
-        if np.float32(self._params.temperature) > 0:
-            token = self._draw(logits, logits[token])
-        return token
+        return self._draw(logits, logits[token]) if self._draws else token
 
     def _without_ends(self, logits: Logits) -> Logits:
         """The logits as they are, or a copy in which no token ends the answer."""
@@ -120,22 +131,24 @@ class Sampler:
         logits[self._ends[self._ends < len(logits)]] = -np.inf  # a tokenizer may know more
         return logits
 
-    def _constrained(
-        self, constraint: Constraint, logits: Logits, ending: Logits, token: int
-    ) -> int:
-        """The token, or another if it is not allowed. All tokens are checked only in that case.
+    def _constrained(self, constraint: Constraint, logits: Logits, ending: Logits) -> int:
+        """A token that is allowed. Greedy: all tokens are checked only where the best is not.
 
         ending: the logits with those of end tokens, for where a grammar allows nothing else.
         """
-        if not constraint.allows(token):
-            allowed = constraint.mask(logits)
-            if not np.isfinite(allowed.max()):
-                allowed = constraint.mask(ending)
-            if not np.isfinite(allowed.max()):
-                raise EngineError("the grammar allows no token here")
-            token = self._pick(allowed)
-        constraint.accept(token)
-        return token
+        best = int(logits.argmax())
+        if np.isnan(logits[best]):
+            raise EngineError("the logits are not finite")
+        if not self._draws and math.isfinite(logits[best]) and constraint.allows(best):
+            return best
+        allowed = constraint.mask(logits)
+        if not np.isfinite(allowed.max()):
+            allowed = constraint.mask(ending)
+        if not np.isfinite(allowed.max()):
+            raise EngineError("the grammar allows no token here")
+        if np.count_nonzero(allowed > -np.inf) == 1:
+            return int(allowed.argmax())  # nothing is drawn, as for a forced token
+        return self._pick(allowed)
 
     def _adjusted(self, logits: Logits) -> Logits:
         """A copy with biases and penalties."""
@@ -196,11 +209,20 @@ class Sampler:
 
 
 def _with_logprobs(logits: Logits, token: int, count: int) -> Choice:
-    best = logits.max()
-    total = float(best) + math.log(np.exp(logits - best).sum(dtype=np.float64))
+    total = _log_total(logits)
     pairs = []
     if count := min(count, len(logits)):
         near = np.flatnonzero(logits >= at_most_kth_largest(logits, count))
         pairs = [(int(t), float(logits[t]) - total) for t in largest(logits, near, count)]
     pairs.sort(key=lambda pair: (-pair[1], pair[0]))
     return Choice(token, float(logits[token]) - total, tuple(pairs))
+
+
+def _share(masked: Logits, token: int) -> float:
+    """The log probability of a token among those that a mask leaves."""
+    return float(masked[token]) - _log_total(masked)
+
+
+def _log_total(logits: Logits) -> float:
+    best = logits.max()
+    return float(best) + math.log(np.exp(logits - best).sum(dtype=np.float64))

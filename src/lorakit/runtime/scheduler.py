@@ -23,7 +23,7 @@ from lorakit.engines.protocol import AdapterSet, Engine, Logits, Row
 from lorakit.errors import CancelledError, EngineError, LorakitError
 from lorakit.runtime.adapters import AttachedAdapters
 from lorakit.runtime.computations import Computation, Workbench, memory_errors, told
-from lorakit.runtime.generation import Completion
+from lorakit.runtime.generation import Completion, FinishReason
 from lorakit.runtime.job import Job
 from lorakit.runtime.prefix import PrefixCache
 from lorakit.runtime.sequences import Sequences
@@ -131,6 +131,7 @@ class Scheduler:
         if self.computing is not None:
             self._advance(self.computing)
         self._admit()
+        self._force()
         plan = self._plan()
         if plan:
             self._run([job for job, _ in plan], [row for _, row in plan])
@@ -213,7 +214,7 @@ class Scheduler:
         if any(other.will_share(key, tokens) >= WORTH_WAITING for other in self.running):
             return False
         busy = [other.prefix for other in self.running]
-        rest = 1 if job.output else self.engine.shortest_row(job.plan.last)
+        rest = 1 if job.begun else self.engine.shortest_row(job.plan.last)
         with memory_errors():
             job.begin(*self._prefixes.acquire(key, tokens, busy, rest))
         return True
@@ -231,20 +232,41 @@ class Scheduler:
         self.parked[paused] = None
         return True
 
+    def _force(self) -> None:
+        """Give out what answers must begin with; it is computed with their prompts."""
+        for job in [job for job in self.running if job.generation.wants_more]:
+            try:
+                reason = job.force(self._capabilities)
+            except Exception as error:
+                self._fail(job, error)
+            else:
+                self._end_if(job, reason)
+
     def _plan(self) -> list[tuple[Job, Row]]:
         """The next step: all decoding jobs, and a chunk of the prompts still to be prefilled."""
         ready = [job for job in self.running if job.generation.wants_more]
         ready = ready[: self._capabilities.max_batch]
-        plan = [(job, job.row(1)) for job in ready if job.pending == 1]
-        budget = self._capabilities.prefill_chunk if plan else self._alone
-        for job in ready:
+        chunk = self._capabilities.prefill_chunk
+        decoding = [job for job in ready if job.decoding]
+        plan = [planned for job in decoding for planned in self._planned(job, chunk)]
+        budget = chunk if plan else self._alone
+        for job in [job for job in ready if not job.decoding]:
             assert job.plan is not None
-            least = self.engine.shortest_row(job.plan.last) if job.pending > 1 else 1
-            if job.pending > 1 and budget >= least:
+            least = self.engine.shortest_row(job.plan.last)
+            if budget >= least:
                 few = job.pending - budget < least  # too few are left for a row of their own
-                plan.append((job, job.row(job.pending if few else budget)))
-                budget -= len(plan[-1][1].tokens)
+                for planned in self._planned(job, job.pending if few else budget):
+                    plan.append(planned)
+                    budget -= len(planned[1].tokens)
         return plan
+
+    def _planned(self, job: Job, chunk: int) -> list[tuple[Job, Row]]:
+        """A job with its row; nothing where its constraint fails, which ends it."""
+        try:
+            return [(job, job.row(chunk, self._capabilities))]
+        except Exception as error:
+            self._fail(job, error)
+            return []
 
     def _run(self, jobs: list[Job], rows: list[Row]) -> None:
         self.stepping = jobs
@@ -272,8 +294,8 @@ class Scheduler:
         for job in jobs:
             if job.sequence is None:  # it lost its sequence and is waiting
                 continue
-            row = job.row(self._capabilities.prefill_chunk if job.pending > 1 else 1)
             try:
+                row = job.row(self._capabilities.prefill_chunk, self._capabilities)
                 logits = self._forward([row])[0]
             except CancelledError:
                 self._resume([job])
@@ -300,11 +322,18 @@ class Scheduler:
 
     def _absorb(self, job: Job, row: Row, logits: Logits) -> None:
         try:
-            reason = job.absorb(row, logits, self._capabilities.context)
+            reason = job.absorb(row, logits, self._capabilities)
         except Exception as error:
             self._fail(job, error)
             return
-        if reason:
+        self._end_if(job, reason)
+        if job.surplus and reason is None:
+            length, job.surplus = job.computed, 0
+            self._cut_back(job, length)
+            job.proposes = job.computed == length  # else each wrong token costs a prefill
+
+    def _end_if(self, job: Job, reason: FinishReason | None) -> None:
+        if reason is not None:
             assert job.plan is not None
             self._end(job, job.completion(reason, self.adapters.named(job.plan.last)))
 

@@ -23,7 +23,6 @@ import tokenizers
 
 from lorakit.errors import (
     BaseModelError,
-    CapabilityError,
     FormatError,
     LorakitError,
     ParameterError,
@@ -65,7 +64,6 @@ class TextTokenizer(Protocol):
     def stream(self, *, skip: Collection[int] = (), continuing: bool = False) -> TextStream: ...
     def token_id(self, token: str) -> int | None: ...
     def token_bytes(self, token: int) -> bytes: ...
-    def constraint(self, grammar: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -186,12 +184,6 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token adds in mid-text: part of a character, perhaps. Unknown: b""."""
         return self._detokenizer.token_bytes(token) or b""
-
-    def constraint(self, grammar: str) -> Any:
-        """What keeps an answer to a grammar. Raises CapabilityError: these files bring none."""
-        raise CapabilityError(
-            "grammars are for GGUF models, through llama.cpp", hint="open a GGUF file of the model"
-        )
 
     def token_text(self, token: int) -> str:
         """A token alone, for display: U+FFFD for bytes that are part of a character."""

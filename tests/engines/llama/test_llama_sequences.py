@@ -185,3 +185,39 @@ def test_a_step_may_begin_with_more_sets_than_contexts(contexts):
     for logits, prompt, held in zip(found, prompts, sets, strict=True):
         np.testing.assert_allclose(logits, logits_of(engine, prompt, held)[-1], atol=1e-4)
     engine.close()
+
+
+def all_of(engine, parts, wanted):
+    """Logits of the last of some rows of one sequence, and its length."""
+    sequence = engine.open_sequence()
+    for part in parts[:-1]:
+        engine.forward([row(sequence, part, (), "none")])
+    found = engine.forward([row(sequence, parts[-1], (), wanted)])[0].copy()
+    length = engine.length(sequence)
+    engine.close_sequence(sequence)
+    return found, length
+
+
+@pytest.mark.parametrize("count", [2, 6, 7])
+def test_positions_of_a_short_row_are_rows_of_all(engine, count):
+    """Up to six tokens that follow others are decoded one by one, where the last alone counts."""
+    tokens = list(range(20, 20 + count))
+    every, _ = all_of(engine, [[5, 6, 7], tokens], "all")
+    for wanted in ("last", "none", (0,), (count - 1,), (0, count - 1)):
+        found, length = all_of(engine, [[5, 6, 7], tokens], wanted)
+        at = {"last": [count - 1], "none": []}.get(wanted, wanted)
+        np.testing.assert_allclose(found, every[list(at)], rtol=0, atol=2e-3)
+        assert length == 3 + count
+
+
+def test_rows_of_different_lengths_equal_rows_alone(engine):
+    parts = [([3, 4], [9]), ([5, 6], [7, 8, 9]), ([7], list(range(12))), ([8, 9], [1, 2])]
+    sequences = [engine.open_sequence() for _ in parts]
+    engine.forward([row(s, a, (), "none") for s, (a, _) in zip(sequences, parts, strict=True)])
+    rows = [row(s, b, (), "last") for s, (_, b) in zip(sequences, parts, strict=True)]
+    found = [logits.copy() for logits in engine.forward(rows)]
+    assert [engine.length(s) for s in sequences] == [len(a) + len(b) for a, b in parts]
+    for sequence in sequences:
+        engine.close_sequence(sequence)
+    for logits, part in zip(found, parts, strict=True):
+        np.testing.assert_allclose(logits, all_of(engine, part, "last")[0], rtol=0, atol=2e-3)

@@ -224,6 +224,10 @@ def test_long_rows_are_chunked_inside(engine, monkeypatch):
     np.testing.assert_allclose(last, whole[-1:], rtol=0, atol=5e-5)
     assert engine.forward([row(sequence, IDS[:3], logits="none")])[0].shape == (0, 512)
     assert engine.forward([row(sequence, IDS[:1], logits="none")])[0].shape == (0, 512)
+    for asked in ((), (0,), (2, 3), (1, 4), tuple(range(6))):
+        engine.truncate(sequence, 0)
+        found = engine.forward([row(sequence, IDS[:6], logits=asked)])[0]
+        np.testing.assert_allclose(found, whole[list(asked)], rtol=0, atol=5e-5)
     engine.close_sequence(sequence)
 
 

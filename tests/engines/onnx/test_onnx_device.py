@@ -168,7 +168,8 @@ def test_only_the_cache_lies_on_the_device():
         io_binding = IO
 
     device = Device(provider="Other", name="other", index=3, buffer=Foreign)
-    step = Step(Session(), device, new=1, hidden=8, logits=np.zeros((2, 1, 16), np.float32))
+    step = Step(Session(), device, batch=2, new=1, hidden=8)
+    step.want([0], [0, 1], np.zeros((2, 16), np.float32))
     buffers = [Foreign((4, 2, 16, 8)) for _ in range(2)]
     step.bind_cache(buffers, 1)
     places = {name: place[:2] for name, place in bound.items()}

@@ -176,7 +176,7 @@ def test_native_failures_are_engine_errors(engine, monkeypatch):
     with pytest.raises(ZeroDivisionError):  # not onnxruntime's: a bug of ours is not dressed up
         engine.forward([row(sequence, IDS[:3])])
     monkeypatch.undo()
-    step = engine._new_step(1, 3, 1)
+    step = engine._new_step(1, 3)
     with pytest.raises(EngineError, match="failed while"):
         step.run()  # unbound inputs
     engine.close_sequence(sequence)

@@ -316,3 +316,12 @@ def test_prefixes_are_reused_exactly_with_an_invocation():
             model.load_adapter(truth_adapter("llama", "alora"), "alora")
             cold = model.complete(turn, max_tokens=8, ignore_eos=True, adapters={"alora": 1.0})
             assert cold.tokens == tokens
+
+
+def test_positions_are_rows_of_all(engine):
+    every, wanted = logits_of(engine, IDS), (0, 3, 17, 44)
+    sequence = engine.open_sequence()
+    found = engine.forward([row(sequence, IDS, logits=wanted)])[0]
+    engine.close_sequence(sequence)
+    assert found.shape == (4, every.shape[1])
+    close(found, every[list(wanted)])

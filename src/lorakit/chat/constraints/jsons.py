@@ -1,4 +1,4 @@
-"""Nodes as a JSON schema for llguidance's `%json`, which accepts exactly what the nodes say."""
+"""Nodes as a JSON schema for llguidance's `%json`, which accepts what the nodes say."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lorakit.chat.constraints.nodes import (
     Schema,
     Text,
 )
+from lorakit.chat.constraints.scalars import MAX_BOUND
 
 
 def to_json_schema(schema: Schema) -> dict[str, Any]:
@@ -64,10 +65,14 @@ def _written(node: Node) -> dict[str, Any]:
 
 
 def _number(node: Number) -> dict[str, Any]:
+    """A number between -2^53 and 2^53 where a bound is not said: digits would never have to end,
+    and an exponent may make what no float holds."""
+    low = -MAX_BOUND if node.minimum is None and node.above is None else node.minimum
+    high = MAX_BOUND if node.maximum is None and node.below is None else node.maximum
     return _said(
         type="integer" if node.whole else "number",
-        minimum=node.minimum,
-        maximum=node.maximum,
+        minimum=low,
+        maximum=high,
         exclusiveMinimum=node.above,
         exclusiveMaximum=node.below,
         multipleOf=node.multiple_of,

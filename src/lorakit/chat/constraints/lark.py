@@ -14,7 +14,7 @@ from lorakit.chat.constraints.nodes import Schema
 
 def literal(text: str) -> str:
     """An expression that this text alone fits."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # DEL is none of its
 
 
 def expression(pattern: str) -> str:

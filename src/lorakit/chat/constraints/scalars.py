@@ -12,6 +12,7 @@ from typing import Any
 
 from lorakit.chat.constraints.expressions import expression_fault
 from lorakit.chat.constraints.nodes import Number, Text
+from lorakit.chat.constraints.tally import is_short
 from lorakit.values import shown, whole
 
 Fault = Callable[[str, str], None]  # the keyword, and what is wrong with it
@@ -20,7 +21,7 @@ FORMATS = (
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 )  # fmt: skip
 MAX_LENGTH = 100_000  # characters of a string, items of an array
-MAX_BOUND = 2.0**53  # beyond, neighbouring whole numbers are one float
+MAX_BOUND = 2**53  # beyond, neighbouring whole numbers are one float
 MAX_STEP = 1_000_000  # multipleOf, in units of its last decimal: states of an automaton
 OF_STRINGS = ("minLength", "maxLength", "pattern", "format")
 OF_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -73,7 +74,10 @@ def number_of(schema: Mapping[str, Any], whole_only: bool, fault: Fault) -> Numb
         if value is None:
             continue
         if not _is_number(value) or abs(value) > MAX_BOUND:
-            fault(key, f"expected a number from -2^53 to 2^53, found {shown(value)}")
+            fault(
+                key,
+                f"expected a number of at most 15 digits, from -2^53 to 2^53, found {shown(value)}",
+            )
         elif key == "multipleOf" and not _is_step(value):
             fault(key, f"expected a number above 0 of few digits, found {shown(value)}")
         else:
@@ -196,7 +200,7 @@ def _exact(value: float) -> Fraction:
 
 
 def _is_number(value: Any) -> bool:
-    return whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return whole(value) or (isinstance(value, float) and is_short(value))
 
 
 def _is_step(value: float) -> bool:

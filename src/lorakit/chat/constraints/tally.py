@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +15,8 @@ MAX_DEPTH = 64
 MAX_NODES = 20_000  # schemas, names and constants
 MAX_TEXT = 1 << 20  # characters of all names, constants and patterns
 MAX_FAULTS = 200
+MAX_DIGITS = 15  # of a number with decimals: more may come out as a neighbour
+MAX_EXPONENT = 22
 
 
 class TooLargeError(Exception):
@@ -55,7 +59,7 @@ class Tally:
         if isinstance(value, str):
             self.count(0, len(value))
         if not _is_plain(value):
-            self.fault(where, f"expected JSON values, found {shown(value)}")
+            self.fault(where, f"expected a JSON value of at most 15 digits, found {shown(value)}")
             return None
         return value  # type: ignore[no-any-return]  # checked
 
@@ -93,6 +97,15 @@ def is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+def is_short(value: float) -> bool:
+    """Whether a number is finite, and short enough for llguidance to read it exactly."""
+    if not math.isfinite(value):
+        return False
+    number = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(number.exponent, int)
+    return len(number.digits) <= MAX_DIGITS and abs(number.exponent) <= MAX_EXPONENT
+
+
 def _is_index(name: str) -> bool:
     return name.isascii() and name.isdecimal() and len(name) < 6
 
@@ -102,5 +115,5 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, str):
         return is_text(value)
     if isinstance(value, float):
-        return value - value == 0.0
+        return is_short(value)
     return value is None or (isinstance(value, int) and abs(value) < 1 << 63)

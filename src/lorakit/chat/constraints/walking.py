@@ -42,6 +42,8 @@ from lorakit.errors import ParameterError
 from lorakit.values import shown
 
 MAX_CHOICES = 2000  # of one enum: more build, and then fail in mid-reply
+MAX_PROPERTIES = 500  # of one object: each is a state that every other leads to
+MAX_OPTIONS = 200  # of one anyOf
 MAX_FUNCTIONS = 1000
 
 _UNSAID = AnyValue()  # what others may hold where a schema does not say so: known by identity
@@ -207,7 +209,10 @@ class _Walker:
             return self._fault(f"{where}.type", f"expected {expected}, found {shown(said)}")
         if "number" in kinds:
             kinds = [kind for kind in kinds if kind != "integer"]
-        return either([self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)])
+        found = [self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)]
+        if said is None and schema.keys() & {*COMBINING}:  # which say the type, perhaps another
+            found += [self._of_kind(kind, {}, where, depth) for kind in KINDS if kind not in kinds]
+        return either(found)
 
     def _of_kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> Node | None:
         def fault(keyword: str, why: str) -> None:
@@ -239,6 +244,8 @@ class _Walker:
         if "additionalProperties" in schema:
             place = f"{where}.additionalProperties"
             rest = self._node(schema["additionalProperties"], place, depth + 1)
+        if len(said) + len(required) > MAX_PROPERTIES:
+            return self._fault(f"{where}.properties", f"at most {MAX_PROPERTIES} are enforced")
         properties: dict[str, Node] = {}
         for name, inner in said.items():
             self._count(0, len(name))
@@ -332,6 +339,9 @@ class _Walker:
     def _schemas(self, value: object, where: str, depth: int) -> list[Node | None] | None:
         if not isinstance(value, list) or not value:
             self._fault(where, f"expected a list of schemas, found {shown(value)}")
+            return None
+        if len(value) > MAX_OPTIONS:
+            self._fault(where, f"{len(value)} schemas; at most {MAX_OPTIONS} are enforced")
             return None
         before = len(self.faults)
         nodes = [self._node(inner, f"{where}[{at}]", depth + 1) for at, inner in enumerate(value)]

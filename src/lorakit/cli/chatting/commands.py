@@ -15,6 +15,8 @@ from lorakit.cli.answering import with_images
 from lorakit.cli.chatting.answer import CALL, DIM
 from lorakit.cli.chatting.calls import signature_of
 from lorakit.cli.chatting.conversation import Chat
+from lorakit.cli.chatting.functions import SUFFIX as PYTHON
+from lorakit.cli.chatting.functions import read_functions
 from lorakit.cli.chatting.settings import NAMES, choose, require_setting, settings
 from lorakit.cli.chatting.words import number, quoted, words_of
 from lorakit.cli.downloads import downloads
@@ -88,9 +90,16 @@ def _system(chat: Chat, rest: str) -> None:
 def _tools(chat: Chat, rest: str) -> None:
     if rest:
         (word,) = words_of(rest, 1, 1)
-        tools = None if word == OFF else read_tools(Path(word).expanduser())
+        path = Path(word).expanduser()
+        chat.functions = read_functions(path) if path.suffix == PYTHON else None
+        tools = None if word == OFF or chat.functions is not None else read_tools(path)
         chat.session.tools = prepare_tools(tools)
-    names = [signature_of(tool) for tool in chat.session.tools or ()]
+    if chat.functions is not None:
+        chat.session.tools = chat.functions.declarations
+    declared = (
+        [each.declaration for each in chat.functions.callees.values()] if chat.functions else []
+    )
+    names = [signature_of(tool) for tool in declared or chat.session.tools or ()]
     if not names:
         say_folded("  tools: none declared; an adapter may have learnt its own", CALL)
     for name in names:
@@ -343,7 +352,8 @@ COMMANDS: dict[str, Command] = {
     "clear": Command(run=_clear, form="", about="all adapters off; they stay loaded"),
     "system": Command(run=_system, form="[TEXT|off]", about="what the model is told first"),
     "tools": Command(
-        run=_tools, form="[FILE|off]", takes="path", about="what the model may call, from JSON",
+        run=_tools, form="[FILE|off]", takes="path",
+        about="what the model may call: JSON, or Python that is run",
     ),
     "result": Command(
         run=_result, form="[TEXT]", about="what a call gave back; the model goes on",

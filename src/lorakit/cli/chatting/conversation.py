@@ -6,15 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorakit.chat.calls import ParsedReply, ToolCall, call_of
 from lorakit.chat.messages import Message
 from lorakit.cli.answering import with_images
-from lorakit.cli.chatting.answer import DIM, Answer
+from lorakit.cli.chatting.answer import BAD, DIM, SHOWN, Answer
+from lorakit.cli.chatting.functions import Functions
 from lorakit.cli.output import say_folded
 from lorakit.errors import ContextFullError, LorakitError, ParameterError
+from lorakit.model.chat_stream import ChatStream
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
+from lorakit.model.tool_types import RunEnd, ToolFinished, ToolRun, ToolStarted, ToolStep
+from lorakit.model.types import ReplyEnd
 from lorakit.runtime.params import SamplingParams
 
 DROPS = "; /set when_full drop drops the oldest turns"
@@ -33,6 +38,7 @@ class Chat:
 
     images: shown with what is said next. file: where it was saved or loaded. prefilled: what the
     next line begins with, to be changed. told: whether it was said what /result is for.
+    functions: what is called for the model.
     """
 
     model: Model
@@ -41,6 +47,7 @@ class Chat:
     file: Path | None = None
     prefilled: str = ""
     told: bool = False
+    functions: Functions | None = None
 
     @property
     def sampling(self) -> SamplingParams:
@@ -49,18 +56,23 @@ class Chat:
 
     def say(self, text: str) -> None:
         """One turn of the user's."""
-        self.show(self.session.stream(with_images(text, self.images)))
+        content = with_images(text, self.images)
+        if self.functions is not None:
+            self.run(self.session.messages, content, self.functions)
+        else:
+            self.show(self.session.stream(content))
         self.images = []
 
     def retry(self) -> None:
         """Another answer to the last message."""
-        self.show(self.session.stream_from(self.session.messages[: self.last_user() + 1]))
+        start = self.last_user()
+        self._answer_to(self.session.messages[:start], self.session.messages[start])
 
     def edit(self, text: str) -> None:
         """Another last message: what follows it goes."""
         start = self.last_user()
         changed = {**self.session.messages[start], "content": text}
-        self.show(self.session.stream_from([*self.session.messages[:start], changed]))
+        self._answer_to(self.session.messages[:start], changed)
 
     def give(self, result: str) -> None:
         """The result of the next pending call; after that of the last, the model goes on."""
@@ -93,6 +105,43 @@ class Chat:
             raise
         self._tell_pending()
 
+    def run(self, before: Sequence[Message], content: Any, functions: Functions) -> None:
+        """Show the answers to what the user says after earlier messages, and what came of calls.
+
+        Ctrl-C stops it; whole rounds of calls are kept, and what was said until then.
+        """
+        kept = list(self.session.messages)
+        self.session.messages[:] = map(dict, before)
+        answer = Answer(self.model.capabilities.context)
+        turn: ChatStream | None = None
+        try:
+            stream = self.session.stream_tools(
+                content, functions.tools, approve=functions.approve, declare=functions.declare
+            )
+            for event in stream:
+                if stream.answer is not turn:
+                    turn = stream.answer
+                    self._tell_dropped(turn)
+                if isinstance(event, ToolFinished):
+                    self._tell_step(event.step)
+                elif isinstance(event, RunEnd):
+                    self._tell_limit(event.run)
+                elif not isinstance(event, ToolStarted):
+                    answer.show(event)
+                if isinstance(event, ReplyEnd):
+                    answer = Answer(self.model.capabilities.context)
+        except KeyboardInterrupt:
+            stream.cancel()
+            answer.end_line()
+            rounds = stream.messages[len(before) + 1 :]
+            self.session.messages[:] = [*stream.messages] if rounds else kept
+            if not rounds or answer.said != ParsedReply():
+                self._stopped(stream.messages, answer.said)
+        except BaseException:
+            answer.end_line()
+            self.session.messages[:] = kept
+            raise
+
     def pending(self) -> list[ToolCall]:
         """Calls at the end of the conversation that have no result."""
         for results, message in enumerate(reversed(self.session.messages)):
@@ -108,6 +157,21 @@ class Chat:
                 return index
         raise ParameterError("nothing was said yet", hint="say something first")
 
+    def _answer_to(self, before: Sequence[Message], said: Message) -> None:
+        if self.functions is not None:
+            self.run(before, said["content"], self.functions)
+        else:
+            self.show(self.session.stream_from([*before, said]))
+
+    def _tell_step(self, step: ToolStep) -> None:
+        content = step.content if len(step.content) <= SHOWN else f"{step.content[:SHOWN]}..."
+        for line in content.splitlines():
+            say_folded(f"  {line}", DIM if step.ok else BAD)
+
+    def _tell_limit(self, run: ToolRun) -> None:
+        if run.ended == "rounds":
+            say_folded(f"(stopped after {run.rounds} answers with calls)", DIM)
+
     def _stopped(self, asked: Sequence[Message], said: ParsedReply) -> None:
         if said == ParsedReply():
             say_folded("(stopped before it said anything; your message is taken back)", DIM)
@@ -115,7 +179,9 @@ class Chat:
         self.session.messages[:] = [*map(dict, asked), said.to_message()]
         say_folded("(stopped; /retry answers anew)", DIM)
 
-    def _tell_dropped(self, turn: Turn) -> None:
+    def _tell_dropped(self, turn: ChatStream | None) -> None:
+        if not isinstance(turn, Turn):
+            return
         if turn.summary:
             say_folded(
                 f"(the context is full: the oldest {turn.dropped} messages are summarised)", DIM

@@ -15,7 +15,9 @@ from lorakit.model.model import Model
 from lorakit.model.types import keywords_of
 from lorakit.runtime.params import SamplingParams
 
-LEFT_OUT = ("logprobs", "logit_bias", "stop_tokens", "grammar")  # no line of a chat can say them
+LEFT_OUT = (  # no line of a chat can say them
+    *("choices", "grammar", "logit_bias", "logprobs", "lookup", "response_format", "stop_tokens"),
+)
 SAMPLING = tuple(each.name for each in fields(SamplingParams) if each.name not in LEFT_OUT)
 WHEN_FULL, THINKING = "when_full", "thinking"
 NAMES = (*SAMPLING, THINKING, WHEN_FULL)

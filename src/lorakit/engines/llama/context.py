@@ -36,14 +36,15 @@ _FLASH = {"off": 0, "on": 1, "auto": -1}
 class Piece:
     """New tokens of one sequence of the context. With `vectors`, the token ids are ignored.
 
-    tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: for how many of the last
-    positions logits are returned. causal: whether an image's positions attend only to earlier ones.
+    tokens: int64 [n]. vectors: float32 [n, embedding], for images. keep: the positions within the
+    piece whose logits are returned, ascending. causal: whether an image's positions attend only to
+    earlier ones.
     """
 
     slot: int
     start: int
     tokens: npt.NDArray[np.int64]
-    keep: int
+    keep: Sequence[int]
     vectors: npt.NDArray[np.float32] | None = None
     causal: bool = True
 
@@ -198,7 +199,7 @@ class Context:
     # Running.
 
     def decode(self, pieces: Sequence[Piece], results: Sequence[Logits]) -> None:
-        """Run new tokens; write the logits of each piece's last `keep` positions to its result.
+        """Run new tokens; write the logits of each piece's `keep` positions to its result.
 
         After an error the slots may hold some of the new tokens; cut them back with `truncate`.
         """
@@ -223,20 +224,20 @@ class Context:
         filled = 0
         kept: list[_Kept] = []
         for piece, result in zip(pieces, results, strict=True):
-            count = len(piece.tokens)
+            count, rows = len(piece.tokens), {at: row for row, at in enumerate(piece.keep)}
             if piece.vectors is not None:
                 filled, kept = self._flush(filled, kept)
                 self._image(piece, result)
                 continue
             for at in range(count):
                 last = at == count - 1
-                wanted = at >= count - piece.keep or (last and self._spreads)
+                wanted = at in rows or (last and self._spreads)
                 if filled == self._batch or (wanted and len(kept) == self.outputs):
                     filled, kept = self._flush(filled, kept)
                 self._tokens[filled], self._positions[filled] = piece.tokens[at], piece.start + at
                 self._slots[filled], self._wanted[filled] = piece.slot, wanted
                 if wanted:
-                    kept.append((result, at - (count - piece.keep), filled, last))
+                    kept.append((result, rows.get(at), filled, last))
                 filled += 1
             self.lengths[piece.slot] = piece.start + count
         self._flush(filled, kept)
@@ -248,7 +249,7 @@ class Context:
             for result, row, at, last in kept:
                 if last:
                     self._require_finite(at)
-                if len(result):
+                if row is not None:
                     result[row] = self._row(at)
         return 0, []
 
@@ -269,8 +270,9 @@ class Context:
             self._api.llama_set_causal_attn(self.native, True)
         self._require_finite((count - 1) % self._batch)
         if piece.keep:  # positions inside an image predict nothing
-            result[:-1] = np.nan
-            result[-1] = self._row((count - 1) % self._batch)
+            result[:] = np.nan
+            if piece.keep[-1] == count - 1:
+                result[-1] = self._row((count - 1) % self._batch)
         self.lengths[piece.slot] = piece.start + count
 
     def _image_part(
@@ -362,7 +364,9 @@ def flash_attention(kind: str, options: LlamaOptions) -> str:
     return "off" if exact else options.flash_attention
 
 
-_Kept = tuple[Logits, int, int, bool]  # result, its row, place in the batch, the piece's last
+_Kept = tuple[
+    Logits, int | None, int, bool
+]  # result, its row, place in the batch, the piece's last
 _REASONS = {1: "llama.cpp's KV cache has no room for this step"}
 
 

@@ -31,7 +31,7 @@ from lorakit.engines.llama.options import LlamaOptions
 from lorakit.engines.llama.pace import Pace
 from lorakit.engines.llama.preflight import preflight_projector
 from lorakit.engines.llama.recurrent import is_recurrent
-from lorakit.engines.llama.row_pieces import pieces, require_whole_images
+from lorakit.engines.llama.row_pieces import decodes, pieces, require_whole_images
 from lorakit.engines.llama.vision import Vision
 from lorakit.engines.protocol import (
     MAX_CONTEXT,
@@ -182,7 +182,7 @@ class LlamaEngine:
         try:
             slot = context.open()
             context.use(((native, 1.0),) if native else ())
-            context.decode([Piece(slot, 0, tokens, len(tokens))], [result])
+            context.decode([Piece(slot, 0, tokens, range(len(tokens)))], [result])
         finally:
             context.free()
             if native:
@@ -252,7 +252,7 @@ class LlamaEngine:
             for tokens, adapters in parts:
                 context.use(self._effective(adapters))
                 found.append(np.empty((len(tokens), context.width), np.float32))
-                piece = Piece(slot, context.lengths[slot], tokens, len(tokens))
+                piece = Piece(slot, context.lengths[slot], tokens, range(len(tokens)))
                 context.decode([piece], found[-1:])
             return np.concatenate(found)
         finally:
@@ -292,16 +292,16 @@ class LlamaEngine:
             for name in sequences:
                 seat = self._pool[name]
                 parts += pieces(*by_sequence[name], seat.slot, seat.length, causal=causal)
-            context.decode([piece for piece, _ in parts], [result for _, result in parts])
+            for decoded in decodes(parts):
+                context.decode([piece for piece, _ in decoded], [result for _, result in decoded])
 
     def _results(self, rows: Sequence[Row]) -> list[Logits]:
         """Buffers for the rows' logits; the engine's own for rows of at most one position."""
         wide = self._capabilities.vocabulary
-        sizes = {"none": 0, "last": 1}
         return [
-            np.empty((len(row.tokens), wide), np.float32)
-            if row.logits == "all"
-            else self._logits[at : at + sizes[row.logits]]
+            np.empty((count, wide), np.float32)
+            if (count := len(row.positions)) > 1
+            else self._logits[at : at + count]
             for at, row in enumerate(rows)
         ]
 

@@ -43,8 +43,8 @@ def _decode(path: Path) -> None:
             model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort()
         )
         slot, result = context.open(), np.empty((1, context.width), np.float32)
-        context.decode([Piece(slot, 0, np.arange(TOKENS), 1)], [result])
-        context.decode([Piece(slot, TOKENS, np.arange(1), 1)], [result])
+        context.decode([Piece(slot, 0, np.arange(TOKENS), [TOKENS - 1])], [result])
+        context.decode([Piece(slot, TOKENS, np.arange(1), [0])], [result])
     except LorakitError as error:
         raise SystemExit(1) from error
     if not np.isfinite(result).all():

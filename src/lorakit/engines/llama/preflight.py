@@ -129,8 +129,8 @@ def _generate(path: Path, options: LlamaOptions) -> None:
     context = Context(model, cells=1, slots=2, options=options, pace=pace, outputs=2, abort=Abort())
     slot, result = context.open(), np.empty((1, context.width), np.float32)
     prompt = np.asarray(ids[:TOKENS] or [0], np.int64)
-    context.decode([Piece(slot, 0, prompt, 1)], [result])
-    context.decode([Piece(slot, len(prompt), prompt[:1], 1)], [result])
+    context.decode([Piece(slot, 0, prompt, [len(prompt) - 1])], [result])
+    context.decode([Piece(slot, len(prompt), prompt[:1], [0])], [result])
     context.free()
     llama().llama_model_free(model)
 

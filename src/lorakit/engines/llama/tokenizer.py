@@ -16,7 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from lorakit.computed import computed_once
-from lorakit.engines.llama.grammar import Grammar
 from lorakit.engines.llama.model import load_model
 from lorakit.engines.llama.native import llama
 from lorakit.engines.llama.options import LlamaOptions
@@ -156,10 +155,6 @@ class LlamaTokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token within a text, maybe part of a character; b"" if unknown."""
         return self._detokenizer.token_bytes(token) or b""
-
-    def constraint(self, grammar: str) -> Grammar:
-        """A constraint that keeps an answer to a GBNF grammar. Raises ParameterError."""
-        return Grammar(self, self._vocab, grammar)
 
     def _piece(self, token: int) -> str | None:
         """A token's bytes as Latin-1 text, which the detokenizer's rules convert back."""

@@ -2,11 +2,13 @@
 
 A step embeds the rows' tokens from the mapped checkpoint, makes the LoRA rows and the KV slots
 ready, and runs the graph: once for all rows with a single new token, and once for each row with
-more. What a row gets never depends on its batch mates.
+more, or once for all that can be packed (engines.onnx.plan). What a row gets never depends on its
+batch mates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +24,14 @@ from lorakit.engines.onnx.attached import Attached
 from lorakit.engines.onnx.attaching import attached, require_applicable
 from lorakit.engines.onnx.calibration import Calibration, Watcher
 from lorakit.engines.onnx.device import CPU, Device
+from lorakit.engines.onnx.few_rows import FEW, FewRows
 from lorakit.engines.onnx.graph_cache import open_graph
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Slabs
 from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
 from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
+from lorakit.engines.onnx.packed_step import Lane, PackedStep
+from lorakit.engines.onnx.plan import groups, lanes_of, packed_rows
 from lorakit.engines.onnx.semantics import window_reading
 from lorakit.engines.onnx.sequences import (
     MAX_NEW,
@@ -34,6 +39,7 @@ from lorakit.engines.onnx.sequences import (
     SequenceEngine,
     capabilities_of,
 )
+from lorakit.engines.onnx.sessions import Other, Sessions
 from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
@@ -50,13 +56,14 @@ from lorakit.graph import (
     HEAD,
     VERSION,
     GraphOptions,
+    HeadForm,
     Sight,
     require_supported,
     targets,
     unseen,
     wide_modules,
 )
-from lorakit.graph.gains import Extra, Gains
+from lorakit.graph.gains import Gains
 from lorakit.graph.quantize import EVEN
 
 FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
@@ -66,6 +73,8 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
     "int4": ("block4", "rowwise8"),
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
+SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
+LANES = 8  # of a packed run, at most
 MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
@@ -73,11 +82,12 @@ PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bi
 
 
 @dataclass(frozen=True, slots=True)
-class Wider:
-    """A session on the graph with more inputs: see graph.gains."""
+class Wanted:
+    """What a row wants of a run. kept: its part of the kept positions, row after row."""
 
-    extras: frozenset[Extra]
-    session: Any
+    kept: slice
+    held: AdapterSet  # those that act
+    among: Tokens | None = None
 
 
 class OnnxEngine(SequenceEngine):
@@ -91,13 +101,14 @@ class OnnxEngine(SequenceEngine):
         opened: Callable[..., Any],
         device: Device,
     ) -> None:
-        """opened: gives a session on the graph, with `extras`."""
+        """opened: gives a session on the graph, with `extras` and `lanes`."""
         decoder = base.decoder
         capabilities = capabilities_of(
             options,
             vocabulary=decoder.vocabulary,
             context=decoder.context,
             kv_identity=_kv_identity(graph),
+            few=FEW,
         )
         kv = KVCache(
             decoder,
@@ -106,8 +117,14 @@ class OnnxEngine(SequenceEngine):
             context=capabilities.context,
         )
         super().__init__(base, opened(extras=()), capabilities, kv)
-        self._opened = opened
-        self._extras: frozenset[Extra] = frozenset()
+        whole = graph.linear in ("float32", "float16")  # widened when it opens
+        count = sum(math.prod(shape) for shape in decoder.parameters().values())
+        packs = decoder.experts is None and device.provider == CPU.provider
+        self._sessions = Sessions(
+            opened=opened,
+            weights=count * (4 if whole else 1),
+            most=min(options.max_batch, LANES) if packs else 0,
+        )
         self._device = device
         self._slabs = self._new_slabs(graph.apart)
         self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
@@ -116,9 +133,14 @@ class OnnxEngine(SequenceEngine):
         threads = options.threads or default_threads()
         self._spread = 2 * threads if 2 * threads > COLUMNS else 0  # two rows for each thread
         self._vocabulary = Vocabulary(base, self._attached)
-        self._steps: dict[tuple[int, int, int], Step] = {}  # by (batch, new tokens, kept)
+        form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
+        self._few = FewRows(base, form)
+        self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
+        self._packed_step: PackedStep | None = None
         self._stamp = (0, 0)  # of the memory that they are bound to
-        self._logits = np.zeros((options.max_batch, decoder.vocabulary), np.float32)
+        rows = options.max_batch + SPARE
+        self._logits = np.zeros((rows, decoder.vocabulary), np.float32)  # untouched, they cost none
+        self._written = 0  # how many of them are a caller's
 
     @classmethod
     def open(cls, base: Base, options: OnnxOptions, device: Device = CPU) -> OnnxEngine:
@@ -163,38 +185,35 @@ class OnnxEngine(SequenceEngine):
         require_applicable(adapter, self._base)
         require_fit(adapter, self._base)
         found = attached(adapter, self._base)
-        return Prepared(adapter=adapter, content=(found, self._wider(found.extras)))
+        return Prepared(adapter=adapter, content=(found, self._sessions.wider(found.extras)))
 
     def attach(self, prepared: Prepared) -> int:
         self._require_open()
-        content: tuple[Attached, Wider | None] = prepared.content
-        found, wider = content
-        if not found.extras <= self._extras:
-            if wider is None or not self._extras <= wider.extras:
-                wider = self._wider(found.extras)  # others came between
-            assert wider is not None
-            self._use(wider)
+        content: tuple[Attached, Other | None] = prepared.content
+        found, other = content
+        if not found.extras <= self._sessions.extras:
+            if other is None or not self._sessions.fits(other):
+                other = self._sessions.wider(found.extras)  # others came between
+            assert other is not None
+            self._use(other)
         handle = next(self._handles)
         self._attached[handle] = found
         return handle
 
-    def _wider(self, extras: frozenset[Extra]) -> Wider | None:
-        """A session with more inputs, on the same weights; None where none are lacking."""
-        every = self._extras | extras
-        return None if every == self._extras else Wider(every, self._opened(extras=every))
-
-    def _use(self, wider: Wider) -> None:
+    def _use(self, other: Other) -> None:
         """Run another session from now on. What was bound goes, and with it the session before."""
-        self._extras, self._session = wider.extras, wider.session
-        self._slabs = self._new_slabs(self._apart)
-        self._steps.clear()
+        self._unbind()
+        before, self._sessions.extras = self._sessions.extras, other.extras
+        self._sessions.lanes, self._session = other.lanes, other.session
+        if before != other.extras:
+            self._slabs = self._new_slabs(self._apart)
 
     def _new_slabs(self, apart: bool) -> Slabs:
         """For the inputs that the session has."""
         every = targets(self._base.decoder, apart=apart)
-        if "experts" not in self._extras:
+        if "experts" not in self._sessions.extras:
             every = {name: target for name, target in every.items() if target.experts is None}
-        return Slabs(every, Gains.of(self._base, self._extras))
+        return Slabs(every, Gains.of(self._base, self._sessions.extras))
 
     def detach(self, handle: int) -> None:
         self._require_open()
@@ -202,7 +221,7 @@ class OnnxEngine(SequenceEngine):
         del self._attached[handle]
         self._together.clear()
         self._slabs.drop(handle)
-        self._steps.clear()  # they keep the slabs alive
+        self._unbind()
 
     def hidden(self, parts: Sequence[tuple[Tokens, AdapterSet]]) -> npt.NDArray[np.float32]:
         self._require_open()
@@ -211,86 +230,184 @@ class OnnxEngine(SequenceEngine):
         found = []
         try:
             for tokens, adapters in parts:
-                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="all")
+                row = Row(sequence=sequence, tokens=tokens, adapters=adapters, logits="none")
                 self._check([row])
                 self._make_room(total)
                 self._kv.reserve(total)
-                found += [step.final[0].copy() for step in self._chunk_steps(row)]
+                for step, begin, end in self._chunk_steps(row):
+                    self._run(step, range(end - begin), ())
+                    found.append(step.final[0].copy())
                 self._kv.advance(sequence, len(tokens))
         finally:
             self._kv.close(sequence)
         return np.concatenate(found)
 
     def close(self) -> None:
-        self._steps.clear()
+        self._unbind()
         self._attached.clear()
         self._kv.free()
         self._slabs, self._logits = Slabs({}), self._logits[:0].copy()
         self._session = None
 
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        self._written = 0
+        return super().forward(rows)
+
+    def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """Rows of different numbers of new tokens share runs, where the plan says so."""
+        packed, spared = packed_rows(rows, self._sessions.most, self._packable)
+        if other := self._sessions.better(spared):
+            self._use(other)
+        if not spared or not self._sessions.lanes:
+            return super()._computed(rows)
+        chosen = {row.sequence for row in packed}
+        rest = [row for row in rows if row.sequence not in chosen]
+        for some in (packed, [row for row in rest if len(row.tokens) == 1]):
+            self._kv.arrange([row.sequence for row in some])  # before any of them has new tokens
+        found = super()._computed(rest) if rest else {}
+        for group in groups(packed, self._kv.slot, self._sessions.lanes):
+            slots = [self._kv.slot(row.sequence) for row in group]
+            batch = all(len(row.tokens) == 1 for row in group)
+            if batch and slots == list(range(slots[0], slots[0] + len(group))):
+                found |= self._decode(group, slots[0])
+            else:
+                found |= self._packed(group, slots)
+        return found
+
+    def _packable(self, row: Row) -> bool:
+        """Gains, shifts and norms are of whole rows of a batch."""
+        if not self._sessions.extras:
+            return True
+        return not any(self._attached[handle].extras for handle, _ in effective(row.adapters))
+
+    def _packed(self, rows: Sequence[Row], slots: Sequence[int]) -> dict[int, Logits]:
+        """Rows in these slots, in one run, each in a lane."""
+        sets = [effective(row.adapters) for row in rows]
+        with native_errors("writing LoRA rows"):
+            shared, own = self._slabs.fill_lanes(slots, sets, self._attached)
+        self._renew()
+        step = self._packed_step or self._new_packed_step()
+        lanes = lanes_of(slots, self._sessions.lanes)
+        turned = sorted(range(len(rows)), key=lanes.__getitem__)
+        step.fill(
+            [
+                Lane(
+                    lane=lanes[at],
+                    slot=slots[at],
+                    length=self._kv.length(rows[at].sequence),
+                    hidden=self._vocabulary.embed(rows[at].tokens, sets[at]),
+                )
+                for at in turned
+            ]
+        )
+        step.bind_factors(shared, dict(zip(lanes, own, strict=True)) if own else {})
+        keep: list[int] = []
+        wanted, begin = [], 0
+        for at in turned:
+            kept = len(keep)
+            keep += [begin + position for position in rows[at].positions]
+            wanted.append(Wanted(slice(kept, len(keep)), sets[at], rows[at].among))
+            begin += len(rows[at].tokens)
+        found = self._run(step, keep, wanted)
+        return {rows[at].sequence: logits for at, logits in zip(turned, found, strict=True)}
+
     def _decode(self, rows: Sequence[Row], first: int) -> dict[int, Logits]:
         """One new token for each of several rows, in one run; they sit in slots from `first`."""
         sets = [effective(row.adapters) for row in rows]
-        kept = 1 if any(row.logits != "none" for row in rows) else 0
-        step = self._step(sets, first, new=1, kept=kept)
+        step = self._step(sets, first, new=1)
         for at, (row, held) in enumerate(zip(rows, sets, strict=True)):
             step.hidden[at] = self._vocabulary.embed(row.tokens, held)
             step.lengths[at] = self._kv.length(row.sequence)
-        self._run(step, sets)
-        return {
-            row.sequence: step.logits[at, : 0 if row.logits == "none" else 1]
-            for at, row in enumerate(rows)
-        }
+        kept = int(any(row.positions for row in rows))
+        wanted = [
+            Wanted(slice(at, at + len(row.positions)), held, row.among)
+            for at, (row, held) in enumerate(zip(rows, sets, strict=True))
+        ]
+        found = self._run(step, range(kept), wanted)
+        return {row.sequence: logits for row, logits in zip(rows, found, strict=True)}
 
     def _prefill(self, row: Row) -> Logits:
         """Many new tokens of one row, in chunks; logits are computed only where asked for."""
-        parts = [step.logits[0].copy() for step in self._chunk_steps(row)]  # one buffer for all
-        return parts[-1] if row.logits == "last" else np.concatenate(parts)
+        positions, held = np.array(row.positions, np.int64), effective(row.adapters)
+        parts = []
+        for step, begin, end in self._chunk_steps(row):
+            keep = positions[(begin <= positions) & (positions < end)] - begin
+            parts += self._run(step, keep, [Wanted(slice(0, len(keep)), held, row.among)])
+        found = [part for part in parts if len(part)] or parts[:1]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _chunk_steps(self, row: Row) -> Iterator[Step]:
-        """A row's chunks, each as the step that has just run."""
+    def _chunk_steps(self, row: Row) -> Iterator[tuple[Step, int, int]]:
+        """A row's chunks, each as a step that is to be run, and the tokens that it is of."""
         first, _ = self._kv.arrange([row.sequence])
         held = effective(row.adapters)
         length = self._kv.length(row.sequence)
         for begin, end in _chunks(len(row.tokens), self._apart):
-            keep = _kept(row, begin, end)
-            step = self._step([held], first, new=end - begin, kept=len(keep))
+            step = self._step([held], first, new=end - begin)
             step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
             step.lengths[0] = length + end - 1
-            step.keep[:] = keep
-            self._run(step, [held])
-            yield step
+            yield step, begin, end
 
-    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int, kept: int) -> Step:
+    def _step(self, sets: Sequence[AdapterSet], first: int, *, new: int) -> Step:
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
         with native_errors("writing LoRA rows"):
             slab, rows = self._slabs.fill(first, sets, self._attached)
-        stamp = (self._kv.generation, self._slabs.generation)
-        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
-            self._steps.clear()  # they keep the memory alive that they were bound to
-            self._stamp = stamp
-        shape = (len(sets), new, kept)
-        step = self._steps.get(shape) or self._new_step(*shape)
-        if kept <= 1:
-            self._steps[shape] = step
+        self._renew()
+        shape = (len(sets), new)
+        if shape not in self._steps:
+            self._steps[shape] = self._new_step(*shape)
+        step = self._steps[shape]
         step.bind_cache(self._kv.buffers, first)
         step.bind_lora(slab, rows)
         return step
 
-    def _new_step(self, batch: int, new: int, kept: int) -> Step:
-        """All steps that give at most one row of logits per sequence share a buffer for them."""
-        decoder = self._base.decoder
-        if kept <= 1:
-            logits = self._logits[: batch * kept].reshape(batch, kept, decoder.vocabulary)
-        else:
-            logits = np.empty((batch, kept, decoder.vocabulary), np.float32)
-        return Step(self._session, self._device, new=new, hidden=decoder.hidden, logits=logits)
+    def _renew(self) -> None:
+        """Let go of steps that are bound to memory that is no longer used, or of too many."""
+        stamp = (self._kv.generation, self._slabs.generation)
+        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
+            self._unbind()
+            self._stamp = stamp
 
-    def _run(self, step: Step, sets: Sequence[AdapterSet]) -> None:
+    def _new_packed_step(self) -> PackedStep:
+        self._packed_step = PackedStep(
+            self._session,
+            self._device,
+            lanes=self._sessions.lanes,
+            hidden=self._base.decoder.hidden,
+            buffers=self._kv.buffers,
+        )
+        return self._packed_step
+
+    def _new_step(self, batch: int, new: int) -> Step:
+        hidden = self._base.decoder.hidden
+        return Step(self._session, self._device, batch=batch, new=new, hidden=hidden)
+
+    def _run(
+        self, step: Step, keep: Sequence[int] | Tokens, wanted: Sequence[Wanted]
+    ) -> list[Logits]:
+        """Run a step; for each of `wanted` its logits [kept, vocabulary], or [kept, among]."""
+        heads = [at for each in wanted if each.among is None for at in _range(each.kept)]
+        logits = self._room(len(heads))
         step.total[...] = step.lengths.max() + 1
+        step.want(keep, heads, logits)
         step.run()
-        for at, held in enumerate(sets):
-            self._vocabulary.project(step.final[at], step.logits[at], held)
+        final, begin, found = step.final.reshape(-1, step.final.shape[-1]), 0, []
+        for each in wanted:
+            states = final[each.kept]
+            if each.among is None:
+                rows = logits[begin : begin + len(states)]
+                begin += len(states)
+            else:
+                rows = self._few.logits(states, each.among)
+            self._vocabulary.project(states, rows, each.held, each.among)
+            found.append(rows)
+        return found
+
+    def _room(self, count: int) -> Logits:
+        """Rows of logits that no other run of this step writes to."""
+        if self._written + count > len(self._logits):
+            return np.empty((count, self._logits.shape[1]), np.float32)
+        self._written += count
+        return self._logits[self._written - count : self._written]
 
     def _check(self, rows: Sequence[Row]) -> None:
         """Refuse what cannot run before anything is touched."""
@@ -303,7 +420,9 @@ class OnnxEngine(SequenceEngine):
                 self._together.add(handles)
 
     def _unbind(self) -> None:
+        """Steps keep the memory alive that they are bound to."""
         self._steps.clear()
+        self._packed_step = None
 
 
 def _kv_identity(graph: GraphOptions) -> str:
@@ -343,10 +462,5 @@ def _chunks(count: int, apart: bool) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _kept(row: Row, begin: int, end: int) -> npt.NDArray[np.int64]:
-    """Which positions of a chunk get logits."""
-    if row.logits == "all":
-        return np.arange(end - begin)
-    if row.logits == "last" and end == len(row.tokens):
-        return np.array([end - begin - 1])
-    return np.zeros(0, np.int64)
+def _range(part: slice) -> range:
+    return range(part.start, part.stop)

@@ -140,29 +140,31 @@ class ExportedEngine(SequenceEngine):
         lengths = [self._kv.length(row.sequence) + 1 for row in rows]
         mask = (np.arange(max(lengths)) < np.array(lengths)[:, np.newaxis]).astype(np.int64)
         found = self._run(np.stack([row.tokens for row in rows]), mask, rows, first, keep=1)
-        return {
-            row.sequence: found[at, : 0 if row.logits == "none" else 1]
-            for at, row in enumerate(rows)
-        }
+        return {row.sequence: found[at, : len(row.positions)] for at, row in enumerate(rows)}
 
     def _prefill(self, row: Row) -> Logits:
         """Many new tokens of one row, in chunks."""
         first, _ = self._kv.arrange([row.sequence])
-        length, keep, parts = self._kv.length(row.sequence), int(row.logits != "all"), []
+        length, positions = self._kv.length(row.sequence), np.array(row.positions, np.int64)
+        parts: list[Logits] = []
         for begin in range(0, len(row.tokens), MAX_NEW):
             tokens = row.tokens[np.newaxis, begin : begin + MAX_NEW]
-            mask = np.ones((1, length + begin + tokens.shape[1]), np.int64)
+            end = begin + tokens.shape[1]
+            mask = np.ones((1, length + end), np.int64)
+            asked = positions[(begin <= positions) & (positions < end)]
+            keep = end - int(asked[0]) if len(asked) else 1  # the graph gives the last ones
             found = self._run(tokens, mask, [row], first, keep=keep)[0]
-            parts.append(found.copy() if keep else found)  # one buffer for all
-        whole: Logits = np.concatenate(parts) if row.logits == "all" else parts[-1]
-        return whole[:0] if row.logits == "none" else whole
+            if not 1 < len(asked) == keep:  # of one there is one buffer for all
+                found = found[asked - (end - keep)]
+            parts.append(found)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _run(
         self, tokens: Tokens, mask: Tokens, rows: Sequence[Row], first: int, *, keep: int
     ) -> Logits:
-        """Logits [rows, kept, vocabulary] of rows that sit in slots from `first`; keep 0 is all."""
-        shape = (*tokens.shape, self._capabilities.vocabulary)
-        logits = self._logits[: len(rows)] if keep else np.empty(shape, np.float32)
+        """Logits [rows, keep, vocabulary] of rows that sit in slots from `first`."""
+        shape = (len(rows), keep, self._capabilities.vocabulary)
+        logits = self._logits[: len(rows)] if keep == 1 else np.empty(shape, np.float32)
         fed = self._feeds([effective(row.adapters) for row in rows])
         binding = self._bind(slice(first, first + len(rows)), fed)
         binding.input(TOKENS, np.ascontiguousarray(tokens, np.int64))

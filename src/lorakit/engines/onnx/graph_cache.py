@@ -32,6 +32,7 @@ from lorakit.files.cache import blocks_digest_of, cache_root, touch
 from lorakit.files.holding import hold
 from lorakit.graph import VERSION, FileStore, GraphOptions, MemoryStore, Sight, build
 from lorakit.graph.gains import Extra, extended
+from lorakit.graph.packing import packed
 
 log = logging.getLogger("lorakit")
 ENTRY = 3  # of what an entry holds
@@ -48,19 +49,24 @@ def open_graph(
     threads: int | None,
     device: Device,
     extras: Collection[Extra] = (),
+    lanes: int = 0,
 ) -> Any:
     """A session on the base's graph. Raises EngineError where onnxruntime refuses it.
 
     sights: gives that of `graph.build`, and is asked where the graph has to be built. extras: with
-    these inputs (graph.gains), on the same files.
+    these inputs (graph.gains), on the same files. lanes: with so many (graph.packing), likewise.
     """
     folder = cache_root() / "graphs" / _key(base, options)
     opened = partial(open_session, threads=threads, device=device)
 
+    def widened(model: bytes) -> bytes:
+        model = extended(model, base, extras) if extras else model
+        return packed(model, base, lanes) if lanes else model
+
     def on_files(path: str) -> Any:
-        if not extras:
+        if not extras and not lanes:
             return opened(path)
-        model = extended(bytes(load(Path(path))), base, extras)
+        model = widened(bytes(load(Path(path))))
         return opened(model, folder=Path(path).parent)
 
     try:
@@ -70,8 +76,7 @@ def open_graph(
             raise
         log.warning("the graph of %s cannot be cached (%s): holding it in memory", base.name, error)
     store = MemoryStore()
-    model = build(base, options, store, sights())
-    model = extended(model, base, extras) if extras else model
+    model = widened(build(base, options, store, sights()))
     return opened(model, initializers=store.arrays)
 
 

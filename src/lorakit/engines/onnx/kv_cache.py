@@ -66,6 +66,9 @@ class KVCache:
             raise EngineError(f"there is no open sequence {sequence}")
         return self._length[sequence]
 
+    def slot(self, sequence: int) -> int:
+        return self._slot[sequence]
+
     def advance(self, sequence: int, count: int) -> None:
         self._length[sequence] += count
 

@@ -8,7 +8,7 @@ change and not before; a change of scales rewrites B alone. It knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,19 +37,37 @@ class Slab:
     vectors: dict[str, Floats] = field(default_factory=dict)
     generation: int = 0  # rises whenever the arrays move in memory
     _sets: list[AdapterSet | None] = field(default_factory=list)  # what each row holds, if known
+    _exact: dict[AdapterSet, bool] = field(default_factory=dict)
 
     def write(self, first: int, sets: Sequence[AdapterSet], attached: AttachedSet) -> None:
         """Make the rows from `first` on hold these adapter sets, writing only what differs."""
-        end = first + len(sets)
-        if self._sets[first:end] == list(sets):
+        self.write_some(range(first, first + len(sets)), sets, attached)
+
+    def write_some(
+        self, places: Sequence[int], sets: Sequence[AdapterSet], attached: AttachedSet
+    ) -> None:
+        """The same for rows at any places."""
+        end = max(places) + 1
+        held = zip(places, sets, strict=True)
+        if end <= len(self._sets) and all(self._sets[row] == new for row, new in held):
             return
         self._fit(end, sets, attached)
-        for row, new in enumerate(sets, first):
+        for row, new in zip(places, sets, strict=True):
             if (old := self._sets[row]) != new:
                 self._sets[row] = None  # should writing fail half-way
                 same = old is not None and _handles(old) == _handles(new)
                 self._write_row(row, new, attached, scales_only=same)
                 self._sets[row] = new
+
+    def exact(self, held: AdapterSet, attached: AttachedSet) -> bool:
+        """Whether a prompt's products round by this set as in a slab of its own."""
+        if held not in self._exact:
+            self._exact[held] = not held or all(
+                a.shape[-1] == self.targets[module].padded(rank_of(module, held, attached))
+                for module, (a, _) in self.arrays.items()
+                if self.targets[module].apart
+            )
+        return self._exact[held]
 
     def holds(self, handle: int) -> bool:
         return any(held is not None and handle in _handles(held) for held in self._sets)
@@ -86,6 +104,7 @@ class Slab:
             name: np.repeat(value[np.newaxis], rows, axis=0) for name, value in self.gains.values()
         }
         self._sets = [()] * rows
+        self._exact.clear()
         self.generation += 1
 
     def _write_row(
@@ -151,6 +170,36 @@ class Slabs:
         slab.write(0, sets[:1], attached)
         return slab, slice(0, 1)
 
+    def fill_lanes(
+        self, slots: Sequence[int], sets: Sequence[AdapterSet], attached: AttachedSet
+    ) -> tuple[Slab, list[tuple[Slab, int]]]:
+        """For rows in any slots, each by itself: a slab and which of its rows to bind.
+
+        In front a slab of which all bind the first row, and then no others, where one product
+        serves them all: of the base, or of one set where rows are not kept apart.
+        """
+        distinct = list(dict.fromkeys(sets))
+        apart = any(target.apart for target in self.targets.values())
+        if distinct == [()]:
+            return self._base, []
+        if len(distinct) == 1 and not apart:
+            return self._own(distinct, attached)[distinct[0]], []
+        if len([held for held in distinct if held]) > SINGLE_SLABS:
+            self._mixed.write_some(slots, sets, attached)
+            if all(self._mixed.exact(held, attached) for held in distinct):
+                return self._base, [(self._mixed, slot) for slot in slots]
+        slabs = self._own(distinct, attached)
+        return self._base, [(slabs[held], 0) for held in sets]
+
+    def _own(self, distinct: Sequence[AdapterSet], attached: AttachedSet) -> dict[AdapterSet, Slab]:
+        """A slab for each set."""
+        slabs: dict[AdapterSet, Slab] = {(): self._base}
+        for held in distinct:
+            if held:
+                slabs[held] = self._choose(held, len(distinct), slabs.values())
+                slabs[held].write(0, [held], attached)
+        return slabs
+
     def drop(self, handle: int) -> None:
         """Free what a detached adapter occupies."""
         gone = [slab for slab in self._single if slab.holds(handle)]
@@ -160,14 +209,20 @@ class Slabs:
             self._mixed = Slab(self.targets, self.gains)
         self._dropped += sum(slab.generation + 1 for slab in gone)
 
-    def _choose(self, held: AdapterSet) -> Slab:
-        """The single-row slab nearest to a set: with its adapters, else new, else the oldest."""
-        same = [slab for slab in self._single if slab.same_adapters(held)]
+    def _choose(
+        self, held: AdapterSet, most: int = SINGLE_SLABS, taken: Collection[Slab] = ()
+    ) -> Slab:
+        """The single-row slab nearest to a set: with its adapters, else new, else the oldest.
+
+        most: how many there may be. taken: those that others of the same run read.
+        """
+        free = [slab for slab in self._single if slab not in taken]
+        same = [slab for slab in free if slab.same_adapters(held)]
         if same:
             slab = same[-1]
-        elif len(self._single) < SINGLE_SLABS:
+        elif len(self._single) < max(most, SINGLE_SLABS):
             slab = Slab(self.targets, self.gains)
         else:
-            slab = self._single[0]
+            slab = free[0]
         self._single = [other for other in self._single if other is not slab] + [slab]
         return slab

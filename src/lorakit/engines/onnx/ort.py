@@ -25,6 +25,7 @@ from lorakit.engines.threads import default_threads
 from lorakit.errors import CapabilityError, EngineError, MissingExtraError
 
 Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 SPINNING = {  # a short wait between operators: nearly as fast as a long one, and kind to others
     "session.intra_op.allow_spinning": "1",
     "session.intra_op.spin_duration_us": "50",
@@ -164,27 +165,39 @@ def _place(array: Array) -> tuple[Any, ...]:
 class Step:
     """A bound step of one shape: its small tensors are written in place before each run.
 
-    hidden float32 [batch, new, hidden], keep int64 [kept], lengths int32 [batch], total int32 [],
-    logits float32 [batch, kept, vocabulary], final float32 [batch, kept, hidden].
+    hidden float32 [batch, new, hidden], lengths int32 [batch], total int32 []; what is wanted of
+    it is bound by `want`: final float32 [batch, kept, hidden].
     Large tensors are bound by `bind_cache` and `bind_lora`, which do nothing where nothing moved.
     """
 
-    def __init__(
-        self, session: Any, device: Device, *, new: int, hidden: int, logits: Floats
-    ) -> None:
-        batch, kept, _ = logits.shape
+    def __init__(self, session: Any, device: Device, *, batch: int, new: int, hidden: int) -> None:
         self.hidden = np.zeros((batch, new, hidden), np.float32)
         self.lengths = np.zeros(batch, np.int32)
         self.total = np.zeros((), np.int32)
-        self.keep = np.zeros(kept, np.int64)
-        self.logits = logits
-        self.final = np.zeros((batch, kept, hidden), np.float32)
+        self.final = np.zeros((batch, 0, hidden), np.float32)
+        self._keep, self._heads = np.zeros((2, 0), np.int64)
         self._binding = Binding(session, device)
         self._bound: dict[str, Any] = {}
-        for name in ("hidden", "lengths", "total", "keep"):
+        for name in ("hidden", "lengths", "total"):
             self._binding.input(name, getattr(self, name))
-        for name in ("logits", "final"):
-            self._binding.output(name, getattr(self, name))
+
+    def want(self, keep: Sequence[int] | Ids, heads: Sequence[int] | Ids, logits: Floats) -> None:
+        """Ask for final states of some new positions, and for logits of some of those.
+
+        heads: of the kept positions, row after row. logits: [heads, vocabulary], to be written.
+        """
+        if len(keep) != self.final.shape[1] or "want" not in self._bound:
+            self._keep = np.zeros(len(keep), np.int64)
+            batch, _, hidden = self.final.shape
+            self.final = np.zeros((batch, len(keep), hidden), np.float32)
+            self._binding.input("keep", self._keep)
+            self._binding.output("final", self.final)
+        if len(heads) != len(self._heads) or "want" not in self._bound:
+            self._heads = np.zeros(len(heads), np.int64)
+            self._binding.input("heads", self._heads)
+        self._keep[:], self._heads[:] = keep, heads
+        self._binding.output("logits", logits[np.newaxis])
+        self._bound["want"] = True
 
     def bind_cache(self, buffers: Sequence[Buffer], first: int) -> None:
         """Point past and present of every layer at the same slots of the KV cache."""

@@ -27,7 +27,7 @@ from lorakit.graph.lora import lora
 from lorakit.graph.quantize import form_of
 from lorakit.graph.writer import CONTRIB, Shape, Writer
 
-VERSION = 3  # raise it whenever something else is tried
+VERSION = 4  # raise it whenever something else is tried
 TESTED = "1.22 to 1.32"
 WINDOW, TOKENS, DIM = 3, 8, 16
 IN, OUT = 128, 64  # large enough for weights to lie outside the model
@@ -186,7 +186,8 @@ def _product(form: str, device: Device) -> None:
     divisors = np.linspace(0.5, 2, IN, dtype=np.float32)
     seen = None if form == "block4" else Seen(divisors)  # 4 bits would round what is divided
     kept = w.node("Gather", [x, keep], "kept", axis=1)
-    y = form_of(form, lambda _: seen)(w, "m", kept, weight)
+    kept_rows = w.node("Reshape", [kept, w.shape(1, -1, IN)], "kept.rows")
+    y = form_of(form, lambda _: seen)(w, "m", kept_rows, weight)
     w.node("Identity", [y], w.output("y", [1, "kept", OUT]))
     session = open_session(w.finish(), threads=1, initializers=store.arrays, device=device)
     for array in store.arrays.values():

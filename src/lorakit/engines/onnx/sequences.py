@@ -1,7 +1,7 @@
 """What both engines of ONNX graphs are: sequences in slots of one KV cache, and steps over them.
 
-An engine runs all rows with one new token at once, and each with more on its own. How a graph is
-bound and fed is its subclass's business.
+An engine runs all rows with one new token at once, and each with more on its own, unless it knows
+better. How a graph is bound and fed is its subclass's business.
 """
 
 from __future__ import annotations
@@ -110,14 +110,19 @@ class SequenceEngine(ABC):
         longest = max(self._kv.length(row.sequence) + len(row.tokens) for row in rows)
         self._make_room(longest)
         self._kv.reserve(longest)
+        logits = self._computed(rows)
+        for row in rows:  # only now, so that a failure above leaves every sequence as it was
+            self._kv.advance(row.sequence, len(row.tokens))
+        return [logits[row.sequence] for row in rows]
+
+    def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """Logits by sequence: of rows with one new token in one run, of each other in its own."""
         single = [row for row in rows if len(row.tokens) == 1]
         first, order = self._kv.arrange([row.sequence for row in single])
         logits = {row.sequence: self._prefill(row) for row in rows if len(row.tokens) > 1}
         if single:  # last, as its logits stay in the engine's buffer
             logits |= self._decode([single[index] for index in order], first)
-        for row in rows:  # only now, so that a failure above leaves every sequence as it was
-            self._kv.advance(row.sequence, len(row.tokens))
-        return [logits[row.sequence] for row in rows]
+        return logits
 
     def _make_room(self, length: int) -> None:
         """Before buffers are replaced by larger ones."""
@@ -130,9 +135,9 @@ class SequenceEngine(ABC):
 
 
 def capabilities_of(
-    options: OnnxOptions, *, vocabulary: int, context: int, kv_identity: str
+    options: OnnxOptions, *, vocabulary: int, context: int, kv_identity: str, few: int = 0
 ) -> Capabilities:
-    """context: the most that the model takes."""
+    """context: the most that the model takes. few: see Capabilities."""
     return Capabilities(
         engine="onnx",
         vocabulary=vocabulary,
@@ -143,4 +148,6 @@ def capabilities_of(
         kv_identity=kv_identity,
         prefill_chunk=PREFILL_CHUNK,
         longest=context,
+        few=few,
+        lookup=True,
     )

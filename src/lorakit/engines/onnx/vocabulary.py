@@ -69,18 +69,24 @@ class Vocabulary:
                 hidden[ours] = table.values[at[ours]]
         return hidden
 
-    def project(self, final: Floats, logits: Floats, held: AdapterSet) -> None:
-        """Finish one row's logits [kept, vocabulary] in place from its final states."""
+    def project(
+        self, final: Floats, logits: Floats, held: AdapterSet, among: Tokens | None = None
+    ) -> None:
+        """Finish one row's logits [kept, vocabulary] in place from its final states.
+
+        among: tokens, ascending, whose logits [kept, among] alone there are.
+        """
+        columns: slice | Tokens = slice(None) if among is None else among
         for handle, _ in held:
-            _replace(self._attached[handle].projection, final, logits)
+            _replace(self._attached[handle].projection, final, logits, among)
         terms = self._terms(held, lambda adapter: adapter.head)
         for factors, strength in terms:
-            logits += (final @ factors.a.T * np.float32(strength)) @ factors.b.T
+            logits += (final @ factors.a.T * np.float32(strength)) @ factors.b[columns].T
             if factors.dora is not None:
-                logits *= factors.dora.gain(strength)
+                logits *= factors.dora.gain(strength)[columns]
         for factors, strength in terms:
             if factors.bias is not None:
-                logits += factors.bias * np.float32(strength)
+                logits += factors.bias[columns] * np.float32(strength)
             if factors.reads is not None:
                 logits += (final @ factors.reads * np.float32(strength))[:, np.newaxis]
         if self._softcap:
@@ -88,8 +94,15 @@ class Vocabulary:
             logits *= np.float32(self._softcap)
 
 
-def _replace(table: Table, final: Floats, logits: Floats) -> None:
+def _replace(table: Table, final: Floats, logits: Floats, among: Tokens | None) -> None:
     if table.whole is not None:
-        np.matmul(final, table.whole.T, out=logits)
-    if table.ids is not None and table.values is not None:
+        np.matmul(final, (table.whole if among is None else table.whole[among]).T, out=logits)
+    if table.ids is None or table.values is None:
+        return
+    if among is None:
         logits[:, table.ids] = final @ table.values.T
+        return
+    if len(table.ids):
+        at = np.minimum(np.searchsorted(table.ids, among), len(table.ids) - 1)
+        ours = table.ids[at] == among
+        logits[:, ours] = final @ table.values[at[ours]].T

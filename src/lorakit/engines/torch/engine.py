@@ -71,6 +71,7 @@ class TorchEngine:
             kv_identity=f"torch {torch.__version__}, transformers {transformers.__version__}, f32",
             prefill_chunk=PREFILL_CHUNK,
             longest=base.decoder.context,
+            lookup=True,
         )
         self._sequences = Sequences(self._capabilities.max_sequences)
 
@@ -196,11 +197,11 @@ class TorchEngine:
         """What becomes of a row's sequence, and its logits."""
         state, count = self._sequences[row.sequence], len(row.tokens)
         acted = effective(row.adapters)
-        wanted = {"all": 0, "last": count - 1, "none": count}[row.logits]
+        wanted = np.asarray(row.positions, np.int64)
         parts = []
         for begin in range(0, count, MAX_NEW):
             end = min(begin + MAX_NEW, count)
-            kept = torch.arange(min(max(wanted, begin), end), end) - begin
+            kept = torch.from_numpy(wanted[(wanted >= begin) & (wanted < end)] - begin)
             cache = state.cache()
             tokens = row.tokens[begin:end]
             result = self._run(overlays, acted, tokens, cache, logits_to_keep=kept.to(self._device))

@@ -144,8 +144,6 @@ def bind_llama(library: Any) -> SimpleNamespace:
         "llama_seq_id",
         "llama_log_callback",
         "llama_model_kv_override",
-        "llama_token_data_p",
-        "llama_token_data_array",
     ):
         setattr(api, name, getattr(structs, name))
     return api

@@ -183,19 +183,6 @@ kv_value = type(
 llama_model_kv_override = struct(
     "llama_model_kv_override", [("tag", c_int32), ("key", c_char * 128), ("value", kv_value)]
 )
-llama_token_data = struct(
-    "llama_token_data", [("id", llama_token), ("logit", c_float), ("p", c_float)]
-)
-llama_token_data_p = ctypes.POINTER(llama_token_data)
-llama_token_data_array = struct(
-    "llama_token_data_array",
-    [
-        ("data", llama_token_data_p),
-        ("size", c_size_t),
-        ("selected", c_int64),
-        ("sorted", c_bool),
-    ],
-)
 mtmd_input_text = struct(
     "mtmd_input_text",
     [
