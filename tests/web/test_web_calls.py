@@ -59,7 +59,8 @@ def joined(events) -> list[str]:
 
 @cache
 def vectors(drawn_count: int) -> list[tuple[dict, dict]]:
-    """Python's own and drawn replies, with what is asked of them and how they are cut; what Python says of each."""
+    """Python's own and drawn replies, what is asked of them and how they are cut; and what Python
+    says of each."""
     draw = random.Random(7)
     given = [
         {"format": name, "reply": reply, "reasons": False, "repair": at % 3 == 0}

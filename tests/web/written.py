@@ -27,15 +27,18 @@ scanning = importlib.import_module("test_scanning")
 CALLS = [
     *reading.CALLS,
     ToolCall(name="ok", arguments={"n": -1, "x": 0.5, "on": True, "none": None, "words": "a\nb"}),
-    ToolCall(name="get_weather", arguments={"city": "Óslo 日本 😀", "days": [1, 2], "o": {"k": "v"}}),
+    ToolCall(
+        name="get_weather", arguments={"city": "Óslo 日本 😀", "days": [1, 2], "o": {"k": "v"}}
+    ),
 ]
+TEXT, WORD = {"type": "string"}, {"enum": ["a", "1"]}
 TOOLS = [  # by whose types Qwen 3 Coder's calls are read
     {"type": "function", "function": {"name": "f", "parameters": {
-        "properties": {"t": {"type": "string"}, "a": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
-        "additionalProperties": {"$ref": "#/$defs/word"}, "$defs": {"word": {"enum": ["a", "1"]}}}}},
+        "properties": {"t": TEXT, "a": {"anyOf": [TEXT, {"type": "null"}]}},
+        "additionalProperties": {"$ref": "#/$defs/word"}, "$defs": {"word": WORD}}}},
     {"name": "ok", "parameters": {"properties": {
         "n": {"type": ["string", "null"]}, "x": {"type": "string", "nullable": True},
-        "on": {"const": "true"}, "none": {"allOf": [{"type": "string"}]}, "words": {"type": "integer"}}}},
+        "on": {"const": "true"}, "none": {"allOf": [TEXT]}, "words": {"type": "integer"}}}},
     {"name": "get_weather", "parameters": {"properties": {
         "city": {"type": "STRING"}, "days": {"oneOf": []}, "o": {"enum": ["v", 1]}}}},
     {"name": "g"},
@@ -114,7 +117,7 @@ def own_vectors() -> list[tuple[str, str]]:
 
 
 def drawn(count: int, seed: int = 13) -> list[tuple[str, str]]:
-    """(format, reply): put together from what the formats are made of, and calls that are broken."""
+    """(format, reply): put together from what the formats are made of, and broken calls."""
     draw = random.Random(seed)
     names = [*FORMATS, ""]
     rendered = {name: _rendered(name) for name in names}
