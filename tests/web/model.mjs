@@ -280,6 +280,19 @@ const scenarios = {
     return { answers, applied, batch, codes, state, progress: events.length };
   },
 
+  /** Token ids of conversations; and a tokenizer that begins each text with a space. */
+  async prompts() {
+    const model = await ready();
+    const found = input.conversations.map((messages) => model.dialogue.prompt(messages, null));
+    const { Spelled } = await import(`${web}/spelled.js`);
+    const spaced = new Spelled(['<end>']);
+    const prompt = spaced.render([{ role: 'tool', content: 'a<end>' }], ([{ content }]) => `${content}<end>`);
+    const coded = (text) => [32, ...Array.from(text, (char) => char.codePointAt(0))];
+    const refused = await codeOf(() => spaced.encode(prompt, coded, (ids) => String.fromCodePoint(...ids)));
+    const rewritten = await codeOf(() => new Spelled(['<end>']).render([{ role: 'tool', content: 'a<end>' }], ([{ content }]) => `${content.codePointAt(2)}`));
+    return { found, refused, rewritten };
+  },
+
   /** What requests may say of calls: the reply, or the code of what is refused. */
   async choices() {
     const model = await ready();

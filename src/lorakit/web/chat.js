@@ -8,6 +8,7 @@
 import { LorakitError } from './errors.js';
 import { detectFormat, getFormat, parseReply } from './calls.js';
 import { shown } from './options.js';
+import { Spelled, marksOf } from './spelled.js';
 import { opensReasoning } from './tags.js';
 
 const REASONING = ['reasoning_content', 'thinking', 'reasoning'];
@@ -27,8 +28,10 @@ export class Dialogue {
 
   /** Token ids of a conversation up to where the model answers; tools: prepared. @returns {number[]} */
   prompt(messages, tools) {
-    const text = this.render(prepareMessages(messages), tools);
-    return this.encode(text, { special: false });
+    const spelled = new Spelled(this.marks());
+    const text = spelled.render(prepareMessages(messages), (plain) => this.render(plain, tools));
+    const decode = (ids) => this.tokenizer.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
+    return spelled.encode(text, (plain) => this.encode(plain, { special: false }), decode);
   }
 
   /** Token ids of a text; special: add what the tokenizer adds, such as <bos>. */
@@ -50,6 +53,12 @@ export class Dialogue {
 
   parse(text, { format = this.format, repair = false } = {}) {
     return parseReply(text, format, { reasons: this.reasons, repair });
+  }
+
+  /** The tokens that results of tools must not spell. */
+  marks() {
+    this.known ??= marksOf(this.tokenizer, this.template());
+    return this.known;
   }
 
   template() {
