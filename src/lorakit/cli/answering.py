@@ -56,6 +56,14 @@ class Answering:
             "the results of tools, else the template's own]."
         ),
     ] = None
+    tool_choice: Annotated[
+        str | None,
+        _asking(
+            metavar="CHOICE",
+            help="What tools are for: auto, required, none, free, or a function's name "
+            "[default: auto].",
+        ),
+    ] = None
     max_tokens: Annotated[
         int | None, _choosing(DEFAULTS.max_tokens, help="Ends the answer after so many tokens.")
     ] = None
@@ -138,6 +146,7 @@ class Answering:
             "chat_template_kwargs": _variables(self.chat_template_kwargs),
             "enable_thinking": self.thinking,
             "control_tokens": self.control_tokens,
+            "tool_choice": self.tool_choice,
         }
         return cast(RenderKeywords, {name: v for name, v in given.items() if v is not None})
 
@@ -169,7 +178,7 @@ class Answering:
         """Raise ParameterError for what a prompt without a template would ignore."""
         given = ["--system"] * (self.system is not None)
         names = {"enable_thinking": "--thinking", "chat_template_kwargs": "--chat-template-kwargs",
-                 "control_tokens": "--control-tokens"}  # fmt: skip
+                 "control_tokens": "--control-tokens", "tool_choice": "--tool-choice"}  # fmt: skip
         given += [names[name] for name in self.rendering]
         if given:
             raise ParameterError(

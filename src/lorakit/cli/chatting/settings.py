@@ -47,12 +47,7 @@ def choose(chat: Chat, name: str, text: str) -> None:
     elif name == THINKING:
         if text not in SIDES:
             raise ParameterError(f"thinking is one of {', '.join(SIDES)}, not {text!r}")
-        options = chat.session.rendering
-        chosen = RenderOptions(
-            chat_template_kwargs=options.chat_template_kwargs,
-            control_tokens=options.control_tokens,
-            enable_thinking=SIDES[text],
-        )
+        chosen = replace(chat.session.rendering, enable_thinking=SIDES[text])
         if SIDES[text] is not None:
             _require_read(chat, chosen)
         chat.session.rendering = chosen

@@ -39,7 +39,7 @@ from lorakit.engines.onnx.sequences import (
     SequenceEngine,
     capabilities_of,
 )
-from lorakit.engines.onnx.sessions import Other, Sessions
+from lorakit.engines.onnx.sessions import LANES, Other, Sessions
 from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
@@ -74,7 +74,6 @@ FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabula
 }
 SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
-LANES = 8  # of a packed run, at most
 MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
 QUERIES = 128  # in a block of attention
@@ -123,7 +122,7 @@ class OnnxEngine(SequenceEngine):
         self._sessions = Sessions(
             opened=opened,
             weights=count * (4 if whole else 1),
-            most=min(options.max_batch, LANES) if packs else 0,
+            most=min(options.max_batch, 2 * LANES) if packs else 0,
         )
         self._device = device
         self._slabs = self._new_slabs(graph.apart)
@@ -255,8 +254,8 @@ class OnnxEngine(SequenceEngine):
 
     def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
         """Rows of different numbers of new tokens share runs, where the plan says so."""
-        packed, spared = packed_rows(rows, self._sessions.most, self._packable)
-        if other := self._sessions.better(spared):
+        packed, spared = packed_rows(rows, self._sessions.planned, self._packable)
+        if other := self._sessions.better(len(packed), spared):
             self._use(other)
         if not spared or not self._sessions.lanes:
             return super()._computed(rows)

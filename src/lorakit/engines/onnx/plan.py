@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lorakit.engines.protocol import Row
 
 LONGEST = 64  # tokens of a row that is packed
+MOST = 512  # tokens in a packed run; bounds its memory
 SAVED = 0.8  # of a run of the graph, for each that packing spares
 PAID = 0.08  # of a run, by each run of a batch in a graph with lanes
 OPENING = 30.0  # how many runs a session takes to open
@@ -55,9 +56,16 @@ def packed_rows(
 
 
 def groups(rows: Sequence[Row], slot: Callable[[int], int], lanes: int) -> list[list[Row]]:
-    """Rows in the order of their sequences' slots, in as many runs as the lanes ask for."""
-    ordered = sorted(rows, key=lambda row: slot(row.sequence))
-    return [ordered[begin : begin + lanes] for begin in range(0, len(ordered), lanes)]
+    """Rows in the order of their sequences' slots, in as many runs as lanes and memory ask for."""
+    found: list[list[Row]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: slot(row.sequence)):
+        if not found or len(found[-1]) == lanes or len(row.tokens) > room:
+            found.append([])
+            room = MOST
+        found[-1].append(row)
+        room -= len(row.tokens)
+    return found
 
 
 def lanes_of(slots: Sequence[int], lanes: int) -> list[int]:
