@@ -150,6 +150,7 @@ def test_formats_are_recognised_alike(plain_node):
         ("llama3", '{"name":"f","parameters":{}};'),
         ("llama3", "<|python_tag|>"),
         ("qwen3coder", "<tool_call>\n<function=f>\n<parameter=a>\n"),
+        ("qwen3coder", "<function=f>\n<parameter=a>\n[1</parameter>\n"),
         ("mistral", "[TOOL_CALLS][{"),
         ("deepseek", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"),
         ("json", '{"name": "f", "arguments": {}},'),
@@ -158,7 +159,7 @@ def test_formats_are_recognised_alike(plain_node):
 def test_a_long_reply_costs_its_length(plain_node, name, unit):
     def ms(count: int) -> float:
         replies = [{"format": name, "reply": unit * count, "reasons": False}]
-        if not unit.endswith(("}", ">", ";")):
+        if not unit.endswith(("}", ">", ";", "r>\n")):
             replies[0]["pieces"] = [unit * 400] * (count // 400)
         return plain_node.run("calls.mjs", {"replies": replies, "templates": []})["ms"]
 

@@ -39,7 +39,7 @@ function qwen3coder(kindOf) {
     closing: CLOSE,
     stops: STOPS,
     openings: [OPEN, FUNCTION],
-    growing: growingAs(HEAD, '', { reader: (name) => new QwenArguments((key) => kindOf(name, key), readWhole) }),
+    growing: growingAs(HEAD, '', { reader: (name) => new QwenArguments((key) => kindOf(name, key), readParameter) }),
     mend: (text) => mend(text, kindOf),
   });
   return formatOf('qwen3coder', syntax, { withTools });
@@ -54,13 +54,11 @@ function withTools(tools) {
 function read(reply, start, calls, kindOf) {
   let { at, name } = readTag(reply, reply.startsWith(OPEN, start) ? skipSpace(reply, start + OPEN.length) : start, FUNCTION);
   const given = new Map();
-  let limit = -1; // where the function ends, unless a value holds that tag
   at = skipSpace(reply, at);
   while (!reply.startsWith(FUNCTION_END, at)) {
     const tag = readTag(reply, at, PARAMETER);
     if (given.has(tag.name)) throw new BadCall(`the parameter '${tag.name.slice(0, 40)}' occurs twice`, tag.at);
-    if (limit < tag.at) limit = endOf(reply, tag.at, FUNCTION_END);
-    const { end, value } = readParameter(reply, tag.at, limit, kindOf(name, tag.name));
+    const { end, value } = readParameter(reply, tag.at, kindOf(name, tag.name));
     given.set(tag.name, value);
     at = skipSpace(reply, end);
   }
@@ -94,9 +92,9 @@ function readTag(reply, at, opening) {
 
 /**
  * The value whose opening tag ends at `start`, and where its closing tag ends. JSON may hold the
- * closing tag in its strings: then a later one, before `limit`, is its end.
+ * closing tag in its strings: then a later one of the same function is its end.
  */
-function readParameter(reply, start, limit, kind) {
+function readParameter(reply, start, kind) {
   let close = reply.indexOf(PARAMETER_END, start);
   if (close < 0) throw new BadCall(`a parameter lacks its ${PARAMETER_END}`, reply.length);
   const end = close + PARAMETER_END.length;
@@ -108,16 +106,9 @@ function readParameter(reply, start, limit, kind) {
       const whole = wholeJson(reply.slice(start, close));
       if (whole) return { end: close + PARAMETER_END.length, value: whole.value };
       close = reply.indexOf(PARAMETER_END, close + 1);
-      if (close < 0 || close + PARAMETER_END.length > limit) break;
+      if (close < 0 || reply.slice(start, close).includes(FUNCTION_END)) break;
     }
   return { end, value: valueOf(text) };
-}
-
-const readWhole = (text, at, kind) => readParameter(text, at, text.length, kind);
-
-function endOf(reply, at, tag) {
-  const found = reply.indexOf(tag, at);
-  return found < 0 ? reply.length : found;
 }
 
 /** A text that is JSON from end to end, as {value}; else null. */
