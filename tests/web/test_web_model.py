@@ -55,7 +55,7 @@ def rows(python):
 
 def answers(model, messages, tools=None, **options) -> dict[str, list[int]]:
     """Ids by set."""
-    prompt = model.chat_prompt(messages, tools=tools)
+    prompt = model.chat_prompt(messages, tools=tools, tool_choice="free")
     return {
         name: [
             choice.token
@@ -104,7 +104,7 @@ def exported_answers(folder, dtype, rows, python):
     adapters = {name: read_adapter(Path(path)) for name, path in ADAPTERS.items()}
     stops = json.loads((folder / "generation_config.json").read_text("utf-8"))["eos_token_id"]
     for row in rows:
-        prompt = python.chat_prompt(row["messages"], tools=row["tools"])
+        prompt = python.chat_prompt(row["messages"], tools=row["tools"], tool_choice="free")
         sets = [[(adapters[name], s) for name, s in scales.items()] for scales in SETS.values()]
         yield [list(model.answer(prompt, lora_feeds(model, s), stops, 48)) for s in sets]
     model.close()
@@ -114,7 +114,8 @@ def test_replies_are_parsed_as_in_python(run, rows, python):
     found = run("answers")
     for answer, row in zip(found, rows, strict=True):
         for name, scales in SETS.items():
-            reply = python.chat(row["messages"], tools=row["tools"], adapters=scales, max_tokens=48)
+            asked = {"tools": row["tools"], "tool_choice": "free", "max_tokens": 48}
+            reply = python.chat(row["messages"], adapters=scales, **asked)
             said = answer[name]
             assert (said["raw"], said["text"]) == (reply.completion.text, reply.text)
             calls = [{"name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
@@ -343,7 +344,7 @@ def test_a_seed_draws_what_it_draws_in_python(run, rows, python):
     for ids, draw in zip(found["replies"], draws, strict=True):
         options = {names.get(key, key): value for key, value in draw["sampling"].items()}
         row = rows[draw["row"]]
-        prompt = python.chat_prompt(row["messages"], tools=row["tools"])
+        prompt = python.chat_prompt(row["messages"], tools=row["tools"], tool_choice="free")
         done = python.complete(prompt, adapters={"home": 1}, max_tokens=48, **options)
         equal += ids == [choice.token for choice in done.tokens]
     assert equal >= len(draws) - 1  # a last bit of exp may fall on a border
