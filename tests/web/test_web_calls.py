@@ -152,7 +152,6 @@ def test_formats_are_recognised_alike(plain_node):
         ("qwen3coder", "<tool_call>\n<function=f>\n<parameter=a>\n"),
         ("qwen3coder", "<function=f>\n<parameter=a>\n[1</parameter>\n"),
         ("mistral", "[TOOL_CALLS][{"),
-        ("deepseek", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"),
         ("json", '{"name": "f", "arguments": {}},'),
     ],
 )
