@@ -89,12 +89,13 @@ FORMATS: Mapping[str, Signs] = {
         Signs(
             format=HERMES,
             present=("<tool_call>", "arguments"),
-            absent=("<function=", "<arg_key>"),  # Qwen3-Coder's and GLM's calls are not JSON
+            # Calls of Qwen3-Coder, GLM and MiniMax are not JSON; Apriel's stand in a list.
+            absent=("<function=", "<arg_key>", "<invoke", "<tool_calls>"),
         ),
         Signs(format=QWEN3CODER, present=("<tool_call>", "<function=", "<parameter=")),
         Signs(
             format=LLAMA3,
-            present=("parameters", "<|start_header_id|>", "ipython"),
+            present=('"parameters": ', "<|start_header_id|>", "ipython"),  # ToolACE's are Python
             absent=("<function=",),  # Functionary's calls have another form
         ),
         Signs(

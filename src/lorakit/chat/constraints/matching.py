@@ -72,6 +72,19 @@ def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return matcher
 
 
+def _require_some_text(native: LLMatcher, size: int) -> None:
+    """Raise ParameterError where an answer could not even begin: a rule that is itself and nothing
+    else, a class without characters."""
+    from llguidance.numpy import fill_next_token_bitmask
+
+    if native.is_accepting():
+        return
+    _called(fill_next_token_bitmask, native, np.zeros((1, _words(size)), np.int32), 0)
+    if native.is_error():
+        why = native.get_error()
+        raise _refused("no text fits it" if "NoExtensionBias" in why else why)
+
+
 def _refused(why: str) -> ParameterError:
     lines = [line for line in why.strip()[:2000].splitlines() if line.strip()]
     return ParameterError(
@@ -88,6 +101,7 @@ class Compiled:
         self._lock = threading.Lock()
         forcing = "" if vocabulary.forces else _UNFORCED
         self._prototype = native_matcher(vocabulary.native, f"{grammar}{forcing}")
+        _require_some_text(self._prototype.deep_copy(), vocabulary.size)
 
     def matcher(self, ends: Collection[int]) -> Matcher:
         """A constraint of one answer. ends: the tokens that end it, which may come wherever the
