@@ -3,12 +3,14 @@
 import asyncio
 import json
 import re
+import threading
 from dataclasses import replace
 
 import pytest
 
 import lorakit
 from lorakit import demo
+from lorakit.chat.constraints.vocabulary import Vocabulary
 from lorakit.chat.rendering import RenderOptions
 from lorakit.chat.tools import validate_call
 from lorakit.errors import CapabilityError, ParameterError
@@ -293,7 +295,7 @@ def test_openais_other_shapes_are_taken(model):
 def test_a_schema_under_another_key_is_told(model, key):
     with pytest.raises(ParameterError) as error:
         model.chat(ASKED, tools=[{"name": "f", key: SCHEMA}], max_tokens=3)
-    assert f"f: its schema is under 'parameters', not {key!r}" in str(error.value)
+    assert f"f: expected its schema under 'parameters', found it under {key!r}" in str(error.value)
     assert model.chat(ASKED, tools=[{"name": "f", "returns": {}}], max_tokens=3)
 
 
@@ -317,6 +319,30 @@ def test_only_the_call_in_which_it_ended_was_cut_off(model):
         assert completion.finish_reason == "length"
         *_, last = model.parse_reply(completion).malformed
         assert last.reason.startswith("cut off") == told
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_event_loop_goes_on_while_the_vocabulary_is_read(monkeypatch, beside):
+    """Without `_prepare`, the broken variant, it stands still."""
+    made = []
+
+    def slow(tokenizer, ends):
+        made.append(threading.current_thread() is threading.main_thread())
+        return Vocabulary(tokenizer, ends)
+
+    async def nothing(prompt, params):
+        pass
+
+    async def ask(model):
+        answers = [model.achat(ASKED, choices=["yes", "no"]) for _ in range(3)]
+        return [reply.text for reply in await asyncio.gather(*answers)]
+
+    monkeypatch.setattr(constraining, "Vocabulary", slow)
+    with lorakit.open(demo.base_path()) as model:
+        if not beside:
+            monkeypatch.setattr(model, "_prepare", nothing)
+        assert set(asyncio.run(ask(model))) <= {"yes", "no"}
+    assert made == [not beside]
 
 
 def test_a_choice_and_a_format_are_not_both_taken(model):

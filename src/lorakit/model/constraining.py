@@ -73,6 +73,15 @@ class Constraining:
         assert isinstance(prompt, ChatPrompt)
         return self._compile(self._reply(use, prompt)).matcher(ends)
 
+    def unprepared(self, params: SamplingParams, prompt: str | Sequence[int]) -> bool:
+        """Whether an answer has a constraint, and it would be the first one."""
+        use = prompt.use if isinstance(prompt, ChatPrompt) else None
+        return self._vocabulary is None and (bool(params.restricting) or use is not None)
+
+    def prepare(self) -> None:
+        """Make what the first constraint takes: the vocabulary, some seconds where it is large."""
+        _ = self._known
+
     def use(self, tools: Tools | None, options: RenderOptions) -> ToolUse | None:
         """What the reply to a conversation may call; None where nothing restricts that.
 

@@ -83,6 +83,7 @@ class Generating(Submitting):
         started: list[Generation] = []
         try:
             for params in several(self._params(sampling, options), n):
+                await self._prepare(prompt, params)
                 started.append(self._submit(prompt, params, adapters, timeout))
             return together([await each.aresult() for each in started])
         except BaseException:

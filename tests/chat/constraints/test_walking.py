@@ -109,6 +109,7 @@ REFUSED = (
     ({"type": "string", "discriminator": {"propertyName": "a"}}, "'discriminator' cannot be"),
     ({"$ref": "http://x"}, "schema.$ref: expected a place in this schema"),
     ({"$ref": "#/$defs/none"}, "schema.$ref: the schema has no"),
+    ({"type": "str"}, "integer, boolean, null, found 'str'; did you mean string?"),
     ({"items": []}, "schema.items: expected a schema"),
     ({"minItems": 1, "maxItems": 0}, "schema.minItems"),
     ({"prefixItems": [{}], "items": False, "minItems": 2}, "no array has 2 items"),

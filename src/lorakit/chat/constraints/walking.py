@@ -89,7 +89,9 @@ def functions_of(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
             faults.append(f"tools[{at}]: there is another tool {shown(name)}")
         arguments = function.get("parameters")
         if arguments is None and (key := _meant_by(function)):
-            faults.append(f"{name}: its schema is under 'parameters', not {shown(key)}")
+            faults.append(
+                f"{name}: expected its schema under 'parameters', found it under {shown(key)}"
+            )
         walker = _Walker({} if arguments is None else arguments, name, True)
         schema = walker.arguments()
         faults += walker.faults
@@ -227,8 +229,11 @@ class _Walker:
             if not kinds:
                 return AnyValue()
         elif not names or not all(map(is_kind, names)):
-            expected = ", ".join(KINDS)
-            return self._fault(f"{where}.type", f"expected {expected}, found {shown(said)}")
+            expected = f"expected one of {', '.join(KINDS)}, found {shown(said)}"
+            meant = _OF_PYTHON.get(said) if isinstance(said, str) else None
+            return self._fault(
+                f"{where}.type", f"{expected}; did you mean {meant}?" if meant else expected
+            )
         if "number" in kinds:
             kinds = [kind for kind in kinds if kind != "integer"]
         found = [self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)]
@@ -417,6 +422,10 @@ class _Walker:
         return None
 
 
+_OF_PYTHON = {
+    "str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array",
+    "dict": "object", "None": "null",
+}  # fmt: skip
 _READERS: Mapping[str, str] = {
     "anyOf": "_any_of", "oneOf": "_one_of", "allOf": "_all_of", "$ref": "_ref", "enum": "_enum",
     "const": "_const",
