@@ -31,7 +31,7 @@ SUPPORTED = (
     'Annotated[..., "description"]'
 )
 PYDANTIC = (
-    "pydantic's are declared by lorakit.Tool(function, parameters=Model.model_json_schema()), where "
+    "lorakit.Tool(function, parameters=Model.model_json_schema()) declares a pydantic model, where "
     "function(**values) validates: Model.model_validate(values)"
 )
 # What stands behind a type in Annotated, as annotated_types and pydantic call it: for numbers, and
