@@ -20,6 +20,7 @@ Fault = Callable[[str, str], None]  # the keyword, and what is wrong with it
 FORMATS = (
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 )  # fmt: skip
+FREE_FORMATS = ("binary", "password")  # OpenAPI's, of any text
 MAX_LENGTH = 100_000  # characters of a string, items of an array
 MAX_BOUND = 2**53  # beyond, neighbouring whole numbers are one float
 MAX_STEP = 1_000_000  # multipleOf, in units of its last decimal: states of an automaton
@@ -38,6 +39,8 @@ def text_of(schema: Mapping[str, Any], fault: Fault) -> Text:
         elif why := expression_fault(pattern):
             fault("pattern", why)
             pattern = None
+    if kind in FREE_FORMATS:
+        kind = None
     if kind is not None and (not isinstance(kind, str) or kind not in FORMATS):
         fault("format", f"expected one of {', '.join(FORMATS)}, found {shown(kind)}")
         kind = None

@@ -164,6 +164,8 @@ class Chat:
             self.show(self.session.stream_from([*before, said]))
 
     def _tell_step(self, step: ToolStep) -> None:
+        if step.malformed is not None:
+            return  # the answer said so at its end
         content = step.content if len(step.content) <= SHOWN else f"{step.content[:SHOWN]}..."
         for line in content.splitlines():
             say_folded(f"  {line}", DIM if step.ok else BAD)
