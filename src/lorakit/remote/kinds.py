@@ -95,7 +95,7 @@ class Kind:
         if self.scales:
             return {"json_schema": {"type": "object"} if schema is None else schema}
         raise CapabilityError(
-            f"{self.name} takes response_format in conversations alone", hint="model.chat(...)"
+            f"{self.name} takes response_format in conversations alone", hint="ask it with messages"
         )
 
     def _biases(self, biases: Mapping[int, float]) -> Said:

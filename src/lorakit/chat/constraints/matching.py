@@ -74,7 +74,7 @@ def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 def _refused(why: str) -> ParameterError:
     lines = [line for line in why.strip()[:2000].splitlines() if line.strip()]
     return ParameterError(
-        "the grammar cannot be enforced", items=lines, hint="docs/constraints.md says what can be"
+        "the grammar cannot be enforced", items=lines, hint="the page on constraints says what can be"
     )
 
 
@@ -235,7 +235,7 @@ class Matcher:
         if self._native.is_error():
             raise EngineError(
                 f"the constraint cannot be followed any further: {self._native.get_error()[:500]}",
-                hint="a simpler schema or grammar; docs/constraints.md states the limits",
+                hint="a simpler schema or grammar; the page on constraints states the limits",
             )
 
 
