@@ -193,6 +193,17 @@ def test_a_session_keeps_its_choice(model):
     assert session.regenerate(tool_choice="none").tool_calls == ()
 
 
+def test_a_summary_is_free_to_say_what_it_likes(model):
+    prompt = model.chat_prompt(ASKED, tools=TOOLS, tool_choice="required")
+    assert prompt.use is not None
+    prompt.set_free()
+    assert model.complete(prompt, max_tokens=40).text  # which may be no call
+    asked = {"tools": TOOLS, "tool_choice": "required", "when_full": "summarise"}
+    session = model.session(**asked, max_tokens=30)
+    spoken = session._summary(model.chat_prompt(ASKED, tools=TOOLS, tool_choice="required"), 20)
+    assert not spoken.startswith("<start_function_call>")
+
+
 def test_grammars_are_compiled_once(model, monkeypatch):
     made = []
     compiled = constraining.Compiled

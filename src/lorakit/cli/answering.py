@@ -59,9 +59,8 @@ class Answering:
     tool_choice: Annotated[
         str | None,
         _asking(
-            metavar="WORD",
-            help="auto: what begins as a call of the tools ends as a valid one; required: it "
-            "calls; none: it cannot; free: as it likes; or the name of the function that it calls "
+            metavar="CHOICE",
+            help="What tools are for: auto, required, none, free, or a function's name "
             "[default: auto].",
         ),
     ] = None

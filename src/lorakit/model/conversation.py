@@ -307,7 +307,7 @@ class Session:
     def _summary(self, prompt: ChatPrompt, tokens: int) -> str:
         """What the model says to a prompt, greedily."""
         asked = SamplingParams(max_tokens=tokens)
-        prompt.use = None  # a summary calls nothing
+        prompt.set_free()  # a summary calls nothing
         stream = self._model.stream(prompt, adapters=self.adapters, sampling=asked)
         try:
             completion = stream.result()

@@ -232,6 +232,21 @@ def test_a_grammar_that_grows_too_ambiguous_ends_its_own_answer():
     assert fits('start: "ab"', "ab")
 
 
+class PanicException(BaseException):  # as Rust's is called
+    pass
+
+
+def test_a_panic_of_the_library_ends_one_answer(monkeypatch):
+    def panic(*_):
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("llguidance.numpy.fill_next_token_bitmask", panic)
+    matcher = Compiled(BYTES, "start: /[a-c]+/").matcher([TOKENS.end])
+    matcher.prepare()
+    with pytest.raises(EngineError, match="the constraint failed: index out of bounds"):
+        matcher.allowed(300)
+
+
 def test_nothing_is_printed(capfd):
     with pytest.raises(ParameterError):
         native_matcher(BYTES.native, "start: (((")

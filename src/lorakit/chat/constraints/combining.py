@@ -107,6 +107,15 @@ class Combining:
                 raise ValueError(f"{name} may not be there, but other names may")
         return Object(properties=properties, required=required, rest=rest)
 
+    def may_overlap(self, one: Node | None, other: Node | None) -> bool:
+        """Whether a value may fit both; True where that is not certain, or takes too long."""
+        if one is None or other is None:
+            return False
+        try:
+            return self.overlap(one, other)
+        except ValueError:
+            return True
+
     def overlap(self, one: Node, other: Node, depth: int = 0) -> bool:
         """Whether a value may fit both; True where that is not certain."""
         self._step(depth)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorakit.chat.calls import function_of
 from lorakit.chat.constraints.combining import Combining, array, constant, either
-from lorakit.chat.constraints.keywords import COMBINING, KEYWORDS, KINDS, check_keywords
+from lorakit.chat.constraints.keywords import COMBINING, KEYWORDS, KINDS, check_keywords, is_kind
 from lorakit.chat.constraints.nodes import (
     AnyValue,
     Array,
@@ -204,7 +204,7 @@ class _Walker:
             kinds = [kind for kind, keywords in KINDS.items() if schema.keys() & {*keywords}]
             if not kinds:
                 return AnyValue()
-        elif not names or not all(map(_is_kind, names)):
+        elif not names or not all(map(is_kind, names)):
             expected = ", ".join(KINDS)
             return self._fault(f"{where}.type", f"expected {expected}, found {shown(said)}")
         if "number" in kinds:
@@ -308,21 +308,13 @@ class _Walker:
             return None
         for at, one in enumerate(options):
             for other in range(at):
-                if self._overlap(one, options[other]):
+                if self._combining.may_overlap(one, options[other]):
                     return self._fault(
                         where,
                         f"a value may fit both {other} and {at}: oneOf is enforced only where "
                         "that cannot be; anyOf allows it",
                     )
         return either(options)
-
-    def _overlap(self, one: Node | None, other: Node | None) -> bool:
-        if one is None or other is None:
-            return False
-        try:
-            return self._combining.overlap(one, other)
-        except ValueError:
-            return True
 
     def _all_of(self, value: object, where: str, depth: int) -> Node | None:
         options = self._schemas(value, where, depth)
@@ -405,7 +397,3 @@ _READERS: Mapping[str, str] = {
     "anyOf": "_any_of", "oneOf": "_one_of", "allOf": "_all_of", "$ref": "_ref", "enum": "_enum",
     "const": "_const",
 }  # fmt: skip
-
-
-def _is_kind(name: object) -> bool:
-    return isinstance(name, str) and name.lower() in KINDS
