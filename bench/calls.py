@@ -35,6 +35,7 @@ from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.protocol import Row
 from lorakit.files.cache import cache_root
+from lorakit.formats.peft import write_peft
 from lorakit.runtime.params import SamplingParams
 
 ARGUMENTS = {"level": 40, "on": True, "room": "living room", "title": "the kitchen is on"}
@@ -147,9 +148,7 @@ def batch(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     for seed in range(rows):
         place = cache_root() / "bench" / f"calls-adapter-{seed}"
         if not place.exists():
-            from lorakit.formats import write_adapter
-
-            write_adapter(make_adapter(base.decoder, seed), place, format="peft")
+            write_peft(make_adapter(base.decoder, seed), place)
         calls.model.load_adapter(place, name=f"a{seed}")
         names.append(f"a{seed}")
 

@@ -1,6 +1,7 @@
 """Forced tokens, few columns and prompt lookup: every answer is the one of single steps."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -94,11 +95,11 @@ def test_forced_tokens_ride_along_in_the_next_row():
     assert row.among.tolist() == [3, 4]
 
 
+@dataclass
 class Logged(Scripted):
-    """What is asked first of each position: its mask before the step, or beside it."""
+    """first: of each position, whether its mask was asked for before the step, or beside it."""
 
-    def __post_init__(self):
-        self.first = {}
+    first: dict = field(default_factory=dict)
 
     def allowed(self, most):
         self.first.setdefault(len(self.accepted), "before")
