@@ -144,7 +144,10 @@ class Matcher:
 
     def allowed(self, most: int) -> Ids | None:
         """The ids that may come next, ascending; None where there are more than `most`."""
-        allowed = _unpacked(self._mask(), self._size)
+        bits = self._mask()
+        if np.count_nonzero(bits) > most:  # words of which each has a token
+            return None
+        allowed = _unpacked(bits, self._size)
         return np.flatnonzero(allowed) if np.count_nonzero(allowed) <= most else None
 
     def allows(self, token: int) -> bool:
