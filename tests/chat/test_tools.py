@@ -74,6 +74,19 @@ def test_a_template_writes_calls_as_the_format_does(file, name):
             "json",  # xLAM on Llama
         ),
         ('<|start_header_id|> ipython "parameters": <function=f>{}</function>', "llama3_function"),
+        ('<|start_header_id|> ipython {"name": f, "parameters": {}}', "llama3"),
+        ('<|start_header_id|> ipython "parameters": <function=f>{}</function>', "llama3_function"),
+        # Llama 3's turns, and other calls: ToolACE's Python, xLAM's list, Nemotron's tag
+        ("<|start_header_id|> ipython lacks the parameters, [f(a=1)], tools in JSON", None),
+        (
+            '<|start_header_id|> ipython parameters; tools: JSON [{"name": f, "arguments": a}]',
+            "json",
+        ),
+        ('<|start_header_id|> ipython "parameters" <TOOLCALL>[{"name": f}]</TOOLCALL>', None),
+        ('<|start_header_id|> ipython "parameters" >>>f\n{}', None),  # Functionary 3.2
+        # templates that speak of <tool_call>, of models that write otherwise
+        ('within <tool_call></tool_call>: <tool_calls>[{"name": f, "arguments": a}]', None),
+        ("<use_mcp_tool><arguments></use_mcp_tool> <tool_call> arguments", None),
         ("<|start_of_role|> arguments <tool_call>", "hermes"),  # Granite 4
         ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", None),  # DeepSeek V3.1
         ('tools: answer in JSON: {"name": "f", "arguments": {}}', "json"),
