@@ -6,6 +6,7 @@ Which parameters the model is told of: all that can be given by name, and positi
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import re
@@ -49,6 +50,14 @@ class Tool:
     name: str = field(default="", kw_only=True)
     description: str = field(default="", kw_only=True)
     parameters: Mapping[str, Any] | None = field(default=None, kw_only=True)
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What the model is told of it: an OpenAI function object, as `tools=` of `chat` takes.
+
+        Raises ParameterError as `run_tools` does.
+        """
+        return copy.deepcopy(dict(callee_of(self, "function").declaration))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,8 +76,7 @@ class Qwen3CoderFormat:
         )
 
     def _reader(self, function: str) -> QwenArguments:
-        kind = partial(self._kind, function)
-        return QwenArguments(kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
+        return QwenArguments(partial(self._kind, function), _parameter)
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,
@@ -135,15 +134,12 @@ class Qwen3CoderFormat:
             position = skip_space(reply, start + len(OPEN))
         position, name = _tag(reply, position, FUNCTION)
         arguments: dict[str, Any] = {}
-        limit = -1  # where the function ends, unless a value holds that tag
         position = skip_space(reply, position)
         while not reply.startswith(FUNCTION_END, position):
             position, key = _tag(reply, position, PARAMETER)
             if key in arguments:
                 raise BadCallError(f"the parameter {key[:40]!r} occurs twice", position)
-            if limit < position:
-                limit = _end_of(reply, position, FUNCTION_END)
-            position, arguments[key] = _parameter(reply, position, limit, self._kind(name, key))
+            position, arguments[key] = _parameter(reply, position, self._kind(name, key))
             position = skip_space(reply, position)
         position = skip_space(reply, position + len(FUNCTION_END))
         if reply.startswith(CLOSE, position):
@@ -183,10 +179,10 @@ def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
     return name.end() + 1, name[0]
 
 
-def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[int, Any]:
+def _parameter(reply: str, start: int, kind: Kind | None) -> tuple[int, Any]:
     """The value whose opening tag ends at `start`, and where its closing tag ends.
 
-    JSON may hold the closing tag in its strings: then a later one, before `limit`, is its end.
+    JSON may hold the closing tag in its strings: then a later one of the same function is its end.
     """
     close = reply.find(PARAMETER_END, start)
     if close < 0:
@@ -202,18 +198,13 @@ def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[i
         value = _whole_json(reply[start:close])
         if value is not _NOTHING:
             return close + len(PARAMETER_END), value
-        close = reply.find(PARAMETER_END, close + 1, limit)
-        if close < 0:
+        close = reply.find(PARAMETER_END, close + 1)
+        if close < 0 or reply.find(FUNCTION_END, start, close) >= 0:
             break
     return end, _value(text)
 
 
 _NOTHING = object()
-
-
-def _end_of(reply: str, position: int, tag: str) -> int:
-    found = reply.find(tag, position)
-    return len(reply) if found < 0 else found
 
 
 def _whole_json(text: str) -> Any:
