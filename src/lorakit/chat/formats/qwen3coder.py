@@ -34,6 +34,7 @@ from lorakit.chat.calls import (
     function_of,
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
+from lorakit.chat.formats.broken import past
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
 from lorakit.chat.formats.mending import CLOSING
 from lorakit.chat.formats.qwen_arguments import QwenArguments
@@ -170,7 +171,8 @@ def _find(reply: str, position: int) -> int:
 def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
     """The name in a tag, and where the tag ends."""
     if not reply.startswith(opening, position):
-        raise BadCallError(f"expected {opening}", position)
+        json = reply.startswith("{", position)  # what a model may write that knows other formats
+        raise BadCallError(f"expected {opening}", past(reply, position) if json else position)
     name = NAME.match(reply, position + len(opening))
     if not name:
         raise BadCallError(f"a name is missing after {opening}", position + len(opening))
