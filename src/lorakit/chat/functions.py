@@ -93,7 +93,8 @@ class Callee:
         """
         found: dict[str, Any] = {}
         faults: list[str] = []
-        for name, value in self._given(call).items():
+        given = copy.deepcopy(self._given(call))  # what a function does to them stays with it
+        for name, value in given.items():
             form = self.forms.get(name)
             try:
                 found[name] = value if form is None else form.convert(value)

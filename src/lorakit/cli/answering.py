@@ -64,6 +64,10 @@ class Answering:
             "[default: auto].",
         ),
     ] = None
+    repair: Annotated[
+        bool,
+        _asking("--repair", help="Mend calls that cannot be read, where it is clear what is meant."),
+    ] = False
     max_tokens: Annotated[
         int | None, _choosing(DEFAULTS.max_tokens, help="Ends the answer after so many tokens.")
     ] = None
@@ -143,6 +147,16 @@ class Answering:
         _choosing(metavar="FILE", help="A JSON schema: the answer is JSON that fits it."),
     ] = None
 
+    lookup: Annotated[
+        bool | None,
+        option(
+            "--lookup/--no-lookup",
+            group=CHOOSING,
+            help="Whether what followed the same tokens before is tried at once: the same answer, "
+            "sooner where it copies [default: where something restricts it].",
+        ),
+    ] = None
+
     @property
     def rendering(self) -> RenderKeywords:
         """What makes the prompt, as keywords. Raises ParameterError."""
@@ -172,7 +186,8 @@ class Answering:
     @property
     def keywords(self) -> ChatKeywords:
         """All but the system message."""
-        return cast(ChatKeywords, {**self.rendering, **self.sampling})
+        said = {"repair": True} if self.repair else {}
+        return cast(ChatKeywords, {**self.rendering, **self.sampling, **said})
 
     def own(self, model: Model) -> str:
         """What the model's own files choose, where no option does, in words; or ""."""
@@ -181,7 +196,7 @@ class Answering:
 
     def require_raw(self) -> None:
         """Raise ParameterError for what a prompt without a template would ignore."""
-        given = ["--system"] * (self.system is not None)
+        given = ["--system"] * (self.system is not None) + ["--repair"] * self.repair
         names = {"enable_thinking": "--thinking", "chat_template_kwargs": "--chat-template-kwargs",
                  "control_tokens": "--control-tokens", "tool_choice": "--tool-choice"}  # fmt: skip
         given += [names[name] for name in self.rendering]

@@ -97,9 +97,15 @@ class Constraining:
         if params.regex is not None:
             body = expression(whole(params.regex))
         elif params.choices is not None:
-            body = " | ".join(literal(text) for text in params.choices)
+            return self._around("CHOICE", reasons) + (  # one terminal: words of a rule are many
+                f"\nCHOICE: {' | '.join(map(literal, params.choices))}"
+            )
         else:
             body = json_rule(_schema(params.response_format or {}))
+        return self._around(body, reasons)
+
+    def _around(self, body: str, reasons: bool) -> str:
+        """The grammar of a reply that is one expression, after reasoning where the prompt did."""
         mark = mark_or_text(self._known.mark)
         return answer_grammar(body, mark=mark, thinking=self._dialogue.thinking(begun=reasons))
 

@@ -64,7 +64,7 @@ class ToolStep:
     content: str
     arguments: Mapping[str, Any] | None = None
     result: Any = None
-    exception: Exception | None = None
+    exception: BaseException | None = None
     malformed: Malformed | None = None
     seconds: float = 0.0
 

@@ -19,13 +19,14 @@ from lorakit.model.chat_stream import ChatStream
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
 from lorakit.model.tool_types import RunEnd, ToolFinished, ToolRun, ToolStarted, ToolStep
-from lorakit.model.types import ReplyEnd
+from lorakit.model.types import ReplyEnd, Tools
 from lorakit.runtime.params import SamplingParams
 
 DROPS = "; /set when_full drop drops the oldest turns"
 # Python's words in the library's hints, and what is typed in a chat.
 IN_CHAT = (
     (r'when_full="(\w+)"', r"/set when_full \1"),
+    (r'tool_choice="(\w+)"', r"/set tool_choice \1"),
     (r"open it with mmproj=", "begin the chat with --mmproj"),
     (r"with mmproj=", "with --mmproj"),
 )
@@ -48,6 +49,13 @@ class Chat:
     prefilled: str = ""
     told: bool = False
     functions: Functions | None = None
+
+    @property
+    def callable(self) -> Tools | None:
+        """Declarations of what the model may call, whether or not the prompt has them."""
+        if self.functions is None:
+            return self.session.tools
+        return [each.declaration for each in self.functions.callees.values()]
 
     @property
     def sampling(self) -> SamplingParams:
@@ -118,6 +126,10 @@ class Chat:
             stream = self.session.stream_tools(
                 content, functions.tools, approve=functions.approve, declare=functions.declare
             )
+        except BaseException:
+            self.session.messages[:] = kept
+            raise
+        try:
             for event in stream:
                 if stream.answer is not turn:
                     turn = stream.answer
@@ -129,6 +141,7 @@ class Chat:
                 elif not isinstance(event, ToolStarted):
                     answer.show(event)
                 if isinstance(event, ReplyEnd):
+                    functions.several = len(event.reply.tool_calls) > 1
                     answer = Answer(self.model.capabilities.context)
         except KeyboardInterrupt:
             stream.cancel()
