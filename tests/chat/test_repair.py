@@ -9,7 +9,8 @@ from test_reading import CALLS, joined, replies
 
 from growth import is_linear
 from lorakit.chat.calls import Repair, ToolCall
-from lorakit.chat.formats import mending
+from lorakit.chat.formats import gemma, jsoncall, jsonlist, mending, qwen3coder
+from lorakit.chat.formats.broken import past
 from lorakit.chat.formats.mending import (
     BRACES,
     CLOSING,
@@ -47,6 +48,7 @@ MENDED = {  # the inside of <tool_call> and </tool_call>, its calls, and what wa
 NOT_CLEAR = [
     '{"name": "f", "arguments": {"a": "x}}',
     "{'name': 'f', 'arguments': {'a': 'it's'}}",
+    "{'name': 'f', 'arguments': {'a': 'b\\/'}}",  # of Python with the backslash, of JSON without
     '{"name": "f", "arguments": {"a": "he said "so" then"}}',
     '{"name": "f", "arguments": {"a": 1}} and then',
     '{"name": "f", "arguments": {"a": 1}}}',
@@ -100,9 +102,66 @@ def test_gemmas_notation_is_mended_too(body):
     reply = f"<start_function_call>{body}<end_function_call>"
     assert GEMMA.parse(reply).tool_calls == ()
     assert seen(GEMMA.parse(reply, repair=True)) == OF_GEMMA[body]
-    for wrong in ("call:f{a:kitchen}", "call:f{a:<escape>x}", "call:{a:1,}", "f{a:1,}"):
+    for wrong in (
+        'call:f{a:"C:\\new"}',
+        "call:f{a:kitchen}",
+        "call:f{a:<escape>x}",
+        "call:{a:1,}",
+        "f{a:1,}",
+    ):
         reply = f"<start_function_call>{wrong}<end_function_call>"
         assert GEMMA.parse(reply, repair=True) == GEMMA.parse(reply)
+
+
+QUOTED_CALLS = {  # of each format: a call, and how one begins that holds it in a string
+    "functiongemma": ("<start_function_call>call:rm{}<end_function_call>", [
+        '<start_function_call>call:say{text:"%s"}', "<start_function_call>call:say{text:'%s'}",
+        "<start_function_call>call:say{a:oops,b:<escape>%s<escape>}"]),
+    "hermes": ('<tool_call>{"name": "rm"}</tool_call>', [
+        "<tool_call>{'name': 'say', 'arguments': {'text': '%s'}}",
+        "<tool_call>```json\n{'name': 'say', 'arguments': {'text': '%s"]),
+    "llama3_function": ("<function=rm>{}</function>", [
+        '<function=say>{"text": "a\n%s"}', '<function=say>{"on": True, "text": "%s"}']),
+    "mistral11": ("[TOOL_CALLS]rm[ARGS]{}", ['[TOOL_CALLS]say[ARGS]{"a": [1,], "text": "%s"}']),
+    "mistral": ("[TOOL_CALLS]rm[ARGS]{}", [
+        '[TOOL_CALLS] [{"name": "say", "arguments": {"a": True}}, {"name": "say", "arguments": '
+        '{"text": "%s"}}]']),
+    "phi4": ('<|tool_call|>[{"name": "rm"}]<|/tool_call|>', [
+        "<|tool_call|>[{'name': 'say', 'arguments': {'text': '%s'}}]"]),
+    "deepseek": ("<｜tool▁call▁begin｜>f<｜tool▁sep｜>rm\n{}<｜tool▁call▁end｜>", [
+        '<｜tool▁call▁begin｜>f<｜tool▁sep｜>say\n{"text": "a\n%s"}<｜tool▁call▁end｜>']),
+    "qwen3coder": ("<tool_call><function=rm></function></tool_call>", [
+        '<tool_call><function=say>{"text": "%s"}', '<tool_call>{"name": "say", "text": "%s"}']),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("name", QUOTED_CALLS)
+def test_a_call_in_a_string_of_one_that_cannot_be_read_is_none(name, repair, monkeypatch):
+    form, (call, wholes) = get_format(name), QUOTED_CALLS[name]
+    assert [one.name for one in form.parse(call).tool_calls] == ["rm"]
+    for whole in wholes:
+        reply = whole % call
+        for text in (reply, f"{reply}\n", f"{reply} {call}"):
+            parsed = form.parse(text, repair=repair)
+            ran = [one.name for one in parsed.tool_calls]
+            assert ran.count("rm") <= text.count(call) - 1
+            reader = ReplyReader(form.syntax, repair=repair)
+            events = [event for char in text for event in reader.feed(char)]
+            assert joined([*events, *reader.end(parsed)])[2] == list(parsed.tool_calls)
+    for module in (jsoncall, jsonlist, gemma, qwen3coder):  # what is run without it
+        monkeypatch.setattr(module, "past", lambda text, position, escape="": position)
+    ran = form.parse(wholes[0] % call).tool_calls
+    assert "rm" in [one.name for one in ran]
+
+
+def test_the_end_of_a_broken_value_is_found_in_linear_time():
+    for unit in ("{'a': '", '{"a": "x" ', "[", '"', "'a',", "{{'a': True}}"):
+        assert is_linear(lambda count, unit=unit: past(unit * count, 0), 400)
+    assert past("{'a': [True, \"}\"]} x", 0) == len("{'a': [True, \"}\"]}")
+    assert past('{"a": "b" "c"}', 0) == len('{"a": "b" ')
+    assert past("x", 0) == 1
+    assert past("", 0) == past("<", 0) == 0
 
 
 def test_brackets_are_added_at_the_end_only_behind_whole_arguments():

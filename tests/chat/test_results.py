@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 
 from lorakit.chat.results import rendered
@@ -49,11 +50,16 @@ def test_what_can_be_said(value, text):
     assert rendered(value, 1000) == text
 
 
-def test_a_text_of_a_subclass_is_said_as_json():
+def test_a_text_of_a_subclass_is_a_text_and_a_number_of_numpy_a_number():
     class Name(str):
-        pass
+        def __str__(self):
+            return "another"
 
-    assert rendered(Name("a"), 10) == '"a"'
+    assert rendered(Name("a"), 10) == "a"
+    assert rendered(np.str_("a"), 10) == "a"
+    assert rendered([np.int64(3), np.float32(0.5)], 20) == "[3, 0.5]"
+    with pytest.raises(ParameterError, match="JSON has no nan"):
+        rendered(np.float32("nan"), 10)
 
 
 def test_too_long_is_cut_with_a_remark():

@@ -116,6 +116,15 @@ def test_always_asks_no_more(chat, monkeypatch, capsys):
     assert states(chat) == {"kitchen": "off", "hall": "on"}
 
 
+def test_of_several_calls_a_question_says_which_it_is_of(chat, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    call = ToolCall(name="set_lights", arguments={"room": "\x1b[31m"})
+    for several, shown in ((False, ""), (True, 'set_lights(room="\\u001b[31m")\n')):
+        chat.functions.several = several
+        chat.functions.approve(call)
+        assert capsys.readouterr().out == shown
+
+
 def test_retry_and_edit_run_functions_too(chat, monkeypatch, capsys):
     said(chat, monkeypatch, capsys, LIGHTS, "n")
     out = said(chat, monkeypatch, capsys, "/retry", "y")

@@ -77,6 +77,18 @@ def test_an_answer_fits_an_expression_or_a_schema(tmp_path):
     assert json.loads(found).keys() == {"a"}
 
 
+def test_an_answer_is_one_of_several():
+    assert answer("--choice", "late", "--choice", "early") in ("late", "early")
+
+
+@pytest.mark.parametrize("wrap", ["schema", "json_schema"])
+def test_a_schema_may_be_as_openai_nests_it(tmp_path, wrap):
+    inner = {"name": "late", "strict": True, "schema": {"type": "boolean"}}
+    whole = {"type": "json_schema", "json_schema": inner}
+    (tmp_path / "schema.json").write_text(json.dumps(inner if wrap == "schema" else whole))
+    assert answer("--json-schema", tmp_path / "schema.json") in ("true", "false")
+
+
 @pytest.mark.parametrize("grammar", ['root ::= "yes" | "no"', 'start: "yes" | "no"'])
 def test_a_grammar_is_for_every_engine(tmp_path, grammar):
     (tmp_path / "answer.txt").write_text(grammar)

@@ -10,6 +10,7 @@ import pytest
 
 from lorakit import (
     CancelledError,
+    ContextFullError,
     DeadlineError,
     ParameterError,
     ReplyEnd,
@@ -285,6 +286,86 @@ def test_its_own_timeout_is_an_exception_and_no_limit():
     )
     run = ran(OFF, "Oh.", tools=[named(late)])  # in a thread, with a loop of its own
     assert run.steps[0].content == "error: TimeoutError: the lamp"
+
+
+class WordlessError(Exception):
+    def __str__(self):
+        raise RuntimeError("and not that either")
+
+
+class Unseen(dict):
+    def items(self):
+        raise OSError("nobody may look")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (SystemExit(3), "error: SystemExit: 3"),
+        (asyncio.CancelledError("of its own"), "error: CancelledError: of its own"),
+        (WordlessError(), "error: WordlessError: it cannot say what is wrong"),
+        (ValueError("\ud800"), "error: ValueError: \\ud800"),
+        (Unseen(), "error: OSError: nobody may look"),
+    ],
+)
+def test_no_function_ends_the_run(outcome, told):
+    def odd(room: str, state: str) -> object:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def later(room: str, state: str) -> object:
+        return odd(room, state)
+
+    for tool in (odd, later):
+        for limits in (ToolLimits(), ToolLimits(call_seconds=None)):
+            run = ran(OFF, "Oh.", tools=[named(tool)], limits=limits)
+            assert (run.steps[0].outcome, run.steps[0].content) == ("failed", told)
+            assert run.ended == "answered"
+    run = asyncio.run(streamed(Script(OFF, "Oh."), [named(odd)]).arun())
+    assert run.steps[0].content == told
+
+
+def test_ctrl_c_is_nobody_elses():
+    def interrupted(room: str, state: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ran(OFF, "Oh.", tools=[named(interrupted)])
+
+
+def test_arguments_that_are_changed_are_told_as_the_model_wrote_them():
+    schema = {"type": "object", "properties": {"rooms": {"type": "array"}}}
+
+    def emptied(rooms):
+        assert rooms == ["hall"]
+        rooms.clear()
+
+    def approve(call):
+        call.arguments["rooms"].append("cellar")
+        return True
+
+    tool = Tool(emptied, name="f", parameters=schema)
+    run = ran(calling("f", rooms=["hall"]), "Oh.", tools=[tool], approve=approve)
+    (call,) = run.messages[1]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"rooms": ["hall"]}
+    assert run.steps[0].call.arguments == {"rooms": ["hall"]}
+
+
+def test_a_context_that_results_fill_says_so():
+    def begin(ask):
+        if len(ask.messages) > 1:
+            raise ContextFullError("the prompt has 9 tokens", hint="shorten the prompt")
+        return script(ask)
+
+    script = Script(OFF)
+    stream = ToolStream(Plan(ASKED, [set_lights], {}, None), begin)
+    with pytest.raises(ContextFullError) as caught:
+        assert stream.run
+    assert "result_characters" in caught.value.hint
+    assert [message["role"] for message in stream.messages] == ["user", "assistant", "tool"]
+    with pytest.raises(ContextFullError, match="shorten the prompt"):
+        ToolStream(Plan(ASKED * 2, [set_lights], {}, None), begin).run  # noqa: B018
 
 
 def test_rounds_are_limited_and_the_last_calls_have_results():

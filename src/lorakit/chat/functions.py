@@ -6,6 +6,7 @@ Which parameters the model is told of: all that can be given by name, and positi
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import re
@@ -50,6 +51,14 @@ class Tool:
     description: str = field(default="", kw_only=True)
     parameters: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What the model is told of it: an OpenAI function object, as `tools=` of `chat` takes.
+
+        Raises ParameterError as `run_tools` does.
+        """
+        return copy.deepcopy(dict(callee_of(self, "function").declaration))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callee:
@@ -84,7 +93,8 @@ class Callee:
         """
         found: dict[str, Any] = {}
         faults: list[str] = []
-        for name, value in self._given(call).items():
+        given = copy.deepcopy(self._given(call))  # what a function does to them stays with it
+        for name, value in given.items():
             form = self.forms.get(name)
             try:
                 found[name] = value if form is None else form.convert(value)

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import math
+import numbers
 import uuid
 from collections.abc import Mapping, Set
 from decimal import Decimal
@@ -32,7 +33,8 @@ def rendered(value: object, limit: int, where: str = "result") -> str:
 
     Raises ParameterError for what cannot be said.
     """
-    text = value if type(value) is str else _json(value, where)
+    said = isinstance(value, str) and not isinstance(value, Enum)
+    text = str.__str__(value) if said else _json(value, where)
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text[: limit + 1]):
         raise ParameterError(f"{where}: a text holds half of a surrogate pair", hint=RESULTS)
     if len(text) <= limit:
@@ -52,6 +54,10 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
         if math.isfinite(value):
             return value
         raise ParameterError(f"{where}: JSON has no {value}", hint=RESULTS)
+    if isinstance(value, numbers.Integral):  # numpy's
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return plain(float(value), where, depth + 1)
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return value.isoformat()
     if isinstance(value, PurePath | uuid.UUID | Decimal):

@@ -89,13 +89,15 @@ FORMATS: Mapping[str, Signs] = {
         Signs(
             format=HERMES,
             present=("<tool_call>", "arguments"),
-            absent=("<function=", "<arg_key>"),  # Qwen3-Coder's and GLM's calls are not JSON
+            # Calls of Qwen3-Coder, GLM and MiniMax are not JSON; templates of Apriel and MiroThinker
+            # name <tool_call> too, but their models write what else is here.
+            absent=("<function=", "<arg_key>", "<invoke", "<tool_calls>", "<use_mcp_tool>"),
         ),
         Signs(format=QWEN3CODER, present=("<tool_call>", "<function=", "<parameter=")),
         Signs(
             format=LLAMA3,
-            present=("parameters", "<|start_header_id|>", "ipython"),
-            absent=("<function=",),  # Functionary's calls have another form
+            present=('"parameters', "<|start_header_id|>", "ipython"),  # the call's key, no word
+            absent=("<function=", ">>>", "<TOOLCALL>"),  # Functionary's and Nemotron's calls
         ),
         Signs(
             format=LLAMA3_FUNCTION,

@@ -138,6 +138,10 @@ class Answering:
         str | None,
         _choosing(metavar="PATTERN", help="A regular expression that the answer fits as a whole."),
     ] = None
+    choice: Annotated[
+        list[str] | None,
+        _choosing(metavar="TEXT", help="The answer is one of these texts; may be repeated."),
+    ] = None
     json_schema: Annotated[
         Path | None,
         _choosing(metavar="FILE", help="A JSON schema: the answer is JSON that fits it."),
@@ -173,6 +177,7 @@ class Answering:
         given |= {
             "mirostat_tau": self.mirostat,
             "logit_bias": None if self.logit_bias is None else _biases(self.logit_bias),
+            "choices": self.choice,
             "grammar": None if self.grammar is None else read_text(self.grammar),
             "response_format": None if self.json_schema is None else _format(self.json_schema),
         }
@@ -252,7 +257,10 @@ def _format(path: Path) -> dict[str, Any]:
         raise ParameterError(f"--json-schema: {path} is not valid JSON: {error}") from error
     if not isinstance(schema, dict):
         raise ParameterError(f"--json-schema: {path} holds no JSON object")
-    return {"type": "json_schema", "json_schema": {"schema": schema}}
+    if schema.get("type") == "json_schema":  # OpenAI's response_format as it is
+        return schema
+    inner = schema if isinstance(schema.get("schema"), dict) else {"schema": schema}
+    return {"type": "json_schema", "json_schema": inner}  # or what it has there, with a name
 
 
 def _variables(text: str | None) -> Mapping[str, Any] | None:

@@ -279,6 +279,10 @@ class Session:
     ) -> ToolStream:
         """The run happens in a copy, which takes this one's place at the end."""
         _refuse_messages(content)
+        if (
+            self.rendering.tool_choice is not None
+        ):  # which the plan takes back after the first reply
+            options = {"tool_choice": self.rendering.tool_choice, **options}
         before, inner = list(self.messages), self.fork()
 
         def begin(ask: Ask) -> tuple[ChatStream, Sequence[Message]]:

@@ -154,6 +154,9 @@ class RemoteModel(Model):
             raise cannot("renders a conversation itself; its token ids are not known here")
         return super().encode(prompt)
 
+    async def _prepare(self, prompt: Prompt, params: SamplingParams) -> None:
+        """The server makes its own constraints."""
+
     def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         return RemoteReader()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import inspect
 import re
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 from lorakit.chat.calls import Malformed, ToolCall
 from lorakit.chat.functions import Callee
 from lorakit.chat.results import rendered
-from lorakit.errors import LorakitError, ParameterError
+from lorakit.errors import ParameterError
 from lorakit.model.tool_types import LoopOptions, Outcome, ToolStep
 from lorakit.runtime.generation import HEARTBEAT
 from lorakit.values import shown
@@ -87,7 +88,7 @@ class Caller:
         """None where the call may run, else what the model reads. Raises what `approve` raises."""
         if self._options.approve is None:
             return None
-        answer = self._options.approve(ready.call)
+        answer = self._options.approve(_copied(ready.call))
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
                 answer.close()
@@ -101,7 +102,7 @@ class Caller:
         """`allowed` for coroutines."""
         if self._options.approve is None:
             return None
-        answer = self._options.approve(ready.call)
+        answer = self._options.approve(_copied(ready.call))
         return _refusal(ready, await answer if inspect.isawaitable(answer) else answer)
 
     # The call.
@@ -167,12 +168,13 @@ class Caller:
             try:
                 content = rendered(ran.result, self._options.limits.result_characters)
                 return replace(step, content=content)
-            except LorakitError as error:
+            except Exception as error:  # what a stranger's class raises where it is looked at, too
                 exception = error
-        if not isinstance(exception, Exception) or self._options.on_tool_error == "raise":
+        if isinstance(exception, KeyboardInterrupt) or self._options.on_tool_error == "raise":
             raise exception
-        text = f"{type(exception).__name__}: {exception}"
-        return replace(step, outcome="failed", content=_error(text), exception=exception)
+        return replace(
+            step, outcome="failed", content=_error(_said(exception)), exception=exception
+        )
 
 
 def not_run(
@@ -201,6 +203,11 @@ def unread(malformed: Malformed, round: int) -> ToolStep:
     )
 
 
+def _copied(call: ToolCall) -> ToolCall:
+    """For whoever may change it: the function and the conversation have what the model wrote."""
+    return replace(call, arguments=copy.deepcopy(dict(call.arguments)))
+
+
 def _refusal(ready: Ready, answer: object) -> ToolStep | None:
     if answer is True:
         return None
@@ -211,7 +218,17 @@ def _refusal(ready: Ready, answer: object) -> ToolStep | None:
     return not_run(ready.call, ready.round, "refused", answer or REFUSED)
 
 
+def _said(exception: BaseException) -> str:
+    """An exception as the model reads it, whatever the text of a stranger's class is."""
+    try:
+        said = str(exception)
+    except Exception:
+        said = "it cannot say what is wrong"
+    return f"{type(exception).__name__}: {said}"
+
+
 def _error(text: str) -> str:
+    text = text.encode(errors="backslashreplace").decode()  # half of a surrogate pair
     return f"error: {text if len(text) <= AT_MOST else text[:AT_MOST] + '...'}"
 
 
@@ -251,10 +268,11 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 async def _caught(awaitable: Any) -> tuple[Any, BaseException | None]:
-    """As `_outcome`, so that its own TimeoutError is not taken for the limit."""
+    """As `_outcome`, so that its own TimeoutError is not taken for the limit, and none ends the
+    event loop."""
     try:
         return await awaitable, None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, error
 
 

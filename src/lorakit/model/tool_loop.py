@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from lorakit.chat.messages import Message
-from lorakit.errors import CancelledError, DeadlineError, ParameterError
+from lorakit.errors import CancelledError, ContextFullError, DeadlineError, ParameterError
 from lorakit.model.chat_stream import ChatStream
 from lorakit.model.tool_calls import Ready
 from lorakit.model.tool_plan import Answered, Ask, Plan, Run, Steps
@@ -132,7 +132,7 @@ class ToolStream:
                     if self._cancelled:
                         return
                     turn = _sender(steps, Answered(reply=stream.reply, messages=messages))
-                except DeadlineError as late:
+                except (DeadlineError, ContextFullError) as late:
                     turn = _thrower(steps, late)
         finally:
             self._stop()
@@ -163,7 +163,7 @@ class ToolStream:
                         return
                     reply = await stream.areply()
                     turn = _sender(steps, Answered(reply=reply, messages=messages))
-                except DeadlineError as late:
+                except (DeadlineError, ContextFullError) as late:
                     turn = _thrower(steps, late)
         finally:
             self._stop()

@@ -14,7 +14,7 @@ from typing import Any, cast
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.functions import Callee, Tool, callees_of
 from lorakit.chat.messages import Message, prepare_messages
-from lorakit.errors import DeadlineError
+from lorakit.errors import ContextFullError, DeadlineError
 from lorakit.model.prompts import deadline_of
 from lorakit.model.tool_calls import Caller, Ready, not_run, unread
 from lorakit.model.tool_types import (
@@ -29,6 +29,10 @@ from lorakit.model.types import ChatKeywords, ChatReply, Tools
 
 Functions = Iterable[Callable[..., Any] | Tool]
 AGAIN = "{}. Write the call again, whole and in your format, or answer without it."
+FULL = (
+    "the results of calls fill it: ToolLimits(result_characters=...) cuts each; the messages of "
+    "stream_tools have the rounds that were whole"
+)
 IN_EVERY_ROUND = (None, "auto", "none", "free")  # any other choice wants a call, again and again
 
 
@@ -86,7 +90,8 @@ class Plan:
     def steps(self) -> Steps:
         """What to do, one after the other: an Ask wants an Answered sent back, a Run its steps.
 
-        DeadlineError is thrown in where an answer had no time. Returns the run.
+        DeadlineError is thrown in where an answer had no time, ContextFullError where it had no
+        room. Returns the run.
         """
         for round in range(1, self.options.limits.rounds + 1):
             if self._replies and self._late():
@@ -96,6 +101,10 @@ class Plan:
             except DeadlineError:
                 if self._replies and self._late():
                     return self._ended("time")
+                raise
+            except ContextFullError as error:
+                if self._replies:
+                    error.hint = FULL
                 raise
             self._replies.append(answered.reply)
             if not (answered.reply.tool_calls or answered.reply.malformed):
@@ -108,6 +117,9 @@ class Plan:
             places = {call.id: place for place, call in enumerate(calls)}
             steps.sort(key=lambda step: places.get(step.call.id, len(places)))
             self._steps += steps
+            if answered.reply.finish_reason == "length" and not calls:  # as the next would be
+                self.messages = [*answered.messages, answered.reply.message]
+                return self._ended("length")
             self.messages = [*answered.messages, *_said(answered.reply, calls, steps)]
         return self._ended("rounds")
 

@@ -174,6 +174,7 @@ UNITS = {
         "<tool_call><function=f>",
         '<tool_call>\n<function=f>\n<parameter=a>\n"x</parameter>',
         "<parameter=a>[1,\n</parameter>\n",
+        "<function=f>\n<parameter=a>\n[1</parameter>\n",
     ],
     "llama3_function": ["<function=f>", '<function=f>{"a', "<function=f>{}</function>", "<f"],
     "mistral": ["[TOOL_CALLS]", "[TOOL_CALLS] [", f"[TOOL_CALLS] [{CALL}, ", f"{CALL}, "],

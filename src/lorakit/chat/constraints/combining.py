@@ -208,13 +208,15 @@ class Combining:
 
 def either(options: list[Node | None]) -> Node | None:
     """What one of some nodes allows; None where none allows anything."""
-    found: list[Node] = []
+    found: dict[str, Node] = {}
     for option in options:
-        inner = option.options if isinstance(option, Either) else (option,)
-        found += [node for node in inner if node is not None and node not in found]
-    if any(isinstance(node, AnyValue) for node in found):
+        for node in option.options if isinstance(option, Either) else (option,):
+            if node is not None:
+                found.setdefault(repr(node), node)  # which equal nodes share
+    nodes = tuple(found.values())
+    if any(isinstance(node, AnyValue) for node in nodes):
         return AnyValue()
-    return Either(options=tuple(found)) if len(found) > 1 else next(iter(found), None)
+    return Either(options=nodes) if len(nodes) > 1 else next(iter(nodes), None)
 
 
 def constant(values: list[Json]) -> Constant | None:

@@ -34,6 +34,7 @@ MAX_STATES = 100_000  # of the lexer: 200 MB at most
 MAX_FUEL = 1_000_000  # of the lexer, for one mask: about 70 ms
 MAX_FUEL_BEGIN = 4_000_000  # of the lexer, when a grammar is read: 80 ms
 MAX_SIZE = 500_000  # symbols of a grammar
+_WHY = {"NoExtensionBias": "no text fits what is left of it"}
 _UNFORCED = '\n%llguidance {"no_forcing": true}'  # masks do not foresee how text is cut
 
 
@@ -72,8 +73,22 @@ def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return matcher
 
 
+def _require_some_text(native: LLMatcher, size: int) -> None:
+    """Raise ParameterError where an answer could not even begin: a rule that is itself and nothing
+    else, a class without characters."""
+    from llguidance.numpy import fill_next_token_bitmask
+
+    if native.is_accepting():
+        return
+    _called(fill_next_token_bitmask, native, np.zeros((1, _words(size)), np.int32), 0)
+    if native.is_error():
+        why = native.get_error()
+        raise _refused("no text fits it" if "NoExtensionBias" in why else why)
+
+
 def _refused(why: str) -> ParameterError:
-    lines = [line for line in why.strip()[:2000].splitlines() if line.strip()]
+    told = why.partition("<backtrace>")[0].strip()[:2000]
+    lines = [line for line in told.splitlines() if line.strip()]
     return ParameterError(
         "the grammar cannot be enforced", items=lines, hint=f"what can be: {page('constraints')}"
     )
@@ -88,6 +103,7 @@ class Compiled:
         self._lock = threading.Lock()
         forcing = "" if vocabulary.forces else _UNFORCED
         self._prototype = native_matcher(vocabulary.native, f"{grammar}{forcing}")
+        _require_some_text(self._prototype.deep_copy(), vocabulary.size)
 
     def matcher(self, ends: Collection[int]) -> Matcher:
         """A constraint of one answer. ends: the tokens that end it, which may come wherever the
@@ -237,8 +253,9 @@ class Matcher:
 
     def _require_sound(self) -> None:
         if self._native.is_error():
+            why = self._native.get_error().partition("<")[0].strip()[:500]
             raise EngineError(
-                f"the constraint cannot be followed any further: {self._native.get_error()[:500]}",
+                f"the constraint cannot be followed any further: {_WHY.get(why, why)}",
                 hint=f"a simpler schema or grammar; limits: {page('constraints')}",
             )
 

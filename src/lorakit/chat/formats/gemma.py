@@ -31,6 +31,7 @@ from lorakit.chat.calls import (
     function_of,
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
+from lorakit.chat.formats.broken import past
 from lorakit.chat.formats.gemma_arguments import GemmaArguments
 from lorakit.chat.formats.gemmarules import BARE_KEY, BARE_NAME, GemmaRules
 from lorakit.chat.formats.mending import CLOSING, mend_arguments
@@ -208,7 +209,12 @@ class _Parser:
         position = self._skip(name.end())
         if not self.text.startswith("{", position):
             raise BadCallError("expected '{' after the function's name", position)
-        position, arguments = self._object(position, 0)
+        begin = position
+        try:
+            position, arguments = self._object(begin, 0)
+        except BadCallError as error:
+            read = max(error.position, past(self.text, begin, self.format.escape))
+            raise BadCallError(error.reason, read) from error
         return self._close(position), (name[0], arguments)
 
     def _close(self, position: int) -> int:

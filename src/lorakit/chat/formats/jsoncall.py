@@ -14,6 +14,7 @@ from typing import Any
 
 from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import BadCallError, Call, check_call
+from lorakit.chat.formats.broken import past
 from lorakit.errors import ParameterError
 
 WINDOW = 256  # characters
@@ -86,7 +87,7 @@ def read_value(text: str, position: int) -> tuple[int, Any]:
             unclosed = error.msg.startswith("Unterminated string")
             cut = unclosed or error.pos > size - MARGIN
             if whole or not cut:
-                at = len(text) if unclosed else position + error.pos
+                at = len(text) if unclosed else max(position + error.pos, past(text, position))
                 raise BadCallError(f"not valid JSON: {error.msg}", at) from error
         except RecursionError as error:
             raise BadCallError("nested too deep", len(text)) from error

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import BadCallError, Call, ToolCall
+from lorakit.chat.formats.broken import past
 from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
 from lorakit.chat.formats.mending import CLOSING, LIST, mend_calls
 
@@ -23,7 +24,17 @@ def read_list(text: str, position: int, calls: list[Call], *, required: bool = F
     position = skip_space(text, position)
     if not text.startswith("[", position):
         return _append(text, position, calls, required)
-    position = skip_space(text, position + 1)
+    try:
+        return _read_items(text, position + 1, calls, required)
+    except BadCallError as error:  # no call begins within a string of those that follow, too
+        raise BadCallError(
+            error.reason, max(error.position, past(text, position)), error.begin
+        ) from error
+
+
+def _read_items(text: str, position: int, calls: list[Call], required: bool) -> int:
+    """The calls of a list from behind its opening bracket on; where the list ends."""
+    position = skip_space(text, position)
     if text.startswith("]", position):
         raise BadCallError("the list of calls is empty", position)
     position = _append(text, position, calls, required)

@@ -32,6 +32,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _SINGLE = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _AS_DOUBLE = re.compile(r"""\\.|\"""", re.DOTALL)
+_RAW = re.compile(r"""\\[^"']""", re.DOTALL)  # in Gemma's notation a backslash is one
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,1100}")
 _BARE_KEY = re.compile(r"[^\s{}\[\]:,<>|\"]+")
@@ -217,6 +218,10 @@ class Mending:
         if not found:
             raise BadCallError("expected a whole string", position)
         inside = found[1]
+        if self._escape and _RAW.search(inside):
+            raise BadCallError("a backslash that may be one or an escape", position)
+        if single and "\\/" in inside.replace("\\\\", ""):
+            raise BadCallError("an escape that means two things", position)
         if single:
             self.did(QUOTES)
             inside = _AS_DOUBLE.sub(_in_double, inside)

@@ -34,6 +34,7 @@ from lorakit.chat.calls import (
     function_of,
 )
 from lorakit.chat.constraints.nodes import CallGrammar, Function
+from lorakit.chat.formats.broken import past
 from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
 from lorakit.chat.formats.mending import CLOSING
 from lorakit.chat.formats.qwen_arguments import QwenArguments
@@ -76,8 +77,7 @@ class Qwen3CoderFormat:
         )
 
     def _reader(self, function: str) -> QwenArguments:
-        kind = partial(self._kind, function)
-        return QwenArguments(kind, lambda *at: _parameter(at[0], at[1], len(at[0]), at[2]))
+        return QwenArguments(partial(self._kind, function), _parameter)
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,
@@ -135,15 +135,12 @@ class Qwen3CoderFormat:
             position = skip_space(reply, start + len(OPEN))
         position, name = _tag(reply, position, FUNCTION)
         arguments: dict[str, Any] = {}
-        limit = -1  # where the function ends, unless a value holds that tag
         position = skip_space(reply, position)
         while not reply.startswith(FUNCTION_END, position):
             position, key = _tag(reply, position, PARAMETER)
             if key in arguments:
                 raise BadCallError(f"the parameter {key[:40]!r} occurs twice", position)
-            if limit < position:
-                limit = _end_of(reply, position, FUNCTION_END)
-            position, arguments[key] = _parameter(reply, position, limit, self._kind(name, key))
+            position, arguments[key] = _parameter(reply, position, self._kind(name, key))
             position = skip_space(reply, position)
         position = skip_space(reply, position + len(FUNCTION_END))
         if reply.startswith(CLOSE, position):
@@ -174,7 +171,8 @@ def _find(reply: str, position: int) -> int:
 def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
     """The name in a tag, and where the tag ends."""
     if not reply.startswith(opening, position):
-        raise BadCallError(f"expected {opening}", position)
+        json = reply.startswith("{", position)  # what a model may write that knows other formats
+        raise BadCallError(f"expected {opening}", past(reply, position) if json else position)
     name = NAME.match(reply, position + len(opening))
     if not name:
         raise BadCallError(f"a name is missing after {opening}", position + len(opening))
@@ -183,10 +181,10 @@ def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
     return name.end() + 1, name[0]
 
 
-def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[int, Any]:
+def _parameter(reply: str, start: int, kind: Kind | None) -> tuple[int, Any]:
     """The value whose opening tag ends at `start`, and where its closing tag ends.
 
-    JSON may hold the closing tag in its strings: then a later one, before `limit`, is its end.
+    JSON may hold the closing tag in its strings: then a later one of the same function is its end.
     """
     close = reply.find(PARAMETER_END, start)
     if close < 0:
@@ -202,18 +200,13 @@ def _parameter(reply: str, start: int, limit: int, kind: Kind | None) -> tuple[i
         value = _whole_json(reply[start:close])
         if value is not _NOTHING:
             return close + len(PARAMETER_END), value
-        close = reply.find(PARAMETER_END, close + 1, limit)
-        if close < 0:
+        close = reply.find(PARAMETER_END, close + 1)
+        if close < 0 or reply.find(FUNCTION_END, start, close) >= 0:
             break
     return end, _value(text)
 
 
 _NOTHING = object()
-
-
-def _end_of(reply: str, position: int, tag: str) -> int:
-    found = reply.find(tag, position)
-    return len(reply) if found < 0 else found
 
 
 def _whole_json(text: str) -> Any:

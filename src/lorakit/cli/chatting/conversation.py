@@ -126,6 +126,10 @@ class Chat:
             stream = self.session.stream_tools(
                 content, functions.tools, approve=functions.approve, declare=functions.declare
             )
+        except BaseException:
+            self.session.messages[:] = kept
+            raise
+        try:
             for event in stream:
                 if stream.answer is not turn:
                     turn = stream.answer
@@ -137,6 +141,7 @@ class Chat:
                 elif not isinstance(event, ToolStarted):
                     answer.show(event)
                 if isinstance(event, ReplyEnd):
+                    functions.several = len(event.reply.tool_calls) > 1
                     answer = Answer(self.model.capabilities.context)
         except KeyboardInterrupt:
             stream.cancel()
@@ -172,6 +177,8 @@ class Chat:
             self.show(self.session.stream_from([*before, said]))
 
     def _tell_step(self, step: ToolStep) -> None:
+        if step.malformed is not None:
+            return  # the answer said so at its end
         content = step.content if len(step.content) <= SHOWN else f"{step.content[:SHOWN]}..."
         for line in content.splitlines():
             say_folded(f"  {line}", DIM if step.ok else BAD)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.functions import Callee, Tool, callees_of
-from lorakit.cli.output import read_line, say_folded
+from lorakit.cli.output import read_line, say, say_folded
 from lorakit.errors import FormatError, ParameterError
 from lorakit.files.bounded import read_text
 
@@ -30,7 +30,8 @@ UNASKED = "--allow-tools runs them without asking"
 @dataclass(slots=True, kw_only=True)
 class Functions:
     """What may be called. declare: whether the prompt says what there is. all: whether each call
-    runs unasked; allowed: the names of those that do. asked: whether somebody can be asked."""
+    runs unasked; allowed: the names of those that do. asked: whether somebody can be asked.
+    several: whether the reply has more calls than one, so that a question says of which it is."""
 
     callees: dict[str, Callee]
     tools: Sequence[Callable[..., Any] | Tool]
@@ -39,6 +40,7 @@ class Functions:
     asked: bool = field(default_factory=lambda: sys.stdin.isatty())
     allowed: set[str] = field(default_factory=set)
     told: bool = False
+    several: bool = False
 
     @property
     def declarations(self) -> list[dict[str, Any]] | None:
@@ -54,6 +56,8 @@ class Functions:
                 say_folded(f"  ({NOBODY}; {UNASKED})", "dim")
             self.told = True
             return NOBODY
+        if self.several:
+            say((str(call), "cyan"))
         try:
             answer = read_line(QUESTION.format(call.name, call.name)).strip()
         except EOFError:
