@@ -114,6 +114,7 @@ class Chat:
         self.session.messages[:] = map(dict, before)
         answer = Answer(self.model.capabilities.context)
         turn: ChatStream | None = None
+        begun: list[str] = []  # functions that have not returned
         try:
             stream = self.session.stream_tools(
                 content, functions.tools, approve=functions.approve, declare=functions.declare
@@ -127,10 +128,13 @@ class Chat:
                     turn = stream.answer
                     self._tell_dropped(turn)
                 if isinstance(event, ToolFinished):
+                    begun.clear()
                     self._tell_step(event.step)
                 elif isinstance(event, RunEnd):
                     self._tell_limit(event.run)
-                elif not isinstance(event, ToolStarted):
+                elif isinstance(event, ToolStarted):
+                    begun.append(event.call.name)
+                else:
                     answer.show(event)
                 if isinstance(event, ReplyEnd):
                     functions.several = len(event.reply.tool_calls) > 1
@@ -138,6 +142,8 @@ class Chat:
         except KeyboardInterrupt:
             stream.cancel()
             answer.end_line()
+            if begun:
+                say_folded(f"({begun[0]} was begun, and is left to itself)", DIM)
             rounds = stream.messages[len(before) + 1 :]
             self.session.messages[:] = [*stream.messages] if rounds else kept
             if not rounds or answer.said != ParsedReply():
