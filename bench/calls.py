@@ -35,6 +35,8 @@ from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.protocol import Row
 from lorakit.files.cache import cache_root
+from lorakit.formats.peft import write_peft
+from lorakit.runtime.params import SamplingParams
 
 ARGUMENTS = {"level": 40, "on": True, "room": "living room", "title": "the kitchen is on"}
 ASKED = "Send a message of level 40: the kitchen is on, in the living room."
@@ -146,9 +148,7 @@ def batch(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     for seed in range(rows):
         place = cache_root() / "bench" / f"calls-adapter-{seed}"
         if not place.exists():
-            from lorakit.formats import write_adapter
-
-            write_adapter(make_adapter(base.decoder, seed), place, format="peft")
+            write_peft(make_adapter(base.decoder, seed), place)
         calls.model.load_adapter(place, name=f"a{seed}")
         names.append(f"a{seed}")
 
@@ -206,6 +206,37 @@ def joining(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     engine.close()
 
 
+def mask(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
+    """Masks at 262,144 tokens, beside decode steps at batch 1 of the same run."""
+    from calls_masks import JSON, SCHEMA, WORDS, Steps, costs, lines
+
+    calls = Calls(folder, arguments, 1)
+    model = calls.model
+    options = OnnxOptions(quantize="int8", threads=arguments.threads, max_batch=1)
+    engine = OnnxEngine.open(Base.open(folder), options)
+    steps, ends = Steps(engine), calls._end()
+    messages, declared, _ = calls.scripted(0)
+    schema = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+
+    def made(choice: str | None, **sampling: Any) -> Callable[[], Any]:
+        given = {} if choice is None else {"tools": declared, "tool_choice": choice}
+        prompt = model.chat_prompt(messages, **given)
+        params = SamplingParams(**sampling)
+        return lambda: model._constraining.constraint(params, prompt, ends)
+
+    def ids(text: str) -> list[int]:
+        return model.tokenizer.encode(text, special=False)
+
+    for name, make, answer in (
+        ("a call", made("required"), calls.answer),
+        ("JSON", made(None, response_format=schema), ids(JSON)),
+        ("words under auto", made("auto"), ids(WORDS)),
+    ):
+        yield from lines(name, costs(make, answer, steps, arguments.rounds))
+    engine.close()
+    model.close()
+
+
 COPY = (
     "Repeat this text exactly: The lighthouse keeper counted 17 ships on Tuesday, 23 on Wednesday "
     "and none on Thursday, since a thick fog had settled over the harbour before dawn."
@@ -239,6 +270,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterator[str]]] = {
     "call": one_call,
     "batch": batch,
     "joining": joining,
+    "mask": mask,
     "lookup": lookup,
 }
 

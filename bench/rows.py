@@ -7,8 +7,8 @@
 The base has FunctionGemma's shape and random weights (bench/make_base.py); adapters have rank 16 on
 all linear layers, a row's own each, its logits are the last token's. The two ways of a case take
 turns, so that whatever else the machine does hits them alike: read the ratios, which are medians of
-pairs with their quartiles, of CPU time. Below the table: what a batch costs in a graph with lanes,
-against one without, and what its session takes to open.
+pairs with their quartiles, of CPU time. `x a batch` is of a step with one token in each row. Below
+the table: what opening lanes takes, and what a batch costs in a graph with them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 from make_base import make_adapter, make_base
 
 from lorakit.base.folder import Base
 from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.options import OnnxOptions
+from lorakit.engines.onnx.plan import Worth
 from lorakit.engines.protocol import AdapterSet, Row
 from lorakit.files.cache import cache_root
 
@@ -37,9 +37,9 @@ CASES = (  # new tokens of each row
     [4, 4],
     [4] + [1] * 7,
     [8, 2, 1, 5, 1, 1, 3, 1],
-    [4] * 16,
     [32] + [1] * 7,
     [64] + [1] * 7,
+    [4] * 16,
 )
 QUICK = CASES[0], CASES[4]
 JOINING = 128  # tokens of a prompt beside rows that decode; a row too long to be packed
@@ -99,9 +99,17 @@ class Bench:
         return ((self.handles[row % 8 if mode == "distinct" else 0], 1.0),)
 
     def packing(self, packed: bool) -> None:
-        """A benchmark looks inside: whether rows are packed, at once and for as long as it says."""
-        self.engine._sessions.most = 8 if packed else 0
-        self.engine._sessions.worth.opening = 0.5
+        """A benchmark looks inside: whether rows are packed."""
+        self.engine._sessions.most = 16 if packed else 0
+
+    def lanes(self, rows: int) -> float:
+        """Open a session with lanes for so many rows, which stays; seconds."""
+        self.packing(True)
+        self.engine._sessions.worth = Worth(opening=0.0)
+        begin = time.perf_counter()
+        self.step([4] * rows, "base")
+        self.engine._sessions.worth.settled = True
+        return time.perf_counter() - begin
 
 
 def paired(one: Callable[[], float], other: Callable[[], float], rounds: int) -> Pair:
@@ -128,43 +136,47 @@ def measure(bench: Bench, mode: str, counts: list[int], rounds: int) -> str:
     return f"{mode} | {shown} | {one:.1f} | {other:.1f} | {pair.ratio} | {batch.ratio} |"
 
 
-def notes(plain: Bench, bench: Bench, quantize: str, rounds: int) -> Iterator[str]:
-    """Batches with and without lanes, and a long prompt beside rows that decode."""
+def batches(plain: Bench, bench: Bench, rounds: int) -> str:
+    """What batches of single tokens take beside those of an engine without lanes."""
+    found = []
     for mode, rows in (("base", 1), ("distinct", 8)):
         pair = paired(
             lambda mode=mode, rows=rows: plain.step([1] * rows, mode),
             lambda mode=mode, rows=rows: bench.step([1] * rows, mode),
             4 * rounds,
         )
-        yield f"- {quantize}: a batch of {rows}, {mode}, in a graph with lanes: {pair.ratio}"
-    joining = [JOINING] + [1] * 8
-    for mode in ("base", "distinct"):
-        pair = paired(
-            lambda mode=mode: plain.step([1] * 8, mode),
-            lambda mode=mode: plain.step(joining, mode),
-            rounds,
-        )
-        yield f"- {quantize}: {JOINING} tokens beside 8 rows, {mode}: {pair.ratio} of the batch"
+        found.append(f"{pair.ratio} for {rows} row{'s' * (rows > 1)} ({mode})")
+    return ", ".join(found)
+
+
+def joining(plain: Bench, mode: str, rounds: int) -> str:
+    """A prompt too long to be packed, beside rows that decode."""
+    pair = paired(
+        lambda: plain.step([1] * 8, mode),
+        lambda: plain.step([JOINING] + [1] * 8, mode),
+        rounds,
+    )
+    return f"{pair.ratio} of the batch ({mode})"
 
 
 def report(base: Base, arguments: argparse.Namespace, quantize: str) -> None:
     bench, plain = (Bench(base, arguments, quantize) for _ in range(2))
     plain.packing(False)
-    bench.packing(True)
-    process = psutil.Process()
-    before, held = time.perf_counter(), process.memory_info().rss
-    bench.step([4] * 8, "base")
-    opened, after = time.perf_counter() - before, process.memory_info().rss
-    for mode in arguments.adapters:
-        for counts in QUICK if arguments.quick else CASES:
-            line = measure(bench, mode, counts, arguments.rounds)
-            print(f"| {quantize} | {line}", flush=True)
-    bench.packing(True)
-    bench.step([4] * 8, "base")  # whatever was closed is open
-    grown = (after - held) / 1e6
-    print(f"\n- {quantize}: a session with lanes opened in {opened:.2f} s, {grown:+.0f} MB")
-    for line in notes(plain, bench, quantize, arguments.rounds):
-        print(line, flush=True)
+    said = []
+    for lanes in (8,) if arguments.quick else (8, 16):
+        opened = bench.lanes(lanes)
+        for mode in arguments.adapters:
+            for counts in QUICK if arguments.quick else CASES:
+                if lanes == 8 + 8 * (len(counts) > 8):
+                    line = measure(bench, mode, counts, arguments.rounds)
+                    print(f"| {quantize} | {line}", flush=True)
+        said.append(f"the first step with {lanes} lanes, which opens them: {opened:.2f} s")
+        slower = batches(plain, bench, arguments.rounds)
+        said.append(f"batches in a graph with {lanes} lanes: {slower}")
+    for mode in ("base", "distinct"):
+        beside = joining(plain, mode, arguments.rounds)
+        said.append(f"{JOINING} tokens beside 8 rows: {beside}")
+    print("\n" + "\n".join(f"- {quantize}: {line}" for line in said))
     for each in (bench, plain):
         each.engine.close()
 

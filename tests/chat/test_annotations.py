@@ -189,6 +189,17 @@ def test_what_cannot_be_said(hint, reason):
         form_of(hint, "f")
 
 
+def test_pydantics_models_are_told_the_way():
+    class Model:
+        @classmethod
+        def model_json_schema(cls):
+            return {}
+
+    with pytest.raises(ParameterError, match="no JSON schema says") as error:
+        form_of(Model, "f")
+    assert "parameters=Model.model_json_schema()" in error.value.hint
+
+
 def test_deep_nesting_is_an_error():
     hint = int
     for _ in range(100):

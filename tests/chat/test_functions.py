@@ -214,3 +214,18 @@ def test_all_faults_come_at_once():
     with pytest.raises(ParameterError) as error:
         callees_of([no_annotation, bad_annotation, lambda: None])
     assert len(error.value.items) == 4
+
+
+def test_what_is_declared_can_be_seen():
+    def switch(room: Literal["hall", "bath"], on: bool = True) -> None:
+        """Switch the lights."""
+
+    tool = Tool(switch, name="lights")
+    function = tool.declaration["function"]
+    assert (function["name"], function["description"]) == ("lights", "Switch the lights.")
+    assert function["parameters"]["properties"]["room"]["enum"] == ["hall", "bath"]
+    assert function["parameters"]["required"] == ["room"]
+    function["parameters"].clear()
+    assert tool.declaration["function"]["parameters"]
+    with pytest.raises(ParameterError, match="obj has no annotation"):
+        _ = Tool(len).declaration

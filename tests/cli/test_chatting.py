@@ -395,7 +395,16 @@ def test_settings(chat, capsys):
     assert chat.session.when_full == "stop"
     run(chat, capsys, "/set temperature default", "/set seed none")
     assert (chat.sampling.temperature, chat.sampling.seed) == (0.0, None)
+    assert "  tool_choice  auto" in run(chat, capsys, "/set tool_choice auto")
+    run(chat, capsys, "/set repair on", "/set lookup on")
+    assert (chat.session.repair, chat.sampling.lookup) == (True, True)
+    assert chat.session.rendering.tool_choice == "auto"
+    run(chat, capsys, "/set tool_choice default", "/set repair default", "/set lookup default")
+    assert (chat.session.repair, chat.sampling.lookup) == (False, None)
+    assert chat.session.rendering.tool_choice is None
     for line, said in [
+        ("/set tool_choice required", "there are no tools"),
+        ("/set repair 3", "on, off, default"),
         ("/set temprature 1", "did you mean temperature"),
         ("/set top_p much", "top_p must be above 0"),
         ("/set when_full shift", "'summarise'"),
@@ -417,8 +426,10 @@ def test_a_setting_that_the_model_cannot_have_is_refused_at_once(chat, monkeypat
     shown = chatted("hello", arguments=("--no-thinking",))  # chosen before there was a chat
     assert "(hint: /set thinking default)" in shown
     monkeypatch.setattr(chat.model, "chat_prompt", lambda said, **options: [])
+    run_command(chat, "/set tool_choice none")
     run_command(chat, "/set thinking off")
     assert chat.session.rendering.enable_thinking is False
+    assert chat.session.rendering.tool_choice == "none"  # what was chosen before stays
 
 
 def test_a_server_shortens_no_conversation(chat, monkeypatch):

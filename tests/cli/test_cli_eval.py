@@ -75,6 +75,13 @@ def test_a_table_with_what_is_wrong_and_a_verdict(data):
     assert "base: 0.0%; better on 0 and worse on" in out
 
 
+def test_constrained_and_free_answers_stand_beside_each_other(data):
+    out = lorakit("-a", HOME, "--data", data, "--constrained", "--failures", "0")
+    assert out.splitlines()[1].startswith("home+constrained")
+    assert out.splitlines()[2].startswith("free")
+    assert "exact match is never lowered" in " ".join(out.split())
+
+
 def test_json_has_every_outcome(data):
     out = lorakit("-a", HOME, "--data", data, "--scales", "0:1:0.5", "--json")
     found = json.loads(out)

@@ -16,6 +16,9 @@ from lorakit.cli.table import functions
 SOURCE = Path(lorakit.__file__).parent
 # Hints that no command can print: of calls that only a Python program makes.
 ONLY_PYTHON = {
+    ("chat/functions.py", "a tool is a function with"): "a module of tools, which is Python",
+    ("chat/functions.py", "chat(messages)"): "run_tools",
+    ("chat/functions.py", "lorakit.Tool(function, name"): "a module of tools, which is Python",
     ("engines/onnx/kv_cache.py", "close one, or raise max_batch"): "of several sequences",
     ("engines/torch/sequences.py", "close one, or raise max_batch"): "of several sequences",
     ("model/adapters.py", "lorakit.read_adapter"): "LoadedAdapter.adapter",
@@ -29,6 +32,9 @@ ONLY_PYTHON = {
     ("model/prompts.py", "a conversation is"): "a prompt that is no text",
     ("model/prompts.py", "chat(messages)"): "a prompt that is no text",
     ("model/prompts.py", "one call for each"): "a prompt that is no text",
+    ("model/tool_calls.py", "arun_tools awaits it"): "run_tools",
+    ("model/tool_loop.py", "run goes with"): "stream_tools",
+    ("model/tool_types.py", "lorakit.ToolLimits("): "run_tools",
     ("model/types.py", "Request(prompt"): "a Request",
     ("model/types.py", "lorakit.Request(messages"): "a Request",
     ("remote/kinds.py", "logprobs="): "SamplingParams.logprobs",

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import re
+import threading
+from dataclasses import replace
 
 import pytest
 
 import lorakit
 from lorakit import demo
+from lorakit.chat.constraints.vocabulary import Vocabulary
 from lorakit.chat.rendering import RenderOptions
 from lorakit.chat.tools import validate_call
 from lorakit.errors import CapabilityError, ParameterError
@@ -44,6 +47,14 @@ SCHEMA = {
     "additionalProperties": False,
 }
 JSON = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+
+
+class Model:
+    """What pydantic's models have."""
+
+    @classmethod
+    def model_json_schema(cls):
+        return SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +204,17 @@ def test_a_session_keeps_its_choice(model):
     assert session.regenerate(tool_choice="none").tool_calls == ()
 
 
+def test_a_summary_is_free_to_say_what_it_likes(model):
+    prompt = model.chat_prompt(ASKED, tools=TOOLS, tool_choice="required")
+    assert prompt.use is not None
+    prompt.set_free()
+    assert model.complete(prompt, max_tokens=40).text  # which may be no call
+    asked = {"tools": TOOLS, "tool_choice": "required", "when_full": "summarise"}
+    session = model.session(**asked, max_tokens=30)
+    spoken = session._summary(model.chat_prompt(ASKED, tools=TOOLS, tool_choice="required"), 20)
+    assert not spoken.startswith("<start_function_call>")
+
+
 def test_grammars_are_compiled_once(model, monkeypatch):
     made = []
     compiled = constraining.Compiled
@@ -212,13 +234,17 @@ def test_grammars_are_compiled_once(model, monkeypatch):
         ({"grammar": "start: ((("}, "cannot be enforced"),
         ({"grammar": "root ::= ((("}, "expected"),
         ({"grammar": "start: other"}, "other"),
-        ({"regex": "a", "choices": ["a"]}, "one of regex, choices"),
+        ({"regex": "a", "choices": ["a"]}, "regex and choices both say"),
         ({"choices": [""]}, "choices must be"),
-        ({"choices": ["x"] * 2001}, "choices must be at most"),
+        ({"choices": []}, "choices must be"),  # rather than unrestricted
+        ({"choices": ["x"] * 2001}, "choices must be None, or 1 to 2000 texts"),
         ({"regex": ""}, "regex must be"),
         ({"lookup": 1}, "lookup must be"),
         ({"response_format": {"type": "xml"}}, "response_format must be"),
         ({"response_format": {"type": "json_schema"}}, "response_format must be"),
+        ({"response_format": Model}, "Model.model_json_schema()"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": Model}}},
+         "Model.model_json_schema()"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
          "response_format: 'not' cannot be enforced"),
     ],
@@ -234,10 +260,11 @@ def test_what_cannot_be_enforced_is_refused_and_the_model_goes_on(model, options
     ("tools", "choice", "said"),
     [
         (TOOLS, "play_musik", "no such tool; did you mean play_music?"),
+        (TOOLS, "any", 'did you mean "required"?'),
         (None, "required", "there are no tools"),
         ([], "stop", "there are no tools"),
-        (TOOLS, 3, "tool_choice is None or a word"),
-        (TOOLS, {"type": "function"}, "tool_choice is None or a word"),
+        (TOOLS, 3, "tool_choice is a word or one function"),
+        (TOOLS, {"type": "function"}, "tool_choice is a word or one function"),
         ([{"name": "f", "parameters": {"not": {}}}], "auto", 'tool_choice="free"'),
         ([{"name": "f", "parameters": {"not": {}}}], None, "f: 'not' cannot be enforced"),
         ([{"name": "a b{"}], None, "cannot"),
@@ -249,6 +276,73 @@ def test_choices_of_tools_that_cannot_be(model, tools, choice, said):
     assert said in str(error.value)
     if choice is None:  # as the model writes them
         assert model.chat(ASKED, tools=tools, tool_choice="free", max_tokens=3)
+
+
+def test_openais_other_shapes_are_taken(model):
+    flat = {"type": "json_schema", "name": "weather", "strict": True, "schema": SCHEMA}
+    named = {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}
+    found = [
+        model.chat(ASKED, response_format=shape, max_tokens=80).text for shape in (flat, named)
+    ]
+    assert found[0] == found[1]
+    assert json.loads(found[0]).keys() == SCHEMA["properties"].keys()
+    for function in ({"name": "stop"}, {"function": {"name": "stop"}}):
+        choice = {"type": "function", **function}
+        assert str(model.chat(ASKED, tools=TOOLS, tool_choice=choice, max_tokens=60)) == "stop()"
+
+
+@pytest.mark.parametrize("key", ["input_schema", "inputSchema", "parameter", "params"])
+def test_a_schema_under_another_key_is_told(model, key):
+    with pytest.raises(ParameterError) as error:
+        model.chat(ASKED, tools=[{"name": "f", key: SCHEMA}], max_tokens=3)
+    assert f"f: expected its schema under 'parameters', found it under {key!r}" in str(error.value)
+    assert model.chat(ASKED, tools=[{"name": "f", "returns": {}}], max_tokens=3)
+
+
+def test_a_call_that_was_cut_off_says_so(model):
+    asked = {"tools": TOOLS, "tool_choice": "play_music", "max_tokens": 9}
+    reply = model.chat(ASKED, **asked)
+    assert (reply.finish_reason, reply.tool_calls) == ("length", ())
+    (cut,) = reply.malformed
+    assert cut.reason.startswith("cut off by max_tokens, or by the end of the context; ")
+    assert "(no call: cut off by max_tokens" in str(reply)
+    assert model.stream(ASKED, **asked).reply.malformed == reply.malformed
+    whole = model.chat(ASKED, tools=TOOLS, tool_choice="play_music", max_tokens=80)
+    assert whole.malformed == ()
+
+
+def test_only_the_call_in_which_it_ended_was_cut_off(model):
+    """The broken variant: what is wrong with an earlier call has another reason."""
+    bad = "<start_function_call>call:f{a:x}<end_function_call>"
+    for text, told in ((f"{bad} more", False), (f"{bad}<start_function_call>call:g{{", True)):
+        completion = replace(model.complete("Hello", max_tokens=1), text=text)
+        assert completion.finish_reason == "length"
+        *_, last = model.parse_reply(completion).malformed
+        assert last.reason.startswith("cut off") == told
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_event_loop_goes_on_while_the_vocabulary_is_read(monkeypatch, beside):
+    """Without `_prepare`, the broken variant, it stands still."""
+    made = []
+
+    def slow(tokenizer, ends):
+        made.append(threading.current_thread() is threading.main_thread())
+        return Vocabulary(tokenizer, ends)
+
+    async def nothing(prompt, params):
+        pass
+
+    async def ask(model):
+        answers = [model.achat(ASKED, choices=["yes", "no"]) for _ in range(3)]
+        return [reply.text for reply in await asyncio.gather(*answers)]
+
+    monkeypatch.setattr(constraining, "Vocabulary", slow)
+    with lorakit.open(demo.base_path()) as model:
+        if not beside:
+            monkeypatch.setattr(model, "_prepare", nothing)
+        assert set(asyncio.run(ask(model))) <= {"yes", "no"}
+    assert made == [not beside]
 
 
 def test_a_choice_and_a_format_are_not_both_taken(model):

@@ -72,6 +72,26 @@ def test_a_model_goes_on_after_a_failure(model):
     assert model.run_tools(**on_demo()).text == "Aye, done, matey!"
 
 
+def test_a_call_that_was_cut_off_ends_the_run(model):
+    """The next one would be cut off too, until the context was full."""
+    session = model.session(adapters=BOTH)
+    run = session.run_tools(LIGHTS, [named(switch)], declare=False, max_tokens=6)
+    assert (run.ended, run.rounds, run.text) == ("length", 1, "")
+    assert [step.outcome for step in run.steps] == ["malformed"]
+    assert "cut off by max_tokens" in run.steps[0].content
+    assert [message["role"] for message in session.messages] == ["user", "assistant"]
+    assert session.run_tools(LIGHTS, [named(switch)], declare=False).ended == "answered"
+
+
+@pytest.mark.parametrize("options", [{}, {"tool_choice": "set_lights"}])
+def test_a_sessions_choice_that_demands_a_call_holds_for_one_reply(model, options):
+    """As a run's own does; "required" in every round would call until the limit."""
+    session = model.session(adapters=BOTH, tool_choice="required")
+    run = session.run_tools(LIGHTS, [named(switch)], declare=False, **options)
+    assert (run.ended, run.rounds, len(run.steps)) == ("answered", 2, 1)
+    assert session.rendering.tool_choice == "required"
+
+
 def test_a_session_keeps_the_run(model):
     session = model.session(adapters=BOTH)
     before = session.tools

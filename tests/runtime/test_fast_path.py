@@ -1,10 +1,11 @@
 """Forced tokens, few columns and prompt lookup: every answer is the one of single steps."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from automaton import Scripted, chain, drawn
+from automaton import Automaton, Scripted, chain, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from single_steps import VOCABULARY, add, answer, drain, engine, naive, same
@@ -92,6 +93,42 @@ def test_forced_tokens_ride_along_in_the_next_row():
     (row,) = [row for rows in steps for row in rows]
     assert row.tokens.tolist() == [5, 5, 5, 1, 2]
     assert row.among.tolist() == [3, 4]
+
+
+@dataclass
+class Logged(Scripted):
+    """first: of each position, whether its mask was asked for before the step, or beside it."""
+
+    first: dict = field(default_factory=dict)
+
+    def allowed(self, most):
+        self.first.setdefault(len(self.accepted), "before")
+        return super().allowed(most)
+
+    def prepare(self, draft=()):
+        self.first.setdefault(len(self.accepted), "beside")
+        super().prepare(draft)
+
+
+def test_a_wide_mask_is_made_beside_the_step():
+    few, wide = (3, 4), range(1, VOCABULARY)
+    ways = ((1,), (2,), few, few, wide, wide, wide, (2,), few, wide)
+    automaton = Automaton((*(dict.fromkeys(way, at + 1) for at, way in enumerate(ways)), {}))
+    constraint = Logged(automaton)
+    found, steps = answer([5], constraint, engine(few=3), lookup=False)
+    assert len(found.tokens) == len(ways)
+    (*rows,) = (row for step in steps for row in step)
+    assert [row.among is not None for row in rows] == [1, 1, 0, 0, 0, 1, 0]
+    # That the first wide one is wide is not known; after it, it is, until something is forced.
+    assert constraint.first == {
+        2: "before", 3: "before", 4: "before", 5: "beside", 6: "beside", 8: "before", 9: "before"
+    }  # fmt: skip
+
+
+def test_an_answer_that_may_begin_with_anything_has_its_first_mask_beside_the_prompt():
+    constraint = Logged(Automaton((dict.fromkeys(range(1, VOCABULARY), 1), {3: 2, 4: 2}, {})))
+    answer([5], constraint, engine(few=3), lookup=False)
+    assert constraint.first == {0: "beside", 1: "beside"}
 
 
 @pytest.mark.parametrize("most", range(1, 6))

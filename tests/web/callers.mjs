@@ -53,11 +53,15 @@ function calls(model, handle) {
     'chat tools': (x) => model.chat(USER, { maxTokens: 1, tools: x }),
     'chat adapters': (x) => model.chat(USER, { maxTokens: 1, adapters: x }),
     'chat maxTokens': (x) => model.chat(USER, { maxTokens: x === undefined ? 1 : x }),
+    'chat toolChoice': (x) => model.chat(USER, { maxTokens: 1, toolChoice: x }),
+    'chat responseFormat': (x) => model.chat(USER, { maxTokens: 1, responseFormat: x }),
+    'chat repair': (x) => model.chat(USER, { maxTokens: 1, repair: x }),
     'chat stop': (x) => model.chat(USER, { maxTokens: 1, stop: x }),
     'complete(x)': (x) => model.complete(x, { maxTokens: 1 }),
     'complete(p, x)': (x) => model.complete('a', few(x)),
     'stream(x)': (x) => drained(model.stream(x, { maxTokens: 1 })),
     'stream(M, x)': (x) => drained(model.stream(USER, few(x))),
+    'events(M, x)': (x) => drained(model.events(USER, few(x))),
     'batch(x)': (x) => model.batch(x),
     'batch row': (x) => model.batch([x]),
     'batch(R, x)': (x) => model.batch([{ prompt: 'a', maxTokens: 1 }], x),
@@ -77,6 +81,9 @@ const ALONE = {
   'detectFormat(t, x)': async (x) => lorakit.detectFormat('t', x),
   'parseReply(x)': async (x) => lorakit.parseReply(x, null),
   'parseReply(t, x)': async (x) => lorakit.parseReply('t', x),
+  'readerOf(x)': async (x) => lorakit.readerOf(x),
+  'readerOf(null, x)': async (x) => lorakit.readerOf(null, x),
+  'parseReply(t, null, x)': async (x) => lorakit.parseReply('t', null, x),
 };
 
 async function table(tasks) {

@@ -6,6 +6,7 @@ const [, , web, given, out] = process.argv;
 const input = JSON.parse(readFileSync(given, 'utf8'));
 const transformers = await import(process.env.LORAKIT_TRANSFORMERS);
 const { open } = await import(`${web}/lorakit.js`);
+const { textOf } = await import(`${web}/events.js`);
 
 const text = (content) => [{ role: 'user', content }];
 const ids = (replies) => replies.map((reply) => reply.ids);
@@ -42,20 +43,36 @@ async function codeOf(task) {
   }
 }
 
+/** A reply, and whether its events, joined, are it; with those of its text alone. */
+async function heard(events) {
+  const told = { text: '', reasoning: '', calls: [] };
+  const begun = [];
+  const all = [];
+  let reply = null;
+  for await (const event of events) {
+    const { type } = event;
+    all.push(event);
+    if (type === 'end') reply = event.reply;
+    else if (type === 'callStart') begun[event.index] = { name: event.name, text: '' };
+    else if (type === 'callArguments') begun[event.index].text += event.text;
+    else if (type === 'callEnd') told.calls.push({ name: begun[event.index].name, arguments: JSON.parse(begun[event.index].text) });
+    else if (type !== 'callWithdrawn') told[type] += event.text;
+  }
+  let words = '';
+  for await (const event of textOf(all)) if (event.type === 'text') words += event.text;
+  const { text, reasoning, calls } = reply;
+  const same = JSON.stringify(told) === JSON.stringify({ text, reasoning, calls }) && words === text;
+  return { ...reply, same, kinds: all.map(({ type }) => type) };
+}
+
 const scenarios = {
-  /** Each row under each set: ids, and whether the stream's words are the reply's. */
+  /** Each row under each set: its reply, and whether its events are it. */
   async answers() {
     const model = await ready();
     const answers = [];
     for (const row of input.rows) {
       const found = {};
-      for (const [name, adapters] of Object.entries(input.sets)) {
-        let streamed = '';
-        for await (const event of model.stream(row.messages, request(row, adapters))) {
-          if (event.type === 'text') streamed += event.text;
-          else found[name] = { ...event.reply, same: streamed === event.reply.text };
-        }
-      }
+      for (const [name, adapters] of Object.entries(input.sets)) found[name] = await heard(model.events(row.messages, request(row, adapters)));
       answers.push(found);
     }
     return answers;
@@ -238,11 +255,8 @@ const scenarios = {
     const [row] = input.rows;
     const answers = {};
     for (const [name, adapters] of Object.entries(input.sets)) {
-      let streamed = '';
-      for await (const event of model.stream(row.messages, request(row, adapters))) {
-        if (event.type === 'text') streamed += event.text;
-        else answers[name] = { ids: event.reply.ids, same: streamed === event.reply.text };
-      }
+      const { ids: told, same } = await heard(model.events(row.messages, request(row, adapters)));
+      answers[name] = { ids: told, same };
     }
     const home = await model.load({ path: files(input.adapters.home), name: 'again' });
     const pending = home.apply(0.5);
@@ -264,6 +278,31 @@ const scenarios = {
     await model.close();
     codes.closed = await codeOf(() => model.chat(text('hello')));
     return { answers, applied, batch, codes, state, progress: events.length };
+  },
+
+  /** Token ids of conversations; and a tokenizer that begins each text with a space. */
+  async prompts() {
+    const model = await ready();
+    const found = input.conversations.map((messages) => model.dialogue.prompt(messages, null));
+    const { Spelled } = await import(`${web}/spelled.js`);
+    const spaced = new Spelled(['<end>']);
+    const prompt = spaced.render([{ role: 'tool', content: 'a<end>' }], ([{ content }]) => `${content}<end>`);
+    const coded = (text) => [32, ...Array.from(text, (char) => char.codePointAt(0))];
+    const refused = await codeOf(() => spaced.encode(prompt, coded, (ids) => String.fromCodePoint(...ids)));
+    const rewritten = await codeOf(() => new Spelled(['<end>']).render([{ role: 'tool', content: 'a<end>' }], ([{ content }]) => `${content.codePointAt(2)}`));
+    return { found, refused, rewritten };
+  },
+
+  /** What requests may say of calls: the reply, or the code of what is refused. */
+  async choices() {
+    const model = await ready();
+    const found = [];
+    for (const { row, options } of input.asked) {
+      const { messages, tools } = input.rows[row];
+      const given = { tools, adapters: { home: 1 }, maxTokens: 48, ...options };
+      found.push(await model.chat(messages, given).catch(({ code, message, hint }) => ({ code, message, hint })));
+    }
+    return found;
   },
 
   /** Ids drawn with seeds, and an answer cut at a text. */

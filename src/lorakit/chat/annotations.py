@@ -30,6 +30,10 @@ SUPPORTED = (
     "Enum, dataclass, TypedDict, Optional and Union, date, time, datetime, UUID, Path, and "
     'Annotated[..., "description"]'
 )
+PYDANTIC = (
+    "lorakit.Tool(function, parameters=Model.model_json_schema()) declares a pydantic model, where "
+    "function(**values) validates: Model.model_validate(values)"
+)
 # What stands behind a type in Annotated, as annotated_types and pydantic call it: for numbers, and
 # for texts and arrays.
 _BOUNDS = {
@@ -102,7 +106,8 @@ def _form(hint: Any, where: str, inside: tuple[Any, ...]) -> Form:
         for fits, of_class in _CLASSES:
             if fits(hint):
                 return of_class(hint, where, inner)
-    raise ParameterError(f"{where}: no JSON schema says {_name(hint)}", hint=SUPPORTED)
+    known = SUPPORTED if not hasattr(hint, "model_json_schema") else PYDANTIC
+    raise ParameterError(f"{where}: no JSON schema says {_name(hint)}", hint=known)
 
 
 def _is(kind: str, convert: Callable[[Any], Any], **more: Any) -> Form:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from lorakit.chat.arguments import Growing
@@ -100,6 +100,20 @@ class ParsedReply:
         calls = [str(call) for call in self.tool_calls]
         faults = [f"{bad.text}\n(no call: {bad.reason})" for bad in self.malformed]
         return self.text or "\n".join(calls or faults)
+
+
+def cut_off(parsed: ParsedReply, text: str) -> ParsedReply:
+    """The parts of a reply that its limit of tokens ended: a call in which it ended says so.
+
+    text: the reply, as `parsed` positions count it.
+    """
+    if not parsed.malformed:
+        return parsed
+    *others, last = parsed.malformed
+    if last.position + len(last.text) < len(text.rstrip()):
+        return parsed
+    reason = f"cut off by max_tokens, or by the end of the context; {last.reason}"
+    return replace(parsed, malformed=(*others, replace(last, reason=reason)))
 
 
 class BadCallError(Exception):

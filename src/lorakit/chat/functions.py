@@ -51,6 +51,14 @@ class Tool:
     description: str = field(default="", kw_only=True)
     parameters: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What the model is told of it: an OpenAI function object, as `tools=` of `chat` takes.
+
+        Raises ParameterError as `run_tools` does.
+        """
+        return copy.deepcopy(dict(callee_of(self, "function").declaration))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callee:

@@ -23,7 +23,10 @@ A_TOOL = (
     'a tool is {"type": "function", "function": {"name": "...", "description": "...", '
     '"parameters": {...}}}, with a JSON schema as its parameters'
 )
-RUN_TOOLS = "model.run_tools(messages, tools) declares and runs Python functions"
+RUN_TOOLS = (
+    "model.run_tools(messages, tools) declares and runs Python functions; "
+    "lorakit.Tool(function).declaration only declares one"
+)
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first that is there counts
 
 

@@ -77,13 +77,14 @@ def _choice(value: object) -> str | None:
     """A choice of tools as a word or a function's name. Raises ParameterError."""
     said = value
     if isinstance(value, Mapping) and value.get("type") == "function":
-        function = value.get("function")
+        function = value.get("function", value)  # the Responses API has the name beside the type
         said = function.get("name") if isinstance(function, Mapping) else 0
     if value is None or (isinstance(said, str) and said):
         return said if isinstance(said, str) else None
     raise ParameterError(
-        f"tool_choice is None or a word, found {shown(value)}",
-        hint='"auto", "none", "required", "free", or the name of a function',
+        f"tool_choice is a word or one function, found {shown(value)}",
+        hint='"auto", "none", "required", "free", the name of a function, or {"type": "function", '
+        '"function": {"name": "..."}}',
     )
 
 

@@ -89,9 +89,9 @@ FORMATS: Mapping[str, Signs] = {
         Signs(
             format=HERMES,
             present=("<tool_call>", "arguments"),
-            # Qwen3-Coder's and GLM's calls are not JSON; Apriel's and MiroThinker's templates name
-            # <tool_call> too, but their models write what else is here.
-            absent=("<function=", "<arg_key>", "<tool_calls>", "<use_mcp_tool>"),
+            # Calls of Qwen3-Coder, GLM and MiniMax are not JSON; templates of Apriel and MiroThinker
+            # name <tool_call> too, but their models write what else is here.
+            absent=("<function=", "<arg_key>", "<invoke", "<tool_calls>", "<use_mcp_tool>"),
         ),
         Signs(format=QWEN3CODER, present=("<tool_call>", "<function=", "<parameter=")),
         Signs(

@@ -56,6 +56,18 @@ class Answering:
             "the results of tools, else the template's own]."
         ),
     ] = None
+    tool_choice: Annotated[
+        str | None,
+        _asking(
+            metavar="CHOICE",
+            help="What tools are for: auto, required, none, free, or a function's name "
+            "[default: auto].",
+        ),
+    ] = None
+    repair: Annotated[
+        bool,
+        _asking("--repair", help="Mend calls that cannot be read, where it is clear what is meant."),
+    ] = False
     max_tokens: Annotated[
         int | None, _choosing(DEFAULTS.max_tokens, help="Ends the answer after so many tokens.")
     ] = None
@@ -126,9 +138,23 @@ class Answering:
         str | None,
         _choosing(metavar="PATTERN", help="A regular expression that the answer fits as a whole."),
     ] = None
+    choice: Annotated[
+        list[str] | None,
+        _choosing(metavar="TEXT", help="The answer is one of these texts; may be repeated."),
+    ] = None
     json_schema: Annotated[
         Path | None,
         _choosing(metavar="FILE", help="A JSON schema: the answer is JSON that fits it."),
+    ] = None
+
+    lookup: Annotated[
+        bool | None,
+        option(
+            "--lookup/--no-lookup",
+            group=CHOOSING,
+            help="Whether what followed the same tokens before is tried at once: the same answer, "
+            "sooner where it copies [default: where something restricts it].",
+        ),
     ] = None
 
     @property
@@ -138,6 +164,7 @@ class Answering:
             "chat_template_kwargs": _variables(self.chat_template_kwargs),
             "enable_thinking": self.thinking,
             "control_tokens": self.control_tokens,
+            "tool_choice": self.tool_choice,
         }
         return cast(RenderKeywords, {name: v for name, v in given.items() if v is not None})
 
@@ -150,6 +177,7 @@ class Answering:
         given |= {
             "mirostat_tau": self.mirostat,
             "logit_bias": None if self.logit_bias is None else _biases(self.logit_bias),
+            "choices": self.choice,
             "grammar": None if self.grammar is None else read_text(self.grammar),
             "response_format": None if self.json_schema is None else _format(self.json_schema),
         }
@@ -158,7 +186,8 @@ class Answering:
     @property
     def keywords(self) -> ChatKeywords:
         """All but the system message."""
-        return cast(ChatKeywords, {**self.rendering, **self.sampling})
+        said = {"repair": True} if self.repair else {}
+        return cast(ChatKeywords, {**self.rendering, **self.sampling, **said})
 
     def own(self, model: Model) -> str:
         """What the model's own files choose, where no option does, in words; or ""."""
@@ -167,9 +196,9 @@ class Answering:
 
     def require_raw(self) -> None:
         """Raise ParameterError for what a prompt without a template would ignore."""
-        given = ["--system"] * (self.system is not None)
+        given = ["--system"] * (self.system is not None) + ["--repair"] * self.repair
         names = {"enable_thinking": "--thinking", "chat_template_kwargs": "--chat-template-kwargs",
-                 "control_tokens": "--control-tokens"}  # fmt: skip
+                 "control_tokens": "--control-tokens", "tool_choice": "--tool-choice"}  # fmt: skip
         given += [names[name] for name in self.rendering]
         if given:
             raise ParameterError(
@@ -228,7 +257,10 @@ def _format(path: Path) -> dict[str, Any]:
         raise ParameterError(f"--json-schema: {path} is not valid JSON: {error}") from error
     if not isinstance(schema, dict):
         raise ParameterError(f"--json-schema: {path} holds no JSON object")
-    return {"type": "json_schema", "json_schema": {"schema": schema}}
+    if schema.get("type") == "json_schema":  # OpenAI's response_format as it is
+        return schema
+    inner = schema if isinstance(schema.get("schema"), dict) else {"schema": schema}
+    return {"type": "json_schema", "json_schema": inner}  # or what it has there, with a name
 
 
 def _variables(text: str | None) -> Mapping[str, Any] | None:

@@ -74,7 +74,7 @@ def command(
         with counted_bar("comparing") if len(prompts) > 1 else nullcontext() as progress:
             for number, prompt in enumerate(prompts):
                 asked = model.encode(prompt) if raw else model.chat_prompt(
-                    [{"role": "user", "content": prompt}], tools=schemas
+                    [{"role": "user", "content": prompt}], tools=schemas, tool_choice="free"
                 )  # fmt: skip
                 found.append(diff(model, asked, answer=answer, max_tokens=max_tokens))
                 if progress is not None:

@@ -57,7 +57,8 @@ def command(
             "--compare",
             metavar="WORD,...",
             help="What is evaluated beside it: base, an adapter's REF[:SCALE], merged, fp16, int8, "
-            "int4, onnx, torch, llama, on:BASE (the same on another file of the base), model:BASE; "
+            "int4, onnx, torch, llama, constrained (calls kept to the tools), required (each answer "
+            "calls), free, on:BASE (the same on another file of the base), model:BASE; "
             "joined by + as in merged+int8.",
         ),
     ] = None,
@@ -67,6 +68,13 @@ def command(
     ] = None,
     declare: Annotated[
         bool, option("--declare", help="Put the declarations of the tools into the prompt.")
+    ] = False,
+    constrained: Annotated[
+        bool,
+        option(
+            "--constrained",
+            help="Keep calls to the tools, as a chat does, and compare with free answers.",
+        ),
     ] = False,
     tools: Annotated[
         Path | None,
@@ -123,9 +131,16 @@ def command(
         scored=f"regex {regex}" if regex is not None else f"scorer {scorer}" if scorer else "text",
         alone=ALONE,
     )
-    first = first_contestant(base, adapter or (), engine=running.engine, quantize=running.quantize)
+    first = first_contestant(
+        base,
+        adapter or (),
+        engine=running.engine,
+        quantize=running.quantize,
+        constrained=constrained,
+    )
     steps = parse_scales(scales) if scales else []
-    sides = [first, *contestants(first, compare_with or ()), *sweep(first, steps)]
+    words = [*(["free"] if constrained else []), *(compare_with or ())]
+    sides = [first, *contestants(first, words), *sweep(first, steps)]
     examples = _spread(_read(data, tools), limit)
     learnt = Learnt.of(_read([train], tools)) if train else None
     _require_goal(examples, rules, at_least, max_perplexity)

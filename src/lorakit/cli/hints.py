@@ -24,7 +24,7 @@ ELSEWHERE = (
     *("calibration", "chat_template_kwargs", "checkpointing", "context", "control_tokens"),
     *("energy", "engine", "force", "ids", "init", "method", "mlx_version"),
     *("mmproj", "model", "name", "overwrite", "partial", "quantize", "rank", "resume"),
-    *("split_size", "spectrum", "when_full"),
+    *("split_size", "spectrum", "tool_choice", "when_full"),
 )
 
 # Phrases with objects and methods, which no flag is called by; the first that is found goes first.

@@ -77,7 +77,8 @@ def command(
                 messages.insert(0, {"role": "system", "content": answering.system})
             said = model.chat_prompt(messages, tools=schemas, **rendering)
         if isinstance(said, ChatPrompt) and not json and sys.stdout.isatty():
-            _show(model, model.chat_stream(said, lookahead=None, **sampling))
+            repair = answering.repair
+            _show(model, model.chat_stream(said, lookahead=None, repair=repair, **sampling))
             return
         stream = model.stream(said, lookahead=None, **sampling)
         if not json:
@@ -85,7 +86,7 @@ def command(
                 say_piece(piece)
             say()
         else:
-            _print(model, stream.result(), None if raw else said)
+            _print(model, stream.result(), None if raw else said, answering.repair)
 
 
 def _show(model: Model, events: ChatStream) -> None:
@@ -99,9 +100,9 @@ def _show(model: Model, events: ChatStream) -> None:
         raise
 
 
-def _print(model: Model, completion: Completion, asked: Prompt | None) -> None:
+def _print(model: Model, completion: Completion, asked: Prompt | None, repair: bool) -> None:
     """asked: what it answers, unless that was raw."""
-    reply = None if asked is None else model.parse_reply(completion, asked)
+    reply = None if asked is None else model.parse_reply(completion, asked, repair=repair)
     print_json(
         {
             "text": completion.text if reply is None else reply.text,

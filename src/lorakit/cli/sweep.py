@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lorakit.chat.messages import Message
 from lorakit.cli.bars import bar
 from lorakit.cli.output import Styled, console, print_json, say
 from lorakit.cli.outputs import OverwriteOption
@@ -148,9 +149,14 @@ def _read(path: Path) -> list[Asked]:
 
 
 def _rendered(model: Model, each: Asked, tools: list[dict[str, Any]] | None) -> Prompt:
+    """Free of constraints: what the adapter makes of the model is measured."""
     if isinstance(each, str):
-        return model.chat_prompt([{"role": "user", "content": each}], tools=tools)
-    return model.chat_prompt(each.messages[:-1], tools=tools) if each.messages else each.prompt
+        messages: Sequence[Message] = [{"role": "user", "content": each}]
+    elif each.messages:
+        messages = each.messages[:-1]
+    else:
+        return each.prompt
+    return model.chat_prompt(messages, tools=tools, tool_choice="free")
 
 
 def _label(each: Asked) -> str:

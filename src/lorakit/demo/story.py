@@ -87,7 +87,7 @@ def accuracy(model: Model, cases: Sequence[Example], adapters: Scales) -> float:
     """Share of examples whose greedy answer is the expected text to the letter."""
     completions = model.batch(
         Request(
-            prompt=model.chat_prompt(case.messages, tools=case.tools),
+            prompt=model.chat_prompt(case.messages, tools=case.tools, tool_choice="free"),
             adapters=adapters,
             sampling=SamplingParams(max_tokens=MAX_TOKENS * 2),
         )
@@ -107,7 +107,7 @@ def sweep(model: Model, name: str, count: int, progress: OnDone | None = None) -
     rows = [(scale, case) for scale in SWEEP for case in (*own, *base)]
     requests = [
         Request(
-            prompt=model.chat_prompt(case.messages, tools=case.tools),
+            prompt=model.chat_prompt(case.messages, tools=case.tools, tool_choice="free"),
             adapters={name: scale},
             sampling=SamplingParams(max_tokens=MAX_TOKENS * 2, temperature=0.0),
         )

@@ -73,6 +73,15 @@ class Constraining:
         assert isinstance(prompt, ChatPrompt)
         return self._compile(self._reply(use, prompt)).matcher(ends)
 
+    def unprepared(self, params: SamplingParams, prompt: str | Sequence[int]) -> bool:
+        """Whether an answer has a constraint, and it would be the first one."""
+        use = prompt.use if isinstance(prompt, ChatPrompt) else None
+        return self._vocabulary is None and (bool(params.restricting) or use is not None)
+
+    def prepare(self) -> None:
+        """Make what the first constraint takes: the vocabulary, some seconds where it is large."""
+        _ = self._known
+
     def use(self, tools: Tools | None, options: RenderOptions) -> ToolUse | None:
         """What the reply to a conversation may call; None where nothing restricts that.
 
@@ -87,10 +96,16 @@ class Constraining:
             return (lark_of if is_gbnf(params.grammar) else checked_lark)(params.grammar)
         if params.regex is not None:
             body = expression(whole(params.regex))
-        elif params.choices:
-            body = " | ".join(literal(text) for text in params.choices)
+        elif params.choices is not None:
+            return self._around("CHOICE", reasons) + (  # one terminal: words of a rule are many
+                f"\nCHOICE: {' | '.join(map(literal, params.choices))}"
+            )
         else:
             body = json_rule(_schema(params.response_format or {}))
+        return self._around(body, reasons)
+
+    def _around(self, body: str, reasons: bool) -> str:
+        """The grammar of a reply that is one expression, after reasoning where the prompt did."""
         mark = mark_or_text(self._known.mark)
         return answer_grammar(body, mark=mark, thinking=self._dialogue.thinking(begun=reasons))
 
@@ -166,7 +181,8 @@ def _chosen(tools: Tools, choice: str | None, parallel: bool) -> ToolUse:
     named = tuple(function for function in functions if function.name == choice)
     if not named:
         names = [function.name for function in functions]
-        meant = did_you_mean(str(choice), names)
+        close = did_you_mean(str(choice), names)
+        meant = close or '; did you mean "required"?' * (choice in ("any", "force"))
         raise ParameterError(
             f"tool_choice={shown(choice)}: there is no such tool{meant}",
             hint=f'"auto", "none", "required", "free", or one of {", ".join(names)}',

@@ -279,6 +279,10 @@ class Session:
     ) -> ToolStream:
         """The run happens in a copy, which takes this one's place at the end."""
         _refuse_messages(content)
+        if (
+            self.rendering.tool_choice is not None
+        ):  # which the plan takes back after the first reply
+            options = {"tool_choice": self.rendering.tool_choice, **options}
         before, inner = list(self.messages), self.fork()
 
         def begin(ask: Ask) -> tuple[ChatStream, Sequence[Message]]:
@@ -307,7 +311,7 @@ class Session:
     def _summary(self, prompt: ChatPrompt, tokens: int) -> str:
         """What the model says to a prompt, greedily."""
         asked = SamplingParams(max_tokens=tokens)
-        prompt.use = None  # a summary calls nothing
+        prompt.set_free()  # a summary calls nothing
         stream = self._model.stream(prompt, adapters=self.adapters, sampling=asked)
         try:
             completion = stream.result()

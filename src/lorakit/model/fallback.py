@@ -187,6 +187,9 @@ class FallbackModel(Model):
     def encode(self, prompt: Prompt) -> list[int]:
         return self._of(prompt).encode(prompt)
 
+    async def _prepare(self, prompt: Prompt, params: SamplingParams) -> None:
+        await self._of(prompt)._prepare(prompt, params)
+
     def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         return self._of(prompt).reader(prompt, repair=repair)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, cast, overload
 
+from lorakit.chat.calls import cut_off
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import DEFAULT, RenderOptions
 from lorakit.errors import ParameterError, QueueFullError
@@ -82,6 +83,7 @@ class Generating(Submitting):
         started: list[Generation] = []
         try:
             for params in several(self._params(sampling, options), n):
+                await self._prepare(prompt, params)
                 started.append(self._submit(prompt, params, adapters, timeout))
             return together([await each.aresult() for each in started])
         except BaseException:
@@ -337,6 +339,8 @@ class Generating(Submitting):
         parsed = self._dialogue.parse(
             completion.text, reasons=_reasons(prompt), repair=repair, tools=_tools(prompt)
         )
+        if completion.finish_reason == "length":
+            parsed = cut_off(parsed, completion.text)
         return ChatReply(parsed=parsed, completion=completion)
 
     # Requests and replies.

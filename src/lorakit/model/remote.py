@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -68,6 +69,10 @@ class RemotePrompt(ChatPrompt):
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(())
         self.conversation = conversation
+
+    def set_free(self) -> None:
+        options = replace(self.conversation.options, tool_choice=None)
+        self.conversation = replace(self.conversation, options=options)
 
 
 class TokenIds:
@@ -148,6 +153,9 @@ class RemoteModel(Model):
         if isinstance(prompt, RemotePrompt):
             raise cannot("renders a conversation itself; its token ids are not known here")
         return super().encode(prompt)
+
+    async def _prepare(self, prompt: Prompt, params: SamplingParams) -> None:
+        """The server makes its own constraints."""
 
     def reader(self, prompt: Prompt | None = None, *, repair: bool = False) -> Reader:
         return RemoteReader()

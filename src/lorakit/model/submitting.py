@@ -6,6 +6,7 @@ are loaded or a model is opened, nor what is made of an answer.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from lorakit.chat.dialogue import Dialogue
@@ -119,6 +120,12 @@ class Submitting:
             )
 
         return self._queued(ask, adapters, deadline, wait=wait)
+
+    async def _prepare(self, prompt: Prompt, params: SamplingParams) -> None:
+        """Read the vocabulary for a model's first constraint in a thread: it takes a second or
+        more where there are many tokens, in which the event loop goes on."""
+        if self._constraining.unprepared(params, prompt):
+            await asyncio.to_thread(self._constraining.prepare)
 
     def _queued(
         self,

@@ -118,6 +118,9 @@ class Plan:
             places = {call.id: place for place, call in enumerate(calls)}
             steps.sort(key=lambda step: places.get(step.call.id, len(places)))
             self._steps += steps
+            if answered.reply.finish_reason == "length" and not calls:  # as the next would be
+                self.messages = [*answered.messages, answered.reply.message]
+                return self._ended("length")
             self.messages = [*answered.messages, *_said(answered.reply, calls, steps)]
         return self._ended("rounds")
 

@@ -15,7 +15,7 @@ OnToolError = Literal["report", "raise"]
 Outcome = Literal[
     "done", "failed", "timeout", "refused", "invalid", "unknown", "malformed", "left out"
 ]
-Ended = Literal["answered", "rounds", "time"]
+Ended = Literal["answered", "rounds", "time", "length"]
 Approve = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
 
 
@@ -83,7 +83,8 @@ class ToolRun:
 
     `str()` of it is that of its last reply. messages: all, those that were given too; each call
     has its result, so that the conversation can go on. steps: every call in its order. ended: why
-    it did; after "rounds" and "time" the last reply may be one with calls. replies: all of them.
+    it did; after "rounds" and "time" the last reply may be one with calls, after "length" it was
+    cut off in its first call. replies: all of them.
     """
 
     messages: tuple[dict[str, Any], ...] = field(repr=False)

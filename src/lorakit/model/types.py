@@ -102,6 +102,10 @@ class ChatPrompt(list[int]):
         self.tools = tools
         self.use = use
 
+    def set_free(self) -> None:
+        """Let the reply be any text: it need not call, whatever was asked for."""
+        self.use = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:

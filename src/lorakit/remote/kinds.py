@@ -95,7 +95,8 @@ class Kind:
         if self.scales:
             return {"json_schema": {"type": "object"} if schema is None else schema}
         raise CapabilityError(
-            f"{self.name} takes response_format in conversations alone", hint="model.chat(...)"
+            f"{self.name} takes response_format in conversations alone",
+            hint="ask it in a conversation",
         )
 
     def _biases(self, biases: Mapping[int, float]) -> Said:
@@ -171,7 +172,7 @@ class Kind:
         if not self.names_tools:
             raise CapabilityError(
                 f"{self.name} takes no name as tool_choice",
-                hint='give it this tool alone, and tool_choice="required"',
+                hint="give it this tool alone, and require a call",
             )
         return said | {"tool_choice": {"type": "function", "function": {"name": choice}}}
 

@@ -55,6 +55,8 @@ class Answer:
             self._lookup = Lookup(self.tokens, never=stops)
         # One token tells little of what follows in free text, and enough in a form to fill in.
         self._shortest_match = 2
+        self._most = 0  # ids that `among` may name
+        self._narrow = False  # whether the next choice is likely one of few
         self.plain = constraint is None and self._lookup is None
 
     # What comes next.
@@ -64,6 +66,8 @@ class Answer:
 
         context: the most tokens of prompt and answer. Raises EngineError.
         """
+        if self._most and not self._narrow:
+            self._narrow = self._among(self._most) is not None
         self._add(self._sampler.choose(logits), context)
         if not self.plain:
             self.force(context)
@@ -74,7 +78,7 @@ class Answer:
         With log probabilities asked for none is added: each then needs its logits; see `draft`.
         """
         while self.reason is None and (forced := self._forced()):
-            self._shortest_match = 1
+            self._shortest_match, self._narrow = 1, True
             for token in forced:
                 self._add(self._sampler.take(token), context)
                 if self.reason is not None:
@@ -109,15 +113,25 @@ class Answer:
 
     def among(self, most: int, vocabulary: int) -> Tokens | None:
         """The ids of which the next token is one, where there are at most `most` and nothing else
-        needs the whole vocabulary; else None."""
-        constraint = self._sampler.constraint
-        if constraint is None or not most or self._params.logprobs is not None:
+        needs the whole vocabulary; else None.
+
+        The mask is made for it before the step. So it is asked for only where tokens were forced
+        since the last choice, or that was one of few: a wide mask, which takes the longest, is
+        made beside the step.
+        """
+        if self._sampler.constraint is None or self._params.logprobs is not None:
             return None
-        found = constraint.allowed(most)
+        self._most = most
+        found = self._among(most) if most and self._narrow else None
+        self._narrow = found is not None
         if found is None:
             return None
         found = found[found < vocabulary]
         return found if len(found) else None
+
+    def _among(self, most: int) -> Tokens | None:
+        constraint = self._sampler.constraint
+        return None if constraint is None else constraint.allowed(most)
 
     def prepare(self, draft: Sequence[int]) -> None:
         """Let the constraint's masks be computed beside the step that is about to run."""

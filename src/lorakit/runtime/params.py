@@ -13,6 +13,10 @@ from lorakit.values import finite, shown, whole
 
 MAX_BIASES = 10_000  # a request's size is bounded
 MAX_CHOICES = 2000  # of answers: more take too long to tell apart
+_PYDANTIC = (
+    'a pydantic model\'s schema is a dictionary: {"type": "json_schema", "json_schema": '
+    '{"schema": Model.model_json_schema()}}'
+)
 MAX_BIAS = 1_000_000  # a float32 of this size still tells logits apart
 
 
@@ -62,14 +66,16 @@ class SamplingParams:
     ignore_eos: bool = False
     grammar: str | None = None
     regex: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | None = None
     response_format: Mapping[str, Any] | None = field(default=None, hash=False)
     lookup: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _sequence(self.stop))
         object.__setattr__(self, "stop_tokens", _sequence(self.stop_tokens))
-        object.__setattr__(self, "choices", _sequence(self.choices))
+        object.__setattr__(self, "response_format", _nested(self.response_format))
+        if self.choices is not None:
+            object.__setattr__(self, "choices", _sequence(self.choices))
         faults = [
             f"{name} must be {expected}, found {shown(getattr(self, name))}"
             for name, expected, valid in _RULES
@@ -78,13 +84,14 @@ class SamplingParams:
         if self.mirostat_tau is not None and self.filtered:
             faults.append("mirostat_tau takes the place of top_k, top_p, min_p and typical_p")
         if len(said := self.restricting) > 1:
-            faults.append(f"one of {', '.join(said)} restricts an answer, not several")
+            faults.append(f"{' and '.join(said)} both say what an answer may be: leave one out")
         if not faults and self.min_tokens > self.max_tokens:
             faults.append(
                 f"min_tokens must be at most max_tokens, {self.max_tokens}, found {self.min_tokens}"
             )
         if faults:
-            raise ParameterError("invalid sampling parameters", items=faults)
+            hint = _PYDANTIC if _has_schema(self.response_format) else ""
+            raise ParameterError("invalid sampling parameters", items=faults, hint=hint)
         for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, int(value))  # numpy's integers overflow
@@ -99,7 +106,7 @@ class SamplingParams:
     @property
     def restricting(self) -> tuple[str, ...]:
         """The parameters that say what the answer may be."""
-        said = (self.grammar, self.regex, self.choices or None, self.response_format)
+        said = (self.grammar, self.regex, self.choices, self.response_format)
         plain = isinstance(said[-1], Mapping) and said[-1].get("type") == "text"
         names = ("grammar", "regex", "choices", "response_format")
         given = [name for name, value in zip(names, said, strict=True) if value is not None]
@@ -129,7 +136,7 @@ class SamplingOptions(TypedDict, total=False):
     ignore_eos: bool
     grammar: str | None
     regex: str | None
-    choices: str | Sequence[str]
+    choices: str | Sequence[str] | None
     response_format: Mapping[str, Any] | None
     lookup: bool | None
 
@@ -172,7 +179,24 @@ def _is_text(x: Any) -> bool:
 
 
 def _choices(x: Any) -> bool:
-    return len(x) <= MAX_CHOICES and all(isinstance(text, str) and text for text in x)
+    if x is None:
+        return True
+    return 0 < len(x) <= MAX_CHOICES and all(isinstance(text, str) and text for text in x)
+
+
+def _nested(x: Any) -> Any:
+    """A response_format with its schema below json_schema; OpenAI's Responses have it beside the
+    type."""
+    if isinstance(x, Mapping) and x.get("type") == "json_schema" and "json_schema" not in x:
+        return {"type": "json_schema", "json_schema": {k: x[k] for k in x if k != "type"}}
+    return x
+
+
+def _has_schema(x: Any) -> bool:
+    """Whether it is a pydantic model, or holds one, in place of a schema."""
+    inner = x.get("json_schema") if isinstance(x, Mapping) else x
+    schema = inner.get("schema") if isinstance(inner, Mapping) else inner
+    return hasattr(schema, "model_json_schema")
 
 
 def _format(x: Any) -> bool:
@@ -204,7 +228,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("mirostat_eta", "between 0 and 1", lambda x: finite(x) and 0 <= x <= 1),
     ("grammar", "None or a text", _is_text),
     ("regex", "None or a regular expression", _is_text),
-    ("choices", f"at most {MAX_CHOICES} texts, none empty", _choices),
+    ("choices", f"None, or 1 to {MAX_CHOICES} texts, none empty", _choices),
     (
         "response_format",
         'None, {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", '

@@ -70,7 +70,10 @@ class Measurer:
     def answers(self, asked: Sequence[Asked], companion: str = "") -> list[Answered]:
         """The base's own greedy answers, beside a companion or alone."""
         with self._applied(self._beside(companion)) as (model, scales):
-            prompts = [model.chat_prompt(a.messages, tools=a.tools or None) for a in asked]
+            prompts = [
+                model.chat_prompt(a.messages, tools=a.tools or None, tool_choice="free")
+                for a in asked
+            ]
             requests = [
                 Request(
                     prompt=prompt,

@@ -62,9 +62,14 @@ class Renderer:
         declare: with the declarations of its tools. Raises ParameterError for messages that the
         template refuses, BaseModelError (template_missing) and FormatError.
         """
+        return self.prompt_and_state(example, declare)[0]
+
+    def prompt_and_state(self, example: Example, declare: bool = False) -> tuple[list[int], bool]:
+        """`prompt`, and whether it ends within reasoning that its template opened."""
         if example.messages:
-            return self._dialogue.prompt(example.messages[:-1], _tools(example, declare))
-        return self._opened(example.prompt)
+            before, tools = example.messages[:-1], _tools(example, declare)
+            return self._dialogue.prompt_and_state(before, tools)
+        return self._opened(example.prompt), False
 
     def render(self, example: Example, declare: bool = False) -> tuple[Rendered, ...]:
         """The example's rows, most often one. Raises FormatError, and as `prompt` does."""

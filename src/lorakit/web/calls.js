@@ -16,18 +16,16 @@ import { MISTRAL, MISTRAL11 } from './mistral.js';
 import { PHI4 } from './phi4.js';
 import { QWEN3CODER } from './qwen3coder.js';
 import { LorakitError } from './errors.js';
-import { shown, wrong } from './options.js';
+import { FLAG, checkedOptions, shown, wrong } from './options.js';
+import { ReplyReader } from './reading.js';
 import { NO_CALLS, takeApart } from './scanning.js';
 
-/**
- * openings: strings at which a reply turns from words into a call. stops: tokens that end a reply
- * with calls.
- * @typedef {{name: string, openings: string[], stops: string[],
- *   parse: (reply: string, options?: {reasons?: boolean}) => import('./scanning.js').ParsedReply}} ToolFormat
- */
+/** @typedef {import('./scanning.js').ToolFormat} ToolFormat */
 
-/** Of calls that are more than JSON, as a template may write them. */
-const MARKERS = [
+const PARSING = { reasons: FLAG, repair: FLAG };
+
+/** Marks of calls that are more than JSON, as a template may write them. */
+const MARKS = [
   '<tool', '<|tool', '<｜', '[TOOL', '<TOOL', '<function', 'functools', '<invoke', '<action', '<|python_tag|>',
   '<|channel', '<|START_', '<|action', '<|call', '<start_', '<seed:', '<minimax',
 ]; // prettier-ignore
@@ -37,17 +35,17 @@ const SIGNS = [
   { format: FUNCTIONGEMMA, present: ['<start_function_call>', '<escape>'], token: '<start_function_call>' },
   { format: GEMMA4, present: ['<|tool_call>', '<|"|>'], token: '<|tool_call>' },
   // Qwen3-Coder's and GLM's calls are not JSON.
-  { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>'] },
+  { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>', '<invoke', '<tool_calls>'] },
   { format: QWEN3CODER, present: ['<tool_call>', '<function=', '<parameter='] },
   // Functionary's calls have another form.
-  { format: LLAMA3, present: ['parameters', '<|start_header_id|>', 'ipython'], absent: ['<function='] },
+  { format: LLAMA3, present: ['"parameters": ', '<|start_header_id|>', 'ipython'], absent: ['<function='] },
   { format: LLAMA3_FUNCTION, present: ['<function=', '<|start_header_id|>'], absent: ['<parameter='] },
   { format: MISTRAL, present: ['[TOOL_CALLS]'], absent: ['[ARGS]'] },
   { format: MISTRAL11, present: ['[TOOL_CALLS]', '[ARGS]'] },
   { format: PHI4, present: ['<|tool|>', '<|/tool|>', '<|end|>'] },
   { format: DEEPSEEK, present: ['<｜tool▁calls▁begin｜>', '<｜tool▁sep｜>', '```json'] },
   { format: GRANITE, present: ['<|start_of_role|>', '<|tool_call|>'] },
-  { format: GENERIC, present: ['tools', '"name', '"arguments', 'JSON'], absent: MARKERS },
+  { format: GENERIC, present: ['tools', '"name', '"arguments', 'JSON'], absent: MARKS },
 ];
 
 /** Formats by name. @type {Record<string, ToolFormat>} */
@@ -76,11 +74,28 @@ export function detectFormat(template, hasToken = () => false) {
 }
 
 /**
- * A reply in its parts; without calls where the model has no known format.
- * @param {string} reply @param {ToolFormat | null} format @param {boolean} [reasons]
+ * A reply in its parts; without calls where the model has no known format. reasons: whether it
+ * begins within reasoning; repair: whether calls that cannot be read are mended.
+ * @param {string} reply @param {ToolFormat | null} format
+ * @param {boolean | {reasons?: boolean, repair?: boolean}} [options] true is { reasons: true }
  */
-export function parseReply(reply, format, reasons = false) {
+export function parseReply(reply, format, options = {}) {
+  const chosen = typeof options === 'boolean' ? { reasons: options } : checkedOptions(options, PARSING, 'the options of parseReply');
   if (typeof reply !== 'string') throw wrong(`a reply is a text, found ${shown(reply)}`);
-  if (format !== null && typeof format?.parse !== 'function') throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
-  return format ? format.parse(reply, { reasons }) : takeApart(reply, NO_CALLS, { reasons });
+  checkFormat(format);
+  return format ? format.parse(reply, chosen) : takeApart(reply, NO_CALLS, chosen);
+}
+
+/**
+ * What reads a reply piece by piece, as parseReply reads all of it.
+ * @param {ToolFormat | null} format @param {{reasons?: boolean, repair?: boolean}} [options]
+ */
+export function readerOf(format, options) {
+  checkFormat(format);
+  return new ReplyReader(format ? format.syntax : NO_CALLS, checkedOptions(options, PARSING, 'the options of readerOf'));
+}
+
+function checkFormat(format) {
+  if (format === null || (typeof format?.parse === 'function' && format.syntax)) return;
+  throw wrong(`a tool format is what getFormat gives, or null; found ${shown(format)}`);
 }

@@ -8,12 +8,10 @@
 import { LorakitError } from './errors.js';
 import { detectFormat, getFormat, parseReply } from './calls.js';
 import { shown } from './options.js';
-import { opensReasoning, stripStart } from './scanning.js';
+import { Spelled, marksOf } from './spelled.js';
+import { opensReasoning } from './tags.js';
 
 const REASONING = ['reasoning_content', 'thinking', 'reasoning'];
-// The end of a text that may be the beginning of a tag.
-const UNFINISHED = /[<[◁][^>\]▷\n]{0,24}$/u;
-
 export class Dialogue {
   /**
    * @param {any} tokenizer of transformers.js
@@ -28,10 +26,12 @@ export class Dialogue {
     this.reasons = this.opens();
   }
 
-  /** Token ids of a conversation up to where the model answers. @returns {number[]} */
+  /** Token ids of a conversation up to where the model answers; tools: prepared. @returns {number[]} */
   prompt(messages, tools) {
-    const text = this.render(prepareMessages(messages), prepareTools(tools));
-    return this.encode(text, { special: false });
+    const spelled = new Spelled(this.marks());
+    const text = spelled.render(prepareMessages(messages), (plain) => this.render(plain, tools));
+    const decode = (ids) => this.tokenizer.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
+    return spelled.encode(text, (plain) => this.encode(plain, { special: false }), decode);
   }
 
   /** Token ids of a text; special: add what the tokenizer adds, such as <bos>. */
@@ -46,8 +46,19 @@ export class Dialogue {
     return this.tokenizer.decode(said, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
   }
 
-  parse(text) {
-    return parseReply(text, this.format, this.reasons);
+  /** The format of calls, which may read them by the types that their tools declare. */
+  formatOf(tools) {
+    return (tools ? this.format?.withTools?.(tools) : null) ?? this.format;
+  }
+
+  parse(text, { format = this.format, repair = false } = {}) {
+    return parseReply(text, format, { reasons: this.reasons, repair });
+  }
+
+  /** The tokens that results of tools must not spell. */
+  marks() {
+    this.known ??= marksOf(this.tokenizer, this.template());
+    return this.known;
   }
 
   template() {
@@ -85,63 +96,6 @@ export class Dialogue {
       return false;
     }
   }
-}
-
-/**
- * The words of an answer as they come: no call, no reasoning, no half of a tag or a character.
- */
-export class VisibleText {
-  /** @param {Dialogue} dialogue @param {string[]} stop texts that end an answer before them */
-  constructor(dialogue, stop) {
-    this.dialogue = dialogue;
-    this.stop = stop;
-    this.ids = [];
-    this.shown = '';
-    this.text = '';
-    this.stopped = false;
-  }
-
-  /** The words that a token adds. `stopped` is true once a stop text was found. */
-  push(id) {
-    this.ids.push(id);
-    this.text = this.cut(this.dialogue.decode(this.ids));
-    return this.stopped ? '' : this.show(this.dialogue.parse(this.certain()).text.trimEnd());
-  }
-
-  /** What is left to show when the answer has ended, given its words. */
-  end(words) {
-    return this.show(words);
-  }
-
-  show(words) {
-    if (!words.startsWith(this.shown)) return '';
-    const added = words.slice(this.shown.length);
-    this.shown = words;
-    return added;
-  }
-
-  /** The text up to where more tokens could change what it means. */
-  certain() {
-    const { text, dialogue } = this;
-    if (dialogue.format?.name === 'llama3' && stripStart(text).startsWith('{')) return '';
-    const half = text.search(/\ufffd+$/u);
-    const whole = half < 0 ? text : text.slice(0, half);
-    const keep = Math.max(0, ...this.stop.map((stop) => overlap(whole, stop)));
-    return whole.slice(0, whole.length - keep).replace(UNFINISHED, '');
-  }
-
-  cut(text) {
-    const found = this.stop.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-    this.stopped = found.length > 0;
-    return this.stopped ? text.slice(0, Math.min(...found)) : text;
-  }
-}
-
-/** Length of the longest end of the text that begins the stop text. */
-function overlap(text, stop) {
-  for (let count = Math.min(stop.length - 1, text.length); count > 0; count -= 1)
-    if (text.endsWith(stop.slice(0, count))) return count;
-  return 0;
 }
 
 /** Messages made plain for a template: arguments as objects, no nulls. All faults at once. */

@@ -1,6 +1,25 @@
 /** Events of a running request as an async iterator; leaving the loop aborts the request. */
 
 /**
+ * Of a reply's events the text and the end. Where text was withdrawn, what follows is told from where
+ * it goes on from what was told; if it never does, the end has all of it.
+ * @param {AsyncIterable<any>} events
+ */
+export async function* textOf(events) {
+  let told = '';
+  let text = '';
+  for await (const event of events) {
+    if (event.type === 'withdrawn') text = '';
+    if (event.type === 'end') yield event;
+    if (event.type !== 'text') continue;
+    text += event.text;
+    if (text.length <= told.length || !text.startsWith(told)) continue;
+    yield { type: 'text', text: text.slice(told.length) };
+    told = text;
+  }
+}
+
+/**
  * @template T
  * @param {AbortSignal | undefined} signal the caller's
  * @param {(signal: AbortSignal, emit: (event: T) => void) => Promise<T | void>} start runs the

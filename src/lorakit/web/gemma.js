@@ -7,11 +7,17 @@
  * are read, and the reasons of faults, are those of chat/functiongemma.py.
  */
 
+import { growingAs } from './arguments.js';
+import { GemmaArguments } from './gemma_arguments.js';
 import { checkCall } from './jsoncall.js';
-import { BadCall, SPACES, takeApart } from './scanning.js';
+import { mendNamed } from './mending.js';
+import { BadCall, formatOf, syntaxOf } from './scanning.js';
+import { SPACES } from './spaces.js';
+import { escaped } from './tags.js';
 
 const MAX_DEPTH = 64;
 const MAX_DIGITS = 4300; // Python's own limit
+const SPACE = `[${SPACES}]*`;
 const NAME = new RegExp(`[^${SPACES}{}\\[\\]:,<>]+`, 'y');
 const KEY = new RegExp(`[^${SPACES}{}\\[\\]:,<>|"]+`, 'y');
 const WORD = /[A-Za-z0-9_.+-]+/y;
@@ -23,9 +29,13 @@ const CONSTANTS = new Map([
 /** @param {{name: string, call: string[], response: string, escape: string, turnEnd: string}} marks */
 export function gemmaFormat({ name, call, response, escape, turnEnd }) {
   const stops = [response, turnEnd];
-  const syntax = {
+  const head = `${escaped(call[0])}${SPACE}call${SPACE}:${SPACE}(?<name>${NAME.source})(?=${SPACE}\\{)`;
+  const growing = growingAs(head, `${SPACE}(?=\\{)`, { reader: () => new GemmaArguments(escape) });
+  const syntax = syntaxOf({
     find: (reply, at) => reply.indexOf(call[0], at),
     closing: call[1],
+    stops,
+    openings: [call[0]],
     read(reply, start, calls) {
       const parser = new Parser(reply, { call, escape, stops });
       const found = parser.call(start + call[0].length);
@@ -33,9 +43,10 @@ export function gemmaFormat({ name, call, response, escape, turnEnd }) {
       calls.push(found);
       return parser.at;
     },
-  };
-  const parse = (reply, { reasons = false } = {}) => takeApart(reply, syntax, { stops, reasons });
-  return { name, openings: [call[0]], stops, parse };
+    growing,
+    mend: (text) => mendNamed(text, growing.name, { close: call[1], stops, escape }),
+  });
+  return formatOf(name, syntax);
 }
 
 /** Recursive descent over one reply; `at` is where it has read to. */

@@ -12,9 +12,11 @@ import { breathe, throwIfAborted } from './queue.js';
 import { Sampler } from './sampling.js';
 
 /**
- * stops: token ids that end a row. onToken: told each token; true ends the row.
+ * stops: token ids that end a row. onToken: told each token; true ends the row. allows: whether a
+ * token may come next; another one is chosen otherwise.
  * @typedef {{ids: number[], adapters: import('./feeds.js').AdapterSet, stops: Set<number>,
- *   sampling: import('./sampling.js').Sampling, onToken?: (id: number) => boolean | void}} Row
+ *   sampling: import('./sampling.js').Sampling, onToken?: (id: number) => boolean | void,
+ *   allows?: (id: number) => boolean}} Row
  * @typedef {{ids: number[], finishReason: 'stop' | 'length', cachedTokens: number}} Generated
  */
 
@@ -140,12 +142,13 @@ class Run {
 
 /** One row: its tokens so far, and whether it is done. */
 class RowState {
-  constructor({ ids, stops, sampling, onToken = () => false }, context) {
+  constructor({ ids, stops, sampling, onToken = () => false, allows = () => true }, context) {
     this.prompt = ids;
     this.stops = stops;
     this.sampler = new Sampler(sampling);
     this.limit = Math.min(sampling.maxTokens, context - ids.length);
     this.onToken = onToken;
+    this.allows = allows;
     this.ids = [];
     this.length = 0; // tokens whose KV is there
     this.cached = 0;
@@ -162,7 +165,11 @@ class RowState {
 
   choose(logits) {
     if (this.done) return;
-    const token = this.sampler.choose(logits);
+    let token = this.sampler.choose(logits);
+    while (!this.allows(token)) {
+      logits[token] = -Infinity;
+      token = this.sampler.choose(logits);
+    }
     this.ids.push(token);
     const ended = this.stops.has(token);
     if (ended || this.onToken(token)) this.finishReason = 'stop';

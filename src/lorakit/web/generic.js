@@ -1,24 +1,42 @@
 /**
- * Calls as plain JSON, in a list or a fence or neither: the rules of chat/formats/generic.py.
+ * Calls as plain JSON: what a model writes whose template asks for it and has no tags for it.
+ *
+ *     {"name": "get_weather", "arguments": {"city": "Oslo"}}
+ *
+ * A list of such objects, and either in a fence (```json), are read too. As in Llama 3's format, the
+ * whole reply is the call: JSON within words is an answer, and so is JSON that names no function.
  */
 
-import { skipSpace } from './jsoncall.js';
-import { readList } from './jsonlist.js';
-import { BadCall, NO_CALLS, takeApart } from './scanning.js';
+import { growing, skipSpace } from './jsoncall.js';
+import { KEYS, faultsFrom, fromItsBeginning, readList } from './jsonlist.js';
+import { LIST, mendCalls } from './mending.js';
+import { NO_CALLS, formatOf, syntaxOf, takeApart } from './scanning.js';
+import { SPACES, matchAt } from './spaces.js';
+import { sequence, unfinished } from './tags.js';
 
 const FENCE = '```';
+const FIRST_KEYS = ['name', 'arguments', 'parameters'];
 const SPACE = '[ \\t\\r\\n]*';
+const ANY_SPACE = `[${SPACES}]*`;
 const LIKE_A_CALL = new RegExp(
-  `(?:${FENCE}(?:json)?${SPACE})?(?:\\[${SPACE})?\\{${SPACE}"(?:name|arguments|parameters)"${SPACE}:`,
+  `(?:${FENCE}(?:json)?${SPACE})?(?:\\[${SPACE})?\\{${SPACE}"(?:${FIRST_KEYS.join('|')})"${SPACE}:`,
   'y',
 );
+const FENCES = [[], [FENCE, ANY_SPACE], [`${FENCE}json`, ANY_SPACE]];
+const BEGINNINGS = FENCES.flatMap((fence) =>
+  [[], ['[', ANY_SPACE]].flatMap((bracket) =>
+    FIRST_KEYS.map((key) => sequence(...fence, ...bracket, '{', ANY_SPACE, `"${key}"`, ANY_SPACE, ':')),
+  ),
+);
+const MAY_LEAD = new RegExp(`${SPACE}(?:${unfinished(BEGINNINGS)})?$`, 'y');
 
-const syntax = { find: () => -1, read, lead };
+const BETWEEN =
+  `${ANY_SPACE}(?:${FENCE}(?:json)?${ANY_SPACE})?(?:\\}${ANY_SPACE})?` +
+  `(?:\\]${ANY_SPACE})?[,;]?${ANY_SPACE}\\[?${ANY_SPACE}`;
 
 function lead(reply, at) {
   const start = skipSpace(reply, at);
-  LIKE_A_CALL.lastIndex = start;
-  return LIKE_A_CALL.test(reply) ? start : -1;
+  return matchAt(LIKE_A_CALL, reply, start) === null ? -1 : start;
 }
 
 /** Calls until the end or the first fault; from there on the rest is one malformed part. */
@@ -36,27 +54,43 @@ function read(reply, start, calls) {
       fenced = false;
       continue;
     }
-    try {
-      at = readList(reply, at, calls, { required: true });
-    } catch (error) {
-      if (!(error instanceof BadCall)) throw error;
-      throw new BadCall(error.message, error.position, error.begin ?? begin);
-    }
-    at = skipSpace(reply, at);
-    if (reply[at] === ',' || reply[at] === ';') at = skipSpace(reply, at + 1);
+    const from = at;
+    at = next(reply, faultsFrom(begin, () => readList(reply, from, calls, { required: true })));
   }
   return at;
 }
 
-function parse(reply, { reasons = false } = {}) {
-  const parsed = takeApart(reply, syntax, { reasons });
-  const broken = parsed.malformed.map((part) => part.text).join('');
-  if (!broken || parsed.calls.length || namesAFunction(broken)) return parsed;
-  return takeApart(reply, NO_CALLS, { reasons });
+function mend(text) {
+  const { calls, done } = mendCalls(fromItsBeginning(text), KEYS, { required: true, closed: false, between: /[ \t\r\n,;]*/y });
+  return { calls, done: done.filter((words) => words !== LIST) };
 }
 
-function namesAFunction(body) {
+/** Past white space and what may stand between calls. */
+function next(reply, at) {
+  at = skipSpace(reply, at);
+  return reply[at] === ',' || reply[at] === ';' ? skipSpace(reply, at + 1) : at;
+}
+
+const syntax = syntaxOf({
+  find: () => -1,
+  read,
+  lead,
+  mayLead: (reply, at) => matchAt(MAY_LEAD, reply, at) !== null,
+  revises: true,
+  growing: growing(BETWEEN, KEYS, { certain: true }),
+  mend,
+});
+
+function parse(reply, options = {}) {
+  const parsed = takeApart(reply, syntax, options);
+  const broken = parsed.malformed.map((part) => part.text).join('');
+  if (!broken || parsed.calls.length || namesAFunction(broken)) return parsed;
+  return takeApart(reply, NO_CALLS, options);
+}
+
+/** Whether a faulty JSON reply was meant as a call, not as an answer in JSON. */
+export function namesAFunction(body) {
   return body.includes('"name"') && (body.includes('"parameters"') || body.includes('"arguments"'));
 }
 
-export const GENERIC = { name: 'json', openings: [], stops: [], parse };
+export const GENERIC = formatOf('json', syntax, { parse });

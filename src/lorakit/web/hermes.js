@@ -6,19 +6,30 @@
  * Sources: the Hermes Function Calling readme (NousResearch) and Qwen's chat templates.
  */
 
-import { readCall, skipSpace } from './jsoncall.js';
-import { BadCall, takeApart } from './scanning.js';
+import { growing, readCall, skipSpace } from './jsoncall.js';
+import { CLOSING, mendCalls } from './mending.js';
+import { BadCall, formatOf, syntaxOf } from './scanning.js';
+import { SPACES, without } from './spaces.js';
 
 const OPEN = '<tool_call>';
 const CLOSE = '</tool_call>';
 const STOPS = ['<|im_end|>'];
+const KEYS = ['arguments', 'parameters'];
 
-const syntax = { find: (reply, at) => reply.indexOf(OPEN, at), read, closing: CLOSE };
+const syntax = syntaxOf({
+  find: (reply, at) => reply.indexOf(OPEN, at),
+  read,
+  closing: CLOSE,
+  stops: STOPS,
+  openings: [OPEN],
+  growing: growing(`${OPEN}[${SPACES}]*`, KEYS),
+  mend,
+});
 
 /** The call at an opening tag; its closing tag may be cut off at the end of the reply. */
 function read(reply, start, calls) {
   const begin = skipSpace(reply, start + OPEN.length);
-  const found = readCall(reply, begin, ['arguments', 'parameters'], { required: false });
+  const found = readCall(reply, begin, KEYS, { required: false });
   let end = skipSpace(reply, found.end);
   if (reply.startsWith(CLOSE, end)) end += CLOSE.length;
   else if (end < reply.length && ![OPEN, ...STOPS].some((mark) => reply.startsWith(mark, end)))
@@ -27,9 +38,10 @@ function read(reply, start, calls) {
   return end;
 }
 
-export const HERMES = {
-  name: 'hermes',
-  openings: [OPEN],
-  stops: STOPS,
-  parse: (reply, { reasons = false } = {}) => takeApart(reply, syntax, { stops: STOPS, reasons }),
-};
+function mend(text) {
+  const { body, closed } = without(text, { open: OPEN, close: CLOSE, stops: STOPS });
+  const { calls, done } = mendCalls(body, KEYS, { required: false, closed });
+  return { calls, done: done.length ? done : [CLOSING] };
+}
+
+export const HERMES = formatOf('hermes', syntax);

@@ -5,7 +5,9 @@
  * twice. This reader does, with the reasons and positions of Python's (chat/jsoncall.py).
  */
 
+import { growingAs } from './arguments.js';
 import { BadCall } from './scanning.js';
+import { SPACES } from './spaces.js';
 
 const MAX_DIGITS = 1000;
 const MAX_DEPTH = 64; // levels of a call's arguments
@@ -18,6 +20,23 @@ const WORDS = [
 ]; // prettier-ignore
 const NOT_JSON = ['NaN', 'Infinity', '-Infinity'];
 const ESCAPES = { '"': '"', '\\': '\\', '/': '/', b: '\b', f: '\f', n: '\n', r: '\r', t: '\t' };
+
+const SPACE = `[${SPACES}]*`;
+const NAMED = `\\{${SPACE}"name"${SPACE}:${SPACE}"(?<name>(?:[^"\\\\]|\\\\.)+)"`;
+
+/**
+ * How a call that readCall reads is told while it is written, its name before its arguments.
+ * before: a pattern of all that stands before its brace; where one reading takes in several calls
+ * also of what stands between the arguments of one and the brace of the next. certain: whether the
+ * name is told only once arguments follow, since other JSON may have a name too.
+ * @param {string} before @param {string[]} keys @param {{certain?: boolean}} [options]
+ * @returns {import('./arguments.js').Growing}
+ */
+export function growing(before, keys, { certain = false } = {}) {
+  const args = `${SPACE},${SPACE}"(?:${keys.join('|')})"${SPACE}:${SPACE}(?=\\{)`;
+  const name = `(?:${before})${NAMED}${certain ? `(?=${args})` : ''}`;
+  return growingAs(name, args, { quoted: true });
+}
 
 /** The first position at or after `at` that holds no white space of JSON. */
 export function skipSpace(text, at) {
@@ -33,6 +52,11 @@ export function skipSpace(text, at) {
  */
 export function readCall(text, at, keys, { required }) {
   const { end, value } = readValue(text, at);
+  return { end, ...callFrom(value, keys, end, { required }) };
+}
+
+/** The call that a JSON value is, as of readCall. end: where it ended, for BadCall. */
+export function callFrom(value, keys, end, { required }) {
   if (!isObject(value)) throw new BadCall('expected a JSON object', end);
   const name = Object.hasOwn(value, 'name') ? value.name : undefined;
   if (typeof name !== 'string' || !name) throw new BadCall('the call has no name', end);
@@ -44,7 +68,7 @@ export function readCall(text, at, keys, { required }) {
   if (typeof found === 'string') found = unquoted(found, end);
   if (!isObject(found)) throw new BadCall(`${present[0]} must be an object`, end);
   checkCall(name, found, end);
-  return { end, name, arguments: found };
+  return { name, arguments: found };
 }
 
 /** Refuse half a surrogate pair, and what is nested deeper than messages may be. */
@@ -86,7 +110,7 @@ function unquoted(given, end) {
   return found.value;
 }
 
-export function isObject(value) {
+function isObject(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 

@@ -91,17 +91,30 @@ export interface RequestOptions extends SamplingOptions {
   adapters?: Scales;
 }
 
-export interface ChatOptions extends RequestOptions {
+export interface CallOptions {
   /** OpenAI function objects. */
   tools?: unknown[];
+  /**
+   * null, 'auto' and 'free' leave calls as the model writes them; 'none' has it write none. A page
+   * cannot force a call: 'required' and a function's name are capability_missing.
+   */
+  toolChoice?: 'auto' | 'none' | 'free' | 'required' | (string & {}) | { type: 'function'; function: { name: string } } | null;
+  /** false: the answer ends behind its first call. */
+  parallelToolCalls?: boolean;
+  /** Calls that cannot be read are mended where it is clear what was meant; `repairs` says how. */
+  repair?: boolean;
+  /** A page has no grammars: anything but text is capability_missing. */
+  responseFormat?: { type: 'text' } | null;
+}
+
+export interface ChatOptions extends RequestOptions, CallOptions {
   signal?: AbortSignal;
 }
 
-export interface BatchRequest extends RequestOptions {
+export interface BatchRequest extends RequestOptions, CallOptions {
   messages?: Message[];
   /** Instead of messages: text or token ids. */
   prompt?: string | number[];
-  tools?: unknown[];
 }
 
 export interface Call {
@@ -115,13 +128,25 @@ export interface Malformed {
   position: number;
 }
 
-export interface Reply {
+export interface Repair {
+  /** Of the call that was mended, among `calls`. */
+  index: number;
+  /** What was done, such as "a comma before a closing bracket was left out". */
+  words: string;
+}
+
+export interface ParsedReply {
   /** The words, without calls and reasoning. */
   text: string;
   calls: Call[];
   /** What began like a call and is none. */
   malformed: Malformed[];
   reasoning: string;
+  /** What was mended in calls, where that was asked for. */
+  repairs: Repair[];
+}
+
+export interface Reply extends ParsedReply {
   /** All of the above as the model wrote it. */
   raw: string;
   /** Every token, the one that ended the answer included. */
@@ -131,6 +156,20 @@ export interface Reply {
 }
 
 export type StreamEvent = { type: 'text'; text: string } | { type: 'end'; reply: Reply };
+
+/**
+ * Joined, the events of a reply are its parts. A call is a callStart, at least one callArguments (joined
+ * they are its arguments as JSON) and a callEnd, or a callWithdrawn in place of the rest: it was none.
+ */
+export type ReplyEvent =
+  | { type: 'text'; text: string }
+  | { type: 'reasoning'; text: string }
+  | { type: 'callStart'; index: number; name: string }
+  | { type: 'callArguments'; index: number; text: string }
+  | { type: 'callEnd'; index: number; call: Call }
+  | { type: 'callWithdrawn'; index: number }
+  /** Text, reasoning and calls so far do not count: what follows is the whole reply. */
+  | { type: 'withdrawn' };
 
 export interface LoadedAdapter {
   readonly name: string;
@@ -160,7 +199,10 @@ export interface Model {
   clear(): Promise<void>;
   chat(messages: Message[], options?: ChatOptions): Promise<Reply>;
   complete(prompt: string | number[], options?: ChatOptions): Promise<Reply>;
+  /** An answer's text as it comes, and its end. */
   stream(messages: Message[], options?: ChatOptions): AsyncGenerator<StreamEvent>;
+  /** Every part of it as soon as it is certain, and its end. Run no call before the end. */
+  events(messages: Message[], options?: ChatOptions): AsyncGenerator<ReplyEvent | { type: 'end'; reply: Reply }>;
   batch(requests: BatchRequest[], options?: { signal?: AbortSignal }): Promise<Reply[]>;
   close(): Promise<void>;
 }
@@ -182,7 +224,24 @@ export interface ToolFormat {
   name: string;
   openings: string[];
   stops: string[];
-  parse(reply: string, options?: { reasons?: boolean }): Pick<Reply, 'text' | 'calls' | 'malformed' | 'reasoning'>;
+  parse(reply: string, options?: ParseOptions): ParsedReply;
+  /** Of formats that write values as bare text: the one that reads by the types of these tools. */
+  withTools?(tools: unknown[]): ToolFormat;
+}
+
+export interface ParseOptions {
+  /** Whether the reply begins within reasoning, since the prompt opened it. */
+  reasons?: boolean;
+  /** Whether calls that cannot be read are mended. */
+  repair?: boolean;
+}
+
+/** A reply read piece by piece. */
+export interface ReplyReader {
+  /** What is certain with this piece. */
+  feed(piece: string): ReplyEvent[];
+  /** What is left, given the whole reply as parseReply reads it. */
+  end(parsed: ParsedReply): ReplyEvent[];
 }
 
 export const FORMATS: Record<string, ToolFormat>;
@@ -191,8 +250,10 @@ export function detectFormat(template: string | null, hasToken?: (token: string)
 export function parseReply(
   reply: string,
   format: ToolFormat | null,
-  reasons?: boolean,
-): Pick<Reply, 'text' | 'calls' | 'malformed' | 'reasoning'>;
+  /** true is { reasons: true }. */
+  options?: boolean | ParseOptions,
+): ParsedReply;
+export function readerOf(format: ToolFormat | null, options?: ParseOptions): ReplyReader;
 
 /** What is kept of adapters, and where. */
 export function cachedAdapters(): Promise<{ where: string; bytes: number; files: unknown[] }>;

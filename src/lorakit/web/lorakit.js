@@ -13,7 +13,7 @@ import { DEVICES, DTYPES, requireSource } from './opening.js';
 import { COUNT, FLAG, FUNCTION, OBJECT, PORT, SIGNAL, checkedOptions, oneOf, wrong } from './options.js';
 import { openRemote } from './remote.js';
 
-export { FORMATS, detectFormat, getFormat, parseReply } from './calls.js';
+export { FORMATS, detectFormat, getFormat, parseReply, readerOf } from './calls.js';
 export { cachedAdapters, clearCachedAdapters } from './cache.js';
 export { LorakitError } from './errors.js';
 export { LoadedAdapter } from './adapters.js';

@@ -3,10 +3,11 @@
  */
 
 import { AdapterTable, LoadedAdapter, checkedConfig } from './adapters.js';
+import { Answer } from './answer.js';
 import { written } from './cache.js';
-import { Dialogue, VisibleText } from './chat.js';
+import { Dialogue, prepareTools } from './chat.js';
 import { LorakitError } from './errors.js';
-import { eventsOf } from './events.js';
+import { eventsOf, textOf } from './events.js';
 import { BuiltIn, LoraInputs } from './feeds.js';
 import { Generator } from './generate.js';
 import { loadAdapter } from './loading.js';
@@ -15,11 +16,13 @@ import { ANY, SIGNAL, checkedOptions, shown, wrong } from './options.js';
 import { inTurn, throwIfAborted } from './queue.js';
 import { DEFAULTS, samplingOf } from './sampling.js';
 import { Session } from './session.js';
+import { toolUse } from './tool_choice.js';
 
 const EXPORT = 'lorakit export BASE --to onnx --adapters dynamic -o OUT';
 const MERGE = 'lorakit export BASE -a ADAPTER --to onnx -o OUT';
 const MAX_ROWS = 16; // of one batch
-const ROW = { tools: ANY, adapters: ANY, ...Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, ANY])) };
+const CALLS = { tools: ANY, toolChoice: ANY, parallelToolCalls: ANY, responseFormat: ANY, repair: ANY };
+const ROW = { ...CALLS, adapters: ANY, ...Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, ANY])) };
 const REQUEST = { ...ROW, signal: SIGNAL };
 const BATCHED = { messages: ANY, prompt: ANY, ...ROW };
 
@@ -175,9 +178,14 @@ export class Model {
    * Leaving the loop ends the generation.
    */
   async *stream(messages, options) {
+    yield* textOf(this.events(messages, options));
+  }
+
+  /** The same with every part of it as soon as it is certain: reasoning and calls too; see lorakit.d.ts. */
+  async *events(messages, options) {
     const { signal: given, ...rest } = checkedOptions(options, REQUEST, 'the options of a request');
     yield* eventsOf(given, async (signal, emit) => {
-      const request = this.request({ messages, ...rest }, (text) => emit({ type: 'text', text }));
+      const request = this.request({ messages, ...rest }, emit);
       const [reply] = await this.runRequests([request], signal);
       return { type: 'end', reply };
     });
@@ -196,24 +204,19 @@ export class Model {
 
   /** A request as rows know it; its adapters are those of now. */
   request(given, emit = () => {}) {
-    const { messages, prompt, tools, adapters, ...options } = given;
+    const { messages, prompt, tools, adapters, toolChoice, parallelToolCalls, responseFormat, repair, ...options } = given;
     this.requireOpen();
     const sampling = samplingOf(options);
-    const words = new VisibleText(this.dialogue, sampling.stop);
+    const offered = prepareTools(tools);
+    const use = toolUse(offered?.map((tool) => tool.function) ?? null, { toolChoice, parallelToolCalls, responseFormat, repair });
+    const ids = 'messages' in given ? this.dialogue.prompt(messages, offered) : this.promptIds(prompt, tools);
+    const answer = new Answer(this.dialogue, { stop: sampling.stop, format: this.dialogue.formatOf(offered), use });
     const onToken = (id) => {
-      const text = words.push(id);
-      if (text) emit(text);
-      return words.stopped;
+      answer.push(id).forEach(emit);
+      return answer.stopped;
     };
-    return {
-      ids: 'messages' in given ? this.dialogue.prompt(messages, tools) : this.promptIds(prompt, tools),
-      adapters: this.adapterSet(adapters),
-      stops: this.dialogue.stops,
-      sampling,
-      onToken,
-      words,
-      emit,
-    };
+    const allows = (id) => answer.allows(id);
+    return { ids, adapters: this.adapterSet(adapters), stops: this.dialogue.stops, sampling, onToken, allows, answer, emit };
   }
 
   /** Adapters and scales, refused now if they cannot act together. */
@@ -241,13 +244,11 @@ export class Model {
     return results.map((result, i) => this.reply(requests[i], result, seconds));
   }
 
-  reply({ ids: prompt, words, emit }, { ids, finishReason, cachedTokens }, seconds) {
-    const raw = words.text;
-    const { text, calls, malformed, reasoning } = this.dialogue.parse(raw);
-    const rest = words.end(text);
-    if (rest) emit(rest);
+  reply({ ids: prompt, answer, emit }, { ids, finishReason, cachedTokens }, seconds) {
+    const { parsed, events } = answer.end();
+    events.forEach(emit);
     const usage = { promptTokens: prompt.length, cachedTokens, completionTokens: ids.length, seconds };
-    return { text, calls, malformed, reasoning, raw, ids, finishReason, usage };
+    return { ...parsed, raw: answer.text, ids, finishReason, usage };
   }
 
   refuseWhatInputsCannot({ mode = 'dynamic' }) {

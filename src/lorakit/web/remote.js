@@ -4,7 +4,7 @@
 
 import { asScales, checkedConfig } from './adapters.js';
 import { LorakitError } from './errors.js';
-import { eventsOf } from './events.js';
+import { eventsOf, textOf } from './events.js';
 import { isHubId } from './opening.js';
 import { SIGNAL, checkedOptions, isPlain, shown, wrong } from './options.js';
 
@@ -83,8 +83,12 @@ class RemoteModel {
   }
 
   async *stream(messages, options) {
+    yield* textOf(this.events(messages, options));
+  }
+
+  async *events(messages, options) {
     const [sent, given] = apart(options);
-    yield* eventsOf(given, (signal, event) => this.line.ask('stream', [messages, sent], { signal, event }));
+    yield* eventsOf(given, (signal, event) => this.line.ask('events', [messages, sent], { signal, event }));
   }
 
   /** A handle as a message has it; anything else as it is. */

@@ -6,6 +6,9 @@
  * reasoning is none.
  */
 
+import { searchFrom, strip, stripEnd, stripStart } from './spaces.js';
+import { CLOSINGS, OPENING_HERE, TAGS, findTag, nextTag } from './tags.js';
+
 /** What began like a call and is none. `position` is where it was read to: never read it again. */
 export class BadCall extends Error {
   /** @param {string} reason @param {number} position @param {number} [begin] where the fault began */
@@ -19,65 +22,59 @@ export class BadCall extends Error {
 /**
  * How calls of a format are found and read. find: where the next call begins at or after a
  * position, or -1. read: appends the calls that begin there, returns their end, throws BadCall.
- * lead: where a call without an opening begins, or -1. closing: what ends an unreadable call.
+ * closing: what ends an unreadable call. lead: where a call without an opening begins, or -1.
+ * stops: tokens that are no words at the end of a reply with calls. mend: the calls that a text
+ * which cannot be read was meant to be, and what was mended; it reads all of it or throws BadCall.
+ * For text that grows: openings, which `find` looks for; mayLead, whether what stands at a position
+ * may be the beginning of a lead; revises, whether a call that cannot be read may turn out to be
+ * text in the end; growing, how a call is told before it is whole.
  * @typedef {{name: string, arguments: object}} Call
  * @typedef {{find: (reply: string, at: number) => number,
  *   read: (reply: string, at: number, calls: Call[]) => number,
- *   closing?: string, lead?: (reply: string, at: number) => number}} CallSyntax
+ *   closing: string, lead: (reply: string, at: number) => number, stops: string[],
+ *   openings: string[], mayLead: (reply: string, at: number) => boolean, revises: boolean,
+ *   growing: import('./arguments.js').Growing | null,
+ *   mend: ((text: string) => {calls: Call[], done: string[]}) | null}} CallSyntax
  * @typedef {{text: string, reason: string, position: number}} Malformed
- * @typedef {{text: string, calls: Call[], malformed: Malformed[], reasoning: string}} ParsedReply
+ * @typedef {{index: number, words: string}} Repair index: of the call
+ * @typedef {{text: string, calls: Call[], malformed: Malformed[], reasoning: string,
+ *   repairs: Repair[]}} ParsedReply
  */
 
-// What Python's str.strip takes for white space; JavaScript's trim differs.
-const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
-export const LEADING = new RegExp(`^[${SPACE}]+`);
-const IS_SPACE = new RegExp(`[${SPACE}]`);
-export const SPACES = SPACE;
+const USUAL = {
+  closing: '', lead: () => -1, stops: [], openings: [], mayLead: () => false, revises: false, growing: null, mend: null,
+}; // prettier-ignore
 
-/** @param {string} text */
-export function stripStart(text) {
-  return text.replace(LEADING, '');
+/** @param {Partial<CallSyntax>} parts @returns {CallSyntax} */
+export function syntaxOf(parts) {
+  return { ...USUAL, ...parts };
 }
 
-/** A loop, since a pattern for the end would be tried at every run of spaces. @param {string} text */
-export function stripEnd(text) {
-  let end = text.length;
-  while (end > 0 && IS_SPACE.test(text[end - 1])) end -= 1;
-  return text.slice(0, end);
+/**
+ * A tool format. openings: strings at which a reply turns from words into a call. stops: tokens that
+ * end a reply with calls.
+ * @typedef {{name: string, openings: string[], stops: string[], syntax: CallSyntax,
+ *   parse: (reply: string, options?: {reasons?: boolean, repair?: boolean}) => ParsedReply}} ToolFormat
+ * @param {string} name @param {CallSyntax} syntax @param {Partial<ToolFormat>} [rest]
+ * @returns {ToolFormat}
+ */
+export function formatOf(name, syntax, rest = {}) {
+  const { openings, stops } = syntax;
+  return { name, openings, stops, syntax, parse: (reply, options) => takeApart(reply, syntax, options), ...rest };
 }
 
-/** @param {string} text */
-export function strip(text) {
-  return stripStart(stripEnd(text));
-}
-
-const NAME = '(?:(?:seed|mm)\\s*:\\s*)?(?:think(?:ing)?|thoughts?|scratch_?pad)'.replaceAll('\\s', `[${SPACE}]`);
-const GAP = `[${SPACE}]{0,8}`;
-const OPENING =
-  `<${GAP}${NAME}${GAP}>|\\[${GAP}think${GAP}\\]|◁think▷` +
-  `|<\\|start_thinking\\|>|<\\|begin_of_thought\\|>|<\\|channel>${GAP}(?:thought)?`;
-const CLOSING =
-  `<${GAP}\\/${GAP}${NAME}${GAP}>|\\[${GAP}\\/${GAP}think${GAP}\\]|◁\\/think▷` +
-  '|<\\|end_thinking\\|>|<\\|end_of_thought\\|>|<channel\\|>';
-const ENDS_OPEN = new RegExp(`(?:${OPENING})[${SPACE}]*$`, 'iu');
-const QUOTES = '`"\'';
-
-const TAGS = new RegExp(`(${OPENING})|(${CLOSING})`, 'giu');
-const CLOSINGS = new RegExp(CLOSING, 'giu');
-const OPENING_HERE = new RegExp(OPENING, 'yiu');
-
-/** No calls at all: for models without a known tool format. @type {CallSyntax} */
-export const NO_CALLS = { find: () => -1, read: (_, at) => at };
+/** No calls at all: for models without a known tool format. */
+export const NO_CALLS = syntaxOf({ find: () => -1, read: (_, at) => at });
 
 /**
  * A reply in its parts, in time linear in its length. Never throws.
- * stops: tokens that are no words at the end of a reply with calls. reasons: whether the reply
- * begins within reasoning, since the prompt ended with its opening tag.
+ * reasons: whether the reply begins within reasoning, since the prompt ended with its opening tag.
+ * repair: whether what cannot be read as a call is mended, where the format can.
  * @param {string} reply @param {CallSyntax} syntax
- * @param {{stops?: string[], reasons?: boolean}} [options] @returns {ParsedReply}
+ * @param {{reasons?: boolean, repair?: boolean}} [options] @returns {ParsedReply}
  */
-export function takeApart(reply, syntax, { stops = [], reasons = false } = {}) {
-  const lead = syntax.lead ?? (() => -1);
+export function takeApart(reply, syntax, { reasons = false, repair = false } = {}) {
+  const { lead } = syntax;
   let parts = emptyParts(0, reasons);
   let at = reasons ? beginWithin(reply, parts) : 0;
   let tag = nextTag(reply, at);
@@ -88,7 +85,7 @@ export function takeApart(reply, syntax, { stops = [], reasons = false } = {}) {
     leading = -1;
     if (start >= 0 && (!tag || start < tag.start)) {
       endWords(parts, reply.slice(at, start));
-      at = readCalls(reply, start, syntax, parts);
+      at = readCalls(reply, start, syntax, parts, repair);
     } else if (tag && tag.opens) {
       endWords(parts, reply.slice(at, tag.start));
       at = readReasoning(reply, tag.end, parts);
@@ -104,12 +101,7 @@ export function takeApart(reply, syntax, { stops = [], reasons = false } = {}) {
   }
   parts.words.push(reply.slice(at));
   if (parts.before) parts.reasoning.unshift(reply.slice(0, parts.before).replace(TAGS, '\n'));
-  return putTogether(parts, stops);
-}
-
-/** Whether a prompt ends with a tag that opens reasoning. @param {string} prompt */
-export function opensReasoning(prompt) {
-  return ENDS_OPEN.test(prompt.slice(-100));
+  return putTogether(parts, syntax.stops);
 }
 
 /**
@@ -117,7 +109,7 @@ export function opensReasoning(prompt) {
  * @param {boolean} led whether something else came before the first word
  */
 function emptyParts(before, led) {
-  return { before, led, said: false, words: [], calls: [], malformed: [], reasoning: [] };
+  return { before, led, said: false, words: [], calls: [], malformed: [], reasoning: [], repairs: [] };
 }
 
 /** Words, and then something else. */
@@ -127,18 +119,6 @@ function endWords(parts, words) {
   parts.led ||= !parts.said;
 }
 
-/** The next tag that is not merely named, as in `<think>`. */
-function nextTag(reply, at) {
-  TAGS.lastIndex = at;
-  for (let found = TAGS.exec(reply); found; found = TAGS.exec(reply)) {
-    const end = found.index + found[0].length;
-    const before = reply[found.index - 1];
-    const quoted = before !== undefined && before === reply[end] && QUOTES.includes(before);
-    if (!quoted) return { start: found.index, end, opens: found[1] !== undefined };
-  }
-  return null;
-}
-
 /** The end of the reasoning that a reply begins in; a model may repeat the opening tag. */
 function beginWithin(reply, parts) {
   OPENING_HERE.lastIndex = reply.length - stripStart(reply).length;
@@ -146,33 +126,47 @@ function beginWithin(reply, parts) {
 }
 
 function readReasoning(reply, start, parts) {
-  CLOSINGS.lastIndex = start;
-  const close = CLOSINGS.exec(reply);
+  const close = searchFrom(CLOSINGS, reply, start);
   parts.reasoning.push(reply.slice(start, close ? close.index : reply.length));
-  return close ? close.index + close[0].length : reply.length;
+  return close ? CLOSINGS.lastIndex : reply.length;
 }
 
 /** The end of the calls at `start`, or of what began like one. */
-function readCalls(reply, start, syntax, parts) {
+function readCalls(reply, start, syntax, parts, repair) {
   try {
     return syntax.read(reply, start, parts.calls);
   } catch (error) {
     if (!(error instanceof BadCall)) throw error;
     const begin = error.begin ?? start;
     const end = endOfBroken(reply, begin, Math.max(error.position, start + 1), syntax);
-    parts.malformed.push({ text: reply.slice(begin, end), reason: error.message, position: begin });
+    const broken = { text: reply.slice(begin, end), reason: error.message, position: begin };
+    if (!(repair && mended(broken.text, syntax, parts))) parts.malformed.push(broken);
     return end;
   }
 }
 
+/** Take in the calls that a text was meant to be, if that is clear; whether it is. */
+function mended(text, { mend }, parts) {
+  if (!mend) return false;
+  try {
+    const { calls, done } = mend(text);
+    for (const words of done) parts.repairs.push({ index: parts.calls.length, words });
+    parts.calls.push(...calls);
+    return true;
+  } catch (error) {
+    if (!(error instanceof BadCall)) throw error;
+    return false;
+  }
+}
+
 /** After its closing tag, else before the next call; but before any tag of reasoning in it. */
-function endOfBroken(reply, begin, after, syntax) {
+export function endOfBroken(reply, begin, after, syntax) {
   const call = syntax.find(reply, after);
   const limit = call >= 0 ? call : reply.length;
   const close = syntax.closing ? reply.slice(after, limit).indexOf(syntax.closing) : -1;
   const end = close < 0 ? limit : after + close + syntax.closing.length;
-  const tag = reply.slice(begin, end).search(TAGS);
-  return tag < 0 ? end : begin + tag;
+  const tag = findTag(reply.slice(begin, end), 0);
+  return tag ? begin + tag.start : end;
 }
 
 function putTogether(parts, stops) {
@@ -183,6 +177,6 @@ function putTogether(parts, stops) {
     for (const stop of stops) text = stripEnd(text.endsWith(stop) ? text.slice(0, -stop.length) : text);
   }
   const thoughts = parts.reasoning.map(strip).filter((thought) => thought);
-  const { calls, malformed } = parts;
-  return { text, calls, malformed, reasoning: thoughts.join('\n\n') };
+  const { calls, malformed, repairs } = parts;
+  return { text, calls, malformed, reasoning: thoughts.join('\n\n'), repairs };
 }

@@ -60,7 +60,7 @@ class Server {
       chat: ([messages, options]) => model.chat(messages, { ...options, signal }),
       complete: ([prompt, options]) => model.complete(prompt, { ...options, signal }),
       batch: ([requests]) => model.batch(requests, { signal }),
-      stream: ([messages, options]) => this.stream(id, messages, { ...options, signal }),
+      events: ([messages, options]) => this.tell(id, this.model.events(messages, { ...options, signal })),
       close: () => model.close(),
     };
     return operations[op](args);
@@ -78,8 +78,8 @@ class Server {
     return { device, dtype, facts, takesAdapters };
   }
 
-  async stream(id, messages, options) {
-    for await (const event of this.model.stream(messages, options)) this.post({ id, type: 'event', event });
+  async tell(id, events) {
+    for await (const event of events) this.post({ id, type: 'event', event });
   }
 
   post(message) {

@@ -223,7 +223,7 @@ def test_positions_are_those_of_all(engines, quantize):
 
 
 def test_positions_of_a_row_that_is_run_in_parts(engines, monkeypatch):
-    monkeypatch.setattr("lorakit.engines.onnx.engine.MAX_NEW", 4)
+    monkeypatch.setattr("lorakit.engines.onnx.plan.MAX_NEW", 4)
     engine = engines(truth_base("gemma3"))
     every = logits_of(engine, IDS)
     sequence = engine.open_sequence()

@@ -59,6 +59,8 @@ def test_groups_are_in_the_order_of_slots():
     slots = {0: 5, 1: 2, 2: 9, 3: 0}
     found = groups(rows_of(1, 1, 1, 1), slots.__getitem__, 3)
     assert [[row.sequence for row in group] for group in found] == [[3, 1, 0], [2]]
+    long = groups(rows_of(*[LONGEST] * 12), lambda sequence: sequence, 16)
+    assert [len(group) for group in long] == [8, 4]
 
 
 def test_lanes_must_have_earned_their_session():

@@ -55,7 +55,7 @@ def test_unsigned_weights_give_the_same(exact, monkeypatch):
     """The form for CPUs without exact signed products: the same integers, so the same logits."""
     name, *_ = exact
     signed = open_engine(truth_base(name), quantize="int8")
-    monkeypatch.setattr("lorakit.engines.onnx.engine.signed_kernel_exact", lambda: False)
+    monkeypatch.setattr("lorakit.engines.onnx.graph_choice.signed_kernel_exact", lambda: False)
     unsigned = open_engine(truth_base(name), quantize="int8")
     np.testing.assert_allclose(
         logits_of(signed, IDS), logits_of(unsigned, IDS), rtol=1e-5, atol=1e-5

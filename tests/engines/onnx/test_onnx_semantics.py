@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import lorakit
-from lorakit.engines.onnx import engine as engine_module
-from lorakit.engines.onnx import graph_cache, semantics
+from lorakit.engines.onnx import graph_cache, graph_choice, semantics
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.ort import Binding, onnxruntime
 from lorakit.errors import EngineError
@@ -130,7 +129,7 @@ def test_windows_in_a_batch_and_after_a_fork(base):
 @pytest.mark.parametrize("base", WINDOWS)
 def test_the_wrong_reading_would_be_wrong(monkeypatch, base):
     """The broken variant: a graph of the other reading."""
-    monkeypatch.setattr(engine_module, "window_reading", lambda *_: OTHER)
+    monkeypatch.setattr(graph_choice, "window_reading", lambda *_: OTHER)
     ids, logits = truth(base)
     engine = open_engine(DATA / base)
     assert np.abs(logits_of(engine, ids) - logits).max() > 0.1
@@ -287,6 +286,6 @@ def test_each_version_has_its_own_cached_graph(monkeypatch):
 
 def test_each_reading_has_its_own_cached_graph(monkeypatch):
     open_engine(truth_base("gemma3")).close()
-    monkeypatch.setattr(engine_module, "window_reading", lambda *_: OTHER)
+    monkeypatch.setattr(graph_choice, "window_reading", lambda *_: OTHER)
     open_engine(truth_base("gemma3")).close()
     assert len(list((cache_root() / "graphs").iterdir())) == 2

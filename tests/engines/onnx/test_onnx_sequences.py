@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from lorakit.base.folder import Base
-from lorakit.engines.onnx import engine as engine_module
+from lorakit.engines.onnx import plan
 from lorakit.engines.onnx.device import CPU
 from lorakit.engines.onnx.engine import OnnxEngine
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.options import OnnxOptions
+from lorakit.engines.onnx.ort import Step
 from lorakit.errors import ClosedError, ContextFullError, EngineError, ParameterError
 from onnx_cases import logits_of, open_engine, row, truth_adapter, truth_base
 
@@ -33,7 +34,7 @@ def test_chunked_prefill_equals_one_shot(engine, chunk):
 
 def test_long_rows_are_chunked_inside(engine, monkeypatch):
     whole = logits_of(engine, IDS)
-    monkeypatch.setattr(engine_module, "MAX_NEW", 13)
+    monkeypatch.setattr(plan, "MAX_NEW", 13)
     np.testing.assert_allclose(logits_of(engine, IDS), whole, rtol=0, atol=2e-5)
     sequence = engine.open_sequence()
     last = engine.forward([row(sequence, IDS, (), "last")])[0]
@@ -43,7 +44,7 @@ def test_long_rows_are_chunked_inside(engine, monkeypatch):
 
 def test_a_chunk_of_one_token_leaves_other_rows_alone(engine, monkeypatch):
     expected = logits_of(engine, IDS[:14])[-1], logits_of(engine, [9])[-1]
-    monkeypatch.setattr(engine_module, "MAX_NEW", 13)
+    monkeypatch.setattr(plan, "MAX_NEW", 13)
     one, two = engine.open_sequence(), engine.open_sequence()
     rows = [row(one, IDS[:14], (), "last"), row(two, [9], (), "last")]
     for order in (1, -1):
@@ -150,7 +151,7 @@ def test_a_failed_step_leaves_lengths_as_they_were(engine, monkeypatch):
     expected = logits_of(engine, IDS)
     one, two = engine.open_sequence(), engine.open_sequence()
     engine.forward([row(one, IDS[:10]), row(two, IDS[:10])])
-    run, calls = engine_module.Step.run, []
+    run, calls = Step.run, []
 
     def fails_second(self):
         calls.append(self)
@@ -158,7 +159,7 @@ def test_a_failed_step_leaves_lengths_as_they_were(engine, monkeypatch):
             raise EngineError("no luck")
         run(self)
 
-    monkeypatch.setattr(engine_module.Step, "run", fails_second)
+    monkeypatch.setattr(Step, "run", fails_second)
     with pytest.raises(EngineError, match="no luck"):
         engine.forward([row(one, IDS[10:11]), row(two, IDS[10:20])])
     monkeypatch.undo()
@@ -176,7 +177,7 @@ def test_native_failures_are_engine_errors(engine, monkeypatch):
     with pytest.raises(ZeroDivisionError):  # not onnxruntime's: a bug of ours is not dressed up
         engine.forward([row(sequence, IDS[:3])])
     monkeypatch.undo()
-    step = engine._new_step(1, 3)
+    step = Step(engine._session, CPU, batch=1, new=3, hidden=engine._base.decoder.hidden)
     with pytest.raises(EngineError, match="failed while"):
         step.run()  # unbound inputs
     engine.close_sequence(sequence)

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorakit import demo
 from lorakit.base.folder import Base
 from lorakit.engines.onnx import sessions
+from lorakit.engines.onnx.lora_inputs import Slab
 from lorakit.engines.onnx.ort import Step
 from lorakit.engines.onnx.packed_step import PackedStep
+from lorakit.engines.onnx.plan import Worth
 from lorakit.errors import EngineError
 from lorakit.merge import merge
 from onnx_cases import DATA, TRUTH, open_engine, random_adapter, row, truth_adapter, truth_base
@@ -73,9 +76,13 @@ class Batch:
         parts = zip(self.sequences, self.sets, strict=True)
         after = self.engine.forward([row(s, [5], held) for s, held in parts])
         found += [part.copy() for part in after]
+        self.truncate()
+        return found
+
+    def truncate(self):
+        """Sequences as they were before the rows."""
         for sequence, length in zip(self.sequences, self.lengths, strict=True):
             self.engine.truncate(sequence, length)
-        return found
 
     def apart(self):
         """The same, with each row of several tokens in a run of its own."""
@@ -134,8 +141,7 @@ def test_a_row_never_depends_on_its_mates(quantize):
     for seed in range(4):
         batch = Batch(engine, handles, seed)
         engine.forward(batch.rows())  # lanes are there, and the cache has room
-        for sequence, length in zip(batch.sequences, batch.lengths, strict=True):
-            engine.truncate(sequence, length)
+        batch.truncate()
         several = [each for each in batch.rows() if len(each.tokens) > 1 or quantize in CODES]
         together = {s: part.copy() for s, part in packed(engine, batch.rows()).items()}
         for each in several:
@@ -183,6 +189,22 @@ def test_what_is_cut_wrongly_is_found(broken, monkeypatch):
     engine.close()
 
 
+def test_ranks_of_mates_would_show_in_codes(monkeypatch):
+    """Where the factors of all lie in one slab, as wide as its largest rank."""
+    base = Base.open(demo.base_path())
+    engine = open_engine(demo.base_path(), quantize="int8", max_batch=4)
+    engine._sessions.worth.opening = 0.5
+    ranks = enumerate((64, 128, 40))
+    handles = [engine.attach(engine.prepare(random_adapter(base, n, r))) for n, r in ranks]
+    batch = Batch(engine, handles, 1, count=3)
+    batch.sets, batch.new = [((h, 1.0),) for h in handles], [np.arange(5, 45)] * 3
+    expected = batch.apart()
+    assert error(batch.together(), expected) == 0
+    monkeypatch.setattr(Slab, "exact", lambda *_: True)
+    assert error(batch.together(), expected) > 0
+    engine.close()
+
+
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 @pytest.mark.parametrize("held", [(), "one", "scales"])
 def test_rows_that_share(quantize, held, monkeypatch):
@@ -202,8 +224,7 @@ def test_some_positions_and_few_columns():
     engine, handles = opened("gemma3", "int8")
     batch = Batch(engine, handles, 5, count=4, most=9)
     whole = [part.copy() for part in engine.forward(batch.rows())]
-    for sequence, length in zip(batch.sequences, batch.lengths, strict=True):
-        engine.truncate(sequence, length)
+    batch.truncate()
     rows, some = batch.rows(), np.array([3, 7, 50])
     rows = [
         row(rows[0].sequence, rows[0].tokens, rows[0].adapters, "none"),
@@ -225,12 +246,26 @@ def test_some_positions_and_few_columns():
 
 
 def test_more_rows_than_lanes(monkeypatch):
+    """In several runs, and in one once that has become worth a session with more lanes."""
     engine, handles = opened("llama", "int8")
-    batch = Batch(engine, handles, 7, count=11, most=5)
+    few, batch = (Batch(engine, handles, 7, count=count, most=5) for count in (4, 8))
+    both = few.rows() + batch.rows()
+
+    def forward():
+        found = [part.copy() for part in engine.forward(both)]
+        for one in (few, batch):
+            one.truncate()
+        return found
+
+    few.together()
+    engine._sessions.worth = Worth(opening=2.0, balance=4.0)
     calls = counted(engine, monkeypatch)
-    found = batch.together()
-    assert calls == [8, 3]
-    assert error(found, batch.apart()) == 0
+    assert error(forward(), forward()) == 0
+    assert calls == [8, 4, 12]
+    assert engine._sessions.lanes == 12
+    engine._sessions.most, found = 0, forward()
+    engine._sessions.most = 12
+    assert error(forward(), found) == 0
     engine.close()
 
 
@@ -243,13 +278,11 @@ def test_sequences_come_and_go(monkeypatch):
         both = kept.rows() + batch.rows()
         found = [part.copy() for part in engine.forward(both)]
         for one in (kept, batch):
-            for sequence, length in zip(one.sequences, one.lengths, strict=True):
-                engine.truncate(sequence, length)
+            one.truncate()
         engine._sessions.most, expected = 0, engine.forward(both)
         assert error(found, expected) == 0
         engine._sessions.most = 8
-        for sequence, length in zip(kept.sequences, kept.lengths, strict=True):
-            engine.truncate(sequence, length)
+        kept.truncate()
         batch.close()
     engine.close()
 

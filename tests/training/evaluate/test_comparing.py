@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from evaluate_cases import call, demo_examples, example, judged
+from evaluate_cases import call, declared, demo_examples, example, judged
 
 from folders import DATA
 from lorakit import demo
@@ -12,6 +12,7 @@ from lorakit.errors import (
     CapabilityError,
     LorakitError,
     MismatchError,
+    ParameterError,
     SourceError,
 )
 from lorakit.training.evaluate import Evaluation, Share
@@ -106,6 +107,47 @@ def test_pairs_against_the_first():
         "c: 50.0%; no difference to a on any example",
     ]
     assert found.to_dict(outcomes=False)["sides"][1]["against_first"]["better"] == 3
+
+
+def kept(side, *tooled):
+    """The same answers under constraints, where the examples have tools."""
+    contestant, evaluation = side
+    outcomes = [
+        replace(each, constrained=bool(ok))
+        for each, ok in zip(evaluation.outcomes, tooled, strict=True)
+    ]
+    contestant = replace(contestant, constrained=True)
+    return contestant, replace(evaluation, outcomes=tuple(outcomes))
+
+
+def test_what_constraints_gain_and_lose():
+    free = named(made(1, 1, 0, 0), "free")
+    gains = named(kept(made(1, 1, 1, 0), 1, 1, 1, 0), "a")
+    found = Comparison.of([gains, free])
+    assert found.verdict[-1] == (
+        "a: constraints gain 1 right answer and lose none: exact match is never lowered; 1 of 4 "
+        "have no tools and were answered freely"
+    )
+    loses = named(kept(made(0, 1, 1, 1), 1, 1, 1, 1), "b")
+    lost = Comparison.of([loses, free])
+    said = "b: constraints gain 2 right answers and lose 1 right answer (eval.jsonl:1)"
+    assert lost.verdict[-1] == said
+    (entry,) = lost.to_dict(outcomes=False)["constraints"]
+    assert entry["lost"] == ["eval.jsonl:1"]
+    assert lost.to_dict()["sides"][0]["constrained"] is True
+    assert Comparison.of([gains, loses]).constraints == []  # nothing to compare with
+
+
+def test_a_side_may_be_constrained_and_merged():
+    examples = [replace(each, tools=tuple(declared(EXAMPLES))) for each in EXAMPLES]
+    sides = [FIRST, *contestants(FIRST, ["constrained,merged+required"])]
+    found = compare(sides, examples, Rules(), ONE)
+    first, kept, merged = (side.evaluation for side in found.sides)
+    assert kept.exact.count == merged.exact.count == first.exact.count
+    (said,) = found.constraints
+    assert (said.name, said.lost, said.unconstrained) == ("constrained", (), 0)
+    with pytest.raises(ParameterError, match="nothing can be constrained"):
+        compare(sides, EXAMPLES, Rules(), ONE, progress=lambda *_: pytest.fail("it ran"))
 
 
 def test_the_best_scale_is_the_nearest_to_one_of_several():

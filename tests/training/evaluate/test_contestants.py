@@ -102,3 +102,15 @@ def test_scales_that_are_none(text):
 def test_a_sweep_needs_an_adapter():
     with pytest.raises(ParameterError, match="no adapter"):
         sweep(first_contestant(BASE), [0.5])
+
+
+def test_constraints_are_a_word():
+    first = first_contestant(BASE, [HOME], constrained=True)
+    assert (first.name, first.constrained) == ("home+constrained", True)
+    free, merged, base = contestants(first, ["free,merged+required,base"])
+    assert (free.name, free.constrained) == ("free", False)
+    assert (merged.merged, merged.constrained) == (True, "required")
+    assert base.constrained is True  # what a word does not say stays
+    assert first.model == free.model
+    assert first.free == free.free
+    assert first.setting != free.setting

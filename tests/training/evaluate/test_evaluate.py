@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,9 +66,11 @@ def test_declared_tools_are_in_the_prompt_only_where_that_is_asked_for(model):
     assert long.exact.share > 0.7
 
 
-@pytest.mark.parametrize("given", [{"declare": "yes"}, {"declare": 1}, {"ordered": None}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"declare": "yes"}, {"declare": 1}, {"ordered": None}, {"constrained": "auto"}], ids=str
+)
 def test_what_is_no_truth_value_is_refused(model, given):
-    with pytest.raises(ParameterError, match="must be True or False"):
+    with pytest.raises(ParameterError, match=r"must be True or False|is True, False or"):
         evaluate(model, HOME, **given)
 
 
@@ -86,6 +89,42 @@ def test_an_adapter_of_another_setting_would_be_seen(model):
     found = evaluate_all(model, HOME, {"home": {"home": 1.0}, "base": {}}, Rules())
     texts = {name: [each.text for each in found[name].outcomes] for name in found}
     assert texts["home"] != texts["base"]
+
+
+TOOLED = [replace(each, tools=tuple(declared(HOME))) for each in HOME]
+
+
+def test_constraints_change_no_prompt_and_lose_no_right_answer(model):
+    settings = {"free": {"home": 1.0}, "kept": {"home": 1.0}, "base": {}, "forced": {}}
+    modes = {"kept": True, "forced": "required"}
+    found = evaluate_all(model, TOOLED[:12], settings, Rules(), constrained=modes)
+    kept, free, forced = found["kept"], found["free"], found["forced"]
+    for one, other in zip(kept.outcomes, free.outcomes, strict=True):
+        assert one.prompt_tokens == other.prompt_tokens
+        assert one.exact >= other.exact
+        assert (one.constrained, other.constrained) == (True, False)
+    assert found["base"].silent.count > 10
+    assert forced.silent.count == 0
+    assert forced.invalid.count <= 2  # an answer may be cut off
+    alone = evaluate(model, TOOLED[:3], adapters={}, constrained="required")
+    assert [o.calls for o in alone.outcomes] == [o.calls for o in forced.outcomes[:3]]
+
+
+def test_examples_without_tools_are_answered_freely(model):
+    found = evaluate(model, [TOOLED[0], HOME[1]], adapters={}, constrained="required")
+    assert [each.constrained for each in found.outcomes] == [True, False]
+    with pytest.raises(ParameterError, match="nothing can be constrained"):
+        evaluate(model, HOME, constrained=True)
+
+
+def test_tools_that_cannot_be_enforced_are_told_before_anything_runs(model):
+    schema = {"type": "object", "properties": {"a": {"not": {}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    odd = [replace(each, tools=(tool,)) for each in HOME[:2]]
+    with pytest.raises(FormatError, match="2 examples cannot be enforced") as caught:
+        evaluate(model, odd, constrained=True, progress=lambda *_: pytest.fail("it ran"))
+    assert "'not'" in str(caught.value)
+    assert odd[1].place in str(caught.value)
 
 
 def test_progress(model):

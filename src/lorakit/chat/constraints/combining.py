@@ -107,6 +107,15 @@ class Combining:
                 raise ValueError(f"{name} may not be there, but other names may")
         return Object(properties=properties, required=required, rest=rest)
 
+    def may_overlap(self, one: Node | None, other: Node | None) -> bool:
+        """Whether a value may fit both; True where that is not certain, or takes too long."""
+        if one is None or other is None:
+            return False
+        try:
+            return self.overlap(one, other)
+        except ValueError:
+            return True
+
     def overlap(self, one: Node, other: Node, depth: int = 0) -> bool:
         """Whether a value may fit both; True where that is not certain."""
         self._step(depth)
@@ -199,13 +208,15 @@ class Combining:
 
 def either(options: list[Node | None]) -> Node | None:
     """What one of some nodes allows; None where none allows anything."""
-    found: list[Node] = []
+    found: dict[str, Node] = {}
     for option in options:
-        inner = option.options if isinstance(option, Either) else (option,)
-        found += [node for node in inner if node is not None and node not in found]
-    if any(isinstance(node, AnyValue) for node in found):
+        for node in option.options if isinstance(option, Either) else (option,):
+            if node is not None:
+                found.setdefault(repr(node), node)  # which equal nodes share
+    nodes = tuple(found.values())
+    if any(isinstance(node, AnyValue) for node in nodes):
         return AnyValue()
-    return Either(options=tuple(found)) if len(found) > 1 else next(iter(found), None)
+    return Either(options=nodes) if len(nodes) > 1 else next(iter(nodes), None)
 
 
 def constant(values: list[Json]) -> Constant | None:

@@ -157,7 +157,9 @@ class _Parser:
         if self._text[self._at : self._at + 1] == "?":
             named = _NAMED.match(self._text, self._at)
             if named is None:
-                raise _Refused("look-around, flags and other groups of (?...)", start)
+                raise _Refused(
+                    "look-around, flags and other groups of (?...) are not supported", start
+                )
             self._at = named.end()
         inner = self._alternatives(depth + 1)
         if not self._take(")"):
@@ -224,7 +226,7 @@ class _Parser:
             if found is None and len(written) != 1 and not written.startswith(("\\p", "\\P")):
                 kind = self._text[before + 1]
                 if kind.isupper():
-                    raise _Refused(f"\\{kind} within a class", before)
+                    raise _Refused(f"\\{kind} within a class is not supported", before)
             return int(found[1], 16) if found else written
         self._at += 1
         return ord(self._text[self._at - 1])
@@ -255,7 +257,7 @@ class _Parser:
         if sign in _CONTROLS and not self._text[self._at : self._at + 1].isdigit():
             return _coded(_CONTROLS[sign])
         if _LETTERS.match(sign):
-            raise _Refused(f"the escape \\{sign}", start)
+            raise _Refused(f"the escape \\{sign} is not supported", start)
         return _coded(ord(sign))
 
     def _bound(self, size: int, at: int | None = None) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from lorakit.chat.constraints.expressions import exactly
 from lorakit.chat.constraints.gbnf_limits import TERMINAL, Measure, refused
 from lorakit.chat.constraints.lark import literal
+from lorakit.chat.constraints.lark_scan import rules_of, sizes_of, tokens_of
 from lorakit.errors import ParameterError
 
 # A thread with 128 KiB of stack survives 270 nested groups, and 911 rules that begin with each
@@ -22,6 +23,7 @@ MAX_TEXT = 1 << 18  # characters
 MAX_NESTING = 24  # groups inside each other
 MAX_RULES = 20_000  # including those that groups and repetitions need
 MAX_ELEMENTS = 200_000  # characters and references, with repetitions expanded
+MAX_EXPRESSION = 200_000  # characters of the whole as one expression, all expanded
 MAX_TIMES = 2000  # repetitions, as in llama.cpp: a higher maximum means unbounded
 
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
@@ -63,7 +65,15 @@ def lark_of(text: str) -> str:
     parser = _parsed(text)
     root = parser.names["root"]
     order, recursive = _reached(parser.lark, root)
-    kind = "r" if recursive or parser.has_tokens else "R"  # rules, or terminals: expressions
+    if not recursive and not parser.has_tokens:
+        found = _lines(parser, order, "R", root)  # terminals: one expression
+        if sizes_of(rules_of(tokens_of(found)))[f"R{root}"] <= MAX_EXPRESSION:
+            return found
+    return _lines(parser, order, "r", root)
+
+
+def _lines(parser: _Parser, order: list[int], kind: str, root: int) -> str:
+    """The rules in Lark, with names that begin with `kind`."""
     names = {rule: f"{kind}{rule}" for rule in order}
     lines = [
         f"{names[rule]}: {_REFERENCE.sub(lambda found: names[int(found[1])], parser.lark[rule])}"

@@ -6,22 +6,23 @@ computed beside the engine's step. Nothing here knows what a grammar means.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from lorakit.errors import EngineError, ParameterError
+from lorakit.errors import EngineError, ParameterError, page
+from lorakit.processes import on_fork
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
     from lorakit.chat.constraints.vocabulary import Vocabulary
 
+T = TypeVar("T")
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.int32]
@@ -33,6 +34,7 @@ MAX_STATES = 100_000  # of the lexer: 200 MB at most
 MAX_FUEL = 1_000_000  # of the lexer, for one mask: about 70 ms
 MAX_FUEL_BEGIN = 4_000_000  # of the lexer, when a grammar is read: 80 ms
 MAX_SIZE = 500_000  # symbols of a grammar
+_WHY = {"NoExtensionBias": "no text fits what is left of it"}
 _UNFORCED = '\n%llguidance {"no_forcing": true}'  # masks do not foresee how text is cut
 
 
@@ -71,10 +73,24 @@ def native_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return matcher
 
 
+def _require_some_text(native: LLMatcher, size: int) -> None:
+    """Raise ParameterError where an answer could not even begin: a rule that is itself and nothing
+    else, a class without characters."""
+    from llguidance.numpy import fill_next_token_bitmask
+
+    if native.is_accepting():
+        return
+    _called(fill_next_token_bitmask, native, np.zeros((1, _words(size)), np.int32), 0)
+    if native.is_error():
+        why = native.get_error()
+        raise _refused("no text fits it" if "NoExtensionBias" in why else why)
+
+
 def _refused(why: str) -> ParameterError:
-    lines = [line for line in why.strip()[:2000].splitlines() if line.strip()]
+    told = why.partition("<backtrace>")[0].strip()[:2000]
+    lines = [line for line in told.splitlines() if line.strip()]
     return ParameterError(
-        "the grammar cannot be enforced", items=lines, hint="docs/constraints.md says what can be"
+        "the grammar cannot be enforced", items=lines, hint=f"what can be: {page('constraints')}"
     )
 
 
@@ -87,6 +103,7 @@ class Compiled:
         self._lock = threading.Lock()
         forcing = "" if vocabulary.forces else _UNFORCED
         self._prototype = native_matcher(vocabulary.native, f"{grammar}{forcing}")
+        _require_some_text(self._prototype.deep_copy(), vocabulary.size)
 
     def matcher(self, ends: Collection[int]) -> Matcher:
         """A constraint of one answer. ends: the tokens that end it, which may come wherever the
@@ -125,11 +142,14 @@ class Matcher:
         """The tokens that must come next, as the tokenizer would write them."""
         if not self._forces or self.ended or self._native.is_accepting():
             return ()
-        return tuple(self._native.compute_ff_tokens())
+        return tuple(_called(self._native.compute_ff_tokens))
 
     def allowed(self, most: int) -> Ids | None:
         """The ids that may come next, ascending; None where there are more than `most`."""
-        allowed = _unpacked(self._mask(), self._size)
+        bits = self._mask()
+        if np.count_nonzero(bits) > most:  # words of which each has a token
+            return None
+        allowed = _unpacked(bits, self._size)
         return np.flatnonzero(allowed) if np.count_nonzero(allowed) <= most else None
 
     def allows(self, token: int) -> bool:
@@ -164,7 +184,7 @@ class Matcher:
         if token in self._ends | self._own_ends and self._native.is_accepting():
             self._over = True
         elif self._valid_one(token):
-            self._native.consume_token(token)
+            _called(self._native.consume_token, token)
             self._require_sound()
         else:
             self._require_sound()
@@ -204,9 +224,9 @@ class Matcher:
         draft = draft[: self._valid(draft)]
         masks = np.zeros((1 + len(draft), _words(self._size)), np.int32)
         if draft:
-            _fill_with_draft(self._native, draft, masks)
+            _called(_fill_with_draft, self._native, draft, masks)
         else:
-            fill_next_token_bitmask(self._native, masks, 0)
+            _called(fill_next_token_bitmask, self._native, masks, 0)
         self._bits = masks[0]
         self._ahead = list(zip(draft, masks[1:], strict=True))
 
@@ -214,7 +234,7 @@ class Matcher:
         if token in self._own_ends:  # one that the grammar itself names, where it is allowed
             bits = self._mask()
             return bool(bits[token >> 5] >> (token & 31) & 1)
-        return 0 <= token < self._size and self._native.validate_tokens([token]) == 1
+        return 0 <= token < self._size and _called(self._native.validate_tokens, [token]) == 1
 
     def _valid(self, tokens: list[int]) -> int:
         """How many tokens fit, up to the first that may end the answer."""
@@ -223,7 +243,7 @@ class Matcher:
             (at for at, t in enumerate(tokens) if t in ends or not 0 <= t < self._size),
             len(tokens),
         )
-        return int(self._native.validate_tokens(tokens[:count])) if count else 0
+        return int(_called(self._native.validate_tokens, tokens[:count])) if count else 0
 
     def _settle(self) -> None:
         """Wait for the worker, which alone uses the matcher until then."""
@@ -233,10 +253,21 @@ class Matcher:
 
     def _require_sound(self) -> None:
         if self._native.is_error():
+            why = self._native.get_error().partition("<")[0].strip()[:500]
             raise EngineError(
-                f"the constraint cannot be followed any further: {self._native.get_error()[:500]}",
-                hint="a simpler schema or grammar; docs/constraints.md states the limits",
+                f"the constraint cannot be followed any further: {_WHY.get(why, why)}",
+                hint=f"a simpler schema or grammar; limits: {page('constraints')}",
             )
+
+
+def _called(function: Callable[..., T], *arguments: Any) -> T:
+    """What llguidance answers; a panic of its own ends this answer and nothing else."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise EngineError(f"the constraint failed: {error!s:.500}") from error
 
 
 def _fill_with_draft(native: LLMatcher, draft: list[int], masks: Bits) -> None:
@@ -255,24 +286,34 @@ def _unpacked(bits: Bits, size: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(little, count=size, bitorder="little").view(np.bool_)
 
 
-_shared: dict[int, tuple[ThreadPoolExecutor, Any]] = {}  # by process: threads do not survive a fork
-_shared_lock = threading.Lock()
+class _Threads:
+    """The worker that computes masks beside the engines, and llguidance's own; made when needed,
+    and anew in a process that was forked."""
+
+    def __init__(self) -> None:
+        self._renew()
+        on_fork(self, _Threads._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._made: tuple[ThreadPoolExecutor, Any] | None = None
+
+    def get(self) -> tuple[ThreadPoolExecutor, Any]:
+        from llguidance import LLExecutor
+
+        with self._lock:
+            if self._made is None:
+                worker = ThreadPoolExecutor(1, thread_name_prefix="lorakit-masks")
+                self._made = (worker, LLExecutor(1))
+            return self._made
 
 
-def _threads() -> tuple[ThreadPoolExecutor, Any]:
-    from llguidance import LLExecutor
-
-    process = os.getpid()
-    with _shared_lock:
-        if process not in _shared:
-            worker = ThreadPoolExecutor(1, thread_name_prefix="lorakit-masks")
-            _shared[process] = (worker, LLExecutor(1))
-        return _shared[process]
+_THREADS = _Threads()
 
 
 def _worker() -> ThreadPoolExecutor:
-    return _threads()[0]
+    return _THREADS.get()[0]
 
 
 def _executor() -> Any:
-    return _threads()[1]
+    return _THREADS.get()[1]

@@ -8,21 +8,18 @@ bounded here, and schemas within a grammar are walked as all others are.
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from lorakit.chat.constraints.gbnf_limits import MAX_LEFT, components
 from lorakit.chat.constraints.lark import json_text
+from lorakit.chat.constraints.lark_scan import Rule, Token, graph_of, rules_of, sizes_of, token_at
 from lorakit.chat.constraints.walking import walk
 from lorakit.errors import ParameterError
 
 MAX_TEXT = 1 << 18  # characters
-_PART = re.compile(
-    r"""(?P<quiet>"(?:\\.|[^"\\])*"i?|/(?!/)(?:\\.|[^/\\\n])+/[a-z]*|(?://|\#)[^\n]*)"""
-    r"""|(?P<json>%json\b)|(?P<other>%(?:regex|llguidance|lark)\b)|(?P<name>[A-Za-z_][\w-]*)"""
-    r"""|(?P<colon>:)|(?P<options>\[[^\]\n]*\])|(?P<rest>.)""",
-    re.DOTALL,
-)
+MAX_SIZE = 20_000  # characters and classes of one terminal, repetitions expanded
+MAX_SIZES = 200_000  # of all
 _DECODER = json.JSONDecoder()
 _GUIDANCE = ("item_separator", "key_separator", "whitespace_flexible", "whitespace_pattern")
 
@@ -32,29 +29,42 @@ def checked_lark(text: str) -> str:
     if len(text) > MAX_TEXT:
         raise _refused(f"{len(text)} characters; the limit is {MAX_TEXT}")
     written: list[str] = []
-    names: list[str] = []  # since the last colon
-    rules: dict[str, list[str]] = {}
-    rule: str | None = None
+    tokens: list[Token] = []
     at = 0
     while at < len(text):
-        found = _PART.match(text, at)
-        assert found is not None  # `rest` is any character
-        kind, at = found.lastgroup, found.end()
-        if kind == "json":
+        try:
+            token = token_at(text, at)
+        except ValueError as error:
+            raise _refused(str(error)) from error
+        at += len(token.text)
+        if token.text == "%json":
             schema, at = _schema(text, at)
             written.append(schema)
-            continue
-        if kind == "name":
-            names.append(found[0])
-        if kind == "colon" and names:
-            if rule is not None:
-                rules.setdefault(rule, []).extend(names[:-1])
-            rule, names = names[-1], []
-        written.append(found[0])
-    if rule is not None:
-        rules.setdefault(rule, []).extend(names)
+        else:
+            written.append(token.text)
+            tokens.append(token)
+    rules = rules_of(tokens)
+    _require_kept(rules)
     _require_shallow(rules)
+    _require_small(rules)
     return "".join(written)
+
+
+def _require_kept(rules: Sequence[Rule]) -> None:
+    """Raise ParameterError for attributes whose rules llguidance cannot take back."""
+    for rule in rules:
+        if "max_tokens" in rule.attributes:
+            raise _refused(f"max_tokens of the rule {rule.name} cannot be enforced")
+
+
+def _require_small(rules: Sequence[Rule]) -> None:
+    """Raise ParameterError where terminals are too large once repetitions are expanded."""
+    sizes = sizes_of(rules)
+    for name, size in sizes.items():
+        if size > MAX_SIZE and name[:1].isupper():
+            raise _refused(f"{name} is more than {MAX_SIZE} characters with repetitions expanded")
+    if sum(sizes.values()) > MAX_SIZES:
+        raise _refused(f"terminals of more than {MAX_SIZES} characters, repetitions expanded")
 
 
 def _schema(text: str, at: int) -> tuple[str, int]:
@@ -74,13 +84,9 @@ def _schema(text: str, at: int) -> tuple[str, int]:
     return json_text(walk(schema, "%json"), **how), end
 
 
-def _require_shallow(rules: dict[str, list[str]]) -> None:
+def _require_shallow(rules: Sequence[Rule]) -> None:
     """Raise ParameterError where rules lead too deep into each other."""
-    numbers = {name: number for number, name in enumerate(rules)}
-    graph = {
-        numbers[name]: [numbers[inner] for inner in dict.fromkeys(body) if inner in numbers]
-        for name, body in rules.items()
-    }
+    graph, _ = graph_of(rules)
     depth: dict[int, int] = {}
     for group in components(graph):
         below = (depth.get(inner, 0) for rule in group for inner in graph[rule])

@@ -20,9 +20,10 @@ Fault = Callable[[str, str], None]  # the keyword, and what is wrong with it
 FORMATS = (
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 )  # fmt: skip
+FREE_FORMATS = ("binary", "password")  # OpenAPI's, of any text
 MAX_LENGTH = 100_000  # characters of a string, items of an array
 MAX_BOUND = 2**53  # beyond, neighbouring whole numbers are one float
-MAX_STEP = 1_000_000  # multipleOf, in units of its last decimal: states of an automaton
+MAX_STEP = 10_000  # multipleOf, in units of its last decimal: states of an automaton, 20 us each
 OF_STRINGS = ("minLength", "maxLength", "pattern", "format")
 OF_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
@@ -38,6 +39,8 @@ def text_of(schema: Mapping[str, Any], fault: Fault) -> Text:
         elif why := expression_fault(pattern):
             fault("pattern", why)
             pattern = None
+    if kind in FREE_FORMATS:
+        kind = None
     if kind is not None and (not isinstance(kind, str) or kind not in FORMATS):
         fault("format", f"expected one of {', '.join(FORMATS)}, found {shown(kind)}")
         kind = None
@@ -79,7 +82,11 @@ def number_of(schema: Mapping[str, Any], whole_only: bool, fault: Fault) -> Numb
                 f"expected a number of at most 15 digits, from -2^53 to 2^53, found {shown(value)}",
             )
         elif key == "multipleOf" and not _is_step(value):
-            fault(key, f"expected a number above 0 of few digits, found {shown(value)}")
+            fault(
+                key,
+                f"expected a number above 0 of few digits, at most {MAX_STEP} in units of its "
+                f"last decimal, found {shown(value)}",
+            )
         else:
             bounds[key] = value
     number = Number(

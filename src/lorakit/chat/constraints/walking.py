@@ -15,7 +15,14 @@ from typing import Any
 
 from lorakit.chat.calls import function_of
 from lorakit.chat.constraints.combining import Combining, array, constant, either
-from lorakit.chat.constraints.keywords import COMBINING, KEYWORDS, KINDS, check_keywords
+from lorakit.chat.constraints.keywords import (
+    COMBINING,
+    KEYWORDS,
+    KINDS,
+    UNENFORCED,
+    check_keywords,
+    is_kind,
+)
 from lorakit.chat.constraints.nodes import (
     AnyValue,
     Array,
@@ -38,8 +45,8 @@ from lorakit.chat.constraints.tally import (
     require_depth,
     step,
 )
-from lorakit.errors import ParameterError
-from lorakit.values import shown
+from lorakit.errors import ParameterError, page
+from lorakit.values import close_to, shown
 
 MAX_CHOICES = 2000  # of one enum: more build, and then fail in mid-reply
 MAX_PROPERTIES = 500  # of one object: each is a state that every other leads to
@@ -81,6 +88,10 @@ def functions_of(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
         if name in found:
             faults.append(f"tools[{at}]: there is another tool {shown(name)}")
         arguments = function.get("parameters")
+        if arguments is None and (key := _meant_by(function)):
+            faults.append(
+                f"{name}: expected its schema under 'parameters', found it under {shown(key)}"
+            )
         walker = _Walker({} if arguments is None else arguments, name, True)
         schema = walker.arguments()
         faults += walker.faults
@@ -91,6 +102,13 @@ def functions_of(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
     return tuple(found.values())
 
 
+def _meant_by(function: Mapping[str, Any]) -> str | None:
+    """The key that stands where `parameters` should: another API's, or a slip."""
+    keys = [key for key in function if isinstance(key, str)]
+    others = [key for key in keys if key in ("input_schema", "inputSchema", "params", "schema")]
+    return next(iter(others or [key for key in keys if close_to(key, ("parameters",))]), None)
+
+
 def _raised(faults: list[str], schema: Schema | None, where: str) -> Schema:
     if faults or schema is None:
         faults = faults or [f"{where}: no value fits"]
@@ -99,9 +117,15 @@ def _raised(faults: list[str], schema: Schema | None, where: str) -> Schema:
 
 
 def _refused(message: str, faults: list[str]) -> ParameterError:
-    return ParameterError(
-        message, items=faults, hint=f"keywords that are enforced: {', '.join(KEYWORDS)}"
-    )
+    unknown = any(UNENFORCED in fault for fault in faults)
+    return ParameterError(message, items=faults, hint=_LEAVE_OUT if unknown else _WHAT)
+
+
+_WHAT = f"what can be enforced: {page('constraints')}"
+_LEAVE_OUT = (
+    "leave out what cannot be, and check the answer for it; keywords that are enforced: "
+    f"{', '.join(KEYWORDS)}"
+)
 
 
 class _Walker:
@@ -204,9 +228,12 @@ class _Walker:
             kinds = [kind for kind, keywords in KINDS.items() if schema.keys() & {*keywords}]
             if not kinds:
                 return AnyValue()
-        elif not names or not all(map(_is_kind, names)):
-            expected = ", ".join(KINDS)
-            return self._fault(f"{where}.type", f"expected {expected}, found {shown(said)}")
+        elif not names or not all(map(is_kind, names)):
+            expected = f"expected one of {', '.join(KINDS)}, found {shown(said)}"
+            meant = _OF_PYTHON.get(said) if isinstance(said, str) else None
+            return self._fault(
+                f"{where}.type", f"{expected}; did you mean {meant}?" if meant else expected
+            )
         if "number" in kinds:
             kinds = [kind for kind in kinds if kind != "integer"]
         found = [self._of_kind(kind, schema, where, depth) for kind in dict.fromkeys(kinds)]
@@ -237,7 +264,9 @@ class _Walker:
             return self._fault(f"{where}.properties", f"expected schemas by name, found "
                                f"{shown(said)}")  # fmt: skip
         required = schema.get("required", [])
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        if not isinstance(required, list):
+            return None  # check_keywords has said so
+        if not all(isinstance(name, str) for name in required):
             return self._fault(f"{where}.required", f"expected a list of names, found "
                                f"{shown(required)}")  # fmt: skip
         rest: Node | None = _UNSAID
@@ -308,21 +337,13 @@ class _Walker:
             return None
         for at, one in enumerate(options):
             for other in range(at):
-                if self._overlap(one, options[other]):
+                if self._combining.may_overlap(one, options[other]):
                     return self._fault(
                         where,
                         f"a value may fit both {other} and {at}: oneOf is enforced only where "
                         "that cannot be; anyOf allows it",
                     )
         return either(options)
-
-    def _overlap(self, one: Node | None, other: Node | None) -> bool:
-        if one is None or other is None:
-            return False
-        try:
-            return self._combining.overlap(one, other)
-        except ValueError:
-            return True
 
     def _all_of(self, value: object, where: str, depth: int) -> Node | None:
         options = self._schemas(value, where, depth)
@@ -401,11 +422,11 @@ class _Walker:
         return None
 
 
+_OF_PYTHON = {
+    "str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array",
+    "dict": "object", "None": "null",
+}  # fmt: skip
 _READERS: Mapping[str, str] = {
     "anyOf": "_any_of", "oneOf": "_one_of", "allOf": "_all_of", "$ref": "_ref", "enum": "_enum",
     "const": "_const",
 }  # fmt: skip
-
-
-def _is_kind(name: object) -> bool:
-    return isinstance(name, str) and name.lower() in KINDS

@@ -77,8 +77,7 @@ class Qwen3CoderFormat:
         )
 
     def _reader(self, function: str) -> QwenArguments:
-        kind = partial(self._kind, function)
-        return QwenArguments(kind, _parameter)
+        return QwenArguments(partial(self._kind, function), _parameter)
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Qwen3CoderFormat:
         """The format that reads and writes calls of these tools, given as OpenAI function objects,
@@ -185,8 +184,7 @@ def _tag(reply: str, position: int, opening: str) -> tuple[int, str]:
 def _parameter(reply: str, start: int, kind: Kind | None) -> tuple[int, Any]:
     """The value whose opening tag ends at `start`, and where its closing tag ends.
 
-    JSON may hold the closing tag in its strings: then a later one, before the function ends, is
-    its end. How far that is looked for does not depend on where the reply ends.
+    JSON may hold the closing tag in its strings: then a later one of the same function is its end.
     """
     close = reply.find(PARAMETER_END, start)
     if close < 0:

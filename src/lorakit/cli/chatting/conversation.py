@@ -19,13 +19,14 @@ from lorakit.model.chat_stream import ChatStream
 from lorakit.model.conversation import Session, Turn
 from lorakit.model.model import Model
 from lorakit.model.tool_types import RunEnd, ToolFinished, ToolRun, ToolStarted, ToolStep
-from lorakit.model.types import ReplyEnd
+from lorakit.model.types import ReplyEnd, Tools
 from lorakit.runtime.params import SamplingParams
 
 DROPS = "; /set when_full drop drops the oldest turns"
 # Python's words in the library's hints, and what is typed in a chat.
 IN_CHAT = (
     (r'when_full="(\w+)"', r"/set when_full \1"),
+    (r'tool_choice="(\w+)"', r"/set tool_choice \1"),
     (r"open it with mmproj=", "begin the chat with --mmproj"),
     (r"with mmproj=", "with --mmproj"),
 )
@@ -48,6 +49,13 @@ class Chat:
     prefilled: str = ""
     told: bool = False
     functions: Functions | None = None
+
+    @property
+    def callable(self) -> Tools | None:
+        """Declarations of what the model may call, whether or not the prompt has them."""
+        if self.functions is None:
+            return self.session.tools
+        return [each.declaration for each in self.functions.callees.values()]
 
     @property
     def sampling(self) -> SamplingParams:
@@ -175,6 +183,8 @@ class Chat:
             self.show(self.session.stream_from([*before, said]))
 
     def _tell_step(self, step: ToolStep) -> None:
+        if step.malformed is not None:
+            return  # the answer said so at its end
         content = step.content if len(step.content) <= SHOWN else f"{step.content[:SHOWN]}..."
         for line in content.splitlines():
             say_folded(f"  {line}", DIM if step.ok else BAD)

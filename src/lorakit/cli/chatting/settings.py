@@ -16,12 +16,13 @@ from lorakit.model.types import keywords_of
 from lorakit.runtime.params import SamplingParams
 
 LEFT_OUT = (  # no line of a chat can say them
-    *("choices", "grammar", "logit_bias", "logprobs", "lookup", "response_format", "stop_tokens"),
+    *("choices", "grammar", "logit_bias", "logprobs", "response_format", "stop_tokens"),
 )
 SAMPLING = tuple(each.name for each in fields(SamplingParams) if each.name not in LEFT_OUT)
-WHEN_FULL, THINKING = "when_full", "thinking"
-NAMES = (*SAMPLING, THINKING, WHEN_FULL)
+WHEN_FULL, THINKING, TOOL_CHOICE, REPAIR = "when_full", "thinking", "tool_choice", "repair"
+NAMES = (*SAMPLING, THINKING, TOOL_CHOICE, REPAIR, WHEN_FULL)
 DEFAULT = "default"
+CHOICES = ("auto", "required", "none", "free", DEFAULT)
 SIDES = {"on": True, "off": False, DEFAULT: None}
 
 
@@ -33,6 +34,8 @@ def settings(chat: Chat) -> Iterator[tuple[str, str, str]]:
         yield name, _said(value), "" if value == standard else f"the model's own: {_said(standard)}"
     thinking = chat.session.rendering.enable_thinking
     yield THINKING, next(word for word, side in SIDES.items() if side is thinking), ""
+    yield TOOL_CHOICE, str(chat.session.rendering.tool_choice or DEFAULT), ""
+    yield REPAIR, _said(chat.session.repair), ""
     yield WHEN_FULL, chat.session.when_full, ""
 
 
@@ -47,15 +50,20 @@ def choose(chat: Chat, name: str, text: str) -> None:
     elif name == THINKING:
         if text not in SIDES:
             raise ParameterError(f"thinking is one of {', '.join(SIDES)}, not {text!r}")
-        options = chat.session.rendering
-        chosen = RenderOptions(
-            chat_template_kwargs=options.chat_template_kwargs,
-            control_tokens=options.control_tokens,
-            enable_thinking=SIDES[text],
-        )
+        chosen = replace(chat.session.rendering, enable_thinking=SIDES[text])
         if SIDES[text] is not None:
-            _require_read(chat, chosen)
+            _require_rendered(chat, chosen, THINKING)
         chat.session.rendering = chosen
+    elif name == TOOL_CHOICE:
+        choice = None if text == DEFAULT else text
+        chosen = replace(chat.session.rendering, tool_choice=choice)
+        if choice is not None:
+            _require_rendered(chat, chosen, TOOL_CHOICE)
+        chat.session.rendering = chosen
+    elif name == REPAIR:
+        if text not in SIDES:
+            raise ParameterError(f"repair is one of {', '.join(SIDES)}, not {text!r}")
+        chat.session.repair = SIDES[text] or False
     else:
         value = getattr(chat.model.defaults, name) if text == DEFAULT else _value(name, text)
         chat.session.sampling = replace(chat.sampling, **{name: value})
@@ -81,16 +89,19 @@ def values_of(name: str) -> tuple[str, ...]:
     """Words that a setting may have, for completion."""
     if name == WHEN_FULL:
         return get_args(WhenFull)
-    return tuple(SIDES) if name == THINKING else (DEFAULT,)
+    if name == TOOL_CHOICE:
+        return CHOICES
+    return tuple(SIDES) if name in (THINKING, REPAIR) else (DEFAULT,)
 
 
-def _require_read(chat: Chat, chosen: RenderOptions) -> None:
-    """Raise what the next message would: a template may not read the variable."""
+def _require_rendered(chat: Chat, chosen: RenderOptions, name: str) -> None:
+    """Raise what the next message would: a template may not read the variable, say."""
     said = [{"role": "user", "content": "hello"}]
     try:
-        chat.model.chat_prompt(said, tools=chat.session.tools, **keywords_of(chosen))
+        chat.model.chat_prompt(said, tools=chat.callable, **keywords_of(chosen))
     except LorakitError as error:
-        error.hint = f"/set {THINKING} {DEFAULT}"
+        if name == THINKING:
+            error.hint = f"/set {THINKING} {DEFAULT}"
         raise
 
 

@@ -8,7 +8,6 @@ batch mates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,28 +21,27 @@ from lorakit.base.folder import Base
 from lorakit.check import require_fit
 from lorakit.engines.onnx.attached import Attached
 from lorakit.engines.onnx.attaching import attached, require_applicable
+from lorakit.engines.onnx.bound_steps import BoundSteps
 from lorakit.engines.onnx.calibration import Calibration, Watcher
 from lorakit.engines.onnx.device import CPU, Device
 from lorakit.engines.onnx.few_rows import FEW, FewRows
 from lorakit.engines.onnx.graph_cache import open_graph
+from lorakit.engines.onnx.graph_choice import graph_of, kv_identity, weights_of
 from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_inputs import Slabs
-from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions, Quantization
-from lorakit.engines.onnx.ort import Step, native_errors, onnxruntime, signed_kernel_exact
-from lorakit.engines.onnx.packed_step import Lane, PackedStep
-from lorakit.engines.onnx.plan import groups, lanes_of, packed_rows
-from lorakit.engines.onnx.semantics import window_reading
+from lorakit.engines.onnx.options import CALIBRATED, OnnxOptions
+from lorakit.engines.onnx.ort import Step, native_errors
+from lorakit.engines.onnx.packed_step import Lane
+from lorakit.engines.onnx.plan import chunks, groups, lanes_of, packed_rows
 from lorakit.engines.onnx.sequences import (
-    MAX_NEW,
     PREFILL_CHUNK,
     SequenceEngine,
     capabilities_of,
 )
-from lorakit.engines.onnx.sessions import Other, Sessions
+from lorakit.engines.onnx.sessions import LANES, Other, Sessions
 from lorakit.engines.onnx.together import effective, require_together
 from lorakit.engines.onnx.vocabulary import Vocabulary
 from lorakit.engines.protocol import (
-    MAX_CONTEXT,
     AdapterSet,
     Logits,
     Prepared,
@@ -54,7 +52,6 @@ from lorakit.engines.steps import check_rows, refuse_images, require_attached
 from lorakit.engines.threads import default_threads
 from lorakit.graph import (
     HEAD,
-    VERSION,
     GraphOptions,
     HeadForm,
     Sight,
@@ -64,20 +61,9 @@ from lorakit.graph import (
     wide_modules,
 )
 from lorakit.graph.gains import Gains
-from lorakit.graph.quantize import EVEN
 
-FORMS: dict[Quantization, tuple[str, str]] = {  # of linears and of the vocabulary projection
-    "none": ("float32", "float32"),
-    "fp16": ("float16", "float16"),
-    "int8": ("rowwise8", "rowwise8"),
-    "int4": ("block4", "rowwise8"),
-}
-SMALL_BATCH = 4  # up to so many rows the head is faster in blocks, which are read faster
 SPARE = 32  # rows of logits beside one for each sequence, of rows that want several
-LANES = 8  # of a packed run, at most
-MAX_STEPS = 32  # bound steps kept for their shapes
 COLUMNS = 16  # of a product, that onnxruntime does not split over threads
-QUERIES = 128  # in a block of attention
 PROMPT_ROW = 2  # attention rounds one token alone otherwise, and a code of 8 bits may follow
 
 
@@ -107,7 +93,7 @@ class OnnxEngine(SequenceEngine):
             options,
             vocabulary=decoder.vocabulary,
             context=decoder.context,
-            kv_identity=_kv_identity(graph),
+            kv_identity=kv_identity(graph),
             few=FEW,
         )
         kv = KVCache(
@@ -117,15 +103,12 @@ class OnnxEngine(SequenceEngine):
             context=capabilities.context,
         )
         super().__init__(base, opened(extras=()), capabilities, kv)
-        whole = graph.linear in ("float32", "float16")  # widened when it opens
-        count = sum(math.prod(shape) for shape in decoder.parameters().values())
         packs = decoder.experts is None and device.provider == CPU.provider
         self._sessions = Sessions(
             opened=opened,
-            weights=count * (4 if whole else 1),
-            most=min(options.max_batch, LANES) if packs else 0,
+            weights=weights_of(decoder, graph),
+            most=min(options.max_batch, 2 * LANES) if packs else 0,
         )
-        self._device = device
         self._slabs = self._new_slabs(graph.apart)
         self._together: set[tuple[int, ...]] = set()  # sets that were found to go together
         self._attached: dict[int, Attached] = {}
@@ -135,9 +118,7 @@ class OnnxEngine(SequenceEngine):
         self._vocabulary = Vocabulary(base, self._attached)
         form = HeadForm.of(self._session.get_modelmeta().custom_metadata_map)
         self._few = FewRows(base, form)
-        self._steps: dict[tuple[int, int], Step] = {}  # by (batch, new tokens)
-        self._packed_step: PackedStep | None = None
-        self._stamp = (0, 0)  # of the memory that they are bound to
+        self._steps = BoundSteps(device=device, hidden=decoder.hidden)
         rows = options.max_batch + SPARE
         self._logits = np.zeros((rows, decoder.vocabulary), np.float32)  # untouched, they cost none
         self._written = 0  # how many of them are a caller's
@@ -152,7 +133,7 @@ class OnnxEngine(SequenceEngine):
         """
         require_supported(base.decoder)
         text = Calibration.of(options) if options.quantize in CALIBRATED else None
-        graph = _graph(base, options, device, text)
+        graph = graph_of(base, options, device, text)
 
         def sight() -> Sight:
             if text is None or not graph.calibration:
@@ -255,8 +236,8 @@ class OnnxEngine(SequenceEngine):
 
     def _computed(self, rows: Sequence[Row]) -> dict[int, Logits]:
         """Rows of different numbers of new tokens share runs, where the plan says so."""
-        packed, spared = packed_rows(rows, self._sessions.most, self._packable)
-        if other := self._sessions.better(spared):
+        packed, spared = packed_rows(rows, self._sessions.planned, self._packable)
+        if other := self._sessions.better(len(packed), spared):
             self._use(other)
         if not spared or not self._sessions.lanes:
             return super()._computed(rows)
@@ -285,8 +266,8 @@ class OnnxEngine(SequenceEngine):
         sets = [effective(row.adapters) for row in rows]
         with native_errors("writing LoRA rows"):
             shared, own = self._slabs.fill_lanes(slots, sets, self._attached)
-        self._renew()
-        step = self._packed_step or self._new_packed_step()
+        self._steps.renew((self._kv.generation, self._slabs.generation))
+        step = self._steps.packed(self._session, self._sessions.lanes, self._kv.buffers)
         lanes = lanes_of(slots, self._sessions.lanes)
         turned = sorted(range(len(rows)), key=lanes.__getitem__)
         step.fill(
@@ -341,7 +322,7 @@ class OnnxEngine(SequenceEngine):
         first, _ = self._kv.arrange([row.sequence])
         held = effective(row.adapters)
         length = self._kv.length(row.sequence)
-        for begin, end in _chunks(len(row.tokens), self._apart):
+        for begin, end in chunks(len(row.tokens), self._apart):
             step = self._step([held], first, new=end - begin)
             step.hidden[0] = self._vocabulary.embed(row.tokens[begin:end], held)
             step.lengths[0] = length + end - 1
@@ -351,35 +332,11 @@ class OnnxEngine(SequenceEngine):
         """A step bound to the rows' LoRA tensors and to their slots of the KV cache."""
         with native_errors("writing LoRA rows"):
             slab, rows = self._slabs.fill(first, sets, self._attached)
-        self._renew()
-        shape = (len(sets), new)
-        if shape not in self._steps:
-            self._steps[shape] = self._new_step(*shape)
-        step = self._steps[shape]
+        self._steps.renew((self._kv.generation, self._slabs.generation))
+        step = self._steps.of(self._session, len(sets), new)
         step.bind_cache(self._kv.buffers, first)
         step.bind_lora(slab, rows)
         return step
-
-    def _renew(self) -> None:
-        """Let go of steps that are bound to memory that is no longer used, or of too many."""
-        stamp = (self._kv.generation, self._slabs.generation)
-        if stamp != self._stamp or len(self._steps) > MAX_STEPS:
-            self._unbind()
-            self._stamp = stamp
-
-    def _new_packed_step(self) -> PackedStep:
-        self._packed_step = PackedStep(
-            self._session,
-            self._device,
-            lanes=self._sessions.lanes,
-            hidden=self._base.decoder.hidden,
-            buffers=self._kv.buffers,
-        )
-        return self._packed_step
-
-    def _new_step(self, batch: int, new: int) -> Step:
-        hidden = self._base.decoder.hidden
-        return Step(self._session, self._device, batch=batch, new=new, hidden=hidden)
 
     def _run(
         self, step: Step, keep: Sequence[int] | Tokens, wanted: Sequence[Wanted]
@@ -420,46 +377,7 @@ class OnnxEngine(SequenceEngine):
                 self._together.add(handles)
 
     def _unbind(self) -> None:
-        """Steps keep the memory alive that they are bound to."""
         self._steps.clear()
-        self._packed_step = None
-
-
-def _kv_identity(graph: GraphOptions) -> str:
-    """The head's form is not in it: nothing of the head comes into the KV cache."""
-    linear = f"{graph.linear} {graph.calibration}" if graph.linear in EVEN else graph.linear
-    return f"onnx, onnxruntime {onnxruntime().__version__}, graph {VERSION}, {linear}, f32"
-
-
-def _graph(
-    base: Base, options: OnnxOptions, device: Device, text: Calibration | None
-) -> GraphOptions:
-    """Which graph serves these options on this machine, in this onnxruntime. Raises EngineError."""
-    linear, head = FORMS[options.quantize]
-    if head == "rowwise8" and options.max_batch <= SMALL_BATCH:
-        head = "block8"
-    if "rowwise8" in (linear, head) and not signed_kernel_exact():
-        linear, head = (name.replace("rowwise8", "rowwise8_unsigned") for name in (linear, head))
-    context = min(max(MAX_CONTEXT, options.context or 0), base.decoder.context)
-    window = window_reading(device, (linear, head))
-    return GraphOptions(
-        linear=linear,
-        head=head,
-        context=context,
-        window=window,
-        apart=options.quantize in CALIBRATED,
-        calibration=text.digest(base) if text and {linear, head} & set(EVEN) else "",
-    )
-
-
-def _chunks(count: int, apart: bool) -> Iterator[tuple[int, int]]:
-    """Apart: none ends with a token that attention, in blocks of queries, rounds as one alone."""
-    for begin in range(0, count, MAX_NEW):
-        end = min(begin + MAX_NEW, count)
-        if apart and end - begin > 1 and (end - begin) % QUERIES == 1:
-            yield begin, end - QUERIES // 2
-            begin = end - QUERIES // 2
-        yield begin, end
 
 
 def _range(part: slice) -> range:

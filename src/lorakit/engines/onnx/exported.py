@@ -26,8 +26,9 @@ from lorakit.engines.onnx.kv_cache import KVCache
 from lorakit.engines.onnx.lora_feeds import LoraFeeds
 from lorakit.engines.onnx.options import OnnxOptions
 from lorakit.engines.onnx.ort import Binding, onnxruntime, open_session
+from lorakit.engines.onnx.plan import MAX_NEW
 from lorakit.engines.onnx.semantics import window_reading
-from lorakit.engines.onnx.sequences import MAX_NEW, SequenceEngine, capabilities_of
+from lorakit.engines.onnx.sequences import SequenceEngine, capabilities_of
 from lorakit.engines.onnx.together import effective
 from lorakit.engines.protocol import AdapterSet, Logits, Prepared, Row, Tokens
 from lorakit.engines.steps import check_rows, refuse_images, require_attached

@@ -7,11 +7,13 @@ long row fills a run by itself: packed, it would gain nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lorakit.engines.protocol import Row
 
+MAX_NEW = 512  # new tokens in one run of the graph; bounds the memory of a run
+QUERIES = 128  # in a block of attention
 LONGEST = 64  # tokens of a row that is packed
 SAVED = 0.8  # of a run of the graph, for each that packing spares
 PAID = 0.08  # of a run, by each run of a batch in a graph with lanes
@@ -55,9 +57,16 @@ def packed_rows(
 
 
 def groups(rows: Sequence[Row], slot: Callable[[int], int], lanes: int) -> list[list[Row]]:
-    """Rows in the order of their sequences' slots, in as many runs as the lanes ask for."""
-    ordered = sorted(rows, key=lambda row: slot(row.sequence))
-    return [ordered[begin : begin + lanes] for begin in range(0, len(ordered), lanes)]
+    """Rows in the order of their sequences' slots, in as many runs as lanes and memory ask for."""
+    found: list[list[Row]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: slot(row.sequence)):
+        if not found or len(found[-1]) == lanes or len(row.tokens) > room:
+            found.append([])
+            room = MAX_NEW
+        found[-1].append(row)
+        room -= len(row.tokens)
+    return found
 
 
 def lanes_of(slots: Sequence[int], lanes: int) -> list[int]:
@@ -66,3 +75,16 @@ def lanes_of(slots: Sequence[int], lanes: int) -> list[int]:
     free = iter(sorted(set(range(lanes)) - set(found)))
     taken = {slot: lane for lane, slot in found.items()}
     return [taken[slot] if slot in taken else next(free) for slot in slots]
+
+
+def chunks(count: int, apart: bool) -> Iterator[tuple[int, int]]:
+    """Where a row that runs by itself is cut.
+
+    apart: none ends with a token that attention, in blocks of queries, rounds as one alone.
+    """
+    for begin in range(0, count, MAX_NEW):
+        end = min(begin + MAX_NEW, count)
+        if apart and end - begin > 1 and (end - begin) % QUERIES == 1:
+            yield begin, end - QUERIES // 2
+            begin = end - QUERIES // 2
+        yield begin, end

@@ -24,7 +24,6 @@ from lorakit.engines.protocol import (
 from lorakit.errors import ClosedError
 from lorakit.text.image_ids import Image
 
-MAX_NEW = 512  # new tokens of one row in one run of the graph; bounds the memory of a run
 PREFILL_CHUNK = 128  # what a scheduler should ask for while other rows decode
 
 

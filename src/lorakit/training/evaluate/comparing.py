@@ -23,16 +23,18 @@ from lorakit.engines.torch.options import Device
 from lorakit.errors import MissingExtraError
 from lorakit.formats import read_adapter
 from lorakit.model.adapter_config import AdapterConfig
+from lorakit.model.adapters import Scales
 from lorakit.model.load import is_held, unused_name
 from lorakit.model.model import Model
 from lorakit.model.open import open as open_model
 from lorakit.sources import OnProgress, fetch
 from lorakit.training.data import Example
 from lorakit.training.evaluate.comparison import Comparison, Learnt
+from lorakit.training.evaluate.constrained import tool_uses
 from lorakit.training.evaluate.contestants import Contestant
 from lorakit.training.evaluate.evaluating import OnDone, evaluate_all
 from lorakit.training.evaluate.evaluation import Evaluation
-from lorakit.training.evaluate.work import Rules, require_dialogue
+from lorakit.training.evaluate.work import Rules, require_dialogue, to_answer
 
 Waiting = Callable[[], AbstractContextManager[object]]  # entered while something is opened
 
@@ -103,13 +105,15 @@ def compare(
     model runs.
     """
     opening = opening or Opening()
+    for mode in {side.constrained for side in sides} - {False}:
+        tool_uses([each for _, each in to_answer(examples, rules)], mode)
     by_model: dict[Contestant, list[Contestant]] = {}
     for side in sides:
         by_model.setdefault(side.model, []).append(side)
     for group in list(by_model.values())[1:]:  # opening the first says it at once
         _require(group, examples, opening)
     found: dict[Contestant, Evaluation] = {}
-    before, total = 0, len(examples) * sum(len({s.applied for s in g}) for g in by_model.values())
+    before, total = 0, len(examples) * sum(len({s.setting for s in g}) for g in by_model.values())
     for model, group in by_model.items():
 
         def report(done: int, _: int, before: int = before) -> None:
@@ -120,7 +124,7 @@ def compare(
         opened, names = opening.open(model, tuple(applied), rules.batch)
         with opened:
             found |= _evaluate_group(opened, names, group, examples, rules, report)
-        before += len(examples) * len({side.applied for side in group})
+        before += len(examples) * len({side.setting for side in group})
     evaluations = [(side, found[side]) for side in sides]
     return Comparison.of(evaluations, declare=rules.declare, learnt=learnt)
 
@@ -134,12 +138,13 @@ def _evaluate_group(
     report: OnDone,
 ) -> dict[Contestant, Evaluation]:
     """All sides of one model, in one mixed batch; those that are the same run once."""
-    settings = {
-        repr(applied): dict(_scaled(model, names[each.loaded], each.scale) for each in applied)
-        for applied in dict.fromkeys(side.applied for side in group)
-    }
-    found = evaluate_all(model, examples, settings, rules, progress=report)
-    return {side: found[repr(side.applied)] for side in group}
+    settings: dict[str, Scales] = {}
+    for applied, constrained in dict.fromkeys(side.setting for side in group):
+        scales = dict(_scaled(model, names[each.loaded], each.scale) for each in applied)
+        settings[repr((applied, constrained))] = scales
+    modes = {repr(side.setting): side.constrained for side in group}
+    found = evaluate_all(model, examples, settings, rules, constrained=modes, progress=report)
+    return {side: found[repr(side.setting)] for side in group}
 
 
 def _scaled(model: Model, name: str, scale: float | None) -> tuple[str, float]:

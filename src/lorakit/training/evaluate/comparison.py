@@ -13,6 +13,7 @@ from lorakit.training.evaluate.outcome import INVALID, NO_CALL, asked
 from lorakit.training.evaluate.statistics import Paired, Share, p_text
 
 CONFUSED = 2  # pairs of tools that a verdict names
+NAMED = 3  # answers
 PLAINLY = {NO_CALL: "no call", INVALID: "an invalid call"}
 
 
@@ -36,6 +37,7 @@ class Side:
             "base": contestant.base,
             "adapters": [each.to_list() for each in contestant.adapters],
             "merged": contestant.merged,
+            "constrained": contestant.constrained,
             "engine": contestant.engine,
             "quantize": contestant.quantize,
             "scale": contestant.scale,
@@ -67,6 +69,59 @@ class Learnt:
 
 def _key(example: Example) -> str:
     return asked(example).strip().casefold()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What constraints make of a side's answers: the places of those that are right only with them
+    (gained) and only without (lost), how many cannot be carried out without and with them, and how
+    many of all could not be constrained, since they have no tools."""
+
+    name: str
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    invalid: tuple[int, int]
+    unconstrained: int
+    total: int
+
+    @classmethod
+    def of(cls, name: str, free: Evaluation, constrained: Evaluation) -> Constraints:
+        """Of two evaluations of the same examples in the same order."""
+        both = list(zip(free.outcomes, constrained.outcomes, strict=True))
+        answered = [(a, b) for a, b in both if a.score is not None]
+        return cls(
+            name=name,
+            gained=tuple(b.example.place for a, b in answered if b.exact and not a.exact),
+            lost=tuple(b.example.place for a, b in answered if a.exact and not b.exact),
+            invalid=(free.invalid.count, constrained.invalid.count),
+            unconstrained=sum(not b.constrained for _, b in answered),
+            total=len(answered),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        without, within = self.invalid
+        return {
+            "name": self.name,
+            "gained": list(self.gained),
+            "lost": list(self.lost),
+            "invalid": {"free": without, "constrained": within},
+            "unconstrained": self.unconstrained,
+            "total": self.total,
+        }
+
+    def __str__(self) -> str:
+        said = f"{self.name}: constraints gain {_count(self.gained)}"
+        if self.lost:
+            places = ", ".join(self.lost[:NAMED]) + ", ..." * (len(self.lost) > NAMED)
+            said += f" and lose {_count(self.lost)} ({places})"
+        else:
+            said += " and lose none: exact match is never lowered"
+        if any(self.invalid):
+            said += "; {} answers that cannot be carried out become {}".format(*self.invalid)
+        if self.unconstrained:
+            said += f"; {self.unconstrained} of {self.total} have no tools and were answered freely"
+        return said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +211,7 @@ class Comparison:
                 "those says nothing"
             )
         said += [_against(side, self.first.name) for side in self.others]
+        said += [str(each) for each in self.constraints]
         if confused := first.confusions.most_common(CONFUSED):
             pairs = [
                 f"{PLAINLY.get(called, called)} in place of {PLAINLY.get(wanted, wanted)} ({n})"
@@ -171,6 +227,17 @@ class Comparison:
             )
         return said
 
+    @property
+    def constraints(self) -> list[Constraints]:
+        """Of each side that is constrained, and that answered freely too."""
+        plain = [side for side in self.sides if side.contestant.scale is None]
+        free = {s.contestant.free: s.evaluation for s in plain if not s.contestant.constrained}
+        return [
+            Constraints.of(side.name, free[side.contestant.free], side.evaluation)
+            for side in plain
+            if side.contestant.constrained and side.contestant.free in free
+        ]
+
     def to_dict(self, *, outcomes: bool = True) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -179,8 +246,13 @@ class Comparison:
             "by_novelty": {name: share.to_dict() for name, share in self.by_novelty.items()},
             "leaked": self.leaked,
             "best_scale": self.best_scale.contestant.scale if self.best_scale else None,
+            "constraints": [each.to_dict() for each in self.constraints],
             "sides": [side.to_dict(outcomes=outcomes) for side in self.sides],
         }
+
+
+def _count(places: Sequence[str]) -> str:
+    return f"{len(places) or 'no'} right answer{'s' * (len(places) != 1)}"
 
 
 def _paired(first: Evaluation, other: Evaluation) -> Paired:

@@ -20,11 +20,15 @@ from lorakit.model.adapter_config import AdapterConfig
 from lorakit.model.load import default_scale
 from lorakit.sources import Local, default_name, parse
 from lorakit.sources.scaled import scaled
+from lorakit.training.evaluate.constrained import REQUIRED, Constrained
 from lorakit.values import shown
 
 MAX_SCALES = 64
 _NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
-WORDS = ("base", "merged", *ENGINES, *get_args(Quantization), "on:BASE", "model:BASE")
+CONSTRAINED: dict[str, Constrained] = {"free": False, "constrained": True, "required": REQUIRED}
+WORDS = (
+    *("base", "merged", *ENGINES, *get_args(Quantization), *CONSTRAINED, "on:BASE", "model:BASE"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,15 @@ class Applied:
 class Contestant:
     """One side: a base with adapters, how it runs, and what it is called.
 
-    merged: with the adapters in the base's weights. scale: where it is a step of a sweep.
+    merged: with the adapters in the base's weights. constrained: as in `evaluate`. scale: where it
+    is a step of a sweep.
     """
 
     name: str
     base: str
     adapters: tuple[Applied, ...] = ()
     merged: bool = False
+    constrained: Constrained = False
     engine: EngineName | None = None
     quantize: Quantization = "none"
     scale: float | None = None
@@ -79,12 +85,23 @@ class Contestant:
     @property
     def model(self) -> Contestant:
         """What has to be opened for it; the same for all that run on one model."""
-        return replace(self, name="", scale=None, adapters=self.adapters if self.merged else ())
+        held = self.adapters if self.merged else ()
+        return replace(self, name="", scale=None, constrained=False, adapters=held)
 
     @property
     def applied(self) -> tuple[Applied, ...]:
         """The adapters that act at run time."""
         return () if self.merged else self.adapters
+
+    @property
+    def setting(self) -> tuple[tuple[Applied, ...], Constrained]:
+        """What tells it from others on its model; those of the same answer alike."""
+        return self.applied, self.constrained
+
+    @property
+    def free(self) -> Contestant:
+        """The same without constraints and names."""
+        return replace(self, name="", scale=None, constrained=False)
 
 
 def first_contestant(
@@ -93,11 +110,21 @@ def first_contestant(
     *,
     engine: EngineName | None = None,
     quantize: Quantization = "none",
+    constrained: Constrained = False,
 ) -> Contestant:
     """The one that all others are compared with."""
     applied = tuple(map(_applied, adapters))
     name = " + ".join(map(_said, applied)) or "base"
-    return Contestant(name=name, base=base, adapters=applied, engine=engine, quantize=quantize)
+    if constrained:
+        name += next(f"+{word}" for word, how in CONSTRAINED.items() if how == constrained)
+    return Contestant(
+        name=name,
+        base=base,
+        adapters=applied,
+        engine=engine,
+        quantize=quantize,
+        constrained=constrained,
+    )
 
 
 def contestants(first: Contestant, words: Sequence[str]) -> list[Contestant]:
@@ -157,6 +184,8 @@ def _contestant(first: Contestant, word: str) -> Contestant:
             base, found = part, replace(found, adapters=())
         elif part == "merged":
             found = replace(found, merged=True)
+        elif part in CONSTRAINED:
+            found = replace(found, constrained=CONSTRAINED[part])
         elif part in ENGINES:
             found = replace(found, engine=_engine(part))
         elif part in get_args(Quantization):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from lorakit.chat.calls import ParsedReply
@@ -14,6 +15,7 @@ from lorakit.model.types import ChatPrompt, Request
 from lorakit.runtime.params import SamplingParams
 from lorakit.training.data import Example
 from lorakit.training.evaluate.answering import answers
+from lorakit.training.evaluate.constrained import Constrained, prompts_of, require_constrained
 from lorakit.training.evaluate.evaluation import Evaluation
 from lorakit.training.evaluate.judging import Judge
 from lorakit.training.evaluate.outcome import Outcome
@@ -32,6 +34,7 @@ from lorakit.training.render import Renderer
 
 OnDone = Callable[[int, int], None]  # examples that are done, and all
 Settings = Mapping[str, Scales | None]
+Prompts = Mapping[str, Mapping[int, Sequence[int]]]  # of each setting, by the examples' places
 
 
 def evaluate(
@@ -40,6 +43,7 @@ def evaluate(
     *,
     adapters: Scales | None = None,
     declare: bool = False,
+    constrained: Constrained = False,
     batch: int = BATCH,
     max_tokens: int | None = None,
     scorer: Scorer | None = None,
@@ -49,7 +53,9 @@ def evaluate(
     """What the model makes of the last turn of each example.
 
     adapters: as everywhere; None is the active set. declare: with the declarations of the tools in
-    the prompt. batch: requests at a time, of which the engine runs its `max_batch` together.
+    the prompt. constrained: True keeps what begins as a call to the tools, as `chat` does, declared
+    or not; "required" has every answer call; examples without tools are answered freely. Prompts
+    are the same in any case. batch: requests at a time, of which the engine runs its `max_batch` together.
     max_tokens: None allows twice the longest wanted answer. scorer: judges answers in place of the
     comparison that fits the task. ordered: calls of one turn have to come in the given order.
     Raises ParameterError, UnknownAdapterError, BaseModelError (template_missing), FormatError and
@@ -57,7 +63,8 @@ def evaluate(
     """
     judge = Judge(scorer=scorer, ordered=ordered)
     rules = Rules(declare=declare, batch=batch, max_tokens=max_tokens, judge=judge)
-    return evaluate_all(model, examples, {"": adapters}, rules, progress=progress)[""]
+    settings, modes = {"": adapters}, {"": constrained}
+    return evaluate_all(model, examples, settings, rules, constrained=modes, progress=progress)[""]
 
 
 def evaluate_all(
@@ -66,18 +73,26 @@ def evaluate_all(
     settings: Settings,
     rules: Rules,
     *,
+    constrained: Mapping[str, Constrained] | None = None,
     progress: OnDone | None = None,
 ) -> dict[str, Evaluation]:
-    """The same examples under several sets of adapters, by name, in one mixed batch."""
+    """The same examples under several sets of adapters, by name, in one mixed batch.
+
+    constrained: as in `evaluate`, by the same names; those that are not in it are free.
+    """
+    modes = {name: (constrained or {}).get(name, False) for name in settings}
+    for mode in modes.values():
+        require_constrained(mode)
     require_adapters(model, settings.values())
     dialogue, context = dialogue_of(model), model.capabilities.context
     require_dialogue(dialogue, examples)
     renderer = Renderer(dialogue, model.tokenizer, context)
     longest = model.capabilities.longest
     work = plan(examples, rules, renderer, model.tokenizer, context, longest=longest)
+    prompts = {name: prompts_of(work, modes[name], dialogue) for name in settings}
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
     begin = time.perf_counter()
-    with closing(_outcomes(model, work, settings, rules)) as found:  # Ctrl-C cancels what runs
+    with closing(_outcomes(model, work, prompts, settings, rules)) as found:  # Ctrl-C cancels what runs
         for done, (name, place, outcome) in enumerate(found, 1):
             outcomes[name][place] = outcome
             if progress is not None:
@@ -94,7 +109,7 @@ def evaluate_all(
 
 
 def _outcomes(
-    model: Model, work: Work, settings: Settings, rules: Rules
+    model: Model, work: Work, prompts: Prompts, settings: Settings, rules: Rules
 ) -> Generator[tuple[str, int, Outcome]]:
     """(setting, place, outcome): those that run alone, then all others together, then likelihoods.
 
@@ -107,18 +122,20 @@ def _outcomes(
         jobs = [(name, place) for name in settings for place in chosen]
         sampling = SamplingParams(max_tokens=work.max_tokens)
         requests = [
-            Request(prompt=work.prompts[place], adapters=settings[name], sampling=sampling)
+            Request(prompt=prompts[name][place], adapters=settings[name], sampling=sampling)
             for name, place in jobs
         ]
         with closing(answers(model, requests, in_flight)) as found:
             for (name, place), completion in zip(jobs, found, strict=True):
-                example, alone = work.examples[place], in_flight == 1
+                example, prompt = work.examples[place], prompts[name][place]
                 reply = (
-                    model.parse_reply(completion, ChatPrompt((), tools=example.tools)).parsed
-                    if example.messages
+                    model.parse_reply(completion, prompt).parsed
+                    if isinstance(prompt, ChatPrompt)
                     else ParsedReply(text=completion.text)
                 )
-                yield name, place, rules.judge.outcome(example, completion, reply, alone=alone)
+                kept = isinstance(prompt, ChatPrompt) and prompt.use is not None
+                outcome = rules.judge.outcome(example, completion, reply)
+                yield name, place, replace(outcome, alone=in_flight == 1, constrained=kept)
     for name, adapters in settings.items():
         for place, rows in work.rows.items():
             loss, learnt = loss_of(partial(model.logits, adapters=adapters), rows)

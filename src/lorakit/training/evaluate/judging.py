@@ -24,7 +24,7 @@ class Judge:
     ordered: bool = False
 
     def outcome(
-        self, example: Example, completion: Completion, reply: ParsedReply, *, alone: bool = False
+        self, example: Example, completion: Completion, reply: ParsedReply
     ) -> Outcome:
         """What came of an example. Raises ParameterError for a scorer that fails."""
         cut = completion.finish_reason == "length"
@@ -49,7 +49,6 @@ class Judge:
             prompt_tokens=completion.prompt_tokens,
             tokens=len(completion.tokens),
             seconds=completion.seconds,
-            alone=alone,
         )
 
 

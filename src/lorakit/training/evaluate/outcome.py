@@ -21,8 +21,9 @@ class Outcome:
     wanted call with what came in its place. invalid: why the answer cannot be carried out as it
     is: a call that cannot be read or that the declarations refuse, or no end. score: from 0 to 1;
     None where nothing was generated. tokens: generated, the one that stopped it included.
-    seconds: from asking to the end; its own time only if it ran alone, else the batch's. loss: sum
-    of the negative log likelihoods of the `learnt` tokens of the right answer, in nats.
+    seconds: from asking to the end; its own time only if it ran alone, else the batch's.
+    constrained: whether its calls were kept to the tools. loss: sum of the negative log likelihoods
+    of the `learnt` tokens of the right answer, in nats.
     """
 
     example: Example
@@ -35,6 +36,7 @@ class Outcome:
     tokens: int = 0
     seconds: float = 0.0
     alone: bool = False
+    constrained: bool = False
     loss: float = 0.0
     learnt: int = 0
 
@@ -96,6 +98,7 @@ class Outcome:
             said |= {"score": self.score, "exact": self.exact, "text": self.text}
             said |= {"prompt_tokens": self.prompt_tokens, "tokens": self.tokens}
             said |= {"seconds": round(self.seconds, 4), "alone": self.alone}
+            said["constrained"] = self.constrained
             said["invalid"] = list(self.invalid)
         if self.example.task == "calls":
             said["expected"] = [_plain(call) for call in self.expected]

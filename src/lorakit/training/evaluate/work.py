@@ -19,6 +19,7 @@ from lorakit.errors import (
 )
 from lorakit.model.adapters import Scales, as_scales
 from lorakit.model.model import Model
+from lorakit.model.types import ChatPrompt
 from lorakit.runtime.prompts import larger_context
 from lorakit.text.tokenizer import TextTokenizer
 from lorakit.training.data import Example
@@ -95,7 +96,7 @@ def plan(
     for place, example in enumerate(examples):
         try:
             if place in answered:
-                prompts[place] = renderer.prompt(example, rules.declare)
+                prompts[place] = _prompt(example, rules, renderer)
             else:
                 rows[place] = renderer.render(example, rules.declare)
         except BaseModelError:  # of the base, not of this example
@@ -108,6 +109,12 @@ def plan(
     _require_room(examples, prompts, rows, context, longest)
     longest = rules.max_tokens or _longest_answer((examples[p] for p in prompts), tokenizer)
     return Work(examples=examples, prompts=prompts, rows=rows, max_tokens=longest)
+
+
+def _prompt(example: Example, rules: Rules, renderer: Renderer) -> Sequence[int]:
+    """What a model is asked; of a conversation with its tools, which need not be in it."""
+    ids, reasons = renderer.prompt_and_state(example, rules.declare)
+    return ChatPrompt(ids, reasons=reasons, tools=example.tools) if example.messages else ids
 
 
 def to_answer(examples: Sequence[Example], rules: Rules) -> list[tuple[int, Example]]:

@@ -68,6 +68,19 @@ def test_masks_are_what_each_token_alone_says(grammar):
             break
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    ["start: start", "start: a\na: b\nb: a", "start: /[a&&b]/", 'start: A\nA: "a" & "b"'],
+)
+def test_a_grammar_that_no_text_fits_is_refused_before_an_answer(grammar):
+    with pytest.raises(ParameterError, match="no text fits it"):
+        Compiled(BYTES, grammar)
+
+
+def test_one_that_empty_text_fits_is_taken():
+    assert Compiled(BYTES, 'start: ""').matcher([TOKENS.end]).allowed(9).tolist() == [TOKENS.end]
+
+
 def test_forced_tokens_are_those_of_the_tokenizer():
     matcher = Compiled(BYTES, 'start: "the tool" /[0-9]/ "ab"').matcher([TOKENS.end])
     forced = list(matcher.forced())
@@ -232,6 +245,21 @@ def test_a_grammar_that_grows_too_ambiguous_ends_its_own_answer():
     assert fits('start: "ab"', "ab")
 
 
+class PanicException(BaseException):  # as Rust's is called
+    pass
+
+
+def test_a_panic_of_the_library_ends_one_answer(monkeypatch):
+    def panic(*_):
+        raise PanicException("index out of bounds")
+
+    matcher = Compiled(BYTES, "start: /[a-c]+/").matcher([TOKENS.end])
+    monkeypatch.setattr("llguidance.numpy.fill_next_token_bitmask", panic)
+    matcher.prepare()
+    with pytest.raises(EngineError, match="the constraint failed: index out of bounds"):
+        matcher.allowed(300)
+
+
 def test_nothing_is_printed(capfd):
     with pytest.raises(ParameterError):
         native_matcher(BYTES.native, "start: (((")
@@ -312,9 +340,12 @@ def test_expressions_fit_as_a_whole(pattern, right, wrong):
 @pytest.mark.parametrize(
     ("pattern", "why"),
     [
-        ("a(?=b)", "look-around, flags and other groups of (?...), at position 1"),
-        (r"(a)\1", r"the escape \1, at position 3"),
-        (r"\bword", r"the escape \b, at position 0"),
+        (
+            "a(?=b)",
+            "look-around, flags and other groups of (?...) are not",
+        ),
+        (r"(a)\1", r"the escape \1 is not supported, at position 3"),
+        (r"\bword", r"the escape \b is not supported, at position 0"),
         ("(((a{1000}){1000}))", "more than 20000 characters with repetitions expanded"),
         ("a**", "two repetitions"),
         ("a{3,1}", "at least 3 and at most 1"),
