@@ -44,6 +44,21 @@ def test_a_valid_call_is_written_read_and_allowed(name, case):
 
 
 @every
+def test_values_of_any_type_are_no_deeper_than_readers_go(name):
+    tool = {"name": "f", "parameters": {"properties": {"a": {}}, "required": ["a"]}}
+    form, depths = bound(name, tool), (16, 17, 80)
+    values = ["[" * depth + "]" * depth for depth in depths]
+    written = form.render_call(ToolCall(name="f", arguments={"a": []}))
+    before, _, after = written.rpartition("[]") if name == "json" else written.partition("[]")
+    allowed = [
+        accepts(grammar_of(form, functions_of([tool])), before + value + after) for value in values
+    ]
+    assert allowed == [True, False, False]
+    assert form.parse(before + values[0] + after).tool_calls
+    assert form.parse(before + values[2] + after).malformed  # what would be written without a limit
+
+
+@every
 @given(case=declared(), seed=st.integers(0, 2**32))
 @few
 def test_what_a_constraint_allows_is_a_valid_call(name, case, seed):

@@ -21,7 +21,6 @@ from lorakit.chat.constraints.nodes import (
 )
 from lorakit.chat.constraints.scalars import MAX_BOUND
 
-_ANY = "any"  # the definition of any value; those of schemas are d0, d1 and so on
 
 
 def to_json_schema(schema: Schema) -> dict[str, Any]:
@@ -38,22 +37,27 @@ def to_json_schema(schema: Schema) -> dict[str, Any]:
             used[name] = schema.definitions[name]
             waiting += _references(used[name])
     definitions = {name: _written(node) for name, node in used.items()}
-    if any(_holds_any(node) for node in (schema.root, *used.values())):
-        definitions[_ANY] = _any_value()
+    value = AnyValue() if any(map(_holds_any, (schema.root, *used.values()))) else None
+    while value is not None:
+        definitions[_name(value)], value = _any_value(value), value.inner
     return {**written, "$defs": definitions} if definitions else written
 
 
-def _any_value() -> dict[str, Any]:
+def _name(value: AnyValue) -> str:
+    """Of its definition; those of schemas are d0, d1 and so on."""
+    return f"any{value.levels}"
+
+
+def _any_value(value: AnyValue) -> dict[str, Any]:
     """Any value, its numbers such as floats hold: "{}" would allow 1e999 too."""
-    inner = {"$ref": f"#/$defs/{_ANY}"}
-    return {
-        "anyOf": [
-            {"type": ["string", "boolean", "null"]},
-            _number(Number()),
+    options: list[dict[str, Any]] = [{"type": ["string", "boolean", "null"]}, _number(Number())]
+    if value.inner is not None:
+        inner = _written(value.inner)
+        options += [
             {"type": "array", "items": inner},
             {"type": "object", "additionalProperties": inner},
         ]
-    }
+    return {"anyOf": options}
 
 
 def _holds_any(node: Node | None) -> bool:
@@ -63,7 +67,7 @@ def _holds_any(node: Node | None) -> bool:
 def _written(node: Node) -> dict[str, Any]:
     match node:
         case AnyValue():
-            return {"$ref": f"#/$defs/{_ANY}"}
+            return {"$ref": f"#/$defs/{_name(node)}"}
         case Constant():
             return {"enum": list(node.values)}
         case Either():

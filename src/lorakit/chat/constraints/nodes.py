@@ -13,9 +13,16 @@ from typing import Any
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnyValue:
-    """Any JSON value."""
+    """Any JSON value, of so many arrays and objects inside each other: readers have a limit."""
+
+    levels: int = 16
+
+    @property
+    def inner(self) -> AnyValue | None:
+        """What the arrays and objects of such a value hold; None where there are none."""
+        return AnyValue(levels=self.levels - 1) if self.levels else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class GemmaRules:
     _terminals: dict[str, str] = field(default_factory=dict)  # by their bodies
     _definitions: dict[str, str] = field(default_factory=dict)  # of the function at hand
     _schema: Schema = field(default_factory=lambda: Schema(root=AnyValue()))
-    _any: str = ""
+    _any: dict[AnyValue, str] = field(default_factory=dict)
 
     def calls(self, functions: Sequence[Function]) -> tuple[str, str]:
         """An expression of one call, from `call:` to its last brace, and the rules that it uses.
@@ -89,7 +89,7 @@ class GemmaRules:
         """An expression of the values of a node, a name or in parentheses where it needs them."""
         match node:
             case AnyValue():
-                return self._any_value()
+                return self._any_value(node)
             case Constant():
                 return self._choice([self._constant(value, where) for value in node.values])
             case Text():
@@ -116,19 +116,14 @@ class GemmaRules:
             self._rules[at] = f"{rule}: {value}"
         return self._definitions[name]
 
-    def _any_value(self) -> str:
-        if not self._any:
-            self._any = self._rule("")
-            at = len(self._rules) - 1
-            members = [
-                self._text(Text()),
-                self._number(Number()),
-                *_WORDS.values(),
-                self._array(Array(), ""),
-                self._object(Object(rest=AnyValue()), ""),
-            ]
-            self._rules[at] = f"{self._any}: {' | '.join(members)}"
-        return self._any
+    def _any_value(self, node: AnyValue) -> str:
+        if node not in self._any:
+            members = [self._text(Text()), self._number(Number()), *_WORDS.values()]
+            if node.inner is not None:
+                members.append(self._array(Array(rest=node.inner), ""))
+                members.append(self._object(Object(rest=node.inner), ""))
+            self._any[node] = self._rule(" | ".join(members))
+        return self._any[node]
 
     def _text(self, node: Text) -> str:
         mark, body = self.mark(self.escape), text_terminal(node, self.escape)
