@@ -23,7 +23,6 @@ FORMS = CHAT / "formats"
 sys.path[:0] = [str(CHAT), str(FORMS)]
 reading = importlib.import_module("test_reading")
 scanning = importlib.import_module("test_scanning")
-repairing = importlib.import_module("test_repair")
 
 CALLS = [
     *reading.CALLS,
@@ -114,11 +113,6 @@ def own_vectors() -> list[tuple[str, str]]:
             (name, shape.format(bad=bad))
             for mark in shapes if mark.args[0] == "shape" for shape in mark.args[1]
         ]  # fmt: skip
-    found += [
-        (name, whole % call)
-        for name, (call, wholes) in repairing.QUOTED_CALLS.items()
-        for whole in wholes
-    ]
     return list(dict.fromkeys(found))
 
 

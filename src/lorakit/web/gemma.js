@@ -8,7 +8,6 @@
  */
 
 import { growingAs } from './arguments.js';
-import { pastFaults } from './broken.js';
 import { GemmaArguments } from './gemma_arguments.js';
 import { checkCall } from './jsoncall.js';
 import { mendNamed } from './mending.js';
@@ -69,7 +68,7 @@ class Parser {
     if (name === null) throw this.fault('the function has no name');
     this.skip();
     if (!this.sees('{')) throw this.fault("expected '{' after the function's name");
-    const given = pastFaults(this.text, this.at, () => this.object(0), this.marks.escape);
+    const given = this.object(0);
     this.close();
     return { name, arguments: given };
   }

@@ -6,7 +6,6 @@
  */
 
 import { growingAs } from './arguments.js';
-import { pastFaults } from './broken.js';
 import { BadCall } from './scanning.js';
 import { SPACES } from './spaces.js';
 
@@ -94,7 +93,7 @@ export function checkCall(name, given, end) {
 /** The JSON value at a position and its end. Throws BadCall. */
 export function readValue(text, at) {
   const reader = new Reader(text);
-  const value = pastFaults(text, at, () => reader.value(at, 0));
+  const value = reader.value(at, 0);
   if (reader.faults.length) throw new BadCall(reader.faults[0], reader.at);
   return { end: reader.at, value };
 }

@@ -3,7 +3,6 @@
  * a model writes one call without the list around it, that is read too.
  */
 
-import { pastFaults } from './broken.js';
 import { checkCall, growing, readCall, readValue, skipSpace } from './jsoncall.js';
 import { CLOSING, LIST, mendCalls } from './mending.js';
 import { BadCall } from './scanning.js';
@@ -25,12 +24,7 @@ export function readList(text, at, calls, { required = false } = {}) {
   };
   at = skipSpace(text, at);
   if (text[at] !== '[') return append(at);
-  return pastFaults(text, at, () => readItems(text, at + 1, append)); // strings of those that follow, too
-}
-
-/** The calls of a list from behind its opening bracket on; where the list ends. */
-function readItems(text, at, append) {
-  at = skipSpace(text, at);
+  at = skipSpace(text, at + 1);
   if (text[at] === ']') throw new BadCall('the list of calls is empty', at);
   at = append(at);
   while (text[at] !== ']') {

@@ -9,7 +9,6 @@
  */
 
 import { growingAs } from './arguments.js';
-import { past } from './broken.js';
 import { readValue, skipSpace } from './jsoncall.js';
 import { checkedCall } from './jsonlist.js';
 import { CLOSING } from './mending.js';
@@ -82,10 +81,7 @@ function mend(text, kindOf) {
 
 /** The name in a tag, and where the tag ends. */
 function readTag(reply, at, opening) {
-  if (!reply.startsWith(opening, at)) {
-    const json = reply[at] === '{'; // what a model may write that knows other formats
-    throw new BadCall(`expected ${opening}`, json ? past(reply, at) : at);
-  }
+  if (!reply.startsWith(opening, at)) throw new BadCall(`expected ${opening}`, at);
   const begin = at + opening.length;
   const name = matchAt(NAME, reply, begin);
   if (name === null) throw new BadCall(`a name is missing after ${opening}`, begin);

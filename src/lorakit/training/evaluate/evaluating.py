@@ -92,9 +92,7 @@ def evaluate_all(
     prompts = {name: prompts_of(work, modes[name], dialogue) for name in settings}
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
     begin = time.perf_counter()
-    with closing(
-        _outcomes(model, work, prompts, settings, rules)
-    ) as found:  # Ctrl-C cancels what runs
+    with closing(_outcomes(model, work, prompts, settings, rules)) as found:  # Ctrl-C cancels what runs
         for done, (name, place, outcome) in enumerate(found, 1):
             outcomes[name][place] = outcome
             if progress is not None:
