@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ FORMS = CHAT / "formats"
 sys.path[:0] = [str(CHAT), str(FORMS)]
 reading = importlib.import_module("test_reading")
 scanning = importlib.import_module("test_scanning")
+repairing = importlib.import_module("test_repair")
 
 CALLS = [
     *reading.CALLS,
@@ -31,6 +33,7 @@ CALLS = [
         name="get_weather", arguments={"city": "Óslo 日本 😀", "days": [1, 2], "o": {"k": "v"}}
     ),
 ]
+HOLDING = ToolCall(name="say", arguments={"on": True, "text": "HELD"})
 TEXT, WORD = {"type": "string"}, {"enum": ["a", "1"]}
 TOOLS = [  # by whose types Qwen 3 Coder's calls are read
     {"type": "function", "function": {"name": "f", "parameters": {
@@ -113,6 +116,8 @@ def own_vectors() -> list[tuple[str, str]]:
             (name, shape.format(bad=bad))
             for mark in shapes if mark.args[0] == "shape" for shape in mark.args[1]
         ]  # fmt: skip
+    for name, (call, wholes) in repairing.QUOTED_CALLS.items():
+        found += [(name, f"{whole % call}{more}") for whole in wholes for more in ("", f" {call}")]
     return list(dict.fromkeys(found))
 
 
@@ -142,7 +147,12 @@ def drawn(count: int, seed: int = 13) -> list[tuple[str, str]]:
 
 
 def _rendered(name: str) -> list[str]:
-    return [get_format(name).render_call(call) for call in CALLS] if name else []
+    """Calls of a format; the last hold one in a string, which is not quoted there, or is."""
+    if not name:
+        return []
+    *calls, holding = (get_format(name).render_call(call) for call in (*CALLS, HOLDING))
+    inner = calls[0]
+    return [*calls, *(holding.replace("HELD", held) for held in (inner, json.dumps(inner)[1:-1]))]
 
 
 def pieces_of(reply: str, draw: random.Random) -> list[str]:

@@ -34,11 +34,11 @@ const MARKS = [
 const SIGNS = [
   { format: FUNCTIONGEMMA, present: ['<start_function_call>', '<escape>'], token: '<start_function_call>' },
   { format: GEMMA4, present: ['<|tool_call>', '<|"|>'], token: '<|tool_call>' },
-  // Qwen3-Coder's and GLM's calls are not JSON.
-  { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>', '<invoke', '<tool_calls>'] },
+  // Qwen3-Coder's, GLM's and MiniMax's calls are not JSON; nor what Apriel and MiroThinker write.
+  { format: HERMES, present: ['<tool_call>', 'arguments'], absent: ['<function=', '<arg_key>', '<invoke', '<tool_calls>', '<use_mcp_tool>'] },
   { format: QWEN3CODER, present: ['<tool_call>', '<function=', '<parameter='] },
-  // Functionary's calls have another form.
-  { format: LLAMA3, present: ['"parameters": ', '<|start_header_id|>', 'ipython'], absent: ['<function='] },
+  // Functionary's and Nemotron's calls have other forms.
+  { format: LLAMA3, present: ['"parameters', '<|start_header_id|>', 'ipython'], absent: ['<function=', '>>>', '<TOOLCALL>'] },
   { format: LLAMA3_FUNCTION, present: ['<function=', '<|start_header_id|>'], absent: ['<parameter='] },
   { format: MISTRAL, present: ['[TOOL_CALLS]'], absent: ['[ARGS]'] },
   { format: MISTRAL11, present: ['[TOOL_CALLS]', '[ARGS]'] },

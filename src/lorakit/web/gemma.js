@@ -8,6 +8,7 @@
  */
 
 import { growingAs } from './arguments.js';
+import { readOrPass } from './broken.js';
 import { GemmaArguments } from './gemma_arguments.js';
 import { checkCall } from './jsoncall.js';
 import { mendNamed } from './mending.js';
@@ -68,7 +69,7 @@ class Parser {
     if (name === null) throw this.fault('the function has no name');
     this.skip();
     if (!this.sees('{')) throw this.fault("expected '{' after the function's name");
-    const given = this.object(0);
+    const given = readOrPass(this.text, this.at, () => this.object(0), this.marks.escape);
     this.close();
     return { name, arguments: given };
   }

@@ -6,6 +6,7 @@
  */
 
 import { growingAs } from './arguments.js';
+import { readOrPass } from './broken.js';
 import { BadCall } from './scanning.js';
 import { SPACES } from './spaces.js';
 
@@ -93,7 +94,7 @@ export function checkCall(name, given, end) {
 /** The JSON value at a position and its end. Throws BadCall. */
 export function readValue(text, at) {
   const reader = new Reader(text);
-  const value = reader.value(at, 0);
+  const value = readOrPass(text, at, () => reader.value(at, 0));
   if (reader.faults.length) throw new BadCall(reader.faults[0], reader.at);
   return { end: reader.at, value };
 }

@@ -3,6 +3,7 @@
  * a model writes one call without the list around it, that is read too.
  */
 
+import { readOrPass } from './broken.js';
 import { checkCall, growing, readCall, readValue, skipSpace } from './jsoncall.js';
 import { CLOSING, LIST, mendCalls } from './mending.js';
 import { BadCall } from './scanning.js';
@@ -23,8 +24,12 @@ export function readList(text, at, calls, { required = false } = {}) {
     return skipSpace(text, found.end);
   };
   at = skipSpace(text, at);
-  if (text[at] !== '[') return append(at);
-  at = skipSpace(text, at + 1);
+  return text[at] === '[' ? readOrPass(text, at, () => readItems(text, at + 1, append)) : append(at);
+}
+
+/** The calls of a list from behind its opening bracket on; where the list ends. */
+function readItems(text, at, append) {
+  at = skipSpace(text, at);
   if (text[at] === ']') throw new BadCall('the list of calls is empty', at);
   at = append(at);
   while (text[at] !== ']') {

@@ -5,6 +5,7 @@
  * It makes up no keys and no values: what could mean two things stays unread.
  */
 
+import { DOUBLE, FENCES, SINGLE } from './broken.js';
 import { callFrom, checkCall, readValue } from './jsoncall.js';
 import { BadCall } from './scanning.js';
 import { SPACES, strip, stripEnd, without } from './spaces.js';
@@ -20,11 +21,10 @@ const BRACES = 'braces written twice were read as one';
 const MISSING = 'missing brackets were added at the end';
 export const CLOSING = 'the missing closing tag was added';
 
-const FENCED = new RegExp(`\`\`\`[\\p{L}\\p{N}_+-]*[${SPACES}]*`, 'uy');
+const FENCED = new RegExp(`${FENCES}[${SPACES}]*`, 'uy');
 const SPACE = /[ \t\r\n]*/y;
-const DOUBLE = /"([^"\\]*(?:\\[^][^"\\]*)*)"/y;
-const SINGLE = /'([^'\\]*(?:\\[^][^'\\]*)*)'/y;
 const AS_DOUBLE = /\\[^]|"/g;
+const RAW = /\\[^"']/; // in Gemma's notation a backslash is one
 const AS_JSON = /\\[^]|[\x00-\x1f]/g;
 const HAS_CONTROL = /[\x00-\x1f]/;
 const WORD = /[A-Za-z0-9_.+-]{1,1100}/y;
@@ -212,6 +212,8 @@ class Mending {
     const start = this.at;
     const found = this.match(single ? SINGLE : DOUBLE);
     if (!found) throw new BadCall('expected a whole string', start);
+    if (this.escape && RAW.test(found[1])) throw new BadCall('a backslash that may be one or an escape', start);
+    if (single && found[1].replaceAll('\\\\', '').includes('\\/')) throw new BadCall('an escape that means two things', start);
     if (single) this.did(QUOTES);
     const inside = single ? found[1].replace(AS_DOUBLE, inDouble) : found[1];
     if (HAS_CONTROL.test(inside)) this.did(CONTROL);

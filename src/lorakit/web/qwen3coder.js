@@ -9,6 +9,7 @@
  */
 
 import { growingAs } from './arguments.js';
+import { past } from './broken.js';
 import { readValue, skipSpace } from './jsoncall.js';
 import { checkedCall } from './jsonlist.js';
 import { CLOSING } from './mending.js';
@@ -81,7 +82,7 @@ function mend(text, kindOf) {
 
 /** The name in a tag, and where the tag ends. */
 function readTag(reply, at, opening) {
-  if (!reply.startsWith(opening, at)) throw new BadCall(`expected ${opening}`, at);
+  if (!reply.startsWith(opening, at)) throw new BadCall(`expected ${opening}`, reply[at] === '{' ? past(reply, at) : at);
   const begin = at + opening.length;
   const name = matchAt(NAME, reply, begin);
   if (name === null) throw new BadCall(`a name is missing after ${opening}`, begin);
