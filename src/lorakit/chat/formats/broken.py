@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_FENCE = re.compile(r"```[A-Za-z0-9_+-]*")
+_FENCE = re.compile(r"```[\w+-]*")
 _WORD = re.compile(r"[^\s{}\[\],:\"'<>|`]+")
 _STRINGS = {
     '"': re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL),
