@@ -11,6 +11,7 @@ from growth import is_linear
 from lorakit.chat.calls import ToolCall
 from lorakit.chat.constraints.walking import functions_of
 from lorakit.chat.tools import FORMATS, get_format, validate_call
+from lorakit.errors import ParameterError
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 every = pytest.mark.parametrize("name", FORMATS)
@@ -181,6 +182,12 @@ def test_random_bytes_never_raise(name, data):
     form = get_format(name)
     for opening in ("", *form.openings):
         form.parse(opening + data.decode(errors="replace"))
+
+
+@every
+def test_a_call_without_a_name_is_not_written(name):
+    with pytest.raises(ParameterError):
+        get_format(name).render_call(ToolCall(name=""))
 
 
 CALL = '{"name":"f","arguments":{}}'

@@ -16,7 +16,7 @@ from typing import Any
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import growing, skip_space, to_json
+from lorakit.chat.formats.jsoncall import call_as_json, growing, skip_space, to_json
 from lorakit.chat.formats.jsonlist import KEYS, from_its_beginning, read_list
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import LIST, mend_calls
@@ -56,7 +56,7 @@ class GenericFormat:
         return to_json(wrapped)
 
     def render_call(self, call: ToolCall) -> str:
-        return to_json({"name": call.name, "arguments": dict(call.arguments)})
+        return to_json(call_as_json(call.name, call.arguments))
 
     def render_response(self, name: str, content: Any) -> str:
         return content if isinstance(content, str) else to_json(content)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import call_as_json, growing, read_call, skip_space, to_json
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import CLOSING, mend_calls
 from lorakit.chat.scanning import take_apart
@@ -42,7 +42,7 @@ class HermesFormat:
         return to_json(wrapped)
 
     def render_call(self, call: ToolCall) -> str:
-        body = to_json({"name": call.name, "arguments": dict(call.arguments)})
+        body = to_json(call_as_json(call.name, call.arguments))
         return f"{OPEN}\n{body}\n{CLOSE}"
 
     def render_response(self, name: str, content: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.chat.arguments import Growing
@@ -145,6 +145,13 @@ def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ParameterError(f"not a JSON value: {error}") from error
+
+
+def call_as_json(name: str, arguments: Mapping[str, Any], key: str = "arguments") -> dict[str, Any]:
+    """The object that `read_call` reads. Raises ParameterError for a call without a name."""
+    if not name:
+        raise ParameterError("a call without a name cannot be written")
+    return {"name": name, key: dict(arguments)}
 
 
 def skip_space(text: str, position: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lorakit.chat.arguments import Growing
 from lorakit.chat.calls import BadCallError, Call, ToolCall
 from lorakit.chat.formats.broken import past
-from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import call_as_json, growing, read_call, skip_space, to_json
 from lorakit.chat.formats.mending import CLOSING, LIST, mend_calls
 
 KEYS = ("arguments", "parameters")
@@ -77,7 +77,7 @@ def from_its_beginning(body: str) -> str:
 
 def list_of(calls: Sequence[ToolCall]) -> str:
     """Calls as such a list. Raises ParameterError for what is no JSON."""
-    return to_json([{"name": call.name, "arguments": dict(call.arguments)} for call in calls])
+    return to_json([call_as_json(call.name, call.arguments) for call in calls])
 
 
 def close(text: str, position: int, closing: str, follow: tuple[str, ...]) -> int:

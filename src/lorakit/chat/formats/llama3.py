@@ -18,7 +18,7 @@ from typing import Any
 
 from lorakit.chat.calls import NO_CALLS, BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import call_as_json, growing, read_call, skip_space, to_json
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import mend_calls
 from lorakit.chat.scanning import take_apart
@@ -54,7 +54,7 @@ class Llama3Format:
         return to_json(wrapped)
 
     def render_call(self, call: ToolCall) -> str:
-        return to_json({"name": call.name, "parameters": dict(call.arguments)})
+        return to_json(call_as_json(call.name, call.arguments, "parameters"))
 
     def render_response(self, name: str, content: Any) -> str:
         return to_json({"output": content} if isinstance(content, str) else content)
