@@ -45,7 +45,7 @@ class Costs:
     """Seconds of each choice."""
 
     alone: list[float] = field(default_factory=list)  # forced, mask and accept, in sequence
-    wait: list[float] = field(default_factory=list)  # the same after a step that `prepare` was beside
+    wait: list[float] = field(default_factory=list)  # the same after a step beside `prepare`
     step: list[float] = field(default_factory=list)
     tokens: int = 0  # of the answer, forced ones included
 

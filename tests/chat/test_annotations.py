@@ -237,8 +237,12 @@ def test_a_class_that_refuses_its_fields():
         def __post_init__(self):
             if self.number % 2:
                 raise ValueError("odd")
+            if self.number < 0:
+                raise LookupError("below")
 
     assert form_of(Even, "f").convert({"number": 2}) == Even(2)
+    with pytest.raises(ValueError, match="Even: below"):
+        form_of(Even, "f").convert({"number": -2})
     with pytest.raises(ValueError, match="Even: odd"):
         form_of(Even, "f").convert({"number": 1})
 

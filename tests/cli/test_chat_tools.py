@@ -148,6 +148,16 @@ def test_ctrl_c_at_the_question_takes_the_turn_back(chat, monkeypatch, capsys):
     assert "Aye" in said(chat, monkeypatch, capsys, LIGHTS, "y")
 
 
+def test_ctrl_c_in_a_call_says_what_goes_on(chat, file, monkeypatch, capsys):
+    file.write_text(SOURCE.replace("STATES[room] = state", "raise KeyboardInterrupt"), "utf-8")
+    chat.functions = read_functions(file, declare=False, all=True)
+    out = said(chat, monkeypatch, capsys, LIGHTS)
+    assert "(set_lights was begun, and is left to itself)" in out
+    assert chat.session.messages == []
+    chat.functions.all = False
+    assert "left to itself" not in said(chat, monkeypatch, capsys, LIGHTS, "n")
+
+
 def test_what_a_full_context_drops_is_said(chat, monkeypatch, capsys):
     chat.session.when_full = "drop"
     chat.session.sampling = lorakit.SamplingParams(max_tokens=20)
@@ -196,6 +206,8 @@ def test_flags_of_functions_want_functions(flag):
         ("import sys\nsys.exit(3)\n", r"lamps.py, line 2: SystemExit: 3"),
         ("x = 1\n", r"lamps.py defines no function"),
         ("__all__ = ['f']\n", r"lamps.py: __all__ names what is not there"),
+        ("__all__ = 3\n", r"lamps.py: __all__ is a list of names, not 3"),
+        ("def __getattr__(name): raise ValueError\n", r"lamps.py defines no function"),
         ("\ndef f(x): ...\n", r"lamps.py: the functions cannot be tools"),
     ],
 )

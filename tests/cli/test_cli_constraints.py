@@ -8,7 +8,6 @@ import pytest
 from commands import invoke
 from lorakit import demo
 
-
 TOOLS = [
     {"name": name, "parameters": {"type": "object", "required": ["state"], "properties": {
         "state": {"type": "string", "enum": ["on", "off"]}}}}

@@ -16,6 +16,7 @@ from lorakit.cli.table import functions
 SOURCE = Path(lorakit.__file__).parent
 # Hints that no command can print: of calls that only a Python program makes.
 ONLY_PYTHON = {
+    ("chat/annotations.py", "lorakit.Tool("): "a module of tools, which is Python",
     ("chat/functions.py", "a tool is a function with"): "a module of tools, which is Python",
     ("chat/functions.py", "chat(messages)"): "run_tools",
     ("chat/functions.py", "lorakit.Tool(function, name"): "a module of tools, which is Python",
@@ -42,6 +43,7 @@ ONLY_PYTHON = {
     ("remote/runtime.py", "leave kv="): "LoadedAdapter.apply",
     ("remote/turns.py", "allow more time, or open"): "more requests at once than wait",
     ("remote/turns.py", "try again later, or open"): "more requests at once than wait",
+    ("runtime/params.py", "a pydantic model's schema"): "SamplingParams.response_format",
     ("runtime/thread.py", "allow more time, or open"): "more requests at once than wait",
     ("runtime/thread.py", "try again later, or open"): "more requests at once than wait",
 }  # fmt: skip

@@ -377,7 +377,7 @@ def object_schema(forms: Mapping[str, Form], needed: list[str]) -> Schema:
 def _made(cls: type, values: dict[str, Any]) -> Any:
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:  # of its __post_init__
+    except Exception as error:  # of its __post_init__, which may do anything
         raise ValueError(f"{cls.__name__}: {error}") from error
 
 

@@ -22,7 +22,7 @@ class RenderOptions:
     chat_template_kwargs: variables of the template, such as {"date_string": "1 Jan 2026"}; one
     that it does not read is an error. enable_thinking: the same as that variable. control_tokens:
     what a control token such as <|im_end|> is where a message spells it: "text", or what the
-    template's own are ("template"). None is text in the results of tools alone.
+    template's own are ("template"). None is text in calls and in the results of tools.
     tool_choice: "auto" lets the model talk or call, and what begins as a call ends as a valid one;
     "required" has it call; a function's name (or OpenAI's {"type": "function", ...}) has it call
     that one; in "none" it cannot call; "free" restricts nothing. None is "auto" where calls can be

@@ -1,4 +1,5 @@
-"""Control tokens that messages spell, such as <|im_end|> in what a tool returned, kept as text.
+"""Control tokens that messages spell, such as <|im_end|> in what a tool returned or in a call that
+copies it, kept as text.
 
 A character that no text of the conversation holds is put into each of them before the template
 renders, and taken out afterwards: what it stood in is content, not the template's own. The rest of
@@ -41,7 +42,7 @@ class Spelled:
         Raises what `render` raises, and ParameterError for a template that rewrites it.
         """
         plain = render(messages)
-        if self._mode == "template" or not (self._mode == "text" or any(map(_is_result, messages))):
+        if self._mode == "template" or not (self._mode == "text" or any(map(_is_copied, messages))):
             return plain
         self._acts = True
         prepared = prepare_messages(messages)
@@ -93,12 +94,7 @@ class Spelled:
         insert = _Inserting(character, self._get_marks())
         if self._mode == "text":
             return [insert.into_message(message) for message in messages]
-        return [
-            {**message, "content": insert.into(message.get("content"))}
-            if _is_result(message)
-            else dict(message)
-            for message in messages
-        ]
+        return [insert.into_copied(message) for message in messages]
 
 
 class _Inserting:
@@ -112,6 +108,16 @@ class _Inserting:
             key: value if key == "role" else self.into(value, tags=not spoken)
             for key, value in message.items()
         }
+
+    def into_copied(self, message: Message) -> dict[str, Any]:
+        """A message with it in what a function returned, and in calls: a model copies into their
+        arguments what it read, which must not come to act there."""
+        given = dict(message)
+        if _is_result(message):
+            given["content"] = self.into(message.get("content"))
+        if message.get("tool_calls"):
+            given["tool_calls"] = self.into(message["tool_calls"])
+        return given
 
     def into(self, value: Any, *, tags: bool = True) -> Any:
         """A JSON value with the character in its texts and names. tags: in those of reasoning."""
@@ -141,6 +147,11 @@ class _Inserting:
 
 def _is_result(message: object) -> bool:
     return isinstance(message, Mapping) and message.get("role") in RESULTS
+
+
+def _is_copied(message: object) -> bool:
+    """Whether it holds words that may be a stranger's."""
+    return _is_result(message) or (isinstance(message, Mapping) and bool(message.get("tool_calls")))
 
 
 def _unused(prompt: str, messages: Sequence[Message]) -> tuple[str, str]:

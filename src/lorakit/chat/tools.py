@@ -89,8 +89,8 @@ FORMATS: Mapping[str, Signs] = {
         Signs(
             format=HERMES,
             present=("<tool_call>", "arguments"),
-            # Calls of Qwen3-Coder, GLM and MiniMax are not JSON; templates of Apriel and MiroThinker
-            # name <tool_call> too, but their models write what else is here.
+            # Calls of Qwen3-Coder, GLM and MiniMax are not JSON; the templates of Apriel and
+            # MiroThinker name <tool_call> too, but their models write what else is here.
             absent=("<function=", "<arg_key>", "<invoke", "<tool_calls>", "<use_mcp_tool>"),
         ),
         Signs(format=QWEN3CODER, present=("<tool_call>", "<function=", "<parameter=")),

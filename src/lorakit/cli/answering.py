@@ -66,7 +66,7 @@ class Answering:
     ] = None
     repair: Annotated[
         bool,
-        _asking("--repair", help="Mend calls that cannot be read, where it is clear what is meant."),
+        _asking("--repair", help="Mend calls that cannot be read, where their meaning is clear."),
     ] = False
     max_tokens: Annotated[
         int | None, _choosing(DEFAULTS.max_tokens, help="Ends the answer after so many tokens.")

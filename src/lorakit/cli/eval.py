@@ -57,8 +57,8 @@ def command(
             "--compare",
             metavar="WORD,...",
             help="What is evaluated beside it: base, an adapter's REF[:SCALE], merged, fp16, int8, "
-            "int4, onnx, torch, llama, constrained (calls kept to the tools), required (each answer "
-            "calls), free, on:BASE (the same on another file of the base), model:BASE; "
+            "int4, onnx, torch, llama, constrained (calls kept to the tools), required (each "
+            "answer calls), free, on:BASE (the same on another file of the base), model:BASE; "
             "joined by + as in merged+int8.",
         ),
     ] = None,

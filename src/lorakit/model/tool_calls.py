@@ -28,7 +28,7 @@ from lorakit.values import shown
 
 REFUSED = "the user does not allow this call"
 AT_MOST = 1000  # characters of an error that the model reads
-_MARK = re.compile(r"<[^<>]{1,60}>|\[[^\[\]]{1,60}\]")
+_MARK = re.compile(r"<[^<>]{1,60}>|\[/?[A-Z_]{2,30}\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +191,8 @@ def not_run(
 
 
 def unread(malformed: Malformed, round: int) -> ToolStep:
-    """The step of what began like a call and is none. The reason goes without the marks that it
-    quotes: they would be the template's own in a message of the user's."""
-    reason = _MARK.sub("...", malformed.reason)
+    """The step of what began like a call and is none."""
+    reason = unmarked(malformed.reason)
     return ToolStep(
         round=round,
         call=ToolCall(name=""),
@@ -201,6 +200,19 @@ def unread(malformed: Malformed, round: int) -> ToolStep:
         content=_error(f"a call could not be read: {reason}"),
         malformed=malformed,
     )
+
+
+def unmarked(text: str) -> str:
+    """A text without marks such as <|im_end|>, which it may have from a stranger: in what the user
+    or the model says they would be the template's own."""
+    return _MARK.sub("...", text)
+
+
+def as_written(text: str) -> str:
+    """What could not be read as a call, for the model to see: no mark but that which began it."""
+    opening = _MARK.match(text)
+    end = opening.end() if opening else 0
+    return text[:end] + unmarked(text[end:])
 
 
 def _copied(call: ToolCall) -> ToolCall:

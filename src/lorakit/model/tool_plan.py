@@ -16,7 +16,7 @@ from lorakit.chat.functions import Callee, Tool, callees_of
 from lorakit.chat.messages import Message, prepare_messages
 from lorakit.errors import ContextFullError, DeadlineError
 from lorakit.model.prompts import deadline_of
-from lorakit.model.tool_calls import Caller, Ready, not_run, unread
+from lorakit.model.tool_calls import Caller, Ready, as_written, not_run, unread
 from lorakit.model.tool_types import (
     Ended,
     LoopKeywords,
@@ -33,6 +33,7 @@ FULL = (
     "the results of calls fill it: ToolLimits(result_characters=...) cuts each; the messages of "
     "stream_tools have the rounds that were whole"
 )
+FAULTS = 5  # of one reply that the model reads
 IN_EVERY_ROUND = (None, "auto", "none", "free")  # any other choice wants a call, again and again
 
 
@@ -181,7 +182,7 @@ def _copied(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _identified(answered: Answered) -> list[ToolCall]:
     """The calls of a reply, each with an id that no earlier one has."""
     taken = {
-        call.get("id")
+        str(call.get("id"))
         for message in answered.messages
         for call in message.get("tool_calls") or ()
         if isinstance(call, Mapping)
@@ -202,10 +203,11 @@ def _said(reply: ChatReply, calls: list[ToolCall], steps: list[ToolStep]) -> lis
     What could not be read as a call has no id to answer. The last result says so, or the user
     where there is none.
     """
-    faults = "\n".join(step.content for step in steps if step.malformed is not None)
+    said = dict.fromkeys(step.content for step in steps if step.malformed is not None)
+    faults = "\n".join([*said][:FAULTS])
     message = reply.message
     if not calls:
-        message["content"] = message["content"] or reply.malformed[0].text
+        message["content"] = message["content"] or as_written(reply.malformed[0].text)
         return [message, {"role": "user", "content": AGAIN.format(faults)}]
     message["tool_calls"] = [call.to_openai() for call in calls]
     read = {step.call.id: step.content for step in steps if step.malformed is None}

@@ -90,8 +90,11 @@ class SamplingParams:
                 f"min_tokens must be at most max_tokens, {self.max_tokens}, found {self.min_tokens}"
             )
         if faults:
-            hint = _PYDANTIC if _has_schema(self.response_format) else ""
-            raise ParameterError("invalid sampling parameters", items=faults, hint=hint)
+            raise ParameterError(
+                "invalid sampling parameters",
+                items=faults,
+                hint=_PYDANTIC if _has_schema(self.response_format) else "",
+            )
         for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, int(value))  # numpy's integers overflow
@@ -249,7 +252,6 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         _biases,
     ),
     ("ignore_eos", "True or False", lambda x: isinstance(x, bool)),
-    ("lookup", "None, True or False", lambda x: x is None or isinstance(x, bool)),
     ("seed", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("logprobs", "None or an integer of 0 or more", lambda x: x is None or _integer(x)),
     ("stop", "non-empty strings", lambda x: all(isinstance(s, str) and s for s in x)),

@@ -67,7 +67,9 @@ def test_declared_tools_are_in_the_prompt_only_where_that_is_asked_for(model):
 
 
 @pytest.mark.parametrize(
-    "given", [{"declare": "yes"}, {"declare": 1}, {"ordered": None}, {"constrained": "auto"}], ids=str
+    "given",
+    [{"declare": "yes"}, {"declare": 1}, {"ordered": None}, {"constrained": "auto"}],
+    ids=str,
 )
 def test_what_is_no_truth_value_is_refused(model, given):
     with pytest.raises(ParameterError, match=r"must be True or False|is True, False or"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lorakit.chat.constraints.expressions import searched
@@ -20,6 +21,8 @@ from lorakit.chat.constraints.nodes import (
 )
 from lorakit.chat.constraints.scalars import MAX_BOUND
 
+_ANY = "any"  # the definition of any value; those of schemas are d0, d1 and so on
+
 
 def to_json_schema(schema: Schema) -> dict[str, Any]:
     """The schema as JSON Schema 2020-12, keys in the nodes' order; never with oneOf or allOf.
@@ -35,13 +38,32 @@ def to_json_schema(schema: Schema) -> dict[str, Any]:
             used[name] = schema.definitions[name]
             waiting += _references(used[name])
     definitions = {name: _written(node) for name, node in used.items()}
+    if any(_holds_any(node) for node in (schema.root, *used.values())):
+        definitions[_ANY] = _any_value()
     return {**written, "$defs": definitions} if definitions else written
+
+
+def _any_value() -> dict[str, Any]:
+    """Any value, its numbers such as floats hold: "{}" would allow 1e999 too."""
+    inner = {"$ref": f"#/$defs/{_ANY}"}
+    return {
+        "anyOf": [
+            {"type": ["string", "boolean", "null"]},
+            _number(Number()),
+            {"type": "array", "items": inner},
+            {"type": "object", "additionalProperties": inner},
+        ]
+    }
+
+
+def _holds_any(node: Node | None) -> bool:
+    return isinstance(node, AnyValue) or any(map(_holds_any, _parts(node)))
 
 
 def _written(node: Node) -> dict[str, Any]:
     match node:
         case AnyValue():
-            return {}
+            return {"$ref": f"#/$defs/{_ANY}"}
         case Constant():
             return {"enum": list(node.values)}
         case Either():
@@ -67,16 +89,46 @@ def _written(node: Node) -> dict[str, Any]:
 def _number(node: Number) -> dict[str, Any]:
     """A number between -2^53 and 2^53 where a bound is not said: digits would never have to end,
     and an exponent may make what no float holds."""
-    low = -MAX_BOUND if node.minimum is None and node.above is None else node.minimum
-    high = MAX_BOUND if node.maximum is None and node.below is None else node.maximum
+    far = MAX_BOUND
+    if node.multiple_of is not None and node.multiple_of % 1 and not node.whole:
+        far //= 10 ** len(repr(node.multiple_of))  # a float has 15 digits in all
+    low, above = _tighter(node.minimum, node.above, max)
+    high, below = _tighter(node.maximum, node.below, min)
+    low = -far if low is None and above is None else low
+    high = far if high is None and below is None else high
+    least, most = (low if above is None else above), (high if below is None else below)
+    assert least is not None  # either is
+    assert most is not None
+    if not node.whole and math.trunc(least) == math.trunc(most):
+        if above is not None and float(above).is_integer():
+            low, above = above + _next_to(most - above), None
+        if below is not None and float(below).is_integer():
+            high, below = below - _next_to(below - least), None
     return _said(
         type="integer" if node.whole else "number",
         minimum=low,
         maximum=high,
-        exclusiveMinimum=node.above,
-        exclusiveMaximum=node.below,
+        exclusiveMinimum=above,
+        exclusiveMaximum=below,
         multipleOf=node.multiple_of,
     )
+
+
+def _tighter(
+    closed: float | None, excluded: float | None, choose: Callable[[float, float], float]
+) -> tuple[float | None, float | None]:
+    """The bound that says more, in its place of the two."""
+    if closed is None or excluded is None:
+        return closed, excluded
+    return (None, excluded) if choose(closed, excluded) == excluded else (closed, None)
+
+
+def _next_to(far: float) -> float:
+    """How far from an excluded whole number a range begins whose other end is that far.
+
+    llguidance forgets that a whole number is excluded where both ends have one whole part.
+    """
+    return min(1e-6, 10.0 ** math.floor(math.log10(far) - 1))
 
 
 def _array(node: Array) -> dict[str, Any]:
@@ -105,21 +157,20 @@ def _said(**keywords: Any) -> dict[str, Any]:
 
 def _references(node: Node | None) -> Iterator[str]:
     """The definitions that a node names."""
+    if isinstance(node, Reference):
+        yield node.name
+    for part in _parts(node):
+        yield from _references(part)
+
+
+def _parts(node: Node | None) -> tuple[Node | None, ...]:
+    """The nodes within a node."""
     match node:
-        case Reference():
-            yield node.name
         case Either():
-            inner: tuple[Node | None, ...] = node.options
+            return node.options
         case Array():
-            inner = (*node.first, node.rest)
+            return (*node.first, node.rest)
         case Object():
-            inner = (*_values(node.properties), node.rest)
+            return (*node.properties.values(), node.rest)
         case _:
-            return
-    if not isinstance(node, Reference):
-        for part in inner:
-            yield from _references(part)
-
-
-def _values(nodes: Mapping[str, Node]) -> tuple[Node, ...]:
-    return tuple(nodes.values())
+            return ()

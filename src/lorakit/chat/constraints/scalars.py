@@ -88,7 +88,7 @@ def number_of(schema: Mapping[str, Any], whole_only: bool, fault: Fault) -> Numb
                 f"last decimal, found {shown(value)}",
             )
         else:
-            bounds[key] = value
+            bounds[key] = value + 0  # -0.0 is 0
     number = Number(
         whole=whole_only,
         minimum=bounds.get("minimum"),

@@ -122,6 +122,7 @@ class Chat:
         self.session.messages[:] = map(dict, before)
         answer = Answer(self.model.capabilities.context)
         turn: ChatStream | None = None
+        begun: list[str] = []  # functions that have not returned
         try:
             stream = self.session.stream_tools(
                 content, functions.tools, approve=functions.approve, declare=functions.declare
@@ -135,10 +136,13 @@ class Chat:
                     turn = stream.answer
                     self._tell_dropped(turn)
                 if isinstance(event, ToolFinished):
+                    begun.clear()
                     self._tell_step(event.step)
                 elif isinstance(event, RunEnd):
                     self._tell_limit(event.run)
-                elif not isinstance(event, ToolStarted):
+                elif isinstance(event, ToolStarted):
+                    begun.append(event.call.name)
+                else:
                     answer.show(event)
                 if isinstance(event, ReplyEnd):
                     functions.several = len(event.reply.tool_calls) > 1
@@ -146,6 +150,8 @@ class Chat:
         except KeyboardInterrupt:
             stream.cancel()
             answer.end_line()
+            if begun:
+                say_folded(f"({begun[0]} was begun, and is left to itself)", DIM)
             rounds = stream.messages[len(before) + 1 :]
             self.session.messages[:] = [*stream.messages] if rounds else kept
             if not rounds or answer.said != ParsedReply():

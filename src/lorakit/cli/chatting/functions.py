@@ -19,6 +19,7 @@ from lorakit.chat.functions import Callee, Tool, callees_of
 from lorakit.cli.output import read_line, say, say_folded
 from lorakit.errors import FormatError, ParameterError
 from lorakit.files.bounded import read_text
+from lorakit.values import shown
 
 SUFFIX = ".py"
 QUESTION = "run {}? y(es), n(o), a(lways {}), or why not: "
@@ -75,7 +76,7 @@ def read_functions(path: Path, *, declare: bool = True, all: bool = False) -> Fu
     Raises SourceError, and FormatError with the line where the file is at fault.
     """
     module = _run(path)
-    tools = _named(module, path) if hasattr(module, "__all__") else _public(module)
+    tools = _named(module, path) if "__all__" in vars(module) else _public(module)
     if not tools:
         raise FormatError(
             f"{path} defines no function that the model could call",
@@ -117,10 +118,15 @@ _HINT = "the file is run as Python, and its functions are the tools"
 
 
 def _named(module: ModuleType, path: Path) -> list[Callable[..., Any] | Tool]:
-    names = list(module.__all__)
-    if missing := [str(name) for name in names if not hasattr(module, str(name))]:
+    names, known = vars(module)["__all__"], vars(module)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise FormatError(
+            f"{path}: __all__ is a list of names, not {shown(names)}",
+            hint='__all__ = ["set_lights"] names a function',
+        )
+    if missing := [name for name in names if name not in known]:
         raise FormatError(f"{path}: __all__ names what is not there", items=missing)
-    return [getattr(module, name) for name in names]
+    return [known[name] for name in names]
 
 
 def _public(module: ModuleType) -> list[Callable[..., Any] | Tool]:

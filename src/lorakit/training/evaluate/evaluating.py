@@ -55,7 +55,7 @@ def evaluate(
     adapters: as everywhere; None is the active set. declare: with the declarations of the tools in
     the prompt. constrained: True keeps what begins as a call to the tools, as `chat` does, declared
     or not; "required" has every answer call; examples without tools are answered freely. Prompts
-    are the same in any case. batch: requests at a time, of which the engine runs its `max_batch` together.
+    are the same in any case. batch: requests at a time, of which `max_batch` run together.
     max_tokens: None allows twice the longest wanted answer. scorer: judges answers in place of the
     comparison that fits the task. ordered: calls of one turn have to come in the given order.
     Raises ParameterError, UnknownAdapterError, BaseModelError (template_missing), FormatError and
@@ -92,7 +92,7 @@ def evaluate_all(
     prompts = {name: prompts_of(work, modes[name], dialogue) for name in settings}
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in settings}
     begin = time.perf_counter()
-    with closing(_outcomes(model, work, prompts, settings, rules)) as found:  # Ctrl-C cancels what runs
+    with closing(_outcomes(model, work, prompts, settings, rules)) as found:  # Ctrl-C cancels
         for done, (name, place, outcome) in enumerate(found, 1):
             outcomes[name][place] = outcome
             if progress is not None:

@@ -23,9 +23,7 @@ class Judge:
     scorer: Scorer | None = None
     ordered: bool = False
 
-    def outcome(
-        self, example: Example, completion: Completion, reply: ParsedReply
-    ) -> Outcome:
+    def outcome(self, example: Example, completion: Completion, reply: ParsedReply) -> Outcome:
         """What came of an example. Raises ParameterError for a scorer that fails."""
         cut = completion.finish_reason == "length"
         calls = expected_calls(example)
