@@ -1,5 +1,5 @@
 // JSON in: replies {format, reply, tools, reasons, repair, pieces, splits}, templates; JSON out: what each
-// reply is by lorakit.js, its events in pieces, and the first split at which they are not its parse.
+// reply is by lorakit.js and what it cost (ms), its events in pieces, and the first split at which they are not its parse.
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const [, , web, given, out] = process.argv;
@@ -54,21 +54,22 @@ function wrongSplit(form, reply, options, whole) {
   return null;
 }
 
-const before = process.cpuUsage();
 const parsed = [];
+const ms = [];
 const events = [];
 const wrong = [];
 for (const { format, reply, tools, reasons = false, repair = false, pieces, splits } of replies) {
   const usual = format ? getFormat(format) : null;
   const form = (tools ? usual?.withTools?.(tools) : null) ?? usual;
   const options = { reasons, repair };
+  const before = process.cpuUsage();
   const whole = parseReply(reply, form, options);
   parsed.push(whole);
   if (pieces) events.push(told(form, pieces, options, whole));
+  const spent = process.cpuUsage(before);
+  ms.push((spent.user + spent.system) / 1000);
   const found = splits && wrongSplit(form, reply, options, whole);
   if (found) wrong.push({ format, reply, ...options, whole, ...found });
 }
-const spent = process.cpuUsage(before);
-const ms = (spent.user + spent.system) / 1000;
 const formats = templates.map((text) => detectFormat(text)?.name ?? null);
 writeFileSync(out, JSON.stringify({ parsed, events, wrong, formats, ms }));

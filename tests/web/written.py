@@ -121,6 +121,19 @@ def own_vectors() -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def nearly_right() -> list[tuple[str, str]]:
+    """(format, reply) that are mended, and that look alike but could mean two things."""
+    bodies = (*repairing.MENDED, *repairing.NOT_CLEAR)
+    of_gemma = (*repairing.OF_GEMMA, 'call:f{a:"C:\\new"}')
+    return [
+        *(("hermes", f"<tool_call>{body}</tool_call>") for body in bodies),
+        *(
+            ("functiongemma", f"<start_function_call>{body}<end_function_call>")
+            for body in of_gemma
+        ),
+    ]
+
+
 def drawn(count: int, seed: int = 13) -> list[tuple[str, str]]:
     """(format, reply): put together from what the formats are made of, and broken calls."""
     draw = random.Random(seed)
