@@ -22,7 +22,6 @@ from lorakit.chat.constraints.nodes import (
 from lorakit.chat.constraints.scalars import MAX_BOUND
 
 
-
 def to_json_schema(schema: Schema) -> dict[str, Any]:
     """The schema as JSON Schema 2020-12, keys in the nodes' order; never with oneOf or allOf.
 
