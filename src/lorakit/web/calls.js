@@ -8,13 +8,12 @@
 import { DEEPSEEK } from './deepseek.js';
 import { FUNCTIONGEMMA, GEMMA4 } from './gemma.js';
 import { GENERIC } from './generic.js';
-import { GRANITE } from './granite.js';
 import { HERMES } from './hermes.js';
 import { LLAMA3 } from './llama3.js';
 import { LLAMA3_FUNCTION } from './llama3_function.js';
 import { MISTRAL, MISTRAL11 } from './mistral.js';
-import { PHI4 } from './phi4.js';
 import { QWEN3CODER } from './qwen3coder.js';
+import { GRANITE, PHI4 } from './tagged_lists.js';
 import { LorakitError } from './errors.js';
 import { FLAG, checkedOptions, shown, wrong } from './options.js';
 import { ReplyReader } from './reading.js';

@@ -7,8 +7,9 @@
  */
 
 import { growing, readCall, skipSpace } from './jsoncall.js';
+import { close } from './jsonlist.js';
 import { CLOSING, mendCalls } from './mending.js';
-import { BadCall, formatOf, syntaxOf } from './scanning.js';
+import { formatOf, syntaxOf } from './scanning.js';
 import { SPACES, without } from './spaces.js';
 
 const OPEN = '<tool_call>';
@@ -30,10 +31,7 @@ const syntax = syntaxOf({
 function read(reply, start, calls) {
   const begin = skipSpace(reply, start + OPEN.length);
   const found = readCall(reply, begin, KEYS, { required: false });
-  let end = skipSpace(reply, found.end);
-  if (reply.startsWith(CLOSE, end)) end += CLOSE.length;
-  else if (end < reply.length && ![OPEN, ...STOPS].some((mark) => reply.startsWith(mark, end)))
-    throw new BadCall(`expected ${CLOSE} after the call`, end);
+  const end = close(reply, found.end, CLOSE, [OPEN, ...STOPS]);
   calls.push({ name: found.name, arguments: found.arguments });
   return end;
 }

@@ -11,7 +11,7 @@
 import { growingAs } from './arguments.js';
 import { past } from './broken.js';
 import { readValue, skipSpace } from './jsoncall.js';
-import { checkedCall } from './jsonlist.js';
+import { checkedCall, close } from './jsonlist.js';
 import { CLOSING } from './mending.js';
 import { QwenArguments } from './qwen_arguments.js';
 import { BadCall, formatOf, syntaxOf } from './scanning.js';
@@ -63,10 +63,7 @@ function read(reply, start, calls, kindOf) {
     given.set(tag.name, value);
     at = skipSpace(reply, end);
   }
-  at = skipSpace(reply, at + FUNCTION_END.length);
-  if (reply.startsWith(CLOSE, at)) at += CLOSE.length;
-  else if (at < reply.length && ![OPEN, FUNCTION, ...STOPS].some((mark) => reply.startsWith(mark, at)))
-    throw new BadCall(`expected ${CLOSE} after the call`, at);
+  at = close(reply, at + FUNCTION_END.length, CLOSE, [OPEN, FUNCTION, ...STOPS]);
   calls.push(checkedCall(name, Object.fromEntries(given), at));
   return at;
 }
