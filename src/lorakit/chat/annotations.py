@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lorakit.chat.annotated import Schema, noted
 from lorakit.chat.docstrings import described
 from lorakit.chat.results import plain
 from lorakit.chat.schema import problems
@@ -34,19 +35,6 @@ PYDANTIC = (
     "lorakit.Tool(function, parameters=Model.model_json_schema()) declares a pydantic model, where "
     "function(**values) validates: Model.model_validate(values)"
 )
-# What stands behind a type in Annotated, as annotated_types and pydantic call it: for numbers, and
-# for texts and arrays.
-_BOUNDS = {
-    "ge": "minimum",
-    "le": "maximum",
-    "gt": "exclusiveMinimum",
-    "lt": "exclusiveMaximum",
-}
-_SIZES = {
-    "min_length": {"string": "minLength", "array": "minItems", "object": "minProperties"},
-    "max_length": {"string": "maxLength", "array": "maxItems", "object": "maxProperties"},
-}
-Schema = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,42 +130,7 @@ _PLAIN: dict[Any, Form] = {
 def _annotated(hint: Any, where: str, inside: tuple[Any, ...]) -> Form:
     base, *notes = get_args(hint)
     form = _form(base, where, inside)
-    schema = dict(form.schema)
-    for note in notes:
-        said = note if isinstance(note, str) else getattr(note, "description", None)
-        if isinstance(said, str):
-            schema["description"] = said
-        for each in (note, *_tuple(getattr(note, "metadata", ()))):
-            schema.update(_bounds(each, schema, where))
-    return Form(schema=schema, convert=form.convert)
-
-
-def _bounds(note: Any, schema: Schema, where: str) -> Schema:
-    found: Schema = {}
-    for name, word in _BOUNDS.items():
-        if (bound := _bound(note, name)) is not None:
-            _require_kind(schema, ("integer", "number"), name, where)
-            found[word] = bound
-    for name, words in _SIZES.items():
-        if (bound := _bound(note, name)) is not None:
-            _require_kind(schema, tuple(words), name, where)
-            found[words[schema["type"]]] = bound
-    return found
-
-
-def _bound(note: Any, name: str) -> int | float | None:
-    """A bound that a note in Annotated sets; methods and other people's attributes are none."""
-    value = None if isinstance(note, str | type) else getattr(note, name, None)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _require_kind(schema: Schema, kinds: tuple[str, ...], name: str, where: str) -> None:
-    if schema.get("type") not in kinds:
-        raise ParameterError(f"{where}: {name} bounds {' or '.join(kinds)}, not {schema!r:.80}")
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else ()
+    return Form(schema=noted(form.schema, notes, where), convert=form.convert)
 
 
 # Containers.

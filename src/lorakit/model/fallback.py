@@ -31,7 +31,8 @@ from lorakit.model.adapters import LoadedAdapter, Scales
 from lorakit.model.chat_stream import Reader
 from lorakit.model.model import Model, Pooling
 from lorakit.model.moving import MovingTable
-from lorakit.model.remote import RemoteModel, RemotePrompt
+from lorakit.model.remote import RemoteModel
+from lorakit.model.remote_text import RemotePrompt
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Tools
 from lorakit.processes import on_fork, watch
 from lorakit.remote.answers import RemoteCompletion

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -17,11 +16,8 @@ import numpy.typing as npt
 
 from lorakit.adapter import Adapter
 from lorakit.chat.calls import ParsedReply
-from lorakit.chat.events import Delta
-from lorakit.chat.in_progress import told_anew
 from lorakit.chat.messages import Message
 from lorakit.chat.rendering import RenderOptions
-from lorakit.computed import computed_once
 from lorakit.engines.protocol import AdapterSet, EngineOptions, Logits
 from lorakit.errors import (
     CapabilityError,
@@ -42,9 +38,10 @@ from lorakit.model.chat_stream import Reader
 from lorakit.model.load import unused_name
 from lorakit.model.model import Model, Pooling
 from lorakit.model.prompts import deadline_of, refuse_conversation, require_lookahead
+from lorakit.model.remote_text import RemotePrompt, RemoteReader, TokenIds
 from lorakit.model.types import ChatPrompt, ChatReply, Prompt, Tools
 from lorakit.processes import on_fork
-from lorakit.remote.answers import Piece, RemoteCompletion
+from lorakit.remote.answers import RemoteCompletion
 from lorakit.remote.asking import Content, Conversation, Question
 from lorakit.remote.kinds import OnServer
 from lorakit.remote.runtime import RemoteRuntime, cannot
@@ -61,43 +58,6 @@ log = logging.getLogger("lorakit")
 KEY = "LORAKIT_API_KEY"
 WITH_TOKENIZER = "open it with tokenizer=, the folder of the model's tokenizer"
 HERE = ("base", "tokenizer")  # attributes of a Model in this process
-
-
-class RemotePrompt(ChatPrompt):
-    """A conversation for a server to render: its token ids are not known here."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        super().__init__(())
-        self.conversation = conversation
-
-    def set_free(self) -> None:
-        options = replace(self.conversation.options, tool_choice=None)
-        self.conversation = replace(self.conversation, options=options)
-
-
-class TokenIds:
-    """Token ids by the bytes that they add: of several with the same, the first."""
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, content: bytes) -> int | None:
-        return self._table.get(content)
-
-    @computed_once
-    def _table(self) -> dict[bytes, int]:
-        ids = range(self._tokenizer.vocabulary)
-        return {self._tokenizer.token_bytes(token): token for token in reversed(ids)}
-
-
-class RemoteReader:
-    """The events of an answer, as the server sends them; see model.chat_stream.Reader."""
-
-    def feed(self, piece: str) -> Sequence[Delta]:
-        return piece.deltas if isinstance(piece, Piece) else ()
-
-    def end(self, parsed: ParsedReply) -> Sequence[Delta]:
-        return told_anew(parsed) if parsed.repairs else ()
 
 
 class ServerTable(AdapterTable):
