@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -357,3 +358,13 @@ def test_a_model_without_a_known_format_calls_as_it_likes():
     assert tool_use(TOOLS, RenderOptions(tool_choice="free"), known=False) is None
     with pytest.raises(CapabilityError, match="no known format"):
         tool_use(TOOLS, RenderOptions(tool_choice="required"), known=False)
+
+
+def test_many_choices_that_begin_alike_cost_no_seconds(model):
+    """They are one terminal; as 2,000 words of a rule each step looked at all of them."""
+    choices = ["a" * 300 + str(number) for number in range(2000)]
+    model.complete("x", choices=choices[:2], max_tokens=1)
+    start = time.process_time()
+    reply = model.complete("x", choices=choices, max_tokens=400)
+    assert reply.text in choices
+    assert time.process_time() - start < 2

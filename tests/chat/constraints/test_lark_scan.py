@@ -45,11 +45,11 @@ def test_what_is_out_of_bounds_is_refused(grammar, why):
 @pytest.mark.parametrize("piece", ["\\/", '"\\', "[", "{ ", "\\x{", "::a", '"" ', "/(a{", "%a"])
 @pytest.mark.parametrize("before", ["", "/", '"', "a: /"])
 def test_time_is_linear(before, piece):
-    text = f"start: {before}{piece * ((MAX_TEXT - 20) // len(piece))}"
+    text = f"start: {before}{piece * (MAX_TEXT // 4 // len(piece))}"
     start = time.process_time()
     with contextlib.suppress(ParameterError):
         checked_lark(text)
-    assert time.process_time() - start < 4  # a second try at each position: minutes
+    assert time.process_time() - start < 1.5  # a second try at each position: 15 s
 
 
 @pytest.mark.parametrize(
