@@ -10,7 +10,7 @@
 The base has FunctionGemma's shape, its format and vocabulary size (bench/call_base.py), and random
 weights: what answers say is scripted (bench/scripted.py), the same for all that is compared. Cases
 take turns; a figure is the median of the paired ratios with their quartiles. A prompt's KV is in
-the prefix cache before a round is timed, so that a figure is that of the answer.
+the prefix cache, and its template rendered, before a round is timed: figures are of answers alone.
 """
 
 from __future__ import annotations
@@ -84,28 +84,36 @@ class Calls:
             context=4096,
         )
 
-    def scripted(self, seed: int) -> tuple[list[Any], list[Any], str]:
-        """Messages and tools, with a call as the scripted answer, and the name of its function."""
-        messages, declared = [{"role": "user", "content": ASKED}], tools(seed)
-        name = "send_message" + (f"_{seed}" if seed else "")
-        call = ToolCall(name=name, arguments=ARGUMENTS)
+    def prompt(self, seed: int, choice: str) -> lorakit.ChatPrompt:
+        """Of a conversation with tools, of which a call is the scripted answer."""
+        declared = tools(seed)
+        self.name = "send_message" + (f"_{seed}" if seed else "")
+        call = ToolCall(name=self.name, arguments=ARGUMENTS)
         text = self.model._dialogue.tool_format.render_call(call)
-        ids = self.model.tokenizer.encode(text, special=False)
-        prompt = self.model.chat_prompt(messages, tools=declared)
-        SCRIPT.say(prompt, [*ids, *self._end()])
-        self.answer = ids
-        return messages, declared, name
+        self.answer = self.model.tokenizer.encode(text, special=False)
+        prompt = self.model.chat_prompt(
+            [{"role": "user", "content": ASKED}], tools=declared, tool_choice=choice
+        )
+        SCRIPT.say(prompt, [*self.answer, *self._end()])
+        return prompt
 
     def _end(self) -> list[int]:
         return sorted(self.model._dialogue.stop_tokens)[:1]
 
-    def call(self, seed: int, choice: str, **options: Any) -> lorakit.ChatReply:
-        messages, declared, name = self.scripted(seed)
-        options.setdefault("max_tokens", len(self.answer))
-        reply = self.model.chat(messages, tools=declared, tool_choice=choice, **options)
-        if [call.name for call in reply.tool_calls] != [name]:
-            raise SystemExit(f"the answer is not what was scripted: {reply}")
-        return reply
+    def call(self, seed: int, choice: str, **options: Any) -> Case:
+        """Seconds of the answer to a prompt that is rendered already."""
+        prompt = self.prompt(seed, choice)
+        name, options = self.name, {"max_tokens": len(self.answer), **options}
+
+        def case() -> float:
+            begin = time.perf_counter()
+            reply = self.model.parse_reply(self.model.complete(prompt, **options), prompt)
+            seconds = time.perf_counter() - begin
+            if [call.name for call in reply.tool_calls] != [name]:
+                raise SystemExit(f"the answer is not what was scripted: {reply}")
+            return seconds
+
+        return case
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -117,16 +125,14 @@ def timed(work: Callable[[], object]) -> float:
 def one_call(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     calls = Calls(folder, arguments, 4)
     cases: dict[str, Case] = {
-        "constrained": lambda: timed(lambda: calls.call(0, "required")),
-        "plain": lambda: timed(lambda: calls.call(0, "required", lookup=False)),
-        "free": lambda: timed(lambda: calls.call(0, "free")),
+        "constrained": calls.call(0, "required"),
+        "plain": calls.call(0, "required", lookup=False),
+        "free": calls.call(0, "free"),
     }
     if arguments.gguf:
         from calls_llama import LlamaCalls
 
-        messages, declared, _ = calls.scripted(0)
-        prompt = calls.model.chat_prompt(messages, tools=declared)
-        peer = LlamaCalls(arguments.gguf, prompt, calls.answer, arguments.threads)
+        peer = LlamaCalls(arguments.gguf, calls.prompt(0, "free"), calls.answer, arguments.threads)
         cases |= {
             "llama free": peer.free, "llama grammar": peer.grammar, "llama mask": peer.mask,
         }  # fmt: skip
@@ -156,22 +162,15 @@ def batch(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
         names.append(f"a{seed}")
 
     def run(choice: str) -> Case:
-        def case() -> float:
-            requests = []
-            for seed, name in enumerate(names, 1):
-                messages, declared, _ = calls.scripted(seed)
-                requests.append(
-                    lorakit.Request(
-                        messages=messages,
-                        tools=declared,
-                        tool_choice=choice,
-                        adapters={name: 1.0},
-                        max_tokens=len(calls.answer),
-                    )
-                )
-            return timed(lambda: calls.model.batch(requests))
-
-        return case
+        requests = [
+            lorakit.Request(
+                prompt=calls.prompt(seed, choice),
+                adapters={name: 1.0},
+                max_tokens=len(calls.answer),
+            )
+            for seed, name in enumerate(names, 1)
+        ]
+        return lambda: timed(lambda: calls.model.batch(requests))
 
     found = compared({"free": run("free"), "constrained": run("required")}, arguments.rounds)
     yield line(
@@ -229,7 +228,8 @@ def mask(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     options = OnnxOptions(quantize="int8", threads=arguments.threads, max_batch=1)
     engine = OnnxEngine.open(Base.open(folder), options)
     steps, ends = Steps(engine), calls._end()
-    messages, declared, _ = calls.scripted(0)
+    messages, declared = [{"role": "user", "content": ASKED}], tools(0)
+    calls.prompt(0, "free")
     schema = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
 
     def made(choice: str | None, **sampling: Any) -> Callable[[], Any]:
