@@ -3,6 +3,7 @@
 import json
 import random
 
+import jsonschema
 import pytest
 from byte_tokens import BYTES, TOKENS, fits
 from hypothesis import given, settings
@@ -276,6 +277,23 @@ def written(grammar, seed, steps=400):
     return None
 
 
+def standard(schema):
+    """The same in JSON Schema's own words: types in lower case, null for `nullable`."""
+    if isinstance(schema, list):
+        return [standard(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    said = {}
+    for word, value in schema.items():
+        if word == "properties":
+            said[word] = {name: standard(inner) for name, inner in value.items()}
+        else:
+            said[word] = value if word in ("enum", "const") else standard(value)
+    if isinstance(said.get("type"), str):
+        said["type"] = said["type"].lower()
+    return {"anyOf": [said, {"type": "null"}]} if said.pop("nullable", False) else said
+
+
 @settings(max_examples=50, deadline=None)
 @given(SCHEMAS, st.integers(0, 1 << 30))
 def test_random_tokens_give_values_that_fit(schema, seed):
@@ -283,13 +301,16 @@ def test_random_tokens_give_values_that_fit(schema, seed):
     text = written(f"start: {json_rule(nodes)}", seed)
     if text is not None:
         assert problems(json.loads(text), schema, "value") == []
+        jsonschema.Draft202012Validator(standard(schema)).validate(json.loads(text))
 
 
 def test_without_the_grammar_random_tokens_do_not_fit():
     """The broken variant: any JSON at all."""
     schema = {"type": "integer", "minimum": 3, "maximum": 5}
     texts = [written(f"start: {json_rule(walk({}, 'any'))}", seed) for seed in range(5)]
-    assert any(problems(json.loads(text), schema, "value") for text in texts if text is not None)
+    values = [json.loads(text) for text in texts if text is not None]
+    assert any(problems(value, schema, "value") for value in values)
+    assert not all(jsonschema.Draft202012Validator(schema).is_valid(value) for value in values)
 
 
 VALUES = st.recursive(

@@ -18,7 +18,7 @@ from typing import Any
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import to_json
+from lorakit.chat.formats.jsoncall import declaration, to_json
 from lorakit.chat.formats.jsonlist import close, growing_list, list_of, mend_list, read_list
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.scanning import take_apart
@@ -42,8 +42,7 @@ class GraniteFormat:
         return _SYNTAX
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
-        wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
-        return to_json(wrapped)
+        return declaration(tool)
 
     def render_call(self, call: ToolCall) -> str:
         return f"{OPEN}{list_of([call])}"

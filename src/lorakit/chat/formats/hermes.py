@@ -15,7 +15,14 @@ from typing import Any
 
 from lorakit.chat.calls import BadCallError, Call, CallSyntax, ParsedReply, ToolCall
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import call_as_json, growing, read_call, skip_space, to_json
+from lorakit.chat.formats.jsoncall import (
+    call_as_json,
+    declaration,
+    growing,
+    read_call,
+    skip_space,
+    to_json,
+)
 from lorakit.chat.formats.jsonrules import json_calls
 from lorakit.chat.formats.mending import CLOSING, mend_calls
 from lorakit.chat.scanning import take_apart
@@ -38,8 +45,7 @@ class HermesFormat:
         return _SYNTAX
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
-        wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
-        return to_json(wrapped)
+        return declaration(tool)
 
     def render_call(self, call: ToolCall) -> str:
         body = to_json(call_as_json(call.name, call.arguments))

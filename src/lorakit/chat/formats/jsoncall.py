@@ -154,6 +154,11 @@ def call_as_json(name: str, arguments: Mapping[str, Any], key: str = "arguments"
     return {"name": name, key: dict(arguments)}
 
 
+def declaration(tool: Mapping[str, Any]) -> str:
+    """A tool as JSON in OpenAI's wrapper, as most templates declare it. Raises ParameterError."""
+    return to_json(tool if "function" in tool else {"type": "function", "function": dict(tool)})
+
+
 def skip_space(text: str, position: int) -> int:
     """The first position at or after `position` that holds no white space."""
     while position < len(text) and text[position] in " \t\r\n":

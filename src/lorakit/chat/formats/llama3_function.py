@@ -25,7 +25,7 @@ from lorakit.chat.calls import (
 )
 from lorakit.chat.constraints.lark import literal
 from lorakit.chat.constraints.nodes import CallGrammar, Function
-from lorakit.chat.formats.jsoncall import read_value, skip_space, to_json
+from lorakit.chat.formats.jsoncall import declaration, read_value, skip_space, to_json
 from lorakit.chat.formats.jsonlist import close
 from lorakit.chat.formats.jsonrules import called
 from lorakit.chat.formats.mending import CLOSING, mend_arguments
@@ -50,8 +50,7 @@ class Llama3FunctionFormat:
         return _SYNTAX
 
     def render_declaration(self, tool: Mapping[str, Any]) -> str:
-        wrapped = tool if "function" in tool else {"type": "function", "function": dict(tool)}
-        return to_json(wrapped)
+        return declaration(tool)
 
     def render_call(self, call: ToolCall) -> str:
         return f"{OPEN}{_named(call.name)}>{to_json(dict(call.arguments))}{CLOSE}"
