@@ -338,16 +338,32 @@ BRACKETS = """{{- bos_token }}
 {%- endfor %}"""
 
 
-def test_a_template_with_brackets_learns_talk_right_and_refuses_calls(folders, tmp_path):
-    """As Mistral's: the tools stand before the last request, so that each answer is a row."""
+@pytest.fixture(params=["[TOOL_CALLS]", "[CALLED]"], ids=["known", "unknown"])
+def brackets(request, folders, tmp_path):
+    """A template like Mistral's, and one whose calls no format reads: its marker, and opened."""
     folder = Path(shutil.copytree(folders["gemma"], tmp_path / "brackets"))
-    (folder / "chat_template.jinja").write_text(BRACKETS, "utf-8")
-    renderer, dialogue, tokenizer = opened(folder)
+    template = BRACKETS.replace("[TOOL_CALLS]", request.param)
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    return request.param, opened(folder)
+
+
+def test_a_template_with_brackets_learns_talk_right(brackets):
+    """As Mistral's: the tools stand before the last request, so that each answer is a row."""
+    _, (renderer, dialogue, tokenizer) = brackets
     for declare, count in ((False, 1), (True, 2)):
         rows = renderer.render(example(TALK, task="calls"), declare)
         assert len(rows) == count
         assert not faults(rows, TALK, TOOLS if declare else None, dialogue, tokenizer)
         assert all(tokenizer.token(row.ids[-1]) == "<eos>" for row in rows)
+
+
+def test_calls_in_brackets_are_learnt_where_they_read_back_and_else_refused(brackets):
+    marker, (renderer, dialogue, tokenizer) = brackets
+    for declare in (False, True):
+        if marker == "[TOOL_CALLS]":
+            rows = renderer.render(example(CALL, task="calls"), declare)
+            assert not faults(rows, CALL, TOOLS if declare else None, dialogue, tokenizer)
+            continue
         with pytest.raises(FormatError, match="a call that does not read back") as caught:
             renderer.render(example(CALL, task="calls"), declare)
-        assert "[TOOL_CALLS]" in caught.value.items[1]
+        assert marker in caught.value.items[1]
