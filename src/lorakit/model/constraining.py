@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.constraints.expressions import whole
 from lorakit.chat.constraints.gbnf import is_gbnf, lark_of
 from lorakit.chat.constraints.lark import expression, json_rule, literal
@@ -24,7 +25,7 @@ from lorakit.chat.constraints.replies import (
     reply_grammar,
 )
 from lorakit.chat.constraints.vocabulary import Vocabulary
-from lorakit.chat.constraints.walking import functions_of, walk
+from lorakit.chat.constraints.walking import walk
 from lorakit.chat.dialogue import Dialogue
 from lorakit.chat.rendering import RenderOptions
 from lorakit.errors import CapabilityError, ParameterError

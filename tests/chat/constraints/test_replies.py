@@ -3,6 +3,7 @@
 import pytest
 from byte_tokens import CLOSE, END, OPEN, THINK, THOUGHT, ByteTokens, fits, followed
 
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.constraints.lark import json_rule, literal
 from lorakit.chat.constraints.nodes import CallGrammar
 from lorakit.chat.constraints.replies import (
@@ -13,7 +14,6 @@ from lorakit.chat.constraints.replies import (
     reply_grammar,
 )
 from lorakit.chat.constraints.vocabulary import Vocabulary
-from lorakit.chat.constraints.walking import functions_of
 from lorakit.errors import ParameterError
 
 FUNCTIONS = functions_of([

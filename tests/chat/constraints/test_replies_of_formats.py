@@ -4,9 +4,9 @@ import pytest
 from byte_tokens import END, ByteTokens, fits
 
 from lorakit.chat.calls import ToolCall
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.constraints.replies import ToolUse, mark_or_text, reply_grammar
 from lorakit.chat.constraints.vocabulary import Vocabulary
-from lorakit.chat.constraints.walking import functions_of
 from lorakit.chat.tools import FORMATS
 
 LIGHT = {

@@ -9,11 +9,12 @@ from byte_tokens import BYTES, TOKENS, fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.constraints.jsons import to_json_schema
 from lorakit.chat.constraints.lark import json_rule
 from lorakit.chat.constraints.matching import Compiled
 from lorakit.chat.constraints.nodes import AnyValue, Constant, Number, Object, Reference, Text
-from lorakit.chat.constraints.walking import functions_of, walk
+from lorakit.chat.constraints.walking import walk
 from lorakit.chat.schema import problems
 from lorakit.errors import EngineError, ParameterError
 

@@ -11,7 +11,7 @@ from walking_calls import accepts, declared, grammar_of, same, walk
 
 from growth import is_linear
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.constraints.walking import functions_of
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.tools import FORMATS, get_format, validate_call
 from lorakit.errors import ParameterError
 

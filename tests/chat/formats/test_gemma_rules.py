@@ -8,8 +8,8 @@ import tokenizers
 from walking_calls import accepts, grammar_of
 
 from lorakit.chat.calls import ToolCall
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.constraints.lark import literal
-from lorakit.chat.constraints.walking import functions_of
 from lorakit.chat.formats.gemma import FUNCTIONGEMMA, GEMMA4
 from lorakit.errors import ParameterError
 

@@ -4,7 +4,7 @@ import pytest
 from walking_calls import accepts, grammar_of
 
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.constraints.walking import functions_of
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.tools import get_format
 from lorakit.errors import ParameterError
 

@@ -6,7 +6,7 @@ import pytest
 from walking_calls import accepts, grammar_of
 
 from lorakit.chat.calls import ToolCall
-from lorakit.chat.constraints.walking import functions_of
+from lorakit.chat.constraints.declared import functions_of
 from lorakit.chat.events import CallArguments, CallWithdrawn
 from lorakit.chat.formats.qwen3coder import QWEN3CODER
 from lorakit.chat.reading import ReplyReader

@@ -9,11 +9,10 @@ Source: JSON Schema 2020-12, with draft 7's `definitions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorakit.chat.calls import function_of
 from lorakit.chat.constraints.combining import Combining, array, constant, either
 from lorakit.chat.constraints.keywords import (
     COMBINING,
@@ -28,7 +27,6 @@ from lorakit.chat.constraints.nodes import (
     Array,
     Constant,
     Either,
-    Function,
     Node,
     Object,
     Reference,
@@ -46,12 +44,11 @@ from lorakit.chat.constraints.tally import (
     step,
 )
 from lorakit.errors import ParameterError, page
-from lorakit.values import close_to, shown
+from lorakit.values import shown
 
 MAX_CHOICES = 2000  # of one enum: more build, and then fail in mid-reply
 MAX_PROPERTIES = 500  # of one object: each is a state that every other leads to
 MAX_OPTIONS = 200  # of one anyOf
-MAX_FUNCTIONS = 1000
 
 _UNSAID = AnyValue()  # what others may hold where a schema does not say so: known by identity
 _ROOT = "#"
@@ -64,59 +61,19 @@ def walk(schema: object, where: str, *, closed: bool = False) -> Schema:
     says so. Raises ParameterError, which lists every fault with its path: `where`, then as in
     Python. What a Reference names is among the definitions.
     """
-    walker = _Walker(schema, where, closed)
+    walker = Walker(schema, where, closed)
     return _raised(walker.faults, walker.schema(), where)
-
-
-def functions_of(tools: Sequence[Mapping[str, Any]]) -> tuple[Function, ...]:
-    """The functions of OpenAI tools, bare or wrapped, in their order.
-
-    One without parameters takes no arguments. Raises ParameterError, with all faults.
-    """
-    faults: list[str] = []
-    found: dict[str, Function] = {}
-    if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
-        raise ParameterError(f"tools are a list of functions, found {shown(tools)}")
-    if len(tools) > MAX_FUNCTIONS:
-        raise ParameterError(f"{len(tools)} tools; a constraint takes at most {MAX_FUNCTIONS}")
-    for at, tool in enumerate(tools):
-        function = function_of(tool) if isinstance(tool, Mapping) else {}
-        name = function.get("name")
-        if not isinstance(name, str) or not name:
-            faults.append(f"tools[{at}]: expected a function with a name, found {shown(tool)}")
-            continue
-        if name in found:
-            faults.append(f"tools[{at}]: there is another tool {shown(name)}")
-        arguments = function.get("parameters")
-        if arguments is None and (key := _meant_by(function)):
-            faults.append(
-                f"{name}: expected its schema under 'parameters', found it under {shown(key)}"
-            )
-        walker = _Walker({} if arguments is None else arguments, name, True)
-        schema = walker.arguments()
-        faults += walker.faults
-        if schema is not None:
-            found[name] = Function(name=name, arguments=schema)
-    if faults:
-        raise _refused("the tools' schemas cannot be enforced", faults)
-    return tuple(found.values())
-
-
-def _meant_by(function: Mapping[str, Any]) -> str | None:
-    """The key that stands where `parameters` should: another API's, or a slip."""
-    keys = [key for key in function if isinstance(key, str)]
-    others = [key for key in keys if key in ("input_schema", "inputSchema", "params", "schema")]
-    return next(iter(others or [key for key in keys if close_to(key, ("parameters",))]), None)
 
 
 def _raised(faults: list[str], schema: Schema | None, where: str) -> Schema:
     if faults or schema is None:
         faults = faults or [f"{where}: no value fits"]
-        raise _refused("the schema cannot be enforced", faults)
+        raise refused("the schema cannot be enforced", faults)
     return schema
 
 
-def _refused(message: str, faults: list[str]) -> ParameterError:
+def refused(message: str, faults: list[str]) -> ParameterError:
+    """The error of schemas that cannot be enforced, with what helps."""
     unknown = any(UNENFORCED in fault for fault in faults)
     return ParameterError(message, items=faults, hint=_LEAVE_OUT if unknown else _WHAT)
 
@@ -128,7 +85,7 @@ _LEAVE_OUT = (
 )
 
 
-class _Walker:
+class Walker:
     """One walk over one root schema, which references point into."""
 
     def __init__(self, root: object, where: str, closed: bool) -> None:
